@@ -1,0 +1,81 @@
+"""Stateful routing over Redis: find the one process that holds the state of a uid."""
+
+from stateful_route._version import __version__
+from stateful_route.client.driver import ClientDriver, ClientStatistics
+from stateful_route.client.placement import BestOfRandom, Candidate, PlacementStrategy
+from stateful_route.client.service import ServiceView
+from stateful_route.config import BaseConfig
+from stateful_route.errors import (
+    ConfigError,
+    InvalidArgumentError,
+    LifecycleError,
+    NoRoutablePodError,
+    NotOwnerError,
+    RoutingError,
+    StatefulRouteError,
+    StoreError,
+    StoreProtocolError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from stateful_route.interfaces import StatefulRouteForClientDriver, StatefulRouteForServerDriver
+from stateful_route.models import (
+    Link,
+    LinkChange,
+    LinkKey,
+    LinkKind,
+    Outcome,
+    PodLife,
+    PodReport,
+    PodState,
+    PodTable,
+    PreviousOwner,
+    RoutingState,
+    ServerInfo,
+    StateObj,
+)
+from stateful_route.route import StatefulRoute
+from stateful_route.server.driver import ServerDriver
+from stateful_route.server.ownership import Ownership
+from stateful_route.store.port import Store
+
+__all__ = [
+    "BaseConfig",
+    "BestOfRandom",
+    "Candidate",
+    "ClientDriver",
+    "ClientStatistics",
+    "ConfigError",
+    "InvalidArgumentError",
+    "LifecycleError",
+    "Link",
+    "LinkChange",
+    "LinkKey",
+    "LinkKind",
+    "NoRoutablePodError",
+    "NotOwnerError",
+    "Outcome",
+    "Ownership",
+    "PlacementStrategy",
+    "PodLife",
+    "PodReport",
+    "PodState",
+    "PodTable",
+    "PreviousOwner",
+    "RoutingError",
+    "RoutingState",
+    "ServerDriver",
+    "ServerInfo",
+    "ServiceView",
+    "StateObj",
+    "StatefulRoute",
+    "StatefulRouteError",
+    "StatefulRouteForClientDriver",
+    "StatefulRouteForServerDriver",
+    "Store",
+    "StoreError",
+    "StoreProtocolError",
+    "StoreTimeoutError",
+    "StoreUnavailableError",
+    "__version__",
+]

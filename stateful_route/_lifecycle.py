@@ -1,0 +1,117 @@
+"""What both drivers share: init, start and stop, once each and in one event loop."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import enum
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from stateful_route.errors import LifecycleError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class _Phase(enum.StrEnum):
+    NEW = "not started"
+    READY = "initialized"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Driver(abc.ABC):
+    """A part that runs from ``start()`` to ``stop()``; an async context manager does both."""
+
+    def __init__(self) -> None:
+        """Make a driver that is not started."""
+        self._phase = _Phase.NEW
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Event | None = None
+
+    async def init(self) -> None:
+        """Bind the driver to the running event loop. ``start()`` does it, if nobody did.
+
+        Raises:
+            LifecycleError: if the driver was initialized before.
+
+        """
+        if self._phase is not _Phase.NEW:
+            raise LifecycleError(f"{self!r} cannot be initialized: it is {self._phase}")
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        self._phase = _Phase.READY
+
+    async def start(self) -> None:
+        """Begin to work.
+
+        Raises:
+            LifecycleError: if the driver was started before, or belongs to another event loop.
+            StoreError: if a server driver cannot register its pod.
+
+        """
+        if self._phase is _Phase.NEW:
+            await self.init()
+        self._check_loop()
+        if self._phase is not _Phase.READY:
+            raise LifecycleError(f"{self!r} cannot be started: it is {self._phase}")
+        self._phase = _Phase.STARTING
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        if self._phase is _Phase.STARTING:
+            self._phase = _Phase.RUNNING
+
+    async def stop(self) -> None:
+        """Stop working: bounded in time, leaves no task behind. A second call waits for the first, or does nothing."""
+        if self._stopped is None:
+            self._phase = _Phase.STOPPED
+            return
+        self._check_loop()
+        if self._phase in {_Phase.STOPPING, _Phase.STOPPED}:
+            await self._stopped.wait()
+            return
+        started = self._phase in {_Phase.STARTING, _Phase.RUNNING}
+        self._phase = _Phase.STOPPING
+        try:
+            if started:
+                with anyio.CancelScope(shield=True):
+                    await self._stop()
+        finally:
+            self._phase = _Phase.STOPPED
+            self._stopped.set()
+
+    async def __aenter__(self) -> Self:
+        """Start the driver."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the driver."""
+        await self.stop()
+
+    @abc.abstractmethod
+    async def _start(self) -> None:
+        """Do the work of ``start``."""
+
+    @abc.abstractmethod
+    async def _stop(self) -> None:
+        """Do the work of ``stop``, in bounded time; called shielded from cancellation, and once."""
+
+    def _check_running(self) -> None:
+        """Refuse a call outside the block, or from another event loop."""
+        if self._phase not in {_Phase.RUNNING, _Phase.STARTING, _Phase.STOPPING}:
+            raise LifecycleError(f"{self!r} is {self._phase}: call start(), or use it inside 'async with'")
+        self._check_loop()
+
+    def _check_loop(self) -> None:
+        if self._loop is not asyncio.get_running_loop():
+            raise LifecycleError(f"{self!r} belongs to another event loop: make one driver for each")

@@ -1,0 +1,1 @@
+"""The client driver: what runs in whatever calls the pods."""

@@ -1,0 +1,81 @@
+"""The cache in front of the store: bounded, least recently used out first, and no entry outlives its link."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stateful_route.client.routing import Pod
+    from stateful_route.models import Link
+
+CacheKey = tuple[str, str, str]
+"""Namespace, uid and service."""
+
+
+class CachedLink:
+    """A link in the cache, pointing at the pod as the routing table knows it."""
+
+    __slots__ = ("expires", "link", "pod")
+
+    def __init__(self, pod: Pod, link: Link | None, expires: float) -> None:
+        """Hold a link until ``expires``, on the clock of the cache; ``None`` if only the pod is known."""
+        self.pod = pod
+        self.link = link
+        self.expires = expires
+
+
+class LinkCache:
+    """An LRU cache whose entries end with their links.
+
+    An entry that has ended is dropped when it is met, or when it is the least recently used: there is no sweep that
+    would hold up the event loop when many entries end together.
+    """
+
+    def __init__(self, size: int, ttl: float, margin: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Hold up to ``size`` links, each for ``ttl`` seconds or until ``margin`` seconds before its own end."""
+        self._ttl = ttl
+        self._margin = margin
+        self._clock = clock
+        self._entries: LRUCache[CacheKey, CachedLink] = LRUCache(size)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: CacheKey) -> CachedLink | None:
+        """Return the entry if it has not ended and its pod may be used."""
+        try:
+            entry = self._entries[key]
+        except KeyError:
+            return None
+        if entry.pod.usable and self._clock() < entry.expires:
+            return entry
+        return None
+
+    def put(self, key: CacheKey, pod: Pod, link: Link | None, asked_at: float) -> None:
+        """Keep a link that the store told; ``asked_at`` is when it was asked, on the clock of the cache.
+
+        A link of a lower epoch than the one that is there is old news, and is not kept.
+        """
+        lasting = self._ttl
+        if link is not None and link.ttl is not None:
+            lasting = min(lasting, link.ttl - self._margin)
+        if lasting <= 0:
+            return
+        before = self.get(key)
+        if before is None or before.link is None or link is None or before.link.epoch <= link.epoch:
+            self._entries[key] = CachedLink(pod, link, asked_at + lasting)
+
+    def pop(self, key: CacheKey) -> CachedLink | None:
+        """Drop the entry; return it if it had not ended."""
+        entry = self.get(key)
+        self._entries.pop(key, None)
+        return entry
+
+    def clear(self) -> None:
+        """Drop all entries."""
+        self._entries.clear()

@@ -1,0 +1,295 @@
+"""The client driver: finds or computes the pod of a uid."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route._checks import check_id, check_pod_index
+from stateful_route._lifecycle import Driver
+from stateful_route.client.cache import LinkCache
+from stateful_route.client.placement import BestOfRandom
+from stateful_route.client.resolver import Resolver
+from stateful_route.client.routing import RoutingTable
+from stateful_route.client.service import ServiceView
+from stateful_route.config import BaseConfig
+from stateful_route.errors import InvalidArgumentError
+from stateful_route.models import LinkKey, LinkKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from stateful_route.client.cache import CachedLink
+    from stateful_route.client.placement import PlacementStrategy
+    from stateful_route.models import Link, PodState
+    from stateful_route.store.port import Store
+
+
+@attrs.frozen
+class ClientStatistics:
+    """What a client driver has done since it was made.
+
+    Attributes:
+        hits: uids answered from the cache.
+        misses: uids for which the store was asked.
+        joined: misses that got the answer to another call for the same uid.
+        placed: uids that this client placed on a pod.
+        unreadable: links found in the store that could not be read.
+        cached: links in the cache now, some of which may have ended.
+
+    """
+
+    hits: int
+    misses: int
+    joined: int
+    placed: int
+    unreadable: int
+    cached: int
+
+
+class ClientDriver(Driver):
+    """Finds the pod of a uid, or chooses one; answers from memory almost always.
+
+    Implements ``StatefulRouteForClientDriver``, which documents the methods of the contract and the errors. On top of
+    it there are ``route`` and ``find`` with a ``Link`` for an answer, ``service``, a view bound to one service,
+    ``batch_compute_linked_pod``, ``pods`` and ``statistics``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: BaseConfig | None = None,
+        *,
+        strategy: PlacementStrategy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        """Make a driver that is not started.
+
+        ``strategy`` chooses the pod of a new uid, by default the best of ``config.choices`` random ones; ``clock`` is
+        in seconds and never goes back.
+        """
+        super().__init__()
+        config = BaseConfig() if config is None else config
+        random = Random() if random is None else random  # noqa: S311 - it spreads load
+        self._store = store
+        self._namespace = config.namespace
+        self._clock = clock
+        self._cache = LinkCache(config.cache_size, config.cache_ttl, config.cache_margin, clock)
+        self._table = RoutingTable(store, config, random=random, clock=clock)
+        self._resolver = Resolver(
+            store,
+            self._cache,
+            self._table,
+            strategy or BestOfRandom(config.choices),
+            link_ttl=config.link_ttl,
+            random=random,
+            clock=clock,
+        )
+        self._hits = 0
+
+    def __repr__(self) -> str:
+        return f"<ClientDriver of namespace {self._namespace!r}: {self._phase}, {len(self._cache)} links cached>"
+
+    async def _start(self) -> None:
+        self._table.start()
+
+    async def _stop(self) -> None:
+        await self._table.stop()
+        self._cache.clear()
+
+    # The contract -----------------------------------------------------------------------------------------------
+
+    async def compute_linked_pod(self, namespace: str, uid: str, service_name: str) -> int:
+        """See ``StatefulRouteForClientDriver``."""
+        entry = self._cached(namespace, uid, service_name)
+        if entry is not None:
+            return entry.pod.pod_index
+        return (await self._resolver.place(self._key(namespace, uid, service_name))).pod_index
+
+    async def set_linked_pod_if_absent(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int:
+        """See ``StatefulRouteForClientDriver``."""
+        key = self._key(namespace, uid, service_name)
+        check_pod_index("pod_index", pod_index)
+        return (await self._resolver.place_on(key, pod_index)).pod_index
+
+    async def get_linked_pod(self, namespace: str, uid: str, service_name: str) -> int | None:
+        """See ``StatefulRouteForClientDriver``."""
+        entry = self._cached(namespace, uid, service_name)
+        if entry is not None:
+            return entry.pod.pod_index
+        return _pod_index(await self._resolver.find(self._key(namespace, uid, service_name)))
+
+    async def get_linked_pod_not_cache(self, namespace: str, uid: str, service_name: str) -> int | None:
+        """See ``StatefulRouteForClientDriver``."""
+        return _pod_index(await self._resolver.get(self._key(namespace, uid, service_name)))
+
+    async def get_linked_pod_in_cache_or_if_persist(self, namespace: str, uid: str, service_name: str) -> int | None:
+        """See ``StatefulRouteForClientDriver``."""
+        entry = self._cached(namespace, uid, service_name)
+        if entry is not None:
+            return entry.pod.pod_index
+        link = await self._resolver.find(self._key(namespace, uid, service_name))
+        return _pod_index(link) if link is not None and link.kind is LinkKind.PERSISTENT else None
+
+    async def get_linked_in_cache(self, namespace: str, uid: str, service_name: str) -> int | None:
+        """See ``StatefulRouteForClientDriver``."""
+        self._key(namespace, uid, service_name)
+        entry = self._cached(namespace, uid, service_name)
+        return None if entry is None else entry.pod.pod_index
+
+    async def set_cache(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int | None:
+        """See ``StatefulRouteForClientDriver``."""
+        key = self._key(namespace, uid, service_name)
+        check_pod_index("pod_index", pod_index)
+        pod = self._table.peek(key.namespace, service_name).pod(pod_index)
+        before = self._cache.pop((key.namespace, uid, service_name))
+        self._cache.put((key.namespace, uid, service_name), pod, None, self._clock())
+        return None if before is None else before.pod.pod_index
+
+    async def cache_expired(self, namespace: str, uid: str, service_name: str) -> int | None:
+        """See ``StatefulRouteForClientDriver``."""
+        key = self._key(namespace, uid, service_name)
+        before = self._cache.pop((key.namespace, uid, service_name))
+        return None if before is None else before.pod.pod_index
+
+    async def get_link_service(self, namespace: str, uid: str) -> dict[str, int]:
+        """See ``StatefulRouteForClientDriver``."""
+        namespace = self._namespace_of(namespace)
+        check_id("uid", uid)
+        self._check_running()
+        return await self._store.get_services(namespace, uid)
+
+    async def batch_get_linked_pod(
+        self, namespace: str, uids: Iterable[str], service_name: str
+    ) -> dict[int, list[str]]:
+        """See ``StatefulRouteForClientDriver``."""
+        namespace, found, missing = self._batch(namespace, uids, service_name)
+        links = await self._resolver.find_many(namespace, missing, service_name) if missing else {}
+        return _by_pod(found, links)
+
+    # On top of the contract -------------------------------------------------------------------------------------
+
+    async def batch_compute_linked_pod(
+        self, namespace: str, uids: Iterable[str], service_name: str
+    ) -> dict[int, list[str]]:
+        """Return the uids of each pod index, choosing a pod for each uid that has none.
+
+        Raises:
+            NoRoutablePodError: if a uid has no link, and no pod takes new uids.
+            StoreError: if the store did not answer for one of them; the others may have been placed.
+
+        """
+        namespace, found, missing = self._batch(namespace, uids, service_name)
+        links = await self._resolver.place_many(namespace, missing, service_name) if missing else {}
+        return _by_pod(found, links)
+
+    async def route(self, namespace: str, uid: str, service_name: str) -> Link:
+        """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
+
+        Raises:
+            NoRoutablePodError: if it has none, and no pod takes new uids.
+
+        """
+        entry = self._cached(namespace, uid, service_name)
+        if entry is not None and entry.link is not None:
+            return entry.link
+        return await self._resolver.place(self._key(namespace, uid, service_name))
+
+    async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
+        """Return the link of the uid from the store; ``None`` if it has none."""
+        return await self._resolver.find(self._key(namespace, uid, service_name))
+
+    async def pods(self, namespace: str, service_name: str) -> dict[int, PodState]:
+        """Return what the store last said of each pod of a service, by pod index.
+
+        Raises:
+            StoreError: if that was never read, and cannot be read now.
+
+        """
+        namespace = self._namespace_of(namespace)
+        check_id("service_name", service_name)
+        self._check_running()
+        table = await self._table.table(namespace, service_name)
+        return {state.pod_index: state for state in table.states}
+
+    def service(self, service_name: str, namespace: str = "") -> ServiceView:
+        """Return a view of this driver that is bound to one service.
+
+        Raises:
+            InvalidArgumentError: if the service or the namespace is not an id.
+
+        """
+        check_id("service_name", service_name)
+        return ServiceView(self, self._namespace_of(namespace), service_name)
+
+    def statistics(self) -> ClientStatistics:
+        """Return what this driver has done so far."""
+        return ClientStatistics(
+            hits=self._hits,
+            misses=self._resolver.misses,
+            joined=self._resolver.joined,
+            placed=self._resolver.placed,
+            unreadable=self._resolver.unreadable,
+            cached=len(self._cache),
+        )
+
+    # Inside -----------------------------------------------------------------------------------------------------
+
+    def _cached(self, namespace: str, uid: str, service_name: str) -> CachedLink | None:
+        """Return the cached link. No checks: what is not an id is in no cache, and the check of the miss refuses it."""
+        try:
+            entry = self._cache.get((namespace or self._namespace, uid, service_name))
+        except TypeError:  # not hashable
+            return None
+        if entry is not None:
+            self._hits += 1
+        return entry
+
+    def _batch(self, namespace: str, uids: Iterable[str], service_name: str) -> tuple[str, dict[str, int], list[str]]:
+        """Return the namespace, the pod index of each uid that is cached, and the other uids, each once."""
+        namespace = self._namespace_of(namespace)
+        check_id("service_name", service_name)
+        if isinstance(uids, str | bytes):
+            raise InvalidArgumentError("uids", uids, "a collection of strings, not one string")
+        found: dict[str, int] = {}
+        missing: dict[str, None] = {}
+        for uid in uids:
+            check_id("uids", uid)
+            if uid not in found and uid not in missing:
+                entry = self._cached(namespace, uid, service_name)
+                if entry is None:
+                    missing[uid] = None
+                else:
+                    found[uid] = entry.pod.pod_index
+        self._check_running()
+        return namespace, found, list(missing)
+
+    def _namespace_of(self, namespace: str) -> str:
+        namespace = self._namespace if namespace == "" else namespace
+        check_id("namespace", namespace)
+        return namespace
+
+    def _key(self, namespace: str, uid: str, service_name: str) -> LinkKey:
+        namespace = self._namespace_of(namespace)
+        check_id("uid", uid)
+        check_id("service_name", service_name)
+        self._check_running()
+        return LinkKey(namespace, uid, service_name)
+
+
+def _pod_index(link: Link | None) -> int | None:
+    return None if link is None else link.pod_index
+
+
+def _by_pod(found: dict[str, int], links: dict[str, Link]) -> dict[int, list[str]]:
+    """Turn the pods of the uids into the uids of the pods."""
+    uids_of: dict[int, list[str]] = {}
+    for uid, pod_index in found.items():
+        uids_of.setdefault(pod_index, []).append(uid)
+    for uid, link in links.items():
+        uids_of.setdefault(link.pod_index, []).append(uid)
+    return uids_of

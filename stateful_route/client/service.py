@@ -1,0 +1,53 @@
+"""A view of a client driver that is bound to one service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from stateful_route.client.driver import ClientDriver
+    from stateful_route.models import Link, PodState
+
+
+@attrs.frozen
+class ServiceView:
+    """The uids of one service: the driver's answers as ``Link``, with the epoch and the kind.
+
+    The errors are those of ``StatefulRouteForClientDriver``.
+
+    Attributes:
+        driver: the driver that does the work.
+        namespace: the namespace of the service.
+        service_name: the service.
+
+    """
+
+    driver: ClientDriver = attrs.field(repr=False)
+    namespace: str
+    service_name: str
+
+    async def route(self, uid: str) -> Link:
+        """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
+
+        ``ttl`` is what was left when the store was asked.
+
+        Raises:
+            NoRoutablePodError: if it has none, and no pod takes new uids.
+
+        """
+        return await self.driver.route(self.namespace, uid, self.service_name)
+
+    async def find(self, uid: str) -> Link | None:
+        """Return the link of the uid from the store; ``None`` if it has none."""
+        return await self.driver.find(self.namespace, uid, self.service_name)
+
+    async def pods(self) -> dict[int, PodState]:
+        """Return what the store last said of each pod, by pod index.
+
+        Raises:
+            StoreError: if that was never read, and cannot be read now.
+
+        """
+        return await self.driver.pods(self.namespace, self.service_name)

@@ -1,0 +1,165 @@
+"""Every setting, with its unit and default."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from stateful_route import _json
+from stateful_route._checks import (
+    MAX_POD_INDEX,
+    as_float,
+    check_duration,
+    check_id,
+    check_int,
+    check_pod_index,
+    check_seconds,
+    checked,
+)
+from stateful_route.errors import ConfigError, InvalidArgumentError
+from stateful_route.models import ServerInfo, check_capacity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_ORDINAL = re.compile(r"-(\d+)$")
+_MAX_CHOICES = 1024
+_MAX_CONNECTIONS = 10_000
+
+
+def _setting(default: Any, check: Callable[..., None], *args: object, unit: str, doc: str, kind: type) -> Any:
+    return attrs.field(
+        default=default,
+        converter=as_float if kind is float else None,
+        validator=checked(check, *args, optional=default is None),
+        metadata={"unit": unit, "doc": doc, "kind": kind},
+    )
+
+
+def _seconds(default: float | None, doc: str, check: Callable[..., None] = check_duration) -> Any:
+    return _setting(default, check, unit="s", doc=doc, kind=float)
+
+
+def _identity(doc: str, default: str | None = None) -> Any:
+    return _setting(default, check_id, unit="", doc=doc, kind=str)
+
+
+def _check_fraction(argument: str, value: object) -> None:
+    check_seconds(argument, value)
+    if not isinstance(value, int | float) or value > 1:
+        raise InvalidArgumentError(argument, value, "a number from 0 to 1")
+
+
+@attrs.frozen(kw_only=True)
+class BaseConfig(_json.JsonForm):
+    """Who a process is, and every tuning value. Immutable; ``attrs.evolve`` makes a changed copy.
+
+    The settings, their units and defaults are the table in the README; ``help(BaseConfig)`` lists the names.
+
+    Raises:
+        InvalidArgumentError: naming the setting of a wrong type or range.
+        ConfigError: if settings do not go together.
+
+    """
+
+    namespace: str = _identity("isolation domain; the one meant by an empty string in a driver's call", "default")
+    service_name: str | None = _identity("service of this pod (pods only)")
+    pod_name: str | None = _identity("name of this pod, for people (pods only)")
+    pod_index: int | None = _setting(
+        None, check_pod_index, unit="", doc="ordinal of this pod, from 0 (pods only)", kind=int
+    )
+    address: str | None = _identity("where this pod is reached, published to the clients")
+    zone: str | None = _identity("where this pod runs, published to the clients")
+    version: str | None = _identity("revision of the application in this pod, published to the clients")
+    capacity: float = _setting(
+        1.0,
+        check_capacity,
+        unit="",
+        doc="size of this pod in relation to the others: 2 takes twice the load",
+        kind=float,
+    )
+
+    call_deadline: float = _seconds(1.0, "longest time of one call to Redis, connecting included")
+    max_connections: int = _setting(
+        64, check_int, 1, _MAX_CONNECTIONS, unit="", doc="connections to one Redis server; further calls wait", kind=int
+    )
+
+    heartbeat: float = _seconds(1.0, "time between two heartbeats of a pod")
+    lease: float | None = _seconds(None, "a pod without a heartbeat for so long is dead; unset: 5 heartbeats")
+    heartbeat_jitter: float = _setting(
+        0.1, _check_fraction, unit="", doc="share of a period by which a periodic task varies", kind=float
+    )
+    pod_retention: float = _seconds(86400.0, "how long Redis remembers a pod that is gone")
+    stop_deadline: float = _seconds(5.0, "longest time that stop() takes")
+
+    link_ttl: float = _seconds(600.0, "life of a temporary link that nobody asks for")
+    cache_ttl: float = _seconds(240.0, "longest time that a client trusts a cached link")
+    cache_margin: float = _seconds(1.0, "a cached link ends so long before the link itself", check_seconds)
+    cache_size: int = _setting(
+        100_000, check_int, 1, MAX_POD_INDEX, unit="links", doc="most links that a client caches", kind=int
+    )
+    refresh: float = _seconds(1.0, "time between two readings of the pods of a service in use")
+    choices: int = _setting(
+        3, check_int, 1, _MAX_CHOICES, unit="", doc="pods compared for a new uid; the best of them gets it", kind=int
+    )
+    settle: float = _seconds(1.0, "time until a new link shows in the load that its pod publishes", check_seconds)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse settings that do not go together."""
+        if self.lease is not None and self.lease < 2 * self.heartbeat:
+            raise ConfigError("lease", self.lease, f"at least two heartbeats, {2 * self.heartbeat:g} s")
+
+    @property
+    def lease_seconds(self) -> float:
+        """The lease: as set, or 5 heartbeats."""
+        return 5 * self.heartbeat if self.lease is None else self.lease
+
+    def server_info(self) -> ServerInfo:
+        """Return the identity of this pod.
+
+        Raises:
+            ConfigError: if a part of it is not set.
+
+        """
+        parts = {name: getattr(self, name) for name in ("namespace", "service_name", "pod_name", "pod_index")}
+        for name, value in parts.items():
+            if value is None:
+                raise ConfigError(name, None, "a value: a server driver needs to know which pod it is in")
+        return ServerInfo(**parts)
+
+    @classmethod
+    def from_env(cls, prefix: str = "STATEFUL_ROUTE_", environ: Mapping[str, str] | None = None) -> Self:
+        """Read the settings from environment variables, for example ``STATEFUL_ROUTE_HEARTBEAT=0.5``.
+
+        A variable that is not set, or empty, leaves the default. On Kubernetes the host name of a pod of a
+        StatefulSet is its name and ends with its ordinal: without ``..._POD_NAME`` the variable ``HOSTNAME`` is
+        the pod's name, and without ``..._POD_INDEX`` the ordinal at the end of the pod's name is its index.
+
+        Raises:
+            ConfigError: naming the variable that is wrong.
+
+        """
+        environ = os.environ if environ is None else environ
+        settings: dict[str, Any] = {}
+        for field in attrs.fields(cls):
+            variable = prefix + field.name.upper()
+            if text := environ.get(variable, ""):
+                settings[field.name] = _read_variable(variable, text, field.metadata["kind"])
+        if "pod_name" not in settings and (name := environ.get("HOSTNAME", "")):
+            settings["pod_name"] = name
+        if "pod_index" not in settings and (ordinal := _ORDINAL.search(settings.get("pod_name", ""))):
+            settings["pod_index"] = int(ordinal[1])
+        try:
+            return cls(**settings)
+        except InvalidArgumentError as error:
+            raise ConfigError(prefix + error.argument.upper(), error.value, error.allowed) from error
+
+
+def _read_variable(variable: str, text: str, kind: type) -> object:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(variable, text, "an int" if kind is int else "a number") from None

@@ -1,0 +1,151 @@
+"""Every error that the package raises.
+
+::
+
+    StatefulRouteError
+    +- InvalidArgumentError (ValueError)   refused before anything is sent
+    +- ConfigError (ValueError)            a setting, a URL or the environment is wrong
+    +- LifecycleError (RuntimeError)       used outside its block, started twice, from another event loop
+    +- StoreError                          the store did not do what was asked
+    |  +- StoreUnavailableError            it cannot be reached, or refuses to work now
+    |  +- StoreTimeoutError                no answer within the deadline of the call
+    |  +- StoreProtocolError               a reply, or a value in the store, that cannot be read
+    +- RoutingError                        the store answered; the answer is that it cannot be done
+       +- NoRoutablePodError               no pod may take the uid
+       +- NotOwnerError                    another pod owns the uid
+
+An expected "no" (a refused claim, a link that is absent) is a value, not an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stateful_route.models import PodState
+
+_SHOWN = 120
+
+
+def _shown(value: object) -> str:
+    """Return the repr of ``value``, cut to a length that fits a log line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+class StatefulRouteError(Exception):
+    """The base of every error of this package."""
+
+
+class InvalidArgumentError(StatefulRouteError, ValueError):
+    """An argument was refused before anything was sent.
+
+    Attributes:
+        argument: the name of the argument or field.
+        value: what was given.
+        allowed: what would have been accepted, in words.
+
+    """
+
+    def __init__(self, argument: str, value: object, allowed: str) -> None:
+        """Name the argument, the value given and what is allowed."""
+        super().__init__(f"{argument} is {_shown(value)}; allowed is {allowed}")
+        self.argument = argument
+        self.value = value
+        self.allowed = allowed
+
+
+class ConfigError(StatefulRouteError, ValueError):
+    """A setting, a URL or an environment variable is wrong.
+
+    Attributes:
+        setting: the name of the setting, or of the environment variable.
+        value: what was given.
+        allowed: what would have been accepted, in words.
+
+    """
+
+    def __init__(self, setting: str, value: object, allowed: str) -> None:
+        """Name the setting, the value given and what is allowed."""
+        super().__init__(f"{setting} is {_shown(value)}; allowed is {allowed}")
+        self.setting = setting
+        self.value = value
+        self.allowed = allowed
+
+
+class LifecycleError(StatefulRouteError, RuntimeError):
+    """An object was used outside its block, started twice, or used from another event loop."""
+
+
+class StoreError(StatefulRouteError):
+    """The store did not do what was asked. The lower error is the ``__cause__``.
+
+    Attributes:
+        operation: the name of the operation, for example ``"place"``.
+        maybe_applied: ``False`` if the operation certainly changed nothing;
+            ``True`` if it was sent and its outcome is unknown.
+
+    """
+
+    def __init__(self, message: str, *, operation: str, maybe_applied: bool) -> None:
+        """Say what failed, in which operation, and whether it may have been applied."""
+        outcome = "it may have been applied" if maybe_applied else "nothing was changed"
+        super().__init__(f"{operation}: {message} ({outcome})")
+        self.operation = operation
+        self.maybe_applied = maybe_applied
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached, or refuses to work at the moment."""
+
+
+class StoreTimeoutError(StoreError):
+    """The store did not answer within the deadline of the call."""
+
+
+class StoreProtocolError(StoreError):
+    """A reply of the store, or a value found in it, cannot be read."""
+
+
+class RoutingError(StatefulRouteError):
+    """The store answered, and the answer is that the call cannot be served."""
+
+
+class NoRoutablePodError(RoutingError):
+    """No pod of the service may take a new uid.
+
+    Attributes:
+        namespace: the namespace of the service.
+        service_name: the service.
+        pods: what is known of its pods, by pod index; empty if none was ever seen.
+
+    """
+
+    def __init__(self, namespace: str, service_name: str, pods: Sequence[PodState] = ()) -> None:
+        """Name the service and what is known of its pods."""
+        known = ", ".join(f"{pod.pod_index}: {pod.summary}" for pod in pods) or "none was ever seen"
+        super().__init__(f"no routable pod of {service_name!r} in namespace {namespace!r}; pods: {known}")
+        self.namespace = namespace
+        self.service_name = service_name
+        self.pods = tuple(pods)
+
+
+class NotOwnerError(RoutingError):
+    """This pod does not own the uid.
+
+    Attributes:
+        uid: the uid that was asked for.
+        pod_index: the pod that owns it, or ``None`` if nobody is known to.
+        epoch: the epoch at which that pod owns it, or ``None``.
+
+    """
+
+    def __init__(self, uid: str, pod_index: int | None, epoch: int | None) -> None:
+        """Name the uid and its owner as far as it is known."""
+        owner = "nobody is known to own it" if pod_index is None else f"pod {pod_index} owns it at epoch {epoch}"
+        super().__init__(f"this pod does not own {_shown(uid)}: {owner}")
+        self.uid = uid
+        self.pod_index = pod_index
+        self.epoch = epoch

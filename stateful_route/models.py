@@ -1,0 +1,363 @@
+"""The values of the package: who, where, in what state. All are frozen; absence is ``None``."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Self
+
+import attrs
+
+from stateful_route import _json
+from stateful_route._checks import (
+    as_float,
+    check_count,
+    check_duration,
+    check_id,
+    check_pod_index,
+    check_seconds,
+    checked,
+)
+from stateful_route.errors import InvalidArgumentError
+
+
+class RoutingState(enum.StrEnum):
+    """What a pod is willing to take."""
+
+    READY = "READY"
+    """New and linked uids."""
+    DENY_NEW_CALL = "DENY_NEW_CALL"
+    """Linked uids only: the pod is draining."""
+    SHUTDOWN = "SHUTDOWN"
+    """Nothing."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Return the member of that name.
+
+        Raises:
+            InvalidArgumentError: if there is none.
+
+        """
+        if isinstance(value, str) and value in cls.__members__:
+            return cls(value)
+        raise InvalidArgumentError("routing_state", value, f"one of {', '.join(cls)}")
+
+    def to_json(self) -> str:
+        """Return the JSON form: the name as a JSON string."""
+        return f'"{self.value}"'
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read the JSON form.
+
+        Raises:
+            InvalidArgumentError: if it is not JSON, or not the name of a state.
+
+        """
+        return cls.parse(_json.parse(text, cls.__name__))
+
+
+class LinkKind(enum.StrEnum):
+    """How long a link lives."""
+
+    TEMPORARY = "temporary"
+    """Made by a client; expires unless it is renewed or confirmed."""
+    PERSISTENT = "persistent"
+    """Confirmed by its pod; no expiry."""
+    GRACE = "grace"
+    """Removed, and still resolving for some seconds, so that the uid comes back to a warm pod."""
+
+
+@attrs.frozen(kw_only=True)
+class ServerInfo(_json.JsonForm):
+    """Which pod this is.
+
+    Attributes:
+        namespace: the isolation domain.
+        service_name: the stateful service.
+        pod_name: the name of the process, for people; the host name of the pod on Kubernetes.
+        pod_index: the ordinal of the replica, from 0.
+
+    Raises:
+        InvalidArgumentError: if an id is blank, over-long or not encodable, or the index is not an int from 0.
+
+    """
+
+    namespace: str = attrs.field(validator=checked(check_id))
+    service_name: str = attrs.field(validator=checked(check_id))
+    pod_name: str = attrs.field(validator=checked(check_id))
+    pod_index: int = attrs.field(validator=checked(check_pod_index))
+
+
+@attrs.frozen
+class StateObj(_json.JsonForm):
+    """A published load: the value, when it was published, and for how long it counts.
+
+    Attributes:
+        value: the load, an int of 0 or more; smaller is better.
+        timestamp: seconds since 1970 by the clock of the store, never that of a pod.
+        ttl: the lease of the pod in seconds: how long after ``timestamp`` the pod counts as alive.
+
+    Raises:
+        InvalidArgumentError: naming the field of a wrong type or range.
+
+    """
+
+    value: int = attrs.field(validator=checked(check_count))
+    timestamp: float = attrs.field(converter=as_float, validator=checked(check_seconds))
+    ttl: float = attrs.field(converter=as_float, validator=checked(check_duration))
+
+    def left(self, now: float) -> float:
+        """Return the seconds that are left of the lease at ``now`` (the clock of the store); negative once it ended."""
+        return self.timestamp + self.ttl - now
+
+
+@attrs.frozen
+class PodLife:
+    """One life of a pod: a restarted pod with the same index has another incarnation.
+
+    Attributes:
+        pod_index: the ordinal of the pod, from 0.
+        incarnation: rising with each life, from the clock of the store; 0 if it is not known.
+
+    """
+
+    pod_index: int
+    incarnation: int
+
+
+@attrs.frozen
+class Link:
+    """Where a uid is routed.
+
+    Attributes:
+        pod_index: the pod that owns the uid.
+        incarnation: the life of that pod that owns it; 0 if it was not known when the link was made.
+        epoch: the fencing token: it rises whenever the owner or its incarnation changes.
+        kind: temporary, persistent or grace.
+        ttl: seconds that were left when the link was read; ``None`` for a link without expiry.
+
+    """
+
+    pod_index: int
+    incarnation: int
+    epoch: int
+    kind: LinkKind
+    ttl: float | None
+
+    @property
+    def owner(self) -> PodLife:
+        """The life of the pod that owns the uid."""
+        return PodLife(self.pod_index, self.incarnation)
+
+
+@attrs.frozen
+class LinkKey:
+    """What is routed: the three parts that name one link."""
+
+    namespace: str
+    uid: str
+    service_name: str
+
+
+@attrs.frozen
+class PreviousOwner:
+    """Who held a link before an operation changed its owner."""
+
+    pod_index: int
+    incarnation: int
+    epoch: int
+
+
+class Outcome(enum.StrEnum):
+    """What an operation on a link did. Which outcomes an operation has is said in ``store.port``."""
+
+    ABSENT = "absent"
+    """There was nothing to release."""
+    CREATED = "created"
+    """There was no link; there is one now, with a new epoch."""
+    RENEWED = "renewed"
+    """The same owner and epoch, with more time."""
+    UNCHANGED = "unchanged"
+    """The link was already what was asked for, or nobody but its owner may change it."""
+    REVIVED = "revived"
+    """A link in grace is temporary again, with the same owner and epoch."""
+    REPLACED = "replaced"
+    """Another owner, with a new epoch."""
+    CONFIRMED = "confirmed"
+    """The owner made its link persistent; the same epoch."""
+    INHERITED = "inherited"
+    """A newer incarnation of the owner took the link over, with a new epoch."""
+    OVERWRITTEN = "overwritten"
+    """A value that could not be read was replaced by a link with a new epoch."""
+    RELEASED = "released"
+    """The link is gone."""
+    GRACE = "grace"
+    """The link is in grace now."""
+    REFUSED = "refused"
+    """Somebody else holds the link; it is as it was."""
+    SUPERSEDED = "superseded"
+    """A newer incarnation of the same pod holds the link; it is as it was."""
+    UNREADABLE = "unreadable"
+    """The value cannot be read; it is as it was."""
+
+    @property
+    def same_owner(self) -> bool:
+        """Whether a link that was there has the owner and epoch that it had."""
+        return self in _SAME_OWNER
+
+
+_SAME_OWNER = frozenset({Outcome.RENEWED, Outcome.UNCHANGED, Outcome.REVIVED, Outcome.CONFIRMED, Outcome.GRACE})
+_NOT_DONE = frozenset({Outcome.ABSENT, Outcome.REFUSED, Outcome.SUPERSEDED, Outcome.UNREADABLE})
+
+
+@attrs.frozen
+class LinkChange:
+    """The answer of an operation that may change a link.
+
+    Attributes:
+        outcome: what it did.
+        link: the link as it is now; ``None`` if there is none, or it cannot be read.
+        previous: who held it before, if the owner or its incarnation changed.
+
+    """
+
+    outcome: Outcome
+    link: Link | None
+    previous: PreviousOwner | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the store now is what the operation asked for."""
+        return self.outcome not in _NOT_DONE
+
+
+def _as_routing_state(value: RoutingState | str) -> RoutingState:
+    return RoutingState.parse(value)
+
+
+def _optional_text() -> Any:
+    return attrs.field(default=None, validator=checked(check_id, optional=True))
+
+
+def check_capacity(argument: str, value: object) -> None:
+    """Refuse what is not a capacity: a finite number above 0."""
+    check_seconds(argument, value)  # the same numbers: finite, not negative, no bool
+    if not value:
+        raise InvalidArgumentError(argument, value, "a finite number above 0")
+
+
+@attrs.frozen(kw_only=True)
+class PodReport(_json.JsonForm):
+    """What a heartbeat says of a pod.
+
+    Attributes:
+        load: an int of 0 or more; smaller is better.
+        routing_state: what the pod is willing to take.
+        links: how many uids it owns now.
+        placed_total: how many uids it took on since it started; never falls within one incarnation.
+        capacity: its size in relation to the other pods; twice the capacity takes twice the load.
+        address: where it is reached, for example a URL; ``None`` if callers know that by the index.
+        zone: where it runs.
+        version: what revision of the application it runs.
+
+    """
+
+    load: int = attrs.field(default=0, validator=checked(check_count))
+    routing_state: RoutingState = attrs.field(default=RoutingState.READY, converter=_as_routing_state)
+    links: int = attrs.field(default=0, validator=checked(check_count))
+    placed_total: int = attrs.field(default=0, validator=checked(check_count))
+    capacity: float = attrs.field(default=1.0, converter=as_float, validator=checked(check_capacity))
+    address: str | None = _optional_text()
+    zone: str | None = _optional_text()
+    version: str | None = _optional_text()
+
+
+@attrs.frozen(kw_only=True)
+class PodState:
+    """A pod as the store knows it.
+
+    Attributes:
+        pod_index: the ordinal of the pod.
+        incarnation: its newest life.
+        report: what its last heartbeat said.
+        load_state: the load of that heartbeat, its time by the clock of the store, and its lease.
+        dead: whether the death of this incarnation was confirmed, which is final.
+
+    """
+
+    pod_index: int
+    incarnation: int
+    report: PodReport
+    load_state: StateObj
+    dead: bool = False
+
+    @property
+    def life(self) -> PodLife:
+        """The newest life of the pod."""
+        return PodLife(self.pod_index, self.incarnation)
+
+    def is_alive(self, now: float) -> bool:
+        """Whether its last heartbeat is younger than its lease at ``now``, by the clock of the store."""
+        return not self.dead and self.load_state.left(now) > 0
+
+    def is_available(self, now: float) -> bool:
+        """Whether the pod may keep its own uids at ``now``: alive and not SHUTDOWN."""
+        return self.report.routing_state is not RoutingState.SHUTDOWN and self.is_alive(now)
+
+    def is_routable(self, now: float) -> bool:
+        """Whether the pod may get new uids at ``now``: alive and READY."""
+        return self.report.routing_state is RoutingState.READY and self.is_alive(now)
+
+    @property
+    def summary(self) -> str:
+        """What an error message says of the pod."""
+        state = "dead" if self.dead else self.report.routing_state.value
+        return f"{state}, last heartbeat at {self.load_state.timestamp:.3f}, lease {self.load_state.ttl:g} s"
+
+
+@attrs.frozen
+class PodTable:
+    """The pods of one service, read at one moment.
+
+    Attributes:
+        now: seconds since 1970 by the clock of the store, at that moment.
+        pods: by rising pod index.
+        unreadable: how many entries could not be read and were left out.
+
+    """
+
+    now: float
+    pods: tuple[PodState, ...]
+    unreadable: int = 0
+
+
+@attrs.frozen
+class Registration:
+    """The answer to a pod that begins a life.
+
+    Attributes:
+        incarnation: the number of the new life, above that of every earlier one.
+        previous_incarnation: the life before; ``None`` if none is known.
+        previous_left: seconds for which that life, which did not say goodbye, may still believe to be alive;
+            0.0 if it said goodbye, was confirmed dead, or its lease has ended.
+
+    """
+
+    incarnation: int
+    previous_incarnation: int | None
+    previous_left: float
+
+
+class HeartbeatOutcome(enum.StrEnum):
+    """The answer to a heartbeat."""
+
+    ACCEPTED = "accepted"
+    OUTDATED = "outdated"
+    """A later heartbeat of the same life was there before this one, which was dropped."""
+    SUPERSEDED = "superseded"
+    """A newer incarnation of the same index exists: this life owns nothing any more."""
+    DEAD = "dead"
+    """The death of this incarnation was confirmed: the pod has to begin another life."""
+    UNKNOWN = "unknown"
+    """The store does not know this incarnation (it lost it): the pod has to begin another life."""

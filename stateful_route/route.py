@@ -1,0 +1,154 @@
+"""The composition root: opens the store, hands out the drivers, and closes all of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from stateful_route.client.driver import ClientDriver
+from stateful_route.config import BaseConfig
+from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.server.driver import ServerDriver
+from stateful_route.store.connections import check_client, connections_of
+from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.topology import check_url, open_url
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from stateful_route._lifecycle import Driver
+    from stateful_route.client.placement import PlacementStrategy
+    from stateful_route.models import ServerInfo
+    from stateful_route.store.connections import RedisClient
+    from stateful_route.store.port import Store
+
+_log = logging.getLogger("stateful_route")
+
+
+class StatefulRoute:
+    """Gives out server and client drivers that share one store; an async context manager.
+
+    ``StatefulRoute(redis_client, config)`` borrows an asyncio client of redis-py (of one server, of Sentinel, or of a
+    cluster) and never closes it. ``StatefulRoute.from_url(url, config)`` owns what it opens.
+    """
+
+    def __init__(self, redis_client: RedisClient | str, config: BaseConfig | None = None) -> None:
+        """Borrow a client, or take the URL of a store to open.
+
+        Raises:
+            ConfigError: if it is neither, or no store can be opened from such a URL.
+
+        """
+        self._source = redis_client
+        self._config = BaseConfig() if config is None else config
+        self._store: Store | None = None
+        self._drivers: list[Driver] = []
+        if isinstance(redis_client, str):
+            check_url(redis_client)
+        else:
+            check_client(redis_client)
+
+    @classmethod
+    def from_url(cls, url: str, config: BaseConfig | None = None) -> Self:
+        """Take the URL of a store, which is opened when the object is entered. What URLs there are, the README lists.
+
+        Raises:
+            ConfigError: if no store can be opened from such a URL.
+
+        """
+        check_url(url)
+        return cls(url, config)
+
+    def __repr__(self) -> str:
+        return f"<StatefulRoute: {'closed' if self._store is None else repr(self._store)}>"
+
+    async def open(self) -> None:
+        """Open the store; ``async with`` does it. A server that is away is no error here: the calls will say so.
+
+        Raises:
+            ConfigError: if the URL cannot be read, or the server to embed is not to be found.
+            LifecycleError: if it is open.
+
+        """
+        if self._store is not None:
+            raise LifecycleError(f"{self!r} is open already")
+        deadline, limit = self._config.call_deadline, self._config.max_connections
+        if isinstance(self._source, str):
+            opened = await open_url(self._source, limit, deadline)
+            self._store = RedisStore(connections_of(opened.client, deadline, limit), close=opened.close)
+        else:
+            self._store = RedisStore(connections_of(self._source, deadline, limit))
+        await _warn_of_eviction(self._store)
+
+    async def aclose(self) -> None:
+        """Stop the drivers that still run, and close what was opened. Safe to call twice."""
+        with anyio.CancelScope(shield=True):
+            drivers, self._drivers = self._drivers, []
+            for driver in reversed(drivers):
+                await driver.stop()
+            store, self._store = self._store, None
+            if store is not None:
+                await store.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Open the store."""
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        await self.aclose()
+
+    def server(self, server_info: ServerInfo | None = None) -> ServerDriver:
+        """Return a server driver for that pod, by default for the one that the config names; not started yet.
+
+        Raises:
+            ConfigError: if no pod is given, and the config does not name one.
+            LifecycleError: if the store is not open.
+
+        """
+        driver = ServerDriver(self.store, server_info or self._config.server_info(), self._config)
+        self._drivers.append(driver)
+        return driver
+
+    def client(self, *, strategy: PlacementStrategy | None = None) -> ClientDriver:
+        """Return a client driver; not started yet. ``strategy`` chooses the pod of a new uid.
+
+        Raises:
+            LifecycleError: if the store is not open.
+
+        """
+        driver = ClientDriver(self.store, self._config, strategy=strategy)
+        self._drivers.append(driver)
+        return driver
+
+    @property
+    def store(self) -> Store:
+        """The store.
+
+        Raises:
+            LifecycleError: if it is not open.
+
+        """
+        if self._store is None:
+            raise LifecycleError(f"{self!r}: call open(), or use it inside 'async with'")
+        return self._store
+
+
+async def _warn_of_eviction(store: Store) -> None:
+    """Say so if the server may delete links by itself; that it cannot be asked is no reason to fail."""
+    try:
+        info = await store.info()
+    except StoreError as error:
+        _log.warning("the store cannot be asked for its settings: %s", error)
+        return
+    if info.may_evict_links:
+        _log.warning(
+            "%s has maxmemory-policy %r: it may delete links when its memory is full; set it to 'noeviction'",
+            info.product,
+            info.eviction_policy,
+        )

@@ -1,0 +1,1 @@
+"""The server driver: what runs in a pod."""

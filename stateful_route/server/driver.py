@@ -1,0 +1,221 @@
+"""The server driver: what a pod uses to say how it is, and to hold its uids."""
+
+from __future__ import annotations
+
+import logging
+import time
+from random import Random
+from typing import TYPE_CHECKING
+
+import anyio
+
+from stateful_route._checks import check_count, check_id, check_pod_index, check_seconds
+from stateful_route._lifecycle import Driver
+from stateful_route._periodic import PeriodicTask
+from stateful_route.config import BaseConfig
+from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.models import LinkKey, PodLife, PodReport, RoutingState
+from stateful_route.server.heart import Heart
+from stateful_route.server.ownership import Owned, Ownership
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stateful_route.models import ServerInfo
+    from stateful_route.store.port import Store
+
+_log = logging.getLogger("stateful_route")
+
+
+class ServerDriver(Driver):
+    """Publishes the load and the routing state of this pod, and makes, confirms and removes links.
+
+    Implements ``StatefulRouteForServerDriver``, which documents the methods of the contract. On top of it, ``claim``
+    confirms a uid for this pod and gives a handle.
+
+    An empty namespace means that of ``server_info``. Every call raises ``InvalidArgumentError`` before anything is
+    sent, ``LifecycleError`` outside the driver's block, and a ``StoreError`` within the deadline of the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        server_info: ServerInfo,
+        config: BaseConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        """Make a driver that is not started. ``clock`` is in seconds and never goes back."""
+        super().__init__()
+        self._store = store
+        self._server = server_info
+        self._config = BaseConfig() if config is None else config
+        self._load_state: int | None = None
+        self._routing_state = RoutingState.READY
+        self._heart = Heart(
+            store,
+            server_info,
+            self._report,
+            lease=self._config.lease_seconds,
+            retention=self._config.pod_retention,
+            clock=clock,
+        )
+        self._owned = Owned(store, self._heart, server_info)
+        self._beating = PeriodicTask(
+            f"heartbeat of {server_info.service_name} {server_info.pod_index}",
+            self._heart.beat,
+            self._config.heartbeat,
+            jitter=self._config.heartbeat_jitter,
+            random=random or Random(),  # noqa: S311 - it spreads load
+            clock=clock,
+        )
+
+    def __repr__(self) -> str:
+        server = self._server
+        return f"<ServerDriver of {server.service_name!r} pod {server.pod_index}: {self._phase}>"
+
+    @property
+    def server_info(self) -> ServerInfo:
+        """Which pod this is."""
+        return self._server
+
+    @property
+    def incarnation(self) -> int:
+        """This life of the pod; 0 before it is started."""
+        return self._heart.incarnation
+
+    async def _start(self) -> None:
+        await self._heart.register()
+        self._beating.start()
+
+    async def _stop(self) -> None:
+        """Say goodbye, if the store answers."""
+        await self._beating.stop()
+        self._routing_state = RoutingState.SHUTDOWN
+        if not self._heart.incarnation:
+            return
+        with anyio.move_on_after(self._config.stop_deadline):
+            try:
+                await self._heart.publish()
+            except (StoreError, LifecycleError) as error:
+                _log.warning("%r could not say goodbye: %s", self, error)
+        self._heart.end()
+
+    def _report(self) -> PodReport:
+        config = self._config
+        links = len(self._owned)
+        return PodReport(
+            load=links if self._load_state is None else self._load_state,
+            routing_state=self._routing_state,
+            links=links,
+            placed_total=self._owned.placed_total,
+            capacity=config.capacity,
+            address=config.address,
+            zone=config.zone,
+            version=config.version,
+        )
+
+    async def set_load_state(self, load_state: int) -> None:
+        """See ``StatefulRouteForServerDriver``."""
+        check_count("load_state", load_state)
+        self._check_running()
+        self._load_state = load_state
+
+    async def get_load_state(self) -> int:
+        """See ``StatefulRouteForServerDriver``."""
+        self._check_running()
+        return self._report().load
+
+    async def set_routing_state(self, routing_state: RoutingState) -> None:
+        """See ``StatefulRouteForServerDriver``."""
+        state = RoutingState.parse(routing_state)
+        self._check_running()
+        self._routing_state = state
+        await self._heart.publish()
+
+    async def get_routing_state(self) -> RoutingState:
+        """See ``StatefulRouteForServerDriver``."""
+        self._check_running()
+        return self._routing_state
+
+    async def claim(self, uid: str, *, steal_temporary: bool = False) -> Ownership:
+        """Make the link of the uid this pod's, persistently, and return the handle.
+
+        A link of another pod is refused, and the handle says whose it is: that is a value, not an error. With
+        ``steal_temporary`` a link that its pod has not confirmed, or has left in grace, is taken.
+        """
+        check_id("uid", uid)
+        self._check_running()
+        return await self._owned.claim(uid, steal_temporary=steal_temporary)
+
+    def owned(self, uid: str) -> Ownership | None:
+        """Return the handle of a uid that this pod owns now, or ``None``. Local: no I/O."""
+        return self._owned.get(uid)
+
+    async def set_linked_pod(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int | None:
+        """See ``StatefulRouteForServerDriver``."""
+        key = self._key(namespace, uid, service_name)
+        owner = await self._life(key, pod_index)
+        if not self._is_own_service(key):
+            answer = await self._store.assign(key, owner)
+        else:
+            async with self._owned.turn(uid):
+                answer = await self._store.assign(key, owner)
+                self._owned.note(uid, owner, answer)
+        if answer.previous is not None:
+            return answer.previous.pod_index
+        return pod_index if answer.outcome.same_owner else None
+
+    async def try_set_linked_pod(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int:
+        """See ``StatefulRouteForServerDriver``."""
+        key = self._key(namespace, uid, service_name)
+        owner = await self._life(key, pod_index)
+        if not self._is_own_service(key):
+            answer = await self._store.claim(key, owner, steal_temporary=True)
+        else:
+            async with self._owned.turn(uid):
+                answer = await self._store.claim(key, owner, steal_temporary=True)
+                self._owned.note(uid, owner, answer)
+        return pod_index if answer.link is None else answer.link.pod_index
+
+    async def remove_linked_pod(self, namespace: str, uid: str, service_name: str) -> bool:
+        """See ``StatefulRouteForServerDriver``."""
+        return await self._remove(self._key(namespace, uid, service_name), None, 0.0)
+
+    async def remove_linked_pod_with_id(
+        self, namespace: str, uid: str, service_name: str, pod_index: int, persist_seconds: float = 0.0
+    ) -> bool:
+        """See ``StatefulRouteForServerDriver``."""
+        key = self._key(namespace, uid, service_name)
+        check_pod_index("pod_index", pod_index)
+        check_seconds("persist_seconds", persist_seconds)
+        return await self._remove(key, pod_index, persist_seconds)
+
+    async def _remove(self, key: LinkKey, pod_index: int | None, grace: float) -> bool:
+        if not self._is_own_service(key):
+            return (await self._store.release(key, pod_index=pod_index, grace=grace)).done
+        async with self._owned.turn(key.uid):
+            answer = await self._store.release(key, pod_index=pod_index, grace=grace)
+            if answer.done:
+                self._owned.forget(key.uid)
+            return answer.done
+
+    def _key(self, namespace: str, uid: str, service_name: str) -> LinkKey:
+        namespace = self._server.namespace if namespace == "" else namespace
+        check_id("namespace", namespace)
+        check_id("uid", uid)
+        check_id("service_name", service_name)
+        self._check_running()
+        return LinkKey(namespace, uid, service_name)
+
+    def _is_own_service(self, key: LinkKey) -> bool:
+        return key.service_name == self._server.service_name and key.namespace == self._server.namespace
+
+    async def _life(self, key: LinkKey, pod_index: int) -> PodLife:
+        """Return the present life of a pod: this one's is at hand, that of another has to be read."""
+        check_pod_index("pod_index", pod_index)
+        if self._is_own_service(key) and pod_index == self._server.pod_index:
+            return self._heart.life
+        table = await self._store.read_pods(key.namespace, key.service_name)
+        return next((pod.life for pod in table.pods if pod.pod_index == pod_index), PodLife(pod_index, 0))

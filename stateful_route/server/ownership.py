@@ -1,0 +1,171 @@
+"""What a pod owns: a handle for each uid, and one operation at a time on each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from stateful_route._checks import check_seconds
+from stateful_route.errors import NotOwnerError
+from stateful_route.models import LinkKey, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stateful_route.models import LinkChange, PodLife, PreviousOwner, ServerInfo
+    from stateful_route.server.heart import Heart
+    from stateful_route.store.port import Store
+
+
+class Ownership:
+    """The answer to a claim: the right to serve a uid, or the word of who has it.
+
+    Attributes:
+        uid: what was claimed.
+        epoch: the fencing token of the link, also of somebody else's; ``None`` if nothing is known.
+        pod_index: the pod that holds the link; ``None`` if nothing is known.
+        inherited: whether an older life of this pod held the uid, so that its memory of it is gone.
+        previous: who held the link before this claim, if the owner or its incarnation changed.
+
+    """
+
+    __slots__ = ("_held", "_incarnation", "_owned", "epoch", "inherited", "pod_index", "previous", "uid")
+
+    def __init__(self, owned: Owned, uid: str, owner: PodLife, answer: LinkChange, *, inherited: bool) -> None:
+        """Hold what the store answered to ``owner``."""
+        self.uid = uid
+        self.epoch = answer.link.epoch if answer.link else None
+        self.pod_index = answer.link.pod_index if answer.link else None
+        self.inherited = inherited
+        self.previous: PreviousOwner | None = answer.previous
+        self._incarnation = owner.incarnation
+        self._held = answer.link is not None and answer.link.owner == owner
+        self._owned = owned
+
+    def __repr__(self) -> str:
+        state = "owned" if self.is_owned() else "not owned"
+        return f"<Ownership of {self.uid!r} at epoch {self.epoch}: {state}>"
+
+    def is_owned(self) -> bool:
+        """Whether this process may serve the uid now. Local: no I/O."""
+        return self._held and self._owned.heart.owns(self._incarnation)
+
+    def require(self) -> None:
+        """Return if the uid is owned.
+
+        Raises:
+            NotOwnerError: naming the pod to go to, as far as it is known.
+
+        """
+        if not self.is_owned():
+            own = self.pod_index == self._owned.heart.life.pod_index
+            raise NotOwnerError(self.uid, None if own else self.pod_index, None if own else self.epoch)
+
+    async def release(self, grace: float = 0.0) -> bool:
+        """Give the uid up; return whether the link was still this one.
+
+        From the moment of the call the handle is not owned, whatever the store answers. With ``grace`` above 0
+        the uid still resolves to this pod for that many seconds.
+
+        Raises:
+            InvalidArgumentError: if ``grace`` is not a finite number of seconds from 0.
+            StoreError: if the store did not answer.
+
+        """
+        check_seconds("grace", grace)
+        self.drop()
+        return await self._owned.release(self, grace)
+
+    def drop(self) -> None:
+        """Note that the uid is not owned any more."""
+        self._held = False
+
+
+class Owned:
+    """The uids that this pod owns. Operations on one uid take their turns, so that a late answer undoes nothing."""
+
+    def __init__(self, store: Store, heart: Heart, server: ServerInfo) -> None:
+        """Own nothing yet."""
+        self.heart = heart
+        self.placed_total = 0
+        self._store = store
+        self._server = server
+        self._handles: dict[str, Ownership] = {}
+        self._turns: dict[str, _Turn] = {}
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def get(self, uid: str) -> Ownership | None:
+        """Return the handle of the uid if it is owned."""
+        handle = self._handles.get(uid)
+        return handle if handle is not None and handle.is_owned() else None
+
+    @contextlib.asynccontextmanager
+    async def turn(self, uid: str) -> AsyncIterator[None]:
+        """Wait for a turn with the uid."""
+        turn = self._turns.setdefault(uid, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[uid]
+
+    async def claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
+        """Claim the uid for the present life, and return the handle."""
+        async with self.turn(uid):
+            owner = self.heart.life
+            answer = await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
+            return self.note(uid, owner, answer)
+
+    async def release(self, handle: Ownership, grace: float) -> bool:
+        """Give up the uid of the handle; return whether the link was still that of the handle."""
+        async with self.turn(handle.uid):
+            now = self._handles.get(handle.uid)
+            if now is not None and now.epoch == handle.epoch:
+                self.forget(handle.uid)
+            owner = self.heart.life
+            answer = await self._store.release(
+                self._key(handle.uid), pod_index=owner.pod_index, epoch=handle.epoch, grace=grace
+            )
+            return answer.done
+
+    def note(self, uid: str, owner: PodLife, answer: LinkChange) -> Ownership:
+        """Take in what the store answered to a claim or an assignment. Called within a turn."""
+        before = self._handles.get(uid)
+        epoch = answer.link.epoch if answer.link else None
+        if before is not None and before.is_owned() and before.epoch == epoch:
+            return before
+        # The same process in another life: if nobody held the uid in between, the memory of it is good.
+        resumed = before is not None and answer.previous is not None and answer.previous.epoch == before.epoch
+        inherited = answer.outcome is Outcome.INHERITED and not resumed
+        handle = Ownership(self, uid, owner, answer, inherited=inherited)
+        self.forget(uid)
+        if handle.is_owned():
+            self._handles[uid] = handle
+            self.placed_total += not resumed
+        return handle
+
+    def forget(self, uid: str) -> None:
+        """Note that the uid is not owned any more. Called within a turn."""
+        handle = self._handles.pop(uid, None)
+        if handle is not None:
+            handle.drop()
+
+    def _key(self, uid: str) -> LinkKey:
+        return LinkKey(self._server.namespace, uid, self._server.service_name)
+
+
+class _Turn:
+    """A lock, and how many hold or await it."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        """Make a lock that nobody uses."""
+        self.lock = asyncio.Lock()
+        self.users = 0

@@ -1,0 +1,1 @@
+"""The store: its port (``store.port``), and its implementation on Redis."""

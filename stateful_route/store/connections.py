@@ -1,0 +1,224 @@
+"""One attempt at a script or a command: over a redis-py client, within a deadline, never run again by itself.
+
+redis-py's own clients repeat a command whose reply was lost, up to ten times. These classes use its connections and
+not its retries: what is not known to have failed before it was sent is reported, with ``maybe_applied``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+
+import redis.exceptions
+from redis.asyncio import Redis, RedisCluster
+
+from stateful_route.errors import ConfigError, StoreError
+from stateful_route.store.faults import REDIS_ERRORS, timed_out, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from stateful_route.store.scripts import ScriptCall
+
+RedisClient: TypeAlias = Redis | RedisCluster
+"""The asyncio clients of redis-py that can be borrowed."""
+
+Command: TypeAlias = tuple[str | int, ...]
+"""A command and its arguments."""
+
+
+def _pack(command: Command) -> bytes:
+    """Encode a command in the protocol of Redis."""
+    parts = [str(part).encode() for part in command]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+try:  # hiredis is a dependency, but a platform may lack its wheel; it does the same, seven times faster
+    from hiredis import pack_command as _pack  # type: ignore[assignment]  # its own type has a tuple of one
+except ImportError:
+    pass
+
+
+class Connections(Protocol):
+    """Runs scripts on the server that has their keys."""
+
+    async def run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script, with bytes for strings.
+
+        Raises:
+            StoreError: within the deadline, saying whether the script may have been applied.
+
+        """
+        ...
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply of each script, or its ``StoreError``, in their order, within one deadline."""
+        ...
+
+    async def command(self, *command: str | int) -> Any:
+        """Return the reply of a command that changes nothing and has no key."""
+        ...
+
+
+def check_client(client: object) -> None:
+    """Refuse what is not an asyncio client of redis-py.
+
+    Raises:
+        ConfigError: saying what it is.
+
+    """
+    if not isinstance(client, Redis | RedisCluster):
+        raise ConfigError("redis_client", client, "a redis.asyncio.Redis or RedisCluster")
+
+
+def connections_of(client: RedisClient, deadline: float, limit: int) -> Connections:
+    """Return the connections of a redis-py client; calls over ``limit`` at once wait for their turn."""
+    if isinstance(client, RedisCluster):
+        return ClusterConnections(client, deadline, limit)
+    return NodeConnections(client, deadline, limit)
+
+
+class NodeConnections:
+    """The pool of a client of one server, or of the primary that Sentinel names."""
+
+    def __init__(self, client: Redis, deadline: float, limit: int) -> None:
+        """Borrow the pool of ``client``."""
+        self._pool = client.connection_pool
+        self._deadline = deadline
+        self._places = asyncio.Semaphore(min(limit, self._pool.max_connections))
+
+    async def run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script."""
+        script = call.script
+        async with _Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
+            connection = await self._pool.get_connection()
+            try:
+                attempt.sent = True
+                try:
+                    return await _exchange(connection, call.evalsha)
+                except redis.exceptions.NoScriptError:
+                    return await _exchange(connection, call.eval)
+            finally:
+                await self._pool.release(connection)
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply or the error of each script, sent in one pipeline."""
+        script = calls[0].script
+        async with _Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
+            connection = await self._pool.get_connection()
+            try:
+                attempt.sent = True
+                replies = await _pipeline(connection, [call.evalsha for call in calls])
+                unknown = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+                again = await _pipeline(connection, [calls[i].eval for i in unknown])
+                for i, reply in zip(unknown, again, strict=True):
+                    replies[i] = reply
+            finally:
+                await self._pool.release(connection)
+        return [
+            translate(reply, script.name, sent=True, writes=script.writes) if isinstance(reply, Exception) else reply
+            for reply in replies
+        ]
+
+    async def command(self, *command: str | int) -> Any:
+        """Return the reply of a command."""
+        async with _Attempt(str(command[0]), self._deadline, writes=False), self._places:
+            connection = await self._pool.get_connection()
+            try:
+                return await _exchange(connection, command)
+            finally:
+                await self._pool.release(connection)
+
+
+class ClusterConnections:
+    """The nodes of a Redis Cluster, through the client's own redirections.
+
+    A node named by the caller turns off the retries of the client, and keeps its answers to MOVED and ASK.
+    """
+
+    def __init__(self, client: RedisCluster, deadline: float, limit: int) -> None:
+        """Borrow the nodes of ``client``."""
+        self._client = client
+        self._deadline = deadline
+        self._places = asyncio.Semaphore(limit)
+
+    async def run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script."""
+        script = call.script
+        async with _Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
+            await self._client.initialize()
+            node = self._client.get_node_from_key(call.keys[0])
+            attempt.sent = True
+            try:
+                return await self._execute(node, call.evalsha)
+            except redis.exceptions.NoScriptError:
+                return await self._execute(node, call.eval)
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply or the error of each script."""
+
+        async def one(call: ScriptCall) -> Any:
+            try:
+                return await self.run(call)
+            except StoreError as error:
+                return error
+
+        return list(await asyncio.gather(*(one(call) for call in calls)))
+
+    async def command(self, *command: str | int) -> Any:
+        """Return the reply of a command, from any primary."""
+        async with _Attempt(str(command[0]), self._deadline, writes=False), self._places:
+            await self._client.initialize()
+            return await self._execute(self._client.get_random_primary_node(), command)
+
+    async def _execute(self, node: Any, command: Command) -> Any:
+        return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
+
+
+class _Attempt:
+    """A deadline around one attempt, and the translation of what it raises."""
+
+    __slots__ = ("_deadline", "_operation", "_timeout", "_writes", "sent")
+
+    def __init__(self, operation: str, deadline: float, *, writes: bool) -> None:
+        self._operation = operation
+        self._deadline = deadline
+        self._writes = writes
+        self._timeout = asyncio.timeout(deadline)
+        self.sent = False
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes) from error
+        if isinstance(error, REDIS_ERRORS):
+            raise translate(error, self._operation, sent=self.sent, writes=self._writes) from error
+
+
+async def _exchange(connection: AbstractConnection, command: Command) -> Any:
+    await connection.send_packed_command(_pack(command))
+    return await connection.read_response(disable_decoding=True)
+
+
+async def _pipeline(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    """Return the reply of each command, or the error that the server gave for it."""
+    if not commands:
+        return []
+    await connection.send_packed_command(b"".join(map(_pack, commands)))
+    replies = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response(disable_decoding=True))
+        except redis.exceptions.ResponseError as error:
+            replies.append(error)
+    return replies

@@ -1,0 +1,64 @@
+"""The names of the keys in Redis. Only this module builds them.
+
+Layout of generation 1, the parts percent-encoded::
+
+    sr1:link:{namespace:uid}:service     string   one link
+    sr1:index:{namespace:uid}            hash     service -> pod and deadline, for each link of the uid
+    sr1:pods:{namespace:service}         hash     pod -> its last heartbeat
+    sr1:events:namespace                 channel  announcements
+
+What one script touches carries one hash tag, so it lies in one slot of a Redis Cluster. The generation is a part of
+the prefix: releases that write different layouts do not see each other's keys. Within a generation a newer release
+may only append: fields to a value, keys beside these.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+GENERATION = 1
+
+# What has a meaning in the layout or in a pattern of SCAN, and what breaks a line of redis-cli.
+_MEANINGFUL = re.compile(r"[{}:%*?\[\]\\^\s\x00-\x1f\x7f]")
+
+
+def encode(part: str) -> str:
+    """Percent-encode the characters of ``part`` that have a meaning in the layout; ordinary ids stay as they are."""
+    return _MEANINGFUL.sub(_percent, part)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode())
+
+
+@functools.lru_cache(maxsize=1024)
+def _encoded(part: str) -> str:
+    """Encode a namespace or a service, of which there are few."""
+    return encode(part)
+
+
+class KeySpace:
+    """Builds the keys of one generation of the layout."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, generation: int = GENERATION) -> None:
+        """Build keys of that generation of the layout."""
+        self._prefix = f"sr{generation}:"
+
+    def link(self, namespace: str, uid: str, service_name: str) -> str:
+        """Return the key of a link."""
+        return f"{self._prefix}link:{{{_encoded(namespace)}:{encode(uid)}}}:{_encoded(service_name)}"
+
+    def index(self, namespace: str, uid: str) -> str:
+        """Return the key of the index of a uid: it is in the slot of the links of that uid."""
+        return f"{self._prefix}index:{{{_encoded(namespace)}:{encode(uid)}}}"
+
+    def pods(self, namespace: str, service_name: str) -> str:
+        """Return the key of the pods of a service."""
+        return f"{self._prefix}pods:{{{_encoded(namespace)}:{_encoded(service_name)}}}"
+
+    def events(self, namespace: str) -> str:
+        """Return the channel of the announcements in a namespace."""
+        return f"{self._prefix}events:{_encoded(namespace)}"

@@ -1,0 +1,180 @@
+"""The store as the drivers see it: one method an operation, each atomic and one round trip.
+
+The life of a link, by operation and by what is there. "dead" and "leaving" are lists of pod lives that the
+caller knows to be dead, or draining or shut down. A life is among the dead if that list has the same pod with
+the same or a newer incarnation: what is older than a dead life is superseded, and owns nothing either.
+
+=============================  ===============  ======================  ======================  ======================
+operation                      absent           temporary               persistent              grace
+=============================  ===============  ======================  ======================  ======================
+place                          CREATED          RENEWED                 UNCHANGED               REVIVED
+- owner is among the dead                       REPLACED                REPLACED                REPLACED
+- owner is leaving                              RENEWED                 UNCHANGED               REPLACED
+claim, the same life           CREATED          CONFIRMED               UNCHANGED               CONFIRMED
+- an older life of the owner                    SUPERSEDED              SUPERSEDED              SUPERSEDED
+- a newer life of the owner                     INHERITED               INHERITED               INHERITED
+- another pod                                   REFUSED                 REFUSED                 REFUSED
+- another pod, stealing                         REPLACED                REFUSED                 REPLACED
+release, it matches            ABSENT           RELEASED                RELEASED                RELEASED
+- with grace                   ABSENT           GRACE                   GRACE                   GRACE
+- it does not match            ABSENT           REFUSED                 REFUSED                 REFUSED
+assign                         CREATED          CONFIRMED or REPLACED   UNCHANGED or REPLACED   CONFIRMED or REPLACED
+- not the expected epoch       REFUSED          REFUSED                 REFUSED                 REFUSED
+=============================  ===============  ======================  ======================  ======================
+
+A value that cannot be read: place, claim and assign OVERWRITE it; release leaves it (UNREADABLE); get raises.
+It has no epoch, so an assign that expects one is REFUSED.
+Every operation is safe to run twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stateful_route.errors import StoreError
+    from stateful_route.models import (
+        HeartbeatOutcome,
+        Link,
+        LinkChange,
+        LinkKey,
+        PodLife,
+        PodReport,
+        PodTable,
+        Registration,
+        ServerInfo,
+    )
+
+
+@attrs.frozen
+class StoreInfo:
+    """What a store says of itself.
+
+    Attributes:
+        product: for example ``"valkey 9.1.2"``.
+        eviction_policy: the server's ``maxmemory-policy``; ``None`` if it does not say.
+
+    """
+
+    product: str
+    eviction_policy: str | None
+
+    @property
+    def may_evict_links(self) -> bool:
+        """Whether the server may delete links by itself when its memory is full."""
+        return self.eviction_policy not in {None, "noeviction"}
+
+
+class Store(Protocol):
+    """Where links and pods are kept.
+
+    Arguments are valid when they get here: the drivers check what users give.
+    Seconds are floats; a ``ttl`` or a lease is at least a millisecond.
+
+    Every method raises ``StoreUnavailableError`` or ``StoreTimeoutError`` within the deadline of the store,
+    with ``maybe_applied`` saying whether the operation may have happened, and ``StoreProtocolError`` for a reply
+    that makes no sense. A method never runs an operation again of which it does not know whether it ran.
+    """
+
+    async def get_link(self, key: LinkKey) -> Link | None:
+        """Return the link, or ``None``.
+
+        Raises:
+            StoreProtocolError: if the value cannot be read.
+
+        """
+        ...
+
+    async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
+        """Return the link, ``None`` or the error of each uid, in their order."""
+        ...
+
+    async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
+        """Return the pod index of each service to which the uid is linked, in whatever kind."""
+        ...
+
+    async def place(
+        self,
+        key: LinkKey,
+        candidate: PodLife,
+        ttl: float,
+        *,
+        dead: Sequence[PodLife] = (),
+        leaving: Sequence[PodLife] = (),
+    ) -> LinkChange:
+        """Return the link of the uid, made for ``candidate`` (temporary, ``ttl`` seconds) if there is none.
+
+        A temporary link is renewed to at least ``ttl`` seconds and never shortened.
+        """
+        ...
+
+    async def place_links(
+        self,
+        namespace: str,
+        candidates: Sequence[tuple[str, PodLife]],
+        service_name: str,
+        ttl: float,
+        *,
+        dead: Sequence[PodLife] = (),
+        leaving: Sequence[PodLife] = (),
+    ) -> list[LinkChange | StoreError]:
+        """Place many uids, each with its own candidate; return the answer or the error of each, in their order."""
+        ...
+
+    async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
+        """Make the link persistent for ``owner``, if there is none or it is its own.
+
+        With ``steal_temporary`` a temporary or grace link of another pod is taken too.
+        """
+        ...
+
+    async def release(
+        self,
+        key: LinkKey,
+        *,
+        pod_index: int | None = None,
+        incarnation: int | None = None,
+        epoch: int | None = None,
+        grace: float = 0.0,
+    ) -> LinkChange:
+        """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any.
+
+        With ``grace`` above 0 the link still resolves for so many seconds, or for what was left of it if that is less.
+        """
+        ...
+
+    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+        """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
+        ...
+
+    async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
+        """Begin a life of a pod: take an incarnation and publish the first heartbeat.
+
+        Entries of pods that have said nothing for ``retention`` seconds are dropped on the way.
+        """
+        ...
+
+    async def heartbeat(
+        self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
+    ) -> HeartbeatOutcome:
+        """Publish a heartbeat. ``sequence`` rises with each of one life, so that a late one overwrites nothing.
+
+        A change of the routing state is announced.
+        """
+        ...
+
+    async def read_pods(self, namespace: str, service_name: str) -> PodTable:
+        """Return the pods of a service; entries that cannot be read are left out and counted."""
+        ...
+
+    async def info(self) -> StoreInfo:
+        """Return what the store is, and whether it may lose links by itself."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what the store opened itself. Safe to call twice."""
+        ...

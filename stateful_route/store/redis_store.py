@@ -1,0 +1,238 @@
+"""The store on Redis or Valkey: each operation is one script, one round trip."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stateful_route._checks import to_ms, to_seconds
+from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, Outcome, PodLife, Registration
+from stateful_route.store import codec, scripts
+from stateful_route.store.keys import KeySpace, encode
+from stateful_route.store.port import StoreInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from stateful_route.models import PodReport, PodTable, ServerInfo
+    from stateful_route.store.connections import Connections
+
+_GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN, _SERVICES, _REGISTER, _HEARTBEAT, _PODS = map(
+    scripts.load,
+    ("get", "place", "claim", "release", "assign", "services", "register", "heartbeat", "pods"),
+)
+
+# Scripts in one pipeline: enough to hide the round trip, few enough that other callers are not kept waiting.
+_CHUNK = 256
+
+
+async def _nothing() -> None:
+    """Close nothing: the client is borrowed."""
+
+
+class RedisStore:
+    """Implements ``store.port.Store`` by scripts. The protocol documents the methods."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        keys: KeySpace | None = None,
+        close: Callable[[], Awaitable[None]] = _nothing,
+    ) -> None:
+        """Run over ``connections``; ``close`` ends what was opened for them."""
+        self._connections = connections
+        self._keys = keys or KeySpace()
+        self._close = close
+
+    def __repr__(self) -> str:
+        return f"<RedisStore over {type(self._connections).__name__}>"
+
+    async def get_link(self, key: LinkKey) -> Link | None:
+        """See ``Store.get_link``."""
+        return _found(await self._change(self._get_call(key)))
+
+    async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
+        """See ``Store.get_links``."""
+        answers = await self._changes([self._get_call(LinkKey(namespace, uid, service_name)) for uid in uids])
+        return [_found_or_error(answer) for answer in answers]
+
+    async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
+        """See ``Store.get_services``."""
+        return codec.services(_SERVICES, await self._run(_SERVICES, (self._keys.index(namespace, uid),), ()))
+
+    async def place(
+        self,
+        key: LinkKey,
+        candidate: PodLife,
+        ttl: float,
+        *,
+        dead: Sequence[PodLife] = (),
+        leaving: Sequence[PodLife] = (),
+    ) -> LinkChange:
+        """See ``Store.place``."""
+        return await self._change(self._place_call(key, candidate, to_ms(ttl), codec.lives(dead), codec.lives(leaving)))
+
+    async def place_links(
+        self,
+        namespace: str,
+        candidates: Sequence[tuple[str, PodLife]],
+        service_name: str,
+        ttl: float,
+        *,
+        dead: Sequence[PodLife] = (),
+        leaving: Sequence[PodLife] = (),
+    ) -> list[LinkChange | StoreError]:
+        """See ``Store.place_links``."""
+        ttl_ms, dead_list, leaving_list = to_ms(ttl), codec.lives(dead), codec.lives(leaving)
+        return await self._changes(
+            [
+                self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, dead_list, leaving_list)
+                for uid, pod in candidates
+            ]
+        )
+
+    async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
+        """See ``Store.claim``."""
+        args = (key.service_name, owner.pod_index, owner.incarnation, "1" if steal_temporary else "")
+        return await self._change(_CLAIM.command(self._link_keys(key), args))
+
+    async def release(
+        self,
+        key: LinkKey,
+        *,
+        pod_index: int | None = None,
+        incarnation: int | None = None,
+        epoch: int | None = None,
+        grace: float = 0.0,
+    ) -> LinkChange:
+        """See ``Store.release``."""
+        matching = (codec.optional(pod_index), codec.optional(incarnation), codec.optional(epoch))
+        return await self._change(_RELEASE.command(self._link_keys(key), (key.service_name, *matching, to_ms(grace))))
+
+    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+        """See ``Store.assign``."""
+        args = (key.service_name, owner.pod_index, owner.incarnation, codec.optional(expected_epoch))
+        return await self._change(_ASSIGN.command(self._link_keys(key), args))
+
+    async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
+        """See ``Store.register``."""
+        incarnation, previous, left_ms = await self._run(
+            _REGISTER,
+            (self._keys.pods(server.namespace, server.service_name),),
+            (
+                server.pod_index,
+                to_ms(lease),
+                report.routing_state.value,
+                report.to_json(),
+                to_ms(retention),
+                *self._announcement(server),
+            ),
+        )
+        return Registration(incarnation, previous or None, to_seconds(left_ms))
+
+    async def heartbeat(
+        self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
+    ) -> HeartbeatOutcome:
+        """See ``Store.heartbeat``."""
+        (outcome,) = await self._run(
+            _HEARTBEAT,
+            (self._keys.pods(server.namespace, server.service_name),),
+            (
+                server.pod_index,
+                incarnation,
+                sequence,
+                to_ms(lease),
+                report.routing_state.value,
+                report.to_json(),
+                to_ms(retention),
+                *self._announcement(server),
+            ),
+        )
+        try:
+            return HeartbeatOutcome(outcome.decode())
+        except (ValueError, AttributeError) as error:
+            raise codec.unreadable_reply(_HEARTBEAT, outcome) from error
+
+    async def read_pods(self, namespace: str, service_name: str) -> PodTable:
+        """See ``Store.read_pods``."""
+        return codec.pod_table(await self._run(_PODS, (self._keys.pods(namespace, service_name),), ()))
+
+    async def info(self) -> StoreInfo:
+        """See ``Store.info``."""
+        facts = _parse_info(await self._connections.command("INFO"))
+        version = facts.get("valkey_version") or facts.get("redis_version", "unknown")
+        product = facts.get("server_name", "redis")
+        return StoreInfo(f"{product} {version}", facts.get("maxmemory_policy"))
+
+    async def aclose(self) -> None:
+        """See ``Store.aclose``."""
+        close, self._close = self._close, _nothing
+        await close()
+
+    def _link_keys(self, key: LinkKey) -> tuple[str, str]:
+        return (
+            self._keys.link(key.namespace, key.uid, key.service_name),
+            self._keys.index(key.namespace, key.uid),
+        )
+
+    def _announcement(self, server: ServerInfo) -> tuple[str, str]:
+        """Return the channel on which a pod is announced, and the name of its service there."""
+        return self._keys.events(server.namespace), encode(server.service_name)
+
+    def _get_call(self, key: LinkKey) -> scripts.ScriptCall:
+        return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
+
+    def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, dead: str, leaving: str) -> scripts.ScriptCall:
+        args = (key.service_name, candidate.pod_index, candidate.incarnation, ttl_ms, dead, leaving)
+        return _PLACE.command(self._link_keys(key), args)
+
+    async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
+        return codec.check_shape(script, await self._connections.run(script.command(keys, args)))
+
+    async def _change(self, call: scripts.ScriptCall) -> LinkChange:
+        return codec.link_change(call.script, await self._connections.run(call))
+
+    async def _changes(self, calls: list[scripts.ScriptCall]) -> list[LinkChange | StoreError]:
+        answers: list[LinkChange | StoreError] = []
+        for start in range(0, len(calls), _CHUNK):
+            chunk = calls[start : start + _CHUNK]
+            answers += await self._chunk(chunk)
+        return answers
+
+    async def _chunk(self, calls: list[scripts.ScriptCall]) -> list[LinkChange | StoreError]:
+        """Run one pipeline; if it fails as a whole, that is the answer to each of its calls."""
+        try:
+            replies = await self._connections.run_many(calls)
+        except StoreError as error:
+            return [error] * len(calls)
+        return [_change_or_error(call.script, reply) for call, reply in zip(calls, replies, strict=True)]
+
+
+def _change_or_error(script: scripts.Script, reply: Any) -> LinkChange | StoreError:
+    if isinstance(reply, StoreError):
+        return reply
+    try:
+        return codec.link_change(script, reply)
+    except StoreProtocolError as error:
+        return error
+
+
+def _found(answer: LinkChange) -> Link | None:
+    if answer.outcome is Outcome.UNREADABLE:
+        raise StoreProtocolError("the value of the link cannot be read", operation="get", maybe_applied=False)
+    return answer.link
+
+
+def _found_or_error(answer: LinkChange | StoreError) -> Link | StoreError | None:
+    if isinstance(answer, StoreError):
+        return answer
+    try:
+        return _found(answer)
+    except StoreProtocolError as error:
+        return error
+
+
+def _parse_info(text: Any) -> dict[str, str]:
+    lines = text.decode(errors="replace").splitlines() if isinstance(text, bytes) else []
+    return dict(line.split(":", 1) for line in lines if ":" in line)

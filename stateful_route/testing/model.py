@@ -1,0 +1,314 @@
+"""A Hypothesis state machine: random operations on a store, each compared with a model that is a dict.
+
+::
+
+    TestMyModel = link_machine(my_kit).TestCase
+
+It needs Hypothesis. The model is written from the table of ``stateful_route.store.port``, and from nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from stateful_route.errors import StoreProtocolError
+from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
+
+    from stateful_route.testing.conformance import StoreKit
+
+TEMPORARY, PERSISTENT, GRACE = LinkKind
+_UNREADABLE = "unreadable"
+
+# Seconds. No link ends by itself: a machine takes less than SLACK, and all times differ by more than that.
+_TIMES = 200.0, 300.0, 500.0, 900.0
+_SLACK = 60.0
+_FAR = 1_800_000_000_000_000  # incarnations as large as real ones, so that lost digits show
+
+_UIDS = st.sampled_from(["alice", "bob:1"])
+_SERVICES = st.sampled_from(["room", "doc"])
+_LIVES = st.builds(PodLife, st.integers(0, 2), st.sampled_from([0, 1, _FAR, _FAR + 1]))
+_SOME_LIVES = st.lists(_LIVES, max_size=3)
+_TTLS = st.sampled_from(_TIMES)
+_GRACES = st.sampled_from([0.0, *_TIMES])
+_EPOCHS = st.sampled_from([None, None, 0, 0, -1, 1])  # off the epoch that the link has; None matches any
+
+_Known = Link | str | None
+
+
+@attrs.frozen
+class _Expected:
+    """What the model says that an operation does: ``owner`` is whose link it is after it, if that changes."""
+
+    outcome: Outcome
+    kind: LinkKind | None = None
+    seconds: float | None = None
+    owner: PodLife | None = None
+
+
+def _listed(link: Link, lives: list[PodLife]) -> bool:
+    newest = max((life.incarnation for life in lives if life.pod_index == link.pod_index), default=-1)
+    return newest >= link.incarnation
+
+
+def _model_place(link: Link | None, new: PodLife, ttl: float, dead: list[PodLife], leaving: list[PodLife]) -> _Expected:
+    if link is None:
+        return _Expected(Outcome.CREATED, TEMPORARY, ttl, new)
+    if _listed(link, dead) or (link.kind is GRACE and _listed(link, leaving)):
+        return _Expected(Outcome.REPLACED, TEMPORARY, ttl, new)
+    if link.kind is PERSISTENT:
+        return _Expected(Outcome.UNCHANGED, PERSISTENT)
+    return _Expected(
+        Outcome.RENEWED if link.kind is TEMPORARY else Outcome.REVIVED, TEMPORARY, max(ttl, link.ttl or 0.0)
+    )
+
+
+def _model_claim(link: Link | None, new: PodLife, *, steal: bool) -> _Expected:
+    if link is None:
+        return _Expected(Outcome.CREATED, PERSISTENT, owner=new)
+    stays = _Expected(Outcome.REFUSED, link.kind, link.ttl)
+    if link.pod_index != new.pod_index:
+        free = steal and link.kind in {TEMPORARY, GRACE}
+        return _Expected(Outcome.REPLACED, PERSISTENT, owner=new) if free else stays
+    if link.incarnation > new.incarnation:
+        return attrs.evolve(stays, outcome=Outcome.SUPERSEDED)
+    if link.incarnation < new.incarnation:
+        return _Expected(Outcome.INHERITED, PERSISTENT, owner=new)
+    return _Expected(Outcome.UNCHANGED if link.kind is PERSISTENT else Outcome.CONFIRMED, PERSISTENT)
+
+
+def _model_release(link: Link | None, wanted: dict[str, int | None], grace: float) -> _Expected:
+    if link is None:
+        return _Expected(Outcome.ABSENT)
+    if any(value is not None and getattr(link, name) != value for name, value in wanted.items()):
+        return _Expected(Outcome.REFUSED, link.kind, link.ttl)
+    if not grace:
+        return _Expected(Outcome.RELEASED)
+    return _Expected(Outcome.GRACE, GRACE, min(grace, math.inf if link.ttl is None else link.ttl))
+
+
+def _model_assign(link: Link | None, new: PodLife, epoch: int | None) -> _Expected:
+    if epoch is not None and (link is None or link.epoch != epoch):
+        return _Expected(Outcome.REFUSED, link.kind, link.ttl) if link else _Expected(Outcome.REFUSED)
+    if link is None:
+        return _Expected(Outcome.CREATED, PERSISTENT, owner=new)
+    if link.owner != new:
+        return _Expected(Outcome.REPLACED, PERSISTENT, owner=new)
+    return _Expected(Outcome.UNCHANGED if link.kind is PERSISTENT else Outcome.CONFIRMED, PERSISTENT)
+
+
+class LinkMachine(RuleBasedStateMachine):
+    """Random operations on a few links. ``link_machine`` makes it for a store."""
+
+    open_kit: Callable[[], AbstractAsyncContextManager[StoreKit]]
+
+    def __init__(self) -> None:
+        """Open the store, in an event loop of the machine's own."""
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.stack = AsyncExitStack()
+        self.kit = self.run(self.stack.enter_async_context(self.open_kit()))
+        self.store = self.kit.store
+        self.namespace = f"model-{uuid.uuid4().hex}"
+        self.model: dict[tuple[str, str], _Known] = {}
+        self.epochs: dict[tuple[str, str, int], PodLife] = {}
+
+    def teardown(self) -> None:
+        """Close the store and the event loop."""
+        self.run(self.stack.aclose())
+        self.runner.close()
+
+    def run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """Run an operation to its end."""
+        return self.runner.run(call)
+
+    def key(self, uid: str, service: str) -> LinkKey:
+        """Return the key of a link."""
+        return LinkKey(self.namespace, uid, service)
+
+    def link(self, uid: str, service: str) -> Link | None:
+        """Return what the model knows of a link, taking an unreadable one for absent."""
+        known = self.model.get((uid, service))
+        return known if isinstance(known, Link) else None
+
+    def check(self, uid: str, service: str, expected: _Expected, change: object) -> None:
+        """Compare the answer of an operation with the model, and keep what it says."""
+        assert isinstance(change, LinkChange)
+        before, link = self.link(uid, service), change.link
+        changed = expected.outcome in {Outcome.REPLACED, Outcome.INHERITED, Outcome.RELEASED}
+        previous = PreviousOwner(before.pod_index, before.incarnation, before.epoch) if before and changed else None
+        outcome = expected.outcome
+        if self.model.get((uid, service)) == _UNREADABLE:
+            outcome = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}.get(outcome, outcome)
+
+        assert (outcome, previous) == (change.outcome, change.previous)
+        assert (expected.kind is None) == (link is None)
+        if link is not None:
+            assert (expected.owner or (before and before.owner)) == link.owner
+            assert expected.kind is link.kind
+            self.check_time(expected.seconds, link)
+            if before is None or expected.owner is not None:
+                assert link.epoch > (before.epoch if before else 0)
+            else:
+                assert before.epoch == link.epoch
+            assert link.owner == self.epochs.setdefault((uid, service, link.epoch), link.owner), "two owners, one epoch"
+        if link is not None or change.done:
+            self.model[uid, service] = link
+
+    @staticmethod
+    def check_time(seconds: float | None, link: Link) -> None:
+        """Compare what is left of a link with what was left a moment before."""
+        if seconds is None:
+            assert link.ttl is None
+        else:
+            assert link.ttl is not None
+            assert seconds - _SLACK < link.ttl <= seconds
+
+    def check_read(self, uid: str, service: str, found: object) -> None:
+        """Compare a link that was read with the model."""
+        known = self.model.get((uid, service))
+        if known == _UNREADABLE:
+            assert isinstance(found, StoreProtocolError)
+        elif isinstance(known, Link):
+            assert isinstance(found, Link)
+            self.check_time(known.ttl, found)
+            assert known == attrs.evolve(found, ttl=known.ttl)
+        else:
+            assert found is None
+
+    @rule(uid=_UIDS, service=_SERVICES, new=_LIVES, ttl=_TTLS, dead=_SOME_LIVES, leaving=_SOME_LIVES)
+    def place(
+        self, uid: str, service: str, new: PodLife, ttl: float, dead: list[PodLife], leaving: list[PodLife]
+    ) -> None:
+        """Place a uid. Nobody places on a pod that it knows to be dead."""
+        dead = [life for life in dead if life.pod_index != new.pod_index or life.incarnation < new.incarnation]
+        change = self.run(self.store.place(self.key(uid, service), new, ttl, dead=dead, leaving=leaving))
+        self.check(uid, service, _model_place(self.link(uid, service), new, ttl, dead, leaving), change)
+
+    @rule(items=st.lists(st.tuples(_UIDS, _LIVES), max_size=4), service=_SERVICES, ttl=_TTLS, leaving=_SOME_LIVES)
+    def place_links(self, items: list[tuple[str, PodLife]], service: str, ttl: float, leaving: list[PodLife]) -> None:
+        """Place many uids, the same one twice included."""
+        changes = self.run(self.store.place_links(self.namespace, items, service, ttl, leaving=leaving))
+        for (uid, new), change in zip(items, changes, strict=True):
+            self.check(uid, service, _model_place(self.link(uid, service), new, ttl, [], leaving), change)
+
+    @rule(uid=_UIDS, service=_SERVICES, new=_LIVES, steal=st.booleans())
+    def claim(self, uid: str, service: str, new: PodLife, *, steal: bool) -> None:
+        """Claim a uid."""
+        change = self.run(self.store.claim(self.key(uid, service), new, steal_temporary=steal))
+        self.check(uid, service, _model_claim(self.link(uid, service), new, steal=steal), change)
+
+    @rule(
+        uid=_UIDS,
+        service=_SERVICES,
+        life=_LIVES,
+        by_pod=st.booleans(),
+        by_life=st.booleans(),
+        own=st.booleans(),
+        off=_EPOCHS,
+        grace=_GRACES,
+    )
+    def release(
+        self,
+        uid: str,
+        service: str,
+        life: PodLife,
+        off: int | None,
+        grace: float,
+        *,
+        by_pod: bool,
+        by_life: bool,
+        own: bool,
+    ) -> None:
+        """Release a uid, by the life that owns it or another one, naming all of it or less."""
+        link = self.link(uid, service)
+        life = link.owner if own and link else life
+        wanted = {
+            "pod_index": life.pod_index if by_pod else None,
+            "incarnation": life.incarnation if by_life else None,
+            "epoch": None if off is None else (link.epoch if link else 1) + off,
+        }
+        change = self.run(self.store.release(self.key(uid, service), grace=grace, **wanted))
+        self.check(uid, service, _model_release(link, wanted, grace), change)
+
+    @rule(uid=_UIDS, service=_SERVICES, new=_LIVES, off=_EPOCHS)
+    def assign(self, uid: str, service: str, new: PodLife, off: int | None) -> None:
+        """Assign a uid, at an expected epoch or not."""
+        link = self.link(uid, service)
+        if self.model.get((uid, service)) == _UNREADABLE:
+            off = None  # the contract does not say which wins: an expected epoch, or overwriting
+        epoch = None if off is None else (link.epoch if link else 1) + off
+        change = self.run(self.store.assign(self.key(uid, service), new, expected_epoch=epoch))
+        self.check(uid, service, _model_assign(link, new, epoch), change)
+
+    @rule(uid=_UIDS, service=_SERVICES)
+    def get(self, uid: str, service: str) -> None:
+        """Read a link."""
+        try:
+            found = self.run(self.store.get_link(self.key(uid, service)))
+        except StoreProtocolError as error:
+            found = error
+        self.check_read(uid, service, found)
+
+    @rule(uid=_UIDS, service=_SERVICES)
+    def expire(self, uid: str, service: str) -> None:
+        """Let the time of a link run out."""
+        link = self.link(uid, service)
+        if link is not None and link.kind is not PERSISTENT:
+            self.run(self.kit.expire(self.key(uid, service)))
+            self.model[uid, service] = None
+
+    @rule(uid=_UIDS, service=_SERVICES)
+    def poison(self, uid: str, service: str) -> None:
+        """Make a link unreadable."""
+        self.run(self.kit.poison_link(self.key(uid, service)))
+        self.model[uid, service] = _UNREADABLE
+
+    @rule()
+    def time_passes(self) -> None:
+        """Let the clock of the store move."""
+        self.run(self.kit.advance(0.002))
+
+    @invariant()
+    def all_reads_agree(self) -> None:
+        """Every link is as the model has it, for one reader and for many, and the services of a uid are its links."""
+        for service in sorted({service for _, service in self.model}):
+            uids = sorted({uid for uid, _ in self.model})
+            for uid, found in zip(uids, self.run(self.store.get_links(self.namespace, uids, service)), strict=True):
+                self.check_read(uid, service, found)
+        for uid in sorted({uid for uid, _ in self.model}):
+            services = self.run(self.store.get_services(self.namespace, uid))
+            known = {service: link for (each, service), link in self.model.items() if each == uid and link is not None}
+            # Whether a link that cannot be read is listed is not said: the index may know better than the link.
+            expected = {service: link.pod_index for service, link in known.items() if isinstance(link, Link)}
+            assert expected == {each: pod for each, pod in services.items() if known.get(each) != _UNREADABLE}
+
+
+def link_machine(make_kit: Callable[[], AbstractAsyncContextManager[StoreKit]]) -> type[LinkMachine]:
+    """Return a state machine over the stores that ``make_kit`` opens, one for each example; run its ``TestCase``.
+
+    Another length is set as Hypothesis does it: ``machine.TestCase.settings = settings(max_examples=1000)``.
+    """
+
+    class Machine(LinkMachine):
+        """Random operations on the links of one store."""
+
+        open_kit = staticmethod(make_kit)
+
+    # A call over a network is slow at times, which is no failure.
+    Machine.TestCase.settings = settings(
+        max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    return Machine
