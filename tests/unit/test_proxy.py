@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
+import struct
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 BOUND = 5.0
 # How long a test listens to make sure that nothing comes; that nothing comes is no fact that could be waited for.
 SILENCE = 0.05
+# More than the buffers of a unix socket and of both its ends hold.
+FLOOD = b"x" * 1_000_000
 
 
 class Upstream:
-    """Answers each line with itself; ``b"bye"`` with an answer and the end of the connection."""
+    """Answers each line with itself; ``b"bye"`` ends the connection after that, ``b"flood"`` after much more."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -36,10 +40,19 @@ class Upstream:
             while line := await reader.readline():
                 self.asked.append(line.strip())
                 writer.write(line)
-                if line == b"bye\n":
+                if line == b"flood\n":
+                    writer.write(FLOOD)
+                if line in {b"bye\n", b"flood\n"}:
                     break
         self.open.discard(writer)
         writer.close()
+
+    def reset(self) -> None:
+        """End every connection by a reset."""
+        for writer in self.open:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -204,6 +217,18 @@ async def test_a_black_hole_swallows_the_reply_under_way() -> None:
         assert await client.is_silent()
 
 
+async def test_a_black_hole_hides_the_end_of_the_server() -> None:
+    """A connection that lost something in a black hole does not end with the server either."""
+    async with run_upstream() as upstream, FaultProxy(upstream.url) as proxy, connected(proxy) as client:
+        await client.ask(b"a")
+        proxy.black_hole()
+        client.send(b"lost")
+        await client.is_silent()
+        upstream.reset()
+
+        assert await client.is_silent()
+
+
 async def test_what_lost_data_stays_silent() -> None:
     """After a black hole new and idle connections work; one that lost something never does again."""
     async with (
@@ -286,6 +311,19 @@ async def test_ends_with_the_server() -> None:
         proxy.delay = 0.02
 
         assert (b"bye", b"") == (await client.ask(b"bye"), await client.hear())
+
+
+async def test_a_slow_client_loses_nothing(tmp_path: Path) -> None:
+    """What a server said before it closed the connection arrives whole, however slowly it is read."""
+    async with run_upstream(tmp_path / "u.sock") as upstream, FaultProxy(upstream.url) as proxy:
+        async with connected(proxy) as client:
+            first = await client.ask(b"flood")
+            await until(lambda: not upstream.open)
+            rest = b""
+            while data := await client.reader.read(1000):
+                rest += data
+
+    assert (b"flood", FLOOD) == (first, rest)
 
 
 async def test_ends_with_the_client() -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: each subject interleaved with its reference in one process. ``python -m benchmarks`` runs them."""

@@ -1,0 +1,9 @@
+"""The cases, in the order in which they run. To add one: write its module, and add a line here."""
+
+from benchmarks.cases.hit import HIT
+from benchmarks.cases.miss import MISS
+
+CASES = (
+    HIT,
+    MISS,
+)

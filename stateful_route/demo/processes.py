@@ -1,0 +1,154 @@
+"""The pods and the gateways as processes: started, known to be ready, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from typing import IO, TYPE_CHECKING, Self
+
+import anyio
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_END = 2.0
+_LOG_TAIL = 4000
+
+
+class ChildError(Exception):
+    """A process of the demo ended, or was not ready in time; with what it said on stderr."""
+
+
+class Child:
+    """A process of the demo. It says its URL in one JSON line when it is ready, and ends when its stdin does.
+
+    So it never outlives this process, however that ends. It has a session of its own: a Ctrl-C in the terminal
+    reaches this process only, which ends the others in their order.
+    """
+
+    def __init__(self, name: str, module: str, *arguments: str) -> None:
+        """Name the process and the module that it runs."""
+        self.name = name
+        self.url = ""
+        self._command = (sys.executable, "-P", "-m", module, *arguments)
+        self._process: asyncio.subprocess.Process | None = None
+        self._log: IO[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Child {self.name} at {self.url or 'no URL yet'}: {self._state}>"
+
+    @property
+    def _state(self) -> str:
+        if self._process is None:
+            return "not started"
+        status = self._process.returncode
+        return "running" if status is None else f"ended with status {status}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was started and has ended by itself."""
+        return self._process is not None and self._process.returncode is not None
+
+    def report(self) -> str:
+        """Return its state, and the end of what it said on stderr."""
+        if self._log is None:
+            return f"{self.name} is {self._state}"
+        # At a position of our own: the process may still write at that of the file.
+        size = os.fstat(self._log.fileno()).st_size
+        said = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace").strip()
+        return f"{self.name} {self._state}; its stderr: {said or 'empty'}"
+
+    async def start(self) -> None:
+        """Start the process; ``ready`` waits for it."""
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open until stop()
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    async def ready(self) -> None:
+        """Wait until the process serves at ``url``.
+
+        Raises:
+            ChildError: if it ends before.
+
+        """
+        if self._process is None or self._process.stdout is None:
+            raise ChildError(self.report())
+        line = await self._process.stdout.readline()
+        if not line:
+            await self._process.wait()
+            raise ChildError(self.report())
+        self.url = json.loads(line)["url"]
+
+    async def stop(self) -> None:
+        """End the process: gently, and after 2 s by force."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.stdin is not None:
+                process.stdin.close()
+            with anyio.move_on_after(_END, shield=True):
+                await process.wait()
+            if process.returncode is None:
+                process.kill()
+                with anyio.CancelScope(shield=True):
+                    await process.wait()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+class Fleet:
+    """All processes of one run; an async context manager that ends them, gateways first."""
+
+    def __init__(self, redis_url: str, namespace: str, *, pods: int, gateways: int) -> None:
+        """Make the processes; they are not started yet."""
+        shared = ("--redis-url", redis_url, "--namespace", namespace)
+        self.pods = [
+            Child(f"pod {index}", "stateful_route.demo.pod", *shared, "--index", str(index)) for index in range(pods)
+        ]
+        self.gateways = [
+            Child(f"gateway {index}", "stateful_route.demo.gateway", *shared) for index in range(gateways)
+        ]
+
+    @property
+    def children(self) -> list[Child]:
+        """The pods and the gateways."""
+        return [*self.pods, *self.gateways]
+
+    async def start(self, timeout: float) -> None:
+        """Start all of them, and wait until they are ready.
+
+        Raises:
+            ChildError: if one ends, or is not ready within ``timeout`` seconds.
+
+        """
+        for child in self.children:
+            await child.start()
+        waiting_for = self.children[0]
+        try:
+            async with asyncio.timeout(timeout):
+                for waiting_for in self.children:  # noqa: B007 - who it was that took too long
+                    await waiting_for.ready()
+        except TimeoutError:
+            raise ChildError(f"not ready within {timeout:g} s: {waiting_for.report()}") from None
+
+    async def __aenter__(self) -> Self:
+        """Take on to end them."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End them."""
+        for children in (self.gateways, self.pods):
+            with anyio.CancelScope(shield=True):
+                async with anyio.create_task_group() as group:
+                    for child in children:
+                        group.start_soon(child.stop)
