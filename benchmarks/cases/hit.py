@@ -28,8 +28,7 @@ _CALLS = 4_000
 async def _open(lab: Lab) -> AsyncIterator[list[Variant]]:
     uids = [f"user-{number:06}" for number in range(_LINKS)]
     async with route_with_pods(lab.server()) as route, route.client() as client:
-        for pod_index, linked in (await client.batch_compute_linked_pod("", _copies(uids), SERVICE)).items():
-            assert linked, pod_index
+        await client.batch_compute_linked_pod("", _copies(uids), SERVICE)
         cache: Cache = TTLCache(CONFIG.cache_size, CONFIG.cache_ttl)
         for uid in _copies(uids):
             cache[NAMESPACE, uid, SERVICE] = 1

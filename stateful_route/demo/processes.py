@@ -113,9 +113,7 @@ class Fleet:
         self.pods = [
             Child(f"pod {index}", "stateful_route.demo.pod", *shared, "--index", str(index)) for index in range(pods)
         ]
-        self.gateways = [
-            Child(f"gateway {index}", "stateful_route.demo.gateway", *shared) for index in range(gateways)
-        ]
+        self.gateways = [Child(f"gateway {index}", "stateful_route.demo.gateway", *shared) for index in range(gateways)]
 
     @property
     def children(self) -> list[Child]:

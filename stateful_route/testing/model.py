@@ -309,6 +309,10 @@ def link_machine(make_kit: Callable[[], AbstractAsyncContextManager[StoreKit]]) 
 
     # A call over a network is slow at times, which is no failure.
     Machine.TestCase.settings = settings(
-        max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        max_examples=100,
+        stateful_step_count=50,
+        deadline=None,
+        report_multiple_bugs=False,
+        suppress_health_check=[HealthCheck.too_slow],
     )
     return Machine

@@ -54,13 +54,11 @@ def result(subject: list[float], reference: list[float], goal: Goal = Goal(0.5))
 )
 def test_quantile_interpolates(share: float, expected: float) -> None:
     """A quantile lies between the two values next to its place, whatever their order."""
-
     assert pytest.approx(expected) == quantile([5.0, 1.0, 4.0, 2.0, 3.0], share)
 
 
 def test_quantile_of_one_value() -> None:
     """Each quantile of one value is that value."""
-
     assert [7.0, 7.0, 7.0] == [quantile([7.0], share) for share in (0.0, 0.5, 1.0)]
 
 
@@ -82,7 +80,6 @@ def test_ratio_is_of_each_round() -> None:
 
 def test_noise_is_of_the_reference_alone() -> None:
     """A subject that varies does not make the machine noisy."""
-
     assert result([1.0, 2.0, 9.0], [4.0, 4.0, 4.0]).noise == 0.0
     assert result([1.0, 1.0, 1.0], [4.0, 5.0, 6.0]).noise == pytest.approx(0.32)
 
@@ -97,9 +94,8 @@ def test_noise_is_of_the_reference_alone() -> None:
     ],
     ids=str,
 )
-def test_goal(goal: Goal, *, met: bool) -> None:
+def test_goal(goal: Goal, met: bool) -> None:
     """A goal is an upper bound of the ratio, or a lower one if more is better; to reach it is enough."""
-
     assert met is result([1.0, 1.0], [2.0, 2.0], goal).is_met
 
 
