@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import httpx
@@ -58,6 +58,20 @@ def test_make_targets() -> None:
     assert [] == [name for name in re.findall(r"(?:`|\$ )make (\w+)", README) if f"\n{name}:" not in makefile]
 
 
+async def test_testing_page() -> None:
+    """The tests that the testing page shows run as they stand."""
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    examples = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "async def test_" in text]
+    for text in examples:
+        names: dict[str, Any] = {}
+        exec(text, names)  # noqa: S102 - our own page
+        for name in list(names):
+            if name.startswith("test_"):
+                await names[name]()
+
+    assert 2 == len(examples)
+
+
 @contextlib.contextmanager
 def application(folder: Path, program: str, env: dict[str, str]) -> Iterator[str]:
     """Run a program of the README under uvicorn on a socket that the system chose, and give its URL."""
@@ -101,7 +115,7 @@ async def test_programs(own_server: LocalServer, tmp_path: Path) -> None:
                 return {0, 1} == {answer.json()["pod"] for answer in answers if answer.status_code == 200}
 
             await eventually(both_pods_answer, within=30.0)
-            pods = {}
+            pods: dict[str, int] = {}
             for number in range(60):
                 room = f"room {number % 10}"
                 answer = (await post(number // 10, room, str(number))).json()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import ssl
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+import trustme
 from redis.asyncio import Redis, RedisCluster, Sentinel
 
 from stateful_route import (
@@ -22,6 +25,7 @@ from stateful_route import (
     ServerInfo,
     StatefulRoute,
     StoreProtocolError,
+    StoreUnavailableError,
 )
 from stateful_route.store.keys import KeySpace
 from stateful_route.testing import cluster, local_server, sentinel_group
@@ -29,6 +33,7 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from stateful_route import ClientDriver, ServerDriver
     from stateful_route.store.embedded import LocalServer
@@ -372,6 +377,35 @@ class TestTopologies:
                 await works(route, namespace)
             async with Redis.from_url(url) as redis:
                 assert 0 < await redis.dbsize()
+
+    async def test_tls(self, shared_server: LocalServer, namespace: str, tmp_path: Path) -> None:
+        """A ``rediss://`` URL speaks TLS, and trusts whom its query says."""
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+            writer.close()
+
+        async def terminate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            plain_reader, plain_writer = await asyncio.open_unix_connection(shared_server.socket)
+            await asyncio.gather(pump(reader, plain_writer), pump(plain_reader, writer))
+
+        terminator = await asyncio.start_server(terminate, "127.0.0.1", 0, ssl=context)
+        address = f"rediss://127.0.0.1:{terminator.sockets[0].getsockname()[1]}/0"
+        async with terminator:
+            async with StatefulRoute.from_url(
+                f"{address}?ssl_ca_certs={tmp_path}/ca.pem", config_of(namespace)
+            ) as route:
+                await works(route, namespace)
+            async with StatefulRoute.from_url(address, config_of(namespace)) as route:
+                with pytest.raises(StoreUnavailableError, match=r"(?i)certificate"):
+                    await route.store.get_services(namespace, "alice")
 
     async def test_sentinel(self, namespace: str) -> None:
         """Sentinel names the primary, to a URL and to a borrowed client."""

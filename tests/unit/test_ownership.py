@@ -1,0 +1,252 @@
+"""The handle of a uid: claim, refusal, release, and their races."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError
+from stateful_route.models import PodLife
+
+if TYPE_CHECKING:
+    from stateful_route.testing import ManualClock, MemoryStore
+    from tests.unit.conftest import RunPods
+
+ALICE = LinkKey("prod", "alice", "room")
+TIMEOUT = StoreTimeoutError("no answer", operation="release", maybe_applied=True)
+
+
+async def test_claim(run_pods: RunPods, store: MemoryStore) -> None:
+    """A claim of what nobody holds is owned, at the epoch of a persistent link."""
+    async with run_pods(1) as (pod,):
+        handle = await pod.claim("alice")
+        link = await store.get_link(ALICE)
+
+        assert link is not None
+        assert (link.epoch, 0, LinkKind.PERSISTENT) == (handle.epoch, handle.pod_index, link.kind)
+        assert (True, False, None) == (handle.is_owned(), handle.inherited, handle.previous)
+        assert handle is pod.owned("alice")
+        assert f"<Ownership of 'alice' at epoch {link.epoch}: owned>" == repr(handle)
+        handle.require()
+
+
+async def test_confirm(run_pods: RunPods, store: MemoryStore) -> None:
+    """A claim of what a client placed on the pod keeps the epoch, and is not inherited."""
+    async with run_pods(1) as (pod,):
+        placed = await store.place(ALICE, PodLife(0, pod.incarnation), 60.0)
+        handle = await pod.claim("alice")
+
+        assert placed.link is not None
+        assert (placed.link.epoch, False, True) == (handle.epoch, handle.inherited, handle.is_owned())
+
+
+async def test_claim_again(run_pods: RunPods) -> None:
+    """A second claim of what is owned is the same handle, and counts once."""
+    async with run_pods(1) as (pod,):
+        first, second = await pod.claim("alice"), await pod.claim("alice")
+
+        assert first is second
+        assert (1, 1) == (len(pod._owned), pod._owned.placed_total)
+
+
+async def test_refused(run_pods: RunPods) -> None:
+    """A claim of another pod's uid is a value that says whose it is, and require() raises it."""
+    async with run_pods(2) as (first, second):
+        held = await first.claim("alice")
+        refused = await second.claim("alice", steal_temporary=True)
+        with pytest.raises(NotOwnerError) as caught:
+            refused.require()
+
+        assert (False, 0, held.epoch) == (refused.is_owned(), refused.pod_index, refused.epoch)
+        assert ("alice", 0, held.epoch) == (caught.value.uid, caught.value.pod_index, caught.value.epoch)
+        assert second.owned("alice") is None
+        assert not await refused.release()
+        assert held.is_owned()
+
+
+async def test_steal(run_pods: RunPods, store: MemoryStore) -> None:
+    """A temporary link of another pod is taken only with steal_temporary."""
+    async with run_pods(2) as (first, second):
+        placed = await store.place(ALICE, PodLife(0, first.incarnation), 60.0)
+        refused = await second.claim("alice")
+        taken = await second.claim("alice", steal_temporary=True)
+
+        assert (False, True, False) == (refused.is_owned(), taken.is_owned(), taken.inherited)
+        assert placed.link is not None
+        assert taken.previous is not None
+        assert (0, placed.link.epoch) == (taken.previous.pod_index, taken.previous.epoch)
+
+
+async def test_unreadable(run_pods: RunPods, store: MemoryStore) -> None:
+    """A claim overwrites a link that cannot be read."""
+    store.poison_link(ALICE)
+    async with run_pods(1) as (pod,):
+        assert (await pod.claim("alice")).is_owned()
+
+
+async def test_release(run_pods: RunPods, store: MemoryStore) -> None:
+    """A release removes the link, once, and require() says that nobody is known to own the uid."""
+    async with run_pods(1) as (pod,):
+        handle = await pod.claim("alice")
+        answers = await handle.release(), await handle.release()
+        with pytest.raises(NotOwnerError) as caught:
+            handle.require()
+
+        assert (True, False, False) == (*answers, handle.is_owned())
+        assert (None, None) == (caught.value.pod_index, caught.value.epoch)
+        assert await store.get_link(ALICE) is None
+        assert 0 == len(pod._owned)
+
+
+async def test_release_with_grace(run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
+    """A release with grace leaves the link for so long, and a claim within it is the same epoch in a new handle."""
+    async with run_pods(1) as (pod,):
+        first = await pod.claim("alice")
+        await first.release(grace=5.0)
+        second = await pod.claim("alice")
+        await second.release(grace=5.0)
+        clock.advance(5.0)
+
+        assert first.epoch == second.epoch
+        assert first is not second
+        assert await store.get_link(ALICE) is None
+
+
+async def test_release_of_what_was_taken(run_pods: RunPods, store: MemoryStore) -> None:
+    """A release of what another pod was given meanwhile leaves that pod's link alone."""
+    async with run_pods(2) as (first, second):
+        handle = await first.claim("alice")
+        await second.set_linked_pod("", "alice", "room", 1)
+        done = await handle.release()
+
+        assert not done
+        assert second.owned("alice") is not None
+        assert await store.get_link(ALICE) is not None
+
+
+async def test_released_twice_around_a_claim(run_pods: RunPods) -> None:
+    """A handle that was given up gives up nothing of a newer one, though the epoch is the same."""
+    async with run_pods(1) as (pod,):
+        first = await pod.claim("alice")
+        await first.release(grace=60.0)
+        second = await pod.claim("alice")
+        done = await first.release()
+
+        assert (False, True) == (done, second.is_owned())
+
+
+async def test_release_while_the_store_is_away(run_pods: RunPods, store: MemoryStore) -> None:
+    """A release without an answer is not owned all the same, and can be repeated."""
+    async with run_pods(1) as (pod,):
+        handle = await pod.claim("alice")
+        store.fail_with(TIMEOUT, "release")
+        with pytest.raises(StoreTimeoutError):
+            await handle.release()
+        owned = handle.is_owned()
+        store.fail_with(None)
+
+        assert not owned
+        assert await handle.release()
+
+
+async def test_release_is_at_once(run_pods: RunPods, store: MemoryStore) -> None:
+    """From the call of release() on the uid is not owned, also before the store answers."""
+    async with run_pods(1) as (pod,):
+        handle = await pod.claim("alice")
+        store.hold("release")
+        release = asyncio.create_task(handle.release())
+        await store.wait_held()
+        owned = handle.is_owned(), pod.owned("alice")
+        store.release_held()
+
+        assert (False, None) == owned
+        assert await release
+
+
+async def test_release_races_claim(run_pods: RunPods, store: MemoryStore) -> None:
+    """A claim that was under way when the uid was released leaves no handle that believes to own it."""
+    async with run_pods(1) as (pod,):
+        handle = await pod.claim("alice")
+        store.hold("claim", answers=True)
+        claim = asyncio.create_task(pod.claim("alice"))
+        await store.wait_held()
+        release = asyncio.create_task(handle.release())
+        await asyncio.sleep(0)  # so that the release waits for its turn
+        store.release_held()
+        late, done = await claim, await release
+
+        assert (True, False, False) == (done, handle.is_owned(), late.is_owned())
+        assert pod.owned("alice") is None
+        assert await store.get_link(ALICE) is None
+
+
+async def test_claim_after_release(run_pods: RunPods, store: MemoryStore) -> None:
+    """A claim that is called during a release waits for it, and is a new link."""
+    async with run_pods(1) as (pod,):
+        handle = await pod.claim("alice")
+        store.hold("release")
+        release = asyncio.create_task(handle.release())
+        await store.wait_held()
+        claim = asyncio.create_task(pod.claim("alice"))
+        await asyncio.sleep(0)  # so that the claim waits for its turn
+        claims = store.operations["claim"]
+        store.release_held()
+        await release
+        after = await claim
+
+        assert 1 == claims
+        assert after.is_owned()
+        assert after.epoch != handle.epoch
+
+
+async def test_claims_at_once(run_pods: RunPods) -> None:
+    """Many claims at once of one uid give one handle."""
+    async with run_pods(1) as (pod,):
+        handles = await asyncio.gather(*(pod.claim("alice") for _ in range(50)))
+
+        assert 1 == len({id(handle) for handle in handles})
+        assert {} == pod._owned._turns
+
+
+async def test_two_pods_at_once(run_pods: RunPods) -> None:
+    """Of many pods that claim one uid at once exactly one owns it."""
+    async with run_pods(8) as pods:
+        handles = await asyncio.gather(*(pod.claim("alice") for pod in pods))
+
+        assert [1] == [sum(handle.is_owned() for handle in handles)]
+        assert 1 == len({handle.epoch for handle in handles})
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_cancelled_claim(run_pods: RunPods, store: MemoryStore, answers: bool) -> None:
+    """A claim that was cancelled owns nothing, leaves no turn behind, and can be repeated."""
+    async with run_pods(1) as (pod,):
+        store.hold("claim", answers=answers)
+        claims = [asyncio.create_task(pod.claim("alice")) for _ in range(3)]
+        await store.wait_held()
+        for claim in claims:
+            claim.cancel()
+        await asyncio.wait(claims)
+        store.release_held()
+        owned, turns = pod.owned("alice"), dict(pod._owned._turns)
+
+        assert (None, {}) == (owned, turns)
+        assert (await pod.claim("alice")).is_owned()
+
+
+async def test_life_of_a_late_assignment(run_pods: RunPods, store: MemoryStore) -> None:
+    """A forced link that waited for its turn is made for the life that the pod has then."""
+    async with run_pods(1) as (pod,):
+        store.hold("claim")
+        claim = asyncio.create_task(pod.claim("alice"))
+        await store.wait_held()
+        forced = asyncio.create_task(pod.set_linked_pod("", "alice", "room", 0))
+        await asyncio.sleep(0)  # so that it waits for its turn
+        store.mark_dead("prod", "room", 0)
+        await pod._heart.beat()
+        store.release_held()
+        await asyncio.gather(claim, forced)
+
+        assert pod.owned("alice") is not None

@@ -1,0 +1,458 @@
+"""The server driver over a store in memory: what it publishes, and the methods of the contract."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+from stateful_route import (
+    BaseConfig,
+    LifecycleError,
+    LinkKey,
+    LinkKind,
+    PodState,
+    RoutingState,
+    ServerDriver,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from stateful_route.models import PodLife
+from tests.unit.conftest import CONFIG, room
+
+if TYPE_CHECKING:
+    from stateful_route.testing import ManualClock, MemoryStore
+    from tests.unit.conftest import MakeServer, RunPods
+
+ALICE = LinkKey("prod", "alice", "room")
+ALICES_DOC = LinkKey("prod", "alice", "doc")
+AWAY = StoreUnavailableError("away", operation="heartbeat", maybe_applied=False)
+TIMEOUT = StoreTimeoutError("no answer", operation="register", maybe_applied=True)
+
+
+async def pod_0(store: MemoryStore) -> PodState:
+    return (await store.read_pods("prod", "room")).pods[0]
+
+
+async def owner_of(store: MemoryStore, key: LinkKey) -> PodLife | None:
+    link = await store.get_link(key)
+    return None if link is None else link.owner
+
+
+class TestPublishing:
+    async def test_starts_ready(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod is READY and has an incarnation when start() has returned."""
+        async with make_server() as server:
+            pod = await pod_0(store)
+
+        assert (RoutingState.READY, 0, server.incarnation) == (pod.report.routing_state, pod.pod_index, pod.incarnation)
+        assert 0 < pod.incarnation
+
+    async def test_report(self, store: MemoryStore, clock: ManualClock) -> None:
+        """A heartbeat carries what the configuration says of the pod, and the lease."""
+        config = attrs.evolve(CONFIG, capacity=2.0, address="http://a", zone="z", version="v7", lease=300.0)
+        async with ServerDriver(store, room(0), config, clock=clock):
+            pod = await pod_0(store)
+
+        assert (2.0, "http://a", "z", "v7") == (
+            pod.report.capacity,
+            pod.report.address,
+            pod.report.zone,
+            pod.report.version,
+        )
+        assert 300.0 == pod.load_state.ttl
+
+    async def test_load_state(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """The load is the number of owned uids until it is set, and 0 is a load that can be set."""
+        async with make_server() as server:
+            await server.claim("alice")
+            counted = await server.get_load_state()
+            await server.set_load_state(0)
+            await server._heart.beat()
+            pod = await pod_0(store)
+
+            assert (1, 0) == (counted, await server.get_load_state())
+            assert (0, 1, 1) == (pod.load_state.value, pod.report.links, pod.report.placed_total)
+
+    @pytest.mark.parametrize("state", [*RoutingState, "DENY_NEW_CALL"])
+    async def test_routing_state_is_published(self, make_server: MakeServer, store: MemoryStore, state: Any) -> None:
+        """A routing state is in the store when the call that set it has returned."""
+        async with make_server() as server:
+            await server.set_routing_state(state)
+
+            assert state == await server.get_routing_state()
+            assert state == (await pod_0(store)).report.routing_state
+
+    async def test_routing_state_without_a_store(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """If the store does not answer that is an error, and the state goes out with the next heartbeat."""
+        async with make_server() as server:
+            store.fail_with(AWAY)
+            with pytest.raises(StoreUnavailableError):
+                await server.set_routing_state(RoutingState.DENY_NEW_CALL)
+            store.fail_with(None)
+            await server._heart.beat()
+
+            assert RoutingState.DENY_NEW_CALL is (await pod_0(store)).report.routing_state
+
+    async def test_stop_says_goodbye(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod that stopped is SHUTDOWN in the store."""
+        async with make_server():
+            pass
+
+        assert RoutingState.SHUTDOWN is (await pod_0(store)).report.routing_state
+
+    async def test_stop_without_a_store(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod stops without an error if the store is away, and owns nothing then."""
+        async with make_server() as server:
+            handle = await server.claim("alice")
+            store.fail_with(AWAY)
+
+        assert not handle.is_owned()
+
+    async def test_stop_is_bounded(self, store: MemoryStore, clock: ManualClock) -> None:
+        """A pod stops within its deadline if the store does not answer."""
+        config = attrs.evolve(CONFIG, stop_deadline=0.01)
+        async with ServerDriver(store, room(0), config, clock=clock) as server:
+            handle = await server.claim("alice")
+            store.hold("heartbeat")
+
+        assert not handle.is_owned()
+
+    async def test_nothing_after_the_goodbye(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A routing state that is set while the pod stops does not follow its goodbye."""
+        server = make_server()
+        await server.start()
+        store.hold("heartbeat")
+        stop = asyncio.create_task(server.stop())
+        await store.wait_held()
+        late = asyncio.create_task(server.set_routing_state(RoutingState.READY))
+        await asyncio.sleep(0)  # so that it waits behind the goodbye
+        store.release_held()
+        await asyncio.gather(stop, late, return_exceptions=True)
+
+        assert RoutingState.SHUTDOWN is (await pod_0(store)).report.routing_state
+
+    async def test_failed_registration(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod that cannot register does not start, and leaves no task behind."""
+        server = make_server()
+        store.fail_with(AWAY, "register")
+        with pytest.raises(StoreUnavailableError):
+            await server.start()
+
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+        assert "<ServerDriver of 'room' pod 0: stopped>" == repr(server)
+
+
+class TestLives:
+    async def test_confirmed_dead(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod whose death was confirmed begins another life with its next heartbeat, and owns nothing."""
+        async with make_server() as server:
+            first, handle = server.incarnation, await server.claim("alice")
+            store.mark_dead("prod", "room", 0)
+            await server._heart.beat()
+            pod = await pod_0(store)
+
+            assert server.incarnation == pod.incarnation
+            assert first < server.incarnation
+            assert not pod.dead
+            assert not handle.is_owned()
+
+    async def test_resumed(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """The same process claims in another life what nobody held in between: it is not inherited."""
+        async with make_server() as server:
+            before = await server.claim("alice")
+            store.mark_dead("prod", "room", 0)
+            await server._heart.beat()
+            after = await server.claim("alice")
+
+            assert (False, before.epoch) == (after.inherited, after.previous and after.previous.epoch)
+            assert after.is_owned()
+            assert not before.is_owned()
+
+    async def test_not_resumed(self, make_server: MakeServer, run_pods: RunPods, store: MemoryStore) -> None:
+        """What another life of the pod held in between is inherited: the memory of it is old."""
+        async with make_server() as server:
+            await server.claim("alice")
+            await store.claim(ALICE, PodLife(0, server.incarnation + 1))
+            store.mark_dead("prod", "room", 0)
+            await server._heart.beat()
+            after = await server.claim("alice")
+
+            assert after.inherited
+
+    async def test_restarted_process(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A process that was started again inherits the links of the one before."""
+        async with make_server() as first:
+            before = await first.claim("alice")
+        async with make_server() as second:
+            after = await second.claim("alice")
+
+            assert (True, True) == (after.inherited, after.is_owned())
+            assert after.previous is not None
+            assert (before.epoch, first.incarnation) == (after.previous.epoch, after.previous.incarnation)
+
+    async def test_lost_answer_of_a_registration(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod that begins another life, and never hears the answer, is not superseded by itself."""
+        async with make_server() as server:
+            store.mark_dead("prod", "room", 0)
+            store.fail_with(TIMEOUT, "register", applied=True)
+            await server._heart.beat()
+            store.fail_with(None)
+            await server._heart.beat()
+            await server._heart.beat()
+            handle = await server.claim("alice")
+
+            assert not server._heart.superseded
+            assert handle.is_owned()
+
+    async def test_superseded(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A process that a newer one with its index has superseded owns nothing from its next heartbeat on."""
+        async with make_server() as older:
+            handle = await older.claim("alice")
+            async with make_server() as newer:
+                await older._heart.beat()
+                with pytest.raises(LifecycleError, match="superseded"):
+                    await older.set_routing_state(RoutingState.READY)
+                late = await older.claim("bob")
+
+                assert (False, False, None) == (handle.is_owned(), late.is_owned(), older.owned("alice"))
+                assert newer.incarnation == (await pod_0(store)).incarnation
+
+    async def test_superseded_takes_nothing(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A process that knows that it is superseded makes no link that nobody owns."""
+        async with make_server() as older, make_server() as newer:
+            await older._heart.beat()
+            await asyncio.gather(older.claim("bob"), return_exceptions=True)
+            handle = await newer.claim("bob")
+
+            assert not handle.inherited
+
+    async def test_goodbye_gives_up_first(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """From its goodbye on a pod owns nothing, whether it has heard the answer or not."""
+        older = make_server()
+        await older.start()
+        handle = await older.claim("alice")
+        store.hold("heartbeat", answers=True)
+        stop = asyncio.create_task(older.stop())
+        await store.wait_held()
+        async with make_server() as newer:
+            taken = await newer.claim("alice")
+            owners = [handle.is_owned(), taken.is_owned()]
+            store.release_held()
+            await stop
+
+        assert [False, True] == owners
+
+
+class TestLease:
+    async def test_own_heartbeats_fail(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
+        """A pod whose heartbeats fail owns its uids until the lease since the last good one has passed."""
+        async with make_server() as server:
+            handle = await server.claim("alice")
+            store.fail_with(AWAY)
+            clock.advance(499.0)
+            await server._heart.beat()
+            before = handle.is_owned()
+            clock.advance(1.0)
+            after = handle.is_owned()
+            store.fail_with(None)
+
+            assert (True, False) == (before, after)
+            assert server.owned("alice") is None
+
+    async def test_lease_from_the_sending(
+        self, make_server: MakeServer, store: MemoryStore, clock: ManualClock
+    ) -> None:
+        """The lease counts from the sending of a heartbeat, not from its answer."""
+        async with make_server() as server:
+            handle = await server.claim("alice")
+            store.hold("heartbeat", answers=True)
+            beat = asyncio.create_task(server._heart.beat())
+            await store.wait_held()
+            clock.advance(400.0)
+            store.release_held()
+            await beat
+            clock.advance(99.0)
+            before = handle.is_owned()
+            clock.advance(1.0)
+
+            assert (True, False) == (before, handle.is_owned())
+
+    async def test_heartbeat_renews(self, make_server: MakeServer, clock: ManualClock) -> None:
+        """A heartbeat that succeeds renews the lease, and a handle is owned again if nobody confirmed a death."""
+        async with make_server() as server:
+            handle = await server.claim("alice")
+            clock.advance(600.0)
+            between = handle.is_owned()
+            await server._heart.beat()
+
+            assert (False, True) == (between, handle.is_owned())
+
+    async def test_claimed_after_the_lease(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
+        """A uid that was claimed while the lease was over, and removed since, is not owned after a good heartbeat."""
+        async with make_server() as server:
+            clock.advance(600.0)
+            handle = await server.claim("alice")
+            await server._heart.beat()
+            await server.remove_linked_pod("", "alice", "room")
+            await store.claim(ALICE, PodLife(1, 1))
+
+            assert not handle.is_owned()
+
+    async def test_claimed_twice_around_a_lease(self, make_server: MakeServer, clock: ManualClock) -> None:
+        """Two claims of a uid, one while the lease was over, never leave a handle that a release misses."""
+        async with make_server() as server:
+            clock.advance(600.0)
+            first = await server.claim("alice")
+            await server._heart.beat()
+            second = await server.claim("alice")
+            await second.release()
+
+            assert (False, False) == (first.is_owned(), second.is_owned())
+
+
+class TestContract:
+    async def test_set_linked_pod(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """It makes the link that pod's, persistently, whoever held it, and returns the pod before; pod 0 is a pod."""
+        async with run_pods(2) as (first, second):
+            answers = [
+                await first.set_linked_pod("", "alice", "room", 0),
+                await first.set_linked_pod("", "alice", "room", 0),
+                await first.set_linked_pod("", "alice", "room", 1),
+                await first.set_linked_pod("", "alice", "room", 0),
+            ]
+            link = await store.get_link(ALICE)
+
+        assert [None, 0, 0, 1] == answers
+        assert link is not None
+        assert (first.incarnation, LinkKind.PERSISTENT) == (link.incarnation, link.kind)
+
+    async def test_set_linked_pod_of_another(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A link that is set for another pod names its present life, and life 0 if the pod is not known."""
+        async with run_pods(2) as (first, second):
+            await first.set_linked_pod("", "alice", "room", 1)
+            known = await owner_of(store, ALICE)
+            await first.set_linked_pod("", "alice", "room", 9)
+
+            assert PodLife(1, second.incarnation) == known
+            assert PodLife(9, 0) == await owner_of(store, ALICE)
+
+    async def test_set_linked_pod_and_the_guard(self, run_pods: RunPods) -> None:
+        """A pod that gives a uid away with set_linked_pod does not own it; one that takes it so owns it."""
+        async with run_pods(2) as (first, second):
+            handle = await first.claim("alice")
+            await first.set_linked_pod("", "alice", "room", 1)
+            await second.set_linked_pod("", "bob", "room", 1)
+
+            assert not handle.is_owned()
+            assert second.owned("bob") is not None
+
+    async def test_try_set_linked_pod(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """It takes a temporary link and leaves a confirmed one alone, returning who holds it."""
+        async with run_pods(2) as (first, second):
+            await store.place(ALICE, PodLife(1, second.incarnation), 60.0)
+            answers = [
+                await first.try_set_linked_pod("", "alice", "room", 0),
+                await second.try_set_linked_pod("", "alice", "room", 1),
+                await second.try_set_linked_pod("", "alice", "doc", 1),
+            ]
+
+            assert [0, 0, 1] == answers
+            assert PodLife(0, first.incarnation) == await owner_of(store, ALICE)
+            assert PodLife(1, 0) == await owner_of(store, ALICES_DOC)
+
+    async def test_remove_linked_pod(self, run_pods: RunPods) -> None:
+        """It removes a link whoever holds it, and says whether there was one."""
+        async with run_pods(2) as (first, second):
+            handle = await second.claim("alice")
+            mine = await first.claim("bob")
+            answers = [
+                await first.remove_linked_pod("", "alice", "room"),
+                await first.remove_linked_pod("", "alice", "room"),
+                await first.remove_linked_pod("", "bob", "room"),
+            ]
+
+            assert [True, False, True] == answers
+            assert not mine.is_owned()
+            assert handle.epoch is not None
+
+    async def test_remove_linked_pod_with_id(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """It removes a link only if that pod holds it; pod 0 is a pod."""
+        async with run_pods(2) as (first, _second):
+            await first.claim("alice")
+            answers = [
+                await first.remove_linked_pod_with_id("", "alice", "room", 1),
+                await first.remove_linked_pod_with_id("", "alice", "room", 0),
+                await first.remove_linked_pod_with_id("", "alice", "room", 0, 5.0),
+            ]
+
+            assert [False, True, False] == answers
+
+    async def test_remove_with_grace(self, run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
+        """With a time the link still resolves for so long, and is not owned."""
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            done = await pod.remove_linked_pod_with_id("", "alice", "room", 0, 5.0)
+            link = await store.get_link(ALICE)
+            clock.advance(5.0)
+
+            assert (True, False) == (done, handle.is_owned())
+            assert link is not None
+            assert (LinkKind.GRACE, 5.0) == (link.kind, link.ttl)
+            assert await store.get_link(ALICE) is None
+
+    async def test_empty_namespace(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """An empty namespace means that of the pod."""
+        async with run_pods(1) as (pod,):
+            await pod.set_linked_pod("", "alice", "room", 0)
+
+            assert await pod.remove_linked_pod("prod", "alice", "room")
+
+    async def test_other_service(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A link of another service or namespace is not this pod's to own, even if it names its index."""
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            await pod.set_linked_pod("", "alice", "doc", 0)
+            await pod.set_linked_pod("test", "alice", "room", 0)
+            await pod.remove_linked_pod("", "alice", "doc")
+            await pod.remove_linked_pod("test", "alice", "room")
+
+            assert handle.is_owned()
+            assert 1 == await pod.get_load_state()
+
+    @pytest.mark.parametrize("method", ["remove_linked_pod", "remove_linked_pod_with_id", "set_linked_pod"])
+    async def test_lost_answer(self, run_pods: RunPods, store: MemoryStore, method: str) -> None:
+        """A pod that may have given a uid away does not own it."""
+        async with run_pods(2) as (first, second):
+            handle = await first.claim("alice")
+            store.fail_with(TIMEOUT, "release", "assign", applied=True)
+            more = {"remove_linked_pod": (), "remove_linked_pod_with_id": (0,), "set_linked_pod": (1,)}[method]
+            with pytest.raises(StoreTimeoutError):
+                await getattr(first, method)("", "alice", "room", *more)
+            store.fail_with(None)
+            taken = await second.claim("alice")
+
+            assert (False, True) == (handle.is_owned(), taken.is_owned())
+
+    async def test_cancelled_removal(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A pod whose removal of a uid was cancelled does not own it."""
+        async with run_pods(2) as (first, second):
+            handle = await first.claim("alice")
+            store.hold("release", answers=True)
+            removal = asyncio.create_task(first.remove_linked_pod("", "alice", "room"))
+            await store.wait_held()
+            removal.cancel()
+            await asyncio.wait([removal])
+            store.release_held()
+            taken = await second.claim("alice")
+
+            assert (False, True) == (handle.is_owned(), taken.is_owned())
+
+    async def test_default_configuration(self, store: MemoryStore) -> None:
+        """A driver without a configuration has the defaults."""
+        async with ServerDriver(store, room(0)):
+            pod = await pod_0(store)
+
+        assert BaseConfig().lease_seconds == pod.load_state.ttl
