@@ -1,0 +1,192 @@
+"""What the scripts leave in Redis: things that the port does not show, and that must be right in the long run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis
+
+from stateful_route.models import HeartbeatOutcome, LinkKey, Outcome, PodLife, PodReport, RoutingState, ServerInfo
+from stateful_route.store.connections import connections_of
+from stateful_route.store.keys import KeySpace
+from stateful_route.store.redis_store import RedisStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stateful_route.store.embedded import LocalServer
+
+KEYS = KeySpace()
+OWNER, OTHER = PodLife(0, 5), PodLife(1, 7)
+
+
+@pytest.fixture
+async def redis(shared_server: LocalServer) -> AsyncIterator[Any]:
+    async with Redis.from_url(shared_server.url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis: Redis) -> RedisStore:
+    return RedisStore(connections_of(redis, 5.0, 8))
+
+
+def server_of(namespace: str, pod_index: int = 0) -> ServerInfo:
+    return ServerInfo(namespace=namespace, service_name="room", pod_name=f"room-{pod_index}", pod_index=pod_index)
+
+
+class TestScriptsLinks:
+    async def test_nothing_is_left_behind(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """When the links of a uid are gone, so is its index: released, or ended with the last of them."""
+        await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
+        await store.claim(LinkKey(namespace, "alice", "doc"), OWNER)
+        await store.release(LinkKey(namespace, "alice", "room"))
+        await store.release(LinkKey(namespace, "alice", "doc"))
+
+        assert [] == await redis.keys(f"*{namespace}*")
+
+    async def test_the_index_ends_with_the_last_link(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """The index of a uid has the expiry of the temporary link that ends last, and none beside a persistent one."""
+        index = KEYS.index(namespace, "alice")
+        await store.place(LinkKey(namespace, "alice", "room"), OWNER, 100.0)
+        await store.place(LinkKey(namespace, "alice", "doc"), OWNER, 50.0)
+        temporary = await redis.pttl(index)
+        await store.claim(LinkKey(namespace, "alice", "doc"), OWNER)
+        persistent = await redis.pttl(index)
+        await store.release(LinkKey(namespace, "alice", "doc"))
+        released = await redis.pttl(index)
+
+        assert 90_000 < temporary <= 100_000
+        assert -1 == persistent
+        assert 90_000 < released <= 100_000
+
+    async def test_ended_entries_are_dropped(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """An entry of the index whose link has ended is not listed, and is dropped at the next write."""
+        index = KEYS.index(namespace, "alice")
+        await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
+        await redis.hset(index, "ended", "3 1000")
+        listed = await store.get_services(namespace, "alice")
+        await store.claim(LinkKey(namespace, "alice", "doc"), OWNER)
+
+        assert {"room": 0} == listed
+        assert {"room", "doc"} == set(await redis.hkeys(index))
+
+    async def test_index_of_another_type(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """An index that is no hash is replaced; the link is made all the same."""
+        await redis.set(KEYS.index(namespace, "alice"), "not a hash")
+        change = await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
+
+        assert Outcome.CREATED is change.outcome
+        assert {"room": 0} == await store.get_services(namespace, "alice")
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "",
+            "t",
+            "p 0 1",
+            "x 0 1 1",
+            "p -1 1 1",
+            "p 0 1 1.5",
+            "p 0 1 1x",
+            "p 99999999999 1 1",
+            f"p 0 1 {2**53}",
+            "t 0 1 1",
+        ],
+    )
+    async def test_values_that_cannot_be_read(self, redis: Any, store: RedisStore, namespace: str, value: str) -> None:
+        """A value that is no link, or a temporary link without an end, cannot be read, and is overwritten."""
+        key = LinkKey(namespace, "alice", "room")
+        await redis.set(KEYS.link(namespace, "alice", "room"), value)
+        released = await store.release(key)
+        placed = await store.place(key, OWNER, 60.0)
+
+        assert Outcome.UNREADABLE is released.outcome
+        assert Outcome.OVERWRITTEN is placed.outcome
+
+    async def test_fields_of_a_newer_release(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """Fields that a newer release appended are kept while the owner stays, and dropped with it."""
+        key, name = LinkKey(namespace, "alice", "room"), KEYS.link(namespace, "alice", "room")
+        await redis.set(name, "t 0 5 9 new=1", px=60_000)
+        await store.claim(key, OWNER)
+        confirmed = await redis.get(name)
+        await store.assign(key, OTHER)
+        assigned = await redis.get(name)
+
+        assert "p 0 5 9 new=1" == confirmed
+        assert assigned.startswith("p 1 7 ")
+        assert "new=1" not in assigned
+
+    async def test_generations_side_by_side(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """Two generations of the layout on one server do not see each other's links and pods."""
+        other = RedisStore(connections_of(redis, 5.0, 8), keys=KeySpace(generation=2))
+        key = LinkKey(namespace, "alice", "room")
+        await store.claim(key, OWNER)
+        await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
+        await other.claim(key, OTHER)
+        link = await store.get_link(key)
+
+        assert link is not None
+        assert OWNER == link.owner
+        assert {"room": 1} == await other.get_services(namespace, "alice")
+        assert () == (await other.read_pods(namespace, "room")).pods
+
+
+class TestScriptsPods:
+    async def test_the_hash_ends(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """The pods of a service that is gone are forgotten after the retention, which each heartbeat renews."""
+        name = KEYS.pods(namespace, "room")
+        life = await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
+        registered = await redis.pttl(name)
+        await store.heartbeat(server_of(namespace), life.incarnation, 1, PodReport(), 5.0, 100.0)
+
+        assert 50_000 < registered <= 60_000
+        assert 90_000 < await redis.pttl(name) <= 100_000
+
+    async def test_old_pods_are_dropped(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """A pod that said nothing for the retention is dropped when another registers; what cannot be read stays."""
+        name = KEYS.pods(namespace, "room")
+        await redis.hset(name, mapping={"7": "1 1 1000 1000 READY {}", "8": "of a newer release"})
+        await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
+
+        assert {"0", "8"} == set(await redis.hkeys(name))
+
+    async def test_pods_of_another_type(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """Pods that are no hash are unknown to a heartbeat, and replaced by a registration."""
+        await redis.set(KEYS.pods(namespace, "room"), "not a hash")
+        beat = await store.heartbeat(server_of(namespace), 1, 1, PodReport(), 5.0, 60.0)
+        await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
+
+        assert HeartbeatOutcome.UNKNOWN is beat
+        assert 1 == len((await store.read_pods(namespace, "room")).pods)
+
+    async def test_a_death_is_final(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """A life that was marked dead is refused, and the next one has nothing to wait for."""
+        life = await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
+        name = KEYS.pods(namespace, "room")
+        await redis.hset(name, "0", (await redis.hget(name, "0")).replace(" READY ", " DEAD ", 1))
+        beat = await store.heartbeat(server_of(namespace), life.incarnation, 1, PodReport(), 5.0, 60.0)
+        table = await store.read_pods(namespace, "room")
+        again = await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
+
+        assert HeartbeatOutcome.DEAD is beat
+        assert table.pods[0].dead
+        assert 0.0 == again.previous_left
+        assert again.incarnation > life.incarnation
+
+    async def test_announcements(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """A life and a change of its routing state are announced; a heartbeat that says the same is not."""
+        server = ServerInfo(namespace=namespace, service_name="a room", pod_name="p", pod_index=3)
+        async with redis.pubsub() as listener:
+            await listener.subscribe(KEYS.events(namespace))
+            life = await store.register(server, PodReport(), 5.0, 60.0)
+            states = [RoutingState.READY, RoutingState.DENY_NEW_CALL, RoutingState.DENY_NEW_CALL, RoutingState.SHUTDOWN]
+            for sequence, state in enumerate(states, 1):
+                await store.heartbeat(server, life.incarnation, sequence, PodReport(routing_state=state), 5.0, 60.0)
+            heard = []
+            while (message := await listener.get_message(timeout=0.2)) is not None:
+                heard.append(message["data"])
+
+        said = [f"pod a%20room 3 {life.incarnation} {state}" for state in ("READY", "DENY_NEW_CALL", "SHUTDOWN")]
+        assert [1, *said] == heard
