@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KEYS = KeySpace()
 OWNER, OTHER = PodLife(0, 5), PodLife(1, 7)
+AHEAD = 2**53 - 10  # microseconds, in the year 2255
 
 
 @pytest.fixture
@@ -118,6 +119,14 @@ class TestScriptsLinks:
         assert assigned.startswith("p 1 7 ")
         assert "new=1" not in assigned
 
+    async def test_a_clock_that_went_back(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """An epoch that is ahead of the clock of the server rises by one with a change of owner."""
+        await redis.set(KEYS.link(namespace, "alice", "room"), f"p 0 5 {AHEAD}")
+        change = await store.assign(LinkKey(namespace, "alice", "room"), OTHER)
+
+        assert change.link is not None
+        assert AHEAD + 1 == change.link.epoch
+
     async def test_generations_side_by_side(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """Two generations of the layout on one server do not see each other's links and pods."""
         other = RedisStore(connections_of(redis, 5.0, 8), keys=KeySpace(generation=2))
@@ -160,6 +169,13 @@ class TestScriptsPods:
 
         assert HeartbeatOutcome.UNKNOWN is beat
         assert 1 == len((await store.read_pods(namespace, "room")).pods)
+
+    async def test_a_clock_that_went_back(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """An incarnation that is ahead of the clock of the server rises by one with the next life."""
+        await redis.hset(KEYS.pods(namespace, "room"), "0", f"{AHEAD} 1 1000 1000 READY {{}}")
+        life = await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
+
+        assert (AHEAD + 1, AHEAD) == (life.incarnation, life.previous_incarnation)
 
     async def test_a_death_is_final(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """A life that was marked dead is refused, and the next one has nothing to wait for."""
