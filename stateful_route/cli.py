@@ -13,21 +13,28 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DEMO_NEEDS = ("httpx", "rich", "starlette", "uvicorn")
-_USAGE = 2
+_USAGE, _INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status, which is 2 for a command that cannot be run as it is."""
+    """Run the command; return its exit status: 2 if it cannot be run as it is, 130 if it was interrupted."""
     options = _parser().parse_args(arguments)
+    try:
+        return _demo(options)
+    except KeyboardInterrupt:  # before the demo itself listens to Ctrl-C
+        return _INTERRUPTED
+
+
+def _demo(options: argparse.Namespace) -> int:
     missing = [name for name in _DEMO_NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         needs = f"the demo needs {', '.join(missing)}"
         print(f'stateful-route: {needs}; this installs it: pip install "stateful-route[demo]"', file=sys.stderr)
         return _USAGE
-    from stateful_route.demo.run import Options, main as demo  # noqa: PLC0415 - needs an extra
+    from stateful_route.demo import run  # noqa: PLC0415 - it needs the extra
 
-    return demo(
-        Options(
+    return run.main(
+        run.Options(
             pods=options.pods,
             gateways=options.gateways,
             users=options.users,
@@ -48,20 +55,17 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Starts pods that hold the chats of their users in memory, and gateways that route to them, a process "
             "each; sends the messages of many users through all gateways, and checks that each answer comes from "
-            "the pod that holds the user. Takes at most 30 s. Exit status 1 if a request was misrouted or lost."
+            "the pod that holds the user. It stops sending in time to end within 30 s. Exit status 1 if a request was "
+            "misrouted or lost."
         ),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument("--pods", type=_count, default=3, metavar="N", help="how many pods")
-    demo.add_argument("--gateways", type=_count, default=2, metavar="N", help="how many gateways")
-    demo.add_argument("--users", type=_count, default=300, metavar="N", help="how many users")
-    demo.add_argument(
-        "--requests", type=_count, default=6000, metavar="N", help="how many requests, as far as the time allows"
-    )
-    demo.add_argument(
-        "--redis-url", default="embedded://", metavar="URL", help="the server to use; embedded:// starts one"
-    )
-    demo.add_argument("--keep-open", action="store_true", help="leave it running after the table, until Ctrl-C")
+    for name, default in (("pods", 3), ("gateways", 2), ("users", 300), ("requests", 6000)):
+        count = f"how many {name}; {default} by default"
+        demo.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=count)
+    url = "the server to use; by default the demo starts one of its own"
+    demo.add_argument("--redis-url", default="embedded://", metavar="URL", help=url)
+    keep = "leave it all running after the table, until Ctrl-C"
+    demo.add_argument("--keep-open", action="store_true", help=keep)
     return parser
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
+import contextlib
 import random
 import time
 from typing import TYPE_CHECKING
@@ -16,8 +18,8 @@ from stateful_route.demo.names import MESSAGES_PATH, ROUTE_CACHED, ROUTE_US
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-CONNECTIONS = 16
-"""Requests under way at the same time; so many connections are kept to each gateway at most."""
+AT_ONCE = 8
+"""How many requests are under way at the same time; each of so many clients keeps a connection to each gateway."""
 
 _TIMEOUT = 4.0
 _MISDIRECTED = 421
@@ -98,28 +100,29 @@ class Load:
         self.uids = [f"user-{number}" for number in range(users)]
         self.tally = Tally()
         self._checker = Checker()
-        self._slots = anyio.CapacityLimiter(CONNECTIONS)
 
     async def run(self, gateways: Sequence[str], seconds: float, progress: Callable[[Tally], None]) -> None:
         """Send the requests, and none after that many seconds; call ``progress`` after each."""
         started = time.monotonic()
         each, more = divmod(self.requests, len(self.uids))
-        limits = httpx.Limits(max_keepalive_connections=None)
-        async with (
-            httpx.AsyncClient(timeout=_TIMEOUT, limits=limits, trust_env=False) as http,
-            anyio.create_task_group() as group,
-        ):
+        # A client for each request under way: the work of httpx for a request grows with the size of its pool.
+        free: asyncio.Queue[httpx.AsyncClient] = asyncio.Queue()
 
-            async def user(uid: str, messages: int) -> None:
-                for _ in range(messages):
-                    async with self._slots:
-                        if time.monotonic() - started > seconds:
-                            return
-                        await self._send(http, random.choice(gateways), uid)  # noqa: S311 - it guards nothing
+        async def user(uid: str, messages: int) -> None:
+            for _ in range(messages):
+                http = await free.get()
+                if time.monotonic() - started < seconds:
+                    await self._send(http, random.choice(gateways), uid)  # noqa: S311 - it guards nothing
                     progress(self.tally)
+                free.put_nowait(http)
 
-            for number, uid in enumerate(self.uids):
-                group.start_soon(user, uid, each + (number < more))
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(AT_ONCE):
+                client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=False)  # noqa: S501 - no TLS here
+                free.put_nowait(await stack.enter_async_context(client))
+            async with anyio.create_task_group() as group:
+                for number, uid in enumerate(self.uids):
+                    group.start_soon(user, uid, each + (number < more))
         self.tally.seconds = time.monotonic() - started
 
     async def _send(self, http: httpx.AsyncClient, gateway: str, uid: str) -> None:

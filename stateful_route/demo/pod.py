@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from stateful_route import BaseConfig, NotOwnerError, ServerDriver, StatefulRoute, StatefulRouteError
+from stateful_route import BaseConfig, NotOwnerError, RoutingState, ServerDriver, StatefulRoute, StatefulRouteError
 from stateful_route.demo.names import MESSAGES_PATH, SERVICE_NAME
 from stateful_route.demo.serving import answer_error, listen, parser, serve
 
@@ -57,7 +57,8 @@ class Pod:
             route.server() as self.server,
         ):
             yield
-            # The chats end with this process: let the users go, so that each comes to another pod.
+            # The chats end with this process: take no new users, and let these go, so that each comes to another pod.
+            await self.server.set_routing_state(RoutingState.DENY_NEW_CALL)
             for chat in self.chats.values():
                 await chat.ownership.release()
 
@@ -108,6 +109,7 @@ def main() -> None:
         pod_name=f"{SERVICE_NAME}-{options.index}",
         pod_index=options.index,
         address=address,
+        pod_retention=60.0,  # a demo is soon forgotten
     )
     serve(Pod(options.redis_url, config).application, listener)
 

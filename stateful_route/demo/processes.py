@@ -120,22 +120,22 @@ class Fleet:
         """The pods and the gateways."""
         return [*self.pods, *self.gateways]
 
-    async def start(self, timeout: float) -> None:
+    async def start(self, seconds: float) -> None:
         """Start all of them, and wait until they are ready.
 
         Raises:
-            ChildError: if one ends, or is not ready within ``timeout`` seconds.
+            ChildError: if one ends, or is not ready within that many seconds.
 
         """
         for child in self.children:
             await child.start()
         waiting_for = self.children[0]
         try:
-            async with asyncio.timeout(timeout):
-                for waiting_for in self.children:  # noqa: B007 - who it was that took too long
+            async with asyncio.timeout(seconds):
+                for waiting_for in self.children:
                     await waiting_for.ready()
         except TimeoutError:
-            raise ChildError(f"not ready within {timeout:g} s: {waiting_for.report()}") from None
+            raise ChildError(f"not ready within {seconds:.1f} s: {waiting_for.report()}") from None
 
     async def __aenter__(self) -> Self:
         """Take on to end them."""

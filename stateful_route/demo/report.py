@@ -64,8 +64,8 @@ def _alarm(count: int) -> Text:
 def _times(times_us: Sequence[float]) -> str:
     if not times_us:
         return "-"
-    return f"p50 {_time(percentile(times_us, 0.5))}   p99 {_time(percentile(times_us, 0.99))}"
+    return f"p50 {_time(percentile(times_us, 0.5))}  p99 {_time(percentile(times_us, 0.99))}"
 
 
 def _time(us: float) -> str:
-    return f"{us:5.1f} µs" if us < _MS else f"{us / _MS:5.2f} ms"
+    return f"{us:6.1f} µs" if us < _MS else f"{us / _MS:6.2f} ms"

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from stateful_route import BaseConfig, ConfigError, StatefulRoute, StoreError, __version__
 from stateful_route.demo import report
-from stateful_route.demo.load import CONNECTIONS, Load, Tally
+from stateful_route.demo.load import AT_ONCE, Load, Tally
 from stateful_route.demo.names import MESSAGES_PATH, SERVICE_NAME
 from stateful_route.demo.processes import ChildError, Fleet
 from stateful_route.store.embedded import start_embedded
@@ -56,7 +56,7 @@ def main(options: Options) -> int:
     except ConfigError as error:
         status, message = _USAGE, str(error)
     except StoreError as error:
-        status, message = _FAILED, f"Redis does not do what it should: {error}"
+        status, message = _FAILED, f"Redis cannot be used: {error}"
     except ChildError as error:
         status, message = _FAILED, str(error)
     print(f"stateful-route: {message}", file=sys.stderr)
@@ -130,7 +130,7 @@ def _progress(console: Console, load: Load) -> Iterator[Callable[[Tally], None]]
     """Show how far the load is, where somebody can see it; hand out what is to be told of each request."""
     columns = (
         TextColumn("requests"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24, complete_style="green"),
         MofNCompleteColumn(),
         TextColumn("{task.fields[failed]} failed, {task.fields[misrouted]} misrouted"),
     )
@@ -144,8 +144,8 @@ def _progress(console: Console, load: Load) -> Iterator[Callable[[Tally], None]]
 def _report(options: Options, console: Console, load: Load, linked: Mapping[int, list[str]], fleet: Fleet) -> int:
     """Show the table and all that went wrong; return the exit status."""
     tally = load.tally
-    how = f"{CONNECTIONS} at a time over keep-alive connections"
-    console.print(f"{_many(options.users, 'user')}, {how}, done after {tally.seconds:.1f} s more")
+    how = f"{AT_ONCE} requests at a time over keep-alive connections"
+    console.print(f"{_many(options.users, 'user')}, {how}, for {tally.seconds:.1f} s")
     links = {pod_index: len(linked.get(pod_index, ())) for pod_index in range(options.pods)}
     console.print(report.table(tally, load.requests, links))
     problems = list(report.problems(tally))

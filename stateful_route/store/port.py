@@ -90,7 +90,7 @@ class Store(Protocol):
         ...
 
     async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
-        """Return the link, ``None`` or the error of each uid, in their order."""
+        """Return the link, ``None`` or the error of each uid, in their order; it raises no ``StoreError`` itself."""
         ...
 
     async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
@@ -108,7 +108,7 @@ class Store(Protocol):
     ) -> LinkChange:
         """Return the link of the uid, made for ``candidate`` (temporary, ``ttl`` seconds) if there is none.
 
-        A temporary link is renewed to at least ``ttl`` seconds and never shortened.
+        A temporary link is renewed to at least ``ttl`` seconds and never shortened. ``candidate`` is not among the dead.
         """
         ...
 
@@ -122,7 +122,10 @@ class Store(Protocol):
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
     ) -> list[LinkChange | StoreError]:
-        """Place many uids, each with its own candidate; return the answer or the error of each, in their order."""
+        """Place many uids, each with its own candidate; return the answer or the error of each, in their order.
+
+        It raises no ``StoreError`` itself.
+        """
         ...
 
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:

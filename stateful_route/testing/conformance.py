@@ -400,6 +400,24 @@ class _Time(_Parts):
         expected = LinkChange(Outcome.CREATED, _made(OTHER, before.epoch, PERSISTENT, None))
         assert expected == await store.claim(key, OTHER)
 
+    @pytest.mark.parametrize("operation", ["take over", "inherit", "assign"])
+    async def test_a_changed_owner_has_its_epoch_from_the_clock(
+        self, store_kit: StoreKit, store: Store, key: LinkKey, operation: str
+    ) -> None:
+        """The epoch of a link that changes its owner is the clock too, so that it rises over links made since."""
+        before = await _link(store, key, PERSISTENT)
+        await store_kit.advance(SHORT)
+        other = await _link(store, attrs.evolve(key, uid="bob"), PERSISTENT)
+
+        change = await {
+            "take over": lambda: store.place(key, OTHER, LONG, dead=[OWNER]),
+            "inherit": lambda: store.claim(key, NEWER),
+            "assign": lambda: store.assign(key, OTHER),
+        }[operation]()
+
+        assert change.link is not None
+        assert change.link.epoch > other.epoch > before.epoch
+
     @pytest.mark.parametrize("kind", [TEMPORARY, GRACE])
     @pytest.mark.parametrize("operation", ["place", "claim", "assign", "steal", "take over", "inherit"])
     async def test_time_is_given(
@@ -771,6 +789,16 @@ class _Pods(_Parts):
         second = await store.register(server, REPORT, LONG, RETENTION)
 
         assert (first.incarnation, 0.0) == (second.previous_incarnation, second.previous_left)
+
+    async def test_next_life_comes_from_the_clock(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
+        """The incarnation of a later life is the clock too, so that it rises over lives begun since."""
+        await store.register(_server(key, 0), REPORT, LONG, RETENTION)
+        await store_kit.advance(SHORT)
+        other = await store.register(_server(key, 1), REPORT, LONG, RETENTION)
+
+        again = await store.register(_server(key, 0), REPORT, LONG, RETENTION)
+
+        assert again.incarnation > other.incarnation
 
     async def test_next_life_after_the_lease(self, store_kit: StoreKit, store: Store, server: ServerInfo) -> None:
         """A life whose lease has ended leaves nothing to wait for."""

@@ -39,11 +39,12 @@ _FAR = 1_800_000_000_000_000  # incarnations as large as real ones, so that lost
 
 _UIDS = st.sampled_from(["alice", "bob:1"])
 _SERVICES = st.sampled_from(["room", "doc"])
-_LIVES = st.builds(PodLife, st.integers(0, 2), st.sampled_from([0, 1, _FAR, _FAR + 1]))
+_PODS = 3
+_LIVES = st.builds(PodLife, st.integers(0, _PODS - 1), st.sampled_from([0, 1, _FAR, _FAR + 1]))
 _SOME_LIVES = st.lists(_LIVES, max_size=3)
 _TTLS = st.sampled_from(_TIMES)
 _GRACES = st.sampled_from([0.0, *_TIMES])
-_EPOCHS = st.sampled_from([None, None, 0, 0, -1, 1])  # off the epoch that the link has; None matches any
+_OFFS = st.sampled_from([None, None, 0, 0, 0, -1, 1])  # how far what is named is off what the link has; None: any
 
 _Known = Link | str | None
 
@@ -210,40 +211,22 @@ class LinkMachine(RuleBasedStateMachine):
         change = self.run(self.store.claim(self.key(uid, service), new, steal_temporary=steal))
         self.check(uid, service, _model_claim(self.link(uid, service), new, steal=steal), change)
 
-    @rule(
-        uid=_UIDS,
-        service=_SERVICES,
-        life=_LIVES,
-        by_pod=st.booleans(),
-        by_life=st.booleans(),
-        own=st.booleans(),
-        off=_EPOCHS,
-        grace=_GRACES,
-    )
+    @rule(uid=_UIDS, service=_SERVICES, pod=_OFFS, life=_OFFS, epoch=_OFFS, grace=_GRACES)
     def release(
-        self,
-        uid: str,
-        service: str,
-        life: PodLife,
-        off: int | None,
-        grace: float,
-        *,
-        by_pod: bool,
-        by_life: bool,
-        own: bool,
+        self, uid: str, service: str, pod: int | None, life: int | None, epoch: int | None, grace: float
     ) -> None:
-        """Release a uid, by the life that owns it or another one, naming all of it or less."""
+        """Release a uid, naming all of what it has, or less, or something else."""
         link = self.link(uid, service)
-        life = link.owner if own and link else life
+        held = link or Link(0, 0, 1, PERSISTENT, None)
         wanted = {
-            "pod_index": life.pod_index if by_pod else None,
-            "incarnation": life.incarnation if by_life else None,
-            "epoch": None if off is None else (link.epoch if link else 1) + off,
+            "pod_index": None if pod is None else (held.pod_index + pod) % _PODS,
+            "incarnation": None if life is None else abs(held.incarnation + life),
+            "epoch": None if epoch is None else held.epoch + epoch,
         }
         change = self.run(self.store.release(self.key(uid, service), grace=grace, **wanted))
         self.check(uid, service, _model_release(link, wanted, grace), change)
 
-    @rule(uid=_UIDS, service=_SERVICES, new=_LIVES, off=_EPOCHS)
+    @rule(uid=_UIDS, service=_SERVICES, new=_LIVES, off=_OFFS)
     def assign(self, uid: str, service: str, new: PodLife, off: int | None) -> None:
         """Assign a uid, at an expected epoch or not."""
         link = self.link(uid, service)
@@ -284,16 +267,23 @@ class LinkMachine(RuleBasedStateMachine):
     @invariant()
     def all_reads_agree(self) -> None:
         """Every link is as the model has it, for one reader and for many, and the services of a uid are its links."""
-        for service in sorted({service for _, service in self.model}):
-            uids = sorted({uid for uid, _ in self.model})
-            for uid, found in zip(uids, self.run(self.store.get_links(self.namespace, uids, service)), strict=True):
+        uids = sorted({uid for uid, _ in self.model})
+        services = sorted({service for _, service in self.model})
+        links, listed = self.run(self.read_all(uids, services))
+        for service, answers in zip(services, links, strict=True):
+            for uid, found in zip(uids, answers, strict=True):
                 self.check_read(uid, service, found)
-        for uid in sorted({uid for uid, _ in self.model}):
-            services = self.run(self.store.get_services(self.namespace, uid))
+        for uid, pods in zip(uids, listed, strict=True):
             known = {service: link for (each, service), link in self.model.items() if each == uid and link is not None}
             # Whether a link that cannot be read is listed is not said: the index may know better than the link.
             expected = {service: link.pod_index for service, link in known.items() if isinstance(link, Link)}
-            assert expected == {each: pod for each, pod in services.items() if known.get(each) != _UNREADABLE}
+            assert expected == {each: pod for each, pod in pods.items() if known.get(each) != _UNREADABLE}
+
+    async def read_all(self, uids: list[str], services: list[str]) -> tuple[list[Any], list[dict[str, int]]]:
+        """Return the links of each service, and the services of each uid."""
+        links = asyncio.gather(*(self.store.get_links(self.namespace, uids, service) for service in services))
+        listed = asyncio.gather(*(self.store.get_services(self.namespace, uid) for uid in uids))
+        return await links, await listed
 
 
 def link_machine(make_kit: Callable[[], AbstractAsyncContextManager[StoreKit]]) -> type[LinkMachine]:
@@ -309,7 +299,7 @@ def link_machine(make_kit: Callable[[], AbstractAsyncContextManager[StoreKit]]) 
 
     # A call over a network is slow at times, which is no failure.
     Machine.TestCase.settings = settings(
-        max_examples=100,
+        max_examples=60,
         stateful_step_count=50,
         deadline=None,
         report_multiple_bugs=False,

@@ -86,7 +86,9 @@ async def test_cached(make_client: MakeClient, store: MemoryStore, method: str, 
     async with make_client() as client:
         await client.set_cache("", "alice", "room", 0)
         with pytest.raises(InvalidArgumentError):
-            await getattr(client, method)(**({"namespace": "", "uid": "alice", "service_name": "room"} | {argument: value}))
+            await getattr(client, method)(
+                **({"namespace": "", "uid": "alice", "service_name": "room"} | {argument: value})
+            )
 
     assert {} == store.operations
 
@@ -115,7 +117,7 @@ async def test_claim(make_server: MakeServer, store: MemoryStore, uid: Any) -> N
         assert {} == store.operations
 
 
-@pytest.mark.parametrize("grace", BAD["persist_seconds"])
+@pytest.mark.parametrize("grace", BAD["persist_seconds"], ids=lambda value: repr(value)[:10])
 async def test_release(make_server: MakeServer, store: MemoryStore, grace: Any) -> None:
     """A release with what is no time is refused before anything is sent, and the uid stays owned."""
     async with make_server() as server:

@@ -135,7 +135,7 @@ def test_least_recently_used(cache: LinkCache, clock: ManualClock) -> None:
 
 
 def test_pop_and_clear(cache: LinkCache, clock: ManualClock) -> None:
-    """pop drops an entry and returns it if it had not ended; clear drops all."""
+    """Pop drops an entry and returns it if it had not ended; clear drops all."""
     cache.put(KEY, pod(4), link(), clock())
     popped, again = cache.pop(KEY), cache.pop(KEY)
     cache.put(KEY, pod(4), link(), clock())

@@ -53,7 +53,9 @@ class TestComputeLinkedPod:
             assert (0, 0, 0) == (first, second, cached)
             assert {} == asked(store)
 
-    async def test_first_call_of_a_service(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:
+    async def test_first_call_of_a_service(
+        self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore
+    ) -> None:
         """The first miss of a service reads its pods once, and each later miss is one call."""
         async with run_pods(2), make_client() as client:
             await client.compute_linked_pod("prod", "alice", "room")
@@ -309,7 +311,7 @@ class TestOtherMethods:
         assert {} == store.operations
 
     async def test_cached_by_hand(self, make_client: MakeClient, run_pods: RunPods) -> None:
-        """A pod that was cached by hand has no link to return: route asks the store, and that is one miss and no hit."""
+        """A pod that was cached by hand has no link: route asks the store, which is one miss and no hit."""
         async with run_pods(1), make_client() as client:
             await client.set_cache("prod", "alice", "room", 0)
             link = await client.route("prod", "alice", "room")

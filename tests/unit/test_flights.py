@@ -46,7 +46,9 @@ def ask(flight: SingleFlight[str, int], work: Work) -> Callable[[int], list[asyn
     return lambda count: [asyncio.create_task(flight.run("a", work)) for _ in range(count)]
 
 
-async def test_one_call(flight: SingleFlight[str, int], work: Work, ask: Callable[[int], list[asyncio.Task[int]]]) -> None:
+async def test_one_call(
+    flight: SingleFlight[str, int], work: Work, ask: Callable[[int], list[asyncio.Task[int]]]
+) -> None:
     """Callers at the same time share one call and its result."""
     tasks = ask(5)
     await turns()

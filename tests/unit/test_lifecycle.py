@@ -67,7 +67,7 @@ async def test_block() -> None:
 
 
 async def test_twice() -> None:
-    """init and start are refused the second time, and after stop."""
+    """Init and start are refused the second time, and after stop."""
     driver = Recorder()
     await driver.init()
     with pytest.raises(LifecycleError, match="initialized"):
@@ -181,9 +181,9 @@ async def test_drivers_refuse(make_client: MakeClient, make_server: MakeServer, 
         lambda: client.pods("", "room"),
         lambda: server.claim("alice"),
         lambda: server.set_load_state(1),
-        lambda: server.get_load_state(),
+        server.get_load_state,
         lambda: server.set_routing_state(RoutingState.READY),
-        lambda: server.get_routing_state(),
+        server.get_routing_state,
         lambda: server.set_linked_pod("", "alice", "room", 0),
         lambda: server.remove_linked_pod("", "alice", "room"),
     ]

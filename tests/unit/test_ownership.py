@@ -174,10 +174,11 @@ async def test_release_races_claim(run_pods: RunPods, store: MemoryStore) -> Non
         await store.wait_held()
         release = asyncio.create_task(handle.release())
         await asyncio.sleep(0)  # so that the release waits for its turn
+        waiting = handle.is_owned()
         store.release_held()
         late, done = await claim, await release
 
-        assert (True, False, False) == (done, handle.is_owned(), late.is_owned())
+        assert (False, True, False, False) == (waiting, done, handle.is_owned(), late.is_owned())
         assert pod.owned("alice") is None
         assert await store.get_link(ALICE) is None
 

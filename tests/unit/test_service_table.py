@@ -23,9 +23,7 @@ def state(
     placed: int = 0,
     capacity: float = 1.0,
 ) -> PodState:
-    report = PodReport(
-        load=load, links=links, placed_total=placed, capacity=capacity, routing_state=routing_state
-    )
+    report = PodReport(load=load, links=links, placed_total=placed, capacity=capacity, routing_state=routing_state)
     return PodState(
         pod_index=pod_index, incarnation=incarnation, report=report, load_state=StateObj(load, at, 5.0), dead=dead
     )

@@ -1,0 +1,168 @@
+"""The settings: defaults, rules, the environment, and that something reads each of them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+import stateful_route
+from stateful_route import BaseConfig, ConfigError, InvalidArgumentError, ServerInfo
+
+FIELDS = attrs.fields(BaseConfig)
+_PACKAGE = Path(stateful_route.__file__).parent
+_IDENTITY = {"service_name", "pod_name", "pod_index"}  # read by server_info(), by name
+
+
+def test_defaults() -> None:
+    """The defaults go together, and the lease is five heartbeats."""
+    config = BaseConfig()
+
+    assert (1.0, None, 5.0) == (config.heartbeat, config.lease, config.lease_seconds)
+    assert config.cache_ttl + config.cache_margin < config.link_ttl
+    assert 7.5 == BaseConfig(heartbeat=1.5).lease_seconds
+    assert 3.0 == BaseConfig(lease=3).lease_seconds
+
+
+@pytest.mark.parametrize("lease", [0.5, 1.0, 1.999])
+def test_lease_rule(lease: float) -> None:
+    """A lease of less than two heartbeats is refused, also by evolve."""
+    with pytest.raises(ConfigError, match="at least two heartbeats, 2 s") as caught:
+        BaseConfig(lease=lease)
+    with pytest.raises(ConfigError):
+        attrs.evolve(BaseConfig(lease=2.0), heartbeat=1.1)
+
+    assert ("lease", lease) == (caught.value.setting, caught.value.value)
+
+
+def test_evolve() -> None:
+    """Evolve makes a checked copy, and ints are floats where seconds are meant."""
+    config = attrs.evolve(BaseConfig(), heartbeat=2, cache_ttl=10)
+    with pytest.raises(InvalidArgumentError, match="cache_ttl"):
+        attrs.evolve(config, cache_ttl=-1)
+    with pytest.raises(TypeError):
+        attrs.evolve(config, heart_beat=1)  # type: ignore[call-arg]  # that is the test
+
+    assert (2.0, float) == (config.heartbeat, type(config.heartbeat))
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_setting_is_documented(field: Any) -> None:
+    """Every setting has a unit, a text and a kind, and its default is of that kind."""
+    assert {"unit", "doc", "kind"} == set(field.metadata)
+    assert field.metadata["doc"]
+    assert ("s" == field.metadata["unit"]) <= (float is field.metadata["kind"])
+    assert field.default is None or isinstance(field.default, field.metadata["kind"])
+
+
+def test_every_setting_is_read() -> None:
+    """No setting is there that nothing reads."""
+    sources = [path for path in _PACKAGE.rglob("*.py") if "testing" not in path.parts]
+    read = {
+        node.attr
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Load)
+        and (path.name == "config.py" or ast.unparse(node.value) in {"config", "self._config"})
+    }
+
+    assert set() == {field.name for field in FIELDS} - read - _IDENTITY
+
+
+def test_server_info() -> None:
+    """server_info() is the identity; the first part that is missing is named."""
+    config = BaseConfig(namespace="prod", service_name="room", pod_name="room-0", pod_index=0)
+
+    assert ServerInfo(namespace="prod", service_name="room", pod_name="room-0", pod_index=0) == config.server_info()
+    for name in _IDENTITY:
+        with pytest.raises(ConfigError) as caught:
+            attrs.evolve(config, **{name: None}).server_info()  # type: ignore[arg-type]  # by name
+
+        assert name == caught.value.setting
+
+
+class TestFromEnv:
+    def test_nothing_set(self) -> None:
+        """An empty environment is the defaults, and so is a variable that is empty."""
+        assert BaseConfig() == BaseConfig.from_env(environ={})
+        assert BaseConfig() == BaseConfig.from_env(environ={"STATEFUL_ROUTE_HEARTBEAT": ""})
+
+    def test_each_kind(self) -> None:
+        """Texts, ints and numbers are read, by the name of the setting."""
+        environ = {
+            "STATEFUL_ROUTE_NAMESPACE": "prod",
+            "STATEFUL_ROUTE_POD_INDEX": "0",
+            "STATEFUL_ROUTE_HEARTBEAT": "0.5",
+            "STATEFUL_ROUTE_LEASE": "3",
+            "STATEFUL_ROUTE_CACHE_SIZE": "7",
+            "OTHER_CHOICES": "9",
+        }
+
+        assert BaseConfig(namespace="prod", pod_index=0, heartbeat=0.5, lease=3.0, cache_size=7) == BaseConfig.from_env(
+            environ=environ
+        )
+
+    def test_every_setting(self) -> None:
+        """Every setting can be set by its variable."""
+        other = {str: "x", int: "3", float: "0.75"}
+        for field in FIELDS:
+            config = BaseConfig.from_env(
+                "P_", {f"P_{field.name.upper()}": other[field.metadata["kind"]], "P_HEARTBEAT": "0.1"}
+            )
+
+            assert field.default != getattr(config, field.name) or field.name == "choices"
+
+    def test_process_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The environment of the process is the default, the prefix can be another."""
+        monkeypatch.setenv("GAME_NAMESPACE", "prod")
+        monkeypatch.delenv("HOSTNAME", raising=False)
+
+        assert BaseConfig(namespace="prod") == BaseConfig.from_env("GAME_")
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("HEARTBEAT", "fast"),
+            ("HEARTBEAT", "nan"),
+            ("HEARTBEAT", "-1"),
+            ("HEARTBEAT", "0"),
+            ("POD_INDEX", "-1"),
+            ("POD_INDEX", "1.5"),
+            ("POD_INDEX", "first"),
+            ("CHOICES", "0"),
+            ("CAPACITY", "0"),
+            ("HEARTBEAT_JITTER", "1.5"),
+            ("NAMESPACE", "  "),
+            ("SERVICE_NAME", "x" * 513),
+            ("LEASE", "0.5"),
+        ],
+    )
+    def test_bad_value(self, name: str, text: str) -> None:
+        """A bad value is refused with the name of its variable."""
+        with pytest.raises(ConfigError) as caught:
+            BaseConfig.from_env("P_", {f"P_{name}": text})
+
+        assert f"P_{name}" == caught.value.setting
+
+    @pytest.mark.parametrize(
+        ("environ", "pod_name", "pod_index"),
+        [
+            ({"HOSTNAME": "room-0"}, "room-0", 0),
+            ({"HOSTNAME": "room-12"}, "room-12", 12),
+            ({"HOSTNAME": "my-room-007"}, "my-room-007", 7),
+            ({"HOSTNAME": "room-5d4f-x7zkq"}, "room-5d4f-x7zkq", None),
+            ({"HOSTNAME": "room7"}, "room7", None),
+            ({"HOSTNAME": "room-3", "P_POD_INDEX": "0"}, "room-3", 0),
+            ({"HOSTNAME": "node-9", "P_POD_NAME": "room-4"}, "room-4", 4),
+            ({"HOSTNAME": "ci-20261124151246"}, "ci-20261124151246", None),
+        ],
+    )
+    def test_host_name(self, environ: dict[str, str], pod_name: str, pod_index: int | None) -> None:
+        """The host name is the pod's name, and the ordinal at its end is the index, unless variables say otherwise."""
+        config = BaseConfig.from_env("P_", environ)
+
+        assert (pod_name, pod_index) == (config.pod_name, config.pod_index)

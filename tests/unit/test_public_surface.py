@@ -1,0 +1,136 @@
+"""What users see: the names of the root, the contract and what implements it, the version."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stateful_route
+from stateful_route import (
+    ClientDriver,
+    ServerDriver,
+    StatefulRouteError,
+    StatefulRouteForClientDriver,
+    StatefulRouteForServerDriver,
+    errors,
+)
+from stateful_route.client.service import ServiceView
+from stateful_route.store.port import Store
+from stateful_route.store.redis_store import RedisStore
+from stateful_route.testing import MemoryStore
+
+ROOT = Path(stateful_route.__file__).parent.parent
+
+
+def test_all_is_sorted_and_complete() -> None:
+    """``__all__`` is sorted, each name of it is there, and no public name is missing from it."""
+    public = {
+        name for name, value in vars(stateful_route).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+
+    assert sorted(stateful_route.__all__) == stateful_route.__all__
+    assert public | {"__version__"} == set(stateful_route.__all__)
+
+
+def test_star_import() -> None:
+    """A star import gives exactly these names."""
+    names: dict[str, Any] = {}
+    exec("from stateful_route import *", names)  # noqa: S102 - only there a star import is allowed
+
+    assert set(stateful_route.__all__) == set(names) - {"__builtins__"}
+
+
+def test_every_error_is_public() -> None:
+    """Every error comes from the root, has the one base, and is drawn in the docstring of the tree."""
+    tree = {
+        name: value for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)
+    }
+
+    assert set(tree) <= set(stateful_route.__all__)
+    assert all(issubclass(error, StatefulRouteError) for error in tree.values())
+    assert set(tree) == set(re.findall(r"\b\w+Error\b", errors.__doc__ or "")) - {"ValueError", "RuntimeError"}
+
+
+def methods(protocol: type) -> list[str]:
+    return [name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "implementation"),
+    [
+        (StatefulRouteForClientDriver, ClientDriver),
+        (StatefulRouteForServerDriver, ServerDriver),
+        (Store, RedisStore),
+        (Store, MemoryStore),
+    ],
+)
+def test_signatures(protocol: type, implementation: type) -> None:
+    """What implements a protocol has its methods, with the same arguments, and coroutines for coroutines."""
+    for name in methods(protocol):
+        promised, given = getattr(protocol, name), getattr(implementation, name)
+
+        assert inspect.signature(promised) == inspect.signature(given), name
+        assert inspect.iscoroutinefunction(given), name
+
+
+def test_contract() -> None:
+    """The names of the contract are fixed."""
+    assert {
+        "init",
+        "start",
+        "stop",
+        "compute_linked_pod",
+        "set_linked_pod_if_absent",
+        "get_linked_pod",
+        "get_linked_pod_not_cache",
+        "get_linked_pod_in_cache_or_if_persist",
+        "get_linked_in_cache",
+        "set_cache",
+        "cache_expired",
+        "get_link_service",
+        "batch_get_linked_pod",
+    } == set(methods(StatefulRouteForClientDriver))
+    assert {
+        "init",
+        "start",
+        "stop",
+        "set_load_state",
+        "get_load_state",
+        "set_routing_state",
+        "get_routing_state",
+        "set_linked_pod",
+        "try_set_linked_pod",
+        "remove_linked_pod",
+        "remove_linked_pod_with_id",
+    } == set(methods(StatefulRouteForServerDriver))
+
+
+def test_everything_public_has_a_docstring() -> None:
+    """Every public class and each of its public methods says what it does."""
+    for name in stateful_route.__all__:
+        value = getattr(stateful_route, name)
+        if inspect.isclass(value):
+            members = inspect.getmembers(value, inspect.isfunction)
+
+            assert value.__doc__, name
+            assert all(method.__doc__ for each, method in members if not each.startswith("_")), name
+    assert ServiceView.__doc__
+
+
+def test_version() -> None:
+    """The top of the changelog is Unreleased, or the version."""
+    tops = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    base = re.sub(r"\.?(?:dev|a|b|rc)\d+$", "", stateful_route.__version__)
+
+    assert re.fullmatch(r"\d+\.\d+\.\d+", base)
+    assert tops[0] in {"Unreleased", stateful_route.__version__}
+    assert "dev" not in stateful_route.__version__ or "Unreleased" == tops[0]
+
+
+def test_typed() -> None:
+    """The marker for type checkers is in the package."""
+    assert (Path(stateful_route.__file__).parent / "py.typed").is_file()

@@ -1,0 +1,152 @@
+"""The headers of the Lua scripts say what their bodies do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stateful_route.errors import StoreProtocolError
+from stateful_route.store import codec, redis_store, scripts
+
+FOLDER = Path(redis_store.__file__).parent / "lua"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.lua"))
+SHARED = sorted(path.stem for path in (FOLDER / "shared").glob("*.lua"))
+WRITES = re.compile(r"redis\.p?call\('(?:SET|DEL|HSET|HDEL|PEXPIRE|PEXPIREAT|PERSIST|PUBLISH)'")
+
+
+def header(name: str) -> dict[str, str]:
+    """Return the fields of a header, in their order."""
+    lines = (FOLDER / f"{name}.lua").read_text(encoding="utf-8").splitlines()
+    top = lines[: next(i for i, line in enumerate(lines) if not line.startswith("--"))]
+    return dict(re.findall(r"^-- ([a-z]+): ?(.*)$", "\n".join(top), re.MULTILINE))
+
+
+def code(path: Path) -> str:
+    """Return a script without its comments."""
+    return re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
+
+
+def body(name: str) -> str:
+    """Return the code of a script with the functions of its included file that it reaches."""
+    own = code(FOLDER / f"{name}.lua")
+    shared = header(name).get("include")
+    if shared is None:
+        return own
+    included = code(FOLDER / "shared" / f"{shared}.lua")
+    functions = dict(re.findall(r"^local function (\w+)(.*?)^end$", included, re.MULTILINE | re.DOTALL))
+    rest = re.sub(r"^local function \w+.*?^end$", "", included, flags=re.MULTILINE | re.DOTALL)
+    reached: set[str] = set()
+    texts = [own, rest]
+    while texts:
+        text = texts.pop()
+        called = {name for name in functions if re.search(rf"\b{name}\(", text)} - reached
+        reached |= called
+        texts += [functions[name] for name in called]
+    return "\n".join([own, rest, *(functions[name] for name in reached)])
+
+
+def indexes(what: str, text: str) -> set[int]:
+    return {int(number) for number in re.findall(rf"\b{what}\[(\d+)\]", text)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_is_complete(name: str) -> None:
+    """A header has prose and every field, in one order, and is safe to run again or says what a second run does."""
+    fields = header(name)
+
+    assert ["keys", "args", "returns", "writes", "rerun", "cost"] == [field for field in fields if field != "include"]
+    assert (FOLDER / f"{name}.lua").read_text(encoding="utf-8").startswith("-- ")
+    assert fields["writes"] in {"yes", "no"}
+    assert fields["rerun"].startswith("safe")
+    assert fields["cost"]
+    assert fields.get("include", SHARED[0]) in SHARED
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_and_arguments(name: str) -> None:
+    """A script uses each key and argument of its header, and no other."""
+    script, text = scripts.load(name), body(name)
+
+    assert set(range(1, len(script.keys) + 1)) == indexes("KEYS", text)
+    assert set(range(1, len(script.args) + 1)) == indexes("ARGV", text)
+    assert not re.search(r"#(?:KEYS|ARGV)|(?:KEYS|ARGV)\[[^\d]", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_returns(name: str) -> None:
+    """Every reply of a script has the length that its header says."""
+    script, own = scripts.load(name), code(FOLDER / f"{name}.lua")
+    literals = [
+        len(parts.split(","))
+        for parts in re.findall(r"^\s*.*?return \{(.*)\}", re.sub(r"\([^()]*\)", "", own), re.MULTILINE)
+    ]
+    if re.search(r"\breply\(", own):
+        reply = code(FOLDER / "shared" / "link.lua").partition("local function reply")[2]
+        literals += [len(parts.split(",")) for parts in re.findall(r"return \{(.*?)\}", reply)]
+
+    assert script.returns is None or {len(script.returns)} == set(literals)
+    assert (script.returns is None) <= ([] == literals)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_writes(name: str) -> None:
+    """A script that says that it writes nothing calls no command that writes."""
+    assert scripts.load(name).writes == bool(WRITES.search(body(name)))
+
+
+def test_every_script_is_loaded() -> None:
+    """The store loads every script of the folder, and every shared file is included by one."""
+    loaded = {script.name for script in vars(redis_store).values() if isinstance(script, scripts.Script)}
+
+    assert set(NAMES) == loaded
+    assert set(SHARED) == {header(name)["include"] for name in NAMES if "include" in header(name)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_count(name: str) -> None:
+    """A call with too few or too many keys or arguments is a TypeError that names the script."""
+    script = scripts.load(name)
+    for keys, args in [
+        ((*script.keys, "x"), script.args),
+        (script.keys[1:], script.args),
+        (script.keys, (*script.args, "x")),
+        *([(script.keys, script.args[1:])] if script.args else []),
+    ]:
+        with pytest.raises(TypeError, match=name):
+            script.command(keys, args)
+
+
+def test_commands() -> None:
+    """The two commands of a call differ in how the script is named only."""
+    script = scripts.load("claim")
+    call = script.command(("k", "i"), ("s", 1, 2, ""))
+
+    assert ("EVALSHA", script.sha, 2, "k", "i", "s", 1, 2, "") == call.evalsha
+    assert ("EVAL", script.source, *call.evalsha[2:]) == call.eval
+    assert 40 == len(script.sha)
+    assert script is scripts.load("claim")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        None,
+        [],
+        b"OK",
+        [b"created", 0, 1, 2, b"temporary", 5],
+        [b"created", 0, 1, 2, b"temporary", 5, b"", b""],
+        [b"what", 0, 1, 2, b"temporary", 5, b""],
+        [b"created", 0, 1, 2, b"what", 5, b""],
+        [b"created", 0, 1, 2, b"temporary", None, b""],
+        [b"created", 0, 1, 2, b"temporary", 5, b"1:2"],
+        [b"created", 0, 1, 2, b"temporary", 5, b"1:2:x"],
+    ],
+)
+def test_unreadable_reply(reply: object) -> None:
+    """A reply of another shape is a protocol error that names the operation and says that it may have happened."""
+    with pytest.raises(StoreProtocolError) as caught:
+        codec.link_change(scripts.load("claim"), reply)
+
+    assert ("claim", True) == (caught.value.operation, caught.value.maybe_applied)
