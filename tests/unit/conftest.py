@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import pytest
+from hypothesis import settings
 
 from stateful_route import BaseConfig, ClientDriver, PlacementStrategy, ServerDriver, ServerInfo
 from stateful_route.testing import ManualClock, MemoryStore
@@ -15,6 +16,9 @@ from stateful_route.testing import ManualClock, MemoryStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
+
+settings.register_profile("unit", deadline=None)  # a machine that is busy is no failure
+settings.load_profile("unit")
 
 NAMESPACE, SERVICE = "prod", "room"
 # No heartbeat and no refresh by itself within a test: those that a test wants, it makes.

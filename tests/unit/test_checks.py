@@ -80,7 +80,7 @@ def test_duration(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "ms"), [(0, 0), (0.001, 1), (0.0011, 2), (0.0005, 1), (1, 1000), (0.3, 300), (1.1, 1100), (2.675, 2675)]
+    ("seconds", "ms"), [(0, 0), (0.001, 1), (0.0011, 2), (0.0005, 1), (1, 1000), (0.3, 300), (1.1, 1100), (2.007, 2007)]
 )
 def test_to_ms(seconds: float, ms: int) -> None:
     """Seconds become whole milliseconds, rounded up, but not by the noise of floats."""
