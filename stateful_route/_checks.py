@@ -16,6 +16,10 @@ MAX_ID_BYTES = 512
 MAX_POD_INDEX = 2**31 - 1
 # The largest integer that Lua, whose numbers are doubles, carries without loss.
 MAX_EXACT_INT = 2**53 - 1
+# Some 3,000 years: any time that is meant fits, and in milliseconds Lua carries it without loss.
+MAX_SECONDS = 1e11
+# That of the times in Redis.
+RESOLUTION = 0.001
 
 _ID_ALLOWED = f"a string with something other than white space, of at most {MAX_ID_BYTES} bytes as UTF-8"
 
@@ -51,22 +55,44 @@ def check_int(argument: str, value: object, low: int, high: int) -> None:
         raise InvalidArgumentError(argument, value, f"an int from {low} to {high}")
 
 
+def check_number(argument: str, value: object, allowed: str) -> float:
+    """Return the number; refuse what is not one of 0 to 1e11: NaN, infinite, a bool, another type."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+        raise InvalidArgumentError(argument, value, allowed)
+    return float(value)
+
+
 def check_seconds(argument: str, value: object) -> None:
-    """Refuse what is not a time of 0 or more seconds: NaN, infinite, negative, a bool, another type."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise InvalidArgumentError(argument, value, "a finite number of seconds, 0 or more")
+    """Refuse what is not a time of 0 to 1e11 seconds."""
+    check_number(argument, value, f"a number of seconds from 0 to {MAX_SECONDS:g}")
 
 
 def check_duration(argument: str, value: object) -> None:
-    """Refuse what is not a span of at least a millisecond, in seconds."""
-    check_seconds(argument, value)
-    if not isinstance(value, int | float) or value < 0.001:  # noqa: PLR2004 - the resolution of Redis
-        raise InvalidArgumentError(argument, value, "a finite number of seconds, 0.001 or more")
+    """Refuse what is not a span of a millisecond to 1e11 seconds."""
+    allowed = f"a number of seconds from {RESOLUTION:g} to {MAX_SECONDS:g}"
+    if check_number(argument, value, allowed) < RESOLUTION:
+        raise InvalidArgumentError(argument, value, allowed)
+
+
+def check_capacity(argument: str, value: object) -> None:
+    """Refuse what is not the size of a pod in relation to others: a finite number above 0."""
+    allowed = f"a number above 0, up to {MAX_SECONDS:g}"
+    if check_number(argument, value, allowed) == 0:
+        raise InvalidArgumentError(argument, value, allowed)
+
+
+def check_fraction(argument: str, value: object) -> None:
+    """Refuse what is not a share: a number from 0 to 1."""
+    allowed = "a number from 0 to 1"
+    if check_number(argument, value, allowed) > 1:
+        raise InvalidArgumentError(argument, value, allowed)
 
 
 def to_ms(seconds: float) -> int:
-    """Convert seconds to whole milliseconds, rounded up: the one place where the units meet."""
-    return math.ceil(round(seconds * 1000, 6))
+    """Convert seconds to whole milliseconds, rounded up, but not by the noise of floats: here the units meet."""
+    ms = seconds * 1000
+    nearest = round(ms)
+    return nearest if abs(ms - nearest) <= 4 * math.ulp(ms) else math.ceil(ms)
 
 
 def to_seconds(ms: int) -> float:
@@ -75,8 +101,9 @@ def to_seconds(ms: int) -> float:
 
 
 def as_float(value: float) -> float:
-    """Convert an int to a float; leave all else, be it no number, to the check that follows."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Convert an int to a float; leave all else, be it no number or too large, to the check that follows."""
+    convertible = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_EXACT_INT
+    return float(value) if convertible else value
 
 
 def checked(

@@ -7,8 +7,7 @@ import asyncio
 import enum
 from typing import TYPE_CHECKING, Self
 
-import anyio
-
+from stateful_route._tasks import outlast
 from stateful_route.errors import LifecycleError
 
 if TYPE_CHECKING:
@@ -31,7 +30,13 @@ class Driver(abc.ABC):
         """Make a driver that is not started."""
         self._phase = _Phase.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped: asyncio.Event | None = None
+        self._start_ended = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the driver was stopped, or is about to be."""
+        return self._phase in {_Phase.STOPPING, _Phase.STOPPED}
 
     async def init(self) -> None:
         """Bind the driver to the running event loop. ``start()`` does it, if nobody did.
@@ -43,49 +48,56 @@ class Driver(abc.ABC):
         if self._phase is not _Phase.NEW:
             raise LifecycleError(f"{self!r} cannot be initialized: it is {self._phase}")
         self._loop = asyncio.get_running_loop()
-        self._stopped = asyncio.Event()
         self._phase = _Phase.READY
 
     async def start(self) -> None:
         """Begin to work.
 
         Raises:
-            LifecycleError: if the driver was started before, or belongs to another event loop.
+            LifecycleError: if the driver was started before, is stopped meanwhile, or belongs to another event loop.
             StoreError: if a server driver cannot register its pod.
 
         """
         if self._phase is _Phase.NEW:
             await self.init()
-        self._check_loop()
         if self._phase is not _Phase.READY:
             raise LifecycleError(f"{self!r} cannot be started: it is {self._phase}")
+        self._check_loop()
         self._phase = _Phase.STARTING
         try:
             await self._start()
         except BaseException:
+            self._start_ended.set()
             await self.stop()
             raise
-        if self._phase is _Phase.STARTING:
-            self._phase = _Phase.RUNNING
+        self._start_ended.set()
+        if self.stopped:
+            await self.stop()
+            raise LifecycleError(f"{self!r} was stopped while it was starting")
+        self._phase = _Phase.RUNNING
 
     async def stop(self) -> None:
-        """Stop working: bounded in time, leaves no task behind. A second call waits for the first, or does nothing."""
-        if self._stopped is None:
+        """Stop working: bounded in time, leaves no task behind. A second call waits for the first, or does nothing.
+
+        It comes to its end even if the caller is cancelled; the cancellation is raised after it.
+        """
+        if self._phase in {_Phase.NEW, _Phase.STOPPED}:
             self._phase = _Phase.STOPPED
             return
         self._check_loop()
-        if self._phase in {_Phase.STOPPING, _Phase.STOPPED}:
-            await self._stopped.wait()
-            return
-        started = self._phase in {_Phase.STARTING, _Phase.RUNNING}
-        self._phase = _Phase.STOPPING
+        if self._stopping is None:
+            started = self._phase is not _Phase.READY
+            self._phase = _Phase.STOPPING
+            self._stopping = asyncio.create_task(self._end(started=started), name=f"stateful_route stop of {self!r}")
+        await outlast(self._stopping)
+
+    async def _end(self, *, started: bool) -> None:
         try:
             if started:
-                with anyio.CancelScope(shield=True):
-                    await self._stop()
+                await self._start_ended.wait()
+                await self._stop()
         finally:
             self._phase = _Phase.STOPPED
-            self._stopped.set()
 
     async def __aenter__(self) -> Self:
         """Start the driver."""
@@ -104,11 +116,11 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def _stop(self) -> None:
-        """Do the work of ``stop``, in bounded time; called shielded from cancellation, and once."""
+        """Do the work of ``stop``, in bounded time. It runs once, in a task of its own that nobody cancels."""
 
     def _check_running(self) -> None:
         """Refuse a call outside the block, or from another event loop."""
-        if self._phase not in {_Phase.RUNNING, _Phase.STARTING, _Phase.STOPPING}:
+        if self._phase not in {_Phase.RUNNING, _Phase.STOPPING}:
             raise LifecycleError(f"{self!r} is {self._phase}: call start(), or use it inside 'async with'")
         self._check_loop()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -60,8 +59,9 @@ class PeriodicTask:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):  # what it raised was logged when it did
-                await task
+            await asyncio.wait([task])  # what it raised was logged when it did
+            if not task.cancelled():
+                task.exception()
 
     async def _run(self) -> None:
         begin, tick = self._clock(), 0

@@ -12,7 +12,9 @@ from stateful_route import _json
 from stateful_route._checks import (
     MAX_POD_INDEX,
     as_float,
+    check_capacity,
     check_duration,
+    check_fraction,
     check_id,
     check_int,
     check_pod_index,
@@ -20,12 +22,12 @@ from stateful_route._checks import (
     checked,
 )
 from stateful_route.errors import ConfigError, InvalidArgumentError
-from stateful_route.models import ServerInfo, check_capacity
+from stateful_route.models import ServerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_ORDINAL = re.compile(r"-(\d+)$")
+_ORDINAL = re.compile(r"-(\d{1,9})$")  # a longer number, as a CI host may have, is no ordinal
 _MAX_CHOICES = 1024
 _MAX_CONNECTIONS = 10_000
 
@@ -45,12 +47,6 @@ def _seconds(default: float | None, doc: str, check: Callable[..., None] = check
 
 def _identity(doc: str, default: str | None = None) -> Any:
     return _setting(default, check_id, unit="", doc=doc, kind=str)
-
-
-def _check_fraction(argument: str, value: object) -> None:
-    check_seconds(argument, value)
-    if not isinstance(value, int | float) or value > 1:
-        raise InvalidArgumentError(argument, value, "a number from 0 to 1")
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +86,7 @@ class BaseConfig(_json.JsonForm):
     heartbeat: float = _seconds(1.0, "time between two heartbeats of a pod")
     lease: float | None = _seconds(None, "a pod without a heartbeat for so long is dead; unset: 5 heartbeats")
     heartbeat_jitter: float = _setting(
-        0.1, _check_fraction, unit="", doc="share of a period by which a periodic task varies", kind=float
+        0.1, check_fraction, unit="", doc="share of a period by which a periodic task varies", kind=float
     )
     pod_retention: float = _seconds(86400.0, "how long Redis remembers a pod that is gone")
     stop_deadline: float = _seconds(5.0, "longest time that stop() takes")
@@ -156,6 +152,8 @@ class BaseConfig(_json.JsonForm):
             return cls(**settings)
         except InvalidArgumentError as error:
             raise ConfigError(prefix + error.argument.upper(), error.value, error.allowed) from error
+        except ConfigError as error:
+            raise ConfigError(prefix + error.setting.upper(), error.value, error.allowed) from error
 
 
 def _read_variable(variable: str, text: str, kind: type) -> object:

@@ -36,7 +36,17 @@ def _shown(value: object) -> str:
 
 
 class StatefulRouteError(Exception):
-    """The base of every error of this package."""
+    """The base of every error of this package. They survive pickling, so that they cross processes."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild the error from its text and its attributes: its constructor takes other arguments."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[StatefulRouteError], args: tuple[object, ...], state: dict[str, object]) -> StatefulRouteError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidArgumentError(StatefulRouteError, ValueError):

@@ -10,6 +10,7 @@ import attrs
 from stateful_route import _json
 from stateful_route._checks import (
     as_float,
+    check_capacity,
     check_count,
     check_duration,
     check_id,
@@ -238,13 +239,6 @@ def _as_routing_state(value: RoutingState | str) -> RoutingState:
 
 def _optional_text() -> Any:
     return attrs.field(default=None, validator=checked(check_id, optional=True))
-
-
-def check_capacity(argument: str, value: object) -> None:
-    """Refuse what is not a capacity: a finite number above 0."""
-    check_seconds(argument, value)  # the same numbers: finite, not negative, no bool
-    if not value:
-        raise InvalidArgumentError(argument, value, "a finite number above 0")
 
 
 @attrs.frozen(kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-import anyio
-
+from stateful_route._lifecycle import Driver
+from stateful_route._tasks import outlast
 from stateful_route.client.driver import ClientDriver
 from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, StoreError
@@ -18,11 +20,12 @@ from stateful_route.store.topology import check_url, open_url
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from stateful_route._lifecycle import Driver
     from stateful_route.client.placement import PlacementStrategy
     from stateful_route.models import ServerInfo
     from stateful_route.store.connections import RedisClient
     from stateful_route.store.port import Store
+
+D = TypeVar("D", bound=Driver)
 
 _log = logging.getLogger("stateful_route")
 
@@ -80,17 +83,18 @@ class StatefulRoute:
             self._store = RedisStore(connections_of(opened.client, deadline, limit), close=opened.close)
         else:
             self._store = RedisStore(connections_of(self._source, deadline, limit))
-        await _warn_of_eviction(self._store)
+        try:
+            await _warn_of_eviction(self._store)
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Stop the drivers that still run, and close what was opened. Safe to call twice."""
-        with anyio.CancelScope(shield=True):
-            drivers, self._drivers = self._drivers, []
-            for driver in reversed(drivers):
-                await driver.stop()
-            store, self._store = self._store, None
-            if store is not None:
-                await store.aclose()
+        drivers, self._drivers = self._drivers, []
+        store, self._store = self._store, None
+        if store is not None:
+            await outlast(asyncio.ensure_future(_close(drivers, store)))
 
     async def __aenter__(self) -> Self:
         """Open the store."""
@@ -111,9 +115,7 @@ class StatefulRoute:
             LifecycleError: if the store is not open.
 
         """
-        driver = ServerDriver(self.store, server_info or self._config.server_info(), self._config)
-        self._drivers.append(driver)
-        return driver
+        return self._keep(ServerDriver(self.store, server_info or self._config.server_info(), self._config))
 
     def client(self, *, strategy: PlacementStrategy | None = None) -> ClientDriver:
         """Return a client driver; not started yet. ``strategy`` chooses the pod of a new uid.
@@ -122,9 +124,7 @@ class StatefulRoute:
             LifecycleError: if the store is not open.
 
         """
-        driver = ClientDriver(self.store, self._config, strategy=strategy)
-        self._drivers.append(driver)
-        return driver
+        return self._keep(ClientDriver(self.store, self._config, strategy=strategy))
 
     @property
     def store(self) -> Store:
@@ -137,6 +137,20 @@ class StatefulRoute:
         if self._store is None:
             raise LifecycleError(f"{self!r}: call open(), or use it inside 'async with'")
         return self._store
+
+    def _keep(self, driver: D) -> D:
+        """Note a driver that has to be stopped in the end; those that were stopped are forgotten."""
+        self._drivers = [kept for kept in self._drivers if not kept.stopped]
+        self._drivers.append(driver)
+        return driver
+
+
+async def _close(drivers: list[Driver], store: Store) -> None:
+    """Stop the drivers, the last one first, and close the store, whatever goes wrong with the others."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.aclose)
+        for driver in drivers:
+            stack.push_async_callback(driver.stop)
 
 
 async def _warn_of_eviction(store: Store) -> None:

@@ -76,6 +76,7 @@ class LinkCache:
         self._entries.pop(key, None)
         return entry
 
-    def clear(self) -> None:
-        """Drop all entries."""
+    def close(self) -> None:
+        """Drop all entries, and keep none any more: an answer may come after the end."""
+        self._ttl = 0.0
         self._entries.clear()

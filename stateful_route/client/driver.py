@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -17,15 +19,18 @@ from stateful_route.client.routing import RoutingTable
 from stateful_route.client.service import ServiceView
 from stateful_route.config import BaseConfig
 from stateful_route.errors import InvalidArgumentError
-from stateful_route.models import LinkKey, LinkKind
+from stateful_route.models import LinkKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from stateful_route.client.cache import CachedLink
     from stateful_route.client.placement import PlacementStrategy
     from stateful_route.models import Link, PodState
     from stateful_route.store.port import Store
+
+# Uids of a batch that are handled before the event loop gets its turn: a few milliseconds.
+_SLICE = 1000
 
 
 @attrs.frozen
@@ -99,7 +104,7 @@ class ClientDriver(Driver):
 
     async def _stop(self) -> None:
         await self._table.stop()
-        self._cache.clear()
+        self._cache.close()
 
     # The contract -----------------------------------------------------------------------------------------------
 
@@ -132,8 +137,7 @@ class ClientDriver(Driver):
         entry = self._cached(namespace, uid, service_name)
         if entry is not None:
             return entry.pod.pod_index
-        link = await self._resolver.find(self._key(namespace, uid, service_name))
-        return _pod_index(link) if link is not None and link.kind is LinkKind.PERSISTENT else None
+        return _pod_index(await self._resolver.find_persistent(self._key(namespace, uid, service_name)))
 
     async def get_linked_in_cache(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
@@ -167,9 +171,7 @@ class ClientDriver(Driver):
         self, namespace: str, uids: Iterable[str], service_name: str
     ) -> dict[int, list[str]]:
         """See ``StatefulRouteForClientDriver``."""
-        namespace, found, missing = self._batch(namespace, uids, service_name)
-        links = await self._resolver.find_many(namespace, missing, service_name) if missing else {}
-        return _by_pod(found, links)
+        return await self._batch(namespace, uids, service_name, self._resolver.find_many)
 
     # On top of the contract -------------------------------------------------------------------------------------
 
@@ -183,9 +185,7 @@ class ClientDriver(Driver):
             StoreError: if the store did not answer for one of them; the others may have been placed.
 
         """
-        namespace, found, missing = self._batch(namespace, uids, service_name)
-        links = await self._resolver.place_many(namespace, missing, service_name) if missing else {}
-        return _by_pod(found, links)
+        return await self._batch(namespace, uids, service_name, self._resolver.place_many)
 
     async def route(self, namespace: str, uid: str, service_name: str) -> Link:
         """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
@@ -195,8 +195,10 @@ class ClientDriver(Driver):
 
         """
         entry = self._cached(namespace, uid, service_name)
-        if entry is not None and entry.link is not None:
-            return entry.link
+        if entry is not None:
+            if entry.link is not None:
+                return entry.link
+            self._hits -= 1  # put there by hand, with a pod and no link
         return await self._resolver.place(self._key(namespace, uid, service_name))
 
     async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
@@ -241,32 +243,45 @@ class ClientDriver(Driver):
 
     def _cached(self, namespace: str, uid: str, service_name: str) -> CachedLink | None:
         """Return the cached link. No checks: what is not an id is in no cache, and the check of the miss refuses it."""
+        if namespace == "":
+            namespace = self._namespace
         try:
-            entry = self._cache.get((namespace or self._namespace, uid, service_name))
+            entry = self._cache.get((namespace, uid, service_name))
         except TypeError:  # not hashable
             return None
         if entry is not None:
             self._hits += 1
         return entry
 
-    def _batch(self, namespace: str, uids: Iterable[str], service_name: str) -> tuple[str, dict[str, int], list[str]]:
-        """Return the namespace, the pod index of each uid that is cached, and the other uids, each once."""
+    async def _batch(
+        self,
+        namespace: str,
+        uids: Iterable[str],
+        service_name: str,
+        resolve: Callable[[str, list[str], str], Awaitable[dict[str, Link]]],
+    ) -> dict[int, list[str]]:
+        """Return the uids of each pod index, each uid once, asking the store for those that are not cached.
+
+        The event loop gets its turn after each slice.
+        """
         namespace = self._namespace_of(namespace)
         check_id("service_name", service_name)
-        if isinstance(uids, str | bytes):
-            raise InvalidArgumentError("uids", uids, "a collection of strings, not one string")
-        found: dict[str, int] = {}
-        missing: dict[str, None] = {}
-        for uid in uids:
-            check_id("uids", uid)
-            if uid not in found and uid not in missing:
+        checked = await _checked(uids)
+        self._check_running()
+        by_pod: dict[int, list[str]] = {}
+        for start in range(0, len(checked), _SLICE):
+            missing: list[str] = []
+            for uid in checked[start : start + _SLICE]:
                 entry = self._cached(namespace, uid, service_name)
                 if entry is None:
-                    missing[uid] = None
+                    missing.append(uid)
                 else:
-                    found[uid] = entry.pod.pod_index
-        self._check_running()
-        return namespace, found, list(missing)
+                    by_pod.setdefault(entry.pod.pod_index, []).append(uid)
+            links = await resolve(namespace, missing, service_name) if missing else {}
+            for uid, link in links.items():
+                by_pod.setdefault(link.pod_index, []).append(uid)
+            await asyncio.sleep(0)
+        return by_pod
 
     def _namespace_of(self, namespace: str) -> str:
         namespace = self._namespace if namespace == "" else namespace
@@ -285,11 +300,19 @@ def _pod_index(link: Link | None) -> int | None:
     return None if link is None else link.pod_index
 
 
-def _by_pod(found: dict[str, int], links: dict[str, Link]) -> dict[int, list[str]]:
-    """Turn the pods of the uids into the uids of the pods."""
-    uids_of: dict[int, list[str]] = {}
-    for uid, pod_index in found.items():
-        uids_of.setdefault(pod_index, []).append(uid)
-    for uid, link in links.items():
-        uids_of.setdefault(link.pod_index, []).append(uid)
-    return uids_of
+async def _checked(uids: Iterable[str]) -> list[str]:
+    """Return the uids, each once, in their order.
+
+    Raises:
+        InvalidArgumentError: if it is not a collection of ids; nothing was sent yet.
+
+    """
+    if isinstance(uids, str | bytes) or not isinstance(uids, Iterable):
+        raise InvalidArgumentError("uids", uids, "a collection of strings")
+    checked: dict[str, None] = {}
+    for number, uid in enumerate(uids, 1):
+        check_id("uids", uid)
+        checked[uid] = None
+        if number % _SLICE == 0:
+            await asyncio.sleep(0)
+    return list(checked)

@@ -97,7 +97,7 @@ class OwnPlacements:
         return self.pending + len(self._placed_at)
 
     def placed(self, at: float) -> None:
-        """Note a placement, made at that second by the clock of the store."""
+        """Note a placement, made at that second by the clock of the store, as far as this client knows it."""
         self._placed_at.append(at)
         self.total += 1
 

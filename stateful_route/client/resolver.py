@@ -43,7 +43,7 @@ class Resolver:
         self._random = random
         self._clock = clock
         self._placing = SingleFlight[LinkKey, Link]()
-        self._finding = SingleFlight[LinkKey, Link | None]()
+        self._finding = SingleFlight[LinkKey, tuple[Link | None, float]]()
         self.misses = 0
         self.placed = 0
         self.unreadable = 0
@@ -63,28 +63,34 @@ class Resolver:
         self.misses += 1
         return await self._placing.run(key, lambda: self._place(key))
 
-    async def find(self, key: LinkKey) -> Link | None:
-        """Return the link of a uid, if there is one."""
-        self.misses += 1
-        return await self._finding.run(key, lambda: self._find(key))
-
-    async def get(self, key: LinkKey) -> Link | None:
-        """Return the link of a uid, leaving the cache alone."""
-        self.misses += 1
-        try:
-            return await self._store.get_link(key)
-        except StoreProtocolError:
-            self.unreadable += 1
-            raise
-
     async def place_on(self, key: LinkKey, pod_index: int) -> Link:
         """Return the link of a uid, made for that pod if there is none."""
         self.misses += 1
         table = await self._table.table(key.namespace, key.service_name)
         return await self._place_on(key, table, table.pod(pod_index))
 
+    async def find(self, key: LinkKey) -> Link | None:
+        """Return the link of a uid, if there is one, and keep it in the cache."""
+        link, asked_at = await self._look_up(key)
+        # A link in grace is left to the next placement, which has to revive it.
+        if link is not None and link.kind is not LinkKind.GRACE:
+            self._keep(key, self._table.peek(key.namespace, key.service_name), link, asked_at)
+        return link
+
+    async def find_persistent(self, key: LinkKey) -> Link | None:
+        """Return the link of a uid, if there is one that is persistent, and keep it in the cache."""
+        link, asked_at = await self._look_up(key)
+        if link is None or link.kind is not LinkKind.PERSISTENT:
+            return None
+        self._keep(key, self._table.peek(key.namespace, key.service_name), link, asked_at)
+        return link
+
+    async def get(self, key: LinkKey) -> Link | None:
+        """Return the link of a uid, if there is one, leaving the cache alone."""
+        return (await self._look_up(key))[0]
+
     async def find_many(self, namespace: str, uids: Sequence[str], service_name: str) -> dict[str, Link]:
-        """Return the links of those uids that have one that can be read.
+        """Return the links of those uids that have one that can be read, and keep them in the cache.
 
         Raises:
             StoreError: if the store did not answer for one of them.
@@ -94,15 +100,19 @@ class Resolver:
         table = self._table.peek(namespace, service_name)
         asked_at = self._clock()
         answers = await self._store.get_links(namespace, uids, service_name)
-        links = {}
+        links: dict[str, Link] = {}
+        failures: list[StoreError] = []
         for uid, answer in zip(uids, answers, strict=True):
             if isinstance(answer, Link):
                 links[uid] = answer
-                self._keep_found(LinkKey(namespace, uid, service_name), table, answer, asked_at)
+                if answer.kind is not LinkKind.GRACE:
+                    self._keep(LinkKey(namespace, uid, service_name), table, answer, asked_at)
             elif isinstance(answer, StoreProtocolError):
                 self.unreadable += 1
             elif answer is not None:
-                raise answer
+                failures.append(answer)
+        if failures:
+            raise failures[0]
         return links
 
     async def place_many(self, namespace: str, uids: Sequence[str], service_name: str) -> dict[str, Link]:
@@ -110,7 +120,7 @@ class Resolver:
 
         Raises:
             NoRoutablePodError: if one has none, and no pod takes new uids.
-            StoreError: if the store did not answer for one of them; the others may have been placed.
+            StoreError: if the store did not answer for one of them; the others are placed, and in the cache.
 
         """
         table = await self._table_to_place(namespace, service_name)
@@ -120,27 +130,28 @@ class Resolver:
                 raise NoRoutablePodError(namespace, service_name, table.states)
             return links
         self.misses += len(uids)
-        candidates = [(uid, self._choose(table)) for uid in uids]
-        asked_at = self._clock()
+        chosen: list[Pod] = []
         try:
+            for _ in uids:
+                chosen.append(self._choose(table))  # noqa: PERF401 - what was chosen must be known if one fails
+            asked_at = self._clock()
+            candidates = [(uid, pod.life) for uid, pod in zip(uids, chosen, strict=True)]
             answers = await self._store.place_links(
-                namespace,
-                [(uid, pod.life) for uid, pod in candidates],
-                service_name,
-                self._link_ttl,
-                leaving=table.leaving,
+                namespace, candidates, service_name, self._link_ttl, leaving=table.leaving
             )
         finally:
-            for _, pod in candidates:
+            for pod in chosen:
                 pod.own.pending -= 1
-        for answer in answers:
-            if isinstance(answer, StoreError):
-                raise answer
-        return {
-            uid: self._keep_placed(LinkKey(namespace, uid, service_name), table, answer, asked_at)
-            for uid, answer in zip(uids, answers, strict=True)
-            if isinstance(answer, LinkChange)
-        }
+        links = {}
+        failures: list[StoreError] = []
+        for uid, answer in zip(uids, answers, strict=True):
+            if isinstance(answer, LinkChange):
+                links[uid] = self._keep_placed(LinkKey(namespace, uid, service_name), table, answer, asked_at)
+            else:
+                failures.append(answer)
+        if failures:
+            raise failures[0]
+        return links
 
     async def _place(self, key: LinkKey) -> Link:
         table = await self._table_to_place(key.namespace, key.service_name)
@@ -150,14 +161,14 @@ class Resolver:
                 return await self._place_on(key, table, pod)
             finally:
                 pod.own.pending -= 1
-        link = await self._find(key)
+        link = await self.find(key)
         if link is None:
             raise NoRoutablePodError(key.namespace, key.service_name, table.states)
         return link
 
     async def _table_to_place(self, namespace: str, service_name: str) -> ServiceTable:
-        """Return the table of a service, read again if it knows no routable pod: the call is about to fail."""
-        table = await self._table.table(namespace, service_name)
+        """Return the table of a service; if it knows no routable pod, read it: the call is about to fail."""
+        table = self._table.peek(namespace, service_name)
         if not table.routable:
             await self._table.read(table)
         return table
@@ -173,35 +184,30 @@ class Resolver:
         answer = await self._store.place(key, pod.life, self._link_ttl, leaving=table.leaving)
         return self._keep_placed(key, table, answer, asked_at)
 
-    async def _find(self, key: LinkKey) -> Link | None:
+    async def _look_up(self, key: LinkKey) -> tuple[Link | None, float]:
+        """Return the link of a uid, and when it was asked for."""
+        self.misses += 1
+        return await self._finding.run(key, lambda: self._ask(key))
+
+    async def _ask(self, key: LinkKey) -> tuple[Link | None, float]:
         asked_at = self._clock()
         try:
-            link = await self._store.get_link(key)
+            return await self._store.get_link(key), asked_at
         except StoreProtocolError:
             self.unreadable += 1
             raise
-        if link is not None:
-            self._keep_found(key, self._table.peek(key.namespace, key.service_name), link, asked_at)
-        return link
 
     def _keep_placed(self, key: LinkKey, table: ServiceTable, answer: LinkChange, asked_at: float) -> Link:
         """Take in the answer to a placement, and return the link."""
         link = answer.link
         if link is None:
             raise StoreProtocolError(f"no link, but {answer.outcome}", operation="place", maybe_applied=True)
-        pod = table.pod(link.pod_index)
         if answer.outcome in _NEW_OWNER:
             self.placed += 1
             self.unreadable += answer.outcome is Outcome.OVERWRITTEN
-            pod.own.placed(at=link.epoch / 1_000_000)  # a new link's epoch is its time, by the clock of the store
-        self._cache.put(_cache_key(key), pod, link, asked_at)
+            table.placed(table.pod(link.pod_index), asked_at)
+        self._keep(key, table, link, asked_at)
         return link
 
-    def _keep_found(self, key: LinkKey, table: ServiceTable, link: Link, asked_at: float) -> None:
-        """Keep a link in the cache, unless it is in grace: the next placement has to revive it."""
-        if link.kind is not LinkKind.GRACE:
-            self._cache.put(_cache_key(key), table.pod(link.pod_index), link, asked_at)
-
-
-def _cache_key(key: LinkKey) -> tuple[str, str, str]:
-    return key.namespace, key.uid, key.service_name
+    def _keep(self, key: LinkKey, table: ServiceTable, link: Link, asked_at: float) -> None:
+        self._cache.put((key.namespace, key.uid, key.service_name), table.pod(link.pod_index), link, asked_at)

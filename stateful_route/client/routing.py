@@ -73,7 +73,8 @@ class ServiceTable:
         self._settle = settle
         self._pods: dict[int, Pod] = {}
         self._rates = PlacementRates()
-        self._read_at: float | None = None
+        self._store_now: float | None = None
+        self._read_at = 0.0
         self._own_total = 0
 
     def pod(self, pod_index: int) -> Pod:
@@ -83,13 +84,24 @@ class ServiceTable:
             pod = self._pods[pod_index] = Pod(self, pod_index)
         return pod
 
+    def placed(self, pod: Pod, at: float) -> None:
+        """Note that this client placed a uid on a pod, at that time of its own clock.
+
+        A pod that was never read has no load to which it could be added.
+        """
+        if pod.state is not None and self._store_now is not None:
+            pod.own.placed(self._store_now + at - self._read_at)
+
     @property
     def states(self) -> tuple[PodState, ...]:
         """What the store last said of each pod."""
         return tuple(pod.state for _, pod in sorted(self._pods.items()) if pod.state is not None)
 
-    def apply(self, table: PodTable) -> None:
-        """Take in what was read from the store. Synchronous: a call sees all of it or nothing."""
+    def apply(self, table: PodTable, read_at: float) -> None:
+        """Take in what was read from the store, asked for at ``read_at`` by the clock of this process.
+
+        Synchronous: a call sees all of it or nothing.
+        """
         placed_by_all = 0
         seen = set()
         for state in table.pods:
@@ -108,14 +120,15 @@ class ServiceTable:
                 pod.usable = False
         self.routable = [self._pods[state.pod_index] for state in table.pods if state.is_routable(table.now)]
         self.leaving = tuple(state.life for state in table.pods if state.report.routing_state is not RoutingState.READY)
-        self._weigh(table, placed_by_all)
+        self._weigh(table.now, placed_by_all)
+        self._store_now, self._read_at = table.now, read_at
         self.loaded = True
 
-    def _weigh(self, table: PodTable, placed_by_all: int) -> None:
+    def _weigh(self, now: float, placed_by_all: int) -> None:
         own_total = sum(pod.own.total for pod in self._pods.values())
-        if self._read_at is not None:
-            self._rates.observe(placed_by_all, own_total - self._own_total, table.now - self._read_at)
-        self._read_at, self._own_total = table.now, own_total
+        if self._store_now is not None:
+            self._rates.observe(placed_by_all, own_total - self._own_total, now - self._store_now)
+        self._own_total = own_total
         load = sum(pod.load for pod in self.routable)
         links = sum(pod.state.report.links for pod in self.routable if pod.state is not None)
         mean_weight = load / links if load and links else 1.0
@@ -194,7 +207,8 @@ class RoutingTable:
         """
 
         async def read() -> None:
-            table.apply(await self._store.read_pods(table.namespace, table.service_name))
+            read_at = self._clock()
+            table.apply(await self._store.read_pods(table.namespace, table.service_name), read_at)
 
         await self._reading.run((table.namespace, table.service_name), read)
 

@@ -13,15 +13,15 @@ from stateful_route._checks import check_count, check_id, check_pod_index, check
 from stateful_route._lifecycle import Driver
 from stateful_route._periodic import PeriodicTask
 from stateful_route.config import BaseConfig
-from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.errors import StoreError
 from stateful_route.models import LinkKey, PodLife, PodReport, RoutingState
 from stateful_route.server.heart import Heart
 from stateful_route.server.ownership import Owned, Ownership
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from stateful_route.models import ServerInfo
+    from stateful_route.models import LinkChange, ServerInfo
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")
@@ -93,14 +93,11 @@ class ServerDriver(Driver):
         """Say goodbye, if the store answers."""
         await self._beating.stop()
         self._routing_state = RoutingState.SHUTDOWN
-        if not self._heart.incarnation:
-            return
         with anyio.move_on_after(self._config.stop_deadline):
             try:
-                await self._heart.publish()
-            except (StoreError, LifecycleError) as error:
+                await self._heart.say_goodbye()
+            except StoreError as error:
                 _log.warning("%r could not say goodbye: %s", self, error)
-        self._heart.end()
 
     def _report(self) -> PodReport:
         config = self._config
@@ -131,6 +128,7 @@ class ServerDriver(Driver):
         """See ``StatefulRouteForServerDriver``."""
         state = RoutingState.parse(routing_state)
         self._check_running()
+        self._heart.life()
         self._routing_state = state
         await self._heart.publish()
 
@@ -156,13 +154,12 @@ class ServerDriver(Driver):
     async def set_linked_pod(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int | None:
         """See ``StatefulRouteForServerDriver``."""
         key = self._key(namespace, uid, service_name)
-        owner = await self._life(key, pod_index)
-        if not self._is_own_service(key):
-            answer = await self._store.assign(key, owner)
-        else:
-            async with self._owned.turn(uid):
-                answer = await self._store.assign(key, owner)
-                self._owned.note(uid, owner, answer)
+        check_pod_index("pod_index", pod_index)
+
+        async def assign() -> LinkChange:
+            return await self._store.assign(key, await self._life(key, pod_index))
+
+        answer = await self._change(key, assign)
         if answer.previous is not None:
             return answer.previous.pod_index
         return pod_index if answer.outcome.same_owner else None
@@ -170,13 +167,12 @@ class ServerDriver(Driver):
     async def try_set_linked_pod(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int:
         """See ``StatefulRouteForServerDriver``."""
         key = self._key(namespace, uid, service_name)
-        owner = await self._life(key, pod_index)
-        if not self._is_own_service(key):
-            answer = await self._store.claim(key, owner, steal_temporary=True)
-        else:
-            async with self._owned.turn(uid):
-                answer = await self._store.claim(key, owner, steal_temporary=True)
-                self._owned.note(uid, owner, answer)
+        check_pod_index("pod_index", pod_index)
+
+        async def claim() -> LinkChange:
+            return await self._store.claim(key, await self._life(key, pod_index), steal_temporary=True)
+
+        answer = await self._change(key, claim)
         return pod_index if answer.link is None else answer.link.pod_index
 
     async def remove_linked_pod(self, namespace: str, uid: str, service_name: str) -> bool:
@@ -193,13 +189,16 @@ class ServerDriver(Driver):
         return await self._remove(key, pod_index, persist_seconds)
 
     async def _remove(self, key: LinkKey, pod_index: int | None, grace: float) -> bool:
-        if not self._is_own_service(key):
-            return (await self._store.release(key, pod_index=pod_index, grace=grace)).done
-        async with self._owned.turn(key.uid):
-            answer = await self._store.release(key, pod_index=pod_index, grace=grace)
-            if answer.done:
-                self._owned.forget(key.uid)
-            return answer.done
+        async def release() -> LinkChange:
+            return await self._store.release(key, pod_index=pod_index, grace=grace)
+
+        return (await self._change(key, release)).done
+
+    async def _change(self, key: LinkKey, operation: Callable[[], Awaitable[LinkChange]]) -> LinkChange:
+        """Run an operation on a link; if the uid may be one that this pod owns, in its turn."""
+        if self._is_own_service(key):
+            return await self._owned.change(key.uid, operation)
+        return await operation()
 
     def _key(self, namespace: str, uid: str, service_name: str) -> LinkKey:
         namespace = self._server.namespace if namespace == "" else namespace
@@ -214,8 +213,7 @@ class ServerDriver(Driver):
 
     async def _life(self, key: LinkKey, pod_index: int) -> PodLife:
         """Return the present life of a pod: this one's is at hand, that of another has to be read."""
-        check_pod_index("pod_index", pod_index)
         if self._is_own_service(key) and pod_index == self._server.pod_index:
-            return self._heart.life
+            return self._heart.life()
         table = await self._store.read_pods(key.namespace, key.service_name)
         return next((pod.life for pod in table.pods if pod.pod_index == pod_index), PodLife(pod_index, 0))

@@ -7,7 +7,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.errors import LifecycleError, StoreError, StoreUnavailableError
 from stateful_route.models import HeartbeatOutcome, PodLife
 
 if TYPE_CHECKING:
@@ -48,12 +48,21 @@ class Heart:
         self._sequence = 0
         self._good_until = -math.inf
         self._failing = False
+        self._ended = ""
         self.incarnation = 0
-        self.superseded = False
+        """The number of this life; 0 while the store has not said it."""
 
-    @property
     def life(self) -> PodLife:
-        """This life of the pod."""
+        """Return the present life, in whose name links are made.
+
+        Raises:
+            LifecycleError: if the pod has said goodbye, or a newer process with the same index has taken over.
+            StoreUnavailableError: if the store has lost the pod, and has not answered yet to its registration.
+
+        """
+        self._check_not_ended()
+        if not self.incarnation:
+            raise StoreUnavailableError("the store does not know this pod now", operation="life", maybe_applied=False)
         return PodLife(self._server.pod_index, self.incarnation)
 
     def owns(self, incarnation: int) -> bool:
@@ -73,13 +82,11 @@ class Heart:
     async def beat(self) -> None:
         """Publish a heartbeat; one that fails is logged when it is the first to fail, and left to the next."""
         try:
-            await self.publish()
+            await self._publish_next()
         except StoreError as error:
             if not self._failing:
                 _log.warning("heartbeats of %s fail: %s", self._server, error)
             self._failing = True
-        except LifecycleError:
-            pass  # superseded, which was logged when it happened
         else:
             if self._failing:
                 _log.info("heartbeats of %s succeed again", self._server)
@@ -90,43 +97,61 @@ class Heart:
 
         Raises:
             StoreError: if the store did not answer; the next heartbeat says the same.
-            LifecycleError: if a newer process with the same pod index has taken over.
+            LifecycleError: if the pod has said goodbye, or a newer process with the same index has taken over.
 
         """
+        await self._publish_next()
+        self._check_not_ended()
+
+    async def say_goodbye(self) -> None:
+        """Own nothing from now on, and publish a last heartbeat.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        superseded = bool(self._ended)
+        self._end("it has said goodbye")
+        async with self._publishing:
+            # Without an incarnation the store may know this pod or not: if it does, its lease ends by itself.
+            if self.incarnation and not superseded:
+                await self._publish()
+
+    async def _publish_next(self) -> None:
         async with self._publishing:  # one at a time: what is said later must arrive later
-            if self.superseded:
-                raise LifecycleError(f"{self._server} was superseded by a newer process with the same pod index")
-            self._sequence += 1
-            sent = self._clock()
-            outcome = await self._store.heartbeat(
-                self._server, self.incarnation, self._sequence, self._report(), self._lease, self._retention
-            )
-            if outcome is HeartbeatOutcome.ACCEPTED:
-                self._good_until = sent + self._lease
-            elif outcome is HeartbeatOutcome.SUPERSEDED:
-                self._end_life()
-            elif outcome is not HeartbeatOutcome.OUTDATED:
-                _log.warning(
-                    "the store answers %r to incarnation %d of %s", outcome.value, self.incarnation, self._server
-                )
-                await self._begin_life()
+            if not self._ended:
+                await self._publish()
 
-    def end(self) -> None:
-        """Own nothing any more."""
-        self._good_until = -math.inf
-
-    def _end_life(self) -> None:
-        self.superseded = True
-        self.end()
-        _log.error("%s was superseded by a newer process with the same pod index: it owns nothing now", self._server)
+    async def _publish(self) -> None:
+        if not self.incarnation:
+            await self._begin_life()
+            return
+        self._sequence += 1
+        sent = self._clock()
+        outcome = await self._store.heartbeat(
+            self._server, self.incarnation, self._sequence, self._report(), self._lease, self._retention
+        )
+        if self._ended:
+            return
+        if outcome is HeartbeatOutcome.ACCEPTED:
+            self._good_until = sent + self._lease
+        elif outcome is HeartbeatOutcome.SUPERSEDED:
+            self._end("it was superseded by a newer process with the same pod index")
+            _log.error("%s was superseded by a newer process with the same index: it owns nothing now", self._server)
+        elif outcome is not HeartbeatOutcome.OUTDATED:
+            _log.warning("the store answers %r to incarnation %d of %s", outcome.value, self.incarnation, self._server)
+            await self._begin_life()
 
     async def _begin_life(self) -> None:
-        self.end()
+        # Forgotten first: if the answer is lost, the store may know a newer life, and this one must not be superseded
+        # by it. The next heartbeat registers again.
+        self.incarnation = 0
+        self._sequence = 0
         sent = self._clock()
         began = await self._store.register(self._server, self._report(), self._lease, self._retention)
         self.incarnation = began.incarnation
-        self._sequence = 0
-        self._good_until = sent + self._lease
+        if not self._ended:
+            self._good_until = sent + self._lease
         if began.previous_left:
             _log.warning(
                 "incarnation %s of %s did not say goodbye; its lease ends in %.1f s",
@@ -134,3 +159,11 @@ class Heart:
                 self._server,
                 began.previous_left,
             )
+
+    def _end(self, why: str) -> None:
+        self._ended = self._ended or why
+        self._good_until = -math.inf
+
+    def _check_not_ended(self) -> None:
+        if self._ended:
+            raise LifecycleError(f"{self._server}: {self._ended}")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from stateful_route._checks import check_seconds
 from stateful_route.errors import NotOwnerError
-from stateful_route.models import LinkKey, Outcome
+from stateful_route.models import LinkKey, LinkKind, Outcome, PodLife
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stateful_route.models import LinkChange, PodLife, PreviousOwner, ServerInfo
+    from stateful_route.models import LinkChange, PreviousOwner, ServerInfo
     from stateful_route.server.heart import Heart
     from stateful_route.store.port import Store
 
@@ -30,7 +30,7 @@ class Ownership:
 
     """
 
-    __slots__ = ("_held", "_incarnation", "_owned", "epoch", "inherited", "pod_index", "previous", "uid")
+    __slots__ = ("_given_up", "_held", "_incarnation", "_owned", "epoch", "inherited", "pod_index", "previous", "uid")
 
     def __init__(self, owned: Owned, uid: str, owner: PodLife, answer: LinkChange, *, inherited: bool) -> None:
         """Hold what the store answered to ``owner``."""
@@ -40,12 +40,18 @@ class Ownership:
         self.inherited = inherited
         self.previous: PreviousOwner | None = answer.previous
         self._incarnation = owner.incarnation
-        self._held = answer.link is not None and answer.link.owner == owner
+        self._held = answer.link is not None and answer.link.owner == owner and answer.link.kind is LinkKind.PERSISTENT
+        self._given_up = False
         self._owned = owned
 
     def __repr__(self) -> str:
         state = "owned" if self.is_owned() else "not owned"
         return f"<Ownership of {self.uid!r} at epoch {self.epoch}: {state}>"
+
+    @property
+    def held(self) -> bool:
+        """Whether the link is this pod's as far as it knows, be the pod itself alive or not."""
+        return self._held
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""
@@ -59,14 +65,15 @@ class Ownership:
 
         """
         if not self.is_owned():
-            own = self.pod_index == self._owned.heart.life.pod_index
+            own = self.pod_index == self._owned.pod_index
             raise NotOwnerError(self.uid, None if own else self.pod_index, None if own else self.epoch)
 
     async def release(self, grace: float = 0.0) -> bool:
         """Give the uid up; return whether the link was still this one.
 
         From the moment of the call the handle is not owned, whatever the store answers. With ``grace`` above 0
-        the uid still resolves to this pod for that many seconds.
+        the uid still resolves to this pod for that many seconds. Once the store has answered, a second call does
+        nothing and returns ``False``; after a ``StoreError`` it tries again.
 
         Raises:
             InvalidArgumentError: if ``grace`` is not a finite number of seconds from 0.
@@ -75,7 +82,11 @@ class Ownership:
         """
         check_seconds("grace", grace)
         self.drop()
-        return await self._owned.release(self, grace)
+        if self._given_up:
+            return False
+        released = await self._owned.release(self, grace)
+        self._given_up = True
+        return released
 
     def drop(self) -> None:
         """Note that the uid is not owned any more."""
@@ -88,6 +99,7 @@ class Owned:
     def __init__(self, store: Store, heart: Heart, server: ServerInfo) -> None:
         """Own nothing yet."""
         self.heart = heart
+        self.pod_index = server.pod_index
         self.placed_total = 0
         self._store = store
         self._server = server
@@ -118,9 +130,24 @@ class Owned:
     async def claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
         """Claim the uid for the present life, and return the handle."""
         async with self.turn(uid):
-            owner = self.heart.life
+            owner = self.heart.life()
             answer = await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
-            return self.note(uid, owner, answer)
+            return self._note(uid, owner, answer)
+
+    async def change(self, uid: str, operation: Callable[[], Awaitable[LinkChange]]) -> LinkChange:
+        """Run an operation that may give the uid to this pod, or take it away, and take in what it did.
+
+        While its outcome is unknown the uid is not owned: somebody else may own it.
+        """
+        async with self.turn(uid):
+            try:
+                answer = await operation()
+            except BaseException:
+                self.forget(uid)
+                raise
+            if self.heart.incarnation:
+                self._note(uid, PodLife(self.pod_index, self.heart.incarnation), answer)
+            return answer
 
     async def release(self, handle: Ownership, grace: float) -> bool:
         """Give up the uid of the handle; return whether the link was still that of the handle."""
@@ -128,24 +155,22 @@ class Owned:
             now = self._handles.get(handle.uid)
             if now is not None and now.epoch == handle.epoch:
                 self.forget(handle.uid)
-            owner = self.heart.life
             answer = await self._store.release(
-                self._key(handle.uid), pod_index=owner.pod_index, epoch=handle.epoch, grace=grace
+                self._key(handle.uid), pod_index=self.pod_index, epoch=handle.epoch, grace=grace
             )
             return answer.done
 
-    def note(self, uid: str, owner: PodLife, answer: LinkChange) -> Ownership:
-        """Take in what the store answered to a claim or an assignment. Called within a turn."""
+    def _note(self, uid: str, owner: PodLife, answer: LinkChange) -> Ownership:
+        """Take in what the store answered, within a turn."""
         before = self._handles.get(uid)
-        epoch = answer.link.epoch if answer.link else None
-        if before is not None and before.is_owned() and before.epoch == epoch:
-            return before
         # The same process in another life: if nobody held the uid in between, the memory of it is good.
         resumed = before is not None and answer.previous is not None and answer.previous.epoch == before.epoch
         inherited = answer.outcome is Outcome.INHERITED and not resumed
         handle = Ownership(self, uid, owner, answer, inherited=inherited)
+        if handle.held and before is not None and before.held and before.epoch == handle.epoch:
+            return before
         self.forget(uid)
-        if handle.is_owned():
+        if handle.held:
             self._handles[uid] = handle
             self.placed_total += not resumed
         return handle

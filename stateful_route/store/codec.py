@@ -115,5 +115,5 @@ def _pod(field: bytes, entry: bytes) -> PodState | None:
             load_state=StateObj(report_value.load, to_seconds(int(at_ms)), to_seconds(int(lease_ms))),
             dead=state == _DEAD,
         )
-    except (ValueError, InvalidArgumentError):
+    except (ValueError, OverflowError, InvalidArgumentError):
         return None

@@ -22,12 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
-import anyio
-
+from stateful_route._tasks import outlast
 from stateful_route.errors import ConfigError, LifecycleError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
 # Bounds of waiting, in seconds.
@@ -410,28 +408,11 @@ async def start_embedded(binary: str | None = None) -> LocalServer:
 
     """
     server = LocalServer(binary=binary)
+    loop = asyncio.get_running_loop()
     try:
-        await _run_to_its_end(server.start)
+        # A thread cannot be cancelled, and a stop must not run beside a start.
+        await outlast(loop.run_in_executor(None, server.start))
     except asyncio.CancelledError:
-        await _run_to_its_end(server.stop)
+        await outlast(loop.run_in_executor(None, server.stop))
         raise
     return server
-
-
-async def _run_to_its_end(call: Callable[[], None]) -> None:
-    """Run ``call`` in a worker thread; a cancellation is raised after its end.
-
-    A thread cannot be cancelled. ``anyio.to_thread`` leaves it running when the task is cancelled by asyncio itself
-    (anyio's own scopes wait), and a stop would run beside a start.
-    """
-    future = asyncio.get_running_loop().run_in_executor(None, call)
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled from future.exception()
-    future.result()

@@ -56,7 +56,7 @@ def _meaning(error: Exception) -> tuple[type[StoreError], bool]:
     for lower, kind, refused in _MEANINGS:
         if isinstance(error, lower):
             return kind, refused
-    return StoreUnavailableError, False
+    return StoreTimeoutError if isinstance(error, TimeoutError) else StoreUnavailableError, False
 
 
 def timed_out(operation: str, deadline: float, *, sent: bool, writes: bool) -> StoreTimeoutError:

@@ -90,7 +90,10 @@ class Store(Protocol):
         ...
 
     async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
-        """Return the link, ``None`` or the error of each uid, in their order; it raises no ``StoreError`` itself."""
+        """Return the link, ``None`` or the error of each uid, in their order.
+
+        It raises no ``StoreError`` itself.
+        """
         ...
 
     async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
@@ -108,7 +111,8 @@ class Store(Protocol):
     ) -> LinkChange:
         """Return the link of the uid, made for ``candidate`` (temporary, ``ttl`` seconds) if there is none.
 
-        A temporary link is renewed to at least ``ttl`` seconds and never shortened. ``candidate`` is not among the dead.
+        A temporary link is renewed to at least ``ttl`` seconds, and never shortened. ``candidate`` is not among
+        the dead.
         """
         ...
 

@@ -134,15 +134,16 @@ def test_least_recently_used(cache: LinkCache, clock: ManualClock) -> None:
     assert (3, ["a", "c", "d"]) == (len(cache), found)
 
 
-def test_pop_and_clear(cache: LinkCache, clock: ManualClock) -> None:
-    """Pop drops an entry and returns it if it had not ended; clear drops all."""
+def test_pop_and_close(cache: LinkCache, clock: ManualClock) -> None:
+    """Pop drops an entry and returns it if it had not ended; close drops all, and keeps none any more."""
     cache.put(KEY, pod(4), link(), clock())
     popped, again = cache.pop(KEY), cache.pop(KEY)
     cache.put(KEY, pod(4), link(), clock())
     clock.advance(100.0)
     ended = cache.pop(KEY)
     cache.put(KEY, pod(4), link(), clock())
-    cache.clear()
+    cache.close()
+    cache.put(KEY, pod(4), link(), clock())
 
     assert popped is not None
     assert [4, None, None] == [popped.pod.pod_index, again, ended]

@@ -75,7 +75,7 @@ def test_seconds(value: Any) -> None:
 def test_duration(value: float) -> None:
     """A duration is a millisecond at least."""
     check_duration("ttl", 0.001)
-    with pytest.raises(InvalidArgumentError, match=r"0\.001 or more"):
+    with pytest.raises(InvalidArgumentError, match=r"from 0\.001"):
         check_duration("ttl", value)
 
 

@@ -30,7 +30,7 @@ def peak(choose: Callable[[list[Pod], Random], Pod], seed: int) -> float:
     published = [_state(i, START, 0, 0) for i in range(PODS)]
     tables = [ServiceTable("prod", "room", settle=0.0) for _ in range(CLIENTS)]
     for table in tables:
-        table.apply(PodTable(START, tuple(published)))
+        table.apply(PodTable(START, tuple(published)), START)
     phases = sorted(
         [(random.random(), "publish", i) for i in range(PODS)] + [(random.random(), "read", i) for i in range(CLIENTS)]
     )
@@ -43,10 +43,10 @@ def peak(choose: Callable[[list[Pod], Random], Pod], seed: int) -> float:
         if what == "publish":
             published[i] = _state(i, now, links[i], placed[i])
         elif what == "read":
-            tables[i].apply(PodTable(now, tuple(published)))
+            tables[i].apply(PodTable(now, tuple(published)), now)
         elif what == "place":
             pod = choose(tables[i].routable, random)
-            pod.own.placed(now)
+            tables[i].placed(pod, now)
             links[pod.pod_index] += 1
             placed[pod.pod_index] += 1
             heapq.heappush(events, (now + random.expovariate(1 / LIFE), "end", pod.pod_index))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ import pytest
 import stateful_route
 from stateful_route import (
     ClientDriver,
+    InvalidArgumentError,
+    NoRoutablePodError,
+    NotOwnerError,
     ServerDriver,
     StatefulRouteError,
     StatefulRouteForClientDriver,
     StatefulRouteForServerDriver,
+    StoreTimeoutError,
     errors,
 )
 from stateful_route.client.service import ServiceView
@@ -134,3 +139,20 @@ def test_version() -> None:
 def test_typed() -> None:
     """The marker for type checkers is in the package."""
     assert (Path(stateful_route.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidArgumentError("uid", " ", "something else"),
+        StoreTimeoutError("no answer", operation="place", maybe_applied=True),
+        NoRoutablePodError("prod", "room"),
+        NotOwnerError("alice", 3, 17),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_cross_processes(error: StatefulRouteError) -> None:
+    """An error that is pickled comes back with its text and its attributes."""
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+
+    assert (type(error), str(error), vars(error)) == (type(copy), str(copy), vars(copy))

@@ -30,7 +30,7 @@ def state(
 
 
 def read(table: ServiceTable, *pods: PodState, now: float = NOW) -> None:
-    table.apply(PodTable(now, pods))
+    table.apply(PodTable(now, pods), now)
 
 
 @pytest.fixture
