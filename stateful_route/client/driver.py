@@ -205,6 +205,24 @@ class ClientDriver(Driver):
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self._resolver.find(self._key(namespace, uid, service_name))
 
+    async def pod(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
+        """Return what the store last said of a pod; ``None`` if it knows none with that index.
+
+        From memory; the store is asked if the pod is not there, as one that has just come up.
+
+        Raises:
+            StoreError: if the store had to be asked, and did not answer.
+
+        """
+        namespace = self._namespace_of(namespace)
+        check_id("service_name", service_name)
+        check_pod_index("pod_index", pod_index)
+        self._check_running()
+        table = self._table.peek(namespace, service_name)
+        if table.state(pod_index) is None:
+            await self._table.read(table)
+        return table.state(pod_index)
+
     async def pods(self, namespace: str, service_name: str) -> dict[int, PodState]:
         """Return what the store last said of each pod of a service, by pod index.
 

@@ -92,6 +92,11 @@ class ServiceTable:
         if pod.state is not None and self._store_now is not None:
             pod.own.placed(self._store_now + at - self._read_at)
 
+    def state(self, pod_index: int) -> PodState | None:
+        """Return what the store last said of a pod, if anything."""
+        pod = self._pods.get(pod_index)
+        return None if pod is None else pod.state
+
     @property
     def states(self) -> tuple[PodState, ...]:
         """What the store last said of each pod."""

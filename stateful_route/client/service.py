@@ -43,6 +43,17 @@ class ServiceView:
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self.driver.find(self.namespace, uid, self.service_name)
 
+    async def pod(self, pod_index: int) -> PodState | None:
+        """Return what the store last said of a pod; ``None`` if it knows none with that index.
+
+        From memory; the store is asked if the pod is not there, as one that has just come up.
+
+        Raises:
+            StoreError: if the store had to be asked, and did not answer.
+
+        """
+        return await self.driver.pod(self.namespace, self.service_name, pod_index)
+
     async def pods(self) -> dict[int, PodState]:
         """Return what the store last said of each pod, by pod index.
 

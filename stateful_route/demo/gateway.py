@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import httpx
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from stateful_route import BaseConfig, StatefulRoute, StatefulRouteError
@@ -61,7 +62,9 @@ class Gateway:
         # A decision from the cache never waits, so no other request can have counted a miss.
         cached = self.client.statistics().misses == misses
 
-        pod = (await self.chats.pods())[link.pod_index]
+        pod = await self.chats.pod(link.pod_index)
+        if pod is None:
+            return PlainTextResponse(f"pod {link.pod_index} is not known\n", HTTPStatus.SERVICE_UNAVAILABLE)
         url = f"{pod.report.address}{request.scope['raw_path'].decode()}"
         answer = await self.http.request(request.method, url, content=content)
         headers = {

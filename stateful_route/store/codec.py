@@ -21,7 +21,7 @@ from stateful_route.models import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from stateful_route.store.scripts import Script
 
@@ -32,8 +32,10 @@ _DEAD = b"DEAD"
 _STATES = {state.value.encode() for state in RoutingState} | {_DEAD}
 
 
-def lives(pods: Iterable[PodLife]) -> str:
+def lives(pods: Sequence[PodLife]) -> str:
     """Return the list of lives as the scripts take it."""
+    if not pods:  # almost always
+        return ""
     return ",".join(f"{pod.pod_index}:{pod.incarnation}" for pod in pods)
 
 

@@ -233,6 +233,8 @@ def _found_or_error(answer: LinkChange | StoreError) -> Link | StoreError | None
         return error
 
 
-def _parse_info(text: Any) -> dict[str, str]:
-    lines = text.decode(errors="replace").splitlines() if isinstance(text, bytes) else []
+def _parse_info(reply: Any) -> dict[str, str]:
+    if isinstance(reply, dict):  # a client of a cluster has parsed it
+        return {name: str(value) for name, value in reply.items()}
+    lines = reply.decode(errors="replace").splitlines() if isinstance(reply, bytes) else []
     return dict(line.split(":", 1) for line in lines if ":" in line)

@@ -43,11 +43,10 @@ MISROUTES = """
 import sys
 if "stateful_route.demo.gateway" in sys.orig_argv:
     from stateful_route.client.service import ServiceView
-    right = ServiceView.pods
-    async def wrong(self):
-        pods = await right(self)
-        return {index: pods[(index + 1) % len(pods)] for index in pods}
-    ServiceView.pods = wrong
+    right = ServiceView.pod
+    async def wrong(self, pod_index):
+        return await right(self, (pod_index + 1) % len(await self.pods()))
+    ServiceView.pod = wrong
 """
 
 

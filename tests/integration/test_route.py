@@ -125,6 +125,17 @@ class TestPlacing:
             async with route.server(pod(namespace, 7)):
                 assert 7 == await lonely.compute_linked_pod("", "alice", SERVICE)
 
+    async def test_new_pod(self, client: ClientDriver, route: StatefulRoute, namespace: str) -> None:
+        """A pod that has just come up is known when it is asked for, and one that never was is not."""
+        rooms = client.service(SERVICE)
+        await rooms.pods()
+        async with route.server(pod(namespace, 9)) as late:
+            found = await rooms.pod(9)
+
+        assert found is not None
+        assert late.incarnation == found.incarnation
+        assert await rooms.pod(10) is None
+
     async def test_view(self, client: ClientDriver, pods: list[ServerDriver]) -> None:
         """The view of a service gives links with their epoch, and the same epoch until the owner changes."""
         rooms = client.service(SERVICE)
@@ -239,13 +250,12 @@ class TestOwning:
             handle = await older.claim("alice")
             async with route.server(pod(namespace, 0)) as newer:
                 await eventually(lambda: not handle.is_owned())
-                refused = await older.claim("alice")
-                claimed = await newer.claim("alice")
-
-                assert not refused.is_owned()
-                assert claimed.is_owned()
+                with pytest.raises(LifecycleError, match="superseded"):
+                    await older.claim("bob")
                 with pytest.raises(LifecycleError, match="superseded"):
                     await older.set_routing_state(RoutingState.READY)
+
+                assert (await newer.claim("alice")).is_owned()
 
     async def test_services_of_a_uid(self, client: ClientDriver, pods: list[ServerDriver], namespace: str) -> None:
         """All services of a uid are listed, temporary links included, and removed ones are not."""
@@ -424,6 +434,10 @@ class TestTopologies:
         with cluster() as nodes:
             async with StatefulRoute.from_url(nodes.url, config_of(namespace)) as route:
                 await works(route, namespace)
+                info = await route.store.info()
+
+            assert info.product.startswith("valkey ")
+            assert "noeviction" == info.eviction_policy
             async with RedisCluster(host="127.0.0.1", port=nodes.nodes[1].port or 0) as redis:
                 async with StatefulRoute(redis, config_of(namespace + "-2")) as route:
                     await works(route, namespace + "-2")
