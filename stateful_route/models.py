@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import attrs
 
@@ -324,6 +324,44 @@ class PodTable:
     now: float
     pods: tuple[PodState, ...]
     unreadable: int = 0
+
+
+@attrs.frozen
+class LinkAnnouncement:
+    """The word that a link has changed its owner, or was removed.
+
+    Attributes:
+        key: which link.
+        epoch: what is known of the link at that epoch, or an earlier one, is not so any more.
+
+    """
+
+    key: LinkKey
+    epoch: int
+
+
+@attrs.frozen
+class PodAnnouncement:
+    """The word that a pod is in another routing state, in another life, or dead.
+
+    Attributes:
+        namespace: of the service.
+        service_name: the service.
+        pod_index: the pod.
+        incarnation: the life that it is about.
+        state: the name of a ``RoutingState``, or ``DEAD``.
+
+    """
+
+    namespace: str
+    service_name: str
+    pod_index: int
+    incarnation: int
+    state: str
+
+
+Announcement: TypeAlias = LinkAnnouncement | PodAnnouncement
+"""What the store tells everybody."""
 
 
 @attrs.frozen

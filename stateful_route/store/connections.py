@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import anyio
 import redis.exceptions
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from stateful_route.errors import ConfigError, StoreError
 from stateful_route.store.faults import REDIS_ERRORS, timed_out, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from redis.asyncio.connection import AbstractConnection
@@ -60,6 +63,10 @@ class Connections(Protocol):
 
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command that changes nothing and has no key."""
+        ...
+
+    async def subscribe(self, channel: str) -> Subscription:
+        """Subscribe to a channel, over a connection of its own."""
         ...
 
 
@@ -132,6 +139,10 @@ class NodeConnections:
             finally:
                 await self._pool.release(connection)
 
+    async def subscribe(self, channel: str) -> Subscription:
+        """Subscribe to a channel of the server."""
+        return await _subscribe(self._pool.connection_class, self._pool.connection_kwargs, channel, self._deadline)
+
 
 class ClusterConnections:
     """The nodes of a Redis Cluster, through the client's own redirections.
@@ -180,7 +191,14 @@ class ClusterConnections:
         """Return the reply of a command, from any primary."""
         async with _Attempt(str(command[0]), self._deadline, writes=False), self._places:
             await self._client.initialize()
-            return await self._execute(self._client.get_random_primary_node(), command)
+            return await self._execute(self._client.get_default_node(), command)
+
+    async def subscribe(self, channel: str) -> Subscription:
+        """Subscribe to a channel of the cluster, at any of its primaries: a message reaches all nodes."""
+        async with _Attempt("listen", self._deadline, writes=False):
+            await self._client.initialize()
+        node: Any = random.choice(self._client.get_primaries())  # noqa: S311 - it spreads load
+        return await _subscribe(node.connection_class, node.connection_kwargs, channel, self._deadline)
 
     async def _execute(self, node: Any, command: Command) -> Any:
         return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
@@ -211,6 +229,63 @@ class _Attempt:
             raise timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes) from error
         if isinstance(error, REDIS_ERRORS):
             raise translate(error, self._operation, sent=self.sent, writes=self._writes) from error
+
+
+class Subscription:
+    """A connection that hears a channel. Lost is lost: it is not made again, so that nobody misses it unknowingly."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        """Own a connection that has subscribed."""
+        self._connection = connection
+
+    async def next(self, patience: float) -> list[Any] | None:
+        """Return the next message, or ``None`` if there is none within ``patience`` seconds.
+
+        Raises:
+            StoreError: if the connection is lost.
+
+        """
+        with _translated("listen"):
+            message: list[Any] | None = await self._connection.read_response(disable_decoding=True, timeout=patience)
+            return message
+
+    async def ping(self) -> None:
+        """Ask for a sign of life, which comes as a message.
+
+        Raises:
+            StoreError: if the connection is lost.
+
+        """
+        with _translated("listen"):
+            await self._connection.send_packed_command(_pack(("PING",)), check_health=False)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.disconnect(nowait=True)
+
+
+async def _subscribe(kind: Any, settings: dict[str, Any], channel: str, deadline: float) -> Subscription:
+    """Open a connection as those of a pool are, but one that waits for ever and is never made again by itself."""
+    # The older protocol, in which messages are replies like others; what belongs to the newer one is left out.
+    ours = {"protocol": 2, "socket_timeout": None, "health_check_interval": 0, "retry": Retry(NoBackoff(), 0)}
+    kept = {name: value for name, value in settings.items() if "maint_notifications" not in name}
+    connection = kind(**kept | ours)
+    try:
+        async with _Attempt("listen", deadline, writes=False):
+            await connection.connect()
+            await _exchange(connection, ("SUBSCRIBE", channel))
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return Subscription(connection)
+
+
+@contextlib.contextmanager
+def _translated(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except REDIS_ERRORS as error:
+        raise translate(error, operation, sent=True, writes=False) from error
 
 
 async def _exchange(connection: AbstractConnection, command: Command) -> Any:

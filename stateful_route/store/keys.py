@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import functools
 import re
+from urllib.parse import unquote
+
+from stateful_route.models import LinkKey
 
 GENERATION = 1
 
@@ -26,6 +29,11 @@ _MEANINGFUL = re.compile(r"[{}:%*?\[\]\\^\s\x00-\x1f\x7f]")
 def encode(part: str) -> str:
     """Percent-encode the characters of ``part`` that have a meaning in the layout; ordinary ids stay as they are."""
     return _MEANINGFUL.sub(_percent, part)
+
+
+def decode(part: str) -> str:
+    """Return the part that ``encode`` made this of."""
+    return unquote(part)
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -41,15 +49,21 @@ def _encoded(part: str) -> str:
 class KeySpace:
     """Builds the keys of one generation of the layout."""
 
-    __slots__ = ("_prefix",)
+    __slots__ = ("_link", "_prefix")
 
     def __init__(self, generation: int = GENERATION) -> None:
         """Build keys of that generation of the layout."""
         self._prefix = f"sr{generation}:"
+        self._link = re.compile(rf"{self._prefix}link:{{([^:]+):([^:]+)}}:([^:]+)")
 
     def link(self, namespace: str, uid: str, service_name: str) -> str:
         """Return the key of a link."""
         return f"{self._prefix}link:{{{_encoded(namespace)}:{encode(uid)}}}:{_encoded(service_name)}"
+
+    def parse_link(self, key: str) -> LinkKey | None:
+        """Return what a key of a link names; ``None`` if it is not one of this generation."""
+        parts = self._link.fullmatch(key)
+        return None if parts is None else LinkKey(*map(decode, parts.groups()))
 
     def index(self, namespace: str, uid: str) -> str:
         """Return the key of the index of a uid: it is in the slot of the links of that uid."""

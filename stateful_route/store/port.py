@@ -34,10 +34,12 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from stateful_route.errors import StoreError
     from stateful_route.models import (
+        Announcement,
         HeartbeatOutcome,
         Link,
         LinkChange,
@@ -171,6 +173,25 @@ class Store(Protocol):
         """Publish a heartbeat. ``sequence`` rises with each of one life, so that a late one overwrites nothing.
 
         A change of the routing state is announced.
+        """
+        ...
+
+    async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """Return whether that life of a pod is dead, and make it so if its lease has passed or it said goodbye.
+
+        By the clock of the store. Death is final for an incarnation: its heartbeats are refused from then on. It is
+        announced. A life that the store does not know, and no newer one of the pod, is dead.
+        """
+        ...
+
+    def listen(
+        self, namespace: str, patience: float
+    ) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+        """Subscribe to what is announced in a namespace: changes of owner, removed links, states of pods.
+
+        Entering returns once the subscription stands; from then on nothing that is announced is missed. The iterator
+        gives the announcements, and ``None`` as a sign of life; if ``patience`` seconds bring nothing it asks for
+        one, and if as many more bring nothing, or the connection is lost, it raises ``StoreUnavailableError``.
         """
         ...
 

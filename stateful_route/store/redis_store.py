@@ -9,17 +9,19 @@ from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, Outcome, PodLife, Registration
 from stateful_route.store import codec, scripts
 from stateful_route.store.keys import KeySpace, encode
+from stateful_route.store.listener import listening
 from stateful_route.store.port import StoreInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import PodReport, PodTable, ServerInfo
+    from stateful_route.models import Announcement, PodReport, PodTable, ServerInfo
     from stateful_route.store.connections import Connections
 
-_GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN, _SERVICES, _REGISTER, _HEARTBEAT, _PODS = map(
+_GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN, _SERVICES, _REGISTER, _HEARTBEAT, _CONFIRM, _PODS = map(
     scripts.load,
-    ("get", "place", "claim", "release", "assign", "services", "register", "heartbeat", "pods"),
+    ("get", "place", "claim", "release", "assign", "services", "register", "heartbeat", "confirm", "pods"),
 )
 
 # Scripts in one pipeline: enough to hide the round trip, few enough that other callers are not kept waiting.
@@ -94,8 +96,8 @@ class RedisStore:
 
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
-        args = (key.service_name, owner.pod_index, owner.incarnation, "1" if steal_temporary else "")
-        return await self._change(_CLAIM.command(self._link_keys(key), args))
+        args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "")
+        return await self._change(self._link_call(_CLAIM, key, *args))
 
     async def release(
         self,
@@ -108,12 +110,12 @@ class RedisStore:
     ) -> LinkChange:
         """See ``Store.release``."""
         matching = (codec.optional(pod_index), codec.optional(incarnation), codec.optional(epoch))
-        return await self._change(_RELEASE.command(self._link_keys(key), (key.service_name, *matching, to_ms(grace))))
+        return await self._change(self._link_call(_RELEASE, key, *matching, to_ms(grace)))
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
         """See ``Store.assign``."""
-        args = (key.service_name, owner.pod_index, owner.incarnation, codec.optional(expected_epoch))
-        return await self._change(_ASSIGN.command(self._link_keys(key), args))
+        args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch))
+        return await self._change(self._link_call(_ASSIGN, key, *args))
 
     async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
         """See ``Store.register``."""
@@ -154,9 +156,30 @@ class RedisStore:
         except (ValueError, AttributeError) as error:
             raise codec.unreadable_reply(_HEARTBEAT, outcome) from error
 
+    async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """See ``Store.confirm_death``."""
+        (dead,) = await self._run(
+            _CONFIRM,
+            (self._keys.pods(namespace, service_name),),
+            (
+                life.pod_index,
+                life.incarnation,
+                to_ms(retention),
+                self._keys.events(namespace),
+                encode(service_name),
+            ),
+        )
+        return bool(dead)
+
     async def read_pods(self, namespace: str, service_name: str) -> PodTable:
         """See ``Store.read_pods``."""
         return codec.pod_table(await self._run(_PODS, (self._keys.pods(namespace, service_name),), ()))
+
+    def listen(
+        self, namespace: str, patience: float
+    ) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+        """See ``Store.listen``."""
+        return listening(self._connections, self._keys, namespace, patience)
 
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""
@@ -170,11 +193,13 @@ class RedisStore:
         close, self._close = self._close, _nothing
         await close()
 
-    def _link_keys(self, key: LinkKey) -> tuple[str, str]:
-        return (
+    def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
+        """Return the call of a script that may change a link."""
+        keys = (
             self._keys.link(key.namespace, key.uid, key.service_name),
             self._keys.index(key.namespace, key.uid),
         )
+        return script.command(keys, (key.service_name, self._keys.events(key.namespace), *args))
 
     def _announcement(self, server: ServerInfo) -> tuple[str, str]:
         """Return the channel on which a pod is announced, and the name of its service there."""
@@ -184,8 +209,7 @@ class RedisStore:
         return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
 
     def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, dead: str, leaving: str) -> scripts.ScriptCall:
-        args = (key.service_name, candidate.pod_index, candidate.incarnation, ttl_ms, dead, leaving)
-        return _PLACE.command(self._link_keys(key), args)
+        return self._link_call(_PLACE, key, candidate.pod_index, candidate.incarnation, ttl_ms, dead, leaving)
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import math
 import time
@@ -14,14 +15,17 @@ import anyio.lowlevel
 import attrs
 
 from stateful_route._checks import to_ms, to_seconds
-from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.models import (
+    Announcement,
     HeartbeatOutcome,
     Link,
+    LinkAnnouncement,
     LinkChange,
     LinkKey,
     LinkKind,
     Outcome,
+    PodAnnouncement,
     PodLife,
     PodReport,
     PodState,
@@ -97,6 +101,7 @@ class _Pod:
 
 
 _Decision = tuple[Outcome, _Entry | None]
+_DEAF = StoreUnavailableError("nothing is heard any more", operation="listen", maybe_applied=False)
 _FIRST_SEQUENCE = 0
 # What an operation that took an unreadable link for an absent one did in truth.
 _IF_UNREADABLE = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}
@@ -191,6 +196,15 @@ def _change(before: _Entry | None, decision: _Decision, now: _Moment) -> LinkCha
     return LinkChange(outcome, None if after is None else after.link(now), previous)
 
 
+def _announced(before: _Entry | _Poison | None, after: _Entry | None) -> int | None:
+    """Return up to which epoch what is known of a link is not so any more; ``None`` if all of it still is."""
+    if isinstance(before, _Entry):
+        changed = after is None or after.epoch != before.epoch
+        left = after is not None and after.kind is LinkKind.GRACE is not before.kind
+        return before.epoch if changed or left else None
+    return after.epoch - 1 if before is not None and after is not None else None
+
+
 def _beat(known: _Pod | _Poison | None, incarnation: int, sequence: int) -> HeartbeatOutcome:
     if not isinstance(known, _Pod) or known.incarnation < incarnation:
         return HeartbeatOutcome.UNKNOWN
@@ -237,6 +251,8 @@ class MemoryStore:
         self._held = 0
         self._held_more = anyio.Event()
         self._fault: _Fault | None = None
+        self._listeners: dict[asyncio.Queue[Announcement | None], str] = {}
+        self._deaf = False
 
     def __repr__(self) -> str:
         """Show how much is in it."""
@@ -277,6 +293,16 @@ class MemoryStore:
         when only its answer is lost; the ``maybe_applied`` of the error is for the caller to set.
         """
         self._fault = None if error is None else _Fault(error, frozenset(operations), applied)
+
+    def deafen(self) -> None:
+        """Lose all that listen, and let nobody listen until ``hear_again()``."""
+        self._deaf = True
+        for listener in self._listeners:
+            listener.put_nowait(None)
+
+    def hear_again(self) -> None:
+        """Let those who ask listen again."""
+        self._deaf = False
 
     def hold(self, *operations: str, answers: bool = False) -> None:
         """Keep calls waiting from now on, until ``release_held()``.
@@ -360,6 +386,9 @@ class MemoryStore:
             change = attrs.evolve(change, outcome=_IF_UNREADABLE.get(change.outcome, change.outcome))
         if change.done:
             after = decision[1]
+            epoch = _announced(found, after)
+            if epoch is not None:
+                self._announce(key.namespace, LinkAnnouncement(key, epoch))
             if after is None:
                 self._links.pop(key, None)
             else:
@@ -471,6 +500,9 @@ class MemoryStore:
                 del pods[pod_index]
             incarnation = _next(known.incarnation if known else None, now)
             pods[server.pod_index] = _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, to_ms(lease))
+            self._announce_pod(
+                server.namespace, server.service_name, server.pod_index, incarnation, report.routing_state
+            )
             if known is None:
                 return Registration(incarnation, None, 0.0)
             return Registration(incarnation, known.incarnation, to_seconds(known.left_ms(now)))
@@ -482,10 +514,33 @@ class MemoryStore:
         del retention
         async with self._operation("heartbeat"):
             pods = self._pods.get((server.namespace, server.service_name), {})
-            outcome = _beat(pods.get(server.pod_index), incarnation, sequence)
+            known = pods.get(server.pod_index)
+            outcome = _beat(known, incarnation, sequence)
             if outcome is HeartbeatOutcome.ACCEPTED:
                 pods[server.pod_index] = _Pod(incarnation, sequence, report, self._now().ms, to_ms(lease))
+                state = report.routing_state
+                if not isinstance(known, _Pod) or known.report.routing_state is not state:
+                    self._announce_pod(server.namespace, server.service_name, server.pod_index, incarnation, state)
             return outcome
+
+    async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """Return whether that life is dead. ``retention`` is of no use here: only ``register`` drops pods."""
+        del retention
+        async with self._operation("confirm_death"):
+            now = self._now()
+            pods = self._pods.setdefault((namespace, service_name), {})
+            known = pods.get(life.pod_index)
+            if isinstance(known, _Poison):
+                return False
+            if known is not None and known.dead and known.incarnation >= life.incarnation:
+                return True
+            if known is not None and not known.dead and (known.incarnation != life.incarnation or known.left_ms(now)):
+                return False
+            if known is None or known.dead:
+                known = _Pod(life.incarnation, _FIRST_SEQUENCE, PodReport(), now.ms, 1)
+            pods[life.pod_index] = attrs.evolve(known, at_ms=now.ms, dead=True)
+            self._announce_pod(namespace, service_name, life.pod_index, life.incarnation, "DEAD")
+            return True
 
     async def read_pods(self, namespace: str, service_name: str) -> PodTable:
         """Return the pods of a service; entries that cannot be read are left out and counted."""
@@ -493,6 +548,41 @@ class MemoryStore:
             pods = sorted(self._pods.get((namespace, service_name), {}).items())
             readable = tuple(pod.state(pod_index) for pod_index, pod in pods if isinstance(pod, _Pod))
             return PodTable(to_seconds(self._now().ms), readable, len(pods) - len(readable))
+
+    # -- announcements
+
+    @asynccontextmanager
+    async def listen(self, namespace: str, patience: float) -> AsyncIterator[AsyncIterator[Announcement | None]]:
+        """Subscribe to what is announced in a namespace."""
+        async with self._operation("listen"):
+            if self._deaf:
+                raise _DEAF
+            heard: asyncio.Queue[Announcement | None] = asyncio.Queue()
+            self._listeners[heard] = namespace
+        try:
+            yield self._hear(heard, patience)
+        finally:
+            self._listeners.pop(heard, None)
+
+    async def _hear(
+        self, heard: asyncio.Queue[Announcement | None], patience: float
+    ) -> AsyncIterator[Announcement | None]:
+        while True:
+            try:
+                announcement = await asyncio.wait_for(heard.get(), patience)
+            except TimeoutError:
+                announcement = None
+            if self._deaf:
+                raise _DEAF
+            yield announcement
+
+    def _announce(self, namespace: str, announcement: Announcement) -> None:
+        for listener, wanted in self._listeners.items():
+            if wanted == namespace and not self._deaf:
+                listener.put_nowait(announcement)
+
+    def _announce_pod(self, namespace: str, service_name: str, pod_index: int, incarnation: int, state: str) -> None:
+        self._announce(namespace, PodAnnouncement(namespace, service_name, pod_index, incarnation, str(state)))
 
     # -- the store itself
 

@@ -1,13 +1,13 @@
 -- Makes a link persistent for a life of a pod, if there is none or it is its own.
 -- With steal "1" a temporary or grace link of another pod is taken too.
 -- keys: link index
--- args: service pod incarnation steal
+-- args: service channel pod incarnation steal
 -- returns: outcome pod incarnation epoch kind ttl_ms previous
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged"
--- cost: 3 commands if nothing changes, 7 otherwise
+-- cost: 3 commands if nothing changes, 8 otherwise
 -- include: link
-local pod, incarnation = tonumber(ARGV[2]), tonumber(ARGV[3])
+local pod, incarnation = tonumber(ARGV[3]), tonumber(ARGV[4])
 local link, unreadable = read_link()
 if link and link.pod == pod and link.incarnation == incarnation then
   if link.kind == 'p' then return reply('unchanged', link) end
@@ -21,10 +21,10 @@ if link then
     if link.incarnation > incarnation then return reply('superseded', link) end
     outcome = 'inherited'
   else
-    if link.kind == 'p' or ARGV[4] ~= '1' then return reply('refused', link) end
+    if link.kind == 'p' or ARGV[5] ~= '1' then return reply('refused', link) end
     outcome = 'replaced'
   end
 end
 local claimed = new_link('p', pod, incarnation, -1, link)
-write_link(claimed)
+write_new_link(claimed, link, unreadable)
 return reply(outcome, claimed, link)

@@ -1,4 +1,5 @@
--- What the scripts of a link share. KEYS[1] is the link, KEYS[2] the index of its uid, ARGV[1] the service.
+-- What the scripts of a link share. KEYS[1] is the link, KEYS[2] the index of its uid, ARGV[1] the service, ARGV[2]
+-- the channel of the announcements.
 --
 -- A link is the string "<kind> <pod> <incarnation> <epoch>", its kind being t(emporary), p(ersistent) or g(race).
 -- A newer release may append fields after one more space: they are ignored, and kept while the owner stays.
@@ -98,6 +99,21 @@ local function new_link(kind, pod, incarnation, left_ms, before)
     kind = kind, pod = tonumber(pod), incarnation = tonumber(incarnation), left_ms = left_ms, more = '',
     epoch = math.max(before and before.epoch + 1 or 0, now_us),
   }
+end
+
+-- Tells everybody that what they know of the link up to that epoch is not so any more.
+local function announce(epoch)
+  redis.call('PUBLISH', ARGV[2], 'link ' .. KEYS[1] .. ' ' .. integer(epoch))
+end
+
+-- Writes a link for a new owner. It is announced if somebody may know another: a link that was not there is in no cache.
+local function write_new_link(link, before, unreadable)
+  write_link(link)
+  if before then
+    announce(before.epoch)
+  elseif unreadable then
+    announce(link.epoch - 1)
+  end
 end
 
 -- The reply of every operation on a link. `before` is given if the owner or its incarnation changed.
