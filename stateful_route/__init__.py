@@ -2,13 +2,20 @@
 
 from stateful_route._version import __version__
 from stateful_route.client.driver import ClientDriver, ClientStatistics
-from stateful_route.client.placement import BestOfRandom, Candidate, PlacementStrategy
 from stateful_route.client.service import ServiceView
+from stateful_route.client.strategies import (
+    BestOfRandom,
+    Candidate,
+    PlacementStrategy,
+    PreferNewestVersion,
+    PreferZone,
+)
 from stateful_route.config import BaseConfig
 from stateful_route.errors import (
     ConfigError,
     InvalidArgumentError,
     LifecycleError,
+    NoCapacityError,
     NoRoutablePodError,
     NotOwnerError,
     RoutingError,
@@ -36,31 +43,42 @@ from stateful_route.models import (
 )
 from stateful_route.route import StatefulRoute
 from stateful_route.server.driver import ServerDriver
+from stateful_route.server.load import ApplicationLoad, LiveLinks, LoadSource, PodFacts, WaitingTasks, WeighedLoad
 from stateful_route.server.ownership import Ownership
+from stateful_route.server.sampling import CpuUsage, EventLoopLag
 from stateful_route.store.port import Store
 
 __all__ = [
+    "ApplicationLoad",
     "BaseConfig",
     "BestOfRandom",
     "Candidate",
     "ClientDriver",
     "ClientStatistics",
     "ConfigError",
+    "CpuUsage",
+    "EventLoopLag",
     "InvalidArgumentError",
     "LifecycleError",
     "Link",
     "LinkChange",
     "LinkKey",
     "LinkKind",
+    "LiveLinks",
+    "LoadSource",
+    "NoCapacityError",
     "NoRoutablePodError",
     "NotOwnerError",
     "Outcome",
     "Ownership",
     "PlacementStrategy",
+    "PodFacts",
     "PodLife",
     "PodReport",
     "PodState",
     "PodTable",
+    "PreferNewestVersion",
+    "PreferZone",
     "PreviousOwner",
     "RoutingError",
     "RoutingState",
@@ -77,5 +95,7 @@ __all__ = [
     "StoreProtocolError",
     "StoreTimeoutError",
     "StoreUnavailableError",
+    "WaitingTasks",
+    "WeighedLoad",
     "__version__",
 ]

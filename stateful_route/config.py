@@ -13,6 +13,7 @@ from stateful_route._checks import (
     MAX_POD_INDEX,
     as_float,
     check_capacity,
+    check_count,
     check_duration,
     check_fraction,
     check_id,
@@ -77,12 +78,22 @@ class BaseConfig(_json.JsonForm):
         doc="size of this pod in relation to the others: 2 takes twice the load",
         kind=float,
     )
+    max_links: int | None = _setting(
+        None, check_count, unit="links", doc="with so many links this pod is full and gets no new uids", kind=int
+    )
 
     call_deadline: float = _seconds(1.0, "longest time of one call to Redis, connecting included")
     max_connections: int = _setting(
         64, check_int, 1, _MAX_CONNECTIONS, unit="", doc="connections to one Redis server; further calls wait", kind=int
     )
 
+    cpu_factor: float = _setting(
+        0.0,
+        check_fraction,
+        unit="",
+        doc="share of CPU in the load that a pod publishes, from 0 to 1; above 0 needs the extra `cpu`",
+        kind=float,
+    )
     heartbeat: float = _seconds(1.0, "time between two heartbeats of a pod")
     lease: float | None = _seconds(None, "a pod without a heartbeat for so long is dead; unset: 5 heartbeats")
     heartbeat_jitter: float = _setting(
@@ -97,6 +108,10 @@ class BaseConfig(_json.JsonForm):
     cache_size: int = _setting(
         100_000, check_int, 1, MAX_POD_INDEX, unit="links", doc="most links that a client caches", kind=int
     )
+    listen_patience: float = _seconds(
+        1.0, "silence after which a client asks Redis for a sign of life; deaf after twice it"
+    )
+    degraded_grace: float = _seconds(60.0, "cached links are used so long while Redis does not answer", check_seconds)
     refresh: float = _seconds(1.0, "time between two readings of the pods of a service in use")
     choices: int = _setting(
         3, check_int, 1, _MAX_CHOICES, unit="", doc="pods compared for a new uid; the best of them gets it", kind=int

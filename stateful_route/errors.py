@@ -12,6 +12,7 @@
     |  +- StoreProtocolError               a reply, or a value in the store, that cannot be read
     +- RoutingError                        the store answered; the answer is that it cannot be done
        +- NoRoutablePodError               no pod may take the uid
+       +- NoCapacityError                  pods may, and all of them are full
        +- NotOwnerError                    another pod owns the uid
 
 An expected "no" (a refused claim, a link that is absent) is a value, not an error.
@@ -137,6 +138,25 @@ class NoRoutablePodError(RoutingError):
         """Name the service and what is known of its pods."""
         known = ", ".join(f"{pod.pod_index}: {pod.summary}" for pod in pods) or "none was ever seen"
         super().__init__(f"no routable pod of {service_name!r} in namespace {namespace!r}; pods: {known}")
+        self.namespace = namespace
+        self.service_name = service_name
+        self.pods = tuple(pods)
+
+
+class NoCapacityError(RoutingError):
+    """Pods of the service take new uids, and all of them are full: they have ``max_links`` links.
+
+    Attributes:
+        namespace: the namespace of the service.
+        service_name: the service.
+        pods: what is known of its pods, by pod index.
+
+    """
+
+    def __init__(self, namespace: str, service_name: str, pods: Sequence[PodState] = ()) -> None:
+        """Name the service and what is known of its pods."""
+        known = ", ".join(f"{pod.pod_index}: {pod.report.links} of {pod.report.max_links} links" for pod in pods)
+        super().__init__(f"all routable pods of {service_name!r} in namespace {namespace!r} are full; pods: {known}")
         self.namespace = namespace
         self.service_name = service_name
         self.pods = tuple(pods)

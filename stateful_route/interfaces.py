@@ -40,6 +40,7 @@ class StatefulRouteForClientDriver(_Lifecycle, Protocol):
 
         Raises:
             NoRoutablePodError: if it has none, and no pod takes new uids.
+            NoCapacityError: if it has none, and all pods that take new uids are full.
 
         """
         ...
@@ -92,7 +93,8 @@ class StatefulRouteForServerDriver(_Lifecycle, Protocol):
     async def set_load_state(self, load_state: int) -> None:
         """Set the load that the next heartbeat publishes: an int of 0 or more, smaller is better.
 
-        Until it is set, the load is the number of uids that the pod owns.
+        Until it is set, the load source of the driver says it, by default the number of uids that the pod owns.
+        From then on what was set takes the place of the source; ``cpu_factor`` still weighs it with CPU.
         """
         ...
 

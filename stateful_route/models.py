@@ -251,6 +251,7 @@ class PodReport(_json.JsonForm):
         links: how many uids it owns now.
         placed_total: how many uids it took on since it started; never falls within one incarnation.
         capacity: its size in relation to the other pods; twice the capacity takes twice the load.
+        max_links: with so many links it is full and gets no new uids; ``None`` for no limit.
         address: where it is reached, for example a URL; ``None`` if callers know that by the index.
         zone: where it runs.
         version: what revision of the application it runs.
@@ -262,6 +263,7 @@ class PodReport(_json.JsonForm):
     links: int = attrs.field(default=0, validator=checked(check_count))
     placed_total: int = attrs.field(default=0, validator=checked(check_count))
     capacity: float = attrs.field(default=1.0, converter=as_float, validator=checked(check_capacity))
+    max_links: int | None = attrs.field(default=None, validator=checked(check_count, optional=True))
     address: str | None = _optional_text()
     zone: str | None = _optional_text()
     version: str | None = _optional_text()

@@ -20,8 +20,9 @@ from stateful_route.store.topology import check_url, open_url
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from stateful_route.client.placement import PlacementStrategy
+    from stateful_route.client.strategies import PlacementStrategy
     from stateful_route.models import ServerInfo
+    from stateful_route.server.load import LoadSource
     from stateful_route.store.connections import RedisClient
     from stateful_route.store.port import Store
 
@@ -107,15 +108,19 @@ class StatefulRoute:
         """Close the store."""
         await self.aclose()
 
-    def server(self, server_info: ServerInfo | None = None) -> ServerDriver:
+    def server(self, server_info: ServerInfo | None = None, *, load_source: LoadSource | None = None) -> ServerDriver:
         """Return a server driver for that pod, by default for the one that the config names; not started yet.
 
+        ``load_source`` says how loaded the pod is, by default by its links.
+
         Raises:
-            ConfigError: if no pod is given, and the config does not name one.
+            InvalidArgumentError: if ``load_source`` is no source.
+            ConfigError: if no pod is given and the config does not name one, or CPU is to be measured without psutil.
             LifecycleError: if the store is not open.
 
         """
-        return self._keep(ServerDriver(self.store, server_info or self._config.server_info(), self._config))
+        server_info = server_info or self._config.server_info()
+        return self._keep(ServerDriver(self.store, server_info, self._config, load_source=load_source))
 
     def client(self, *, strategy: PlacementStrategy | None = None) -> ClientDriver:
         """Return a client driver; not started yet. ``strategy`` chooses the pod of a new uid.

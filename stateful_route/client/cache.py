@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from stateful_route.client.routing import Pod
     from stateful_route.models import Link
@@ -29,6 +31,16 @@ class CachedLink:
         self.expires = expires
 
 
+class _Asked:
+    """How many questions for a key are under way, and up to which epoch their answers are not so any more."""
+
+    __slots__ = ("outdated_epoch", "questions")
+
+    def __init__(self) -> None:
+        self.questions = 0
+        self.outdated_epoch = -1
+
+
 class LinkCache:
     """An LRU cache whose entries end with their links.
 
@@ -42,6 +54,8 @@ class LinkCache:
         self._margin = margin
         self._clock = clock
         self._entries: LRUCache[CacheKey, CachedLink] = LRUCache(size)
+        self._asked: dict[CacheKey, _Asked] = {}
+        self._flushed_at = -math.inf
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -59,8 +73,14 @@ class LinkCache:
     def put(self, key: CacheKey, pod: Pod, link: Link | None, asked_at: float) -> None:
         """Keep a link that the store told; ``asked_at`` is when it was asked, on the clock of the cache.
 
-        A link of a lower epoch than the one that is there is old news, and is not kept.
+        Old news is not kept: a link of a lower epoch than the one that is there, or one of which it was announced
+        while it was under way that it is not so any more.
         """
+        if asked_at < self._flushed_at:
+            return
+        asked = self._asked.get(key)
+        if asked is not None and link is not None and link.epoch <= asked.outdated_epoch:
+            return
         lasting = self._ttl
         if link is not None and link.ttl is not None:
             lasting = min(lasting, link.ttl - self._margin)
@@ -69,6 +89,36 @@ class LinkCache:
         before = self.get(key)
         if before is None or before.link is None or link is None or before.link.epoch <= link.epoch:
             self._entries[key] = CachedLink(pod, link, asked_at + lasting)
+
+    @contextlib.contextmanager
+    def asking(self, keys: Iterable[CacheKey]) -> Iterator[None]:
+        """Note what is announced of these keys while the store is asked for them."""
+        keys = list(keys)
+        for key in keys:
+            self._asked.setdefault(key, _Asked()).questions += 1
+        try:
+            yield
+        finally:
+            for key in keys:
+                asked = self._asked[key]
+                asked.questions -= 1
+                if not asked.questions:
+                    del self._asked[key]
+
+    def outdate(self, key: CacheKey, epoch: int) -> None:
+        """Drop the entry if its link is of that epoch or an earlier one, and such an answer that is under way."""
+        asked = self._asked.get(key)
+        if asked is not None:
+            asked.outdated_epoch = max(asked.outdated_epoch, epoch)
+        entry = self._entries.get(key)
+        if entry is not None and (entry.link is None or entry.link.epoch <= epoch):
+            del self._entries[key]
+
+    def flush(self, namespace: str) -> None:
+        """Drop all entries of a namespace, and the answers that are under way."""
+        self._flushed_at = self._clock()
+        for key in [key for key in self._entries if key[0] == namespace]:
+            del self._entries[key]
 
     def pop(self, key: CacheKey) -> CachedLink | None:
         """Drop the entry; return it if it had not ended."""

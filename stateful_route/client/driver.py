@@ -13,10 +13,10 @@ import attrs
 from stateful_route._checks import check_id, check_pod_index
 from stateful_route._lifecycle import Driver
 from stateful_route.client.cache import LinkCache
-from stateful_route.client.placement import BestOfRandom
+from stateful_route.client.refresh import RoutingTable
 from stateful_route.client.resolver import Resolver
-from stateful_route.client.routing import RoutingTable
 from stateful_route.client.service import ServiceView
+from stateful_route.client.strategies import BestOfRandom
 from stateful_route.config import BaseConfig
 from stateful_route.errors import InvalidArgumentError
 from stateful_route.models import LinkKey
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.client.cache import CachedLink
-    from stateful_route.client.placement import PlacementStrategy
+    from stateful_route.client.strategies import PlacementStrategy
     from stateful_route.models import Link, PodState
     from stateful_route.store.port import Store
 
@@ -60,7 +60,7 @@ class ClientDriver(Driver):
 
     Implements ``StatefulRouteForClientDriver``, which documents the methods of the contract and the errors. On top of
     it there are ``route`` and ``find`` with a ``Link`` for an answer, ``service``, a view bound to one service,
-    ``batch_compute_linked_pod``, ``pods`` and ``statistics``.
+    ``batch_compute_linked_pod``, ``pods``, ``report_unreachable`` and ``statistics``.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ClientDriver(Driver):
         self._namespace = config.namespace
         self._clock = clock
         self._cache = LinkCache(config.cache_size, config.cache_ttl, config.cache_margin, clock)
-        self._table = RoutingTable(store, config, random=random, clock=clock)
+        self._table = RoutingTable(store, config, self._cache, random=random, clock=clock)
         self._resolver = Resolver(
             store,
             self._cache,
@@ -100,7 +100,7 @@ class ClientDriver(Driver):
         return f"<ClientDriver of namespace {self._namespace!r}: {self._phase}, {len(self._cache)} links cached>"
 
     async def _start(self) -> None:
-        self._table.start()
+        await self._table.start()
 
     async def _stop(self) -> None:
         await self._table.stop()
@@ -182,6 +182,7 @@ class ClientDriver(Driver):
 
         Raises:
             NoRoutablePodError: if a uid has no link, and no pod takes new uids.
+            NoCapacityError: if the pods that take new uids have no room for all that have none.
             StoreError: if the store did not answer for one of them; the others may have been placed.
 
         """
@@ -192,6 +193,7 @@ class ClientDriver(Driver):
 
         Raises:
             NoRoutablePodError: if it has none, and no pod takes new uids.
+            NoCapacityError: if it has none, and all pods that take new uids are full.
 
         """
         entry = self._cached(namespace, uid, service_name)
@@ -235,6 +237,22 @@ class ClientDriver(Driver):
         self._check_running()
         table = await self._table.table(namespace, service_name)
         return {state.pod_index: state for state in table.states}
+
+    async def report_unreachable(self, namespace: str, service_name: str, pod_index: int) -> None:
+        """Say that a pod could not be reached, so that this client avoids it until its next heartbeat.
+
+        New uids go elsewhere. Those that are linked to it stay while it is alive by its lease; as soon as that has
+        ended, the next call for each of them takes it over. The store is asked at once how the pod is.
+
+        Raises:
+            StoreError: if the store did not answer; the pod is avoided all the same.
+
+        """
+        namespace = self._namespace_of(namespace)
+        check_id("service_name", service_name)
+        check_pod_index("pod_index", pod_index)
+        self._check_running()
+        await self._table.report_unreachable(self._table.peek(namespace, service_name), pod_index)
 
     def service(self, service_name: str, namespace: str = "") -> ServiceView:
         """Return a view of this driver that is bound to one service.

@@ -1,81 +1,17 @@
-"""Which pod gets a new uid.
+"""What the published loads do not show yet, as far as a client can tell.
 
-Plain least-load on data that is a moment old is a bug: every client runs to the same pod, and with 100 pods and data
-30 s old the fullest has five times the mean. What is done here:
-
-- the best of a few random pods (M. Mitzenmacher, "How Useful Is Old Information?", TPDS 2000): with d choices no pod
-  gets much more than d times its fair share, however wrong the data is;
-- a client adds to a pod's published load what it placed there and the load does not show yet, times the number of
-  clients that do the same (Orleans' activation-count placement increments by the number of silos in the same way).
+A client adds to a pod's published load what it placed there and the load does not show yet, times the number of clients
+that do the same (Orleans' activation-count placement increments by the number of silos in the same way). Who chooses by
+it is in ``strategies``.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from random import Random
 
 _MAX_SCALE = 1024.0
 _RATE_MEMORY = 30.0
-
-
-class Candidate(Protocol):
-    """A routable pod, as a strategy sees it."""
-
-    @property
-    def pod_index(self) -> int:
-        """The ordinal of the pod."""
-        ...
-
-    @property
-    def expected_load(self) -> float:
-        """Its load as published, and what was placed since and does not show there yet."""
-        ...
-
-    @property
-    def capacity(self) -> float:
-        """Its size in relation to the other pods, above 0."""
-        ...
-
-
-C = TypeVar("C", bound=Candidate)
-
-
-def best_of_random(candidates: Sequence[C], choices: int, random: Random) -> C:
-    """Return the candidate with the least load for its capacity among ``choices`` random ones.
-
-    Candidates that are equal are equally likely. ``candidates`` must not be empty.
-    """
-    sample = random.sample(candidates, min(choices, len(candidates)))  # in random order, so ties are random
-    return min(sample, key=_relative_load)
-
-
-def _relative_load(candidate: Candidate) -> float:
-    return candidate.expected_load / candidate.capacity
-
-
-class PlacementStrategy(Protocol):
-    """Chooses the pod for a new uid. It is called often, and must not wait for anything."""
-
-    def __call__(self, candidates: Sequence[C], random: Random) -> C:
-        """Return one of ``candidates``, which are the routable pods and at least one."""
-        ...
-
-
-class BestOfRandom:
-    """The strategy of ``best_of_random``."""
-
-    def __init__(self, choices: int = 3) -> None:
-        """Compare ``choices`` pods: 2 follows old data least, more fills an empty pod faster."""
-        self._choices = choices
-
-    def __call__(self, candidates: Sequence[C], random: Random) -> C:
-        """Return the best of some random candidates."""
-        return best_of_random(candidates, self._choices, random)
 
 
 class OwnPlacements:

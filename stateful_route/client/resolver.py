@@ -5,19 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stateful_route.client.flights import SingleFlight
-from stateful_route.errors import NoRoutablePodError, StoreError, StoreProtocolError
+from stateful_route.errors import (
+    NoCapacityError,
+    NoRoutablePodError,
+    StoreError,
+    StoreProtocolError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from stateful_route.client.cache import LinkCache
-    from stateful_route.client.placement import PlacementStrategy
-    from stateful_route.client.routing import Pod, RoutingTable, ServiceTable
+    from stateful_route.client.cache import CacheKey, LinkCache
+    from stateful_route.client.refresh import RoutingTable
+    from stateful_route.client.routing import Pod, ServiceTable
+    from stateful_route.client.strategies import PlacementStrategy
     from stateful_route.store.port import Store
 
 _NEW_OWNER = frozenset({Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN})
+_AWAY = (StoreUnavailableError, StoreTimeoutError)
+
+# What a look-up keeps in the cache. A link in grace is left to the next placement, which has to revive it.
+_FOUND = frozenset({LinkKind.TEMPORARY, LinkKind.PERSISTENT})
+_PERSISTENT = frozenset({LinkKind.PERSISTENT})
+_NONE: frozenset[LinkKind] = frozenset()
+
+# The first finds a link whose owner has died since the table was read, the second takes it over; one to spare.
+_PLACEMENTS = 3
 
 
 class Resolver:
@@ -43,7 +60,7 @@ class Resolver:
         self._random = random
         self._clock = clock
         self._placing = SingleFlight[LinkKey, Link]()
-        self._finding = SingleFlight[LinkKey, tuple[Link | None, float]]()
+        self._finding = SingleFlight[tuple[LinkKey, frozenset[LinkKind]], Link | None]()
         self.misses = 0
         self.placed = 0
         self.unreadable = 0
@@ -58,10 +75,14 @@ class Resolver:
 
         Raises:
             NoRoutablePodError: if there is none, and no pod takes new uids.
+            NoCapacityError: if there is none, and all pods that take new uids are full.
 
         """
         self.misses += 1
-        return await self._placing.run(key, lambda: self._place(key))
+        try:
+            return await self._placing.run(key, lambda: self._place(key))
+        except _AWAY:
+            return self._suspect_link(key)
 
     async def place_on(self, key: LinkKey, pod_index: int) -> Link:
         """Return the link of a uid, made for that pod if there is none."""
@@ -71,23 +92,16 @@ class Resolver:
 
     async def find(self, key: LinkKey) -> Link | None:
         """Return the link of a uid, if there is one, and keep it in the cache."""
-        link, asked_at = await self._look_up(key)
-        # A link in grace is left to the next placement, which has to revive it.
-        if link is not None and link.kind is not LinkKind.GRACE:
-            self._keep(key, self._table.peek(key.namespace, key.service_name), link, asked_at)
-        return link
+        return await self._look_up(key, _FOUND)
 
     async def find_persistent(self, key: LinkKey) -> Link | None:
         """Return the link of a uid, if there is one that is persistent, and keep it in the cache."""
-        link, asked_at = await self._look_up(key)
-        if link is None or link.kind is not LinkKind.PERSISTENT:
-            return None
-        self._keep(key, self._table.peek(key.namespace, key.service_name), link, asked_at)
-        return link
+        link = await self._look_up(key, _PERSISTENT)
+        return link if link is not None and link.kind is LinkKind.PERSISTENT else None
 
     async def get(self, key: LinkKey) -> Link | None:
         """Return the link of a uid, if there is one, leaving the cache alone."""
-        return (await self._look_up(key))[0]
+        return await self._look_up(key, _NONE)
 
     async def find_many(self, namespace: str, uids: Sequence[str], service_name: str) -> dict[str, Link]:
         """Return the links of those uids that have one that can be read, and keep them in the cache.
@@ -98,21 +112,21 @@ class Resolver:
         """
         self.misses += len(uids)
         table = self._table.peek(namespace, service_name)
-        asked_at = self._clock()
-        answers = await self._store.get_links(namespace, uids, service_name)
         links: dict[str, Link] = {}
         failures: list[StoreError] = []
-        for uid, answer in zip(uids, answers, strict=True):
-            if isinstance(answer, Link):
-                links[uid] = answer
-                if answer.kind is not LinkKind.GRACE:
-                    self._keep(LinkKey(namespace, uid, service_name), table, answer, asked_at)
-            elif isinstance(answer, StoreProtocolError):
-                self.unreadable += 1
-            elif answer is not None:
-                failures.append(answer)
-        if failures:
-            raise failures[0]
+        with self._cache.asking((namespace, uid, service_name) for uid in uids):
+            asked_at = self._clock()
+            answers = await self._store.get_links(namespace, uids, service_name)
+            for uid, answer in zip(uids, answers, strict=True):
+                if isinstance(answer, Link):
+                    links[uid] = answer
+                    if answer.kind in _FOUND:
+                        self._keep(LinkKey(namespace, uid, service_name), table, answer, asked_at)
+                elif isinstance(answer, StoreProtocolError):
+                    self.unreadable += 1
+                elif answer is not None:
+                    failures.append(answer)
+        self._raise_first(namespace, failures)
         return links
 
     async def place_many(self, namespace: str, uids: Sequence[str], service_name: str) -> dict[str, Link]:
@@ -120,82 +134,130 @@ class Resolver:
 
         Raises:
             NoRoutablePodError: if one has none, and no pod takes new uids.
+            NoCapacityError: if the pods that take new uids have no room for all that have none; none was placed.
             StoreError: if the store did not answer for one of them; the others are placed, and in the cache.
 
         """
-        table = await self._table_to_place(namespace, service_name)
-        if not table.routable:
+        table = await self._table_to_place(namespace, service_name, len(uids))
+        links: dict[str, Link] = {}
+        if table.has_room(len(uids)):
+            self.misses += len(uids)
+        else:
             links = await self.find_many(namespace, uids, service_name)
-            if len(links) < len(uids):
-                raise NoRoutablePodError(namespace, service_name, table.states)
-            return links
-        self.misses += len(uids)
-        chosen: list[Pod] = []
-        try:
-            for _ in uids:
-                chosen.append(self._choose(table))  # noqa: PERF401 - what was chosen must be known if one fails
-            asked_at = self._clock()
-            candidates = [(uid, pod.life) for uid, pod in zip(uids, chosen, strict=True)]
-            answers = await self._store.place_links(
-                namespace, candidates, service_name, self._link_ttl, leaving=table.leaving
-            )
-        finally:
-            for pod in chosen:
-                pod.own.pending -= 1
-        links = {}
-        failures: list[StoreError] = []
-        for uid, answer in zip(uids, answers, strict=True):
-            if isinstance(answer, LinkChange):
-                links[uid] = self._keep_placed(LinkKey(namespace, uid, service_name), table, answer, asked_at)
-            else:
-                failures.append(answer)
-        if failures:
-            raise failures[0]
+            uids = [uid for uid in uids if uid not in links]
+            if not uids:
+                return links
+            if not table.has_room(len(uids)):
+                raise _nowhere(table)
+        links |= await self._place_all(table, uids)
+        stranded = [uid for uid, link in links.items() if await self._is_stranded(table, link)]
+        if stranded and table.candidates:
+            links |= await self._place_all(table, stranded)
         return links
+
+    async def _place_all(self, table: ServiceTable, uids: Sequence[str]) -> dict[str, Link]:
+        """Place uids, each on a pod of the strategy's choice."""
+        namespace, service_name = table.namespace, table.service_name
+        links: dict[str, Link] = {}
+        failures: list[StoreError] = []
+        chosen: list[Pod] = []
+        with self._cache.asking((namespace, uid, service_name) for uid in uids):
+            try:
+                pods = table.candidates
+                for _ in uids:
+                    chosen.append(self._choose(pods))
+                    if chosen[-1].full:
+                        pods = table.candidates
+                asked_at = self._clock()
+                candidates = [(uid, pod.life) for uid, pod in zip(uids, chosen, strict=True)]
+                answers = await self._store.place_links(
+                    namespace, candidates, service_name, self._link_ttl, dead=table.dead, leaving=table.leaving
+                )
+            finally:
+                for pod in chosen:
+                    pod.own.pending -= 1
+            for uid, answer in zip(uids, answers, strict=True):
+                if isinstance(answer, LinkChange):
+                    links[uid] = self._keep_placed(LinkKey(namespace, uid, service_name), table, answer, asked_at)
+                else:
+                    failures.append(answer)
+        self._raise_first(namespace, failures)
+        return links
+
+    def _raise_first(self, namespace: str, failures: list[StoreError]) -> None:
+        if failures:
+            if isinstance(failures[0], _AWAY):
+                self._table.store_failed(namespace)
+            raise failures[0]
+
+    async def _is_stranded(self, table: ServiceTable, link: Link) -> bool:
+        """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
+        return not table.pod(link.pod_index).trusted and await self._table.bury(table, link.owner)
 
     async def _place(self, key: LinkKey) -> Link:
         table = await self._table_to_place(key.namespace, key.service_name)
-        if table.routable:
-            pod = self._choose(table)
+        for _ in range(_PLACEMENTS):
+            pods = table.candidates
+            if not pods:
+                break
+            pod = self._choose(pods)
             try:
-                return await self._place_on(key, table, pod)
+                link = await self._place_on(key, table, pod)
             finally:
                 pod.own.pending -= 1
-        link = await self.find(key)
-        if link is None:
-            raise NoRoutablePodError(key.namespace, key.service_name, table.states)
-        return link
+            if not await self._is_stranded(table, link):
+                return link
+        found = await self._ask(key, _FOUND)
+        if found is None or table.is_dead(found.owner):
+            raise _nowhere(table)
+        return found
 
-    async def _table_to_place(self, namespace: str, service_name: str) -> ServiceTable:
-        """Return the table of a service; if it knows no routable pod, read it: the call is about to fail."""
+    async def _table_to_place(self, namespace: str, service_name: str, uids: int = 1) -> ServiceTable:
+        """Return the table of a service; if it knows no room for so many, read it: the call is about to fail."""
         table = self._table.peek(namespace, service_name)
-        if not table.routable:
+        if not table.has_room(uids):
             await self._table.read(table)
         return table
 
-    def _choose(self, table: ServiceTable) -> Pod:
+    def _choose(self, pods: list[Pod]) -> Pod:
         """Return the pod for a new uid, with the placement counted as pending."""
-        pod = self._strategy(table.routable, self._random)
+        pod = self._strategy(pods, self._random)
         pod.own.pending += 1
         return pod
 
     async def _place_on(self, key: LinkKey, table: ServiceTable, pod: Pod) -> Link:
-        asked_at = self._clock()
-        answer = await self._store.place(key, pod.life, self._link_ttl, leaving=table.leaving)
-        return self._keep_placed(key, table, answer, asked_at)
+        with self._cache.asking((_cache_key(key),)):
+            asked_at = self._clock()
+            answer = await self._store.place(key, pod.life, self._link_ttl, dead=table.dead, leaving=table.leaving)
+            return self._keep_placed(key, table, answer, asked_at)
 
-    async def _look_up(self, key: LinkKey) -> tuple[Link | None, float]:
-        """Return the link of a uid, and when it was asked for."""
+    async def _look_up(self, key: LinkKey, kept: frozenset[LinkKind]) -> Link | None:
+        """Return the link of a uid, and keep it in the cache if it is of one of those kinds."""
         self.misses += 1
-        return await self._finding.run(key, lambda: self._ask(key))
-
-    async def _ask(self, key: LinkKey) -> tuple[Link | None, float]:
-        asked_at = self._clock()
         try:
-            return await self._store.get_link(key), asked_at
-        except StoreProtocolError:
-            self.unreadable += 1
-            raise
+            return await self._finding.run((key, kept), lambda: self._ask(key, kept))
+        except _AWAY:
+            return self._suspect_link(key)
+
+    async def _ask(self, key: LinkKey, kept: frozenset[LinkKind]) -> Link | None:
+        with self._cache.asking((_cache_key(key),)):
+            asked_at = self._clock()
+            try:
+                link = await self._store.get_link(key)
+            except StoreProtocolError:
+                self.unreadable += 1
+                raise
+            if link is not None and link.kind in kept:
+                self._keep(key, self._table.peek(key.namespace, key.service_name), link, asked_at)
+            return link
+
+    def _suspect_link(self, key: LinkKey) -> Link:
+        """Return a cached link that may be used only while the store is away; called while its error is handled."""
+        self._table.store_failed(key.namespace)
+        entry = self._cache.get(_cache_key(key))
+        if entry is None or entry.link is None:
+            raise  # noqa: PLE0704 - the error that is handled by the caller
+        return entry.link
 
     def _keep_placed(self, key: LinkKey, table: ServiceTable, answer: LinkChange, asked_at: float) -> Link:
         """Take in the answer to a placement, and return the link."""
@@ -210,4 +272,14 @@ class Resolver:
         return link
 
     def _keep(self, key: LinkKey, table: ServiceTable, link: Link, asked_at: float) -> None:
-        self._cache.put((key.namespace, key.uid, key.service_name), table.pod(link.pod_index), link, asked_at)
+        self._cache.put(_cache_key(key), table.pod(link.pod_index), link, asked_at)
+
+
+def _cache_key(key: LinkKey) -> CacheKey:
+    return key.namespace, key.uid, key.service_name
+
+
+def _nowhere(table: ServiceTable) -> NoRoutablePodError | NoCapacityError:
+    """Return the error of a uid that has no link, and that no pod takes."""
+    error = NoCapacityError if table.routable else NoRoutablePodError
+    return error(table.namespace, table.service_name, table.states)

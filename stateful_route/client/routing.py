@@ -1,33 +1,26 @@
-"""The pods of each service in use, as last read from the store. Off the path of a call, but for the first."""
+"""The pods of a service as last read from the store: state without I/O."""
 
 from __future__ import annotations
 
-import logging
-import time
-from typing import TYPE_CHECKING
-
-import anyio
-
-from stateful_route._periodic import PeriodicTask
-from stateful_route.client.flights import SingleFlight
 from stateful_route.client.placement import OwnPlacements, PlacementRates
-from stateful_route.errors import StoreError
 from stateful_route.models import PodLife, PodState, PodTable, RoutingState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from random import Random
-
-    from stateful_route.config import BaseConfig
-    from stateful_route.store.port import Store
-
-_log = logging.getLogger("stateful_route")
 
 
 class Pod:
     """A pod as this client knows it. Cached links point at it, and the routing table changes it in place."""
 
-    __slots__ = ("_service", "capacity", "incarnation", "load", "own", "pod_index", "state", "usable")
+    __slots__ = (
+        "_service",
+        "available",
+        "capacity",
+        "incarnation",
+        "load",
+        "own",
+        "pod_index",
+        "reported",
+        "state",
+        "usable",
+    )
 
     def __init__(self, service: ServiceTable, pod_index: int) -> None:
         """Make a pod of which nothing is known but that a link names it."""
@@ -38,11 +31,25 @@ class Pod:
         self.capacity = 1.0
         self.own = OwnPlacements()
         self.state: PodState | None = None
-        self.usable = True
-        """Whether a cached link to it may be used: nothing says that the pod is dead or shut down."""
+        self.available = True
+        """Whether the pod may keep its uids, as far as it is known: nothing says that it is dead or shut down."""
+        self.reported: float | None = None
+        """The time of its last heartbeat when somebody could not reach it; ``None`` once there is a later one."""
+        self.usable = False
+        """Whether a cached link to it may be used. The one thing that a hit looks at."""
+        self.settle()
 
     def __repr__(self) -> str:
         return f"<Pod {self.pod_index}: {self.state.summary if self.state else 'never seen'}>"
+
+    def settle(self) -> None:
+        """Say whether a cached link to the pod may be used."""
+        self.usable = self.available and self.reported is None and self._service.serves_cached
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the pod is known, and nothing is known against it."""
+        return self.state is not None and self.available and self.reported is None
 
     @property
     def life(self) -> PodLife:
@@ -53,6 +60,34 @@ class Pod:
     def expected_load(self) -> float:
         """The published load, and what was placed since by all clients as far as this one can tell."""
         return self.load + self.own.unseen * self._service.weight_of_own
+
+    @property
+    def links(self) -> int:
+        """The published number of links, and the placements of this client that it does not show.
+
+        Not times the scale, which is a mean: a pod is not held for full because of what others may have done.
+        """
+        return self.own.unseen + (self.state.report.links if self.state else 0)
+
+    @property
+    def max_links(self) -> int | None:
+        """How many links make the pod full; ``None`` if it has no limit."""
+        return self.state.report.max_links if self.state else None
+
+    @property
+    def zone(self) -> str | None:
+        """Where the pod runs, if it says so."""
+        return self.state.report.zone if self.state else None
+
+    @property
+    def version(self) -> str | None:
+        """What revision of the application the pod runs, if it says so."""
+        return self.state.report.version if self.state else None
+
+    @property
+    def full(self) -> bool:
+        """Whether the pod has all the links that it may have."""
+        return self.max_links is not None and self.links >= self.max_links
 
 
 class ServiceTable:
@@ -70,12 +105,38 @@ class ServiceTable:
         """The lives that are draining or shut down."""
         self.weight_of_own = 1.0
         """The load that all clients have added for each uid that this one placed and no load shows yet."""
+        self.dead: tuple[PodLife, ...] = ()
+        """The lives whose death is confirmed."""
+        self.serves_cached = True
+        """Whether cached links may be used: changes are heard, or the store does not answer at all."""
+        self.refreshing = False
+        """Whether the table is about to be read, because something was announced."""
+        self.awaited = False
+        """Whether the table is about to be read, because the lease of a pod will have ended."""
+        self.read_at = 0.0
+        """When the table was last read, on the clock of this process."""
+        self._unbroken_since: float | None = None
+        self._limited = False
         self._settle = settle
         self._pods: dict[int, Pod] = {}
         self._rates = PlacementRates()
         self._store_now: float | None = None
-        self._read_at = 0.0
         self._own_total = 0
+
+    @property
+    def candidates(self) -> list[Pod]:
+        """The pods among which a strategy chooses: routable, and not full."""
+        return [pod for pod in self.routable if not pod.full] if self._limited else self.routable
+
+    def has_room(self, uids: int) -> bool:
+        """Whether the pods that may get new uids have room for so many, at least one."""
+        for pod in self.routable:
+            if pod.max_links is None:
+                return True
+            uids -= max(0, pod.max_links - pod.links)
+            if uids <= 0:
+                return True
+        return False
 
     def pod(self, pod_index: int) -> Pod:
         """Return the pod with that index, whether it was ever seen or not."""
@@ -90,7 +151,7 @@ class ServiceTable:
         A pod that was never read has no load to which it could be added.
         """
         if pod.state is not None and self._store_now is not None:
-            pod.own.placed(self._store_now + at - self._read_at)
+            pod.own.placed(self._store_now + at - self.read_at)
 
     def state(self, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod, if anything."""
@@ -102,11 +163,73 @@ class ServiceTable:
         """What the store last said of each pod."""
         return tuple(pod.state for _, pod in sorted(self._pods.items()) if pod.state is not None)
 
-    def apply(self, table: PodTable, read_at: float) -> None:
+    def serve_cached(self, serves: bool) -> None:  # noqa: FBT001 - the one thing that it says
+        """Take in whether cached links may be used."""
+        self.serves_cached = serves
+        for pod in self._pods.values():
+            pod.settle()
+
+    def report_unreachable(self, pod_index: int) -> None:
+        """Avoid a pod until there is a later heartbeat than the last one that is known."""
+        pod = self.pod(pod_index)
+        pod.reported = pod.state.load_state.timestamp if pod.state else 0.0
+        pod.settle()
+        self._prefer_reachable()
+
+    def is_dead(self, life: PodLife) -> bool:
+        """Whether the death of that life of a pod, or of a newer one, is confirmed."""
+        return any(life.pod_index == dead.pod_index and life.incarnation <= dead.incarnation for dead in self.dead)
+
+    def mark_dead(self, life: PodLife) -> None:
+        """Take in that the death of a life was confirmed."""
+        self.dead += (life,)
+        pod = self.pod(life.pod_index)
+        if pod.incarnation <= life.incarnation:
+            pod.available = False
+            pod.settle()
+            self.routable = [other for other in self.routable if other is not pod]
+
+    def confirmable(self, now: float) -> list[PodLife]:
+        """Return the lives whose death can be confirmed: they said goodbye, or their lease has ended.
+
+        The latter only if this client has read the table all the time since: after a time without Redis the pods need
+        some of it to be heard again. ``now`` is on the clock of this process.
+        """
+        return [
+            state.life
+            for state in self.states
+            if not state.dead
+            and self._store_now is not None
+            and (
+                state.report.routing_state is RoutingState.SHUTDOWN
+                or (not state.is_alive(self._store_now) and self.unbroken_for(now) >= state.load_state.ttl)
+            )
+        ]
+
+    def unbroken_for(self, now: float) -> float:
+        """Return for how many seconds the table has been read without a failure or a gap."""
+        return 0.0 if self._unbroken_since is None else now - self._unbroken_since
+
+    def broken(self) -> None:
+        """Take in that the table could not be read."""
+        self._unbroken_since = None
+
+    def next_end(self, now: float) -> float | None:
+        """Return in how many seconds the next lease ends, if no heartbeat renews it; ``None`` if no pod is alive."""
+        if self._store_now is None:
+            return None
+        store_now = self._store_now + now - self.read_at
+        left = [state.load_state.left(store_now) for state in self.states if state.is_alive(store_now)]
+        return min(left, default=None)
+
+    def apply(self, table: PodTable, read_at: float, longest_gap: float = 0.0) -> None:
         """Take in what was read from the store, asked for at ``read_at`` by the clock of this process.
 
-        Synchronous: a call sees all of it or nothing.
+        Synchronous: a call sees all of it or nothing. If the last reading is more than ``longest_gap`` seconds ago,
+        what happened in between was not seen.
         """
+        if self._unbroken_since is None or read_at - self.read_at > longest_gap:
+            self._unbroken_since = read_at
         placed_by_all = 0
         seen = set()
         for state in table.pods:
@@ -118,16 +241,27 @@ class ServiceTable:
             pod.incarnation = state.incarnation
             pod.load = state.report.load
             pod.capacity = state.report.capacity
-            pod.usable = state.is_available(table.now)
+            pod.available = state.is_available(table.now)
+            if pod.reported is not None and state.load_state.timestamp > pod.reported:
+                pod.reported = None
+            pod.settle()
         for pod_index, pod in self._pods.items():
             if pod_index not in seen and pod.state is not None:
                 pod.state = None
-                pod.usable = False
+                pod.available = False
+                pod.settle()
+        self.dead = tuple(state.life for state in table.pods if state.dead)
         self.routable = [self._pods[state.pod_index] for state in table.pods if state.is_routable(table.now)]
+        self._prefer_reachable()
         self.leaving = tuple(state.life for state in table.pods if state.report.routing_state is not RoutingState.READY)
+        self._limited = any(pod.max_links is not None for pod in self.routable)
         self._weigh(table.now, placed_by_all)
-        self._store_now, self._read_at = table.now, read_at
+        self._store_now, self.read_at = table.now, read_at
         self.loaded = True
+
+    def _prefer_reachable(self) -> None:
+        """Leave out what was reported unreachable, unless nothing else is left."""
+        self.routable = [pod for pod in self.routable if pod.reported is None] or self.routable
 
     def _weigh(self, now: float, placed_by_all: int) -> None:
         own_total = sum(pod.own.total for pod in self._pods.values())
@@ -146,91 +280,3 @@ def _newly_placed(before: PodState | None, now: PodState) -> int:
         return 0
     counted = before.report.placed_total if before.incarnation == now.incarnation else 0
     return max(0, now.report.placed_total - counted)
-
-
-class RoutingTable:
-    """The tables of all services in use, refreshed by one periodic task."""
-
-    def __init__(
-        self,
-        store: Store,
-        config: BaseConfig,
-        *,
-        random: Random,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Make an empty table that is not refreshed yet."""
-        self._store = store
-        self._config = config
-        self._clock = clock
-        self._tables: dict[tuple[str, str], ServiceTable] = {}
-        self._reading = SingleFlight[tuple[str, str], None]()
-        self._refreshing = PeriodicTask(
-            "refresh of the pods",
-            self.refresh_all,
-            config.refresh,
-            jitter=config.heartbeat_jitter,
-            random=random,
-            clock=clock,
-        )
-
-    def start(self) -> None:
-        """Begin to refresh."""
-        self._refreshing.start()
-
-    async def stop(self) -> None:
-        """End refreshing."""
-        await self._refreshing.stop()
-
-    def peek(self, namespace: str, service_name: str) -> ServiceTable:
-        """Return the table of a service as it is, be it empty."""
-        table = self._tables.get((namespace, service_name))
-        if table is None:
-            table = ServiceTable(namespace, service_name, self._config.settle)
-            self._tables[namespace, service_name] = table
-        table.last_used = self._clock()
-        return table
-
-    async def table(self, namespace: str, service_name: str) -> ServiceTable:
-        """Return the table of a service, read from the store the first time.
-
-        Raises:
-            StoreError: if it was never read, and cannot be read now.
-
-        """
-        table = self.peek(namespace, service_name)
-        if not table.loaded:
-            await self.read(table)
-        return table
-
-    async def read(self, table: ServiceTable) -> None:
-        """Read the table from the store; callers at the same time share one reading.
-
-        Raises:
-            StoreError: if it cannot be read.
-
-        """
-
-        async def read() -> None:
-            read_at = self._clock()
-            table.apply(await self._store.read_pods(table.namespace, table.service_name), read_at)
-
-        await self._reading.run((table.namespace, table.service_name), read)
-
-    async def refresh_all(self) -> None:
-        """Read the tables that are in use, and drop those that are not.
-
-        A service is in use until nothing was looked up in the store for a cache TTL: then no cached link of it is left.
-        """
-        oldest = self._clock() - self._config.cache_ttl - self._config.refresh
-        for key in [key for key, table in self._tables.items() if table.last_used < oldest]:
-            del self._tables[key]
-        async with anyio.create_task_group() as group:
-            for table in self._tables.values():
-                group.start_soon(self._refresh, table)
-
-    async def _refresh(self, table: ServiceTable) -> None:
-        try:
-            await self.read(table)
-        except StoreError as error:
-            _log.debug("the pods of %r cannot be read: %s", table.service_name, error)

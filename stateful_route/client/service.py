@@ -35,6 +35,7 @@ class ServiceView:
 
         Raises:
             NoRoutablePodError: if it has none, and no pod takes new uids.
+            NoCapacityError: if it has none, and all pods that take new uids are full.
 
         """
         return await self.driver.route(self.namespace, uid, self.service_name)
@@ -53,6 +54,15 @@ class ServiceView:
 
         """
         return await self.driver.pod(self.namespace, self.service_name, pod_index)
+
+    async def report_unreachable(self, pod_index: int) -> None:
+        """Say that a pod could not be reached; see ``ClientDriver.report_unreachable``.
+
+        Raises:
+            StoreError: if the store did not answer; the pod is avoided all the same.
+
+        """
+        await self.driver.report_unreachable(self.namespace, self.service_name, pod_index)
 
     async def pods(self) -> dict[int, PodState]:
         """Return what the store last said of each pod, by pod index.

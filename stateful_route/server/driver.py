@@ -16,12 +16,14 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import StoreError
 from stateful_route.models import LinkKey, PodLife, PodReport, RoutingState
 from stateful_route.server.heart import Heart
+from stateful_route.server.load import LoadMeter, PodFacts, source_of
 from stateful_route.server.ownership import Owned, Ownership
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.models import LinkChange, ServerInfo
+    from stateful_route.server.load import LoadSource
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")
@@ -43,15 +45,25 @@ class ServerDriver(Driver):
         server_info: ServerInfo,
         config: BaseConfig | None = None,
         *,
+        load_source: LoadSource | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
-        """Make a driver that is not started. ``clock`` is in seconds and never goes back."""
+        """Make a driver that is not started. ``clock`` is in seconds and never goes back.
+
+        ``load_source`` says how loaded the pod is, by default by its links; ``cpu_factor`` weighs it with CPU.
+
+        Raises:
+            InvalidArgumentError: if ``load_source`` is no source.
+            ConfigError: if CPU is to be weighed twice, or is to be measured without psutil.
+
+        """
         super().__init__()
         self._store = store
         self._server = server_info
         self._config = BaseConfig() if config is None else config
         self._load_state: int | None = None
+        self._load = LoadMeter(source_of(load_source, self._config.cpu_factor), clock)
         self._routing_state = RoutingState.READY
         self._heart = Heart(
             store,
@@ -86,6 +98,7 @@ class ServerDriver(Driver):
         return self._heart.incarnation
 
     async def _start(self) -> None:
+        await self._load.start()
         await self._heart.register()
         self._beating.start()
 
@@ -93,21 +106,23 @@ class ServerDriver(Driver):
         """Say goodbye, if the store answers."""
         await self._beating.stop()
         self._routing_state = RoutingState.SHUTDOWN
-        with anyio.move_on_after(self._config.stop_deadline):
+        with anyio.move_on_after(self._config.stop_deadline) as scope:
             try:
                 await self._heart.say_goodbye()
             except StoreError as error:
                 _log.warning("%r could not say goodbye: %s", self, error)
+        await self._load.stop(scope.deadline)
 
     def _report(self) -> PodReport:
         config = self._config
         links = len(self._owned)
         return PodReport(
-            load=links if self._load_state is None else self._load_state,
+            load=self._load.read(PodFacts(links=links, capacity=config.capacity, load_state=self._load_state)),
             routing_state=self._routing_state,
             links=links,
             placed_total=self._owned.placed_total,
             capacity=config.capacity,
+            max_links=config.max_links,
             address=config.address,
             zone=config.zone,
             version=config.version,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 FULL_LOAD = 1000
+_LEAST_STOP = 0.1
 _SLOW = 0.05  # of a heartbeat's second, time that the pod's event loop stands still
 
 _log = logging.getLogger("stateful_route")
@@ -111,7 +112,7 @@ class WaitingTasks:
         """Count it no longer, however it ended."""
         self.count -= 1
 
-    def __call__(self, facts: PodFacts) -> float:
+    def __call__(self, _facts: PodFacts) -> float:
         """Return the load of the tasks in hand."""
         return FULL_LOAD * self.count / self._full
 
@@ -246,11 +247,14 @@ class LoadMeter:
             await self._entered.enter_async_context(self._source)
 
     async def stop(self, deadline: float) -> None:
-        """Leave the source, within that many seconds; an error is logged. Does nothing the second time."""
-        with anyio.move_on_after(deadline):
+        """Leave the source, until ``anyio.current_time()`` is ``deadline``; an error is logged.
+
+        It has a tenth of a second at least: the store may have used up the time, and the source must end too.
+        """
+        with anyio.move_on_after(max(_LEAST_STOP, deadline - anyio.current_time())):
             try:
                 await self._entered.aclose()
-            except Exception:  # code of the application: the pod has to come to its end all the same
+            except Exception:  # noqa: BLE001 - code of the application: the pod has to come to its end all the same
                 _log.exception("the load source %r could not be stopped", self._source)
 
     def read(self, facts: PodFacts) -> int:
@@ -258,7 +262,7 @@ class LoadMeter:
         begin = self._clock()
         try:
             load = min(round(_as_load(self._source(facts))), MAX_EXACT_INT)
-        except Exception:  # code of the application: without heartbeats the pod would be taken for dead
+        except Exception:  # noqa: BLE001 - code of the application: without heartbeats the pod would be taken for dead
             if not self._failing:
                 _log.warning("the load source %r fails; the last load stands", self._source, exc_info=True)
             self._failing = True

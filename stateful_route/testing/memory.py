@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import math
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -236,7 +236,7 @@ class MemoryStore:
     caller that is cancelled does not know whether it was applied.
 
     Attributes:
-        operations: how often each method of the contract was called, by its name.
+        operations: how often each method of the contract was called, by its name; to listen is no call.
 
     """
 
@@ -323,7 +323,7 @@ class MemoryStore:
         while self._held < count:
             await self._held_more.wait()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _operation(self, name: str) -> AsyncIterator[None]:
         """Stand around one call: count it, hold it, fail it."""
         self.operations[name] += 1
@@ -551,14 +551,14 @@ class MemoryStore:
 
     # -- announcements
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def listen(self, namespace: str, patience: float) -> AsyncIterator[AsyncIterator[Announcement | None]]:
         """Subscribe to what is announced in a namespace."""
-        async with self._operation("listen"):
-            if self._deaf:
-                raise _DEAF
-            heard: asyncio.Queue[Announcement | None] = asyncio.Queue()
-            self._listeners[heard] = namespace
+        await self._gate("listen", after=False)
+        if self._deaf:
+            raise _DEAF
+        heard: asyncio.Queue[Announcement | None] = asyncio.Queue()
+        self._listeners[heard] = namespace
         try:
             yield self._hear(heard, patience)
         finally:
@@ -568,10 +568,10 @@ class MemoryStore:
         self, heard: asyncio.Queue[Announcement | None], patience: float
     ) -> AsyncIterator[Announcement | None]:
         while True:
-            try:
-                announcement = await asyncio.wait_for(heard.get(), patience)
-            except TimeoutError:
-                announcement = None
+            announcement = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):  # wait_for of Python 3.11 may lose a cancellation
+                    announcement = await heard.get()
             if self._deaf:
                 raise _DEAF
             yield announcement

@@ -6,7 +6,7 @@ import heapq
 from random import Random
 from typing import TYPE_CHECKING
 
-from stateful_route.client.placement import BestOfRandom
+from stateful_route.client.strategies import BestOfRandom
 from stateful_route.client.routing import ServiceTable
 from stateful_route.models import PodReport, PodState, PodTable, RoutingState, StateObj
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateful_route.client.placement import BestOfRandom, OwnPlacements, PlacementRates, best_of_random
+from stateful_route.client.placement import OwnPlacements, PlacementRates
+from stateful_route.client.strategies import BestOfRandom, best_of_random
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -75,11 +75,13 @@ def methods(protocol: type) -> list[str]:
 )
 def test_signatures(protocol: type, implementation: type) -> None:
     """What implements a protocol has its methods, with the same arguments, and coroutines for coroutines."""
+    answer = inspect.Signature.empty  # that of a decorated context manager is another one
     for name in methods(protocol):
         promised, given = getattr(protocol, name), getattr(implementation, name)
 
-        assert inspect.signature(promised) == inspect.signature(given), name
-        assert inspect.iscoroutinefunction(given), name
+        signatures = [inspect.signature(method).replace(return_annotation=answer) for method in (promised, given)]
+        assert signatures[0] == signatures[1], name
+        assert inspect.iscoroutinefunction(promised) is inspect.iscoroutinefunction(given), name
 
 
 def test_contract() -> None:

@@ -121,9 +121,9 @@ def test_wrong_count(name: str) -> None:
 def test_commands() -> None:
     """The two commands of a call differ in how the script is named only."""
     script = scripts.load("claim")
-    call = script.command(("k", "i"), ("s", 1, 2, ""))
+    call = script.command(("k", "i"), ("s", "c", 1, 2, ""))
 
-    assert ("EVALSHA", script.sha, 2, "k", "i", "s", 1, 2, "") == call.evalsha
+    assert ("EVALSHA", script.sha, 2, "k", "i", "s", "c", 1, 2, "") == call.evalsha
     assert ("EVAL", script.source, *call.evalsha[2:]) == call.eval
     assert 40 == len(script.sha)
     assert script is scripts.load("claim")

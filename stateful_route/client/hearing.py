@@ -1,0 +1,140 @@
+"""Whether what the cache holds may be used: as long as every change would be heard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from stateful_route.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from stateful_route.models import Announcement
+    from stateful_route.store.port import Store
+
+_log = logging.getLogger("stateful_route")
+
+# Seconds between two attempts to listen: doubled with each that fails, and up to half of it random.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class _ServeCached(Protocol):
+    def __call__(self, namespace: str, *, serves: bool, flush: bool) -> None:
+        """Take in whether cached links may be used from now on, and whether those that are there must go."""
+        ...
+
+
+class Hearing:
+    """Listens to the announcements in one namespace.
+
+    While it hears, cached links may be used. While it is deaf they are suspect, for a change may have been missed:
+    they are used only if the store itself does not answer, so that nobody can change a link either, and for a bounded
+    grace. When it hears again they are dropped first.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        namespace: str,
+        heard: Callable[[Announcement], None],
+        serve_cached: _ServeCached,
+        *,
+        patience: float,
+        grace: float,
+        random: Random,
+        clock: Callable[[], float],
+    ) -> None:
+        """Begin deaf. ``patience`` is that of ``Store.listen``; both times are in seconds."""
+        self._store = store
+        self._namespace = namespace
+        self._heard = heard
+        self._serve_cached = serve_cached
+        self._patience = patience
+        self._grace = grace
+        self._random = random
+        self._clock = clock
+        self._listening = False
+        self._deaf_since = -math.inf
+        self._degraded = False
+        self._tried = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "listening" if self._listening else "degraded" if self._degraded else "deaf"
+        return f"<Hearing in {self._namespace!r}: {state}>"
+
+    @property
+    def serves_cached(self) -> bool:
+        """Whether cached links may be used now."""
+        return self._listening or self._degraded
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.create_task(self._run(), name=f"stateful_route listener of {self._namespace}")
+
+    async def tried(self) -> None:
+        """Return once it listens, or a first attempt has failed."""
+        await self._tried.wait()
+
+    async def stop(self) -> None:
+        """Stop listening, and wait until that has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def store_failed(self) -> None:
+        """Note that the store did not answer: what is cached is used while nothing can be heard, for the grace."""
+        if not self._listening and not self._degraded and self._in_grace():
+            self._degraded = True
+            _log.warning("the store does not answer: cached links of %r are used for now", self._namespace)
+            self._serve_cached(self._namespace, serves=True, flush=False)
+
+    def store_answered(self) -> None:
+        """Note that the store answered: what is cached is suspect until changes can be heard again."""
+        if self._degraded:
+            self._degraded = False
+            self._serve_cached(self._namespace, serves=self._listening, flush=False)
+
+    def check_grace(self) -> None:
+        """End the use of what is cached if the store has been away for too long."""
+        if self._degraded and not self._in_grace():
+            _log.error("the store has not answered for %g s: cached links are not used any more", self._grace)
+            self.store_answered()
+
+    def _in_grace(self) -> bool:
+        return self._clock() - self._deaf_since < self._grace
+
+    async def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with self._store.listen(self._namespace, self._patience) as announcements:
+                    self._begin()
+                    pause = _FIRST_PAUSE
+                    async for announcement in announcements:
+                        if announcement is not None:
+                            self._heard(announcement)
+            except StoreError as error:
+                self._lose(error)
+            await asyncio.sleep(pause * (1 - self._random.random() / 2))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _begin(self) -> None:
+        self._listening = True
+        self._tried.set()
+        self._degraded = False
+        self._serve_cached(self._namespace, serves=True, flush=True)
+
+    def _lose(self, error: StoreError) -> None:
+        self._tried.set()
+        if self._listening:
+            self._listening = False
+            self._deaf_since = self._clock()
+            _log.warning("announcements in %r are not heard: %s", self._namespace, error)
+            self._serve_cached(self._namespace, serves=False, flush=False)
+        else:
+            self.store_failed()

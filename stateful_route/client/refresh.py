@@ -1,0 +1,246 @@
+"""Keeps the tables of the services in use, hears what is announced, and confirms deaths. Off the path of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from stateful_route._periodic import PeriodicTask
+from stateful_route.client.flights import SingleFlight
+from stateful_route.client.hearing import Hearing
+from stateful_route.client.routing import ServiceTable
+from stateful_route.errors import StoreError
+from stateful_route.models import LinkAnnouncement, PodLife
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from random import Random
+
+    from stateful_route.client.cache import LinkCache
+    from stateful_route.config import BaseConfig
+    from stateful_route.models import Announcement
+    from stateful_route.store.port import Store
+
+_log = logging.getLogger("stateful_route")
+
+# Seconds: after the lease of a pod has ended, and between two looks at a pod that was reported unreachable.
+_AFTER_LEASE = 0.005
+_BETWEEN_LOOKS = 0.1
+
+
+class RoutingTable:
+    """The tables of all services in use, and what keeps them true.
+
+    They are read each ``refresh`` seconds, when a pod is announced to be in another state, and when the lease of a pod
+    is about to end. What is announced of links drops them from the cache; while nothing can be heard, cached links
+    are not used, unless the store does not answer at all.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: BaseConfig,
+        cache: LinkCache,
+        *,
+        random: Random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make an empty table that is not refreshed yet."""
+        self._store = store
+        self._config = config
+        self._cache = cache
+        self._random = random
+        self._clock = clock
+        self._tables: dict[tuple[str, str], ServiceTable] = {}
+        self._hearings: dict[str, Hearing] = {}
+        self._reading = SingleFlight[tuple[str, str], None]()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refreshing = PeriodicTask(
+            "refresh of the pods",
+            self.refresh_all,
+            config.refresh,
+            jitter=config.heartbeat_jitter,
+            random=random,
+            clock=clock,
+        )
+
+    async def start(self) -> None:
+        """Begin to refresh, and to hear what is announced in the client's own namespace."""
+        self._refreshing.start()
+        await self._hearing(self._config.namespace).tried()
+
+    async def stop(self) -> None:
+        """End refreshing and hearing."""
+        await self._refreshing.stop()
+        for hearing in self._hearings.values():
+            await hearing.stop()
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def peek(self, namespace: str, service_name: str) -> ServiceTable:
+        """Return the table of a service as it is, be it empty."""
+        table = self._tables.get((namespace, service_name))
+        if table is None:
+            table = ServiceTable(namespace, service_name, self._config.settle)
+            self._tables[namespace, service_name] = table
+            table.serve_cached(self._hearing(namespace).serves_cached)
+        table.last_used = self._clock()
+        return table
+
+    async def table(self, namespace: str, service_name: str) -> ServiceTable:
+        """Return the table of a service, read from the store the first time.
+
+        Raises:
+            StoreError: if it was never read, and cannot be read now.
+
+        """
+        table = self.peek(namespace, service_name)
+        if not table.loaded:
+            await self.read(table)
+        return table
+
+    async def read(self, table: ServiceTable) -> None:
+        """Read the table from the store; callers at the same time share one reading.
+
+        Raises:
+            StoreError: if it cannot be read.
+
+        """
+        await self._hearing(table.namespace).tried()
+        await self._reading.run((table.namespace, table.service_name), lambda: self._read(table))
+
+    async def refresh_all(self) -> None:
+        """Read the tables that are in use, and drop those that are not.
+
+        A service is in use until nothing was looked up in the store for a cache TTL: then no cached link of it is left.
+        """
+        oldest = self._clock() - self._config.cache_ttl - self._config.refresh
+        for key in [key for key, table in self._tables.items() if table.last_used < oldest]:
+            del self._tables[key]
+        for hearing in self._hearings.values():
+            hearing.check_grace()
+        async with anyio.create_task_group() as group:
+            for table in tuple(self._tables.values()):
+                group.start_soon(self._refresh, table)
+
+    def store_failed(self, namespace: str) -> None:
+        """Note that the store did not answer a call."""
+        self._hearing(namespace).store_failed()
+
+    async def report_unreachable(self, table: ServiceTable, pod_index: int) -> None:
+        """Avoid a pod until its next heartbeat, and look at the last one now.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        table.report_unreachable(pod_index)
+        await self._look(table)
+
+    async def bury(self, table: ServiceTable, life: PodLife) -> bool:
+        """Return whether a life of a pod that a link names is dead, so that another pod may take the link.
+
+        Raises:
+            StoreError: if the store had to be asked, and did not answer.
+
+        """
+        pod = table.pod(life.pod_index)
+        if pod.reported is not None and self._clock() - table.read_at >= _BETWEEN_LOOKS:
+            await self._look(table)
+        if table.is_dead(life):
+            return True
+        # No pod of that index is known, and none has come in the time in which a living one would have.
+        if pod.state is None and table.unbroken_for(self._clock()) >= self._config.lease_seconds:
+            return await self._confirm(table, life)
+        return False
+
+    async def _look(self, table: ServiceTable) -> None:
+        await self.read(table)
+        await self._confirm_deaths(table)
+
+    async def _read(self, table: ServiceTable) -> None:
+        read_at = self._clock()
+        try:
+            pods = await self._store.read_pods(table.namespace, table.service_name)
+        except StoreError:
+            table.broken()
+            self.store_failed(table.namespace)
+            raise
+        self._hearing(table.namespace).store_answered()
+        table.apply(pods, read_at, longest_gap=2 * self._config.refresh + self._config.call_deadline)
+
+    async def _refresh(self, table: ServiceTable) -> None:
+        try:
+            await self._look(table)
+        except StoreError as error:
+            _log.debug("the pods of %r cannot be read: %s", table.service_name, error)
+            return
+        left = table.next_end(self._clock())
+        if left is not None and left < self._config.refresh and not table.awaited:
+            table.awaited = True
+            self._spawn(self._await_end(table, left))
+
+    async def _await_end(self, table: ServiceTable, left: float) -> None:
+        """Look at a table just after the next lease in it has ended."""
+        await anyio.sleep(left + _AFTER_LEASE)
+        table.awaited = False
+        await self._refresh(table)
+
+    async def _confirm_deaths(self, table: ServiceTable) -> None:
+        for life in table.confirmable(self._clock()):
+            await self._confirm(table, life)
+
+    async def _confirm(self, table: ServiceTable, life: PodLife) -> bool:
+        dead = await self._store.confirm_death(table.namespace, table.service_name, life, self._config.pod_retention)
+        if dead:
+            table.mark_dead(life)
+        return dead
+
+    def _hearing(self, namespace: str) -> Hearing:
+        hearing = self._hearings.get(namespace)
+        if hearing is None:
+            hearing = self._hearings[namespace] = Hearing(
+                self._store,
+                namespace,
+                self._heard,
+                self._serve_cached,
+                patience=self._config.listen_patience,
+                grace=self._config.degraded_grace,
+                random=self._random,
+                clock=self._clock,
+            )
+            hearing.start()
+        return hearing
+
+    def _heard(self, announcement: Announcement) -> None:
+        if isinstance(announcement, LinkAnnouncement):
+            key = announcement.key
+            self._cache.outdate((key.namespace, key.uid, key.service_name), announcement.epoch)
+            return
+        table = self._tables.get((announcement.namespace, announcement.service_name))
+        if table is not None and not table.refreshing:
+            table.refreshing = True
+            self._spawn(self._refresh_announced(table))
+
+    async def _refresh_announced(self, table: ServiceTable) -> None:
+        # Before the reading begins: what is announced from here on may not be in it.
+        table.refreshing = False
+        await self._refresh(table)
+
+    def _serve_cached(self, namespace: str, *, serves: bool, flush: bool) -> None:
+        if flush:
+            self._cache.flush(namespace)
+        for table in self._tables.values():
+            if table.namespace == namespace:
+                table.serve_cached(serves)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,202 @@
+"""Which pod gets a new uid: the protocol, and the strategies that ship.
+
+Plain least-load on data that is a moment old is a bug: every client runs to the same pod, and with 100 pods and data
+30 s old the fullest has five times the mean. What is done here is the best of a few random pods (M. Mitzenmacher, "How
+Useful Is Old Information?", TPDS 2000): with d choices no pod gets much more than d times its fair share, however wrong
+the data is.
+
+A preference stands in front of another strategy, and hands it only the candidates that it prefers. It yields to
+balance: one pod in the zone, or the first one of a new revision, does not get all new uids.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import attrs
+
+from stateful_route._checks import MAX_POD_INDEX, check_id, check_int, checked
+from stateful_route.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+# Up to here drawing an index again until it is a new one is faster than random.sample, even among as few pods.
+_FEW = 8
+
+
+class Candidate(Protocol):
+    """A pod that may get the uid, as a strategy sees it: routable, and not full."""
+
+    @property
+    def pod_index(self) -> int:
+        """The ordinal of the pod."""
+        ...
+
+    @property
+    def incarnation(self) -> int:
+        """The life of the pod; the pod that started last has the highest."""
+        ...
+
+    @property
+    def expected_load(self) -> float:
+        """Its load as published, and what all clients placed since, as far as this one can tell."""
+        ...
+
+    @property
+    def capacity(self) -> float:
+        """Its size in relation to the other pods, above 0."""
+        ...
+
+    @property
+    def links(self) -> int:
+        """The uids that it owned as published, and those that this client placed since."""
+        ...
+
+    @property
+    def max_links(self) -> int | None:
+        """How many links make it full; ``None`` if it has no limit."""
+        ...
+
+    @property
+    def zone(self) -> str | None:
+        """Where it runs, if it says so."""
+        ...
+
+    @property
+    def version(self) -> str | None:
+        """What revision of the application it runs, if it says so."""
+        ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+class PlacementStrategy(Protocol):
+    """Chooses the pod for a new uid. It is called often, and must not wait for anything."""
+
+    def __call__(self, candidates: Sequence[C], random: Random) -> C:
+        """Return one of ``candidates``: at least one, in no order, and not to be changed.
+
+        All chance comes from ``random``, so that a test can repeat the choice.
+        """
+        ...
+
+
+def best_of_random(candidates: Sequence[C], choices: int, random: Random) -> C:
+    """Return the candidate with the least load for its capacity among ``choices`` random ones.
+
+    Candidates that are equal are equally likely. ``candidates`` must not be empty.
+    """
+    count = len(candidates)
+    choices = min(choices, count)
+    if choices > _FEW:
+        return min(random.sample(candidates, choices), key=_fullness)  # in random order, so ties are random
+    drawn: list[int] = []
+    best, least = candidates[0], math.inf
+    while len(drawn) < choices:
+        index = int(random.random() * count)
+        if index in drawn:
+            continue
+        drawn.append(index)
+        candidate = candidates[index]
+        fullness = _fullness(candidate)
+        if fullness < least or len(drawn) == 1:  # of equal ones the first that was drawn, so ties are random
+            best, least = candidate, fullness
+    return best
+
+
+def _fullness(candidate: Candidate) -> float:
+    return candidate.expected_load / candidate.capacity
+
+
+@attrs.frozen
+class BestOfRandom:
+    """The pod with the least load for its capacity among some random ones.
+
+    Attributes:
+        choices: how many pods are compared, from 1: 2 follows old data least, more fills an empty pod faster.
+
+    Raises:
+        InvalidArgumentError: if that is not such an int.
+
+    """
+
+    choices: int = attrs.field(default=3, validator=checked(check_int, 1, MAX_POD_INDEX))
+
+    def __call__(self, candidates: Sequence[C], random: Random) -> C:
+        """Return the best of some random candidates."""
+        return best_of_random(candidates, self.choices, random)
+
+
+def _check_up_to(argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
+        raise InvalidArgumentError(argument, value, "a number from 1; math.inf for no limit")
+
+
+@attrs.frozen
+class PreferZone:
+    """A pod in one zone, as long as one there is not much fuller than the mean of all.
+
+    Attributes:
+        zone: the zone, as the pods publish it.
+        then: chooses among the pods that are preferred; among all, if none is.
+        up_to: a pod with more than so many times the mean load, for its capacity, is not preferred; ``math.inf`` for a
+            zone that is left only if no pod in it takes new uids.
+
+    Raises:
+        InvalidArgumentError: naming what is of a wrong type or range.
+
+    """
+
+    zone: str = attrs.field(validator=checked(check_id))
+    then: PlacementStrategy = attrs.field(factory=BestOfRandom)
+    up_to: float = attrs.field(default=1.25, kw_only=True, validator=checked(_check_up_to))
+
+    def __call__(self, candidates: Sequence[C], random: Random) -> C:
+        """Return one in the zone, if there is one that is not too full."""
+        wanted = [candidate for candidate in candidates if candidate.zone == self.zone]
+        return self.then(_not_too_full(wanted, candidates, self.up_to), random)
+
+
+@attrs.frozen
+class PreferNewestVersion:
+    """A pod of the revision that is being rolled out, as long as one is not much fuller than the mean of all.
+
+    The uids that a rolling restart displaces then move once, and not again when their next pod is restarted. The
+    newest revision is that of the pod that started last, since version texts have no order; so in a roll-back it is
+    the one that is rolled back to.
+
+    Attributes:
+        then: chooses among the pods that are preferred; among all, if none is.
+        up_to: a pod with more than so many times the mean load, for its capacity, is not preferred; ``math.inf`` for no
+            limit, with which the first pod of a rollout gets all new uids.
+
+    Raises:
+        InvalidArgumentError: if ``up_to`` is not such a number.
+
+    """
+
+    then: PlacementStrategy = attrs.field(factory=BestOfRandom)
+    up_to: float = attrs.field(default=1.25, kw_only=True, validator=checked(_check_up_to))
+
+    def __call__(self, candidates: Sequence[C], random: Random) -> C:
+        """Return one of the newest revision, if there is one that is not too full."""
+        newest = max(candidates, key=_incarnation).version
+        wanted = [candidate for candidate in candidates if candidate.version == newest]
+        return self.then(_not_too_full(wanted, candidates, self.up_to), random)
+
+
+def _incarnation(candidate: Candidate) -> int:
+    return candidate.incarnation
+
+
+def _not_too_full(wanted: Sequence[C], candidates: Sequence[C], up_to: float) -> Sequence[C]:
+    """Return those of ``wanted`` with at most ``up_to`` times the mean load of all; all, if there are none."""
+    if len(wanted) < len(candidates) and up_to < math.inf:
+        load = sum(candidate.expected_load for candidate in candidates)
+        limit = up_to * load / sum(candidate.capacity for candidate in candidates)
+        wanted = [candidate for candidate in wanted if _fullness(candidate) <= limit]
+    return wanted or candidates
