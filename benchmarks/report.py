@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from benchmarks.comparison import Comparison, Row
 from benchmarks.statistics import spread
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ FORMAT = 1
 """The number of the JSON format: it rises when a field changes its meaning or goes."""
 
 _NOISY = 0.25
+_VARIANT = 50
 _PACKAGES = {
     "stateful_route": "stateful-route",
     "redis-py": "redis",
@@ -64,9 +66,13 @@ def head_lines(versions_now: dict[str, str], machine_now: dict[str, Any]) -> lis
     ]
 
 
-def case_lines(case: Case) -> list[str]:
+def case_lines(case: Case | Comparison) -> list[str]:
     """Return the lines that stand above the results of a case."""
-    return ["", f"{case.name}: {case.title}", f"  reference: {case.reference}"]
+    lines = ["", f"{case.name}: {case.title}", f"  reference: {case.reference}"]
+    if isinstance(case, Comparison):
+        heads = "".join(f" {name.rpartition(', ')[2]:>14}" for name in case.names)
+        lines += [f"  goal: {case.goal}", f"  {'':{_VARIANT}}{heads}"]
+    return lines
 
 
 def result_lines(result: Result) -> list[str]:
@@ -83,23 +89,35 @@ def result_lines(result: Result) -> list[str]:
     ]
 
 
+def row_lines(row: Row) -> list[str]:
+    """Return the line of one row of a table."""
+    figures = "".join(f" {row.median(name):>14.3f}" if name in row.figures else f" {'':>14}" for name in row.case.names)
+    judged = "" if row.goal is None else f"  goal {row.goal}: {'met' if row.is_met else 'NOT met'}"
+    return [f"  {row.variant:{_VARIANT}}{figures}{judged}"]
+
+
 def _rounded(figure: float) -> str:
     """Return three digits of a figure, or all of its whole ones."""
     return f"{figure:.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def as_json(
-    results: Sequence[Result], versions_now: dict[str, str], machine_now: dict[str, Any], *, quick: bool, started: str
+    results: Sequence[Result | Row],
+    versions_now: dict[str, str],
+    machine_now: dict[str, Any],
+    *,
+    quick: bool,
+    started: str,
 ) -> dict[str, Any]:
     """Return the JSON form of a run, which README.md documents."""
-    servers = {result.server for result in results if result.server is not None}
+    servers = {result.server for result in results if not isinstance(result, Row) and result.server is not None}
     return {
         "format": FORMAT,
         "started": started,
         "quick": quick,
         "versions": {**versions_now, "server": ", ".join(sorted(servers)) or None},
         "machine": machine_now,
-        "results": [_result(result) for result in results],
+        "results": [_row(result) if isinstance(result, Row) else _result(result) for result in results],
     }
 
 
@@ -118,5 +136,21 @@ def _result(result: Result) -> dict[str, Any]:
         "figures": {
             name: {**attrs.asdict(spread(figures)), "rounds": list(figures)}
             for name, figures in (("subject", result.subject), ("reference", result.reference))
+        },
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    case = row.case
+    return {
+        "case": case.name,
+        "variant": row.variant,
+        "title": case.title,
+        "reference": case.reference,
+        "unit": row.unit,
+        "goal": None if row.goal is None else attrs.asdict(row.goal),
+        "met": row.is_met,
+        "figures": {
+            name: {**attrs.asdict(spread(figures)), "rounds": list(figures)} for name, figures in row.figures.items()
         },
     }

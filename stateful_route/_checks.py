@@ -62,6 +62,12 @@ def check_number(argument: str, value: object, allowed: str) -> float:
     return float(value)
 
 
+def check_bool(argument: str, value: object) -> None:
+    """Refuse what is not a bool."""
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(argument, value, "True or False")
+
+
 def check_seconds(argument: str, value: object) -> None:
     """Refuse what is not a time of 0 to 1e11 seconds."""
     check_number(argument, value, f"a number of seconds from 0 to {MAX_SECONDS:g}")
@@ -79,6 +85,11 @@ def check_capacity(argument: str, value: object) -> None:
     allowed = f"a number above 0, up to {MAX_SECONDS:g}"
     if check_number(argument, value, allowed) == 0:
         raise InvalidArgumentError(argument, value, allowed)
+
+
+def check_rate(argument: str, value: object) -> None:
+    """Refuse what is not a rate: a finite number above 0."""
+    check_capacity(argument, value)
 
 
 def check_fraction(argument: str, value: object) -> None:

@@ -12,6 +12,7 @@ from stateful_route import _json
 from stateful_route._checks import (
     MAX_POD_INDEX,
     as_float,
+    check_bool,
     check_capacity,
     check_count,
     check_duration,
@@ -19,6 +20,7 @@ from stateful_route._checks import (
     check_id,
     check_int,
     check_pod_index,
+    check_rate,
     check_seconds,
     checked,
 )
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _ORDINAL = re.compile(r"-(\d{1,9})$")  # a longer number, as a CI host may have, is no ordinal
 _MAX_CHOICES = 1024
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MAX_CONNECTIONS = 10_000
 
 
@@ -100,7 +103,18 @@ class BaseConfig(_json.JsonForm):
         0.1, check_fraction, unit="", doc="share of a period by which a periodic task varies", kind=float
     )
     pod_retention: float = _seconds(86400.0, "how long Redis remembers a pod that is gone")
-    stop_deadline: float = _seconds(5.0, "longest time that stop() takes")
+    index_is_exclusive: bool = _setting(
+        False,  # noqa: FBT003 - the default of a flag
+        check_bool,
+        unit="",
+        doc="no two processes have one pod index, as a StatefulSet guarantees: a restarted pod owns at once",
+        kind=bool,
+    )
+    drain_deadline: float = _seconds(20.0, "longest time in which a pod that stops hands its uids over", check_seconds)
+    drain_rate: float = _setting(
+        2000.0, check_rate, unit="uids/s", doc="most uids that a pod hands over in a second", kind=float
+    )
+    stop_deadline: float = _seconds(5.0, "longest time that stop() takes for its goodbye, after the drain")
 
     link_ttl: float = _seconds(600.0, "life of a temporary link that nobody asks for")
     cache_ttl: float = _seconds(240.0, "longest time that a client trusts a cached link")
@@ -172,6 +186,10 @@ class BaseConfig(_json.JsonForm):
 
 
 def _read_variable(variable: str, text: str, kind: type) -> object:
+    if kind is bool:
+        if text.lower() not in _FLAGS:
+            raise ConfigError(variable, text, f"one of {', '.join(_FLAGS)}")
+        return _FLAGS[text.lower()]
     try:
         return kind(text)
     except ValueError:

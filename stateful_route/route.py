@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.strategies import PlacementStrategy
     from stateful_route.models import ServerInfo
+    from stateful_route.server.drain import HandOff
     from stateful_route.server.load import LoadSource
     from stateful_route.store.connections import RedisClient
     from stateful_route.store.port import Store
@@ -108,10 +109,17 @@ class StatefulRoute:
         """Close the store."""
         await self.aclose()
 
-    def server(self, server_info: ServerInfo | None = None, *, load_source: LoadSource | None = None) -> ServerDriver:
+    def server(
+        self,
+        server_info: ServerInfo | None = None,
+        *,
+        load_source: LoadSource | None = None,
+        hand_off: HandOff | None = None,
+    ) -> ServerDriver:
         """Return a server driver for that pod, by default for the one that the config names; not started yet.
 
-        ``load_source`` says how loaded the pod is, by default by its links.
+        ``load_source`` says how loaded the pod is, by default by its links. ``hand_off`` is awaited with each uid
+        before it is released, when the pod drains.
 
         Raises:
             InvalidArgumentError: if ``load_source`` is no source.
@@ -120,7 +128,9 @@ class StatefulRoute:
 
         """
         server_info = server_info or self._config.server_info()
-        return self._keep(ServerDriver(self.store, server_info, self._config, load_source=load_source))
+        return self._keep(
+            ServerDriver(self.store, server_info, self._config, load_source=load_source, hand_off=hand_off)
+        )
 
     def client(self, *, strategy: PlacementStrategy | None = None) -> ClientDriver:
         """Return a client driver; not started yet. ``strategy`` chooses the pod of a new uid.

@@ -2,8 +2,10 @@
 
 from benchmarks.cases.hit import HIT
 from benchmarks.cases.miss import MISS
+from benchmarks.cases.placement import PLACEMENT
 
 CASES = (
     HIT,
     MISS,
+    PLACEMENT,
 )

@@ -73,14 +73,12 @@ class History:
 
     Attributes:
         imbalance: fullest / mean pod at each second, of the pods that are there.
-        moved: how often a link lost its pod, and got another one.
-        misled: how many new uids were sent to a pod that was gone.
+        moved: how often a link lost its pod.
 
     """
 
     imbalance: list[float]
     moved: int
-    misled: int
 
 
 def simulate(model: Model, name: str, seed: int) -> History:
@@ -126,7 +124,6 @@ class _Cluster:
         self._clients = [chooser(name, self._loads, choosing) for _ in range(model.traffic.clients)]
         self._imbalance: list[float] = []
         self._moved = 0
-        self._misled = 0
 
     def run(self) -> History:
         model, random = self._model, self._random
@@ -149,7 +146,7 @@ class _Cluster:
         while self._events and self._events[0][0] < model.seconds:
             self._now, _, happen, arguments = heapq.heappop(self._events)
             happen(*arguments)
-        return History(self._imbalance, self._moved, self._misled)
+        return History(self._imbalance, self._moved)
 
     def _plan(self, at: float, happen: Callable[..., None], *arguments: object) -> None:
         heapq.heappush(self._events, (at, next(self._order), happen, arguments))
@@ -179,7 +176,6 @@ class _Cluster:
         if pod.up:
             self._take(pod, link)
             return
-        self._misled += 1
         self._plan(self._found_dead(pod), self._place, link, client)
 
     def _take(self, pod: _Pod, link: _Link) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from random import Random
@@ -12,17 +13,21 @@ import anyio
 from stateful_route._checks import check_count, check_id, check_pod_index, check_seconds
 from stateful_route._lifecycle import Driver
 from stateful_route._periodic import PeriodicTask
+from stateful_route._tasks import outlast
 from stateful_route.config import BaseConfig
-from stateful_route.errors import StoreError
+from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import LinkKey, PodLife, PodReport, RoutingState
+from stateful_route.server.drain import hand_over
 from stateful_route.server.heart import Heart
 from stateful_route.server.load import LoadMeter, PodFacts, source_of
 from stateful_route.server.ownership import Owned, Ownership
+from stateful_route.server.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.models import LinkChange, ServerInfo
+    from stateful_route.server.drain import HandOff
     from stateful_route.server.load import LoadSource
     from stateful_route.store.port import Store
 
@@ -46,12 +51,14 @@ class ServerDriver(Driver):
         config: BaseConfig | None = None,
         *,
         load_source: LoadSource | None = None,
+        hand_off: HandOff | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
         """Make a driver that is not started. ``clock`` is in seconds and never goes back.
 
         ``load_source`` says how loaded the pod is, by default by its links; ``cpu_factor`` weighs it with CPU.
+        ``hand_off`` is awaited with each uid before it is released by ``drain()`` or ``stop()``.
 
         Raises:
             InvalidArgumentError: if ``load_source`` is no source.
@@ -71,15 +78,30 @@ class ServerDriver(Driver):
             self._report,
             lease=self._config.lease_seconds,
             retention=self._config.pod_retention,
+            exclusive=self._config.index_is_exclusive,
             clock=clock,
+            new_life=self._begin_reclaim,
+            ended=self._lose_all,
         )
         self._owned = Owned(store, self._heart, server_info)
+        self._hand_off = hand_off
+        self._draining: asyncio.Task[None] | None = None
+        self._reclaiming: asyncio.Task[None] | None = None
+        random = Random() if random is None else random  # noqa: S311 - it spreads load
+        self._watch = Watch(
+            store,
+            server_info,
+            self._heart,
+            self._owned,
+            patience=self._config.listen_patience,
+            random=random,
+        )
         self._beating = PeriodicTask(
             f"heartbeat of {server_info.service_name} {server_info.pod_index}",
             self._heart.beat,
             self._config.heartbeat,
             jitter=self._config.heartbeat_jitter,
-            random=random or Random(),  # noqa: S311 - it spreads load
+            random=random,
             clock=clock,
         )
 
@@ -101,10 +123,16 @@ class ServerDriver(Driver):
         await self._load.start()
         await self._heart.register()
         self._beating.start()
+        self._watch.start()
 
     async def _stop(self) -> None:
-        """Say goodbye, if the store answers."""
+        """Drain, and say goodbye, if the store answers."""
+        await self._drain_once()
         await self._beating.stop()
+        await self._watch.stop()
+        if self._reclaiming is not None:
+            self._reclaiming.cancel()
+            await asyncio.wait([self._reclaiming])
         self._routing_state = RoutingState.SHUTDOWN
         with anyio.move_on_after(self._config.stop_deadline) as scope:
             try:
@@ -112,6 +140,56 @@ class ServerDriver(Driver):
             except StoreError as error:
                 _log.warning("%r could not say goodbye: %s", self, error)
         await self._load.stop(scope.deadline)
+
+    async def drain(self) -> None:
+        """Take no new uids, and hand over those that are held: what ``stop()`` does first.
+
+        DENY_NEW_CALL is in the store, and announced, before the first uid goes. Each uid is handed off (``hand_off``)
+        and then released: its next call is placed on another pod. Uids are served until they are released. It takes
+        ``drain_deadline`` at most; what is left then is taken over once this pod has said goodbye. A second call waits
+        for the first.
+        """
+        self._check_running()
+        await self._drain_once()
+
+    async def _drain_once(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name=f"stateful_route drain of {self!r}")
+        await outlast(self._draining)
+
+    async def _drain(self) -> None:
+        if self._heart.ended or not self._heart.incarnation:
+            return
+        if self._routing_state is RoutingState.READY:
+            self._routing_state = RoutingState.DENY_NEW_CALL
+        announced = False
+        with anyio.move_on_after(self._config.stop_deadline):
+            try:
+                await self._heart.publish()
+                announced = True
+            except (StoreError, LifecycleError) as error:
+                _log.warning("%r could not announce that it is draining: %s", self, error)
+        if not announced:
+            return
+        left = await hand_over(
+            self._owned, self._hand_off, deadline=self._config.drain_deadline, rate=self._config.drain_rate
+        )
+        if left:
+            _log.warning("%r leaves with %d uids that were not handed over", self, left)
+
+    def _begin_reclaim(self) -> None:
+        """Claim again what this process still serves, after the store had lost its life."""
+        if self._reclaiming is None or self._reclaiming.done():
+            self._reclaiming = asyncio.create_task(self._reclaim(), name=f"stateful_route reclaim of {self!r}")
+
+    async def _reclaim(self) -> None:
+        try:
+            await self._owned.reclaim()
+        except (StoreError, LifecycleError) as error:
+            _log.warning("%r could not claim all of its uids again: %s", self, error)
+
+    def _lose_all(self) -> None:
+        self._owned.lose_all()
 
     def _report(self) -> PodReport:
         config = self._config

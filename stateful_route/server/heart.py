@@ -35,18 +35,30 @@ class Heart:
         *,
         lease: float,
         retention: float,
+        exclusive: bool,
         clock: Callable[[], float],
+        new_life: Callable[[], None],
+        ended: Callable[[], None],
     ) -> None:
-        """Make a heart that does not beat; ``report`` is asked for what each heartbeat says."""
+        """Make a heart that does not beat; ``report`` is asked for what each heartbeat says.
+
+        ``exclusive`` says that no other process has this pod index. ``new_life`` is called when the store had lost
+        this life and another one began, ``ended`` when this process owns nothing for good.
+        """
         self._store = store
         self._server = server
         self._report = report
         self._lease = lease
         self._retention = retention
+        self._exclusive = exclusive
         self._clock = clock
+        self._new_life = new_life
+        self._end_of_life = ended
         self._publishing = asyncio.Lock()
         self._sequence = 0
+        self._good_from = -math.inf
         self._good_until = -math.inf
+        self._last_incarnation = 0
         self._failing = False
         self._ended = ""
         self.incarnation = 0
@@ -67,7 +79,7 @@ class Heart:
 
     def owns(self, incarnation: int) -> bool:
         """Whether that incarnation is the present one, and may still own uids."""
-        return incarnation == self.incarnation and self._clock() < self._good_until
+        return incarnation == self.incarnation and self._good_from <= self._clock() < self._good_until
 
     async def register(self) -> None:
         """Begin a life.
@@ -103,6 +115,11 @@ class Heart:
         await self._publish_next()
         self._check_not_ended()
 
+    @property
+    def ended(self) -> bool:
+        """Whether this process owns nothing for good: it said goodbye, or was superseded."""
+        return bool(self._ended)
+
     async def say_goodbye(self) -> None:
         """Own nothing from now on, and publish a last heartbeat.
 
@@ -125,6 +142,7 @@ class Heart:
     async def _publish(self) -> None:
         if not self.incarnation:
             await self._begin_life()
+            self._new_life()
             return
         self._sequence += 1
         sent = self._clock()
@@ -141,6 +159,7 @@ class Heart:
         elif outcome is not HeartbeatOutcome.OUTDATED:
             _log.warning("the store answers %r to incarnation %d of %s", outcome.value, self.incarnation, self._server)
             await self._begin_life()
+            self._new_life()
 
     async def _begin_life(self) -> None:
         # Forgotten first: if the answer is lost, the store may know a newer life, and this one must not be superseded
@@ -152,17 +171,21 @@ class Heart:
         self.incarnation = began.incarnation
         if not self._ended:
             self._good_until = sent + self._lease
-        if began.previous_left:
+        if began.previous_left and not self._exclusive and began.previous_incarnation != self._last_incarnation:
+            # Another process may still serve what the older life owned, until its lease has ended.
+            self._good_from = self._clock() + began.previous_left
             _log.warning(
-                "incarnation %s of %s did not say goodbye; its lease ends in %.1f s",
+                "incarnation %s of %s did not say goodbye: nothing is owned until its lease ends in %.1f s",
                 began.previous_incarnation,
                 self._server,
                 began.previous_left,
             )
+        self._last_incarnation = began.incarnation
 
     def _end(self, why: str) -> None:
         self._ended = self._ended or why
         self._good_until = -math.inf
+        self._end_of_life()
 
     def _check_not_ended(self) -> None:
         if self._ended:

@@ -7,13 +7,13 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from stateful_route._checks import check_seconds
-from stateful_route.errors import NotOwnerError
+from stateful_route.errors import NotOwnerError, StoreError, StoreProtocolError
 from stateful_route.models import LinkKey, LinkKind, Outcome, PodLife
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from stateful_route.models import LinkChange, PreviousOwner, ServerInfo
+    from stateful_route.models import Link, LinkChange, PreviousOwner, ServerInfo
     from stateful_route.server.heart import Heart
     from stateful_route.store.port import Store
 
@@ -30,7 +30,18 @@ class Ownership:
 
     """
 
-    __slots__ = ("_given_up", "_held", "_incarnation", "_owned", "epoch", "inherited", "pod_index", "previous", "uid")
+    __slots__ = (
+        "_given_up",
+        "_held",
+        "_incarnation",
+        "_on_lost",
+        "_owned",
+        "epoch",
+        "inherited",
+        "pod_index",
+        "previous",
+        "uid",
+    )
 
     def __init__(self, owned: Owned, uid: str, owner: PodLife, answer: LinkChange, *, inherited: bool) -> None:
         """Hold what the store answered to ``owner``."""
@@ -42,6 +53,7 @@ class Ownership:
         self._incarnation = owner.incarnation
         self._held = answer.link is not None and answer.link.owner == owner and answer.link.kind is LinkKind.PERSISTENT
         self._given_up = False
+        self._on_lost: list[Callable[[], None]] = []
         self._owned = owned
 
     def __repr__(self) -> str:
@@ -88,9 +100,30 @@ class Ownership:
         self._given_up = True
         return released
 
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once the handle is not owned any more, for good: at once if that is so now.
+
+        That is when the link was taken or removed, when the uid was released, when the pod stops, and when another
+        life of the pod began. A pod that has not reached the store for a lease does not own either, but may own again:
+        that only ``is_owned()`` tells. The callback must not raise.
+        """
+        if self._held:
+            self._on_lost.append(callback)
+        else:
+            callback()
+
+    async def lost(self) -> None:
+        """Return once the handle is not owned any more, for good; see ``on_lost``."""
+        gone = asyncio.Event()
+        self.on_lost(gone.set)
+        await gone.wait()
+
     def drop(self) -> None:
         """Note that the uid is not owned any more."""
         self._held = False
+        callbacks, self._on_lost = self._on_lost, []
+        for callback in callbacks:
+            callback()
 
 
 class Owned:
@@ -113,6 +146,15 @@ class Owned:
         """Return the handle of the uid if it is owned."""
         handle = self._handles.get(uid)
         return handle if handle is not None and handle.is_owned() else None
+
+    def held(self, uid: str) -> Ownership | None:
+        """Return the handle of the uid if the link is this pod's, be the pod itself alive or not."""
+        return self._handles.get(uid)
+
+    @property
+    def uids(self) -> list[str]:
+        """The uids that are held."""
+        return list(self._handles)
 
     @contextlib.asynccontextmanager
     async def turn(self, uid: str) -> AsyncIterator[None]:
@@ -159,6 +201,58 @@ class Owned:
                 self._key(handle.uid), pod_index=self.pod_index, epoch=handle.epoch, grace=grace
             )
             return answer.done
+
+    async def reclaim(self) -> None:
+        """Claim all that was held in an older life again, one by one; what another pod has by now is lost.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        for uid in self.uids:
+            handle = self._handles.get(uid)
+            if handle is not None and not handle.is_owned():
+                await self.claim(uid, steal_temporary=False)
+
+    async def verify(self, uids: Sequence[str]) -> None:
+        """Look at the links of uids that are held, and lose those that are not this pod's any more.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        links = await self._store.get_links(self._server.namespace, uids, self._server.service_name)
+        for uid, link in zip(uids, links, strict=True):
+            if isinstance(link, StoreProtocolError):
+                self.forget(uid)
+            elif isinstance(link, StoreError):
+                raise link
+            elif not self._agrees(uid, link):
+                await self._verify_in_turn(uid)
+
+    async def _verify_in_turn(self, uid: str) -> None:
+        """Look again when no operation on the uid is under way, whose answer would explain the difference."""
+        async with self.turn(uid):
+            if not self._agrees(uid, await self._store.get_link(self._key(uid))):
+                self.forget(uid)
+
+    def _agrees(self, uid: str, link: Link | None) -> bool:
+        handle = self._handles.get(uid)
+        return handle is None or (
+            link is not None
+            and link.kind is LinkKind.PERSISTENT
+            and (self.pod_index, handle.epoch) == (link.pod_index, link.epoch)
+        )
+
+    def outdates(self, uid: str, epoch: int) -> bool:
+        """Whether an announcement says that the link of a uid that is held may be another's."""
+        handle = self._handles.get(uid)
+        return handle is not None and handle.epoch is not None and handle.epoch <= epoch
+
+    def lose_all(self) -> None:
+        """Note that nothing is owned any more."""
+        for uid in self.uids:
+            self.forget(uid)
 
     def _note(self, uid: str, owner: PodLife, answer: LinkChange) -> Ownership:
         """Take in what the store answered, within a turn."""

@@ -98,8 +98,10 @@ class Model(Protocol):
         ...
 
 
-_Found: TypeAlias = tuple[Any, frozenset[int]]
-"""A state, and the calls that took effect on the way to it and have not returned yet."""
+_Found: TypeAlias = tuple[Any, int]
+"""A state, and the calls that took effect on the way to it and have not returned yet, a bit for each."""
+
+_WIDTHS = 32, 1024, math.inf
 
 _SHOWN = 12
 
@@ -152,27 +154,47 @@ def check_linearizable(history: History, model: Model) -> Counterexample | None:
     """Return ``None`` if the history is linearizable, or else why it is not.
 
     It is the search of Wing and Gong with the memory of Lowe ("Testing for linearizability", 2017: just-in-time
-    linearization). Time and memory grow with the calls that overlap, not with the length of the history.
+    linearization). Time and memory grow with the calls that overlap and with those without a reply, not with the
+    length of the history.
     """
     keys: dict[Hashable, list[Operation]] = {}
     for operation in history.operations:
         keys.setdefault(operation.key, []).append(operation)
-    failures = (_Search(operations, model).run() for operations in keys.values())
+    failures = (_check_key(operations, model) for operations in keys.values())
     return next((failure for failure in failures if failure is not None), None)
 
 
-class _Search:
-    """The search through the calls on one key: at each return, all states in which the key may be then."""
+def _check_key(operations: list[Operation], model: Model) -> Counterexample | None:
+    # Many calls without a reply may explain the others in very many ways, of which a few are enough if it is
+    # linearizable, and all are needed if it is not.
+    for width in _WIDTHS:
+        search = _Search(operations, model, width)
+        failure = search.run()
+        if failure is None or search.complete:
+            return failure
+    raise AssertionError("the last width is infinite")
 
-    def __init__(self, operations: list[Operation], model: Model) -> None:
+
+class _Search:
+    """The search through the calls on one key: at each return, the states in which the key may be then.
+
+    Attributes:
+        complete: whether these were all, and not only the ``width`` that need the fewest calls without a reply.
+
+    """
+
+    def __init__(self, operations: list[Operation], model: Model, width: float) -> None:
+        self.complete = True
         self._operations = operations
         self._model = model
+        self._width = width
         self._pending: list[int] = []
         # Calls without a reply that ask the same are the same: only the first that is left need be tried.
         self._unknown: dict[Hashable, list[int]] = {}
+        self._all_unknown = sum(1 << n for n, operation in enumerate(operations) if operation.reply is Reply.UNKNOWN)
 
     def run(self) -> Counterexample | None:
-        found: set[_Found] = {(self._model.initial(), frozenset())}
+        found: list[_Found] = [(self._model.initial(), 0)]
         done: list[int] = []
         for _, returning, number in self._events():
             operation = self._operations[number]
@@ -200,53 +222,59 @@ class _Search:
         ]
         return sorted(begins + ends)
 
-    def _returned(self, number: int, found: set[_Found]) -> set[_Found]:
+    def _returned(self, number: int, found: list[_Found]) -> list[_Found]:
         """Return what may be once the call ``number`` took effect, after others if need be.
 
         A state that was reached with fewer calls without a reply leaves more open: what needs more of them is dropped.
         """
-        after: set[_Found] = set()
-        least: dict[tuple[Any, frozenset[int]], list[frozenset[int]]] = {}
-        todo = sorted(found, key=lambda each: len(each[1]))
+        after: list[_Found] = []
+        least: dict[tuple[Any, int], list[int]] = {}
+        todo = list(found)
         for state, effective in todo:  # and through what is appended on the way
             taken = self._absorb(state, effective)
-            unknown = frozenset(each for each in taken if self._operations[each].reply is Reply.UNKNOWN)
-            smaller = least.setdefault((state, taken - unknown), [])
-            if any(each <= unknown for each in smaller):
+            unknown = taken & self._all_unknown
+            smaller = least.setdefault((state, taken ^ unknown), [])
+            if any(each & unknown == each for each in smaller):
                 continue
             smaller.append(unknown)
-            if number in taken:
-                after.add((state, taken - {number}))
+            if taken >> number & 1:
+                after.append((state, taken ^ 1 << number))
                 continue
             for next_number in self._candidates(taken):
                 operation = self._operations[next_number]
                 for next_state in self._model.step(state, operation.call, operation.reply):
                     # Without a reply and without an effect it may as well come later.
                     if operation.reply is not Reply.UNKNOWN or next_state != state:
-                        todo.append((next_state, taken | {next_number}))
+                        todo.append((next_state, taken | 1 << next_number))
+        after.sort(key=self._unknown_taken)
+        if len(after) > self._width:
+            self.complete = False
+            del after[int(self._width) :]
         return after
 
-    def _candidates(self, taken: frozenset[int]) -> Iterator[int]:
-        yield from (number for number in self._pending if number not in taken)
+    def _unknown_taken(self, found: _Found) -> int:
+        return (found[1] & self._all_unknown).bit_count()
+
+    def _candidates(self, taken: int) -> Iterator[int]:
+        yield from (number for number in self._pending if not taken >> number & 1)
         for numbers in self._unknown.values():
-            first = next((number for number in numbers if number not in taken), None)
+            first = next((number for number in numbers if not taken >> number & 1), None)
             if first is not None:
                 yield first
 
-    def _absorb(self, state: Any, taken: frozenset[int]) -> frozenset[int]:
+    def _absorb(self, state: Any, taken: int) -> int:
         """Let the reads take effect that fit the state: that closes nothing, and saves trying their orders."""
-        reads = []
         for number in self._pending:
             operation = self._operations[number]
             if (
-                number not in taken
+                not taken >> number & 1
                 and self._model.is_read(operation.call, operation.reply)
                 and [state] == list(self._model.step(state, operation.call, operation.reply))
             ):
-                reads.append(number)
-        return taken.union(reads) if reads else taken
+                taken |= 1 << number
+        return taken
 
-    def _failure(self, number: int, found: set[_Found], done: list[int]) -> Counterexample:
+    def _failure(self, number: int, found: list[_Found], done: list[int]) -> Counterexample:
         unknown = itertools.chain.from_iterable(self._unknown.values())
         pending = sorted({*self._pending, *unknown} - {number}, key=lambda each: self._operations[each].invoked)
         return Counterexample(

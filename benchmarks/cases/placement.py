@@ -1,0 +1,187 @@
+"""How even the pods are, by who chooses: in virtual time, with the table and the strategies of the package."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
+
+import attrs
+
+from benchmarks import plot
+from benchmarks.comparison import Ceiling, Comparison, Row
+from benchmarks.simulation.choosers import ALL_KNOWING, ARGMIN, NEW_FIRST, OURS, RANDOM, TWO_CHOICES
+from benchmarks.simulation.cluster import Fault, History, Model, simulate
+from benchmarks.simulation.trace import Traffic
+from benchmarks.statistics import quantile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_NAMES = (ARGMIN, RANDOM, TWO_CHOICES, OURS, ALL_KNOWING)
+_EVEN = "fullest/mean"
+_TENTHS = 10
+_BATCH, _AWAY = 60.0, 20.0
+_BEGIN = 60.0
+_BACK = int(_BEGIN + (_TENTHS - 1) * _BATCH + _AWAY)
+_AFTER = 300
+_REPEATED = 3
+"""Seeds of what is judged."""
+
+
+@attrs.frozen(kw_only=True)
+class Figure:
+    """A figure of a history."""
+
+    name: str
+    of: Callable[[History], float]
+    unit: str = _EVEN
+    goal: Ceiling | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Scenario:
+    """What happens, who chooses, and what is looked at."""
+
+    name: str
+    model: Model
+    figures: tuple[Figure, ...]
+    names: tuple[str, ...] = _NAMES
+
+    @property
+    def seeds(self) -> range:
+        """The seeds: one, or some if a figure is judged."""
+        return range(1, 1 + (_REPEATED if any(figure.goal for figure in self.figures) else 1))
+
+
+def steady(pods: int, period: float, name: str, traffic: Traffic, *, warm_up: int, seconds: int) -> Scenario:
+    """Nothing but links that come and go."""
+
+    def p99(history: History) -> float:
+        return quantile(history.imbalance[warm_up:], 0.99)
+
+    model = Model(pods=pods, period=period, seconds=warm_up + seconds, traffic=traffic)
+    judged = traffic == Traffic() and period == 1
+    goal = Ceiling(0.02, above=ALL_KNOWING) if judged else None
+    return Scenario(name=_name(name, model), model=model, figures=(Figure(name="p99", of=p99, goal=goal),))
+
+
+def restart(pods: int, period: float) -> Scenario:
+    """A tenth of the pods each minute says goodbye, and is back after 20 s, empty; all users come back in 2 s."""
+    batches = [range(i * pods // _TENTHS, (i + 1) * pods // _TENTHS) for i in range(_TENTHS)]
+    faults = tuple(
+        Fault(at=_BEGIN + number * _BATCH, pods=tuple(batch), back_after=_AWAY) for number, batch in enumerate(batches)
+    )
+    model = Model(pods=pods, period=period, seconds=_BACK + _AFTER + 1, faults=faults)
+
+    def worst(history: History) -> float:
+        return max(history.imbalance[int(_BEGIN) :])
+
+    def later(history: History) -> float:
+        return max(history.imbalance[-10:])
+
+    def moves(history: History) -> float:
+        return history.moved / model.traffic.links
+
+    worst_goal, later_goal = (Ceiling(1.25), Ceiling(1.03)) if period == 1 else (None, None)
+    return Scenario(
+        name=_name("rolling restart", model),
+        model=model,
+        figures=(
+            Figure(name="worst", of=worst, goal=worst_goal),
+            Figure(name="5 min later", of=later, goal=later_goal),
+            Figure(name="moves of a link", of=moves, unit="moves"),
+        ),
+        names=(*_NAMES, NEW_FIRST),
+    )
+
+
+def crash(pods: int, period: float) -> Scenario:
+    """A tenth of the pods dies, and stays away; its users come back within 2 s of the end of the lease."""
+    fault = Fault(at=_BEGIN, pods=tuple(range(pods // _TENTHS)), announced=False)
+    reconnected = int(_BEGIN + 5 * period + 2)
+
+    def after(history: History) -> float:
+        return max(history.imbalance[reconnected:])
+
+    model = Model(pods=pods, period=period, seconds=reconnected + 60, faults=(fault,))
+    return Scenario(name=_name("crash", model), model=model, figures=(Figure(name="worst after", of=after),))
+
+
+def _name(what: str, model: Model) -> str:
+    return f"{what}, {model.pods} pods, {model.period:g} s"
+
+
+_FULL = tuple(
+    scenario
+    for pods in (100, 10)
+    for scenario in (
+        *(steady(pods, period, "steady", Traffic(), warm_up=300, seconds=600) for period in (1, 5, 30)),
+        *(
+            steady(pods, period, "uneven clients", Traffic(uneven_clients=True), warm_up=300, seconds=600)
+            for period in (1, 5, 30)
+        ),
+        *(
+            steady(pods, period, "uneven links", Traffic(uneven_links=True), warm_up=300, seconds=600)
+            for period in (1, 5, 30)
+        ),
+        *(restart(pods, period) for period in (1, 5, 30)),
+        *(crash(pods, period) for period in (1, 5, 30)),
+    )
+)
+_QUICK = (
+    steady(100, 1, "steady", Traffic(), warm_up=60, seconds=120),
+    restart(10, 1),
+    crash(100, 5),
+)
+
+
+def _run(quick: bool) -> Iterator[Row]:  # noqa: FBT001 - the one thing to say
+    """Run the scenarios, each of the choosers in a process of its own, as many at a time as there are processors."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as processes:
+        started = [
+            (
+                scenario,
+                {
+                    name: [processes.submit(simulate, scenario.model, name, seed) for seed in scenario.seeds]
+                    for name in scenario.names
+                },
+            )
+            for scenario in (_QUICK if quick else _FULL)
+        ]
+        for scenario, futures in started:
+            histories = {name: [future.result() for future in each] for name, each in futures.items()}
+            for figure in scenario.figures:
+                yield Row(
+                    case=PLACEMENT,
+                    variant=f"{scenario.name}: {figure.name}",
+                    unit=figure.unit,
+                    figures={name: [figure.of(history) for history in each] for name, each in histories.items()},
+                    goal=figure.goal,
+                )
+
+
+def _draw(path: Path) -> None:
+    """Draw what a rolling restart of 100 pods with data 5 s old does."""
+    model = restart(100, 5).model
+    plot.draw_imbalance(
+        {name: simulate(model, name, 1).imbalance for name in (ARGMIN, OURS)},
+        path,
+        title="Rolling restart of 100 pods in tenths, one each minute; 32 clients, loads 5 s old in the mean",
+        shaded=(_BEGIN, float(_BACK)),
+    )
+
+
+PLACEMENT = Comparison(
+    name="placement",
+    title="fullest / mean pod, in virtual time; 32 clients, 28,600 links that live 600 s in the mean",
+    reference="others who choose on the same trace; one of them knows all loads at each moment",
+    goal="p99 <= all-knowing + 0.02; in a rolling restart <= 1.25, and <= 1.03 five minutes later",
+    subject=OURS,
+    names=(*_NAMES, NEW_FIRST),
+    run=_run,
+    draw=_draw,
+)
