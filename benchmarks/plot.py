@@ -44,5 +44,5 @@ def draw_imbalance(
     axes.set_title(title, fontsize=10)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, framealpha=0.9, loc="upper right")
+    axes.legend(fontsize=9, framealpha=1, loc="center right", bbox_to_anchor=(1.0, 0.42))
     figure.savefig(path, dpi=100, metadata={"Software": None})  # the same picture from the same figures

@@ -63,7 +63,7 @@ class Model:
     pods: int
     period: float
     seconds: int
-    traffic: Traffic = Traffic()
+    traffic: Traffic = attrs.field(factory=Traffic)
     faults: tuple[Fault, ...] = ()
 
 
@@ -245,8 +245,8 @@ class _Cluster:
             if fault.back_after is not None:
                 self._plan(self._now + fault.back_after, self._return, pod)
         if fault.announced:
-            for client in self._clients:
-                client.read(self._table())
+            for each in self._clients:
+                each.read(self._table())
 
     def _found_dead(self, pod: _Pod, *, announced: bool = False) -> float:
         """Return when a user of a pod that is gone asks for another one: some moment after everybody knows."""

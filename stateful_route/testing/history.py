@@ -101,7 +101,7 @@ class Model(Protocol):
 _Found: TypeAlias = tuple[Any, int]
 """A state, and the calls that took effect on the way to it and have not returned yet, a bit for each."""
 
-_WIDTHS = 32, 1024, math.inf
+_EFFORTS = (64, 0), (1024, 1), (math.inf, math.inf)
 
 _SHOWN = 12
 
@@ -167,8 +167,8 @@ def check_linearizable(history: History, model: Model) -> Counterexample | None:
 def _check_key(operations: list[Operation], model: Model) -> Counterexample | None:
     # Many calls without a reply may explain the others in very many ways, of which a few are enough if it is
     # linearizable, and all are needed if it is not.
-    for width in _WIDTHS:
-        search = _Search(operations, model, width)
+    for width, spare in _EFFORTS:
+        search = _Search(operations, model, width, spare)
         failure = search.run()
         if failure is None or search.complete:
             return failure
@@ -183,11 +183,12 @@ class _Search:
 
     """
 
-    def __init__(self, operations: list[Operation], model: Model, width: float) -> None:
+    def __init__(self, operations: list[Operation], model: Model, width: float, spare: float) -> None:
         self.complete = True
         self._operations = operations
         self._model = model
         self._width = width
+        self._spare = spare
         self._pending: list[int] = []
         # Calls without a reply that ask the same are the same: only the first that is left need be tried.
         self._unknown: dict[Hashable, list[int]] = {}
@@ -229,6 +230,24 @@ class _Search:
         """
         after: list[_Found] = []
         least: dict[tuple[Any, int], list[int]] = {}
+        level, spare = found, self._spare
+        while level and spare >= 0:
+            reached, level = self._level(number, level, least)
+            after += reached
+            spare -= bool(after)
+        self.complete = self.complete and not level
+        after.sort(key=self._unknown_taken)
+        if len(after) > self._width:
+            self.complete = False
+            del after[int(self._width) :]
+        return after
+
+    def _level(
+        self, number: int, found: list[_Found], least: dict[tuple[Any, int], list[int]]
+    ) -> tuple[list[_Found], list[_Found]]:
+        """Return what may be once ``number`` took effect, and what may be if one more without a reply did before."""
+        reached: list[_Found] = []
+        more: list[_Found] = []
         todo = list(found)
         for state, effective in todo:  # and through what is appended on the way
             taken = self._absorb(state, effective)
@@ -238,19 +257,16 @@ class _Search:
                 continue
             smaller.append(unknown)
             if taken >> number & 1:
-                after.append((state, taken ^ 1 << number))
+                reached.append((state, taken ^ 1 << number))
                 continue
             for next_number in self._candidates(taken):
                 operation = self._operations[next_number]
+                known = operation.reply is not Reply.UNKNOWN
                 for next_state in self._model.step(state, operation.call, operation.reply):
                     # Without a reply and without an effect it may as well come later.
-                    if operation.reply is not Reply.UNKNOWN or next_state != state:
-                        todo.append((next_state, taken | 1 << next_number))
-        after.sort(key=self._unknown_taken)
-        if len(after) > self._width:
-            self.complete = False
-            del after[int(self._width) :]
-        return after
+                    if known or next_state != state:
+                        (todo if known else more).append((next_state, taken | 1 << next_number))
+        return reached, more
 
     def _unknown_taken(self, found: _Found) -> int:
         return (found[1] & self._all_unknown).bit_count()

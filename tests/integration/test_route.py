@@ -232,13 +232,18 @@ class TestOwning:
 
     async def test_restart_inherits(self, route: StatefulRoute, namespace: str) -> None:
         """A restarted pod is told that it held the uid in an older life, whose memory is gone."""
-        async with route.server(pod(namespace, 0)) as first:
-            before = await first.claim("alice")
+        first = route.server(pod(namespace, 0))
+        await first.start()
+        before = await first.claim("alice")
+        await first._beating.stop()  # as if it were killed
         async with route.server(pod(namespace, 0)) as second:
             after = await second.claim("alice")
+            owned_at_once = after.is_owned()
             again = await second.claim("alice")
+            await eventually(after.is_owned)
 
         assert not before.inherited
+        assert not owned_at_once
         assert after.inherited
         assert after.previous is not None
         assert (first.incarnation, before.epoch) == (after.previous.incarnation, after.previous.epoch)
@@ -255,7 +260,7 @@ class TestOwning:
                 with pytest.raises(LifecycleError, match="superseded"):
                     await older.set_routing_state(RoutingState.READY)
 
-                assert (await newer.claim("alice")).is_owned()
+                await eventually((await newer.claim("alice")).is_owned)
 
     async def test_services_of_a_uid(self, client: ClientDriver, pods: list[ServerDriver], namespace: str) -> None:
         """All services of a uid are listed, temporary links included, and removed ones are not."""

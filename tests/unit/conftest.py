@@ -30,7 +30,7 @@ def room(pod_index: int) -> ServerInfo:
 
 
 class MakeServer(Protocol):
-    def __call__(self, pod_index: int = 0) -> ServerDriver: ...
+    def __call__(self, pod_index: int = 0, **settings: object) -> ServerDriver: ...
 
 
 class MakeClient(Protocol):
@@ -53,8 +53,9 @@ def store(clock: ManualClock) -> MemoryStore:
 
 @pytest.fixture
 def make_server(store: MemoryStore, clock: ManualClock) -> MakeServer:
-    def make(pod_index: int = 0) -> ServerDriver:
-        return ServerDriver(store, room(pod_index), CONFIG, clock=clock, random=Random(pod_index))
+    def make(pod_index: int = 0, **settings: object) -> ServerDriver:
+        config = attrs.evolve(CONFIG, **settings)  # type: ignore[arg-type]  # names and values are checked at run time
+        return ServerDriver(store, room(pod_index), config, clock=clock, random=Random(pod_index))
 
     return make
 

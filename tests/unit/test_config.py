@@ -108,7 +108,7 @@ class TestFromEnv:
 
     def test_every_setting(self) -> None:
         """Every setting can be set by its variable."""
-        other = {str: "x", int: "3", float: "0.75"}
+        other = {str: "x", int: "3", float: "0.75", bool: "yes"}
         for field in FIELDS:
             config = BaseConfig.from_env(
                 "P_", {f"P_{field.name.upper()}": other[field.metadata["kind"]], "P_HEARTBEAT": "0.1"}

@@ -199,16 +199,20 @@ class TestLives:
 
     async def test_restarted_process(self, make_server: MakeServer, store: MemoryStore) -> None:
         """A process that was started again inherits the links of the one before."""
-        async with make_server() as first:
-            before = await first.claim("alice")
-        async with make_server() as second:
+        first = make_server()
+        await first.start()
+        before = await first.claim("alice")
+        await first._beating.stop()  # as if it were killed
+        async with make_server(index_is_exclusive=True) as second:
             after = await second.claim("alice")
 
             assert (True, True) == (after.inherited, after.is_owned())
             assert after.previous is not None
             assert (before.epoch, first.incarnation) == (after.previous.epoch, after.previous.incarnation)
 
-    async def test_lost_answer_of_a_registration(self, make_server: MakeServer, store: MemoryStore) -> None:
+    async def test_lost_answer_of_a_registration(
+        self, make_server: MakeServer, store: MemoryStore, clock: ManualClock
+    ) -> None:
         """A pod that begins another life, and never hears the answer, is not superseded by itself."""
         async with make_server() as server:
             store.mark_dead("prod", "room", 0)
@@ -218,6 +222,8 @@ class TestLives:
             await server._heart.beat()
             await server._heart.beat()
             handle = await server.claim("alice")
+            clock.advance(CONFIG.lease_seconds)  # the life that it never heard of could be another process
+            await server._heart.beat()
 
             assert handle.is_owned()
 
@@ -249,14 +255,16 @@ class TestLives:
         older = make_server()
         await older.start()
         handle = await older.claim("alice")
+        older._routing_state = RoutingState.SHUTDOWN
         store.hold("heartbeat", answers=True)
-        stop = asyncio.create_task(older.stop())
+        goodbye = asyncio.create_task(older._heart.say_goodbye())
         await store.wait_held()
         async with make_server() as newer:
             taken = await newer.claim("alice")
             owners = [handle.is_owned(), taken.is_owned()]
             store.release_held()
-            await stop
+            await goodbye
+            await older.stop()
 
         assert [False, True] == owners
 
