@@ -14,7 +14,10 @@ _COLOURS = ("#c0392b", "#1f6fb2", "#555555")
 
 def is_possible() -> bool:
     """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+    try:
+        return importlib.util.find_spec("matplotlib") is not None
+    except ValueError:  # it is held back: sys.modules has None for it
+        return False
 
 
 def draw_imbalance(
@@ -32,7 +35,7 @@ def draw_imbalance(
         minutes = [second / 60 for second in range(len(values))]
         axes.plot(minutes, values, color=colour, linewidth=1.6, label=f"{name}, {max(values):.2f} at worst")
     highest = max(max(values) for values in series.values())
-    ticks = [tick for tick in (1, 1.25, 1.5, 2, 3, 5, 10, 20) if tick <= highest * 1.2]
+    ticks = [tick for tick in (1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16) if tick <= highest * 1.1]
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -44,5 +47,5 @@ def draw_imbalance(
     axes.set_title(title, fontsize=10)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, framealpha=1, loc="center right", bbox_to_anchor=(1.0, 0.42))
+    axes.legend(fontsize=9, framealpha=1, loc="upper right")
     figure.savefig(path, dpi=100, metadata={"Software": None})  # the same picture from the same figures

@@ -22,7 +22,7 @@ FORMAT = 1
 """The number of the JSON format: it rises when a field changes its meaning or goes."""
 
 _NOISY = 0.25
-_VARIANT = 50
+_VARIANT = 48
 _PACKAGES = {
     "stateful_route": "stateful-route",
     "redis-py": "redis",
@@ -70,7 +70,7 @@ def case_lines(case: Case | Comparison) -> list[str]:
     """Return the lines that stand above the results of a case."""
     lines = ["", f"{case.name}: {case.title}", f"  reference: {case.reference}"]
     if isinstance(case, Comparison):
-        heads = "".join(f" {name.rpartition(', ')[2]:>14}" for name in case.names)
+        heads = "".join(f" {name.rpartition(', ')[2]:>13}" for name in case.names)
         lines += [f"  goal: {case.goal}", f"  {'':{_VARIANT}}{heads}"]
     return lines
 
@@ -91,9 +91,9 @@ def result_lines(result: Result) -> list[str]:
 
 def row_lines(row: Row) -> list[str]:
     """Return the line of one row of a table."""
-    figures = "".join(f" {row.median(name):>14.3f}" if name in row.figures else f" {'':>14}" for name in row.case.names)
+    figures = "".join(f" {row.median(name):>13.3f}" if name in row.figures else f" {'':>13}" for name in row.case.names)
     judged = "" if row.goal is None else f"  goal {row.goal}: {'met' if row.is_met else 'NOT met'}"
-    return [f"  {row.variant:{_VARIANT}}{figures}{judged}"]
+    return [f"  {row.variant:{_VARIANT}}{figures}{judged}".rstrip()]
 
 
 def _rounded(figure: float) -> str:

@@ -42,10 +42,12 @@ from stateful_route.models import (
     StateObj,
 )
 from stateful_route.route import StatefulRoute
+from stateful_route.server.drain import HandOff
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.load import ApplicationLoad, LiveLinks, LoadSource, PodFacts, WaitingTasks, WeighedLoad
 from stateful_route.server.ownership import Ownership
 from stateful_route.server.sampling import CpuUsage, EventLoopLag
+from stateful_route.server.signals import drain_on_signal
 from stateful_route.store.port import Store
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "ConfigError",
     "CpuUsage",
     "EventLoopLag",
+    "HandOff",
     "InvalidArgumentError",
     "LifecycleError",
     "Link",
@@ -98,4 +101,5 @@ __all__ = [
     "WaitingTasks",
     "WeighedLoad",
     "__version__",
+    "drain_on_signal",
 ]

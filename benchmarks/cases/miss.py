@@ -99,6 +99,9 @@ class _Recorder:
     async def command(self, *command: str | int) -> Any:
         raise NotImplementedError
 
+    async def subscribe(self, channel: str) -> NoReturn:
+        raise NotImplementedError
+
 
 class _NotSentError(Exception):
     pass

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stateful_route import PlacementStrategy, PodTable
 
 OURS = "ours"
-NEW_FIRST = "ours, newest version first"
+NEW_FIRST = "ours, newest first"
 ARGMIN = "argmin"
 RANDOM = "random"
 TWO_CHOICES = "best of two"

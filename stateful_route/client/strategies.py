@@ -94,17 +94,17 @@ def best_of_random(candidates: Sequence[C], choices: int, random: Random) -> C:
     choices = min(choices, count)
     if choices > _FEW:
         return min(random.sample(candidates, choices), key=_fullness)  # in random order, so ties are random
-    drawn: list[int] = []
-    best, least = candidates[0], math.inf
+    drawn = [int(random.random() * count)]
+    best = candidates[drawn[0]]
+    least = _fullness(best)
     while len(drawn) < choices:
         index = int(random.random() * count)
         if index in drawn:
             continue
         drawn.append(index)
-        candidate = candidates[index]
-        fullness = _fullness(candidate)
-        if fullness < least or len(drawn) == 1:  # of equal ones the first that was drawn, so ties are random
-            best, least = candidate, fullness
+        fullness = _fullness(candidates[index])
+        if fullness < least:  # of equal ones the first that was drawn stays, so ties are random
+            best, least = candidates[index], fullness
     return best
 
 

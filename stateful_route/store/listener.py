@@ -12,8 +12,9 @@ from stateful_route.store.keys import decode
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stateful_route.store.connections import Connections, Subscription
+    from stateful_route.store.connections import Connections
     from stateful_route.store.keys import KeySpace
+    from stateful_route.store.subscription import Subscription
 
 
 @contextlib.asynccontextmanager

@@ -101,7 +101,8 @@ class Model(Protocol):
 _Found: TypeAlias = tuple[Any, int]
 """A state, and the calls that took effect on the way to it and have not returned yet, a bit for each."""
 
-_EFFORTS = (64, 0), (1024, 1), (math.inf, math.inf)
+# How many states are kept at each return, and how many more calls without a reply are tried than are needed.
+_EFFORTS = (64, 1), (512, 2), (math.inf, math.inf)
 
 _SHOWN = 12
 
@@ -179,7 +180,8 @@ class _Search:
     """The search through the calls on one key: at each return, the states in which the key may be then.
 
     Attributes:
-        complete: whether these were all, and not only the ``width`` that need the fewest calls without a reply.
+        complete: whether these were all; not only the ``width`` that need the fewest calls without a reply, and no
+            more than ``spare`` of those above the fewest.
 
     """
 

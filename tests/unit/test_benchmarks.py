@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import report
+from benchmarks import plot, report
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES
+from benchmarks.cases.placement import PLACEMENT
+from benchmarks.comparison import Ceiling, Row
 from benchmarks.harness import Case, Goal, Result, Variant, interleave, run
 from benchmarks.statistics import Spread, quantile, ratios, spread
 
@@ -144,6 +146,76 @@ def test_text_shows_ratio_goal_and_noise() -> None:
         "  v      reference   1500 ns, subject   1200 ns, ratio 0.80x (0.64 to 1.12), goal <= 0.5x: NOT met",
         "         3 rounds; spread of the reference itself 53%, NOISY",
     ] == report.result_lines(result(subject, reference))
+
+
+def row(goal: Ceiling | None) -> Row:
+    figures = {"argmin": [3.0, 2.0, 4.0], "ours": [1.2, 1.1, 1.3], "all-knowing": [1.19, 1.0, 1.19]}
+    return Row(case=PLACEMENT, variant="v", unit="fullest/mean", figures=figures, goal=goal)
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [
+        (Ceiling(1.2), True),
+        (Ceiling(1.19), False),
+        (Ceiling(0.02, above="all-knowing"), True),
+        (Ceiling(0.005, above="all-knowing"), False),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_ceiling(goal: Ceiling | None, met: bool | None) -> None:
+    """A figure is judged by the median of the seeds: against a number, or against that of another."""
+    assert met is row(goal).is_met
+
+
+def test_row_as_text() -> None:
+    """A row has a column for each who chooses, empty where there is no figure, and the goal with its verdict."""
+    (line,) = report.row_lines(row(Ceiling(0.02, above="all-knowing")))
+    (plain,) = report.row_lines(row(None))
+
+    assert ["v", "3.000", "1.200", "1.190", "goal", "<=", "all-knowing", "+", "0.02:", "met"] == line.split()
+    assert ["v", "3.000", "1.200", "1.190"] == plain.split()
+    head = report.case_lines(PLACEMENT)[-1]
+    for name, figure in {"argmin": "3.000", "ours": "1.200", "all-knowing": "1.190"}.items():
+        assert head.index(name) + len(name) == line.index(figure) + len(figure)
+
+
+def test_row_as_json() -> None:
+    """A row in JSON has the figures of each, and a goal that may be null."""
+    form = report.as_json([row(None), row(Ceiling(1.25))], {}, {}, quick=True, started="now")
+    without, judged = form["results"]
+
+    assert (None, None) == (without["goal"], without["met"])
+    assert ({"most": 1.25, "above": None}, True) == (judged["goal"], judged["met"])
+    assert {"median": 3.0, "rounds": [3.0, 2.0, 4.0]}.items() <= judged["figures"]["argmin"].items()
+    assert {"argmin", "ours", "all-knowing"} == judged["figures"].keys()
+
+
+def test_plot(tmp_path: Path) -> None:
+    """A picture is a small PNG."""
+    file = tmp_path / "picture.png"
+    plot.draw_imbalance({"argmin": [1.0, 8.0, 3.0], "ours": [1.0, 1.2, 1.0]}, file, title="t", shaded=(1.0, 2.0))
+
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert file.stat().st_size < 80_000
+
+
+def test_plot_of_what_cannot_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    """--plot for a case that has no picture is refused before anything runs."""
+    with pytest.raises(SystemExit):
+        main(["hit", "--plot", "x.png"])
+
+    assert "--plot needs one of placement" in capsys.readouterr().err
+
+
+def test_plot_without_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """--plot without matplotlib is refused before anything runs, with what to install."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit):
+        main(["placement", "--plot", "x.png"])
+
+    assert "pip install 'stateful-route[bench]'" in capsys.readouterr().err
 
 
 def test_list_names_each_case(capsys: pytest.CaptureFixture[str]) -> None:

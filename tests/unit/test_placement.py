@@ -1,85 +1,14 @@
-"""The choice of a pod for a new uid, and what it is based on."""
+"""What a client knows of placements that no load shows yet."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from random import Random
-from typing import TYPE_CHECKING, Any
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stateful_route.client.placement import OwnPlacements, PlacementRates
-from stateful_route.client.strategies import BestOfRandom, best_of_random
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-
-@attrs.frozen
-class Fake:
-    pod_index: int
-    expected_load: float
-    capacity: float = 1.0
-
-
-class Counting(Random):
-    """Counts how many candidates it gave out."""
-
-    looked_at = 0
-
-    def sample(self, population: Sequence[Any], k: int, **more: Any) -> list[Any]:
-        self.looked_at += k
-        return super().sample(population, k, **more)
-
-
-def test_least_load() -> None:
-    """If all candidates are compared the one with the least load wins."""
-    candidates = [Fake(i, load) for i, load in enumerate([5.0, 2.0, 9.0])]
-
-    assert {1} == {best_of_random(candidates, 3, Random(seed)).pod_index for seed in range(50)}
-
-
-def test_capacity() -> None:
-    """Load counts in relation to capacity."""
-    candidates = [Fake(0, 10.0), Fake(1, 15.0, 2.0), Fake(2, 4.0, 0.5)]
-
-    assert {1} == {best_of_random(candidates, 3, Random(seed)).pod_index for seed in range(50)}
-
-
-def test_ties_are_uniform() -> None:
-    """Candidates with the same load are chosen equally often."""
-    random = Random(3)
-    chosen = Counter(best_of_random([Fake(i, 1.0) for i in range(10)], 3, random).pod_index for _ in range(10_000))
-
-    assert 10 == len(chosen)
-    assert all(abs(count - 1000) < 150 for count in chosen.values())
-
-
-@pytest.mark.parametrize("choices", [1, 2, 3])
-def test_choices(choices: int) -> None:
-    """Never more than that many candidates are looked at, and with d choices a pod takes d times its share at most."""
-    random = Counting(3)
-    candidates = [Fake(0, 0.0), *(Fake(i, 100.0) for i in range(1, 10))]
-    chosen = Counter(BestOfRandom(choices)(candidates, random).pod_index for _ in range(5000))
-
-    assert 5000 * choices == random.looked_at
-    assert 500 * choices == pytest.approx(chosen[0], rel=0.15)
-
-
-@given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0.1, 10)), min_size=1, max_size=8), st.integers(1, 10))
-def test_any_candidates(pods: list[tuple[float, float]], choices: int) -> None:
-    """However few candidates there are one of them is chosen, and never the worst of more than there are choices."""
-    candidates = [Fake(i, load, capacity) for i, (load, capacity) in enumerate(pods)]
-    chosen = best_of_random(candidates, choices, Random(1))
-    worse = [
-        other for other in candidates if other.expected_load / other.capacity >= chosen.expected_load / chosen.capacity
-    ]
-
-    assert len(worse) >= min(choices, len(candidates))
 
 
 def test_own_placements() -> None:

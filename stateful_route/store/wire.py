@@ -1,0 +1,82 @@
+"""Commands over one connection of redis-py: packed, sent, answered, within a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import redis.exceptions
+
+from stateful_route.store.faults import REDIS_ERRORS, timed_out, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from redis.asyncio.connection import AbstractConnection
+
+Command: TypeAlias = tuple[str | int, ...]
+"""A command and its arguments."""
+
+
+def pack(command: Command) -> bytes:
+    """Encode a command in the protocol of Redis."""
+    parts = [str(part).encode() for part in command]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+with contextlib.suppress(ImportError):  # hiredis does the same seven times faster, but a platform may lack its wheel
+    from hiredis import pack_command as pack  # type: ignore[assignment]  # its own type has a tuple of one
+
+
+class Attempt:
+    """A deadline around one attempt, and the translation of what it raises."""
+
+    __slots__ = ("_deadline", "_operation", "_timeout", "_writes", "sent")
+
+    def __init__(self, operation: str, deadline: float, *, writes: bool) -> None:
+        """Bound an operation by ``deadline`` seconds; set ``sent`` once the command is on its way."""
+        self._operation = operation
+        self._deadline = deadline
+        self._writes = writes
+        self._timeout = asyncio.timeout(deadline)
+        self.sent = False
+
+    async def __aenter__(self) -> Self:
+        """Begin the attempt."""
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the attempt: what failed is raised as a ``StoreError``."""
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes) from error
+        if isinstance(error, REDIS_ERRORS):
+            raise translate(error, self._operation, sent=self.sent, writes=self._writes) from error
+
+
+async def exchange(connection: AbstractConnection, command: Command) -> Any:
+    """Return the reply of a command."""
+    await connection.send_packed_command(pack(command))
+    return await connection.read_response(disable_decoding=True)
+
+
+async def pipeline(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    """Return the reply of each command, or the error that came for it; one for all the rest if that is lost."""
+    if not commands:
+        return []
+    await connection.send_packed_command(b"".join(map(pack, commands)))
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response(disable_decoding=True))
+        except redis.exceptions.ResponseError as error:
+            replies.append(error)
+        except REDIS_ERRORS as error:
+            return replies + [error] * (len(commands) - len(replies))
+    return replies
