@@ -10,9 +10,10 @@ from stateful_route.models import Link, LinkChange, LinkKey, PodLife
 from stateful_route.testing.link_model import LinkCall
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import HeartbeatOutcome, PodReport, PodTable, Registration, ServerInfo
+    from stateful_route.models import Announcement, HeartbeatOutcome, PodReport, PodTable, Registration, ServerInfo
     from stateful_route.store.port import Store, StoreInfo
     from stateful_route.testing.history import History
 
@@ -115,9 +116,19 @@ class RecordingStore:
         """See ``Store.heartbeat``."""
         return await self._store.heartbeat(server, incarnation, sequence, report, lease, retention)
 
+    async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """See ``Store.confirm_death``."""
+        return await self._store.confirm_death(namespace, service_name, life, retention)
+
     async def read_pods(self, namespace: str, service_name: str) -> PodTable:
         """See ``Store.read_pods``."""
         return await self._store.read_pods(namespace, service_name)
+
+    def listen(
+        self, namespace: str, patience: float
+    ) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+        """See ``Store.listen``."""
+        return self._store.listen(namespace, patience)
 
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""

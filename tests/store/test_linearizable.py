@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from stateful_route.errors import StoreError
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
 from stateful_route.store import scripts
-from stateful_route.store.connections import connections_of
+from stateful_route.store.connections import NodeConnections, connections_of
 from stateful_route.store.port import Store
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.testing import (
@@ -31,12 +31,10 @@ from stateful_route.testing import (
     Reply,
     check_linearizable,
 )
-from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
-    from stateful_route.store.connections import Connections
     from stateful_route.store.embedded import LocalServer
     from stateful_route.store.scripts import Script, ScriptCall
 
@@ -339,12 +337,16 @@ def redis_at(url: str) -> Redis:
     return Redis(unix_socket_path=url.removeprefix("unix://"))
 
 
+def store_over(client: Redis) -> RedisStore:
+    return RedisStore(connections_of(client, DEADLINE, 4))
+
+
 @pytest.fixture
 async def stores(own_server: LocalServer) -> AsyncIterator[list[RedisStore]]:
     """Provide stores with connections of their own."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(redis_at(own_server.url)) for _ in range(CALLERS)]
-        yield [RedisStore(connections_of(client, DEADLINE, 4)) for client in clients]
+        yield [store_over(client) for client in clients]
 
 
 class TestRealServer:
@@ -363,7 +365,7 @@ class TestRealServer:
         """
         history = History()
         async with FaultProxy(own_server) as proxy, redis_at(proxy.url) as one, redis_at(proxy.url) as other:
-            behind_proxy = [RedisStore(connections_of(client, DEADLINE, 4)) for client in (one, other)]
+            behind_proxy = [store_over(client) for client in (one, other)]
             running = asyncio.create_task(run_callers([*stores[2:], *behind_proxy], history, 5000))
             for number in range(30):
                 proxy.cut_before_reply()
@@ -400,21 +402,15 @@ def broken(script: Script, change: tuple[str, str]) -> Script:
     return attrs.evolve(script, source=source, sha=hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - as Redis does
 
 
-class OtherScripts:
+class OtherScripts(NodeConnections):
     """Connections that run other scripts than they are asked to."""
 
-    def __init__(self, connections: Connections, change: tuple[str, str]) -> None:
-        self._connections = connections
+    def __init__(self, client: Redis, change: tuple[str, str]) -> None:
+        super().__init__(client, DEADLINE, 4)
         self._change = change
 
     async def run(self, call: ScriptCall) -> Any:
-        return await self._connections.run(attrs.evolve(call, script=broken(call.script, self._change)))
-
-    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        return [await self.run(call) for call in calls]
-
-    async def command(self, *command: str | int) -> Any:
-        return await self._connections.command(*command)
+        return await super().run(attrs.evolve(call, script=broken(call.script, self._change)))
 
 
 NEW_EPOCH = r"math\.max\(before and before\.epoch \+ 1 or 0, now_us\)"
@@ -436,40 +432,42 @@ SCRIPTS: dict[str, tuple[str, str]] = {
 }
 
 
+def with_change(change: tuple[str, str]) -> Callable[[Redis], RedisStore]:
+    return lambda client: RedisStore(OtherScripts(client, change))
+
+
 class ReadThenWrite(RedisStore):
     """Places by two calls: look, and write if there was nothing."""
 
-    async def place(
-        self,
-        key: LinkKey,
-        candidate: PodLife,
-        ttl: float,
-        *,
-        dead: Sequence[PodLife] = (),
-        leaving: Sequence[PodLife] = (),
-    ) -> LinkChange:
-        if await self.get_link(key) is not None:
-            return await super().place(key, candidate, ttl, dead=dead, leaving=leaving)
-        await self._connections.command("DEL", self._keys.link(key.namespace, key.uid, key.service_name))
-        return await super().place(key, candidate, ttl)
+    def __init__(self, client: Redis) -> None:
+        super().__init__(connections_of(client, DEADLINE, 4))
+        self._client = client
+
+    async def place(self, key: LinkKey, candidate: PodLife, ttl: float, **lives: Any) -> LinkChange:
+        if await self.get_link(key) is None:
+            await self._client.delete(self._keys.link(key.namespace, key.uid, key.service_name))
+        return await super().place(key, candidate, ttl, **lives)
 
 
 class Caching(RedisStore):
     """Reads what it read before."""
 
-    def __init__(self, connections: Connections) -> None:
-        super().__init__(connections)
+    def __init__(self, client: Redis) -> None:
+        super().__init__(connections_of(client, DEADLINE, 4))
         self._read: dict[LinkKey, Link | None] = {}
 
     async def get_link(self, key: LinkKey) -> Link | None:
         if key not in self._read:
             self._read[key] = await super().get_link(key)
-            asyncio.get_running_loop().call_later(0.005, self._read.pop, key)
-        return self._read[key]
+            asyncio.get_running_loop().call_later(0.005, self._read.pop, key, None)
+        return self._read.get(key)
 
 
 class Repeating(RedisStore):
     """Releases again when it got no reply, as redis-py's own retries do."""
+
+    def __init__(self, client: Redis) -> None:
+        super().__init__(connections_of(client, DEADLINE, 4))
 
     async def release(self, key: LinkKey, **matching: Any) -> LinkChange:
         try:
@@ -478,11 +476,7 @@ class Repeating(RedisStore):
             return await super().release(key, **matching)
 
 
-def with_change(change: tuple[str, str]) -> Callable[[Connections], RedisStore]:
-    return lambda connections: RedisStore(OtherScripts(connections, change))
-
-
-BROKEN: dict[str, Callable[[Connections], RedisStore]] = {
+BROKEN: dict[str, Callable[[Redis], RedisStore]] = {
     **{name: with_change(change) for name, change in SCRIPTS.items()},
     "place is not atomic": ReadThenWrite,
     "reads are old": Caching,
@@ -502,7 +496,7 @@ class TestPower:
         history = History()
         async with FaultProxy(own_server) as proxy, AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(redis_at(proxy.url)) for _ in range(CALLERS)]
-            stores = [BROKEN[name](connections_of(client, DEADLINE, 4)) for client in clients]
+            stores = [BROKEN[name](client) for client in clients]
             running = asyncio.create_task(run_callers(stores, history, 3000))
             while not running.done():
                 proxy.cut_before_reply()
