@@ -46,6 +46,7 @@ from stateful_route.server.drain import HandOff
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.load import ApplicationLoad, LiveLinks, LoadSource, PodFacts, WaitingTasks, WeighedLoad
 from stateful_route.server.ownership import Ownership
+from stateful_route.server.rebalance import Movable
 from stateful_route.server.sampling import CpuUsage, EventLoopLag
 from stateful_route.server.signals import drain_on_signal
 from stateful_route.store.port import Store
@@ -69,6 +70,7 @@ __all__ = [
     "LinkKind",
     "LiveLinks",
     "LoadSource",
+    "Movable",
     "NoCapacityError",
     "NoRoutablePodError",
     "NotOwnerError",

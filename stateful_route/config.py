@@ -114,6 +114,24 @@ class BaseConfig(_json.JsonForm):
     drain_rate: float = _setting(
         2000.0, check_rate, unit="uids/s", doc="most uids that a pod hands over in a second", kind=float
     )
+    rebalance: bool = _setting(
+        False,  # noqa: FBT003 - the default of a flag
+        check_bool,
+        unit="",
+        doc="a pod with more than its share lets links go that `movable` names",
+        kind=bool,
+    )
+    rebalance_period: float = _seconds(10.0, "time between two looks of a pod at its share")
+    rebalance_tolerance: float = _setting(
+        0.1,
+        check_fraction,
+        unit="",
+        doc="load above the mean, as a share of it, at which that ends; it begins at twice as much",
+        kind=float,
+    )
+    rebalance_share: float = _setting(
+        0.05, check_fraction, unit="", doc="share of its links that a pod lets go at most in one period", kind=float
+    )
     stop_deadline: float = _seconds(5.0, "longest time that stop() takes for its goodbye, after the drain")
 
     link_ttl: float = _seconds(600.0, "life of a temporary link that nobody asks for")

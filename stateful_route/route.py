@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stateful_route.models import ServerInfo
     from stateful_route.server.drain import HandOff
     from stateful_route.server.load import LoadSource
+    from stateful_route.server.rebalance import Movable
     from stateful_route.store.connections import RedisClient
     from stateful_route.store.port import Store
 
@@ -115,21 +116,33 @@ class StatefulRoute:
         *,
         load_source: LoadSource | None = None,
         hand_off: HandOff | None = None,
+        movable: Movable | None = None,
     ) -> ServerDriver:
         """Return a server driver for that pod, by default for the one that the config names; not started yet.
 
-        ``load_source`` says how loaded the pod is, by default by its links. ``hand_off`` is awaited with each uid
-        before it is released, when the pod drains.
+        Args:
+            server_info: the pod.
+            load_source: says how loaded the pod is, by default by its links.
+            hand_off: awaited with each uid before it is released, when the pod drains or lets links go.
+            movable: names uids that may go to another pod, for the setting ``rebalance``.
 
         Raises:
             InvalidArgumentError: if ``load_source`` is no source.
-            ConfigError: if no pod is given and the config does not name one, or CPU is to be measured without psutil.
+            ConfigError: if no pod is given and the config does not name one; if CPU is to be measured without psutil;
+                or if ``rebalance`` is set and there is no ``movable``.
             LifecycleError: if the store is not open.
 
         """
         server_info = server_info or self._config.server_info()
         return self._keep(
-            ServerDriver(self.store, server_info, self._config, load_source=load_source, hand_off=hand_off)
+            ServerDriver(
+                self.store,
+                server_info,
+                self._config,
+                load_source=load_source,
+                hand_off=hand_off,
+                movable=movable,
+            )
         )
 
     def client(self, *, strategy: PlacementStrategy | None = None) -> ClientDriver:

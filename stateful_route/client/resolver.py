@@ -143,15 +143,17 @@ class Resolver:
         if table.has_room(len(uids)):
             self.misses += len(uids)
         else:
-            links = await self.find_many(namespace, uids, service_name)
+            found = await self.find_many(namespace, uids, service_name)
+            links = {uid: link for uid, link in found.items() if not table.is_dead(link.owner)}
             uids = [uid for uid in uids if uid not in links]
-            if not uids:
-                return links
-            if not table.has_room(len(uids)):
+            if uids and not table.has_room(len(uids)):
                 raise _nowhere(table)
-        links |= await self._place_all(table, uids)
+        if uids:
+            links |= await self._place_all(table, uids)
         stranded = [uid for uid, link in links.items() if await self._is_stranded(table, link)]
-        if stranded and table.candidates:
+        if stranded:
+            if not table.has_room(len(stranded)):
+                raise _nowhere(table)
             links |= await self._place_all(table, stranded)
         return links
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+import attrs
 import httpx
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from stateful_route import BaseConfig, StatefulRoute, StatefulRouteError
-from stateful_route.demo.names import MESSAGES_PATH, ROUTE_CACHED, ROUTE_US, SERVICE_NAME
-from stateful_route.demo.serving import answer_error, listen, parser, serve
+from stateful_route import BaseConfig, StatefulRoute, StatefulRouteError, StoreError
+from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, ROUTE_CACHED, ROUTE_US, SERVICE_NAME, TUNING
+from stateful_route.demo.serving import answer_error, listen, parser, routed, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from stateful_route import ClientDriver, ServiceView
+
+_TIMEOUT = 2.0
 
 
 class Gateway:
@@ -37,7 +41,7 @@ class Gateway:
         self.config = config
         self.application = Starlette(
             routes=[Route(MESSAGES_PATH, self.forward, methods=["GET", "POST"])],
-            exception_handlers={StatefulRouteError: answer_error, httpx.HTTPError: answer_error},
+            exception_handlers={StatefulRouteError: answer_error},
             lifespan=self.lifespan,
         )
 
@@ -45,7 +49,7 @@ class Gateway:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Hold one client driver and one HTTP client, from start to end."""
         async with (
-            httpx.AsyncClient(trust_env=False) as self.http,  # no proxy between gateway and pod
+            httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as self.http,  # no proxy between gateway and pod
             StatefulRoute.from_url(self.redis_url, self.config) as route,
             route.client() as self.client,
         ):
@@ -53,11 +57,25 @@ class Gateway:
             yield
 
     async def forward(self, request: Request) -> Response:
-        """Forward a request of a user, and say in the answer what the routing decision took."""
+        """Forward a request of a user: once, and once more if it was the wrong pod, or the pod was not there.
+
+        Each time the driver is asked again, and it has learned from the first attempt. A pod never forwards: one hop
+        too many, and two pods that each hold the other for the owner would send a request to and fro.
+        """
         content = await request.body()
+        # So that a pod knows a message that comes a second time.
+        headers = {MESSAGE_ID: request.headers.get(MESSAGE_ID) or secrets.token_hex(8)}
+        answer = await self.attempt(request, content, headers)
+        if answer.status_code in {HTTPStatus.MISDIRECTED_REQUEST, HTTPStatus.BAD_GATEWAY}:
+            answer = await self.attempt(request, content, headers)
+        return answer
+
+    async def attempt(self, request: Request, content: bytes, headers: dict[str, str]) -> Response:
+        """Forward a request to the pod of its user, and say in the answer what the routing decision took."""
+        uid = request.path_params["uid"]
         misses = self.client.statistics().misses
         started = time.perf_counter_ns()
-        link = await self.chats.route(request.path_params["uid"])
+        link = await self.chats.route(uid)
         took_us = (time.perf_counter_ns() - started) / 1000
         # A decision from the cache never waits, so no other request can have counted a miss.
         cached = self.client.statistics().misses == misses
@@ -66,20 +84,32 @@ class Gateway:
         if pod is None:
             return PlainTextResponse(f"pod {link.pod_index} is not known\n", HTTPStatus.SERVICE_UNAVAILABLE)
         url = f"{pod.report.address}{request.scope['raw_path'].decode()}"
-        answer = await self.http.request(request.method, url, content=content)
-        headers = {
+        try:
+            answer = await self.http.request(request.method, url, content=content, headers=headers)
+        except httpx.HTTPError as error:
+            return await self.unreachable(link.pod_index, error)
+        if answer.status_code == HTTPStatus.MISDIRECTED_REQUEST:
+            await self.client.cache_expired("", uid, SERVICE_NAME)
+        told = {
             "content-type": answer.headers["content-type"],
             ROUTE_US: f"{took_us:.1f}",
             ROUTE_CACHED: str(int(cached)),
         }
-        return Response(answer.content, answer.status_code, headers)
+        return Response(answer.content, answer.status_code, told)
+
+    async def unreachable(self, pod_index: int, error: httpx.HTTPError) -> Response:
+        """Tell the driver that a pod cannot be reached: it looks at once whether the pod is dead."""
+        with contextlib.suppress(StoreError):  # then it cannot look; it avoids the pod all the same
+            await self.chats.report_unreachable(pod_index)
+        return PlainTextResponse(f"pod {pod_index}: {type(error).__name__}\n", HTTPStatus.BAD_GATEWAY)
 
 
 def main() -> None:
     """Run one gateway until its stdin ends."""
-    options = parser("stateful_route.demo.gateway", __doc__).parse_args()
+    options = routed(parser("stateful_route.demo.gateway", __doc__)).parse_args()
     listener, _ = listen()
-    serve(Gateway(options.redis_url, BaseConfig(namespace=options.namespace)).application, listener)
+    config = attrs.evolve(TUNING, namespace=options.namespace)
+    serve(Gateway(options.redis_url, config).application, listener)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,30 @@
-"""What the processes of the demo call the same."""
+"""What the processes of the demo call the same, and how they are tuned."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from stateful_route import BaseConfig
+
 SERVICE_NAME: Final = "chat"
 
 MESSAGES_PATH: Final = "/users/{uid}/messages"
+
+MESSAGE_ID: Final = "idempotency-key"
+"""Header of a message: sent again with the same one, it is not counted again."""
 
 ROUTE_US: Final = "x-route-us"
 """Header of an answer: how many microseconds the routing decision took."""
 
 ROUTE_CACHED: Final = "x-route-cached"
 """Header of an answer: ``1`` if the routing decision came from the cache, else ``0``."""
+
+TUNING: Final = BaseConfig(
+    heartbeat=0.5,
+    lease=2.5,
+    refresh=0.5,
+    drain_deadline=4.0,
+    stop_deadline=1.0,
+    pod_retention=60.0,  # a demo is soon forgotten
+)
+"""The settings of the pods and the gateways: twice as fast as by default, so that a death is over in 2.5 s."""

@@ -1,10 +1,12 @@
-"""The pods and the gateways as processes: started, known to be ready, and ended."""
+"""The pods, the gateways and the database as processes: started, known to be ready, and ended in any way."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from typing import IO, TYPE_CHECKING, Self
@@ -12,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Self
 import anyio
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
 _END = 2.0
@@ -61,11 +64,12 @@ class Child:
         said = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace").strip()
         return f"{self.name} {self._state}; its stderr: {said or 'empty'}"
 
-    async def start(self) -> None:
-        """Start the process; ``ready`` waits for it."""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open until stop()
+    async def start(self, *arguments: str) -> None:
+        """Start the process, be it for the first time or again, with further arguments; ``ready`` waits for it."""
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open until it has ended
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
+            *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._log,
@@ -99,17 +103,47 @@ class Child:
                 process.kill()
                 with anyio.CancelScope(shield=True):
                     await process.wait()
+        self._forget()
+
+    async def kill(self) -> None:
+        """Kill the process with -9; it is gone when this returns."""
+        await self._end_by(signal.SIGKILL, _END)
+
+    async def terminate(self, seconds: float) -> None:
+        """End the process by SIGTERM, as an orchestrator does; it is gone when this returns.
+
+        Raises:
+            ChildError: if it is not gone within that many seconds.
+
+        """
+        await self._end_by(signal.SIGTERM, seconds)
+
+    async def _end_by(self, number: signal.Signals, seconds: float) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            raise ChildError(self.report())
+        process.send_signal(number)
+        try:
+            async with asyncio.timeout(seconds):
+                await process.wait()
+        except TimeoutError:
+            raise ChildError(f"{self.name} goes on {seconds:.1f} s after {number.name}; {self.report()}") from None
+        self._process = None
+        self._forget()
+
+    def _forget(self) -> None:
         if self._log is not None:
             self._log.close()
             self._log = None
 
 
 class Fleet:
-    """All processes of one run; an async context manager that ends them, gateways first."""
+    """All processes of one run; an async context manager that ends them: gateways, pods, database."""
 
     def __init__(self, redis_url: str, namespace: str, *, pods: int, gateways: int) -> None:
         """Make the processes; they are not started yet."""
         shared = ("--redis-url", redis_url, "--namespace", namespace)
+        self.database = Child("database", "stateful_route.demo.database")
         self.pods = [
             Child(f"pod {index}", "stateful_route.demo.pod", *shared, "--index", str(index)) for index in range(pods)
         ]
@@ -117,8 +151,8 @@ class Fleet:
 
     @property
     def children(self) -> list[Child]:
-        """The pods and the gateways."""
-        return [*self.pods, *self.gateways]
+        """The pods, the gateways and the database."""
+        return [*self.pods, *self.gateways, self.database]
 
     async def start(self, seconds: float) -> None:
         """Start all of them, and wait until they are ready.
@@ -127,15 +161,28 @@ class Fleet:
             ChildError: if one ends, or is not ready within that many seconds.
 
         """
-        for child in self.children:
-            await child.start()
-        waiting_for = self.children[0]
-        try:
-            async with asyncio.timeout(seconds):
-                for waiting_for in self.children:
-                    await waiting_for.ready()
-        except TimeoutError:
-            raise ChildError(f"not ready within {seconds:.1f} s: {waiting_for.report()}") from None
+        async with _all_ready(seconds) as waiting_for:
+            for child in (self.database, *self.gateways):
+                await child.start()
+            await waiting_for(self.database)  # its URL is an argument of the pods
+            for pod in self.pods:
+                await self._start_pod(pod)
+            for child in (*self.pods, *self.gateways):
+                await waiting_for(child)
+
+    async def start_again(self, pod: Child, seconds: float) -> None:
+        """Start a pod that was ended, with the same index, and wait until it is ready.
+
+        Raises:
+            ChildError: if it ends, or is not ready within that many seconds.
+
+        """
+        async with _all_ready(seconds) as waiting_for:
+            await self._start_pod(pod)
+            await waiting_for(pod)
+
+    async def _start_pod(self, pod: Child) -> None:
+        await pod.start("--database", self.database.url)
 
     async def __aenter__(self) -> Self:
         """Take on to end them."""
@@ -145,8 +192,25 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End them."""
-        for children in (self.gateways, self.pods):
+        for children in (self.gateways, self.pods, [self.database]):
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as group:
                     for child in children:
                         group.start_soon(child.stop)
+
+
+@contextlib.asynccontextmanager
+async def _all_ready(seconds: float) -> AsyncIterator[Callable[[Child], Awaitable[None]]]:
+    """Bound the time in the block, and name the process that was waited for; hand out how to wait for one."""
+    last: list[Child] = []
+
+    async def ready(child: Child) -> None:
+        last[:] = [child]
+        await child.ready()
+
+    try:
+        async with asyncio.timeout(seconds):
+            yield ready
+    except TimeoutError:
+        what = last[0].report() if last else "nothing was started"
+        raise ChildError(f"not ready within {seconds:.1f} s: {what}") from None

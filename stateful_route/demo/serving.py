@@ -1,4 +1,4 @@
-"""How a pod or a gateway runs: on a port of the system's choice, for as long as the process that started it."""
+"""How a pod, a gateway or the database runs: on a port of the system's choice, for as long as the process that started it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ _STDIN = 0
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the arguments that pods and gateways share."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    """Return a parser of the arguments of a process."""
+    return argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+
+
+def routed(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the arguments that pods and gateways share."""
     parser.add_argument("--redis-url", required=True)
     parser.add_argument("--namespace", required=True)
     return parser

@@ -24,6 +24,19 @@ HandOff: TypeAlias = "Callable[[str], Awaitable[None]]"
 _AT_ONCE = 16
 
 
+async def let_go(owned: Owned, hand_off: HandOff | None, uid: str) -> bool:
+    """Hand a uid off and release it; return whether it was released; if the hand-off fails, it is so all the same.
+
+    Raises:
+        StoreError: if the store did not answer.
+
+    """
+    if hand_off is not None:
+        await _hand_off(hand_off, uid)
+    handle = owned.held(uid)
+    return handle is not None and await handle.release()
+
+
 async def hand_over(owned: Owned, hand_off: HandOff | None, *, deadline: float, rate: float) -> int:
     """Hand off and release all uids that are held, and those that come meanwhile; return how many are left.
 
@@ -37,12 +50,8 @@ async def hand_over(owned: Owned, hand_off: HandOff | None, *, deadline: float, 
 
         async def one(uid: str, due: float) -> None:
             await anyio.sleep(max(0.0, due - clock()))
-            if hand_off is not None:
-                await _hand_off(hand_off, uid)
-            handle = owned.held(uid)
             try:
-                if handle is not None:
-                    await handle.release()
+                await let_go(owned, hand_off, uid)
             except StoreError as error:
                 _log.warning("%r could not be released: %s", uid, error)
                 left.add(uid)

@@ -15,12 +15,13 @@ from stateful_route._lifecycle import Driver
 from stateful_route._periodic import PeriodicTask
 from stateful_route._tasks import outlast
 from stateful_route.config import BaseConfig
-from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.errors import ConfigError, LifecycleError, StoreError
 from stateful_route.models import LinkKey, PodLife, PodReport, RoutingState
-from stateful_route.server.drain import hand_over
+from stateful_route.server.drain import hand_over, let_go
 from stateful_route.server.heart import Heart
 from stateful_route.server.load import LoadMeter, PodFacts, source_of
 from stateful_route.server.ownership import Owned, Ownership
+from stateful_route.server.rebalance import Rebalancer
 from stateful_route.server.watch import Watch
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stateful_route.models import LinkChange, ServerInfo
     from stateful_route.server.drain import HandOff
     from stateful_route.server.load import LoadSource
+    from stateful_route.server.rebalance import Movable
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")
@@ -52,17 +54,20 @@ class ServerDriver(Driver):
         *,
         load_source: LoadSource | None = None,
         hand_off: HandOff | None = None,
+        movable: Movable | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
         """Make a driver that is not started. ``clock`` is in seconds and never goes back.
 
         ``load_source`` says how loaded the pod is, by default by its links; ``cpu_factor`` weighs it with CPU.
-        ``hand_off`` is awaited with each uid before it is released by ``drain()`` or ``stop()``.
+        ``hand_off`` is awaited with each uid before it is released by ``drain()``, ``stop()`` or a rebalancing, which
+        lets go what ``movable`` names, if the setting ``rebalance`` turns it on.
 
         Raises:
             InvalidArgumentError: if ``load_source`` is no source.
-            ConfigError: if CPU is to be weighed twice, or is to be measured without psutil.
+            ConfigError: if CPU is to be weighed twice, or is to be measured without psutil; or if ``rebalance`` is set
+                and there is no ``movable``.
 
         """
         super().__init__()
@@ -96,6 +101,7 @@ class ServerDriver(Driver):
             patience=self._config.listen_patience,
             random=random,
         )
+        self._rebalancing = self._rebalancing_task(movable, clock, random)
         self._beating = PeriodicTask(
             f"heartbeat of {server_info.service_name} {server_info.pod_index}",
             self._heart.beat,
@@ -124,9 +130,13 @@ class ServerDriver(Driver):
         await self._heart.register()
         self._beating.start()
         self._watch.start()
+        if self._rebalancing is not None:
+            self._rebalancing.start()
 
     async def _stop(self) -> None:
         """Drain, and say goodbye, if the store answers."""
+        if self._rebalancing is not None:
+            await self._rebalancing.stop()
         await self._drain_once()
         await self._beating.stop()
         await self._watch.stop()
@@ -176,6 +186,32 @@ class ServerDriver(Driver):
         )
         if left:
             _log.warning("%r leaves with %d uids that were not handed over", self, left)
+
+    def _rebalancing_task(
+        self, movable: Movable | None, clock: Callable[[], float], random: Random
+    ) -> PeriodicTask | None:
+        config = self._config
+        if not config.rebalance:
+            return None
+        if movable is None:
+            raise ConfigError("rebalance", value=True, allowed="only beside movable=, which names what may go")
+        rebalancer = Rebalancer(
+            self._store,
+            self._server,
+            self._owned,
+            movable,
+            lambda uid: let_go(self._owned, self._hand_off, uid),
+            tolerance=config.rebalance_tolerance,
+            share=config.rebalance_share,
+        )
+        return PeriodicTask(
+            f"rebalancing of {self._server.service_name} {self._server.pod_index}",
+            rebalancer.cycle,
+            config.rebalance_period,
+            jitter=config.heartbeat_jitter,
+            random=random,
+            clock=clock,
+        )
 
     def _begin_reclaim(self) -> None:
         """Claim again what this process still serves, after the store had lost its life."""

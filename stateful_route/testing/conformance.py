@@ -711,6 +711,7 @@ REPORT = PodReport(
     links=3,
     placed_total=2**53 - 1,
     capacity=2.5,
+    max_links=9,
     address='http://[::1]:80/ "é🙂"\n%{}',
     zone="eu 1",
     version="v1|2",

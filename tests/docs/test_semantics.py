@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stateful_route import ServerDriver, ServerInfo
+from stateful_route import ClientDriver, PodReport, ServerDriver, ServerInfo
 from stateful_route.testing import MemoryStore
 
 if TYPE_CHECKING:
@@ -33,3 +33,22 @@ async def test_own_load_source() -> None:
     table = await store.read_pods("default", "llm")
 
     assert [500] == [pod.load_state.value for pod in table.pods]
+
+
+async def test_own_strategy() -> None:
+    """The strategy that the page shows runs as it stands: the fullest pod with room gets the uid, the rest is even."""
+    store = MemoryStore()
+    for pod_index, links in enumerate((3, 79, 80)):
+        info = ServerInfo(namespace="default", service_name="room", pod_name="room", pod_index=pod_index)
+        await store.register(info, PodReport(load=links, links=links, max_links=100), lease=60.0, retention=60.0)
+
+    class Route:
+        def client(self, **settings: Any) -> ClientDriver:
+            return ClientDriver(store, **settings)
+
+    example = next(text for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "strategy=" in text)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 - our own page
+    route: StatefulRoute = Route()  # type: ignore[assignment]  # all that the example asks of it
+
+    assert (await names["place"](route, "alice")).pod_index == 1

@@ -73,6 +73,18 @@ async def test_links_are_found_when_all_are_full(make_client: MakeClient, store:
     assert {0: ["alice", "bob"]} == placed == batch
 
 
+async def test_link_of_a_dead_pod_is_none(make_client: MakeClient, store: MemoryStore) -> None:
+    """A uid whose pod is dead has no link to go to: if the others are full it is refused, alone and in a batch."""
+    await register(store, PodReport(links=1, max_links=1), PodReport())
+    async with make_client() as client, make_client() as other:
+        await client.compute_linked_pod("", "alice", SERVICE)
+        store.mark_dead(NAMESPACE, SERVICE, 1)
+        with pytest.raises(NoCapacityError):
+            await other.compute_linked_pod("", "alice", SERVICE)
+        with pytest.raises(NoCapacityError):
+            await other.batch_compute_linked_pod("", ["alice"], SERVICE)
+
+
 async def test_batch_without_room(make_client: MakeClient, store: MemoryStore) -> None:
     """A batch with more new uids than there is room for is refused as a whole."""
     await register(store, PodReport(max_links=2), PodReport(max_links=1))

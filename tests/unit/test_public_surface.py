@@ -14,6 +14,7 @@ import stateful_route
 from stateful_route import (
     ClientDriver,
     InvalidArgumentError,
+    NoCapacityError,
     NoRoutablePodError,
     NotOwnerError,
     ServerDriver,
@@ -149,6 +150,7 @@ def test_typed() -> None:
         InvalidArgumentError("uid", " ", "something else"),
         StoreTimeoutError("no answer", operation="place", maybe_applied=True),
         NoRoutablePodError("prod", "room"),
+        NoCapacityError("prod", "room"),
         NotOwnerError("alice", 3, 17),
     ],
     ids=lambda error: type(error).__name__,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from stateful_route.client.routing import ServiceTable
@@ -22,10 +24,15 @@ def state(
     links: int = 0,
     placed: int = 0,
     capacity: float = 1.0,
+    **report: Any,
 ) -> PodState:
-    report = PodReport(load=load, links=links, placed_total=placed, capacity=capacity, routing_state=routing_state)
+    report |= {"load": load, "links": links, "placed_total": placed, "capacity": capacity}
     return PodState(
-        pod_index=pod_index, incarnation=incarnation, report=report, load_state=StateObj(load, at, 5.0), dead=dead
+        pod_index=pod_index,
+        incarnation=incarnation,
+        report=PodReport(routing_state=routing_state, **report),
+        load_state=StateObj(load, at, 5.0),
+        dead=dead,
     )
 
 
@@ -160,3 +167,57 @@ def test_restarted_pod(table: ServiceTable) -> None:
     read(table, state(0, at=NOW + 2, incarnation=2), now=NOW + 2)
 
     assert (PodLife(0, 2), 0.0) == (table.pod(0).life, table.pod(0).expected_load)
+
+
+def test_what_a_strategy_sees(table: ServiceTable) -> None:
+    """A pod shows what it published, and the placements of this client that it does not show."""
+    read(table, state(0, incarnation=7, links=4, capacity=2.0, max_links=6, zone="a", version="v1"))
+    pod = table.pod(0)
+    pod.own.placed(NOW + 1.0)
+
+    assert (5, 6, "a", "v1", 7, 2.0) == (pod.links, pod.max_links, pod.zone, pod.version, pod.incarnation, pod.capacity)
+    assert (0, None, None, None) == (
+        table.pod(9).links,
+        table.pod(9).max_links,
+        table.pod(9).zone,
+        table.pod(9).version,
+    )
+
+
+def test_full(table: ServiceTable) -> None:
+    """A pod is full, and no candidate, with as many links as it may have, placements under way included."""
+    read(table, state(0, links=4, max_links=6), state(1))
+    full = [table.pod(0).full]
+    table.pod(0).own.placed(NOW + 1.0)
+    table.pod(0).own.pending += 1
+    full.append(table.pod(0).full)
+    candidates = [pod.pod_index for pod in table.candidates]
+    table.pod(0).own.pending -= 1
+    full.append(table.pod(0).full)
+
+    assert [False, True, False] == full
+    assert ([1], [0, 1]) == (candidates, [pod.pod_index for pod in table.candidates])
+    assert not table.pod(1).full
+
+
+@pytest.mark.parametrize(
+    ("pods", "room"),
+    [
+        ([], 0),
+        ([state(0, routing_state=DENY_NEW_CALL, max_links=9)], 0),
+        ([state(0, links=3, max_links=5)], 2),
+        ([state(0, links=3, max_links=5), state(1, links=7, max_links=5), state(2, max_links=1)], 3),
+    ],
+)
+def test_room(table: ServiceTable, pods: list[PodState], room: int) -> None:
+    """The room is what is left in all routable pods; a pod that is over its limit takes none from the others."""
+    read(table, *pods)
+
+    assert [table.has_room(uids) for uids in (1, 2, 3, 4)] == [uids <= room for uids in (1, 2, 3, 4)]
+
+
+def test_unlimited_room(table: ServiceTable) -> None:
+    """A pod without a limit has room for any number."""
+    read(table, state(0, links=5, max_links=5), state(1, links=10**9))
+
+    assert table.has_room(10**9)

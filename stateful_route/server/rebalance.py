@@ -1,0 +1,104 @@
+"""Lets links go from a pod that has more than its share, a few at a time, after others have come up."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeAlias
+
+from stateful_route.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from stateful_route.models import PodTable, ServerInfo
+    from stateful_route.server.ownership import Owned
+    from stateful_route.store.port import Store
+
+_log = logging.getLogger("stateful_route")
+
+Movable: TypeAlias = "Callable[[int], Iterable[str]]"
+"""Names up to so many uids that may go to another pod, those that are missed least first: idle ones, say."""
+
+
+def links_to_shed(table: PodTable, pod_index: int, *, tolerance: float, share: float, shedding: bool) -> int:
+    """Return how many links a pod should let go now.
+
+    Its load is held against the mean of the routable pods, each in relation to its capacity. Above the mean by twice
+    the tolerance it begins, and goes on until it is above by no more than the tolerance: so it does not start and stop
+    at every heartbeat. At most ``share`` of its links go at once. Two pods of 10 links differ by chance: nothing is
+    done for less than a link.
+
+    Args:
+        table: the pods of the service.
+        pod_index: the pod that is asked about.
+        tolerance: a share of the mean, for example 0.1.
+        share: of the links of the pod, for example 0.05.
+        shedding: whether the last answer was above 0.
+
+    """
+    routable = [pod for pod in table.pods if pod.is_routable(table.now)]
+    own = next((pod.report for pod in routable if pod.pod_index == pod_index), None)
+    mean = sum(pod.report.load for pod in routable) / max(sum(pod.report.capacity for pod in routable), 1e-9)
+    if own is None or not own.load or not own.links or len(routable) < 2:  # noqa: PLR2004 - nowhere to go
+        return 0
+    excess = own.load / own.capacity - mean
+    if excess <= (tolerance if shedding else 2 * tolerance) * mean:
+        return 0
+    # What is above the mean, in links of the weight that this pod's have; the pod keeps what the tolerance allows.
+    surplus = (excess - tolerance * mean / 2) * own.capacity * own.links / own.load
+    return min(int(surplus), max(1, int(share * own.links)))
+
+
+class Rebalancer:
+    """Looks at the pods of the service each period, and lets links of its own pod go. Never takes one."""
+
+    def __init__(
+        self,
+        store: Store,
+        server: ServerInfo,
+        owned: Owned,
+        movable: Movable,
+        let_go: Callable[[str], Awaitable[bool]],
+        *,
+        tolerance: float,
+        share: float,
+    ) -> None:
+        """Shed among what ``movable`` names, by ``let_go``, which hands off and releases one uid."""
+        self._store = store
+        self._server = server
+        self._owned = owned
+        self._movable = movable
+        self._let_go = let_go
+        self._tolerance = tolerance
+        self._share = share
+        self._shedding = False
+        self.moved = 0
+        """How many links were let go since the pod started."""
+
+    async def cycle(self) -> None:
+        """Look once, and let go what should go now."""
+        try:
+            table = await self._store.read_pods(self._server.namespace, self._server.service_name)
+        except StoreError as error:
+            _log.debug("no rebalancing: %s", error)
+            return
+        count = links_to_shed(
+            table, self._server.pod_index, tolerance=self._tolerance, share=self._share, shedding=self._shedding
+        )
+        self._shedding = count > 0
+        if count:
+            await self._shed(count)
+
+    async def _shed(self, count: int) -> None:
+        before = self.moved
+        for uid in self._movable(count):
+            if self.moved - before >= count:
+                break
+            if self._owned.get(uid) is None:
+                continue
+            try:
+                self.moved += await self._let_go(uid)
+            except StoreError as error:
+                _log.info("rebalancing stops for now: %s", error)
+                break
+        _log.info("pod %d let %d of %d links go", self._server.pod_index, self.moved - before, len(self._owned))
