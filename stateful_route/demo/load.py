@@ -13,77 +13,86 @@ import anyio
 import attrs
 import httpx
 
-from stateful_route.demo.names import MESSAGES_PATH, ROUTE_CACHED, ROUTE_US
+from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, ROUTE_CACHED, ROUTE_US
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 AT_ONCE = 8
-"""How many requests are under way at the same time; each of so many clients keeps a connection to each gateway."""
+"""How many requests of a calm run are under way at the same time; each of so many clients keeps a connection to each
+gateway."""
 
+_MOST_AT_ONCE = 64  # of a chaos run, where a request may wait for a pod that is gone
 _TIMEOUT = 4.0
-_MISDIRECTED = 421
+_RETRY_AFTER = 0.2
+_GIVE_UP_AFTER = 10.0
 
 
 @attrs.frozen
 class Answer:
-    """What a pod says to a message: which pod it is, whose message it was, and the how many-th of that user."""
+    """What a pod says to a message: who it is, with what right, whose message it was, and the how many-th of it."""
 
     pod_index: int
+    epoch: int
     uid: str
     count: int
 
 
 class Checker:
-    """Sees a misroute in the answers themselves.
+    """Sees a wrong answer in the answers themselves.
 
-    The messages of a user are counted in the memory of one pod. So an answer from another pod than the one before,
-    or with another count than the next one, comes from a pod that does not hold the user.
+    A pod counts the messages of a user whom it owns, at the epoch of its link. So each count is one more than the
+    one before, whichever pod it is that counts; the epoch never falls, and at one epoch there is one pod.
     """
 
     def __init__(self) -> None:
         """Know no user yet."""
-        self._last: dict[str, Answer] = {}
-        self._lost: collections.Counter[str] = collections.Counter()
+        self.last: dict[str, Answer] = {}
+        """The last answer to each user."""
+        self._unknown: collections.Counter[str] = collections.Counter()
 
     def check(self, uid: str, answer: Answer) -> str | None:
         """Return what is wrong with the next answer to that user; ``None`` if nothing is."""
-        last = self._last.get(uid, Answer(answer.pod_index, uid, 0))
-        lost = self._lost.pop(uid, 0)
-        self._last[uid] = answer
+        last = self.last.get(uid, Answer(answer.pod_index, answer.epoch, uid, 0))
+        unknown = self._unknown.pop(uid, 0)
+        self.last[uid] = answer
         if answer.uid != uid:
             return f"{uid}: the answer is for {answer.uid}"
-        if answer.pod_index != last.pod_index:
-            return f"{uid}: answered by pod {answer.pod_index}, before by pod {last.pod_index}"
-        if not last.count < answer.count <= last.count + 1 + lost:
+        if answer.epoch < last.epoch:
+            return f"{uid}: pod {answer.pod_index} at epoch {answer.epoch}, after pod {last.pod_index} at {last.epoch}"
+        if answer.epoch == last.epoch and answer.pod_index != last.pod_index:
+            return f"{uid}: pods {last.pod_index} and {answer.pod_index} at the same epoch {answer.epoch}"
+        if not last.count < answer.count <= last.count + 1 + unknown:
             return f"{uid}: message {last.count + 1} is number {answer.count} to pod {answer.pod_index}"
         return None
 
-    def lose(self, uid: str) -> None:
-        """Note a message without an answer: the pod may have counted it or not."""
-        self._lost[uid] += 1
+    def give_up(self, uid: str) -> None:
+        """Note a message without an answer that is not sent again: a pod may have counted it or not."""
+        self._unknown[uid] += 1
 
 
 @attrs.define
-class Tally:
-    """What came of the requests.
+class Phase:
+    """What came of the requests in a part of the run.
 
     Attributes:
-        sent: how many were sent.
+        name: what happens in it.
+        seconds: how long it took.
+        sent: how many requests were sent.
         failures: those that got no proper answer, by what they got.
-        misroutes: what was wrong with each answer from a wrong pod.
-        cached_us: what each routing decision from the cache took, in microseconds.
-        uncached_us: the same for those that asked the store.
-        seconds: from the first request to the last answer.
+        moved: how many users were answered by another pod than before.
+        longest_wait: seconds for which a user was not served at the longest, from the first attempt to the answer.
+        skipped: why it did not take place, if so.
 
     """
 
+    name: str
+    seconds: float = 0.0
     sent: int = 0
     failures: collections.Counter[str] = attrs.field(factory=collections.Counter)
-    misroutes: list[str] = attrs.field(factory=list)
-    cached_us: list[float] = attrs.field(factory=list)
-    uncached_us: list[float] = attrs.field(factory=list)
-    seconds: float = 0.0
+    moved: int = 0
+    longest_wait: float = 0.0
+    skipped: str = ""
 
     @property
     def failed(self) -> int:
@@ -91,59 +100,182 @@ class Tally:
         return self.failures.total()
 
 
-class Load:
-    """Some users who send some requests, each through a gateway of random choice."""
+@attrs.define
+class Tally:
+    """What came of the requests.
 
-    def __init__(self, users: int, requests: int) -> None:
-        """Share the requests out evenly."""
-        self.requests = requests
+    Attributes:
+        phases: the parts of the run; the last one is the present.
+        wrong: what was wrong with each wrong answer.
+        accepted: how many messages of each user got a proper answer.
+        given_up: how many messages never got one.
+        cached_us: what each routing decision from the cache took, in microseconds.
+        uncached_us: the same for those that asked the store.
+        seconds: from the first request to the last answer.
+
+    """
+
+    phases: list[Phase] = attrs.field(factory=lambda: [Phase("calm")])
+    wrong: list[str] = attrs.field(factory=list)
+    accepted: collections.Counter[str] = attrs.field(factory=collections.Counter)
+    given_up: int = 0
+    cached_us: list[float] = attrs.field(factory=list)
+    uncached_us: list[float] = attrs.field(factory=list)
+    seconds: float = 0.0
+
+    @property
+    def sent(self) -> int:
+        """How many requests were sent."""
+        return sum(phase.sent for phase in self.phases)
+
+    @property
+    def failed(self) -> int:
+        """How many requests got no proper answer."""
+        return sum(phase.failed for phase in self.phases)
+
+    @property
+    def moved(self) -> int:
+        """How many times a user was answered by another pod than before."""
+        return sum(phase.moved for phase in self.phases)
+
+
+class Load:
+    """Some users who send requests, each through a gateway of random choice."""
+
+    def __init__(self, users: int) -> None:
+        """Name the users."""
         self.uids = [f"user-{number}" for number in range(users)]
         self.tally = Tally()
+        self.last_moved: dict[str, float] = {}
+        """When each user was first answered by the pod that answers now, on the monotonic clock."""
         self._checker = Checker()
+        self._messages: collections.Counter[str] = collections.Counter()
 
-    async def run(self, gateways: Sequence[str], seconds: float, progress: Callable[[Tally], None]) -> None:
-        """Send the requests, and none after that many seconds; call ``progress`` after each."""
+    def answers_of(self, pod_index: int) -> list[Answer]:
+        """Return the last answer to each user who was last answered by that pod."""
+        return [answer for answer in self._checker.last.values() if answer.pod_index == pod_index]
+
+    async def run(
+        self, gateways: Sequence[str], requests: int, seconds: float, progress: Callable[[Tally], None]
+    ) -> None:
+        """Send so many requests as fast as they are answered, and none after that many seconds.
+
+        A request that fails is not repeated. ``progress`` is called after each.
+        """
         started = time.monotonic()
-        each, more = divmod(self.requests, len(self.uids))
-        # A client for each request under way: the work of httpx for a request grows with the size of its pool.
-        free: asyncio.Queue[httpx.AsyncClient] = asyncio.Queue()
+        each, more = divmod(requests, len(self.uids))
 
         async def user(uid: str, messages: int) -> None:
             for _ in range(messages):
-                http = await free.get()
-                if time.monotonic() - started < seconds:
-                    await self._send(http, random.choice(gateways), uid)  # noqa: S311 - it guards nothing
-                    progress(self.tally)
-                free.put_nowait(http)
+                async with self._client(free) as http:
+                    if time.monotonic() - started < seconds and not await self._attempt(
+                        http, gateways, uid, self._next_message(uid)
+                    ):
+                        self._checker.give_up(uid)
+                progress(self.tally)
 
-        async with contextlib.AsyncExitStack() as stack:
-            for _ in range(AT_ONCE):
-                client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=False)  # noqa: S501 - no TLS here
-                free.put_nowait(await stack.enter_async_context(client))
-            async with anyio.create_task_group() as group:
-                for number, uid in enumerate(self.uids):
-                    group.start_soon(user, uid, each + (number < more))
+        async with _clients(AT_ONCE) as free, anyio.create_task_group() as group:
+            for number, uid in enumerate(self.uids):
+                group.start_soon(user, uid, each + (number < more))
+        self.tally.seconds = self.tally.phases[-1].seconds = time.monotonic() - started
+
+    async def flow(
+        self, gateways: Sequence[str], rate: float, until: asyncio.Event, progress: Callable[[Tally], None]
+    ) -> None:
+        """Send ``rate`` requests a second, evenly spread over the users, until the event.
+
+        A message that gets no proper answer is sent again after 0.2 s, for up to 10 s. ``progress`` is called after
+        each message.
+        """
+        started = time.monotonic()
+        period = len(self.uids) / rate
+
+        async def user(uid: str, due: float) -> None:
+            while True:
+                with anyio.move_on_after(due - time.monotonic()):
+                    await until.wait()
+                if until.is_set():
+                    return
+                await self._deliver(free, gateways, uid)
+                progress(self.tally)
+                due = max(due + period, time.monotonic())
+
+        async with _clients(_MOST_AT_ONCE) as free, anyio.create_task_group() as group:
+            for number, uid in enumerate(self.uids):
+                group.start_soon(user, uid, started + period * number / len(self.uids))
         self.tally.seconds = time.monotonic() - started
 
-    async def _send(self, http: httpx.AsyncClient, gateway: str, uid: str) -> None:
-        tally = self.tally
-        tally.sent += 1
+    async def _deliver(self, free: asyncio.Queue[httpx.AsyncClient], gateways: Sequence[str], uid: str) -> None:
+        """Send a message until it is accepted, or for too long."""
+        tally, message = self.tally, self._next_message(uid)
+        phase, began = tally.phases[-1], time.monotonic()
+        while True:
+            async with self._client(free) as http:
+                accepted = await self._attempt(http, gateways, uid, message)
+            waited = time.monotonic() - began
+            if accepted or waited > _GIVE_UP_AFTER:
+                break
+            await anyio.sleep(_RETRY_AFTER)
+        phase.longest_wait = max(phase.longest_wait, waited)
+        if not accepted:
+            tally.given_up += 1
+            self._checker.give_up(uid)
+
+    async def _attempt(self, http: httpx.AsyncClient, gateways: Sequence[str], uid: str, message: str) -> bool:
+        """Send a message once; return whether it was accepted."""
+        phase = self.tally.phases[-1]
+        phase.sent += 1
+        gateway = random.choice(gateways)  # noqa: S311 - it guards nothing
         try:
-            response = await http.post(gateway + MESSAGES_PATH.format(uid=uid), content="hello")
+            url = gateway + MESSAGES_PATH.format(uid=uid)
+            response = await http.post(url, content="hello", headers={MESSAGE_ID: message})
         except httpx.HTTPError as error:
-            tally.failures[f"{type(error).__name__}: {error}"] += 1
-            self._checker.lose(uid)
-            return
-        if response.status_code == _MISDIRECTED:
-            tally.misroutes.append(f"{uid}: refused with {response.text}")
-            return
+            phase.failures[f"{type(error).__name__}: {error}"] += 1
+            return False
         if not response.is_success:
-            tally.failures[f"{response.status_code} {response.reason_phrase}: {response.text}"] += 1
-            self._checker.lose(uid)
-            return
+            phase.failures[f"{response.status_code} {response.reason_phrase}: {response.text.strip()}"] += 1
+            return False
+        self._accept(uid, response)
+        return True
+
+    def _accept(self, uid: str, response: httpx.Response) -> None:
+        tally = self.tally
         times = tally.cached_us if response.headers[ROUTE_CACHED] == "1" else tally.uncached_us
         times.append(float(response.headers[ROUTE_US]))
         said = response.json()
-        wrong = self._checker.check(uid, Answer(said["pod"], said["uid"], said["count"]))
+        answer = Answer(said["pod"], said["epoch"], said["uid"], said["count"])
+        last = self._checker.last.get(uid)
+        wrong = self._checker.check(uid, answer)
         if wrong is not None:
-            tally.misroutes.append(wrong)
+            tally.wrong.append(wrong)
+        if last is not None and last.pod_index != answer.pod_index:
+            tally.phases[-1].moved += 1
+            self.last_moved[uid] = time.monotonic()
+        tally.accepted[uid] += 1
+
+    def _next_message(self, uid: str) -> str:
+        """Return the id of the next message of a user."""
+        self._messages[uid] += 1
+        return f"{uid}/{self._messages[uid]}"
+
+    @contextlib.asynccontextmanager
+    async def _client(self, free: asyncio.Queue[httpx.AsyncClient]) -> AsyncIterator[httpx.AsyncClient]:
+        http = await free.get()
+        try:
+            yield http
+        finally:
+            free.put_nowait(http)
+
+
+@contextlib.asynccontextmanager
+async def _clients(count: int) -> AsyncIterator[asyncio.Queue[httpx.AsyncClient]]:
+    """Hand out so many HTTP clients, one for each request under way.
+
+    The work of httpx for a request grows with the size of its pool.
+    """
+    free: asyncio.Queue[httpx.AsyncClient] = asyncio.Queue()
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(count):
+            client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=False)  # noqa: S501 - no TLS here
+            free.put_nowait(await stack.enter_async_context(client))
+        yield free

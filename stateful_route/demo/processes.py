@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import sys
 import tempfile
+import time
 from typing import IO, TYPE_CHECKING, Self
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
 _END = 2.0
@@ -91,6 +90,20 @@ class Child:
             raise ChildError(self.report())
         self.url = json.loads(line)["url"]
 
+    async def ready_by(self, deadline: float) -> None:
+        """Wait until the process serves, up to a time of the monotonic clock.
+
+        Raises:
+            ChildError: if it ends before, or is not ready by then.
+
+        """
+        seconds = deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ready()
+        except TimeoutError:
+            raise ChildError(f"not ready within {max(0.0, seconds):.1f} s: {self.report()}") from None
+
     async def stop(self) -> None:
         """End the process: gently, and after 2 s by force."""
         process, self._process = self._process, None
@@ -161,14 +174,14 @@ class Fleet:
             ChildError: if one ends, or is not ready within that many seconds.
 
         """
-        async with _all_ready(seconds) as waiting_for:
-            for child in (self.database, *self.gateways):
-                await child.start()
-            await waiting_for(self.database)  # its URL is an argument of the pods
-            for pod in self.pods:
-                await self._start_pod(pod)
-            for child in (*self.pods, *self.gateways):
-                await waiting_for(child)
+        deadline = time.monotonic() + seconds
+        for child in (self.database, *self.gateways):
+            await child.start()
+        await self.database.ready_by(deadline)  # its URL is an argument of the pods
+        for pod in self.pods:
+            await self._start_pod(pod)
+        for child in (*self.pods, *self.gateways):
+            await child.ready_by(deadline)
 
     async def start_again(self, pod: Child, seconds: float) -> None:
         """Start a pod that was ended, with the same index, and wait until it is ready.
@@ -177,9 +190,9 @@ class Fleet:
             ChildError: if it ends, or is not ready within that many seconds.
 
         """
-        async with _all_ready(seconds) as waiting_for:
-            await self._start_pod(pod)
-            await waiting_for(pod)
+        deadline = time.monotonic() + seconds
+        await self._start_pod(pod)
+        await pod.ready_by(deadline)
 
     async def _start_pod(self, pod: Child) -> None:
         await pod.start("--database", self.database.url)
@@ -197,20 +210,3 @@ class Fleet:
                 async with anyio.create_task_group() as group:
                     for child in children:
                         group.start_soon(child.stop)
-
-
-@contextlib.asynccontextmanager
-async def _all_ready(seconds: float) -> AsyncIterator[Callable[[Child], Awaitable[None]]]:
-    """Bound the time in the block, and name the process that was waited for; hand out how to wait for one."""
-    last: list[Child] = []
-
-    async def ready(child: Child) -> None:
-        last[:] = [child]
-        await child.ready()
-
-    try:
-        async with asyncio.timeout(seconds):
-            yield ready
-    except TimeoutError:
-        what = last[0].report() if last else "nothing was started"
-        raise ChildError(f"not ready within {seconds:.1f} s: {what}") from None
