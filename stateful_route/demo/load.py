@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import random
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ _MOST_AT_ONCE = 64  # of a chaos run, where a request may wait for a pod that is
 _TIMEOUT = 4.0
 _RETRY_AFTER = 0.2
 _GIVE_UP_AFTER = 10.0
+_NUMBER = re.compile(r"\d{6,}(\.\d+)?")  # an epoch or a time
 
 
 @attrs.frozen
@@ -167,7 +169,7 @@ class Load:
 
         async def user(uid: str, messages: int) -> None:
             for _ in range(messages):
-                async with self._client(free) as http:
+                async with _one_of(free) as http:
                     if time.monotonic() - started < seconds and not await self._attempt(
                         http, gateways, uid, self._next_message(uid)
                     ):
@@ -210,7 +212,7 @@ class Load:
         tally, message = self.tally, self._next_message(uid)
         phase, began = tally.phases[-1], time.monotonic()
         while True:
-            async with self._client(free) as http:
+            async with _one_of(free) as http:
                 accepted = await self._attempt(http, gateways, uid, message)
             waited = time.monotonic() - began
             if accepted or waited > _GIVE_UP_AFTER:
@@ -230,10 +232,11 @@ class Load:
             url = gateway + MESSAGES_PATH.format(uid=uid)
             response = await http.post(url, content="hello", headers={MESSAGE_ID: message})
         except httpx.HTTPError as error:
-            phase.failures[f"{type(error).__name__}: {error}"] += 1
+            phase.failures[_kind(f"{type(error).__name__}: {error}", uid)] += 1
             return False
         if not response.is_success:
-            phase.failures[f"{response.status_code} {response.reason_phrase}: {response.text.strip()}"] += 1
+            said = f"{response.status_code} {response.reason_phrase}: {response.text}"
+            phase.failures[_kind(said, uid)] += 1
             return False
         self._accept(uid, response)
         return True
@@ -258,14 +261,6 @@ class Load:
         self._messages[uid] += 1
         return f"{uid}/{self._messages[uid]}"
 
-    @contextlib.asynccontextmanager
-    async def _client(self, free: asyncio.Queue[httpx.AsyncClient]) -> AsyncIterator[httpx.AsyncClient]:
-        http = await free.get()
-        try:
-            yield http
-        finally:
-            free.put_nowait(http)
-
 
 @contextlib.asynccontextmanager
 async def _clients(count: int) -> AsyncIterator[asyncio.Queue[httpx.AsyncClient]]:
@@ -279,3 +274,17 @@ async def _clients(count: int) -> AsyncIterator[asyncio.Queue[httpx.AsyncClient]
             client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=False)  # noqa: S501 - no TLS here
             free.put_nowait(await stack.enter_async_context(client))
         yield free
+
+
+@contextlib.asynccontextmanager
+async def _one_of(free: asyncio.Queue[httpx.AsyncClient]) -> AsyncIterator[httpx.AsyncClient]:
+    http = await free.get()
+    try:
+        yield http
+    finally:
+        free.put_nowait(http)
+
+
+def _kind(failure: str, uid: str) -> str:
+    """Return what a failure says, without what differs from one request to the next."""
+    return _NUMBER.sub("...", failure.replace(uid, "...")).strip()

