@@ -59,6 +59,7 @@ class RoutingTable:
         self._hearings: dict[str, Hearing] = {}
         self._reading = SingleFlight[tuple[str, str], None]()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self._refreshing = PeriodicTask(
             "refresh of the pods",
             self.refresh_all,
@@ -74,7 +75,8 @@ class RoutingTable:
         await self._hearing(self._config.namespace).tried()
 
     async def stop(self) -> None:
-        """End refreshing and hearing."""
+        """End refreshing and hearing. A call that is under way begins neither again."""
+        self._stopped = True
         await self._refreshing.stop()
         for hearing in self._hearings.values():
             await hearing.stop()
@@ -112,7 +114,8 @@ class RoutingTable:
             StoreError: if it cannot be read.
 
         """
-        await self._hearing(table.namespace).tried()
+        if not self._stopped:
+            await self._hearing(table.namespace).tried()
         await self._reading.run((table.namespace, table.service_name), lambda: self._read(table))
 
     async def refresh_all(self) -> None:
@@ -215,7 +218,8 @@ class RoutingTable:
                 random=self._random,
                 clock=self._clock,
             )
-            hearing.start()
+            if not self._stopped:
+                hearing.start()
         return hearing
 
     def _heard(self, announcement: Announcement) -> None:
@@ -241,6 +245,9 @@ class RoutingTable:
                 table.serve_cached(serves)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        if self._stopped:
+            work.close()
+            return
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

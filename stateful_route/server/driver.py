@@ -90,7 +90,7 @@ class ServerDriver(Driver):
         )
         self._owned = Owned(store, self._heart, server_info)
         self._hand_off = hand_off
-        self._draining: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[bool] | None = None
         self._reclaiming: asyncio.Task[None] | None = None
         random = Random() if random is None else random  # noqa: S311 - it spreads load
         self._watch = Watch(
@@ -137,7 +137,9 @@ class ServerDriver(Driver):
         """Drain, and say goodbye, if the store answers."""
         if self._rebalancing is not None:
             await self._rebalancing.stop()
-        await self._drain_once()
+        announced = await self._drain_once()
+        if announced and len(self._owned):  # claimed since, or left
+            await self._hand_over(self._config.stop_deadline)
         await self._beating.stop()
         await self._watch.stop()
         if self._reclaiming is not None:
@@ -162,14 +164,15 @@ class ServerDriver(Driver):
         self._check_running()
         await self._drain_once()
 
-    async def _drain_once(self) -> None:
+    async def _drain_once(self) -> bool:
+        """Drain, or wait until that has ended; return whether it was announced."""
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(), name=f"stateful_route drain of {self!r}")
-        await outlast(self._draining)
+        return await outlast(self._draining)
 
-    async def _drain(self) -> None:
+    async def _drain(self) -> bool:
         if self._heart.ended or not self._heart.incarnation:
-            return
+            return False
         if self._routing_state is RoutingState.READY:
             self._routing_state = RoutingState.DENY_NEW_CALL
         announced = False
@@ -179,13 +182,14 @@ class ServerDriver(Driver):
                 announced = True
             except (StoreError, LifecycleError) as error:
                 _log.warning("%r could not announce that it is draining: %s", self, error)
-        if not announced:
-            return
-        left = await hand_over(
-            self._owned, self._hand_off, deadline=self._config.drain_deadline, rate=self._config.drain_rate
-        )
+        if announced:
+            await self._hand_over(self._config.drain_deadline)
+        return announced
+
+    async def _hand_over(self, deadline: float) -> None:
+        left = await hand_over(self._owned, self._hand_off, deadline=deadline, rate=self._config.drain_rate)
         if left:
-            _log.warning("%r leaves with %d uids that were not handed over", self, left)
+            _log.warning("%r has %d uids that were not handed over", self, left)
 
     def _rebalancing_task(
         self, movable: Movable | None, clock: Callable[[], float], random: Random
