@@ -41,6 +41,7 @@ def _demo(options: argparse.Namespace) -> int:
             requests=options.requests,
             redis_url=options.redis_url,
             keep_open=options.keep_open,
+            chaos=options.chaos,
         )
     )
 
@@ -55,13 +56,21 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Starts pods that hold the chats of their users in memory, and gateways that route to them, a process "
             "each; sends the messages of many users through all gateways, and checks that each answer comes from "
-            "the pod that holds the user. It stops sending in time to end within 30 s. Exit status 1 if a request was "
-            "misrouted or lost."
+            "the pod that holds the user. Meanwhile it kills a pod with -9, starts it again, restarts all pods one by "
+            "one, and stops Redis for 3 s. It ends by itself within 50 s, without chaos within 30 s. Exit status 1 if "
+            "an answer was wrong or a message was lost; without chaos also if a request failed."
         ),
     )
-    for name, default in (("pods", 3), ("gateways", 2), ("users", 300), ("requests", 6000)):
+    for name, default in (("pods", 3), ("gateways", 2), ("users", 300)):
         count = f"how many {name}; {default} by default"
         demo.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=count)
+    requests = (
+        "how many requests; 6000 by default. With chaos they are spread over half a minute: N/30 each second, and at "
+        "least one by each user in 3 s"
+    )
+    demo.add_argument("--requests", type=_count, default=6000, metavar="N", help=requests)
+    chaos = "kill and restart pods and stop Redis meanwhile (the default), or leave all in peace"
+    demo.add_argument("--chaos", action=argparse.BooleanOptionalAction, default=True, help=chaos)
     url = "the server to use; by default the demo starts one of its own"
     demo.add_argument("--redis-url", default="embedded://", metavar="URL", help=url)
     keep = "leave it all running after the table, until Ctrl-C"

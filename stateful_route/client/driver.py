@@ -18,7 +18,7 @@ from stateful_route.client.resolver import Resolver
 from stateful_route.client.service import ServiceView
 from stateful_route.client.strategies import BestOfRandom
 from stateful_route.config import BaseConfig
-from stateful_route.errors import InvalidArgumentError
+from stateful_route.errors import InvalidArgumentError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.models import LinkKey
 
 if TYPE_CHECKING:
@@ -113,7 +113,10 @@ class ClientDriver(Driver):
         entry = self._cached(namespace, uid, service_name)
         if entry is not None:
             return entry.pod.pod_index
-        return (await self._resolver.place(self._key(namespace, uid, service_name))).pod_index
+        try:
+            return (await self._resolver.place(self._key(namespace, uid, service_name))).pod_index
+        except (StoreUnavailableError, StoreTimeoutError):
+            return self._cached_by_hand(namespace, uid, service_name)
 
     async def set_linked_pod_if_absent(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int:
         """See ``StatefulRouteForClientDriver``."""
@@ -126,7 +129,10 @@ class ClientDriver(Driver):
         entry = self._cached(namespace, uid, service_name)
         if entry is not None:
             return entry.pod.pod_index
-        return _pod_index(await self._resolver.find(self._key(namespace, uid, service_name)))
+        try:
+            return _pod_index(await self._resolver.find(self._key(namespace, uid, service_name)))
+        except (StoreUnavailableError, StoreTimeoutError):
+            return self._cached_by_hand(namespace, uid, service_name)
 
     async def get_linked_pod_not_cache(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
@@ -288,6 +294,13 @@ class ClientDriver(Driver):
         if entry is not None:
             self._hits += 1
         return entry
+
+    def _cached_by_hand(self, namespace: str, uid: str, service_name: str) -> int:
+        """Return a pod index that was put into the cache, while the error of a store that is away is handled."""
+        entry = self._cached(namespace, uid, service_name)
+        if entry is None:
+            raise  # noqa: PLE0704 - the error that the caller handles
+        return entry.pod.pod_index
 
     async def _batch(
         self,

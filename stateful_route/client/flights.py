@@ -25,6 +25,10 @@ class SingleFlight(Generic[K, V]):
         self.joined = 0
         """How many callers got the result of another's call."""
 
+    def is_under_way(self, key: K) -> bool:
+        """Whether a call for the key is under way."""
+        return key in self._under_way
+
     async def run(self, key: K, call: Callable[[], Awaitable[V]]) -> V:
         """Return the result of ``call``, or of one for the same key that is under way."""
         while (waiting := self._under_way.get(key)) is not None:

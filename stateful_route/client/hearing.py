@@ -82,6 +82,7 @@ class Hearing:
 
     async def stop(self) -> None:
         """Stop listening, and wait until that has ended."""
+        self._tried.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -136,5 +137,3 @@ class Hearing:
             self._deaf_since = self._clock()
             _log.warning("announcements in %r are not heard: %s", self._namespace, error)
             self._serve_cached(self._namespace, serves=False, flush=False)
-        else:
-            self.store_failed()

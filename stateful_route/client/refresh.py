@@ -126,11 +126,16 @@ class RoutingTable:
         oldest = self._clock() - self._config.cache_ttl - self._config.refresh
         for key in [key for key, table in self._tables.items() if table.last_used < oldest]:
             del self._tables[key]
+        await self._forget_namespaces()
         for hearing in self._hearings.values():
             hearing.check_grace()
         async with anyio.create_task_group() as group:
             for table in tuple(self._tables.values()):
                 group.start_soon(self._refresh, table)
+
+    def store_answered(self, namespace: str) -> None:
+        """Note that the store answered a call."""
+        self._hearing(namespace).store_answered()
 
     def store_failed(self, namespace: str) -> None:
         """Note that the store did not answer a call."""
@@ -143,7 +148,9 @@ class RoutingTable:
             StoreError: if the store did not answer.
 
         """
-        table.report_unreachable(pod_index)
+        if not table.loaded:
+            await self.read(table)
+        table.report_unreachable(pod_index, self._clock())
         await self._look(table)
 
     async def bury(self, table: ServiceTable, life: PodLife) -> bool:
@@ -158,10 +165,18 @@ class RoutingTable:
             await self._look(table)
         if table.is_dead(life):
             return True
-        # No pod of that index is known, and none has come in the time in which a living one would have.
-        if pod.state is None and table.unbroken_for(self._clock()) >= self._config.lease_seconds:
+        now = self._clock()
+        # Or no pod of that index is known, and none has come in the time in which a living one would have.
+        absent = pod.state is None and table.absent_for(pod, now) >= self._config.lease_seconds
+        if absent or life in table.confirmable(now):
             return await self._confirm(table, life)
         return False
+
+    async def _forget_namespaces(self) -> None:
+        """Stop listening where no service is in use any more."""
+        used = {self._config.namespace, *(namespace for namespace, _ in self._tables)}
+        for namespace in [namespace for namespace in self._hearings if namespace not in used]:
+            await self._hearings.pop(namespace).stop()
 
     async def _look(self, table: ServiceTable) -> None:
         await self.read(table)
@@ -230,11 +245,15 @@ class RoutingTable:
         table = self._tables.get((announcement.namespace, announcement.service_name))
         if table is not None and not table.refreshing:
             table.refreshing = True
-            self._spawn(self._refresh_announced(table))
+            under_way = self._reading.is_under_way((table.namespace, table.service_name))
+            self._spawn(self._refresh_announced(table, again=under_way))
 
-    async def _refresh_announced(self, table: ServiceTable) -> None:
-        # Before the reading begins: what is announced from here on may not be in it.
+    async def _refresh_announced(self, table: ServiceTable, *, again: bool) -> None:
+        """Read a table; ``again`` if a reading was under way, which may be older than what was announced."""
+        # Before a reading begins: what is announced from here on may not be in it.
         table.refreshing = False
+        if again:
+            await self._refresh(table)
         await self._refresh(table)
 
     def _serve_cached(self, namespace: str, *, serves: bool, flush: bool) -> None:

@@ -101,7 +101,12 @@ class Resolver:
 
     async def get(self, key: LinkKey) -> Link | None:
         """Return the link of a uid, if there is one, leaving the cache alone."""
-        return await self._look_up(key, _NONE)
+        self.misses += 1
+        try:
+            return await self._finding.run((key, _NONE), lambda: self._ask(key, _NONE))
+        except _AWAY:
+            self._table.store_failed(key.namespace)
+            raise
 
     async def find_many(self, namespace: str, uids: Sequence[str], service_name: str) -> dict[str, Link]:
         """Return the links of those uids that have one that can be read, and keep them in the cache.
@@ -113,7 +118,7 @@ class Resolver:
         self.misses += len(uids)
         table = self._table.peek(namespace, service_name)
         links: dict[str, Link] = {}
-        failures: list[StoreError] = []
+        failures: dict[str, StoreError] = {}
         with self._cache.asking((namespace, uid, service_name) for uid in uids):
             asked_at = self._clock()
             answers = await self._store.get_links(namespace, uids, service_name)
@@ -125,8 +130,8 @@ class Resolver:
                 elif isinstance(answer, StoreProtocolError):
                     self.unreadable += 1
                 elif answer is not None:
-                    failures.append(answer)
-        self._raise_first(namespace, failures)
+                    failures[uid] = answer
+        self._make_up_for(table, failures, links)
         return links
 
     async def place_many(self, namespace: str, uids: Sequence[str], service_name: str) -> dict[str, Link]:
@@ -161,7 +166,7 @@ class Resolver:
         """Place uids, each on a pod of the strategy's choice."""
         namespace, service_name = table.namespace, table.service_name
         links: dict[str, Link] = {}
-        failures: list[StoreError] = []
+        failures: dict[str, StoreError] = {}
         chosen: list[Pod] = []
         with self._cache.asking((namespace, uid, service_name) for uid in uids):
             try:
@@ -182,15 +187,27 @@ class Resolver:
                 if isinstance(answer, LinkChange):
                     links[uid] = self._keep_placed(LinkKey(namespace, uid, service_name), table, answer, asked_at)
                 else:
-                    failures.append(answer)
-        self._raise_first(namespace, failures)
+                    failures[uid] = answer
+        self._make_up_for(table, failures, links)
         return links
 
-    def _raise_first(self, namespace: str, failures: list[StoreError]) -> None:
-        if failures:
-            if isinstance(failures[0], _AWAY):
-                self._table.store_failed(namespace)
-            raise failures[0]
+    def _make_up_for(self, table: ServiceTable, failures: dict[str, StoreError], links: dict[str, Link]) -> None:
+        """Take cached links for uids for which the store did not answer, if they may be used while it is away.
+
+        Raises:
+            StoreError: the first that nothing makes up for.
+
+        """
+        if not failures:
+            self._table.store_answered(table.namespace)
+        for uid, failure in failures.items():
+            if not isinstance(failure, _AWAY):
+                raise failure
+            self._table.store_failed(table.namespace)
+            entry = self._cache.get((table.namespace, uid, table.service_name))
+            if entry is None or entry.link is None:
+                raise failure
+            links[uid] = entry.link
 
     async def _is_stranded(self, table: ServiceTable, link: Link) -> bool:
         """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
@@ -231,6 +248,7 @@ class Resolver:
         with self._cache.asking((_cache_key(key),)):
             asked_at = self._clock()
             answer = await self._store.place(key, pod.life, self._link_ttl, dead=table.dead, leaving=table.leaving)
+            self._table.store_answered(key.namespace)
             return self._keep_placed(key, table, answer, asked_at)
 
     async def _look_up(self, key: LinkKey, kept: frozenset[LinkKind]) -> Link | None:
@@ -249,6 +267,7 @@ class Resolver:
             except StoreProtocolError:
                 self.unreadable += 1
                 raise
+            self._table.store_answered(key.namespace)
             if link is not None and link.kind in kept:
                 self._keep(key, self._table.peek(key.namespace, key.service_name), link, asked_at)
             return link

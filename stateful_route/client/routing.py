@@ -11,6 +11,7 @@ class Pod:
 
     __slots__ = (
         "_service",
+        "absent_since",
         "available",
         "capacity",
         "incarnation",
@@ -33,8 +34,10 @@ class Pod:
         self.state: PodState | None = None
         self.available = True
         """Whether the pod may keep its uids, as far as it is known: nothing says that it is dead or shut down."""
+        self.absent_since: float | None = None
+        """When it was first missed in the table, after it had been there; on the clock of this process."""
         self.reported: float | None = None
-        """The time of its last heartbeat when somebody could not reach it; ``None`` once there is a later one."""
+        """When somebody could not reach it, by the clock of the store; ``None`` once there is a later heartbeat."""
         self.usable = False
         """Whether a cached link to it may be used. The one thing that a hit looks at."""
         self.settle()
@@ -169,10 +172,10 @@ class ServiceTable:
         for pod in self._pods.values():
             pod.settle()
 
-    def report_unreachable(self, pod_index: int) -> None:
-        """Avoid a pod until there is a later heartbeat than the last one that is known."""
+    def report_unreachable(self, pod_index: int, now: float) -> None:
+        """Avoid a pod until there is a heartbeat later than ``now``, which is on the clock of this process."""
         pod = self.pod(pod_index)
-        pod.reported = pod.state.load_state.timestamp if pod.state else 0.0
+        pod.reported = 0.0 if self._store_now is None else self._store_now + now - self.read_at
         pod.settle()
         self._prefer_reachable()
 
@@ -210,6 +213,11 @@ class ServiceTable:
         """Return for how many seconds the table has been read without a failure or a gap."""
         return 0.0 if self._unbroken_since is None else now - self._unbroken_since
 
+    def absent_for(self, pod: Pod, now: float) -> float:
+        """Return for how many seconds, without a failure or a gap, the table has been read without that pod in it."""
+        unbroken = self.unbroken_for(now)
+        return unbroken if pod.absent_since is None else min(unbroken, now - pod.absent_since)
+
     def broken(self) -> None:
         """Take in that the table could not be read."""
         self._unbroken_since = None
@@ -225,10 +233,14 @@ class ServiceTable:
     def apply(self, table: PodTable, read_at: float, longest_gap: float = 0.0) -> None:
         """Take in what was read from the store, asked for at ``read_at`` by the clock of this process.
 
-        Synchronous: a call sees all of it or nothing. If the last reading is more than ``longest_gap`` seconds ago,
-        what happened in between was not seen.
+        Synchronous: a call sees all of it or nothing. If the last reading is more than ``longest_gap`` seconds ago, or
+        half of the shortest lease, a time without the store in between may have swallowed heartbeats. If the clock of
+        the store went ahead of this one by more than that, the leases ended before their time.
         """
-        if self._unbroken_since is None or read_at - self.read_at > longest_gap:
+        longest_gap = min([longest_gap, *(state.load_state.ttl / 2 for state in table.pods if not state.dead)])
+        elapsed = read_at - self.read_at
+        jumped = self._store_now is not None and table.now - self._store_now - elapsed > longest_gap
+        if self._unbroken_since is None or elapsed > longest_gap or jumped:
             self._unbroken_since = read_at
         placed_by_all = 0
         seen = set()
@@ -242,12 +254,14 @@ class ServiceTable:
             pod.load = state.report.load
             pod.capacity = state.report.capacity
             pod.available = state.is_available(table.now)
+            pod.absent_since = None
             if pod.reported is not None and state.load_state.timestamp > pod.reported:
                 pod.reported = None
             pod.settle()
         for pod_index, pod in self._pods.items():
             if pod_index not in seen and pod.state is not None:
                 pod.state = None
+                pod.absent_since = read_at
                 pod.available = False
                 pod.settle()
         self.dead = tuple(state.life for state in table.pods if state.dead)

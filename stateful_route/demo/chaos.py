@@ -41,7 +41,7 @@ class Timing:
     calm: float = 3.0
     settle: float = 1.0
     away: float = 3.0
-    last_restart: float = 30.0
+    last_restart: float = 26.0
 
 
 @attrs.define
@@ -103,9 +103,12 @@ class Chaos:
             await anyio.sleep(timing.settle)
         with self._next_phase("rolling restart"):
             await self._restart_all()
+        # Each gateway gets to know again each user who was moved.
+        with self._next_phase("calm"):
+            await anyio.sleep(timing.calm)
         with self._next_phase("Redis away"):
             await self._pause_redis()
-        with self._next_phase("calm again"):
+        with self._next_phase("calm"):
             await anyio.sleep(timing.calm)
 
     async def close(self) -> None:
@@ -123,7 +126,8 @@ class Chaos:
         killed_at = time.monotonic()
         await pod.kill()
         with anyio.move_on_after(_ELSEWHERE_BY):
-            while any(load.last_moved.get(answer.uid, 0.0) < killed_at for answer in before):
+            # A look at each user, cheaper than a word from each answer.
+            while any(load.last_moved.get(answer.uid, 0.0) < killed_at for answer in before):  # noqa: ASYNC110
                 await anyio.sleep(_LOOK)
             last = max((load.last_moved[answer.uid] for answer in before), default=killed_at)
             findings.elsewhere_after = last - killed_at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import random
 import re
 import time
@@ -14,7 +15,7 @@ import anyio
 import attrs
 import httpx
 
-from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, ROUTE_CACHED, ROUTE_US
+from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, ROUTE_ATTEMPTS, ROUTE_CACHED, ROUTE_US
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -75,7 +76,7 @@ class Checker:
 
 @attrs.define
 class Phase:
-    """What came of the requests in a part of the run.
+    """What came of the requests in a part of the run; one belongs to the part in which its answer came.
 
     Attributes:
         name: what happens in it.
@@ -83,7 +84,8 @@ class Phase:
         sent: how many requests were sent.
         failures: those that got no proper answer, by what they got.
         moved: how many users were answered by another pod than before.
-        longest_wait: seconds for which a user was not served at the longest, from the first attempt to the answer.
+        longest_wait: seconds for which a user waited at the longest, from the first attempt to the answer.
+        longest_outage: the same, only of those whose first attempt failed.
         skipped: why it did not take place, if so.
 
     """
@@ -94,6 +96,7 @@ class Phase:
     failures: collections.Counter[str] = attrs.field(factory=collections.Counter)
     moved: int = 0
     longest_wait: float = 0.0
+    longest_outage: float = 0.0
     skipped: str = ""
 
     @property
@@ -111,6 +114,7 @@ class Tally:
         wrong: what was wrong with each wrong answer.
         accepted: how many messages of each user got a proper answer.
         given_up: how many messages never got one.
+        rescued: how many requests got one because the gateway tried a second time.
         cached_us: what each routing decision from the cache took, in microseconds.
         uncached_us: the same for those that asked the store.
         seconds: from the first request to the last answer.
@@ -121,6 +125,7 @@ class Tally:
     wrong: list[str] = attrs.field(factory=list)
     accepted: collections.Counter[str] = attrs.field(factory=collections.Counter)
     given_up: int = 0
+    rescued: int = 0
     cached_us: list[float] = attrs.field(factory=list)
     uncached_us: list[float] = attrs.field(factory=list)
     seconds: float = 0.0
@@ -136,13 +141,18 @@ class Tally:
         return sum(phase.failed for phase in self.phases)
 
     @property
+    def longest_outage(self) -> float:
+        """For how many seconds a user whose request failed was not served at the longest."""
+        return max(phase.longest_outage for phase in self.phases)
+
+    @property
     def moved(self) -> int:
         """How many times a user was answered by another pod than before."""
         return sum(phase.moved for phase in self.phases)
 
 
 class Load:
-    """Some users who send requests, each through a gateway of random choice."""
+    """Some users who send requests, each through one gateway after the other."""
 
     def __init__(self, users: int) -> None:
         """Name the users."""
@@ -151,6 +161,7 @@ class Load:
         self.last_moved: dict[str, float] = {}
         """When each user was first answered by the pod that answers now, on the monotonic clock."""
         self._checker = Checker()
+        self._turns = {uid: itertools.count(random.randrange(1 << 16)) for uid in self.uids}  # noqa: S311 - it guards nothing
         self._messages: collections.Counter[str] = collections.Counter()
 
     def answers_of(self, pod_index: int) -> list[Answer]:
@@ -186,17 +197,16 @@ class Load:
     ) -> None:
         """Send ``rate`` requests a second, evenly spread over the users, until the event.
 
-        A message that gets no proper answer is sent again after 0.2 s, for up to 10 s. ``progress`` is called after
-        each message.
+        A message that gets no proper answer is sent again after some 0.2 s, for up to 10 s. ``progress`` is called
+        after each message.
         """
         started = time.monotonic()
         period = len(self.uids) / rate
 
         async def user(uid: str, due: float) -> None:
-            while True:
+            while not until.is_set():
                 with anyio.move_on_after(due - time.monotonic()):
                     await until.wait()
-                if until.is_set():
                     return
                 await self._deliver(free, gateways, uid)
                 progress(self.tally)
@@ -210,14 +220,18 @@ class Load:
     async def _deliver(self, free: asyncio.Queue[httpx.AsyncClient], gateways: Sequence[str], uid: str) -> None:
         """Send a message until it is accepted, or for too long."""
         tally, message = self.tally, self._next_message(uid)
-        phase, began = tally.phases[-1], time.monotonic()
+        phase, began = None, time.monotonic()
         while True:
             async with _one_of(free) as http:
                 accepted = await self._attempt(http, gateways, uid, message)
             waited = time.monotonic() - began
             if accepted or waited > _GIVE_UP_AFTER:
                 break
-            await anyio.sleep(_RETRY_AFTER)
+            phase = phase or tally.phases[-1]
+            await anyio.sleep(_RETRY_AFTER * random.uniform(0.5, 1.5))  # noqa: S311 - it spreads load
+        if phase is not None:
+            phase.longest_outage = max(phase.longest_outage, waited)
+        phase = phase or tally.phases[-1]
         phase.longest_wait = max(phase.longest_wait, waited)
         if not accepted:
             tally.given_up += 1
@@ -225,21 +239,23 @@ class Load:
 
     async def _attempt(self, http: httpx.AsyncClient, gateways: Sequence[str], uid: str, message: str) -> bool:
         """Send a message once; return whether it was accepted."""
-        phase = self.tally.phases[-1]
-        phase.sent += 1
-        gateway = random.choice(gateways)  # noqa: S311 - it guards nothing
+        gateway = gateways[next(self._turns[uid]) % len(gateways)]
+        failure = ""
         try:
             url = gateway + MESSAGES_PATH.format(uid=uid)
             response = await http.post(url, content="hello", headers={MESSAGE_ID: message})
         except httpx.HTTPError as error:
-            phase.failures[_kind(f"{type(error).__name__}: {error}", uid)] += 1
-            return False
-        if not response.is_success:
-            said = f"{response.status_code} {response.reason_phrase}: {response.text}"
-            phase.failures[_kind(said, uid)] += 1
-            return False
-        self._accept(uid, response)
-        return True
+            failure = f"{type(error).__name__}: {error}"
+        else:
+            if response.is_success:
+                self._accept(uid, response)
+            else:
+                failure = f"{response.status_code} {response.reason_phrase}: {response.text}"
+        phase = self.tally.phases[-1]
+        phase.sent += 1
+        if failure:
+            phase.failures[_kind(failure, uid)] += 1
+        return not failure
 
     def _accept(self, uid: str, response: httpx.Response) -> None:
         tally = self.tally
@@ -255,6 +271,7 @@ class Load:
             tally.phases[-1].moved += 1
             self.last_moved[uid] = time.monotonic()
         tally.accepted[uid] += 1
+        tally.rescued += response.headers[ROUTE_ATTEMPTS] != "1"
 
     def _next_message(self, uid: str) -> str:
         """Return the id of the next message of a user."""

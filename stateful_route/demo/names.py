@@ -19,6 +19,9 @@ ROUTE_US: Final = "x-route-us"
 ROUTE_CACHED: Final = "x-route-cached"
 """Header of an answer: ``1`` if the routing decision came from the cache, else ``0``."""
 
+ROUTE_ATTEMPTS: Final = "x-route-attempts"
+"""Header of an answer: to how many pods the gateway sent the request, 1 or 2."""
+
 TUNING: Final = BaseConfig(
     heartbeat=0.5,
     lease=2.5,

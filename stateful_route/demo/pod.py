@@ -107,10 +107,10 @@ class Pod:
             if message_id in ids:  # it was taken in, and its answer was lost
                 count = ids.index(message_id) + 1
             else:
-                messages = [*messages, {"id": message_id, "text": text}]
-                await self.database.save(chat.ownership.uid, chat.epoch, messages)
-                chat.messages = messages
-                count = len(messages)
+                longer: list[Message] = [*messages, {"id": message_id, "text": text}]
+                await self.database.save(chat.ownership.uid, chat.epoch, longer)
+                chat.messages = longer
+                count = len(longer)
         return self.answer(chat, {"count": count})
 
     async def get(self, request: Request) -> JSONResponse:

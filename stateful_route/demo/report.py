@@ -1,4 +1,4 @@
-"""What the demo says of a run: the table, and what went wrong."""
+"""What the demo says of a run: the tables, and what went wrong."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from stateful_route.demo.chaos import Findings
     from stateful_route.demo.load import Tally
 
 _MOST_SHOWN = 5
@@ -26,17 +27,58 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
-def table(tally: Tally, asked_for: int, links: Mapping[int, int]) -> Table:
-    """Return the table; ``links`` is how many links each pod has in Redis, by pod index."""
-    sent = f"{tally.sent:,}" if tally.sent == asked_for else f"{tally.sent:,} of {asked_for:,}: the time was up"
+def phases(tally: Tally) -> Table:
+    """Return the table of what happened in each part of a chaos run."""
+    rows = Table(box=box.ROUNDED, border_style="dim", header_style="bold", pad_edge=True)
+    rows.add_column("phase", no_wrap=True)
+    for name in ("seconds", "requests", "failed", "longest wait", "users moved"):
+        rows.add_column(name, justify="right")
+    for phase in tally.phases:
+        if phase.skipped:
+            rows.add_row(phase.name, "skipped", *["-"] * 4)
+            continue
+        rows.add_row(
+            phase.name,
+            f"{phase.seconds:.1f}",
+            f"{phase.sent:,}",
+            Text(f"{phase.failed:,}", style="yellow" if phase.failed else "green"),
+            _wait(phase.longest_wait),
+            f"{phase.moved:,}",
+        )
+    return rows
+
+
+def table(tally: Tally, links: Mapping[int, int], *, asked_for: int | None, findings: Findings | None) -> Table:
+    """Return the table of the figures.
+
+    ``asked_for`` is how many requests should have been sent, if that was said; ``links`` is how many links each pod
+    has in Redis, by pod index; ``findings`` are those of a chaos run.
+    """
     decisions = len(tally.cached_us) + len(tally.uncached_us)
     rows = Table(box=box.ROUNDED, show_header=False, border_style="dim", padding=(0, 2))
     rows.add_column(no_wrap=True)
     rows.add_column(justify="right")
-    rows.add_row("requests", sent)
-    rows.add_row("failed requests", _alarm(tally.failed))
-    rows.add_row("answers from the wrong pod", _alarm(len(tally.misroutes)))
+    cut = asked_for is not None and tally.sent != asked_for
+    rows.add_row("requests", f"{tally.sent:,} of {asked_for:,}: the time was up" if cut else f"{tally.sent:,}")
     rows.add_row("requests/s", f"{tally.sent / tally.seconds:,.0f}")
+    if findings is None:
+        rows.add_row("failed requests", _alarm(tally.failed))
+    else:
+        how_long = f", a user for at most {_wait(tally.longest_outage)}" if tally.failed else ""
+        rows.add_row("failed requests", f"{tally.failed:,}{how_long}")
+        rows.add_row("saved by a gateway's second attempt", f"{tally.rescued:,}")
+    rows.add_row("wrong answers", _alarm(len(tally.wrong)))
+    if findings is not None:
+        rows.add_row("messages lost", _alarm(findings.lost + tally.given_up))
+    rows.add_row("users moved", f"{tally.moved:,}")
+    if findings is not None:
+        elsewhere = findings.elsewhere_after
+        rows.add_row(
+            f"{findings.its_users:,} users of killed pod {findings.killed} elsewhere",
+            Text("not all of them", style="bold red") if elsewhere is None else f"the last after {elsewhere:.2f} s",
+        )
+        rows.add_row("stale epochs refused", f"{findings.refused:,}")
+        rows.add_row("- of them late writes of the killed pod", f"{findings.late_writes:,}")
     rows.add_section()
     rows.add_row("cache hit rate", f"{len(tally.cached_us) / decisions:.1%}" if decisions else "-")
     rows.add_row("routing decision, cached", _times(tally.cached_us))
@@ -47,18 +89,48 @@ def table(tally: Tally, asked_for: int, links: Mapping[int, int]) -> Table:
     return rows
 
 
-def problems(tally: Tally) -> Iterator[str]:
-    """Say what went wrong, the more frequent failures first, with a few examples of each kind."""
-    for failure, count in tally.failures.most_common(_MOST_SHOWN):
-        yield f"failed, {count:,} times: {failure}"
-    for misroute in tally.misroutes[:_MOST_SHOWN]:
-        yield f"wrong pod: {misroute}"
-    if len(tally.misroutes) > _MOST_SHOWN:
-        yield f"wrong pod: and {len(tally.misroutes) - _MOST_SHOWN:,} more"
+def failures(tally: Tally) -> Iterator[str]:
+    """Say what the failed requests got, the more frequent failures first, with a few examples of each phase."""
+    for phase in tally.phases:
+        for failure, count in phase.failures.most_common(_MOST_SHOWN):
+            yield f"{phase.name}: failed, {count:,} times: {failure}"
+
+
+def remarks(tally: Tally, findings: Findings, pods: int) -> Iterator[str]:
+    """Say what is to be known of a chaos run, and no problem."""
+    for phase in tally.phases:
+        if phase.skipped:
+            yield f"{phase.name}: skipped, {phase.skipped}"
+    if findings.restarted < pods:
+        yield f"rolling restart: {findings.restarted} of {pods} pods, the time was up"
+    yield from failures(tally)
+
+
+def problems(tally: Tally, findings: Findings | None) -> Iterator[str]:
+    """Say what must not be: in a calm run no request fails and no user moves; a chaos run has findings."""
+    if findings is None:
+        yield from failures(tally)
+        if tally.moved:
+            yield f"users moved: {tally.moved:,}"
+    else:
+        if findings.elsewhere_after is None:
+            yield f"users of killed pod {findings.killed} were not routed elsewhere"
+        if findings.lost or tally.given_up:
+            yield f"messages lost: {findings.lost:,} accepted and not saved, {tally.given_up:,} never accepted"
+        if findings.refused < findings.late_writes:
+            yield f"late writes: {findings.late_writes - findings.refused:,} were not refused"
+    for wrong in tally.wrong[:_MOST_SHOWN]:
+        yield f"wrong answer: {wrong}"
+    if len(tally.wrong) > _MOST_SHOWN:
+        yield f"wrong answer: and {len(tally.wrong) - _MOST_SHOWN:,} more"
 
 
 def _alarm(count: int) -> Text:
     return Text(f"{count:,}", style="bold red" if count else "bold green")
+
+
+def _wait(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * _MS:.0f} ms"
 
 
 def _times(times_us: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""How a pod, a gateway or the database runs: on a port of the system's choice, for as long as the process that started it."""
+"""How each process of the demo runs: on a port of the system's choice, for as long as the one that started it."""
 
 from __future__ import annotations
 

@@ -86,12 +86,14 @@ class ServerDriver(Driver):
             exclusive=self._config.index_is_exclusive,
             clock=clock,
             new_life=self._begin_reclaim,
+            alive=self._go_on_reclaiming,
             ended=self._lose_all,
         )
         self._owned = Owned(store, self._heart, server_info)
         self._hand_off = hand_off
         self._draining: asyncio.Task[bool] | None = None
         self._reclaiming: asyncio.Task[None] | None = None
+        self._to_reclaim = False
         random = Random() if random is None else random  # noqa: S311 - it spreads load
         self._watch = Watch(
             store,
@@ -168,10 +170,13 @@ class ServerDriver(Driver):
         """Drain, or wait until that has ended; return whether it was announced."""
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(), name=f"stateful_route drain of {self!r}")
-        return await outlast(self._draining)
+        announced = await outlast(self._draining)
+        if not announced:
+            self._draining = None  # the next one tries again
+        return announced
 
     async def _drain(self) -> bool:
-        if self._heart.ended or not self._heart.incarnation:
+        if self._heart.ended:
             return False
         if self._routing_state is RoutingState.READY:
             self._routing_state = RoutingState.DENY_NEW_CALL
@@ -219,14 +224,25 @@ class ServerDriver(Driver):
 
     def _begin_reclaim(self) -> None:
         """Claim again what this process still serves, after the store had lost its life."""
-        if self._reclaiming is None or self._reclaiming.done():
+        self._to_reclaim = True
+        self._go_on_reclaiming()
+
+    def _go_on_reclaiming(self) -> None:
+        """Begin to claim again, or go on after the store was away, if there is something left to do."""
+        if self._to_reclaim and (self._reclaiming is None or self._reclaiming.done()):
             self._reclaiming = asyncio.create_task(self._reclaim(), name=f"stateful_route reclaim of {self!r}")
 
     async def _reclaim(self) -> None:
-        try:
-            await self._owned.reclaim()
-        except (StoreError, LifecycleError) as error:
-            _log.warning("%r could not claim all of its uids again: %s", self, error)
+        while self._to_reclaim:  # another life may begin meanwhile
+            self._to_reclaim = False
+            try:
+                await self._owned.reclaim()
+            except StoreError as error:
+                self._to_reclaim = True
+                _log.warning("%r could not claim all of its uids again yet: %s", self, error)
+                return
+            except LifecycleError:
+                return  # it owns nothing for good
 
     def _lose_all(self) -> None:
         self._owned.lose_all()
@@ -263,7 +279,10 @@ class ServerDriver(Driver):
         self._check_running()
         self._heart.life()
         self._routing_state = state
-        await self._heart.publish()
+        if state is RoutingState.SHUTDOWN:
+            await self._heart.say_goodbye()  # its uids may be taken over at once
+        else:
+            await self._heart.publish()
 
     async def get_routing_state(self) -> RoutingState:
         """See ``StatefulRouteForServerDriver``."""

@@ -38,12 +38,14 @@ class Heart:
         exclusive: bool,
         clock: Callable[[], float],
         new_life: Callable[[], None],
+        alive: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         """Make a heart that does not beat; ``report`` is asked for what each heartbeat says.
 
         ``exclusive`` says that no other process has this pod index. ``new_life`` is called when the store had lost
-        this life and another one began, ``ended`` when this process owns nothing for good.
+        this life and another one began, ``alive`` when a heartbeat was accepted, ``ended`` when this process owns
+        nothing for good.
         """
         self._store = store
         self._server = server
@@ -53,6 +55,7 @@ class Heart:
         self._exclusive = exclusive
         self._clock = clock
         self._new_life = new_life
+        self._alive = alive
         self._end_of_life = ended
         self._publishing = asyncio.Lock()
         self._sequence = 0
@@ -61,6 +64,7 @@ class Heart:
         self._last_incarnation = 0
         self._failing = False
         self._ended = ""
+        self._parting = False
         self.incarnation = 0
         """The number of this life; 0 while the store has not said it."""
 
@@ -124,19 +128,18 @@ class Heart:
         """Own nothing from now on, and publish a last heartbeat.
 
         Raises:
-            StoreError: if the store did not answer.
+            StoreError: if the store did not answer; the next heartbeat tries it again.
 
         """
-        superseded = bool(self._ended)
-        self._end("it has said goodbye")
-        async with self._publishing:
+        if not self._ended:
             # Without an incarnation the store may know this pod or not: if it does, its lease ends by itself.
-            if self.incarnation and not superseded:
-                await self._publish()
+            self._parting = bool(self.incarnation)
+            self._end("it has said goodbye")
+        await self._publish_next()
 
     async def _publish_next(self) -> None:
         async with self._publishing:  # one at a time: what is said later must arrive later
-            if not self._ended:
+            if not self._ended or self._parting:
                 await self._publish()
 
     async def _publish(self) -> None:
@@ -150,9 +153,11 @@ class Heart:
             self._server, self.incarnation, self._sequence, self._report(), self._lease, self._retention
         )
         if self._ended:
+            self._parting = False
             return
         if outcome is HeartbeatOutcome.ACCEPTED:
             self._good_until = sent + self._lease
+            self._alive()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
             self._end("it was superseded by a newer process with the same pod index")
             _log.error("%s was superseded by a newer process with the same index: it owns nothing now", self._server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._checks import check_seconds
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from stateful_route.models import Link, LinkChange, PreviousOwner, ServerInfo
     from stateful_route.server.heart import Heart
     from stateful_route.store.port import Store
+
+_log = logging.getLogger("stateful_route")
 
 
 class Ownership:
@@ -64,6 +67,15 @@ class Ownership:
     def held(self) -> bool:
         """Whether the link is this pod's as far as it knows, be the pod itself alive or not."""
         return self._held
+
+    @property
+    def incarnation(self) -> int:
+        """The life of the pod that claimed."""
+        return self._incarnation
+
+    def resumes(self, older: Ownership) -> bool:
+        """Whether this is the same process's claim of what it held in an older life, with nobody in between."""
+        return self.previous is not None and self.previous.epoch == older.epoch and self.held
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""
@@ -116,14 +128,21 @@ class Ownership:
         """Return once the handle is not owned any more, for good; see ``on_lost``."""
         gone = asyncio.Event()
         self.on_lost(gone.set)
-        await gone.wait()
+        try:
+            await gone.wait()
+        finally:
+            if gone.set in self._on_lost:
+                self._on_lost.remove(gone.set)
 
     def drop(self) -> None:
         """Note that the uid is not owned any more."""
         self._held = False
         callbacks, self._on_lost = self._on_lost, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - the application's: the handle is lost all the same
+                _log.exception("a callback for the loss of %r failed", self.uid)
 
 
 class Owned:
@@ -195,10 +214,12 @@ class Owned:
         """Give up the uid of the handle; return whether the link was still that of the handle."""
         async with self.turn(handle.uid):
             now = self._handles.get(handle.uid)
-            if now is not None and now.epoch == handle.epoch:
+            epoch = handle.epoch
+            if now is not None and (now.epoch == epoch or now.resumes(handle)):
+                epoch = now.epoch
                 self.forget(handle.uid)
             answer = await self._store.release(
-                self._key(handle.uid), pod_index=self.pod_index, epoch=handle.epoch, grace=grace
+                self._key(handle.uid), pod_index=self.pod_index, epoch=epoch, grace=grace
             )
             return answer.done
 
@@ -210,9 +231,12 @@ class Owned:
 
         """
         for uid in self.uids:
-            handle = self._handles.get(uid)
-            if handle is not None and not handle.is_owned():
-                await self.claim(uid, steal_temporary=False)
+            async with self.turn(uid):
+                handle = self._handles.get(uid)
+                if handle is None or not handle.held or handle.incarnation == self.heart.incarnation:
+                    continue
+                owner = self.heart.life()
+                self._note(uid, owner, await self._store.claim(self._key(uid), owner))
 
     async def verify(self, uids: Sequence[str]) -> None:
         """Look at the links of uids that are held, and lose those that are not this pod's any more.

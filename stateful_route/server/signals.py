@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stateful_route.errors import LifecycleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from stateful_route.server.driver import ServerDriver
@@ -22,8 +22,8 @@ def drain_on_signal(server: ServerDriver, signum: int = signal.SIGTERM) -> Itera
     """Drain the pod at a signal, and only then let the signal through to who handled it before.
 
     So a web server such as uvicorn, which stops to serve at SIGTERM, goes on serving while the uids are handed over.
-    Enter it inside the block of the driver, in the event loop of the main thread; a second signal is let through at
-    once. The driver's ``drain_deadline`` bounds the time.
+    Enter it inside the block of the driver, in the event loop of the main thread, after the web server has set its
+    handler; a second signal is let through at once. The driver's ``drain_deadline`` bounds the time.
 
     Raises:
         LifecycleError: if it is not entered in the main thread.
@@ -31,36 +31,63 @@ def drain_on_signal(server: ServerDriver, signum: int = signal.SIGTERM) -> Itera
     """
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signum)
+    # A handler that was set by loop.add_signal_handler: asyncio has no public way to ask for it.
+    of_loop: Any = getattr(loop, "_signal_handlers", {}).get(signum)
     draining: set[asyncio.Task[None]] = set()
+    inside = True
 
-    def let_through(frame: FrameType | None) -> None:
-        if callable(before):
-            before(signum, frame)
+    def let_through() -> None:
+        if not inside:
+            return
+        if of_loop is not None:
+            of_loop._run()  # noqa: SLF001 - as the loop would
+        elif callable(before):
+            before(signum, None)
         else:
-            signal.signal(signum, before if before is not None else signal.SIG_DFL)
+            signal.signal(signum, signal.SIG_DFL if before is None else before)
             os.kill(os.getpid(), signum)
 
-    async def drain(frame: FrameType | None) -> None:
+    async def drain() -> None:
         try:
             await server.drain()
+        except LifecycleError:
+            pass  # it is not running any more: nothing to drain
         finally:
-            let_through(frame)
+            let_through()
 
-    def begin(frame: FrameType | None) -> None:
-        draining.add(loop.create_task(drain(frame)))
-
-    def handle(_signum: int, frame: FrameType | None) -> None:
+    def begin() -> None:
         if draining:
-            let_through(frame)
+            let_through()
         else:
-            loop.call_soon_threadsafe(begin, frame)
+            draining.add(loop.create_task(drain()))
+
+    with _handling(loop, signum, begin, of_loop):
+        try:
+            yield
+        finally:
+            inside = False
+
+
+@contextlib.contextmanager
+def _handling(loop: asyncio.AbstractEventLoop, signum: int, begin: Callable[[], None], of_loop: Any) -> Iterator[None]:
+    """Call ``begin`` in the loop at the signal, in the way in which it was handled before."""
+    if of_loop is not None:
+        loop.add_signal_handler(signum, begin)
+        try:
+            yield
+        finally:
+            loop.add_signal_handler(signum, of_loop._callback, *of_loop._args)  # noqa: SLF001 - what was set before
+        return
+
+    def handle(_signum: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(begin)
 
     try:
-        signal.signal(signum, handle)
+        before = signal.signal(signum, handle)
     except ValueError as error:
         raise LifecycleError("drain_on_signal works in the main thread only") from error
     try:
         yield
     finally:
         if signal.getsignal(signum) is handle:
-            signal.signal(signum, before if before is not None else signal.SIG_DFL)
+            signal.signal(signum, signal.SIG_DFL if before is None else before)

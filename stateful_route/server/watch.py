@@ -60,7 +60,7 @@ class Watch:
             try:
                 async with self._store.listen(self._server.namespace, self._patience) as announcements:
                     pause = _FIRST_PAUSE
-                    await self._verify_all()
+                    await self._catch_up()
                     async for announcement in announcements:
                         if announcement is not None:
                             await self._take_in(announcement)
@@ -69,8 +69,15 @@ class Watch:
             await asyncio.sleep(pause * (1 - self._random.random() / 2))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _verify_all(self) -> None:
+    async def _catch_up(self) -> None:
+        """Look at all that is held. If the store has lost this life, that comes first: then all is claimed again."""
         uids = self._owned.uids
+        if not uids:
+            return
+        incarnation = self._heart.incarnation
+        await self._heart.beat()
+        if incarnation != self._heart.incarnation:
+            return
         for start in range(0, len(uids), _SLICE):
             await self._owned.verify(uids[start : start + _SLICE])
 

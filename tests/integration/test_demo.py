@@ -13,24 +13,26 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import httpx
 import pytest
 
 from stateful_route import __version__
 from stateful_route.cli import main
+from stateful_route.demo.database import Database, DatabaseClient, Sizes, StaleEpochError
 from stateful_route.demo.load import Answer, Checker, Load
 from stateful_route.demo.processes import Child, ChildError, Fleet
 from stateful_route.demo.report import percentile
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from stateful_route.store.embedded import LocalServer
 
 COMMAND = Path(sys.executable).with_name("stateful-route")
 BOUND = 40.0
-SMALL = ("--pods", "2", "--users", "30", "--requests", "150")
+SMALL = ("--no-chaos", "--pods", "2", "--users", "30", "--requests", "150")
 
 # Runs in each process before its own code.
 DIES = """
@@ -48,6 +50,30 @@ if "stateful_route.demo.gateway" in sys.orig_argv:
         return await right(self, (pod_index + 1) % len(await self.pods()))
     ServiceView.pod = wrong
 """
+OWNS_ALL = """
+import itertools, sys
+if "stateful_route.demo.gateway" in sys.orig_argv:
+    from stateful_route.client.service import ServiceView
+    right, calls = ServiceView.pod, itertools.count()
+    async def any_of_two(self, pod_index):
+        return await right(self, next(calls) % 2)
+    ServiceView.pod = any_of_two
+if "stateful_route.demo.pod" in sys.orig_argv:
+    from stateful_route import Ownership
+    Ownership.held = True
+    Ownership.require = lambda self: None
+"""
+# A chaos run as short as it can be and see all that it looks for.
+SHORT_CHAOS = """
+import sys
+from stateful_route.demo import run
+from stateful_route.demo.chaos import Timing
+
+timing = Timing(calm=0.6, settle=0.4, away=3.0)
+sys.exit(run.main(run.Options(
+    pods=2, gateways=2, users=30, requests=1800, redis_url=sys.argv[1], keep_open=False, chaos=True, timing=timing
+)))
+"""
 
 
 class Command:
@@ -59,8 +85,19 @@ class Command:
 
     @contextlib.contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        with self._started(COMMAND, "demo", *SMALL, *arguments) as process:
+            yield process
+
+    def run_chaos(self, redis_url: str) -> tuple[int, str, str]:
+        """Return the exit status, the output and the errors of a short chaos run."""
+        with self._started(sys.executable, "-P", "-c", SHORT_CHAOS, redis_url) as process:
+            output, errors = process.communicate(timeout=BOUND)
+        return process.returncode, output, errors
+
+    @contextlib.contextmanager
+    def _started(self, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
-            [COMMAND, "demo", *SMALL, *arguments],
+            words,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -88,6 +125,14 @@ class Command:
         return [line for line in listed.stdout.splitlines() if str(self.folder) in line]
 
 
+@contextlib.asynccontextmanager
+async def database() -> AsyncIterator[DatabaseClient]:
+    """A database without a process."""
+    transport = httpx.ASGITransport(Database().application)
+    async with httpx.AsyncClient(transport=transport) as http:
+        yield DatabaseClient(http, "http://database")
+
+
 @pytest.fixture
 def command() -> Iterator[Command]:
     with tempfile.TemporaryDirectory(prefix="t-") as folder:  # a short path: it holds a unix socket
@@ -97,6 +142,16 @@ def command() -> Iterator[Command]:
 def figures(output: str) -> dict[str, str]:
     """Read the table."""
     return dict(re.findall(r"^│ +(\S.*?) +│ +(\S.*?) +│$", output, re.MULTILINE))
+
+
+def phases(output: str) -> dict[str, list[str]]:
+    """Read the table of the phases; the two calm ones after the first are told apart by their number."""
+    read: dict[str, list[str]] = {}
+    for line in re.findall(r"^│ (.*) │$", output, re.MULTILINE):
+        name, *cells = (cell.strip() for cell in line.split("│"))
+        if len(cells) == 5:
+            read[name if name not in read else f"{name} {len(read)}"] = cells
+    return read
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
@@ -109,16 +164,33 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     return output
 
 
-def test_shows_that_nothing_was_misrouted(command: Command) -> None:
-    """The command ends with status 0, and its table shows all requests, none of them failed or misrouted."""
-    status, output, errors = command.run()
-    table = figures(output)
+@attrs.frozen
+class Ran:
+    """A calm run with its end."""
 
-    assert (0, "") == (status, errors), output
-    assert ("150", "0", "0") == (
+    status: int
+    output: str
+    errors: str
+    left: list[object]
+
+
+@pytest.fixture(scope="module")
+def calm() -> Ran:
+    with tempfile.TemporaryDirectory(prefix="t-") as folder:
+        command = Command(Path(folder))
+        return Ran(*command.run(), [*command.processes(), *command.folder.iterdir()])
+
+
+def test_shows_that_nothing_was_misrouted(calm: Ran) -> None:
+    """The command ends with status 0, and its table shows all requests, none of them failed or answered wrongly."""
+    table = figures(calm.output)
+
+    assert (0, "") == (calm.status, calm.errors), calm.output
+    assert ("150", "0", "0", "0") == (
         table["requests"],
         table["failed requests"],
-        table["answers from the wrong pod"],
+        table["wrong answers"],
+        table["users moved"],
     )
     # A user meets each gateway for the first time once, which asks Redis.
     assert 60.0 <= float(table["cache hit rate"].removesuffix("%")) < 100.0
@@ -128,19 +200,15 @@ def test_shows_that_nothing_was_misrouted(command: Command) -> None:
         assert re.fullmatch(r"p50 +[\d.]+ [µm]s +p99 +[\d.]+ [µm]s", table[f"routing decision, {decision}"])
 
 
-def test_a_file_gets_plain_text(command: Command) -> None:
+def test_a_file_gets_plain_text(calm: Ran) -> None:
     """Output that is not for a terminal has no control characters, and no progress."""
-    _, output, _ = command.run()
-
-    assert [] == [sign for sign in output if not sign.isprintable() and sign != "\n"]
-    assert "requests ━" not in output
+    assert [] == [sign for sign in calm.output if not sign.isprintable() and sign != "\n"]
+    assert "requests ━" not in calm.output
 
 
-def test_leaves_nothing_behind(command: Command) -> None:
+def test_leaves_nothing_behind(calm: Ran) -> None:
     """After the command neither a process of it is there, nor a file."""
-    command.run()
-
-    assert ([], []) == (command.processes(), list(command.folder.iterdir()))
+    assert [] == calm.left
 
 
 async def test_stays_open_for_a_person(command: Command) -> None:
@@ -150,7 +218,7 @@ async def test_stays_open_for_a_person(command: Command) -> None:
         async with httpx.AsyncClient(trust_env=False) as http:
             answers = [(await http.post(f"{url}/users/alice/messages", content=url)).json() for url in urls]
             told = (await http.get(f"{urls[0]}/users/alice/messages")).json()
-        # Two pods, two gateways, the server with its guard and the watcher of that.
+        # Two pods, two gateways, the server with its guard and the watcher of that. The database has not its folder.
         assert len(command.processes()) >= 5
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=BOUND)
@@ -191,17 +259,6 @@ def test_a_dead_server_is_said_at_once(command: Command) -> None:
     assert re.fullmatch(r"stateful-route: Redis cannot be used: .*Connect call failed.*\n", errors)
 
 
-def test_a_shared_server_is_left_as_it_was(command: Command, own_server: LocalServer) -> None:
-    """On a server of others it leaves no link, and what it leaves is gone a minute later."""
-    own_server.ask("SET", "theirs", "1")
-    status, _, _ = command.run("--redis-url", own_server.url)
-    kept = own_server.ask("EVAL", "return table.concat(redis.call('KEYS', 'sr*'), ' ')", "0").split()
-    left = [int(own_server.ask("TTL", key).removeprefix(":")) for key in kept]
-
-    assert (0, "1", 1) == (status, own_server.ask("GET", "theirs"), len(kept))
-    assert 0 < left[0] <= 60
-
-
 def test_a_pod_that_dies_ends_it(command: Command) -> None:
     """When a pod does not come up, the command fails and shows what the pod said."""
     command.change(DIES)
@@ -215,27 +272,96 @@ def test_a_pod_that_dies_ends_it(command: Command) -> None:
 
 
 def test_a_misroute_fails_the_command(command: Command) -> None:
-    """Gateways that send users to another pod are found out: each request is counted, and the status is 1."""
+    """Gateways that send users to another pod are found out: that pod refuses each request, and the status is 1."""
     command.change(MISROUTES)
     status, output, _ = command.run()
 
-    assert (1, "150") == (status, figures(output)["answers from the wrong pod"])
+    assert (1, "150", "0") == (status, figures(output)["failed requests"], figures(output)["wrong answers"])
+    assert set(re.findall(r"failed, \d+ times: (.*?):", output)) == {"421 Misdirected Request"}
     assert "Each answer came" not in output
 
 
-async def test_lost_memory_is_noticed(shared_server: LocalServer, namespace: str) -> None:
-    """When a pod goes, and its chats with it, the users of that pod notice it over real HTTP."""
-    load = Load(users=20, requests=40)
+def test_pods_that_serve_what_they_do_not_own_are_found_out(command: Command) -> None:
+    """When two pods both serve a user, the answers themselves show it, and the status is 1."""
+    command.change(OWNS_ALL)
+    status, output, _ = command.run()
+
+    assert 1 == status
+    assert int(figures(output)["wrong answers"]) > 30
+    assert re.search(r"wrong answer: user-\d+: pods [01] and [01] at the same epoch \d+", output)
+
+
+def test_chaos_loses_nothing(command: Command) -> None:
+    """A pod is killed, all are restarted, and Redis stops: no answer is wrong, nothing is lost, the status is 0."""
+    status, output, errors = command.run_chaos("embedded://")
+    table, seen = figures(output), phases(output)
+    killed_users = next(name for name in table if name.endswith("elsewhere"))
+    users = killed_users.split()[0]
+    late = float(table[killed_users].removeprefix("the last after ").removesuffix(" s"))
+
+    assert (0, "", []) == (status, errors, command.processes()), output
+    assert ("0", "0") == (table["wrong answers"], table["messages lost"])
+    assert 15 <= int(users) <= 30
+    # A lease of 2.5 s, and what the demo needs to notice on a busy machine.
+    assert 1.5 < late < 6.0
+    assert (users, users) == (table["stale epochs refused"], table["- of them late writes of the killed pod"])
+    assert int(table["users moved"]) >= int(users) + 30 // 2
+    killed = next(name for name in seen if name.startswith("kill -9 pod"))
+    assert ["phase", "calm", killed, f"{killed[8:]} is back", "rolling restart", "calm 5", "Redis away", "calm 7"] == [
+        *seen
+    ]
+    assert seen[killed][4] == users
+    assert ("0", "0") == (seen["calm"][2], seen["Redis away"][4])
+
+
+def test_a_server_of_others_is_left_as_it_was(command: Command, own_server: LocalServer) -> None:
+    """A server of others is not stopped, as the table says; no link is left on it, and what is, is gone in a minute."""
+    own_server.ask("SET", "theirs", "1")
+    status, output, _ = command.run_chaos(own_server.url)
+    kept = own_server.ask("EVAL", "return table.concat(redis.call('KEYS', 'sr*'), ' ')", "0").split()
+    left = [int(own_server.ask("TTL", key).removeprefix(":")) for key in kept]
+
+    assert (0, ["skipped", "-", "-", "-", "-"]) == (status, phases(output)["Redis away"]), output
+    assert "Redis away: skipped, it is not the demo's own" in output
+    assert ("1", 1) == (own_server.ask("GET", "theirs"), len(kept))
+    assert 0 < left[0] <= 60
+
+
+async def test_users_find_their_chats_elsewhere(shared_server: LocalServer, namespace: str) -> None:
+    """When a pod is told to end, its users are served by another one, which goes on counting, over real HTTP."""
+    load = Load(users=20)
     async with Fleet(shared_server.url, namespace, pods=2, gateways=1) as fleet:
         await fleet.start(BOUND)
         gateways = [gateway.url for gateway in fleet.gateways]
-        await load.run(gateways, BOUND, lambda tally: None)
-        before = load.tally.failed + len(load.tally.misroutes)
-        await fleet.pods[0].stop()
-        await load.run(gateways, BOUND, lambda tally: None)
+        await load.run(gateways, 40, BOUND, lambda tally: None)
+        its_users = len(load.answers_of(0))
+        await fleet.pods[0].terminate(BOUND)
+        await load.run(gateways, 40, BOUND, lambda tally: None)
 
-    assert 0 == before
-    assert load.tally.failed + len(load.tally.misroutes) > 0
+    assert its_users > 0
+    assert (0, [], its_users, 80) == (
+        load.tally.failed,
+        load.tally.wrong,
+        load.tally.moved,
+        load.tally.accepted.total(),
+    )
+
+
+async def test_the_database_refuses_a_stale_epoch() -> None:
+    """Who opens a chat at a later epoch shuts out the owner before it, whose write changes nothing."""
+    async with database() as chats:
+        opened = [await chats.open("a", 5)]
+        await chats.save("a", 5, [{"id": "1", "text": "x"}])
+        opened.append(await chats.open("a", 6))
+        with pytest.raises(StaleEpochError):
+            await chats.save("a", 5, [])
+        with pytest.raises(StaleEpochError):
+            await chats.open("a", 5)
+        await chats.save("b", 1, [])
+        sizes = await chats.sizes()
+
+    assert [[], [{"id": "1", "text": "x"}]] == opened
+    assert Sizes({"a": 1, "b": 0}, refused=2) == sizes
 
 
 async def test_a_process_that_ends_early_is_an_error() -> None:
@@ -252,7 +378,7 @@ async def test_a_process_that_ends_early_is_an_error() -> None:
 async def test_a_process_that_is_not_ready_in_time_is_an_error(shared_server: LocalServer, namespace: str) -> None:
     """Waiting for processes is bounded, and names the one that was waited for."""
     async with Fleet(shared_server.url, namespace, pods=1, gateways=1) as fleet:
-        with pytest.raises(ChildError, match=r"not ready within 0\.0 s: pod 0 running; its stderr: empty"):
+        with pytest.raises(ChildError, match=r"not ready within 0\.0 s: database running; its stderr: empty"):
             await fleet.start(0.0)
 
 
@@ -260,45 +386,68 @@ def test_right_answers_pass() -> None:
     """Answers of one pod that count up by one are right, for each user by itself."""
     checker = Checker()
     answers = [
-        checker.check(uid, Answer(pod_index, uid, count)) for count in (1, 2, 3) for pod_index, uid in enumerate("ab")
+        checker.check(uid, Answer(pod_index, 7, uid, count))
+        for count in (1, 2, 3)
+        for pod_index, uid in enumerate("ab")
     ]
 
     assert [None] * 6 == answers
 
 
+@pytest.mark.parametrize("pod_index", [0, 1], ids=["the same pod in a new life", "another pod"])
+def test_a_takeover_passes(pod_index: int) -> None:
+    """At a later epoch any pod may answer, if it goes on counting."""
+    checker = Checker()
+    checker.check("a", Answer(0, 7, "a", 1))
+
+    assert checker.check("a", Answer(pod_index, 8, "a", 2)) is None
+
+
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        (Answer(1, "a", 3), "a: answered by pod 1, before by pod 0"),
-        (Answer(0, "a", 2), "a: message 3 is number 2 to pod 0"),
-        (Answer(0, "a", 4), "a: message 3 is number 4 to pod 0"),
-        (Answer(0, "a", 1), "a: message 3 is number 1 to pod 0"),
-        (Answer(0, "b", 3), "a: the answer is for b"),
+        (Answer(1, 7, "a", 3), "a: pods 0 and 1 at the same epoch 7"),
+        (Answer(0, 6, "a", 3), "a: pod 0 at epoch 6, after pod 0 at 7"),
+        (Answer(1, 6, "a", 3), "a: pod 1 at epoch 6, after pod 0 at 7"),
+        (Answer(0, 7, "a", 2), "a: message 3 is number 2 to pod 0"),
+        (Answer(0, 7, "a", 4), "a: message 3 is number 4 to pod 0"),
+        (Answer(1, 8, "a", 2), "a: message 3 is number 2 to pod 1"),
+        (Answer(1, 8, "a", 1), "a: message 3 is number 1 to pod 1"),
+        (Answer(0, 7, "b", 3), "a: the answer is for b"),
     ],
-    ids=["another pod", "counted less", "counted more", "memory lost", "another user"],
+    ids=[
+        "two pods at one epoch",
+        "stale epoch",
+        "stale epoch of another pod",
+        "lost update",
+        "counted twice",
+        "lost update in a takeover",
+        "memory lost in a takeover",
+        "another user",
+    ],
 )
 def test_a_wrong_answer_is_seen(wrong: Answer, complaint: str) -> None:
-    """An answer of another pod, with another count than the next one, or for another user, is a misroute."""
+    """An answer of a pod that does not own the user, or that does not go on counting, is seen."""
     checker = Checker()
     for count in (1, 2):
-        checker.check("a", Answer(0, "a", count))
+        checker.check("a", Answer(0, 7, "a", count))
 
     assert complaint == checker.check("a", wrong)
 
 
 def test_the_first_message_is_number_one() -> None:
-    """A pod that has messages of a user who sent none is a wrong pod."""
-    assert "a: message 1 is number 2 to pod 0" == Checker().check("a", Answer(0, "a", 2))
+    """A pod that has messages of a user who sent none is wrong."""
+    assert "a: message 1 is number 2 to pod 0" == Checker().check("a", Answer(0, 7, "a", 2))
 
 
 @pytest.mark.parametrize(("count", "is_right"), [(2, True), (3, True), (4, False), (1, False)])
-def test_a_lost_message_may_have_counted(count: int, *, is_right: bool) -> None:
+def test_a_message_that_was_given_up_may_have_counted(count: int, *, is_right: bool) -> None:
     """After a message without an answer the next count may be one or two higher, and nothing else."""
     checker = Checker()
-    checker.check("a", Answer(0, "a", 1))
-    checker.lose("a")
+    checker.check("a", Answer(0, 7, "a", 1))
+    checker.give_up("a")
 
-    assert is_right == (checker.check("a", Answer(0, "a", count)) is None)
+    assert is_right == (checker.check("a", Answer(0, 7, "a", count)) is None)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.5, 50), (0.99, 99), (1.0, 100)])
@@ -317,6 +466,14 @@ def test_a_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         status,
         errors,
     )
+
+
+def test_chaos_needs_a_second_pod(capsys: pytest.CaptureFixture[str]) -> None:
+    """With one pod, chaos is refused with status 2 and what would do."""
+    status = main(["demo", "--pods=1"])
+
+    expected = "stateful-route: --pods is 1; allowed is at least 2, as one is killed; or --no-chaos\n"
+    assert (2, expected) == (status, capsys.readouterr().err)
 
 
 def test_version() -> None:

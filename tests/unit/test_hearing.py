@@ -157,9 +157,7 @@ class TestAnnounced:
 
 
 class TestPodAnnounced:
-    async def test_routing_state(
-        self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore
-    ) -> None:
+    async def test_routing_state(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:
         """A change of a routing state is in the table at once, with no refresh in between."""
         async with run_pods(2) as (first, _), make_client() as client:
             await client.pods("", SERVICE)
@@ -172,9 +170,7 @@ class TestPodAnnounced:
 
             assert {1} == {await client.compute_linked_pod("", f"user-{i}", SERVICE) for i in range(20)}
 
-    async def test_reading_under_way(
-        self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore
-    ) -> None:
+    async def test_reading_under_way(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:
         """A change that is announced while an older reading is under way is read after that."""
         async with run_pods(2) as (first, _), make_client() as client:
             await client.pods("", SERVICE)
@@ -407,6 +403,7 @@ class TestEnd:
         """A client that has used many namespaces stops listening in those that it does not use any more."""
         async with make_client() as client:
             for number in range(20):
+                await store.claim(LinkKey(f"tenant-{number}", "alice", SERVICE), PodLife(0, 1))
                 await client.get_linked_pod(f"tenant-{number}", "alice", SERVICE)
             clock.advance(10 * (CONFIG.cache_ttl + CONFIG.refresh))
             await client._table.refresh_all()

@@ -52,7 +52,7 @@ class Rules:
     goodbye_is_ones_own: bool = True
     """A goodbye ends the life that says it, and not the wait for the one before it."""
     waiting_life_touches_no_link: bool = True
-    """A life claims and releases nothing until it may own: else it loads too early, or gives away what is still served."""
+    """A life claims and releases nothing until it may own: it would load too early, or give up what is still served."""
     unsure_release_changes_epoch: bool = True
     """A claim after a release that was not answered changes the epoch, so that the release finds nothing any more."""
 

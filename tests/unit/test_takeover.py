@@ -171,9 +171,9 @@ class TestConfirmation:
             await alive._heart.beat()
             confirm = store.confirm_death
 
-            async def late(namespace: str, service_name: str, suspect: PodLife, retention: float) -> bool:
+            async def late(namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
                 await beat(store, life)
-                return await confirm(namespace, service_name, suspect, retention)
+                return await confirm(namespace, service_name, life, retention)
 
             store.confirm_death = late  # type: ignore[method-assign]  # a heartbeat that overtakes it
             await client._table.refresh_all()
@@ -311,7 +311,7 @@ class TestUnreachable:
         self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore, clock: ManualClock
     ) -> None:
         """A pod that was reported gets no new uid, and its cached uids are asked for, until its next heartbeat."""
-        async with run_pods(2) as (alive, reported), make_client() as client:
+        async with run_pods(2) as (_, reported), make_client() as client:
             await reported.claim("alice")
             await client.compute_linked_pod("", "alice", SERVICE)
             await client.report_unreachable("", SERVICE, 1)
@@ -392,4 +392,4 @@ class TestUnreachable:
 
         assert {0: 50} == {pod: len(routed) for pod, routed in by_pod.items()}
         assert (2, 1) == (asked["place_links"], asked["confirm_death"])
-        assert 2 >= asked["read_pods"]  # the announcement of the death may be the second reason
+        assert 2 >= asked["read_pods"]  # the second, if any, is for the announcement

@@ -1,0 +1,480 @@
+"""What the stores announce and what they do not, who hears it, and whose death can be confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+import pytest
+
+from stateful_route import LinkKey, PodReport, RoutingState, ServerInfo, StoreProtocolError, StoreUnavailableError
+from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife
+from stateful_route.store.connections import connections_of
+from stateful_route.store.keys import KeySpace
+from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.topology import open_url
+from stateful_route.testing import FaultProxy, MemoryStore, cluster, sentinel_group
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from stateful_route.models import Announcement, Link
+    from stateful_route.store.embedded import LocalServer
+    from stateful_route.store.port import Store
+
+FIRST, SECOND, RESTARTED = PodLife(0, 100), PodLife(1, 100), PodLife(0, 200)
+LONG, RETENTION = 60.0, 3600.0
+DEADLINE = 5.0
+
+
+@contextlib.asynccontextmanager
+async def store_at(url: str) -> AsyncIterator[RedisStore]:
+    opened = await open_url(url, 8, DEADLINE)
+    try:
+        yield RedisStore(connections_of(opened.client, DEADLINE, 8))
+    finally:
+        await opened.close()
+
+
+@attrs.frozen
+class Rig:
+    """A store, and what a test does to it behind its back."""
+
+    store: Store
+    poison_link: Callable[[LinkKey], Awaitable[None]]
+    poison_pod: Callable[[str], Awaitable[None]]
+
+
+@pytest.fixture(params=["memory", "server"])
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    if request.param == "memory":
+        memory = MemoryStore()
+
+        async def poison_link(key: LinkKey) -> None:
+            memory.poison_link(key)
+
+        async def poison_pod(namespace: str) -> None:
+            memory.poison_pod(namespace, "room", 0)
+
+        yield Rig(memory, poison_link, poison_pod)
+        return
+    server: LocalServer = request.getfixturevalue("shared_server")
+
+    async def spoil_link(key: LinkKey) -> None:
+        server.ask("SET", KeySpace().link(key.namespace, key.uid, key.service_name), "not a link")
+
+    async def spoil_pod(namespace: str) -> None:
+        server.ask("HSET", KeySpace().pods(namespace, "room"), "0", "not a heartbeat")
+
+    async with store_at(server.url) as store:
+        yield Rig(store, spoil_link, spoil_pod)
+
+
+class Ear:
+    """What is announced in a namespace."""
+
+    def __init__(self, announcements: AsyncIterator[Announcement | None], store: Store, namespace: str) -> None:
+        self._announcements = announcements
+        self._store = store
+        self._namespace = namespace
+        self._markers = 0
+
+    async def heard(self) -> list[Announcement]:
+        """Return what was announced since the last time: all that comes before a marker that is announced now."""
+        self._markers += 1
+        marker = LinkKey(self._namespace, f"marker-{self._markers}", "room")
+        await self._store.claim(marker, FIRST)
+        await self._store.release(marker)
+        heard: list[Announcement] = []
+        async with asyncio.timeout(10.0):
+            async for announcement in self._announcements:
+                if isinstance(announcement, LinkAnnouncement) and announcement.key == marker:
+                    return heard
+                if announcement is not None:
+                    heard.append(announcement)
+        raise AssertionError("it ended")
+
+
+@contextlib.asynccontextmanager
+async def listening(store: Store, namespace: str, patience: float = 10.0) -> AsyncIterator[Ear]:
+    async with store.listen(namespace, patience) as announcements:
+        yield Ear(announcements, store, namespace)
+
+
+Kind = Literal["absent", "temporary", "persistent", "grace", "unreadable"]
+
+
+async def prepare(rig: Rig, key: LinkKey, kind: Kind) -> Link | None:
+    """Make a link of that kind for the first pod."""
+    if kind == "unreadable":
+        await rig.poison_link(key)
+        return None
+    if kind == "temporary":
+        await rig.store.place(key, FIRST, LONG)
+    elif kind != "absent":
+        await rig.store.claim(key, FIRST)
+    if kind == "grace":
+        await rig.store.release(key, grace=LONG)
+    return await rig.store.get_link(key)
+
+
+# Operation, its arguments, and for which kinds of a link before it something is announced.
+LINK_CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], set[Kind]]] = [
+    ("get_link", (), {}, set()),
+    ("place", (SECOND, LONG), {}, {"unreadable"}),
+    ("place", (SECOND, LONG), {"dead": [FIRST]}, {"temporary", "persistent", "grace", "unreadable"}),
+    ("place", (SECOND, LONG), {"leaving": [FIRST]}, {"grace", "unreadable"}),
+    ("place", (SECOND, LONG), {"dead": [PodLife(0, 99)]}, {"unreadable"}),
+    ("claim", (FIRST,), {}, {"unreadable"}),
+    ("claim", (PodLife(0, 99),), {}, {"unreadable"}),
+    ("claim", (RESTARTED,), {}, {"temporary", "persistent", "grace", "unreadable"}),
+    ("claim", (SECOND,), {}, {"unreadable"}),
+    ("claim", (SECOND,), {"steal_temporary": True}, {"temporary", "grace", "unreadable"}),
+    ("release", (), {}, {"temporary", "persistent", "grace"}),
+    ("release", (), {"grace": 5.0}, {"temporary", "persistent"}),
+    ("release", (), {"pod_index": 1}, set()),
+    ("release", (), {"epoch": 1}, set()),
+    ("assign", (FIRST,), {}, {"unreadable"}),
+    ("assign", (SECOND,), {}, {"temporary", "persistent", "grace", "unreadable"}),
+    ("assign", (SECOND,), {"expected_epoch": 1}, set()),
+]
+
+
+@pytest.mark.parametrize("kind", ["absent", "temporary", "persistent", "grace", "unreadable"])
+@pytest.mark.parametrize(("operation", "arguments", "settings", "announces"), LINK_CASES)
+async def test_links(  # noqa: PLR0917 - a row of the table
+    rig: Rig,
+    namespace: str,
+    operation: str,
+    arguments: tuple[Any, ...],
+    settings: dict[str, Any],
+    announces: set[Kind],
+    kind: Kind,
+) -> None:
+    """A change of owner or a removal is announced with the epoch that ended; what changes neither is not."""
+    key = LinkKey(namespace, "alice", "room")
+    before = await prepare(rig, key, kind)
+    async with listening(rig.store, namespace) as ear:
+        if operation == "get_link" and kind == "unreadable":
+            return  # it raises
+        await getattr(rig.store, operation)(key, *arguments, **settings)
+        heard = await ear.heard()
+    after = None if kind == "absent" or operation == "release" else await _readable(rig.store, key)
+
+    assert [key] * (kind in announces) == [each.key for each in heard if isinstance(each, LinkAnnouncement)]
+    if heard and before is not None:
+        assert [LinkAnnouncement(key, before.epoch)] == heard
+    elif heard:
+        assert after is not None
+        assert [LinkAnnouncement(key, after.epoch - 1)] == heard
+
+
+async def _readable(store: Store, key: LinkKey) -> Link | None:
+    try:
+        return await store.get_link(key)
+    except StoreProtocolError:
+        return None
+
+
+async def test_batch(rig: Rig, namespace: str) -> None:
+    """A batch announces each link that it takes over, and none that it makes or renews."""
+    uids = ["dead", "alive", "new"]
+    await rig.store.claim(LinkKey(namespace, "dead", "room"), FIRST)
+    await rig.store.claim(LinkKey(namespace, "alive", "room"), SECOND)
+    async with listening(rig.store, namespace) as ear:
+        await rig.store.place_links(namespace, [(uid, SECOND) for uid in uids], "room", LONG, dead=[FIRST])
+        heard = await ear.heard()
+
+    assert ["dead"] == [each.key.uid for each in heard if isinstance(each, LinkAnnouncement)]
+
+
+@pytest.mark.parametrize("uid", ["a b", "a:b{c}%d", "ünïcödé", "link x 1", "a\nb"])
+async def test_strange_ids(rig: Rig, namespace: str, uid: str) -> None:
+    """What is announced names the link exactly, whatever its ids are made of."""
+    key = LinkKey(namespace, uid, f"room {uid}")
+    await rig.store.claim(key, FIRST)
+    async with listening(rig.store, namespace) as ear:
+        await rig.store.release(key)
+        heard = await ear.heard()
+
+    assert [key] == [each.key for each in heard if isinstance(each, LinkAnnouncement)]
+
+
+async def test_namespaces(rig: Rig, namespace: str) -> None:
+    """What happens in one namespace is not heard in another, be its name a part of it."""
+    async with listening(rig.store, namespace) as ear:
+        for other in (f"{namespace}x", namespace[:-1], f"{namespace}:x"):
+            key = LinkKey(other, "alice", "room")
+            await rig.store.claim(key, FIRST)
+            await rig.store.release(key)
+
+        assert [] == await ear.heard()
+
+
+def pod_of(namespace: str, service_name: str = "room") -> ServerInfo:
+    return ServerInfo(namespace=namespace, service_name=service_name, pod_name="room-0", pod_index=0)
+
+
+async def beat(
+    store: Store, server: ServerInfo, incarnation: int, sequence: int, state: str = "READY", lease: float = LONG
+) -> None:
+    report = PodReport(routing_state=RoutingState(state))
+    await store.heartbeat(server, incarnation, sequence, report, lease, RETENTION)
+
+
+async def test_pods(rig: Rig, namespace: str) -> None:
+    """A new life, a change of the routing state and a death are announced, once each; a heartbeat is not."""
+    server = pod_of(namespace, "a room")
+    async with listening(rig.store, namespace) as ear:
+        first = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
+        for sequence, state in enumerate(["READY", "READY", "DENY_NEW_CALL", "DENY_NEW_CALL", "SHUTDOWN"], 1):
+            await beat(rig.store, server, first, sequence, state)
+        await beat(rig.store, server, first, 1, "READY")  # late: dropped
+        await beat(rig.store, server, first - 1, 9, "READY")  # superseded
+        for _ in range(2):
+            await rig.store.confirm_death(namespace, "a room", PodLife(0, first), RETENTION)
+        await beat(rig.store, server, first, 9, "READY")  # dead
+        second = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
+        heard = await ear.heard()
+
+    said = [(first, "READY"), (first, "DENY_NEW_CALL"), (first, "SHUTDOWN"), (first, "DEAD"), (second, "READY")]
+    assert [PodAnnouncement(namespace, "a room", 0, incarnation, state) for incarnation, state in said] == heard
+
+
+async def test_left_early(rig: Rig, namespace: str) -> None:
+    """A listener that leaves, also by a cancellation while it waits, leaves nothing behind, and others go on."""
+    async with listening(rig.store, namespace) as ear:
+
+        async def wait() -> None:
+            async with rig.store.listen(namespace, 10.0) as announcements:
+                async for _ in announcements:
+                    pass
+
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.05)  # nothing tells that it listens
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+        assert waiting.cancelled()
+        assert [] == await ear.heard()
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_signs_of_life(shared_server: LocalServer, namespace: str) -> None:
+    """A listener that hears nothing gets signs of life, and goes on hearing."""
+    async with store_at(shared_server.url) as store, store.listen(namespace, 0.05) as announcements:
+        async with asyncio.timeout(10.0):
+            signs = [await anext(announcements) for _ in range(3)]
+        key = LinkKey(namespace, "alice", "room")
+        await store.claim(key, FIRST)
+        await store.release(key)
+        async with asyncio.timeout(10.0):
+            while (heard := await anext(announcements)) is None:
+                pass
+
+    assert [None, None, None] == signs
+    assert isinstance(heard, LinkAnnouncement)
+
+
+async def until_lost(announcements: AsyncIterator[Announcement | None]) -> None:
+    async with asyncio.timeout(10.0):
+        async for _ in announcements:
+            pass
+
+
+class TestLostListener:
+    async def test_cut(self, shared_server: LocalServer, namespace: str) -> None:
+        """A listener whose connection is closed raises at once."""
+        async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
+            async with store.listen(namespace, 60.0) as announcements:
+                proxy.refuse()
+                with pytest.raises(StoreUnavailableError):
+                    await until_lost(announcements)
+
+    async def test_silent(self, shared_server: LocalServer, namespace: str) -> None:
+        """A listener that hears nothing, not even an answer to its question, raises after twice its patience."""
+        async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
+            async with store.listen(namespace, 0.1) as announcements:
+                proxy.black_hole()
+                began = asyncio.get_running_loop().time()
+                with pytest.raises(StoreUnavailableError):
+                    await until_lost(announcements)
+                took = asyncio.get_running_loop().time() - began
+
+        assert 0.2 <= took + 0.01
+
+    async def test_frozen_server(self, own_server: LocalServer, namespace: str) -> None:
+        """A listener of a server that stands still raises too, and can listen again once it goes on."""
+        async with store_at(own_server.url) as store:
+            async with store.listen(namespace, 0.1) as announcements:
+                own_server.pause()
+                with pytest.raises(StoreUnavailableError):
+                    await until_lost(announcements)
+            own_server.resume()
+            async with listening(store, namespace) as ear:
+                assert [] == await ear.heard()
+
+    async def test_away(self, own_server: LocalServer, namespace: str) -> None:
+        """To listen to a server that is away is a typed error."""
+        own_server.kill()
+        async with store_at(own_server.url) as store:
+            with pytest.raises(StoreUnavailableError):
+                async with store.listen(namespace, 1.0):
+                    pass
+
+    async def test_memory(self, namespace: str) -> None:
+        """The store in memory loses its listeners when it is told to, and refuses others until it hears again."""
+        store = MemoryStore()
+        async with store.listen(namespace, 10.0) as announcements:
+            store.deafen()
+            with pytest.raises(StoreUnavailableError):
+                await until_lost(announcements)
+        with pytest.raises(StoreUnavailableError):
+            async with store.listen(namespace, 10.0):
+                pass
+        store.hear_again()
+        async with listening(store, namespace) as ear:
+            assert [] == await ear.heard()
+
+
+@pytest.fixture(scope="module")
+def cluster_url() -> Iterator[str]:
+    with cluster(primaries=3) as nodes:
+        yield nodes.url
+
+
+async def moved_links(store: Store, namespace: str) -> tuple[list[LinkKey], list[LinkKey]]:
+    """Move 30 links, which lie on all nodes; return them and what was heard."""
+    keys = [LinkKey(namespace, f"user-{number}", "room") for number in range(30)]
+    for key in keys:
+        await store.assign(key, FIRST)
+    async with listening(store, namespace) as ear:
+        for key in keys:
+            await store.assign(key, SECOND)
+        await asyncio.sleep(0.2)  # in a cluster a message of one node may overtake that of another
+        heard = await ear.heard()
+    return keys, [each.key for each in heard if isinstance(each, LinkAnnouncement)]
+
+
+class TestTopologies:
+    async def test_one_server(self, shared_server: LocalServer, namespace: str) -> None:
+        """All that moves on one server is heard, in its order."""
+        async with store_at(shared_server.url) as store:
+            keys, heard = await moved_links(store, namespace)
+
+        assert keys == heard
+
+    async def test_cluster(self, cluster_url: str, namespace: str) -> None:
+        """All that moves on any node of a cluster is heard at whichever node the listener is."""
+        async with store_at(cluster_url) as store:
+            for _ in range(4):  # each listens at a node of its own choice
+                keys, heard = await moved_links(store, namespace)
+
+                assert set(keys) == set(heard)
+                assert len(keys) == len(heard)
+
+    async def test_sentinel(self, namespace: str) -> None:
+        """All that moves on the primary is heard; its death is noticed, and the next listener is at the new one."""
+        with sentinel_group() as group:
+            async with store_at(group.url) as store:
+                keys, heard = await moved_links(store, namespace)
+                async with store.listen(namespace, 0.5) as announcements:
+                    group.primary.kill()
+                    with pytest.raises(StoreUnavailableError):
+                        await until_lost(announcements)
+                await eventually(lambda: group.elected() is group.replica, within=40.0)
+                again, heard_again = await moved_links(store, namespace)
+
+        assert keys == heard
+        assert again == heard_again
+
+
+class TestConfirmDeath:
+    async def test_alive(self, rig: Rig, namespace: str) -> None:
+        """A life within its lease is not dead, and its heartbeats go on."""
+        server = pod_of(namespace)
+        life = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
+
+        assert not await rig.store.confirm_death(namespace, "room", PodLife(0, life), RETENTION)
+        assert "accepted" == await rig.store.heartbeat(server, life, 1, PodReport(), LONG, RETENTION)
+
+    async def test_late(self, rig: Rig, namespace: str) -> None:
+        """A life whose lease has ended is dead for good, and what it said last stays readable."""
+        server = pod_of(namespace)
+        report = PodReport(load=7, address="http://room-0")
+        life = (await rig.store.register(server, report, 0.01, RETENTION)).incarnation
+        await asyncio.sleep(0.03)  # the lease, by the clock of the store
+        answers = [await rig.store.confirm_death(namespace, "room", PodLife(0, life), RETENTION) for _ in range(2)]
+        outcome = await rig.store.heartbeat(server, life, 1, PodReport(), LONG, RETENTION)
+        (pod,) = (await rig.store.read_pods(namespace, "room")).pods
+
+        assert ([True, True], "dead") == (answers, outcome)
+        assert (True, life, report) == (pod.dead, pod.incarnation, pod.report)
+
+    async def test_late_and_back(self, rig: Rig, namespace: str) -> None:
+        """A life that was late and has beaten since is not dead."""
+        server = pod_of(namespace)
+        life = (await rig.store.register(server, PodReport(), 0.01, RETENTION)).incarnation
+        await asyncio.sleep(0.03)  # the lease, by the clock of the store
+        await beat(rig.store, server, life, 1)
+
+        assert not await rig.store.confirm_death(namespace, "room", PodLife(0, life), RETENTION)
+
+    async def test_shutdown(self, rig: Rig, namespace: str) -> None:
+        """A life that said goodbye is dead without waiting for its lease."""
+        server = pod_of(namespace)
+        life = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
+        await beat(rig.store, server, life, 1, "SHUTDOWN")
+
+        assert await rig.store.confirm_death(namespace, "room", PodLife(0, life), RETENTION)
+
+    async def test_draining(self, rig: Rig, namespace: str) -> None:
+        """A life that is draining is alive."""
+        server = pod_of(namespace)
+        life = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
+        await beat(rig.store, server, life, 1, "DENY_NEW_CALL")
+
+        assert not await rig.store.confirm_death(namespace, "room", PodLife(0, life), RETENTION)
+
+    async def test_superseded(self, rig: Rig, namespace: str) -> None:
+        """A life that a newer one has superseded cannot be confirmed, and the newer one is not hurt."""
+        server = pod_of(namespace)
+        old = (await rig.store.register(server, PodReport(), 0.01, RETENTION)).incarnation
+        new = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
+        await asyncio.sleep(0.03)  # the lease of the old one
+        answer = await rig.store.confirm_death(namespace, "room", PodLife(0, old), RETENTION)
+
+        assert not answer
+        assert "accepted" == await rig.store.heartbeat(server, new, 1, PodReport(), LONG, RETENTION)
+
+    async def test_older_than_a_dead_one(self, rig: Rig, namespace: str) -> None:
+        """A life that is older than a dead one is dead as well, and the entry of the dead one stays."""
+        server = pod_of(namespace)
+        old = (await rig.store.register(server, PodReport(), 0.01, RETENTION)).incarnation
+        new = (await rig.store.register(server, PodReport(), 0.01, RETENTION)).incarnation
+        await asyncio.sleep(0.03)  # their leases
+        answers = [await rig.store.confirm_death(namespace, "room", PodLife(0, life), RETENTION) for life in (new, old)]
+        (pod,) = (await rig.store.read_pods(namespace, "room")).pods
+
+        assert ([True, True], new) == (answers, pod.incarnation)
+
+    async def test_absent(self, rig: Rig, namespace: str) -> None:
+        """A life of a pod that is not there is dead, is noted as such, and the next life of the pod is a newer one."""
+        answer = await rig.store.confirm_death(namespace, "room", PodLife(0, 100), RETENTION)
+        (pod,) = (await rig.store.read_pods(namespace, "room")).pods
+        began = await rig.store.register(pod_of(namespace), PodReport(), LONG, RETENTION)
+
+        assert (True, True, 100) == (answer, pod.dead, pod.incarnation)
+        assert began.incarnation > 100
+        assert 0.0 == began.previous_left
+
+    async def test_unreadable(self, rig: Rig, namespace: str) -> None:
+        """Of a pod whose entry cannot be read no death is confirmed, and the entry is left to the pod."""
+        await rig.poison_pod(namespace)
+        answer = await rig.store.confirm_death(namespace, "room", PodLife(0, 100), RETENTION)
+
+        assert not answer
+        assert 1 == (await rig.store.read_pods(namespace, "room")).unreadable
