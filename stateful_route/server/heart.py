@@ -73,13 +73,22 @@ class Heart:
 
         Raises:
             LifecycleError: if the pod has said goodbye, or a newer process with the same index has taken over.
-            StoreUnavailableError: if the store has lost the pod, and has not answered yet to its registration.
+            StoreUnavailableError: if the store has lost the pod, and has not answered yet to its registration; or while
+                an older life of the pod may still own, as nothing is touched that may be its.
 
         """
         self._check_not_ended()
+        if self.waiting:
+            message = "an older life of this pod did not say goodbye, and its lease has not ended"
+            raise StoreUnavailableError(message, operation="life", maybe_applied=False)
         if not self.incarnation:
             raise StoreUnavailableError("the store does not know this pod now", operation="life", maybe_applied=False)
         return PodLife(self._server.pod_index, self.incarnation)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an older life of the pod may still own what this one would."""
+        return self._clock() < self._good_from
 
     def owns(self, incarnation: int) -> bool:
         """Whether that incarnation is the present one, and may still own uids."""
@@ -133,7 +142,8 @@ class Heart:
         """
         if not self._ended:
             # Without an incarnation the store may know this pod or not: if it does, its lease ends by itself.
-            self._parting = bool(self.incarnation)
+            # Nor is it said while an older life may still own: who comes next has to wait for that one too.
+            self._parting = bool(self.incarnation) and not self.waiting
             self._end("it has said goodbye")
         await self._publish_next()
 

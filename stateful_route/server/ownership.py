@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from stateful_route._checks import check_seconds
 from stateful_route.errors import NotOwnerError, StoreError, StoreProtocolError
-from stateful_route.models import LinkKey, LinkKind, Outcome, PodLife
+from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from stateful_route.models import Link, LinkChange, PreviousOwner, ServerInfo
+    from stateful_route.models import Link, PreviousOwner, ServerInfo
     from stateful_route.server.heart import Heart
     from stateful_route.store.port import Store
 
@@ -106,7 +106,7 @@ class Ownership:
         """
         check_seconds("grace", grace)
         self.drop()
-        if self._given_up:
+        if self._given_up or self.epoch is None:
             return False
         released = await self._owned.release(self, grace)
         self._given_up = True
@@ -157,6 +157,8 @@ class Owned:
         self._server = server
         self._handles: dict[str, Ownership] = {}
         self._turns: dict[str, _Turn] = {}
+        self._unsure: dict[str, int | None] = {}
+        """The epochs of releases that were not answered."""
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -189,8 +191,15 @@ class Owned:
                 del self._turns[uid]
 
     async def claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
-        """Claim the uid for the present life, and return the handle."""
+        """Claim the uid for the present life, and return the handle.
+
+        While an older life of the pod may still own it, nobody is known to.
+        """
+        if self.heart.waiting:
+            nobody = LinkChange(Outcome.REFUSED, None)
+            return Ownership(self, uid, PodLife(self.pod_index, self.heart.incarnation), nobody, inherited=False)
         async with self.turn(uid):
+            await self._settle_release(uid)
             owner = self.heart.life()
             answer = await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
             return self._note(uid, owner, answer)
@@ -218,10 +227,26 @@ class Owned:
             if now is not None and (now.epoch == epoch or now.resumes(handle)):
                 epoch = now.epoch
                 self.forget(handle.uid)
-            answer = await self._store.release(
-                self._key(handle.uid), pod_index=self.pod_index, epoch=epoch, grace=grace
-            )
-            return answer.done
+            return await self._release(handle.uid, epoch, grace)
+
+    async def _release(self, uid: str, epoch: int | None, grace: float) -> bool:
+        self._unsure[uid] = epoch
+        try:
+            answer = await self._store.release(self._key(uid), pod_index=self.pod_index, epoch=epoch, grace=grace)
+        except StoreError as error:
+            if not error.maybe_applied:
+                del self._unsure[uid]
+            raise
+        del self._unsure[uid]
+        return answer.done
+
+    async def _settle_release(self, uid: str) -> None:
+        """Release again what was released without an answer, within a turn.
+
+        It may still be on its way, and would end a claim that found the same epoch. After this the epoch is another.
+        """
+        if uid in self._unsure:
+            await self._release(uid, self._unsure[uid], 0.0)
 
     async def reclaim(self) -> None:
         """Claim all that was held in an older life again, one by one; what another pod has by now is lost.
@@ -235,6 +260,7 @@ class Owned:
                 handle = self._handles.get(uid)
                 if handle is None or not handle.held or handle.incarnation == self.heart.incarnation:
                     continue
+                await self._settle_release(uid)
                 owner = self.heart.life()
                 self._note(uid, owner, await self._store.claim(self._key(uid), owner))
 

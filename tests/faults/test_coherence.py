@@ -72,8 +72,8 @@ async def test_moved_link(shared_server: LocalServer, namespace: str, pods: list
             clients.append(await stack.enter_async_context(route.client()))
 
         async def dropped(client: ClientDriver, before: int, moved: asyncio.Future[float]) -> None:
-            while await client.get_linked_in_cache("", "alice", "room") == before:
-                await asyncio.sleep(0)  # noqa: ASYNC110 - as near to the moment as can be, and nothing tells it
+            while await client.get_linked_in_cache("", "alice", "room") == before:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0)  # as near to the moment as can be
             times.append(time.perf_counter() - await moved)
 
         await pods[0].claim("alice")

@@ -19,6 +19,7 @@ from stateful_route import (
     PodReport,
     RoutingState,
     ServerDriver,
+    StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 ALICE = LinkKey(NAMESPACE, "alice", SERVICE)
 AWAY = StoreUnavailableError("away", operation="any", maybe_applied=False)
+AWAY_UNSURE = StoreTimeoutError("no answer", operation="release", maybe_applied=True)
 
 
 @pytest.fixture
@@ -461,14 +463,58 @@ class TestOlderLife:
         await store.register(room(0), PodReport(), CONFIG.lease_seconds, 86400.0)
         clock.advance(100.0)
         async with make_server(0, index_is_exclusive=exclusive) as pod:
-            handle = await pod.claim("alice")
-            at_once = handle.is_owned()
+            at_once = (await pod.claim("alice")).is_owned()
             clock.advance(CONFIG.lease_seconds - 100.001)
             await pod._heart.beat()
-            early = handle.is_owned()
+            early = (await pod.claim("alice")).is_owned()
             clock.advance(0.001)
 
-            assert (exclusive, exclusive, True) == (at_once, early, handle.is_owned())
+            assert (exclusive, exclusive, True) == (at_once, early, (await pod.claim("alice")).is_owned())
+
+    async def test_nothing_is_touched(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
+        """A pod that waits for an older life neither takes its link nor gives it away."""
+        older = make_server(0)
+        await older.start()
+        handle = await older.claim("alice")
+        async with make_server(0) as newer:
+            refused = await newer.claim("alice")
+            released = await refused.release()
+            with pytest.raises(StoreUnavailableError, match="older life"):
+                await newer.try_set_linked_pod("", "alice", SERVICE, 0)
+            link = await store.get_link(ALICE)
+
+            assert (None, False) == (refused.pod_index, released)
+            assert link is not None
+            assert (older.incarnation, handle.epoch) == (link.incarnation, link.epoch)
+
+    async def test_goodbye_of_a_life_that_waits(
+        self, make_server: MakeServer, store: MemoryStore, clock: ManualClock
+    ) -> None:
+        """A life that goes while it waits for an older one leaves the wait to the next."""
+        oldest = make_server(0)
+        await oldest.start()
+        handle = await oldest.claim("alice")
+        async with make_server(0):
+            pass
+        async with make_server(0) as third:
+            taken = await third.claim("alice")
+
+            assert [True, False] == [handle.is_owned(), taken.is_owned()]
+
+    async def test_release_that_runs_late(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A release that was not answered, and runs after the uid was claimed again, ends nothing."""
+        async with run_pods(2) as (pod, other):
+            handle = await pod.claim("alice")
+            store.fail_with(AWAY_UNSURE, "release")  # it is still on its way
+            with pytest.raises(StoreTimeoutError):
+                await handle.release()
+            store.fail_with(None)
+            again = await pod.claim("alice")
+            await store.release(ALICE, pod_index=0, epoch=handle.epoch)  # now it runs
+            taken = await other.claim("alice")
+
+            assert [True, False] == [again.is_owned(), taken.is_owned()]
+            assert again.epoch != handle.epoch
 
     @pytest.mark.parametrize("ended", ["SHUTDOWN", "DEAD", "lease"])
     async def test_nothing_to_wait_for(

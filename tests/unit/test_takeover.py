@@ -164,7 +164,7 @@ class TestConfirmation:
     ) -> None:
         """A pod whose heartbeat comes between the reading and the confirmation is not robbed."""
         async with run_pods(1) as (alive,), make_client() as client:
-            life = await mute(store, 1, "alice")
+            await mute(store, 1, "alice")
             await client.pods("", SERVICE)
             await look_on(client, clock, LEASE - REFRESH, alive)
             clock.advance(REFRESH)
@@ -378,7 +378,7 @@ class TestUnreachable:
     async def test_batch(
         self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore, clock: ManualClock
     ) -> None:
-        """A batch after the lease of a reported pod takes all of its uids over, with one look at the pods of its own."""
+        """A batch after the lease of a reported pod takes all of its uids over, with one look of its own."""
         uids = [f"user-{number}" for number in range(50)]
         async with run_pods(1) as (alive,), make_client() as client:
             await mute(store, 1, *uids)
