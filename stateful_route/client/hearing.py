@@ -60,6 +60,7 @@ class Hearing:
         self._listening = False
         self._deaf_since = -math.inf
         self._degraded = False
+        self._store_away = False
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -89,6 +90,7 @@ class Hearing:
 
     def store_failed(self) -> None:
         """Note that the store did not answer: what is cached is used while nothing can be heard, for the grace."""
+        self._store_away = True
         if not self._listening and not self._degraded and self._in_grace():
             self._degraded = True
             _log.warning("the store does not answer: cached links of %r are used for now", self._namespace)
@@ -96,20 +98,35 @@ class Hearing:
 
     def store_answered(self) -> None:
         """Note that the store answered: what is cached is suspect until changes can be heard again."""
-        if self._degraded:
-            self._degraded = False
-            self._serve_cached(self._namespace, serves=self._listening, flush=False)
+        self._store_away = False
+        self._end_degraded()
 
     def check_grace(self) -> None:
         """End the use of what is cached if the store has been away for too long."""
         if self._degraded and not self._in_grace():
             _log.error("the store has not answered for %g s: cached links are not used any more", self._grace)
-            self.store_answered()
+            self._end_degraded()
+
+    def _end_degraded(self) -> None:
+        if self._degraded:
+            self._degraded = False
+            self._serve_cached(self._namespace, serves=self._listening, flush=False)
 
     def _in_grace(self) -> bool:
         return self._clock() - self._deaf_since < self._grace
 
     async def _run(self) -> None:
+        try:
+            await self._listen()
+        except Exception:
+            _log.exception("listening in %r ended by an error", self._namespace)
+            raise
+        finally:
+            self._tried.set()
+            self._listening = False
+            self._serve_cached(self._namespace, serves=False, flush=False)
+
+    async def _listen(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -127,7 +144,7 @@ class Hearing:
     def _begin(self) -> None:
         self._listening = True
         self._tried.set()
-        self._degraded = False
+        self._degraded = self._store_away = False
         self._serve_cached(self._namespace, serves=True, flush=True)
 
     def _lose(self, error: StoreError) -> None:
@@ -137,3 +154,5 @@ class Hearing:
             self._deaf_since = self._clock()
             _log.warning("announcements in %r are not heard: %s", self._namespace, error)
             self._serve_cached(self._namespace, serves=False, flush=False)
+            if self._store_away:  # a call found out before
+                self.store_failed()

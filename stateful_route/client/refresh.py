@@ -150,8 +150,10 @@ class RoutingTable:
         """
         if not table.loaded:
             await self.read(table)
+        reported_before = table.pod(pod_index).reported is not None
         table.report_unreachable(pod_index, self._clock())
-        await self._look(table)
+        if not reported_before or self._clock() - table.read_at >= _BETWEEN_LOOKS:
+            await self._look(table)
 
     async def bury(self, table: ServiceTable, life: PodLife) -> bool:
         """Return whether a life of a pod that a link names is dead, so that another pod may take the link.
@@ -165,10 +167,9 @@ class RoutingTable:
             await self._look(table)
         if table.is_dead(life):
             return True
-        now = self._clock()
         # Or no pod of that index is known, and none has come in the time in which a living one would have.
-        absent = pod.state is None and table.absent_for(pod, now) >= self._config.lease_seconds
-        if absent or life in table.confirmable(now):
+        absent = pod.state is None and table.absent_for(pod) >= self._config.lease_seconds
+        if absent or life in table.confirmable():
             return await self._confirm(table, life)
         return False
 
@@ -199,19 +200,19 @@ class RoutingTable:
         except StoreError as error:
             _log.debug("the pods of %r cannot be read: %s", table.service_name, error)
             return
-        left = table.next_end(self._clock())
+        left = table.next_look(self._clock())
         if left is not None and left < self._config.refresh and not table.awaited:
             table.awaited = True
             self._spawn(self._await_end(table, left))
 
     async def _await_end(self, table: ServiceTable, left: float) -> None:
-        """Look at a table just after the next lease in it has ended."""
+        """Look at a table before the next refresh, just after a lease in it has ended."""
         await anyio.sleep(left + _AFTER_LEASE)
         table.awaited = False
         await self._refresh(table)
 
     async def _confirm_deaths(self, table: ServiceTable) -> None:
-        for life in table.confirmable(self._clock()):
+        for life in table.confirmable():
             await self._confirm(table, life)
 
     async def _confirm(self, table: ServiceTable, life: PodLife) -> bool:

@@ -192,11 +192,11 @@ class ServiceTable:
             pod.settle()
             self.routable = [other for other in self.routable if other is not pod]
 
-    def confirmable(self, now: float) -> list[PodLife]:
+    def confirmable(self) -> list[PodLife]:
         """Return the lives whose death can be confirmed: they said goodbye, or their lease has ended.
 
         The latter only if this client has read the table all the time since: after a time without Redis the pods need
-        some of it to be heard again. ``now`` is on the clock of this process.
+        some of it to be heard again.
         """
         return [
             state.life
@@ -205,30 +205,36 @@ class ServiceTable:
             and self._store_now is not None
             and (
                 state.report.routing_state is RoutingState.SHUTDOWN
-                or (not state.is_alive(self._store_now) and self.unbroken_for(now) >= state.load_state.ttl)
+                or (not state.is_alive(self._store_now) and self.unbroken_for >= state.load_state.ttl)
             )
         ]
 
-    def unbroken_for(self, now: float) -> float:
-        """Return for how many seconds the table has been read without a failure or a gap."""
-        return 0.0 if self._unbroken_since is None else now - self._unbroken_since
+    @property
+    def unbroken_for(self) -> float:
+        """For how many seconds, up to the last reading, the table was read without a failure or a gap."""
+        return 0.0 if self._unbroken_since is None else self.read_at - self._unbroken_since
 
-    def absent_for(self, pod: Pod, now: float) -> float:
-        """Return for how many seconds, without a failure or a gap, the table has been read without that pod in it."""
-        unbroken = self.unbroken_for(now)
-        return unbroken if pod.absent_since is None else min(unbroken, now - pod.absent_since)
+    def absent_for(self, pod: Pod) -> float:
+        """Return for how many seconds of these the pod was not in it."""
+        unbroken = self.unbroken_for
+        return unbroken if pod.absent_since is None else min(unbroken, self.read_at - pod.absent_since)
 
     def broken(self) -> None:
         """Take in that the table could not be read."""
         self._unbroken_since = None
 
-    def next_end(self, now: float) -> float | None:
-        """Return in how many seconds the next lease ends, if no heartbeat renews it; ``None`` if no pod is alive."""
+    def next_look(self, now: float) -> float | None:
+        """Return in how many seconds to read the table at the latest; ``None`` if no pod is alive.
+
+        That is when the next lease ends, if no heartbeat renews it, and before the gap since the last reading is too
+        long to see what happens to the pod with the shortest lease.
+        """
         if self._store_now is None:
             return None
         store_now = self._store_now + now - self.read_at
-        left = [state.load_state.left(store_now) for state in self.states if state.is_alive(store_now)]
-        return min(left, default=None)
+        alive = [state.load_state for state in self.states if not state.dead]
+        ends = [load_state.left(store_now) for load_state in alive if load_state.left(store_now) > 0]
+        return min([*ends, *(load_state.ttl / 3 for load_state in alive)], default=None)
 
     def apply(self, table: PodTable, read_at: float, longest_gap: float = 0.0) -> None:
         """Take in what was read from the store, asked for at ``read_at`` by the clock of this process.

@@ -14,11 +14,18 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from stateful_route import BaseConfig, NotOwnerError, ServerDriver, StatefulRoute, StatefulRouteError, StoreError
+from stateful_route import (
+    BaseConfig,
+    NotOwnerError,
+    ServerDriver,
+    StatefulRoute,
+    StatefulRouteError,
+    StoreError,
+    drain_on_signal,
+)
 from stateful_route.demo.database import DatabaseClient, StaleEpochError
 from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, SERVICE_NAME, TUNING
 from stateful_route.demo.serving import answer_error, listen, parser, routed, serve
-from stateful_route.server.signals import drain_on_signal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

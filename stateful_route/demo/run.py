@@ -72,7 +72,9 @@ class Options:
 def main(options: Options) -> int:
     """Run the demo; return 0 if all went well, 1 if not, 2 if it cannot be run like this, 130 if it was interrupted."""
     # What the package would log, the demo says itself.
-    logging.getLogger("stateful_route").setLevel(logging.CRITICAL)
+    log = logging.getLogger("stateful_route")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         return asyncio.run(run(options, Console(highlight=False)))
     except ConfigError as error:
@@ -81,6 +83,8 @@ def main(options: Options) -> int:
         status, message = _FAILED, f"Redis cannot be used: {error}"
     except ChildError as error:
         status, message = _FAILED, str(error)
+    finally:
+        log.setLevel(level)
     print(f"stateful-route: {message}", file=sys.stderr)
     return status
 

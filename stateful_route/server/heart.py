@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stateful_route")
 
+# Seconds: the store counts in whole milliseconds, both the time of a heartbeat and its own.
+_MARGIN = 0.002
+
 
 class Heart:
     """Registers the pod, beats, and begins another life when the store has lost this one.
@@ -166,7 +169,7 @@ class Heart:
             self._parting = False
             return
         if outcome is HeartbeatOutcome.ACCEPTED:
-            self._good_until = sent + self._lease
+            self._good_until = sent + self._lease - _MARGIN
             self._alive()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
             self._end("it was superseded by a newer process with the same pod index")
@@ -185,7 +188,7 @@ class Heart:
         began = await self._store.register(self._server, self._report(), self._lease, self._retention)
         self.incarnation = began.incarnation
         if not self._ended:
-            self._good_until = sent + self._lease
+            self._good_until = sent + self._lease - _MARGIN
         if began.previous_left and not self._exclusive and began.previous_incarnation != self._last_incarnation:
             # Another process may still serve what the older life owned, until its lease has ended.
             self._good_from = self._clock() + began.previous_left

@@ -55,6 +55,13 @@ class Watch:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
+        try:
+            await self._listen()
+        except Exception:
+            _log.exception("pod %d does not listen any more", self._server.pod_index)
+            raise
+
+    async def _listen(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:

@@ -131,7 +131,7 @@ async def routes(rooms: ServiceView, uids: list[str] = UIDS) -> dict[str, Link]:
 async def viewed_for_a_lease(rooms: ServiceView) -> None:
     """Return once the client has seen the pods for long enough to confirm a death."""
     table = rooms.driver._table.peek(rooms.namespace, rooms.service_name)
-    await eventually(lambda: table.unbroken_for(time.monotonic()) >= LEASE)
+    await eventually(lambda: table.unbroken_for >= LEASE)
 
 
 async def test_killed(shared_server: LocalServer, namespace: str) -> None:

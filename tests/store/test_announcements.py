@@ -370,8 +370,8 @@ class TestTopologies:
     async def test_cluster(self, cluster_url: str, namespace: str) -> None:
         """All that moves on any node of a cluster is heard at whichever node the listener is."""
         async with store_at(cluster_url) as store:
-            for _ in range(4):  # each listens at a node of its own choice
-                keys, heard = await moved_links(store, namespace)
+            for number in range(4):  # each listens at a node of its own choice
+                keys, heard = await moved_links(store, f"{namespace}-{number}")
 
                 assert set(keys) == set(heard)
                 assert len(keys) == len(heard)

@@ -305,6 +305,38 @@ class TestConfirmation:
 
         assert [False] == [pod.dead for pod in table.pods]
 
+    async def test_time_without_a_reading(
+        self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore, clock: ManualClock
+    ) -> None:
+        """Time in which the table was not read at all is no view of it: one reading kills nobody."""
+        async with run_pods(1) as (alive,), make_client() as client:
+            await mute(store, 1, "alice")
+            clock.advance(LEASE + 1)
+            await alive._heart.beat()
+            await client._table.read(client._table.peek(NAMESPACE, SERVICE))
+            clock.advance(LEASE + 1)
+            await alive._heart.beat()
+
+            assert 1 == await client.compute_linked_pod("", "alice", SERVICE)
+
+    async def test_slow_refresh(self, store: MemoryStore, clock: ManualClock) -> None:
+        """A client whose refreshes are as far apart as a lease looks more often by itself, and confirms a death."""
+        config = attrs.evolve(CONFIG, heartbeat=100.0, lease=250.0, refresh=250.0)
+        await store.register(room(0), PodReport(), 250.0, RETENTION)
+        async with ClientDriver(store, config, clock=clock, random=Random(1)) as client:
+            await client.pods("", SERVICE)
+            seen = client._table.peek(NAMESPACE, SERVICE)
+            looks = []
+            for _ in range(10):
+                looks.append(seen.next_look(clock()) or 0.0)
+                clock.advance(looks[-1])
+                client._table.peek(NAMESPACE, SERVICE)
+                await client._table.refresh_all()
+            table = await store.read_pods(NAMESPACE, SERVICE)
+
+        assert max(looks) < 125.0
+        assert [True] == [pod.dead for pod in table.pods]
+
 
 class TestUnreachable:
     async def test_avoided(

@@ -101,9 +101,10 @@ local function new_link(kind, pod, incarnation, left_ms, before)
   }
 end
 
--- Tells everybody that what they know of the link up to that epoch is not so any more.
+-- Tells everybody that what they know of the link up to that epoch is not so any more. A user without the right to
+-- publish has no right to subscribe either, as a rule: its clients are deaf, and use no cache.
 local function announce(epoch)
-  redis.call('PUBLISH', ARGV[2], 'link ' .. KEYS[1] .. ' ' .. integer(epoch))
+  redis.pcall('PUBLISH', ARGV[2], 'link ' .. KEYS[1] .. ' ' .. integer(epoch))
 end
 
 -- Writes a link for a new owner. It is announced if somebody may know another: a link that was not there is in no cache.

@@ -30,5 +30,5 @@ end
 
 -- Tells the clients of the namespace that the routing state of a pod, or its life, is another one.
 local function announce(channel, service, pod, incarnation, state)
-  redis.call('PUBLISH', channel, 'pod ' .. service .. ' ' .. pod .. ' ' .. integer(incarnation) .. ' ' .. state)
+  redis.pcall('PUBLISH', channel, 'pod ' .. service .. ' ' .. pod .. ' ' .. integer(incarnation) .. ' ' .. state)
 end
