@@ -123,7 +123,7 @@ class Hearing:
             raise
         finally:
             self._tried.set()
-            self._listening = False
+            self._listening = self._degraded = False
             self._serve_cached(self._namespace, serves=False, flush=False)
 
     async def _listen(self) -> None:

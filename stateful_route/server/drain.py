@@ -44,9 +44,9 @@ async def hand_over(owned: Owned, hand_off: HandOff | None, *, deadline: float, 
     same, as the pod leaves; one that cannot be released is left.
     """
     clock = asyncio.get_running_loop().time
+    left: set[str] = set()
     with anyio.move_on_after(deadline):
         begin, started = clock(), 0
-        left: set[str] = set()
 
         async def one(uid: str, due: float) -> None:
             await anyio.sleep(max(0.0, due - clock()))
@@ -62,7 +62,7 @@ async def hand_over(owned: Owned, hand_off: HandOff | None, *, deadline: float, 
                     for uid in uids[batch : batch + _AT_ONCE]:
                         group.start_soon(one, uid, begin + started / rate)
                         started += 1
-    return len(owned)
+    return len(left.union(owned.uids))
 
 
 async def _hand_off(hand_off: HandOff, uid: str) -> None:

@@ -23,6 +23,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife
+from stateful_route.server.drain import hand_over
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -708,3 +709,14 @@ class TestDrainOnSignal:
 
         assert "left" in lines
         assert 0 == code
+
+
+async def test_what_is_left_is_counted(run_pods: RunPods, store: MemoryStore) -> None:
+    """A uid whose release failed counts as left, though the pod does not own it any more."""
+    async with run_pods(1) as (pod,):
+        await pod.claim("alice")
+        store.fail_with(AWAY, "release")
+        left = await hand_over(pod._owned, None, deadline=5.0, rate=1000.0)
+        store.fail_with(None)
+
+        assert 1 == left
