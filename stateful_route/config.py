@@ -34,6 +34,7 @@ _ORDINAL = re.compile(r"-(\d{1,9})$")  # a longer number, as a CI host may have,
 _MAX_CHOICES = 1024
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MAX_CONNECTIONS = 10_000
+_MAX_PENDING = 1_000_000
 
 
 def _setting(default: Any, check: Callable[..., None], *args: object, unit: str, doc: str, kind: type) -> Any:
@@ -86,8 +87,23 @@ class BaseConfig(_json.JsonForm):
     )
 
     call_deadline: float = _seconds(1.0, "longest time of one call to Redis, connecting included")
+    max_pending: int = _setting(
+        10_000,
+        check_int,
+        1,
+        MAX_POD_INDEX,
+        unit="",
+        doc="commands under way to one Redis server; further calls wait",
+        kind=int,
+    )
     max_connections: int = _setting(
-        64, check_int, 1, _MAX_CONNECTIONS, unit="", doc="connections to one Redis server; further calls wait", kind=int
+        64,
+        check_int,
+        1,
+        _MAX_CONNECTIONS,
+        unit="",
+        doc="connections of a borrowed client to one Redis server; further calls wait",
+        kind=int,
     )
 
     cpu_factor: float = _setting(

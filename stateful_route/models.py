@@ -279,6 +279,7 @@ class PodState:
         report: what its last heartbeat said.
         load_state: the load of that heartbeat, its time by the clock of the store, and its lease.
         dead: whether the death of this incarnation was confirmed, which is final.
+        version: that of the table when anything but the time of the heartbeat changed last.
 
     """
 
@@ -287,6 +288,7 @@ class PodState:
     report: PodReport
     load_state: StateObj
     dead: bool = False
+    version: int = attrs.field(default=0, eq=False)
 
     @property
     def life(self) -> PodLife:
@@ -312,20 +314,36 @@ class PodState:
         return f"{state}, last heartbeat at {self.load_state.timestamp:.3f}, lease {self.load_state.ttl:g} s"
 
 
+DIGEST_MODULUS = 2**52
+"""What digests of the pods of a service wrap at: sums of two of them are exact in Lua."""
+
+
 @attrs.frozen
 class PodTable:
-    """The pods of one service, read at one moment.
+    """The pods of one service, or what has changed in them, read at one moment.
 
     Attributes:
         now: seconds since 1970 by the clock of the store, at that moment.
-        pods: by rising pod index.
+        pods: by rising pod index: all, or those that have changed and those that were asked for.
         unreadable: how many entries could not be read and were left out.
+        version: of the table at that moment: who asks with it next gets what has changed since; 0 if no changes were
+            asked for.
+        digest: the sum of the versions of all pods in the store, modulo 2^52. Who has another sum lacks something.
+        whole: whether these are all pods.
+        overdue: the pods, not confirmed to be dead, whose lease has ended.
+        next_deadline: when the next lease ends if no heartbeat comes, by the clock of the store; ``None`` if all are
+            overdue or dead. No heartbeat of another pod is older than that less its lease.
 
     """
 
     now: float
     pods: tuple[PodState, ...]
     unreadable: int = 0
+    version: int = attrs.field(default=0, eq=False)
+    digest: int = attrs.field(default=0, eq=False)
+    whole: bool = True
+    overdue: tuple[int, ...] = attrs.field(default=(), eq=False)
+    next_deadline: float | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.server.driver import ServerDriver
 from stateful_route.store.connections import check_client, connections_of
 from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.topology import check_url, open_url
+from stateful_route.store.topology import Limits, check_url, open_url
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -80,12 +80,13 @@ class StatefulRoute:
         """
         if self._store is not None:
             raise LifecycleError(f"{self!r} is open already")
-        deadline, limit = self._config.call_deadline, self._config.max_connections
+        config = self._config
         if isinstance(self._source, str):
-            opened = await open_url(self._source, limit, deadline)
-            self._store = RedisStore(connections_of(opened.client, deadline, limit), close=opened.close)
+            limits = Limits(config.call_deadline, pending=config.max_pending, connections=config.max_connections)
+            opened = await open_url(self._source, limits)
+            self._store = RedisStore(opened.connections, close=opened.close)
         else:
-            self._store = RedisStore(connections_of(self._source, deadline, limit))
+            self._store = RedisStore(connections_of(self._source, config.call_deadline, config.max_connections))
         try:
             await _warn_of_eviction(self._store)
         except BaseException:

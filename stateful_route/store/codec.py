@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._checks import MAX_POD_INDEX, to_seconds
@@ -27,8 +29,13 @@ if TYPE_CHECKING:
 
 # Plain dicts: an enum's own look-up by value takes five times as long, and takes no bytes.
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
-_KINDS = {kind.value.encode(): kind for kind in LinkKind}
+_KINDS = {b"t": LinkKind.TEMPORARY, b"g": LinkKind.GRACE}
 _DEAD = b"DEAD"
+_NO_REPORT = PodReport().to_dict()
+_NUMBERS = frozenset({"load", "links", "placedTotal"})
+_TABLE = b"table"
+# Entries that are read before the event loop gets its turn: a millisecond or so.
+_SLICE = 50
 _STATES = {state.value.encode() for state in RoutingState} | {_DEAD}
 
 
@@ -62,20 +69,24 @@ def unreadable_reply(script: Script, reply: object) -> StoreProtocolError:
 
 
 def link_change(script: Script, reply: Any) -> LinkChange:
-    """Read the reply that all operations on a link have.
+    """Read the line that all operations on a link reply; what a newer release appends to it is ignored.
 
     Raises:
         StoreProtocolError: if it cannot be read.
 
     """
     try:
-        outcome, pod_index, incarnation, epoch, kind, ttl_ms, before = reply
-        link = None
-        if kind:
-            link = Link(pod_index, incarnation, epoch, _KINDS[kind], None if ttl_ms < 0 else to_seconds(ttl_ms))
-        previous = PreviousOwner(*map(int, before.split(b":"))) if before else None
-        return LinkChange(_OUTCOMES[outcome], link, previous)
-    except (KeyError, ValueError, TypeError) as error:
+        outcome, ttl_ms, previous, kind, pod_index, incarnation, epoch = reply.split(b" ", 7)[:7]
+        if kind == b"p":
+            link = Link(int(pod_index), int(incarnation), int(epoch), LinkKind.PERSISTENT, None)
+        elif kind == b"-":
+            link = None
+        else:
+            link = Link(int(pod_index), int(incarnation), int(epoch), _KINDS[kind], to_seconds(int(ttl_ms)))
+        return LinkChange(
+            _OUTCOMES[outcome], link, None if previous == b"-" else PreviousOwner(*map(int, previous.split(b":")))
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise unreadable_reply(script, reply) from error
 
 
@@ -92,30 +103,70 @@ def services(script: Script, reply: Any) -> dict[str, int]:
         raise unreadable_reply(script, reply) from error
 
 
-def pod_table(reply: Any) -> PodTable:
-    """Read the pods of a service; an entry that cannot be read is left out and counted."""
-    now_ms, entries = reply
+def numbers(report: PodReport) -> tuple[int, int, int]:
+    """Return what changes all the time in a report, in the order of the scripts."""
+    return report.load, report.links, report.placed_total
+
+
+def rest(report: PodReport) -> str:
+    """Return what else a report says, as JSON without what has its default."""
+    return json.dumps(
+        {name: value for name, value in report.to_dict().items() if name not in _NUMBERS and value != _NO_REPORT[name]},
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
+
+
+async def pod_table(reply: Any) -> PodTable:
+    """Read the pods of a service; an entry that cannot be read is left out and counted.
+
+    The event loop gets its turn after each slice.
+    """
+    now_ms, version, digest, whole, next_deadline_ms, overdue, entries = reply
     if isinstance(entries, dict):  # as a borrowed RESP3 client may give it
         entries = [part for pair in entries.items() for part in pair]
-    pods = [_pod(field, entry) for field, entry in zip(entries[::2], entries[1::2], strict=True)]
-    readable = sorted((pod for pod in pods if pod is not None), key=lambda pod: pod.pod_index)
-    return PodTable(to_seconds(now_ms), tuple(readable), len(pods) - len(readable))
+    pods: dict[int, PodState] = {}
+    unreadable = 0
+    for start in range(0, len(entries), 2 * _SLICE):
+        if start:
+            await asyncio.sleep(0)
+        part = entries[start : start + 2 * _SLICE]
+        for field, entry in zip(part[::2], part[1::2], strict=True):
+            if field == _TABLE:
+                continue
+            pod = _pod(field, entry)
+            if pod is None:
+                unreadable += 1
+            else:
+                pods[pod.pod_index] = pod
+    return PodTable(
+        to_seconds(now_ms),
+        tuple(pods[pod_index] for pod_index in sorted(pods)),
+        unreadable,
+        version=version,
+        digest=digest,
+        whole=bool(whole),
+        overdue=tuple(sorted(int(field) for field in overdue)),
+        next_deadline=to_seconds(next_deadline_ms) if next_deadline_ms else None,
+    )
 
 
 def _pod(field: bytes, entry: bytes) -> PodState | None:
     """Read one entry of the pods of a service, or return ``None``."""
     try:
-        incarnation, _sequence, at_ms, lease_ms, state, report = entry.split(b" ", 5)
+        incarnation, _sequence, at_ms, lease_ms, state, version, load, links, placed, more = entry.split(b" ", 9)
         pod_index = int(field)
         if state not in _STATES or not 0 <= pod_index <= MAX_POD_INDEX:
             return None
-        report_value = PodReport.from_json(report)
+        said = json.loads(more) | {"load": int(load), "links": int(links), "placedTotal": int(placed)}
+        report = PodReport.from_dict(said)
         return PodState(
             pod_index=pod_index,
             incarnation=int(incarnation),
-            report=report_value,
-            load_state=StateObj(report_value.load, to_seconds(int(at_ms)), to_seconds(int(lease_ms))),
+            report=report,
+            load_state=StateObj(report.load, to_seconds(int(at_ms)), to_seconds(int(lease_ms))),
             dead=state == _DEAD,
+            version=int(version),
         )
-    except (ValueError, OverflowError, InvalidArgumentError):
+    except (ValueError, TypeError, OverflowError, RecursionError, InvalidArgumentError):
         return None

@@ -32,7 +32,22 @@ _MEANINGS: tuple[tuple[type[Exception], type[StoreError], bool], ...] = (
 
 # Errors that redis-py has no class for, by the first word of what the server says.
 _REFUSALS = frozenset(
-    {"LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "NOAUTH", "NOPERM", "WRONGPASS", "OOM", "BUSY"}
+    {
+        "ASK",
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "MOVED",
+        "NOAUTH",
+        "NOPERM",
+        "NOREPLICAS",
+        "OOM",
+        "READONLY",
+        "TRYAGAIN",
+        "WRONGPASS",
+    }
 )
 
 REDIS_ERRORS = (raised.RedisError, raised.RedisClusterException, OSError)

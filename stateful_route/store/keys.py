@@ -4,7 +4,9 @@ Layout of generation 1, the parts percent-encoded::
 
     sr1:link:{namespace:uid}:service     string   one link
     sr1:index:{namespace:uid}            hash     service -> pod and deadline, for each link of the uid
-    sr1:pods:{namespace:service}         hash     pod -> its last heartbeat
+    sr1:pods:{namespace:service}         hash     pod -> its last heartbeat; "table" -> what is said of all of them
+    sr1:versions:{namespace:service}     zset     pod -> the version of the table with which it changed last
+    sr1:deadlines:{namespace:service}    zset     pod -> when its lease ends
     sr1:events:namespace                 channel  announcements
 
 What one script touches carries one hash tag, so it lies in one slot of a Redis Cluster. The generation is a part of
@@ -60,6 +62,11 @@ class KeySpace:
         """Return the key of a link."""
         return f"{self._prefix}link:{{{_encoded(namespace)}:{encode(uid)}}}:{_encoded(service_name)}"
 
+    def link_and_index(self, namespace: str, uid: str, service_name: str) -> tuple[str, str]:
+        """Return the keys of a link and of the index of its uid."""
+        tag = f"{{{_encoded(namespace)}:{encode(uid)}}}"
+        return f"{self._prefix}link:{tag}:{_encoded(service_name)}", f"{self._prefix}index:{tag}"
+
     def parse_link(self, key: str) -> LinkKey | None:
         """Return what a key of a link names; ``None`` if it is not one of this generation."""
         parts = self._link.fullmatch(key)
@@ -71,7 +78,16 @@ class KeySpace:
 
     def pods(self, namespace: str, service_name: str) -> str:
         """Return the key of the pods of a service."""
-        return f"{self._prefix}pods:{{{_encoded(namespace)}:{_encoded(service_name)}}}"
+        return self.pod_keys(namespace, service_name)[0]
+
+    def pod_keys(self, namespace: str, service_name: str) -> tuple[str, str, str]:
+        """Return the keys of the pods of a service, of their versions and of their deadlines: all in one slot."""
+        service = f"{{{_encoded(namespace)}:{_encoded(service_name)}}}"
+        return (
+            f"{self._prefix}pods:{service}",
+            f"{self._prefix}versions:{service}",
+            f"{self._prefix}deadlines:{service}",
+        )
 
     def events(self, namespace: str) -> str:
         """Return the channel of the announcements in a namespace."""

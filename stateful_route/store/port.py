@@ -172,7 +172,9 @@ class Store(Protocol):
     ) -> HeartbeatOutcome:
         """Publish a heartbeat. ``sequence`` rises with each of one life, so that a late one overwrites nothing.
 
-        A change of the routing state is announced.
+        A change of the routing state is announced. The report is what others read from then on; only that in a service
+        of more than 4 living pods a small change of a number (load, links, placed in total) shows later: a change by
+        2 % after a second, or after as many as there are hundreds of pods, and any after four times that.
         """
         ...
 
@@ -195,8 +197,15 @@ class Store(Protocol):
         """
         ...
 
-    async def read_pods(self, namespace: str, service_name: str) -> PodTable:
-        """Return the pods of a service; entries that cannot be read are left out and counted."""
+    async def read_pods(
+        self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
+    ) -> PodTable:
+        """Return the pods of a service, or those that changed after version ``since`` of the table, and ``also`` these.
+
+        Who has version 0, or one that the store does not know any more, gets all. With ``since=None`` no changes come,
+        and no version: only which leases have ended, and when the next one does. Entries that cannot be read are left
+        out and counted. What the answer costs is in proportion to the pods in it.
+        """
         ...
 
     async def info(self) -> StoreInfo:

@@ -52,7 +52,7 @@ class RedisStore:
 
     async def get_link(self, key: LinkKey) -> Link | None:
         """See ``Store.get_link``."""
-        return _found(await self._change(self._get_call(key)))
+        return _found(codec.link_change(_GET, await self._connections.run(self._get_call(key))))
 
     async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
         """See ``Store.get_links``."""
@@ -73,7 +73,8 @@ class RedisStore:
         leaving: Sequence[PodLife] = (),
     ) -> LinkChange:
         """See ``Store.place``."""
-        return await self._change(self._place_call(key, candidate, to_ms(ttl), codec.lives(dead), codec.lives(leaving)))
+        call = self._place_call(key, candidate, to_ms(ttl), codec.lives(dead), codec.lives(leaving))
+        return codec.link_change(_PLACE, await self._connections.run(call))
 
     async def place_links(
         self,
@@ -97,7 +98,7 @@ class RedisStore:
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
         args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "")
-        return await self._change(self._link_call(_CLAIM, key, *args))
+        return codec.link_change(_CLAIM, await self._connections.run(self._link_call(_CLAIM, key, *args)))
 
     async def release(
         self,
@@ -110,23 +111,25 @@ class RedisStore:
     ) -> LinkChange:
         """See ``Store.release``."""
         matching = (codec.optional(pod_index), codec.optional(incarnation), codec.optional(epoch))
-        return await self._change(self._link_call(_RELEASE, key, *matching, to_ms(grace)))
+        call = self._link_call(_RELEASE, key, *matching, to_ms(grace))
+        return codec.link_change(_RELEASE, await self._connections.run(call))
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
         """See ``Store.assign``."""
         args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch))
-        return await self._change(self._link_call(_ASSIGN, key, *args))
+        return codec.link_change(_ASSIGN, await self._connections.run(self._link_call(_ASSIGN, key, *args)))
 
     async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
         """See ``Store.register``."""
         incarnation, previous, left_ms = await self._run(
             _REGISTER,
-            (self._keys.pods(server.namespace, server.service_name),),
+            self._keys.pod_keys(server.namespace, server.service_name),
             (
                 server.pod_index,
                 to_ms(lease),
                 report.routing_state.value,
-                report.to_json(),
+                *codec.numbers(report),
+                codec.rest(report),
                 to_ms(retention),
                 *self._announcement(server),
             ),
@@ -139,14 +142,16 @@ class RedisStore:
         """See ``Store.heartbeat``."""
         (outcome,) = await self._run(
             _HEARTBEAT,
-            (self._keys.pods(server.namespace, server.service_name),),
+            self._keys.pod_keys(server.namespace, server.service_name),
             (
                 server.pod_index,
                 incarnation,
                 sequence,
                 to_ms(lease),
                 report.routing_state.value,
-                report.to_json(),
+                *codec.numbers(report),
+                codec.optional(report.max_links),
+                codec.rest(report),
                 to_ms(retention),
                 *self._announcement(server),
             ),
@@ -160,7 +165,7 @@ class RedisStore:
         """See ``Store.confirm_death``."""
         (dead,) = await self._run(
             _CONFIRM,
-            (self._keys.pods(namespace, service_name),),
+            self._keys.pod_keys(namespace, service_name),
             (
                 life.pod_index,
                 life.incarnation,
@@ -171,9 +176,12 @@ class RedisStore:
         )
         return bool(dead)
 
-    async def read_pods(self, namespace: str, service_name: str) -> PodTable:
+    async def read_pods(
+        self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
+    ) -> PodTable:
         """See ``Store.read_pods``."""
-        return codec.pod_table(await self._run(_PODS, (self._keys.pods(namespace, service_name),), ()))
+        args = codec.optional(since), ",".join(map(str, also))
+        return await codec.pod_table(await self._run(_PODS, self._keys.pod_keys(namespace, service_name), args))
 
     def listen(
         self, namespace: str, patience: float
@@ -195,10 +203,7 @@ class RedisStore:
 
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""
-        keys = (
-            self._keys.link(key.namespace, key.uid, key.service_name),
-            self._keys.index(key.namespace, key.uid),
-        )
+        keys = self._keys.link_and_index(key.namespace, key.uid, key.service_name)
         return script.command(keys, (key.service_name, self._keys.events(key.namespace), *args))
 
     def _announcement(self, server: ServerInfo) -> tuple[str, str]:
@@ -213,9 +218,6 @@ class RedisStore:
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))
-
-    async def _change(self, call: scripts.ScriptCall) -> LinkChange:
-        return codec.link_change(call.script, await self._connections.run(call))
 
     async def _changes(self, calls: list[scripts.ScriptCall]) -> list[LinkChange | StoreError]:
         answers: list[LinkChange | StoreError] = []

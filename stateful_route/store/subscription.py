@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from stateful_route.store import resp
+from stateful_route.store.exchange import Attempt, exchange
 from stateful_route.store.faults import REDIS_ERRORS, translate
-from stateful_route.store.wire import Attempt, exchange, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ class Subscription:
 
         """
         with _translated("listen"):
-            await self._connection.send_packed_command(pack(("PING",)), check_health=False)
+            await self._connection.send_packed_command(resp.pack(("PING",)), check_health=False)
 
     async def close(self) -> None:
         """Close the connection."""

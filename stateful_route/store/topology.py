@@ -1,7 +1,8 @@
-"""From a URL to a client of that topology, set so that it waits for nothing and repeats nothing by itself."""
+"""From a URL to pipelined connections of that topology, set so that they repeat nothing by themselves."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -9,15 +10,24 @@ import anyio
 import attrs
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from stateful_route.errors import ConfigError
+from stateful_route.store.connections import connections_of
 from stateful_route.store.embedded import start_embedded
+from stateful_route.store.pipelined.cluster import PipelinedCluster
+from stateful_route.store.pipelined.pipe import can_take_over
+from stateful_route.store.pipelined.server import PipelinedServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from stateful_route.store.connections import Connections
+
+_log = logging.getLogger("stateful_route")
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "embedded")
 _SINGLE = ("redis", "rediss", "unix")
@@ -25,10 +35,26 @@ _PORT, _SENTINEL_PORT = 6379, 26379
 
 
 @attrs.frozen
-class Opened:
-    """A client that was opened from a URL, and what closes it and all that came with it."""
+class Limits:
+    """What a call may cost.
 
-    client: Redis | RedisCluster
+    Attributes:
+        deadline: the longest time of a call, in seconds.
+        pending: commands under way to one server, above which further ones wait.
+        connections: the same for the connections of a client of redis-py, if there has to be one.
+
+    """
+
+    deadline: float
+    pending: int
+    connections: int
+
+
+@attrs.frozen
+class Opened:
+    """The connections that were opened from a URL, and what closes them and all that came with them."""
+
+    connections: Connections
     close: Callable[[], Awaitable[None]]
 
 
@@ -45,10 +71,10 @@ def check_url(url: str) -> str:
     return scheme
 
 
-async def open_url(url: str, max_connections: int, deadline: float) -> Opened:
+async def open_url(url: str, limits: Limits) -> Opened:
     """Open the server, the servers or the embedded server that the URL names. Connects to none of them yet.
 
-    ``deadline`` is that of a call, in seconds: the sentinels together may take half of it to name the primary.
+    The sentinels together may take half of the deadline to name the primary.
 
     ==================================================  ===================================================
     URL                                                 what
@@ -69,8 +95,7 @@ async def open_url(url: str, max_connections: int, deadline: float) -> Opened:
     """
     scheme = check_url(url)
     options: dict[str, Any] = {
-        "max_connections": max_connections,
-        # The store has its own deadline around each call, and repeats nothing: see connections.py.
+        # The store has its own deadline for each call, and repeats nothing.
         "socket_timeout": None,
         "retry": Retry(NoBackoff(), 0),
         # The older protocol needs no handshake, and the scripts' replies are the same in both.
@@ -78,55 +103,83 @@ async def open_url(url: str, max_connections: int, deadline: float) -> Opened:
     }
     try:
         if scheme in _SINGLE:
-            return _single(url, options)
+            return _single(url, options, limits)
         if scheme == "redis+sentinel":
-            return _sentinel(urlsplit(url), options, deadline)
+            return _sentinel(urlsplit(url), options, limits)
         if scheme == "redis+cluster":
-            return _cluster(urlsplit(url), options)
-    except (ValueError, TypeError) as error:
+            return _cluster(urlsplit(url), options, limits)
+    except (ValueError, TypeError, RedisError, UnboundLocalError) as error:  # the last is a stumble of redis-py 6
         raise ConfigError("url", _without_password(url), f"a URL that redis-py can read: {error}") from error
-    return await _embedded(urlsplit(url), options)
+    return await _embedded(urlsplit(url), options, limits)
 
 
-def _single(url: str, options: dict[str, Any]) -> Opened:
-    client = Redis.from_url(url, **options)
-    return Opened(client, client.aclose)
+def _single(url: str, options: dict[str, Any], limits: Limits) -> Opened:
+    return _pipelined(Redis.from_url(url, max_connections=limits.connections, **options), limits)
 
 
-def _sentinel(parts: SplitResult, options: dict[str, Any], deadline: float) -> Opened:
+def _pipelined(client: Redis, limits: Limits) -> Opened:
+    """Open a pipe to where a client would connect. The client itself connects to nothing."""
+    pool = client.connection_pool
+    kind, settings = pool.connection_class, pool.connection_kwargs
+    if _can_pipeline(kind, settings):
+        connections = PipelinedServer(kind, settings, limits.deadline, limits.pending)
+
+        async def close() -> None:
+            await connections.aclose()
+            await client.aclose()  # kept so long: what it knows of Sentinel is only lent to connections
+
+        return Opened(connections, close)
+    return Opened(connections_of(client, limits.deadline, limits.connections), client.aclose)
+
+
+def _can_pipeline(kind: Any, settings: dict[str, Any]) -> bool:
+    if can_take_over(kind(**settings)):
+        return True
+    _log.warning("this release of redis-py is not known: its own connections are used, which are slower")
+    return False
+
+
+def _sentinel(parts: SplitResult, options: dict[str, Any], limits: Limits) -> Opened:
     service = unquote(parts.path.strip("/"))
     if not service:
         raise ValueError("the path names no service")
     options |= _credentials(parts) | _query(parts)
     hosts = _hosts(parts, _SENTINEL_PORT)
-    patience = deadline / 2 / len(hosts)
+    patience = limits.deadline / 2 / len(hosts)
     watching = {"socket_timeout": patience, "socket_connect_timeout": patience, "retry": options["retry"]}
-    watchers = Sentinel(hosts, sentinel_kwargs=watching, **options)
-    client = watchers.master_for(service)
+    watchers = Sentinel(hosts, sentinel_kwargs=watching, max_connections=limits.connections, **options)
+    opened = _pipelined(watchers.master_for(service), limits)
 
     async def close() -> None:
-        await client.aclose()
+        await opened.close()
         for watcher in watchers.sentinels:
             await watcher.aclose()
 
-    return Opened(client, close)
+    return Opened(opened.connections, close)
 
 
-def _cluster(parts: SplitResult, options: dict[str, Any]) -> Opened:
-    nodes = [ClusterNode(host, port) for host, port in _hosts(parts, _PORT)]
-    client = RedisCluster(startup_nodes=nodes, **(options | _credentials(parts) | _query(parts)))
-    return Opened(client, client.aclose)
+def _cluster(parts: SplitResult, options: dict[str, Any], limits: Limits) -> Opened:
+    hosts = _hosts(parts, _PORT)
+    options |= _credentials(parts) | _query(parts)
+    settings = {name: value for name, value in options.items() if name not in {"ssl", "db"}}
+    kind = SSLConnection if options.get("ssl") else Connection
+    if _can_pipeline(kind, settings):
+        connections = PipelinedCluster(kind, settings, hosts, limits.deadline, limits.pending)
+        return Opened(connections, connections.aclose)
+    nodes = [ClusterNode(host, port) for host, port in hosts]
+    client = RedisCluster(startup_nodes=nodes, max_connections=limits.connections, **options)
+    return Opened(connections_of(client, limits.deadline, limits.connections), client.aclose)
 
 
-async def _embedded(parts: SplitResult, options: dict[str, Any]) -> Opened:
+async def _embedded(parts: SplitResult, options: dict[str, Any], limits: Limits) -> Opened:
     server = await start_embedded(parts.netloc + parts.path or None)
-    client = Redis.from_url(server.url, **options)
+    opened = _single(server.url, options, limits)
 
     async def close() -> None:
-        await client.aclose()
+        await opened.close()
         await anyio.to_thread.run_sync(server.stop)
 
-    return Opened(client, close)
+    return Opened(opened.connections, close)
 
 
 def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ import contextlib
 import enum
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import anyio
@@ -28,15 +28,13 @@ from stateful_route.models import (
     PodAnnouncement,
     PodLife,
     PodReport,
-    PodState,
     PodTable,
     PreviousOwner,
     Registration,
-    RoutingState,
     ServerInfo,
-    StateObj,
 )
 from stateful_route.store.port import StoreInfo
+from stateful_route.testing.service_pods import Moment, ServicePods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -51,14 +49,6 @@ class _Poison(enum.Enum):
 
 
 @attrs.frozen
-class _Moment:
-    """The clock as one operation sees it: ``us`` for what it stamps, ``ms`` for what ends."""
-
-    us: int
-    ms: int
-
-
-@attrs.frozen
 class _Entry:
     """A link as it is kept: ``ends_ms`` in milliseconds since 1970, infinite for a persistent link."""
 
@@ -67,42 +57,13 @@ class _Entry:
     kind: LinkKind
     ends_ms: float
 
-    def link(self, now: _Moment) -> Link:
+    def link(self, now: Moment) -> Link:
         ttl = None if self.ends_ms == _NEVER else to_seconds(int(self.ends_ms) - now.ms)
         return Link(self.owner.pod_index, self.owner.incarnation, self.epoch, self.kind, ttl)
 
 
-@attrs.frozen
-class _Pod:
-    """A pod as it is kept: its newest life and what its last heartbeat said."""
-
-    incarnation: int
-    sequence: int
-    report: PodReport
-    at_ms: int
-    lease_ms: int
-    dead: bool = False
-
-    def left_ms(self, now: _Moment) -> int:
-        """Return for how long this life may still believe to be alive."""
-        if self.dead or self.report.routing_state is RoutingState.SHUTDOWN:
-            return 0
-        return max(0, self.at_ms + self.lease_ms - now.ms)
-
-    def state(self, pod_index: int) -> PodState:
-        load_state = StateObj(self.report.load, to_seconds(self.at_ms), to_seconds(self.lease_ms))
-        return PodState(
-            pod_index=pod_index,
-            incarnation=self.incarnation,
-            report=self.report,
-            load_state=load_state,
-            dead=self.dead,
-        )
-
-
 _Decision = tuple[Outcome, _Entry | None]
 _DEAF = StoreUnavailableError("nothing is heard any more", operation="listen", maybe_applied=False)
-_FIRST_SEQUENCE = 0
 # What an operation that took an unreadable link for an absent one did in truth.
 _IF_UNREADABLE = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}
 
@@ -111,12 +72,12 @@ def _among(life: PodLife, lives: Sequence[PodLife]) -> bool:
     return any(life.pod_index == other.pod_index and life.incarnation <= other.incarnation for other in lives)
 
 
-def _next(previous: int | None, now: _Moment) -> int:
+def _next(previous: int | None, now: Moment) -> int:
     """Return an epoch or an incarnation: from the clock, and above the previous one even if the clock went back."""
     return now.us if previous is None else max(previous + 1, now.us)
 
 
-def _new(before: _Entry | None, owner: PodLife, kind: LinkKind, ends_ms: float, now: _Moment) -> _Entry:
+def _new(before: _Entry | None, owner: PodLife, kind: LinkKind, ends_ms: float, now: Moment) -> _Entry:
     return _Entry(owner, _next(before.epoch if before else None, now), kind, ends_ms)
 
 
@@ -126,7 +87,7 @@ def _place(
     ttl_ms: int,
     dead: Sequence[PodLife],
     leaving: Sequence[PodLife],
-    now: _Moment,
+    now: Moment,
 ) -> _Decision:
     ends_ms = now.ms + ttl_ms
     if before is None:
@@ -146,7 +107,7 @@ def _confirm(before: _Entry) -> _Decision:
     return Outcome.CONFIRMED, attrs.evolve(before, kind=LinkKind.PERSISTENT, ends_ms=_NEVER)
 
 
-def _claim(before: _Entry | None, owner: PodLife, now: _Moment, *, steal_temporary: bool) -> _Decision:
+def _claim(before: _Entry | None, owner: PodLife, now: Moment, *, steal_temporary: bool) -> _Decision:
     taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now)
     if before is None:
         return Outcome.CREATED, taken
@@ -160,7 +121,7 @@ def _claim(before: _Entry | None, owner: PodLife, now: _Moment, *, steal_tempora
     return Outcome.REFUSED, before
 
 
-def _assign(before: _Entry | None, owner: PodLife, expected_epoch: int | None, now: _Moment) -> _Decision:
+def _assign(before: _Entry | None, owner: PodLife, expected_epoch: int | None, now: Moment) -> _Decision:
     if expected_epoch is not None and (before is None or before.epoch != expected_epoch):
         return Outcome.REFUSED, before
     if before is not None and before.owner == owner:
@@ -175,7 +136,7 @@ def _release(
     incarnation: int | None,
     epoch: int | None,
     grace_ms: int,
-    now: _Moment,
+    now: Moment,
 ) -> _Decision:
     if before is None:
         return Outcome.ABSENT, None
@@ -187,7 +148,7 @@ def _release(
     return Outcome.GRACE, attrs.evolve(before, kind=LinkKind.GRACE, ends_ms=min(before.ends_ms, now.ms + grace_ms))
 
 
-def _change(before: _Entry | None, decision: _Decision, now: _Moment) -> LinkChange:
+def _change(before: _Entry | None, decision: _Decision, now: Moment) -> LinkChange:
     """Return the answer: the link after it, and who held it before if nobody or another life holds it now."""
     outcome, after = decision
     previous = None
@@ -203,16 +164,6 @@ def _announced(before: _Entry | _Poison | None, after: _Entry | None) -> int | N
         left = after is not None and after.kind is LinkKind.GRACE is not before.kind
         return before.epoch if changed or left else None
     return after.epoch - 1 if before is not None and after is not None else None
-
-
-def _beat(known: _Pod | _Poison | None, incarnation: int, sequence: int) -> HeartbeatOutcome:
-    if not isinstance(known, _Pod) or known.incarnation < incarnation:
-        return HeartbeatOutcome.UNKNOWN
-    if known.incarnation > incarnation:
-        return HeartbeatOutcome.SUPERSEDED
-    if known.dead:
-        return HeartbeatOutcome.DEAD
-    return HeartbeatOutcome.OUTDATED if sequence < known.sequence else HeartbeatOutcome.ACCEPTED
 
 
 @attrs.frozen(eq=False)
@@ -245,7 +196,7 @@ class MemoryStore:
         self.operations: Counter[str] = Counter()
         self._clock = clock
         self._links: dict[LinkKey, _Entry | _Poison] = {}
-        self._pods: dict[tuple[str, str], dict[int, _Pod | _Poison]] = {}
+        self._pods: defaultdict[tuple[str, str], ServicePods] = defaultdict(ServicePods)
         self._stamp = 0, 0
         self._holds: list[_Hold] = []
         self._held = 0
@@ -267,7 +218,7 @@ class MemoryStore:
 
     def poison_pod(self, namespace: str, service_name: str, pod_index: int) -> None:
         """Make the entry of the pod unreadable, whether there was one or not."""
-        self._pods.setdefault((namespace, service_name), {})[pod_index] = _Poison.VALUE
+        self._pods[namespace, service_name].poison(pod_index)
 
     def expire_link(self, key: LinkKey) -> None:
         """End the link now, as if its time had run out."""
@@ -280,10 +231,7 @@ class MemoryStore:
             KeyError: if there is no readable entry of the pod.
 
         """
-        pods = self._pods.get((namespace, service_name), {})
-        if not isinstance(known := pods.get(pod_index), _Pod):
-            raise KeyError(pod_index)
-        pods[pod_index] = attrs.evolve(known, dead=True)
+        self._pods[namespace, service_name].mark_dead(pod_index, self._now())
 
     def fail_with(self, error: StoreError | None, *operations: str, applied: bool = False) -> None:
         """Make the next calls raise ``error``, until it is called again with ``None``.
@@ -351,7 +299,7 @@ class MemoryStore:
 
     # -- time and links
 
-    def _now(self) -> _Moment:
+    def _now(self) -> Moment:
         """Return the time of one operation.
 
         Two scripts on a server never see the same microsecond; here a clock that stands still gains one with
@@ -360,9 +308,9 @@ class MemoryStore:
         us = round(self._clock() * 1_000_000)
         seen, ticks = self._stamp
         self._stamp = us, ticks + 1 if us == seen else 0
-        return _Moment(us + self._stamp[1], us // 1000)
+        return Moment(us + self._stamp[1], us // 1000)
 
-    def _find(self, key: LinkKey, now: _Moment) -> _Entry | _Poison | None:
+    def _find(self, key: LinkKey, now: Moment) -> _Entry | _Poison | None:
         """Return what is at ``key``; drop it if it has ended."""
         found = self._links.get(key)
         if isinstance(found, _Entry) and found.ends_ms <= now.ms:
@@ -370,13 +318,13 @@ class MemoryStore:
             return None
         return found
 
-    def _read(self, key: LinkKey, now: _Moment) -> Link | None:
+    def _read(self, key: LinkKey, now: Moment) -> Link | None:
         found = self._find(key, now)
         if isinstance(found, _Poison):
             raise StoreProtocolError(f"the link of {key} cannot be read", operation="get_link", maybe_applied=False)
         return None if found is None else found.link(now)
 
-    def _write(self, key: LinkKey, decide: Callable[[_Entry | None, _Moment], _Decision]) -> LinkChange:
+    def _write(self, key: LinkKey, decide: Callable[[_Entry | None, Moment], _Decision]) -> LinkChange:
         now = self._now()
         found = self._find(key, now)
         before = found if isinstance(found, _Entry) else None
@@ -409,7 +357,7 @@ class MemoryStore:
         except StoreError as error:
             return [error for _ in uids]
 
-    def _read_or_error(self, key: LinkKey, now: _Moment) -> Link | StoreError | None:
+    def _read_or_error(self, key: LinkKey, now: Moment) -> Link | StoreError | None:
         try:
             return self._read(key, now)
         except StoreProtocolError as error:
@@ -491,21 +439,12 @@ class MemoryStore:
     async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
         """Begin a life of a pod; drop the pods that have said nothing for ``retention`` seconds."""
         async with self._operation("register"):
-            now = self._now()
-            pods = self._pods.setdefault((server.namespace, server.service_name), {})
-            found = pods.get(server.pod_index)
-            known = found if isinstance(found, _Pod) else None
-            oldest_ms = now.ms - to_ms(retention)
-            for pod_index in [i for i, pod in pods.items() if isinstance(pod, _Pod) and pod.at_ms < oldest_ms]:
-                del pods[pod_index]
-            incarnation = _next(known.incarnation if known else None, now)
-            pods[server.pod_index] = _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, to_ms(lease))
+            pods = self._pods[server.namespace, server.service_name]
+            began = pods.register(server.pod_index, report, to_ms(lease), to_ms(retention), self._now())
             self._announce_pod(
-                server.namespace, server.service_name, server.pod_index, incarnation, report.routing_state
+                server.namespace, server.service_name, server.pod_index, began.incarnation, report.routing_state
             )
-            if known is None:
-                return Registration(incarnation, None, 0.0)
-            return Registration(incarnation, known.incarnation, to_seconds(known.left_ms(now)))
+            return began
 
     async def heartbeat(
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
@@ -513,41 +452,30 @@ class MemoryStore:
         """Publish a heartbeat. ``retention`` is of no use here: only ``register`` drops pods."""
         del retention
         async with self._operation("heartbeat"):
-            pods = self._pods.get((server.namespace, server.service_name), {})
-            known = pods.get(server.pod_index)
-            outcome = _beat(known, incarnation, sequence)
-            if outcome is HeartbeatOutcome.ACCEPTED:
-                pods[server.pod_index] = _Pod(incarnation, sequence, report, self._now().ms, to_ms(lease))
+            pods = self._pods[server.namespace, server.service_name]
+            outcome, another_state = pods.beat(
+                server.pod_index, incarnation, sequence, report, to_ms(lease), self._now()
+            )
+            if another_state:
                 state = report.routing_state
-                if not isinstance(known, _Pod) or known.report.routing_state is not state:
-                    self._announce_pod(server.namespace, server.service_name, server.pod_index, incarnation, state)
+                self._announce_pod(server.namespace, server.service_name, server.pod_index, incarnation, state)
             return outcome
 
     async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
         """Return whether that life is dead. ``retention`` is of no use here: only ``register`` drops pods."""
         del retention
         async with self._operation("confirm_death"):
-            now = self._now()
-            pods = self._pods.setdefault((namespace, service_name), {})
-            known = pods.get(life.pod_index)
-            if isinstance(known, _Poison):
-                return False
-            if known is not None and known.dead and known.incarnation >= life.incarnation:
-                return True
-            if known is not None and not known.dead and (known.incarnation != life.incarnation or known.left_ms(now)):
-                return False
-            if known is None or known.dead:
-                known = _Pod(life.incarnation, _FIRST_SEQUENCE, PodReport(), now.ms, 1)
-            pods[life.pod_index] = attrs.evolve(known, at_ms=now.ms, dead=True)
-            self._announce_pod(namespace, service_name, life.pod_index, life.incarnation, "DEAD")
-            return True
+            dead, new = self._pods[namespace, service_name].confirm_death(life, self._now())
+            if new:
+                self._announce_pod(namespace, service_name, life.pod_index, life.incarnation, "DEAD")
+            return dead
 
-    async def read_pods(self, namespace: str, service_name: str) -> PodTable:
-        """Return the pods of a service; entries that cannot be read are left out and counted."""
+    async def read_pods(
+        self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
+    ) -> PodTable:
+        """Return the pods of a service, or what has changed in them; what cannot be read is left out and counted."""
         async with self._operation("read_pods"):
-            pods = sorted(self._pods.get((namespace, service_name), {}).items())
-            readable = tuple(pod.state(pod_index) for pod_index, pod in pods if isinstance(pod, _Pod))
-            return PodTable(to_seconds(self._now().ms), readable, len(pods) - len(readable))
+            return self._pods[namespace, service_name].read(since, also, self._now())
 
     # -- announcements
 

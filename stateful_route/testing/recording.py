@@ -120,9 +120,11 @@ class RecordingStore:
         """See ``Store.confirm_death``."""
         return await self._store.confirm_death(namespace, service_name, life, retention)
 
-    async def read_pods(self, namespace: str, service_name: str) -> PodTable:
+    async def read_pods(
+        self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
+    ) -> PodTable:
         """See ``Store.read_pods``."""
-        return await self._store.read_pods(namespace, service_name)
+        return await self._store.read_pods(namespace, service_name, since=since, also=also)
 
     def listen(
         self, namespace: str, patience: float

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from redis.asyncio import Redis
@@ -25,6 +26,7 @@ from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.testing import FaultProxy, local_server
+from tests.leaks import nothing_left
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -45,6 +47,36 @@ def key_of(namespace: str, uid: str = "alice") -> LinkKey:
 async def proxy(shared_server: LocalServer) -> AsyncIterator[FaultProxy]:
     async with FaultProxy(shared_server) as standing:
         yield standing
+
+
+@pytest.fixture(autouse=True)
+async def clean() -> AsyncIterator[None]:
+    """Check that a test leaves nothing behind."""
+    async with nothing_left():
+        yield
+
+
+class Route(Protocol):
+    """Opens a route to a server."""
+
+    def __call__(
+        self, server: LocalServer, config: BaseConfig | None = None
+    ) -> AbstractAsyncContextManager[StatefulRoute]: ...
+
+
+@pytest.fixture(params=["owned", "borrowed"])
+def route_to(request: pytest.FixtureRequest) -> Route:
+    """Provide both ways to a server: connections of our own, and a client of redis-py."""
+
+    @asynccontextmanager
+    async def open_route(server: LocalServer, config: BaseConfig | None = None) -> AsyncIterator[StatefulRoute]:
+        async with AsyncExitStack() as stack:
+            source: Any = server.url
+            if request.param == "borrowed":
+                source = await stack.enter_async_context(Redis.from_url(server.url))
+            yield await stack.enter_async_context(StatefulRoute(source, config))
+
+    return open_route
 
 
 @pytest.fixture(params=["owned", "borrowed with redis-py's defaults"])
@@ -141,20 +173,20 @@ class TestOneCall:
 
 
 class TestServer:
-    async def test_script_flush(self, shared_server: LocalServer, direct: Store, namespace: str) -> None:
+    async def test_script_flush(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
         """Scripts that the server forgot are sent again, alone and in a pipeline."""
-        async with Redis.from_url(shared_server.url) as redis:
-            await redis.script_flush()
-            changed = await direct.claim(key_of(namespace), OWNER)
-            await redis.script_flush()
-            found = await direct.get_links(namespace, ["alice"] * 600, "room")
+        async with route_to(shared_server) as route:
+            shared_server.ask("SCRIPT", "FLUSH")
+            changed = await route.store.claim(key_of(namespace), OWNER)
+            shared_server.ask("SCRIPT", "FLUSH")
+            found = await route.store.get_links(namespace, ["alice"] * 600, "room")
 
         assert Outcome.CREATED is changed.outcome
         assert {changed.link} == set(found)
 
-    async def test_script_flush_under_load(self, own_server: LocalServer, namespace: str) -> None:
+    async def test_script_flush_under_load(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """Forgotten scripts cause no error in 2,000 calls."""
-        async with StatefulRoute.from_url(own_server.url) as route, Redis.from_url(own_server.url) as redis:
+        async with route_to(own_server) as route, Redis.from_url(own_server.url) as redis:
             done = asyncio.Event()
 
             async def flush() -> None:
@@ -169,9 +201,9 @@ class TestServer:
 
         assert {Outcome.CREATED} == {answer.outcome for answer in answers}
 
-    async def test_restart(self, own_server: LocalServer, namespace: str) -> None:
+    async def test_restart(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """A server that is killed gives typed errors, and one that is back is used at the first call."""
-        async with StatefulRoute.from_url(own_server.url, BaseConfig(call_deadline=DEADLINE)) as route:
+        async with route_to(own_server, BaseConfig(call_deadline=DEADLINE)) as route:
             await route.store.claim(key_of(namespace), OWNER)
             own_server.kill()
             with pytest.raises(StoreUnavailableError):
@@ -184,9 +216,9 @@ class TestServer:
         assert not raised.value.maybe_applied
         assert Outcome.CREATED is changed.outcome
 
-    async def test_stopped_process(self, own_server: LocalServer, namespace: str) -> None:
+    async def test_stopped_process(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """While the server's process is stopped, calls end at their deadline; afterwards none is crossed."""
-        async with StatefulRoute.from_url(own_server.url, BaseConfig(call_deadline=0.2)) as route:
+        async with route_to(own_server, BaseConfig(call_deadline=0.2)) as route:
             keys = [key_of(namespace, f"user-{i}") for i in range(20)]
             for number, key in enumerate(keys):
                 await route.store.claim(key, PodLife(number, 1))
@@ -198,44 +230,45 @@ class TestServer:
         assert {StoreTimeoutError} == {type(answer) for answer in answers}
         assert list(range(20)) == [link.pod_index for link in links if link]
 
-    async def test_read_only(self, own_server: LocalServer, namespace: str) -> None:
+    async def test_read_only(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """A replica that refuses to write is unavailable, and nothing was changed."""
         with local_server(tcp=True) as primary:
             own_server.ask("REPLICAOF", "127.0.0.1", str(primary.port))
-            async with StatefulRoute.from_url(own_server.url) as route:
+            async with route_to(own_server) as route:
                 with pytest.raises(StoreUnavailableError) as raised:
                     await route.store.claim(key_of(namespace), OWNER)
 
         assert not raised.value.maybe_applied
 
-    async def test_no_password(self, namespace: str) -> None:
+    async def test_no_password(self, route_to: Route, namespace: str) -> None:
         """A server that wants a password is unavailable, and says why."""
         with local_server("--requirepass", "secret") as guarded:
-            async with StatefulRoute.from_url(guarded.url) as route:
+            async with route_to(guarded) as route:
                 with pytest.raises(StoreUnavailableError, match=r"(?i)auth"):
                     await route.store.claim(key_of(namespace), OWNER)
 
-    async def test_out_of_memory(self, own_server: LocalServer, namespace: str) -> None:
+    async def test_out_of_memory(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """A server without memory is unavailable, and nothing was changed."""
         own_server.ask("CONFIG", "SET", "maxmemory", "1")
-        async with StatefulRoute.from_url(own_server.url) as route:
+        async with route_to(own_server) as route:
             with pytest.raises(StoreUnavailableError, match=r"(?i)memory") as raised:
                 await route.store.claim(key_of(namespace), OWNER)
 
         assert not raised.value.maybe_applied
 
-    async def test_pool_is_full(self, shared_server: LocalServer, namespace: str) -> None:
-        """Of 5,000 calls at once on 10 connections none fails, and they take their turns."""
-        config = BaseConfig(max_connections=10, call_deadline=30.0)
-        async with StatefulRoute.from_url(shared_server.url, config) as route:
+    async def test_many_at_once(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
+        """Of 5,000 calls at once, of which 10 may be under way, none fails, and they take their turns."""
+        config = BaseConfig(max_pending=10, max_connections=10, call_deadline=30.0)
+        async with route_to(shared_server, config) as route:
             calls = (route.store.place(key_of(namespace, f"user-{i}"), OWNER, 60.0) for i in range(5000))
             answers = await asyncio.gather(*calls)
 
         assert {Outcome.CREATED} == {answer.outcome for answer in answers}
 
-    async def test_waiting_for_a_connection_ends(self, own_server: LocalServer, namespace: str) -> None:
-        """A call that waits for a connection ends at its deadline too, and was not sent."""
-        async with StatefulRoute.from_url(own_server.url, BaseConfig(max_connections=1, call_deadline=0.2)) as route:
+    async def test_waiting_for_its_turn_ends(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
+        """A call that waits for its turn ends at its deadline too, and was not sent."""
+        config = BaseConfig(max_pending=1, max_connections=1, call_deadline=0.2)
+        async with route_to(own_server, config) as route:
             await route.store.get_link(key_of(namespace))
             own_server.pause()
             calls = (route.store.claim(key_of(namespace, str(i)), OWNER) for i in range(5))
@@ -280,9 +313,10 @@ class TestCancellation:
         for number in range(97):
             await direct.claim(key_of(namespace, f"user-{number}"), PodLife(number, 1))
 
-    async def test_no_crossed_reply(self, direct: Store, namespace: str) -> None:
+    async def test_no_crossed_reply(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
         """Cancelling a third of 10,000 calls gives no caller the reply of another."""
-        assert 0 == await crossed_replies(namespace, direct.get_link, CALLS)
+        async with route_to(shared_server) as route:
+            assert 0 == await crossed_replies(namespace, route.store.get_link, CALLS)
 
     async def test_the_test_has_power(self, shared_server: LocalServer, namespace: str) -> None:
         """The same calls over a connection that is kept after a cancelled read do cross: the test would see it."""

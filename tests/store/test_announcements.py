@@ -11,10 +11,9 @@ import pytest
 
 from stateful_route import LinkKey, PodReport, RoutingState, ServerInfo, StoreProtocolError, StoreUnavailableError
 from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife
-from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.topology import open_url
+from stateful_route.store.topology import Limits, open_url
 from stateful_route.testing import FaultProxy, MemoryStore, cluster, sentinel_group
 from tests.waiting import eventually
 
@@ -32,9 +31,9 @@ DEADLINE = 5.0
 
 @contextlib.asynccontextmanager
 async def store_at(url: str) -> AsyncIterator[RedisStore]:
-    opened = await open_url(url, 8, DEADLINE)
+    opened = await open_url(url, Limits(DEADLINE, pending=8, connections=8))
     try:
-        yield RedisStore(connections_of(opened.client, DEADLINE, 8))
+        yield RedisStore(opened.connections)
     finally:
         await opened.close()
 

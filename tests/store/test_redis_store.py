@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from hypothesis import settings
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
+from stateful_route.store import resp
 from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.topology import open_url
+from stateful_route.store.topology import Limits, open_url
 from stateful_route.testing import StoreConformance, StoreKit, cluster, link_machine, local_server
 from tests.waiting import eventually
 
@@ -28,9 +29,8 @@ DEADLINE = 5.0
 KEYS = KeySpace()
 
 
-def kit_over(client: RedisClient) -> StoreKit:
-    """Return a kit for the store over a client: what it does behind the store's back goes through the client too."""
-    store = RedisStore(connections_of(client, DEADLINE, 64))
+def kit_of(store: RedisStore, client: RedisClient) -> StoreKit:
+    """Return a kit for a store; what is done behind its back goes through the client."""
     redis: Any = client  # the commands of Redis and of RedisCluster have the same names, and no common type
 
     async def poison_link(key: LinkKey) -> None:
@@ -58,11 +58,20 @@ def kit_over(client: RedisClient) -> StoreKit:
 @asynccontextmanager
 async def kit_at(url: str) -> AsyncIterator[StoreKit]:
     """Provide a kit for the store at a URL."""
-    opened = await open_url(url, 64, DEADLINE)
+    opened = await open_url(url, Limits(DEADLINE, pending=64, connections=64))
     try:
-        yield kit_over(opened.client)
+        async with client_at(url) as client:
+            yield kit_of(RedisStore(opened.connections), client)
     finally:
         await opened.close()
+
+
+def client_at(url: str) -> Redis | RedisCluster:
+    """Return a client of redis-py for a URL of ours."""
+    if url.startswith("redis+cluster"):
+        host, port = url.removeprefix("redis+cluster://").split(",")[0].split(":")
+        return RedisCluster(host=host, port=int(port))
+    return Redis.from_url(url)
 
 
 class TestOneServer(StoreConformance):
@@ -82,7 +91,7 @@ class TestBorrowedClient(StoreConformance):
     async def store_kit(self, shared_server: LocalServer) -> AsyncIterator[StoreKit]:
         """Provide the store over a client with settings of its own."""
         async with Redis.from_url(shared_server.url, decode_responses=True, protocol=3) as client:
-            yield kit_over(client)
+            yield kit_of(RedisStore(connections_of(client, DEADLINE, 64)), client)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +108,38 @@ class TestCluster(StoreConformance):
     async def store_kit(self, cluster_url: str) -> AsyncIterator[StoreKit]:
         """Provide the store on a cluster."""
         async with kit_at(cluster_url) as kit:
+            yield kit
+
+
+class TestBorrowedCluster(StoreConformance):
+    """The store does the same over a cluster client of the application."""
+
+    @pytest.fixture
+    async def store_kit(self, cluster_url: str) -> AsyncIterator[StoreKit]:
+        """Provide the store over a client of a cluster."""
+        async with client_at(cluster_url) as client:
+            yield kit_of(RedisStore(connections_of(client, DEADLINE, 64)), client)
+
+
+class TestWithoutHiredis(StoreConformance):
+    """The store does the same where hiredis is not installed."""
+
+    @pytest.fixture
+    async def store_kit(self, shared_server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StoreKit]:
+        """Provide the store with what stands in for hiredis."""
+        monkeypatch.setattr(resp, "hiredis", None)
+        monkeypatch.setattr(resp, "pack", resp.pack_in_python)
+        async with kit_at(shared_server.url) as kit:
+            yield kit
+
+
+class TestNewerProtocol(StoreConformance):
+    """The store does the same over RESP3, if the URL says so."""
+
+    @pytest.fixture
+    async def store_kit(self, shared_server: LocalServer) -> AsyncIterator[StoreKit]:
+        """Provide the store over the newer protocol."""
+        async with kit_at(f"{shared_server.url}?protocol=3") as kit:
             yield kit
 
 

@@ -11,6 +11,7 @@ from stateful_route.models import HeartbeatOutcome, LinkKey, Outcome, PodLife, P
 from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,6 +63,46 @@ class TestScriptsLinks:
         assert -1 == persistent
         assert 90_000 < released <= 100_000
 
+    async def test_the_index_ends_with_its_only_link(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """The index of a uid with one link has the expiry of that, however the link came to it."""
+        key, index = LinkKey(namespace, "alice", "room"), KEYS.index(namespace, "alice")
+        await store.place(key, OWNER, 50.0)
+        placed = await redis.pttl(index)
+        await store.place(key, OWNER, 100.0)
+        renewed = await redis.pttl(index)
+        await store.claim(key, OWNER)
+        claimed = await redis.pttl(index)
+        await store.release(key, grace=50.0)
+        in_grace = await redis.pttl(index)
+        await store.place(key, OWNER, 100.0)
+        revived = await redis.pttl(index)
+
+        assert 40_000 < placed <= 50_000
+        assert 90_000 < renewed <= 100_000
+        assert -1 == claimed
+        assert 40_000 < in_grace <= 50_000
+        assert 90_000 < revived <= 100_000
+
+    async def test_epochs_are_the_clock(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """A new epoch is the clock of Redis in microseconds, also in the first tenth of a second."""
+
+        async def now() -> int:
+            seconds, microseconds = await redis.time()
+            return int(seconds) * 1_000_000 + int(microseconds)
+
+        async def a_second_begins() -> bool:
+            return await now() % 1_000_000 < 50_000
+
+        await eventually(a_second_begins)
+        before = await now()
+        placed = await store.place(LinkKey(namespace, "alice", "room"), OWNER, 60.0)
+        claimed = await store.claim(LinkKey(namespace, "bob", "room"), OWNER)
+        after = await now()
+
+        assert placed.link is not None
+        assert claimed.link is not None
+        assert before <= placed.link.epoch <= claimed.link.epoch <= after
+
     async def test_ended_entries_are_dropped(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """An entry of the index whose link has ended is not listed, and is dropped at the next write."""
         index = KEYS.index(namespace, "alice")
@@ -93,6 +134,8 @@ class TestScriptsLinks:
             "p 0 1 1x",
             "p 99999999999 1 1",
             f"p 0 1 {2**53}",
+            f"p 0 1 {10**17}",
+            f"p 0 {10**17} 1",
             "t 0 1 1",
         ],
     )
@@ -144,22 +187,23 @@ class TestScriptsLinks:
 
 class TestScriptsPods:
     async def test_the_hash_ends(self, redis: Any, store: RedisStore, namespace: str) -> None:
-        """The pods of a service that is gone are forgotten after the retention, which each heartbeat renews."""
-        name = KEYS.pods(namespace, "room")
+        """The pods of a service that is gone are forgotten after the retention, which heartbeats renew."""
+        name, *others = KEYS.pod_keys(namespace, "room")
         life = await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
         registered = await redis.pttl(name)
         await store.heartbeat(server_of(namespace), life.incarnation, 1, PodReport(), 5.0, 100.0)
 
         assert 50_000 < registered <= 60_000
         assert 90_000 < await redis.pttl(name) <= 100_000
+        assert [True, True] == [90_000 < await redis.pttl(other) <= 100_000 for other in others]
 
     async def test_old_pods_are_dropped(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """A pod that said nothing for the retention is dropped when another registers; what cannot be read stays."""
         name = KEYS.pods(namespace, "room")
-        await redis.hset(name, mapping={"7": "1 1 1000 1000 READY {}", "8": "of a newer release"})
+        await redis.hset(name, mapping={"7": "1 1 1000 1000 READY 1 0 0 0 {}", "8": "of a newer release"})
         await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
 
-        assert {"0", "8"} == set(await redis.hkeys(name))
+        assert {"0", "8", "table"} == set(await redis.hkeys(name))
 
     async def test_pods_of_another_type(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """Pods that are no hash are unknown to a heartbeat, and replaced by a registration."""
@@ -172,7 +216,7 @@ class TestScriptsPods:
 
     async def test_a_clock_that_went_back(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """An incarnation that is ahead of the clock of the server rises by one with the next life."""
-        await redis.hset(KEYS.pods(namespace, "room"), "0", f"{AHEAD} 1 1000 1000 READY {{}}")
+        await redis.hset(KEYS.pods(namespace, "room"), "0", f"{AHEAD} 1 1000 1000 READY 1 0 0 0 {{}}")
         life = await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
 
         assert (AHEAD + 1, AHEAD) == (life.incarnation, life.previous_incarnation)

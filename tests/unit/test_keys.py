@@ -20,7 +20,8 @@ KEYS = KeySpace()
 
 def all_keys(keys: KeySpace, parts: tuple[str, str, str]) -> list[str]:
     namespace, uid, service = parts
-    return [keys.link(*parts), keys.index(namespace, uid), keys.pods(namespace, service), keys.events(namespace)]
+    pod_keys = keys.pod_keys(namespace, service)
+    return [keys.link(*parts), keys.index(namespace, uid), *pod_keys, keys.events(namespace)]
 
 
 @given(PARTS, PARTS)
@@ -35,28 +36,30 @@ def test_distinct_links(first: tuple[str, str, str], second: tuple[str, str, str
 @given(PARTS, PARTS)
 def test_distinct_kinds(first: tuple[str, str, str], second: tuple[str, str, str]) -> None:
     """A key of one kind is never one of another kind, and is distinct within its kind."""
-    relevant = [first == second, first[:2] == second[:2], first[::2] == second[::2], first[0] == second[0]]
+    same_service = first[::2] == second[::2]
+    relevant = [first == second, first[:2] == second[:2], *[same_service] * 3, first[0] == second[0]]
     mine, others = all_keys(KEYS, first), all_keys(KEYS, second)
 
-    assert relevant == [mine[i] == others[i] for i in range(4)]
-    assert 4 == len(set(mine))
-    assert all(mine[i] != others[j] for i in range(4) for j in range(4) if i != j)
+    assert relevant == [mine[i] == others[i] for i in range(6)]
+    assert 6 == len(set(mine))
+    assert all(mine[i] != others[j] for i in range(6) for j in range(6) if i != j)
 
 
 @given(PARTS, HOSTILE)
 def test_one_slot(parts: tuple[str, str, str], service: str) -> None:
-    """All links of a uid and their index are in one slot of a cluster."""
+    """All links of a uid and their index are in one slot of a cluster, and so is all that is kept of a service."""
     namespace, uid, _ = parts
     keys = [KEYS.link(*parts), KEYS.link(namespace, uid, service), KEYS.index(namespace, uid)]
 
     assert 1 == len({key_slot(key.encode()) for key in keys})
+    assert 1 == len({key_slot(key.encode()) for key in KEYS.pod_keys(namespace, service)})
 
 
 @given(PARTS)
 def test_shape(parts: tuple[str, str, str]) -> None:
     """A key has one hash tag, which is not empty, no white space, and nothing that a pattern of SCAN takes for one."""
-    for key in all_keys(KEYS, parts)[:3]:
-        assert re.fullmatch(r"sr1:(link|index|pods):\{[^{}]+\}(:[^{}]+)?", key)
+    for key in all_keys(KEYS, parts)[:5]:
+        assert re.fullmatch(r"sr1:(link|index|pods|versions|deadlines):\{[^{}]+\}(:[^{}]+)?", key)
     for key in all_keys(KEYS, parts):
         assert not re.search(r"[\s*?\[\]\\^\x00-\x1f\x7f]", key)
 
@@ -88,5 +91,7 @@ def test_layout() -> None:
         "sr1:link:{prod:alice}:room",
         "sr1:index:{prod:alice}",
         "sr1:pods:{prod:room}",
+        "sr1:versions:{prod:room}",
+        "sr1:deadlines:{prod:room}",
         "sr1:events:prod",
     ] == all_keys(KEYS, ("prod", "alice", "room"))

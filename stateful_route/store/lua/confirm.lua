@@ -1,11 +1,11 @@
 -- Confirms the death of a life of a pod, which is final, and announces it: the life is the newest of its pod and either
 -- said goodbye or let its lease pass; or the pod is not known at all, and gets an entry that says so.
--- keys: pods
+-- keys: pods versions deadlines
 -- args: pod incarnation retention_ms channel service
 -- returns: dead
 -- writes: yes
 -- rerun: safe
--- cost: 5 commands
+-- cost: 8 commands
 -- include: pod
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 local known = entry and parse_pod(entry)
@@ -17,9 +17,10 @@ elseif known then
   if known.incarnation ~= incarnation then return { 0 } end
   if known.state ~= 'SHUTDOWN' and known.at_ms + known.lease_ms > now_ms then return { 0 } end
 end
+open_pods()
 -- What it said last stays readable.
-local report = entry and string.match(entry, '^%d+ %d+ %d+ %d+ [A-Z_]+ (.*)$') or '{}'
-local sequence, lease_ms = known and integer(known.sequence) or '0', known and integer(known.lease_ms) or '1'
-write_pod(ARGV[1], incarnation, sequence, lease_ms, 'DEAD', report, tonumber(ARGV[3]))
+local dead = known or { sequence = 0, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0', rest = '{}' }
+dead.incarnation, dead.at_ms, dead.state, dead.version = incarnation, now_ms, 'DEAD', new_version(dead.version)
+write_pod(ARGV[1], dead, true, known ~= nil, tonumber(ARGV[3]))
 announce(ARGV[4], ARGV[5], ARGV[1], incarnation, 'DEAD')
 return { 1 }

@@ -1,18 +1,29 @@
 -- Publishes a heartbeat of a life of a pod, and announces its routing state if that is another one.
--- keys: pods
--- args: pod incarnation sequence lease_ms state report retention_ms channel service
+-- The version of the table rises if the heartbeat says something that is worth telling to the clients.
+-- keys: pods versions deadlines
+-- args: pod incarnation sequence lease_ms state load links placed max_links rest retention_ms channel service
 -- returns: outcome
 -- writes: yes
 -- rerun: safe
--- cost: 4 commands
+-- cost: 5 commands, 6 if a number is another one, 8 if the version rises, whatever the number of pods and links
 -- include: pod
 local entry = redis.pcall('HGET', KEYS[1], ARGV[1])
 local known = type(entry) == 'string' and parse_pod(entry) or nil
-local incarnation = tonumber(ARGV[2])
+local incarnation, lease_ms, state = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
 if not known or known.incarnation < incarnation then return { 'unknown' } end
 if known.incarnation > incarnation then return { 'superseded' } end
 if known.state == 'DEAD' then return { 'dead' } end
 if known.sequence > tonumber(ARGV[3]) then return { 'outdated' } end
-write_pod(ARGV[1], incarnation, ARGV[3], ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]))
-if known.state ~= ARGV[5] then announce(ARGV[8], ARGV[9], ARGV[1], incarnation, ARGV[5]) end
+local announced = known.state ~= state
+local changed = announced or known.lease_ms ~= lease_ms or known.rest ~= ARGV[10]
+  or worth_telling(known, ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]))
+if changed then
+  open_pods()
+  known.version = new_version(known.version)
+  known.lease_ms, known.state, known.rest = lease_ms, state, ARGV[10]
+  known.load, known.links, known.placed = ARGV[6], ARGV[7], ARGV[8]
+end
+known.sequence, known.at_ms = tonumber(ARGV[3]), now_ms
+write_pod(ARGV[1], known, changed, true, tonumber(ARGV[11]))
+if announced then announce(ARGV[12], ARGV[13], ARGV[1], incarnation, state) end
 return { 'accepted' }

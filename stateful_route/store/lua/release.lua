@@ -2,13 +2,15 @@
 -- With a grace above 0 it still resolves for that time, or for what was left of it if that is less.
 -- keys: link index
 -- args: service channel pod incarnation epoch grace_ms
--- returns: outcome pod incarnation epoch kind ttl_ms previous
+-- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe; the second run finds the link absent, or in grace already
--- cost: 7 commands
+-- cost: 6 commands
+-- include: value
+-- include: index
 -- include: link
 local function matches(wanted, found)
-  return wanted == '' or tonumber(wanted) == found
+  return wanted == '' or tonumber(wanted) == tonumber(found)
 end
 
 local link, unreadable = read_link()

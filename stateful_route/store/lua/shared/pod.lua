@@ -1,31 +1,137 @@
--- What the scripts that write the state of a pod share. KEYS[1] is the hash of the pods of a service.
+-- What the scripts that write the state of a pod share. KEYS[1] is the hash of the pods of a service, KEYS[2] and
+-- KEYS[3] are the sorted sets of their versions and of their deadlines.
 --
--- An entry is "<incarnation> <sequence> <time> <lease> <state> <report>": the time in milliseconds since 1970 by
--- the clock of Redis, the lease in milliseconds, the routing state or DEAD, and the report of the pod as JSON.
+-- An entry of the hash is "<incarnation> <sequence> <time> <lease> <state> <version> <load> <links> <placed> <rest>":
+-- the time of the last heartbeat in milliseconds since 1970 by the clock of Redis, the lease in milliseconds, the
+-- routing state or DEAD, and as JSON what else the pod reports. The version is that of the table when anything but
+-- sequence and time changed last; the numbers are those that were told then (see worth_telling).
+--
+-- The field "table" is "<version> <digest> <pruned>": the newest version, from the clock in microseconds and always
+-- rising; the sum of the versions of all entries, by which a client sees that it knows all of them; and when old
+-- pods were last looked for.
+--
+-- A deadline is when the lease ends, in milliseconds; infinite for a dead life.
 
 local MAX_EXACT = 9007199254740991
+local DIGEST_MODULUS = 4503599627370496
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now_ms = math.floor(now_us / 1000)
+
+-- Up to so many living pods every change of a number is told. Above, each pod has its turn once in so many seconds, or
+-- more if more than so many changes a second would be told in the whole service.
+local FEW, SHORTEST_TURN, TOLD_PER_SECOND = 4, 1, 100
+-- The share of its load or links by which a pod may differ from what was told, after one turn of all pods.
+local TOLERANCE = 0.02
 
 local function integer(number)
   return string.format('%.0f', number)
 end
 
 local function parse_pod(entry)
-  local incarnation, sequence, at_ms, lease_ms, state =
-    string.match(entry or '', '^(%d+) (%d+) (%d+) (%d+) ([A-Z_]+) ')
+  local incarnation, sequence, at_ms, lease_ms, state, version, load, links, placed, rest =
+    string.match(entry or '', '^(%d+) (%d+) (%d+) (%d+) ([A-Z_]+) (%d+) (%d+) (%d+) (%d+) (.*)$')
   if not incarnation or tonumber(incarnation) >= MAX_EXACT then return nil end
   return {
     incarnation = tonumber(incarnation), sequence = tonumber(sequence),
-    at_ms = tonumber(at_ms), lease_ms = tonumber(lease_ms), state = state,
+    at_ms = tonumber(at_ms), lease_ms = tonumber(lease_ms), state = state, version = tonumber(version),
+    load = load, links = links, placed = placed, rest = rest,
   }
 end
 
-local function write_pod(pod, incarnation, sequence, lease_ms, state, report, retention_ms)
-  redis.call('HSET', KEYS[1], pod, integer(incarnation) .. ' ' .. sequence .. ' ' .. integer(now_ms) .. ' '
-    .. lease_ms .. ' ' .. state .. ' ' .. report)
-  redis.call('PEXPIRE', KEYS[1], retention_ms)
+local pods = { version = 0, digest = 0, pruned_ms = 0 }
+
+local function deadline(pod)
+  return pod.state == 'DEAD' and '+inf' or integer(pod.at_ms + pod.lease_ms)
+end
+
+local function read_own_field(text)
+  local version, digest, pruned = string.match(text or '', '^(%d+) (%d+) (%d+)')
+  if version then pods.version, pods.digest, pods.pruned_ms = tonumber(version), tonumber(digest), tonumber(pruned) end
+  return version ~= nil
+end
+
+local function own_field()
+  return integer(pods.version) .. ' ' .. integer(pods.digest) .. ' ' .. integer(pods.pruned_ms)
+end
+
+-- Makes the sorted sets, and the field of the table, from the entries that can be read.
+local function rebuild()
+  redis.call('DEL', KEYS[2], KEYS[3])
+  pods.digest = 0
+  local entries = redis.call('HGETALL', KEYS[1])
+  for i = 1, #entries, 2 do
+    local known = parse_pod(entries[i + 1])
+    if known then
+      redis.call('ZADD', KEYS[2], integer(known.version), entries[i])
+      redis.call('ZADD', KEYS[3], deadline(known), entries[i])
+      pods.digest = (pods.digest + known.version) % DIGEST_MODULUS
+      pods.version = math.max(pods.version, known.version)
+    end
+  end
+  redis.call('HSET', KEYS[1], 'table', own_field())
+end
+
+-- Reads the field of the table, for a change.
+local function open_pods()
+  local text = redis.pcall('HGET', KEYS[1], 'table')
+  if type(text) == 'table' then
+    redis.call('DEL', KEYS[1])
+    text = nil
+  end
+  if not read_own_field(text) then rebuild() end
+end
+
+-- Gives an entry its next version; `before` is the one that it had, 0 for none.
+local function new_version(before)
+  pods.version = math.max(pods.version + 1, now_us)
+  pods.digest = (pods.digest - before + pods.version) % DIGEST_MODULUS
+  return pods.version
+end
+
+-- Writes an entry, whose version is a new one if `changed`. A pod that was there is in the sorted sets: if it is not,
+-- one of these was lost. The keys end with the retention, which is renewed when a tenth of it has passed.
+local function write_pod(name, pod, changed, was_there, retention_ms)
+  local entry = integer(pod.incarnation) .. ' ' .. integer(pod.sequence) .. ' ' .. integer(pod.at_ms) .. ' '
+    .. integer(pod.lease_ms) .. ' ' .. pod.state .. ' ' .. integer(pod.version) .. ' ' .. pod.load .. ' '
+    .. pod.links .. ' ' .. pod.placed .. ' ' .. pod.rest
+  local added = 0
+  if changed then
+    redis.call('HSET', KEYS[1], name, entry, 'table', own_field())
+    added = redis.call('ZADD', KEYS[2], integer(pod.version), name)
+  else
+    redis.call('HSET', KEYS[1], name, entry)
+  end
+  added = added + redis.call('ZADD', KEYS[3], deadline(pod), name)
+  if was_there and added > 0 then
+    open_pods()
+    rebuild()
+  end
+  if added > 0 or redis.call('PTTL', KEYS[1]) < 0.9 * retention_ms then
+    redis.call('PEXPIRE', KEYS[1], retention_ms)
+    redis.call('PEXPIRE', KEYS[2], retention_ms)
+    redis.call('PEXPIRE', KEYS[3], retention_ms)
+  end
+end
+
+-- Whether numbers that differ from those that were told last are to be told now. A pod is told the sooner the more a
+-- number moved, from a quarter of a turn on, and whatever moved after two to four turns, by chance, lest pods that began
+-- together be told together.
+local function worth_telling(known, load, links, placed, max_links)
+  if known.load == load and known.links == links and known.placed == placed then return false end
+  local living = redis.call('ZCOUNT', KEYS[3], '-inf', '(inf')
+  local turns = (now_us - known.version) / 1000000 / math.max(SHORTEST_TURN, living / TOLD_PER_SECOND)
+  if living <= FEW or turns >= 2 + now_us % 1000 / 500 or turns < 0 then return true end
+  if turns < 0.25 then return false end
+  local told_load, told_links = tonumber(known.load), tonumber(known.links)
+  load, links = tonumber(load), tonumber(links)
+  -- Near the limit of a pod each link counts.
+  local room = max_links and math.max(1, max_links - math.max(links, told_links)) or math.huge
+  local drift = math.max(
+    math.abs(load - told_load) / math.max(1, load, told_load),
+    math.abs(links - told_links) / math.min(math.max(1, links, told_links), room)
+  )
+  return drift * turns >= TOLERANCE
 end
 
 -- Tells the clients of the namespace that the routing state of a pod, or its life, is another one.

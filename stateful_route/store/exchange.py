@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import redis.exceptions
 
+from stateful_route.errors import StoreError
+from stateful_route.store import resp
 from stateful_route.store.faults import REDIS_ERRORS, timed_out, translate
 
 if TYPE_CHECKING:
@@ -16,18 +17,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-Command: TypeAlias = tuple[str | int, ...]
-"""A command and its arguments."""
-
-
-def pack(command: Command) -> bytes:
-    """Encode a command in the protocol of Redis."""
-    parts = [str(part).encode() for part in command]
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
-
-
-with contextlib.suppress(ImportError):  # hiredis does the same seven times faster, but a platform may lack its wheel
-    from hiredis import pack_command as pack  # type: ignore[assignment]  # its own type has a tuple of one
+    from stateful_route.store.resp import Command
 
 
 class Attempt:
@@ -51,18 +41,21 @@ class Attempt:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the attempt: what failed is raised as a ``StoreError``."""
+        """End the attempt: what failed is raised as a ``StoreError``.
+
+        Be it of any type: redis-py raises a ``TypeError`` or an ``AttributeError`` over a socket that was closed.
+        """
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
             raise timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes) from error
-        if isinstance(error, REDIS_ERRORS):
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
             raise translate(error, self._operation, sent=self.sent, writes=self._writes) from error
 
 
 async def exchange(connection: AbstractConnection, command: Command) -> Any:
     """Return the reply of a command."""
-    await connection.send_packed_command(pack(command))
+    await connection.send_packed_command(resp.pack(command))
     return await connection.read_response(disable_decoding=True)
 
 
@@ -70,7 +63,7 @@ async def pipeline(connection: AbstractConnection, commands: Sequence[Command]) 
     """Return the reply of each command, or the error that came for it; one for all the rest if that is lost."""
     if not commands:
         return []
-    await connection.send_packed_command(b"".join(map(pack, commands)))
+    await connection.send_packed_command(b"".join(map(resp.pack, commands)))
     replies: list[Any] = []
     for _ in commands:
         try:

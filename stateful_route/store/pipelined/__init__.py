@@ -1,0 +1,1 @@
+"""Automatic pipelining over connections of our own: one for each server, shared by all callers."""

@@ -1,0 +1,132 @@
+"""A Redis Cluster: one pipe for each primary, so that what happens to one is not noticed at the others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from stateful_route.errors import StoreError
+from stateful_route.store.pipelined.script_pipe import Reading, ScriptPipe, as_list, raised, settled
+from stateful_route.store.pipelined.slots import SlotTable
+from stateful_route.store.resp import ReplyError
+from stateful_route.store.subscription import subscribe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stateful_route.store.pipelined.slots import Address
+    from stateful_route.store.scripts import ScriptCall
+    from stateful_route.store.subscription import Subscription
+
+# Seconds before a call is tried again whose keys are on their way from one primary to another.
+_MOVING = 0.01
+
+_MOST_REDIRECTIONS = 8
+
+# What a node answers that cannot serve a slot, be it its own or not.
+_ASK_WHO_HAS_IT = frozenset({"CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY"})
+
+
+class PipelinedCluster:
+    """The primaries of a cluster. Implements ``Connections``."""
+
+    def __init__(
+        self, kind: Any, settings: dict[str, Any], startup: Sequence[Address], deadline: float, max_pending: int
+    ) -> None:
+        """Make pipes of that ``kind`` and ``settings``; any node of ``startup`` can tell who the others are."""
+
+        def connect(address: Address) -> ScriptPipe:
+            host, port = address
+            return ScriptPipe(kind, settings | {"host": host, "port": port}, deadline, max_pending)
+
+        self._table = SlotTable(connect, startup, deadline)
+        self._deadline = deadline
+
+    def __repr__(self) -> str:
+        return f"<PipelinedCluster: {self._table!r}>"
+
+    async def run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script."""
+        expires = asyncio.get_running_loop().time() + self._deadline
+        key = call.keys[0]
+        pipe = self._table.owner(key) or await self._table.find_owner(key, call.script, expires)
+        try:
+            reply = await pipe.submit(call.packed, call.script, expires)
+        except StoreError:
+            self._table.refresh()
+            raise
+        if isinstance(reply, ReplyError):
+            return raised(await settled(self._second(pipe, call, reply, expires), call.script))
+        return reply
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply or the error of each script: one pipeline for each primary, all at the same time."""
+        expires = asyncio.get_running_loop().time() + self._deadline
+        replies: list[Any] = [None] * len(calls)
+        shares: dict[ScriptPipe, list[int]] = {}
+        lost: list[int] = []
+        for i, call in enumerate(calls):
+            pipe = self._table.owner(call.keys[0])
+            (lost if pipe is None else shares.setdefault(pipe, [])).append(i)
+
+        async def run_share(pipe: ScriptPipe, share: list[int]) -> None:
+            try:
+                answers = as_list(await pipe.send([calls[i] for i in share], expires), len(share))
+            except StoreError as error:
+                answers = [error] * len(share)
+            for i, reply in zip(share, answers, strict=True):
+                replies[i] = reply
+            if any(isinstance(reply, StoreError) for reply in answers):
+                self._table.refresh()
+            await asyncio.gather(*(settle(pipe, i) for i in share if isinstance(replies[i], ReplyError)))
+
+        async def settle(pipe: ScriptPipe, i: int) -> None:
+            replies[i] = await settled(self._second(pipe, calls[i], replies[i], expires), calls[i].script)
+
+        async def run_alone(i: int) -> None:
+            replies[i] = await settled(self.run(calls[i]), calls[i].script)
+
+        await asyncio.gather(*(run_share(pipe, share) for pipe, share in shares.items()), *map(run_alone, lost))
+        return replies
+
+    async def command(self, *command: str | int) -> Any:
+        """Return the reply of a command, from any primary."""
+        expires = asyncio.get_running_loop().time() + self._deadline
+        return await (await self._table.any_primary(Reading(str(command[0])), expires)).ask(command, expires)
+
+    async def subscribe(self, channel: str) -> Subscription:
+        """Subscribe to a channel of the cluster, at any of its primaries: a message reaches all nodes."""
+        expires = asyncio.get_running_loop().time() + self._deadline
+        pipe = await self._table.any_primary(Reading("listen"), expires)
+        try:
+            return await subscribe(pipe.kind, pipe.settings, channel, self._deadline)
+        except StoreError:
+            self._table.refresh()
+            raise
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, and close all connections."""
+        await self._table.aclose()
+
+    async def _second(self, pipe: ScriptPipe, call: ScriptCall, reply: Any, expires: float) -> Any:
+        """Return the reply to a call that was first answered with an error, be it the same. Follows redirections."""
+        left = _MOST_REDIRECTIONS
+        while left and isinstance(reply, ReplyError):
+            left -= 1
+            match reply.code:
+                case "NOSCRIPT":
+                    reply = await pipe.give(call, expires)
+                case "MOVED":
+                    pipe = self._table.redirected(str(reply), pipe)
+                    reply = await pipe.run(call, expires)
+                case "ASK":  # for this call alone: the slot is on its way
+                    reply = await self._table.redirected(str(reply), pipe).run(call, expires, ("ASKING",))
+                case "TRYAGAIN" if asyncio.get_running_loop().time() + _MOVING < expires:
+                    await asyncio.sleep(_MOVING)
+                    reply = await pipe.run(call, expires)
+                    left = _MOST_REDIRECTIONS
+                case code:
+                    if code in _ASK_WHO_HAS_IT:
+                        self._table.refresh()
+                    break
+        return reply

@@ -1,0 +1,117 @@
+"""Scripts over a pipe. A server that has forgotten a script is given it again, once for all who miss it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from stateful_route.errors import StoreError
+from stateful_route.store import resp
+from stateful_route.store.faults import translate
+from stateful_route.store.pipelined.pipe import Pipe
+from stateful_route.store.resp import ReplyError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Sequence
+
+    from stateful_route.store.pipelined.wire import Operation
+    from stateful_route.store.resp import Command
+    from stateful_route.store.scripts import ScriptCall
+
+
+@attrs.frozen
+class Reading:
+    """A command that changes nothing, as an operation."""
+
+    name: str
+    writes: bool = False
+
+
+def is_error(reply: object, code: str) -> bool:
+    """Whether a reply is an error of that code."""
+    return isinstance(reply, ReplyError) and reply.code == code
+
+
+def answer(reply: Any, operation: Operation) -> Any:
+    """Return the reply, or the ``StoreError`` that it means."""
+    if isinstance(reply, ReplyError):
+        return translate(reply, operation.name, sent=True, writes=operation.writes)
+    return reply
+
+
+def raised(answer: Any) -> Any:
+    """Return an answer that is no ``StoreError``; raise one that is."""
+    if isinstance(answer, StoreError):
+        raise answer
+    return answer
+
+
+async def settled(second: Awaitable[Any], operation: Operation) -> Any:
+    """Return the reply to a second try, or the ``StoreError`` that it means."""
+    try:
+        return answer(await second, operation)
+    except StoreError as error:
+        return error
+
+
+def as_list(replies: Any, count: int) -> list[Any]:
+    """Return what the future of so many commands gives as a list."""
+    return [replies] if count == 1 else replies
+
+
+class ScriptPipe(Pipe):
+    """A pipe to a server that runs scripts."""
+
+    def __init__(self, kind: Any, settings: dict[str, Any], deadline: float, max_pending: int) -> None:
+        """See ``Pipe``."""
+        super().__init__(kind, settings, deadline, max_pending)
+        self._on_the_way: set[str] = set()
+        """The scripts that the server is being given, by their SHA-1."""
+
+    async def run(self, call: ScriptCall, expires: float, *before: Command) -> Any:
+        """Return the reply of a script that is run right after other commands; be it an error.
+
+        Raises:
+            StoreError: if there is none.
+
+        """
+        reply = await self._last(call.evalsha, call, expires, before)
+        return await self.give(call, expires, *before) if is_error(reply, "NOSCRIPT") else reply
+
+    async def give(self, call: ScriptCall, expires: float, *before: Command) -> Any:
+        """Return the reply of a script that the server has forgotten, as ``run`` does.
+
+        The first caller sends the text. Those who miss the script while that is on its way send the name again, behind
+        the text; and the text, if the server has forgotten it by then.
+        """
+        sha = call.script.sha
+        if sha in self._on_the_way:
+            reply = await self._last(call.evalsha, call, expires, before)
+            if not is_error(reply, "NOSCRIPT"):
+                return reply
+        self._on_the_way.add(sha)
+        try:
+            return await self._last(call.eval, call, expires, before)
+        finally:
+            self._on_the_way.discard(sha)
+
+    def send(self, calls: Sequence[ScriptCall], expires: float) -> asyncio.Future[Any]:
+        """Send calls of one script together; see ``submit``."""
+        return self.submit(b"".join([call.packed for call in calls]), calls[0].script, expires, len(calls))
+
+    async def ask(self, command: Command, expires: float) -> Any:
+        """Return the reply to a command that changes nothing.
+
+        Raises:
+            StoreError: if there is none, or an error.
+
+        """
+        operation = Reading(str(command[0]))
+        return raised(answer(await self.submit(resp.pack(command), operation, expires), operation))
+
+    async def _last(self, command: Command, call: ScriptCall, expires: float, before: tuple[Command, ...]) -> Any:
+        data = b"".join([resp.pack(one) for one in (*before, command)])
+        count = len(before) + 1
+        return raised(as_list(await self.submit(data, call.script, expires, count), count)[-1])

@@ -1,0 +1,211 @@
+"""The pods of one service in memory: what the scripts of the pods do, without a server."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route._checks import to_seconds
+from stateful_route.models import (
+    DIGEST_MODULUS,
+    HeartbeatOutcome,
+    PodReport,
+    PodState,
+    PodTable,
+    Registration,
+    RoutingState,
+    StateObj,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from stateful_route.models import PodLife
+
+_FIRST_SEQUENCE = 0
+
+# As in the scripts: living pods up to which every change is told, and the turns and the tolerance above.
+_FEW, _SHORTEST_TURN, _TOLD_PER_SECOND, _TOLERANCE = 4, 1, 100, 0.02
+_MOST_CHANGES = 1000
+
+
+@attrs.frozen
+class Moment:
+    """The clock as one operation sees it: ``us`` for what it stamps, ``ms`` for what ends."""
+
+    us: int
+    ms: int
+
+
+@attrs.frozen
+class _Pod:
+    """A pod as it is kept: its newest life, when it was last heard, and what it was told to be."""
+
+    incarnation: int
+    sequence: int
+    report: PodReport
+    at_ms: int
+    lease_ms: int
+    version: int
+    dead: bool = False
+
+    @property
+    def ends_ms(self) -> float:
+        return math.inf if self.dead else self.at_ms + self.lease_ms
+
+    def left_ms(self, now: Moment) -> int:
+        """Return for how long this life may still believe to be alive."""
+        if self.dead or self.report.routing_state is RoutingState.SHUTDOWN:
+            return 0
+        return max(0, self.at_ms + self.lease_ms - now.ms)
+
+    def state(self, pod_index: int) -> PodState:
+        load_state = StateObj(self.report.load, to_seconds(self.at_ms), to_seconds(self.lease_ms))
+        return PodState(
+            pod_index=pod_index,
+            incarnation=self.incarnation,
+            report=self.report,
+            load_state=load_state,
+            dead=self.dead,
+            version=self.version,
+        )
+
+
+def _without_numbers(report: PodReport) -> PodReport:
+    return attrs.evolve(report, load=0, links=0, placed_total=0)
+
+
+class ServicePods:
+    """The pods of one service. An entry that is ``None`` cannot be read."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._pods: dict[int, _Pod | None] = {}
+        self._version = 0
+        self._digest = 0
+        self._pruned_ms = -math.inf
+
+    def __len__(self) -> int:
+        """Return how many entries there are."""
+        return len(self._pods)
+
+    def poison(self, pod_index: int) -> None:
+        """Make the entry of the pod unreadable."""
+        self._pods[pod_index] = None
+
+    def mark_dead(self, pod_index: int, now: Moment) -> None:
+        """Confirm the death of the newest life of the pod.
+
+        Raises:
+            KeyError: if there is no readable entry of the pod.
+
+        """
+        known = self._pods.get(pod_index)
+        if known is None:
+            raise KeyError(pod_index)
+        self._change(pod_index, attrs.evolve(known, dead=True), now)
+
+    def register(
+        self, pod_index: int, report: PodReport, lease_ms: int, retention_ms: int, now: Moment
+    ) -> Registration:
+        """Begin a life of a pod; drop the pods that have said nothing for the retention."""
+        self._prune(pod_index, retention_ms, now)
+        known = self._pods.get(pod_index)
+        incarnation = now.us if known is None else max(known.incarnation + 1, now.us)
+        self._change(pod_index, _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, lease_ms, 0), now)
+        if known is None:
+            return Registration(incarnation, None, 0.0)
+        return Registration(incarnation, known.incarnation, to_seconds(known.left_ms(now)))
+
+    def beat(
+        self, pod_index: int, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment
+    ) -> tuple[HeartbeatOutcome, bool]:
+        """Take in a heartbeat; return what it is told, and whether it is in another routing state."""
+        known = self._pods.get(pod_index)
+        if known is None or known.incarnation < incarnation:
+            return HeartbeatOutcome.UNKNOWN, False
+        if known.incarnation > incarnation:
+            return HeartbeatOutcome.SUPERSEDED, False
+        if known.dead:
+            return HeartbeatOutcome.DEAD, False
+        if sequence < known.sequence:
+            return HeartbeatOutcome.OUTDATED, False
+        heard = attrs.evolve(known, sequence=sequence, at_ms=now.ms)
+        if known.lease_ms != lease_ms or self._is_worth_telling(known, report, now):
+            self._change(pod_index, attrs.evolve(heard, report=report, lease_ms=lease_ms), now)
+        else:
+            self._pods[pod_index] = heard
+        return HeartbeatOutcome.ACCEPTED, known.report.routing_state is not report.routing_state
+
+    def confirm_death(self, life: PodLife, now: Moment) -> tuple[bool, bool]:
+        """Return whether that life is dead, and whether that is new."""
+        known = self._pods.get(life.pod_index)
+        if known is None and life.pod_index in self._pods:
+            return False, False
+        if known is not None and known.dead and known.incarnation >= life.incarnation:
+            return True, False
+        if known is not None and not known.dead and (known.incarnation != life.incarnation or known.left_ms(now)):
+            return False, False
+        if known is None:
+            known = _Pod(life.incarnation, _FIRST_SEQUENCE, PodReport(), now.ms, 1, 0)
+        dead = attrs.evolve(known, incarnation=life.incarnation, at_ms=now.ms, dead=True)
+        self._change(life.pod_index, dead, now)
+        return True, True
+
+    def read(self, since: int | None, also: Collection[int], now: Moment) -> PodTable:
+        """Return the pods that changed after that version, and those; or all of them."""
+        told = since is not None
+        known = {pod_index: pod for pod_index, pod in sorted(self._pods.items()) if pod is not None}
+        changed = {pod_index for pod_index, pod in known.items() if since is not None and pod.version > since}
+        whole = since is not None and (not 0 < since <= self._version or len(changed) > _MOST_CHANGES)
+        wanted = self._pods.keys() if whole else changed | (self._pods.keys() & set(also))
+        ends = {pod_index: pod.ends_ms for pod_index, pod in known.items()}
+        later = [end for end in ends.values() if now.ms < end < math.inf]
+        return PodTable(
+            to_seconds(now.ms),
+            tuple(pod.state(pod_index) for pod_index, pod in known.items() if pod_index in wanted),
+            len(wanted - known.keys()),
+            version=self._version if told else 0,
+            digest=self._digest if told else 0,
+            whole=whole,
+            overdue=tuple(pod_index for pod_index, end in ends.items() if end <= now.ms),
+            next_deadline=to_seconds(int(min(later))) if later else None,
+        )
+
+    def _change(self, pod_index: int, pod: _Pod, now: Moment) -> None:
+        """Write an entry with the next version of the table."""
+        before = self._pods.get(pod_index)
+        self._version = max(self._version + 1, now.us)
+        self._digest = (self._digest - (before.version if before else 0) + self._version) % DIGEST_MODULUS
+        self._pods[pod_index] = attrs.evolve(pod, version=self._version)
+
+    def _prune(self, registering: int, retention_ms: int, now: Moment) -> None:
+        if self._pruned_ms + retention_ms / 100 >= now.ms:
+            return
+        self._pruned_ms = now.ms
+        for pod_index, pod in tuple(self._pods.items()):
+            if pod is not None and pod_index != registering and pod.at_ms + retention_ms < now.ms:
+                del self._pods[pod_index]
+                self._digest = (self._digest - pod.version) % DIGEST_MODULUS
+
+    def _is_worth_telling(self, known: _Pod, report: PodReport, now: Moment) -> bool:
+        """Whether a report differs enough from the one that was told last; ``pod.lua`` says when."""
+        told = known.report
+        if _without_numbers(told) != _without_numbers(report):
+            return True
+        if told == report:
+            return False
+        living = sum(pod is not None and not pod.dead for pod in self._pods.values())
+        turns = (now.us - known.version) / 1_000_000 / max(_SHORTEST_TURN, living / _TOLD_PER_SECOND)
+        if living <= _FEW or turns >= 2 + now.us % 1000 / 500 or turns < 0:
+            return True
+        if turns < 0.25:
+            return False
+        room = math.inf if report.max_links is None else max(1, report.max_links - max(report.links, told.links))
+        drift = max(
+            abs(report.load - told.load) / max(1, report.load, told.load),
+            abs(report.links - told.links) / min(max(1, report.links, told.links), room),
+        )
+        return drift * turns >= _TOLERANCE
