@@ -12,6 +12,7 @@ from stateful_route.client.strategies import (
 )
 from stateful_route.config import BaseConfig
 from stateful_route.errors import (
+    BatchError,
     ConfigError,
     InvalidArgumentError,
     LifecycleError,
@@ -54,6 +55,7 @@ from stateful_route.store.port import Store
 __all__ = [
     "ApplicationLoad",
     "BaseConfig",
+    "BatchError",
     "BestOfRandom",
     "Candidate",
     "ClientDriver",

@@ -10,6 +10,7 @@
     |  +- StoreUnavailableError            it cannot be reached, or refuses to work now
     |  +- StoreTimeoutError                no answer within the deadline of the call
     |  +- StoreProtocolError               a reply, or a value in the store, that cannot be read
+    |  +- BatchError                       it did not do it for some of the uids of a batch, and did for the others
     +- RoutingError                        the store answered; the answer is that it cannot be done
        +- NoRoutablePodError               no pod may take the uid
        +- NoCapacityError                  pods may, and all of them are full
@@ -118,6 +119,27 @@ class StoreTimeoutError(StoreError):
 
 class StoreProtocolError(StoreError):
     """A reply of the store, or a value found in it, cannot be read."""
+
+
+class BatchError(StoreError):
+    """The store did not answer for some of the uids of a batch. The first error is the ``__cause__``.
+
+    Attributes:
+        links: the other uids, by pod index: what the call would have returned of them.
+        errors: the error of each uid for which it did not.
+
+    """
+
+    def __init__(self, links: dict[int, list[str]], errors: dict[str, StoreError]) -> None:
+        """Take what was found, and the errors, of which there is one at least."""
+        uid, first = next(iter(errors.items()))
+        super().__init__(
+            f"no answer for {len(errors)} of the uids, the first of them {_shown(uid)}: {type(first).__name__}",
+            operation=first.operation,
+            maybe_applied=any(error.maybe_applied for error in errors.values()),
+        )
+        self.links = links
+        self.errors = errors
 
 
 class RoutingError(StatefulRouteError):

@@ -80,7 +80,13 @@ class StatefulRouteForClientDriver(_Lifecycle, Protocol):
     async def batch_get_linked_pod(
         self, namespace: str, uids: Iterable[str], service_name: str
     ) -> dict[int, list[str]]:
-        """Return the uids of each pod index; uids without a link, or whose link cannot be read, are left out."""
+        """Return the uids of each pod index; uids without a link, or whose link cannot be read, are left out.
+
+        Raises:
+            BatchError: if the store did not answer for some of them; it names them, and has the links of the others.
+                If nothing is known of any of them, the error of the store is raised as it is.
+
+        """
         ...
 
 

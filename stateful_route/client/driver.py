@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,25 +11,23 @@ import attrs
 
 from stateful_route._checks import check_id, check_pod_index
 from stateful_route._lifecycle import Driver
+from stateful_route.client.batch import Batch, checked_uids
 from stateful_route.client.cache import LinkCache
 from stateful_route.client.refresh import RoutingTable
 from stateful_route.client.resolver import Resolver
 from stateful_route.client.service import ServiceView
 from stateful_route.client.strategies import BestOfRandom
 from stateful_route.config import BaseConfig
-from stateful_route.errors import InvalidArgumentError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import LinkKey
+from stateful_route.errors import StoreTimeoutError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from stateful_route.client.cache import CachedLink
+    from stateful_route.client.batch import Answers
+    from stateful_route.client.cache import CacheKey
     from stateful_route.client.strategies import PlacementStrategy
     from stateful_route.models import Link, PodState
     from stateful_route.store.port import Store
-
-# Uids of a batch that are handled before the event loop gets its turn: a few milliseconds.
-_SLICE = 1000
 
 
 @attrs.frozen
@@ -59,8 +56,9 @@ class ClientDriver(Driver):
     """Finds the pod of a uid, or chooses one; answers from memory almost always.
 
     Implements ``StatefulRouteForClientDriver``, which documents the methods of the contract and the errors. On top of
-    it there are ``route`` and ``find`` with a ``Link`` for an answer, ``service``, a view bound to one service,
-    ``batch_compute_linked_pod``, ``pods``, ``report_unreachable`` and ``statistics``.
+    it there are ``peek``, which only looks into the cache, ``route`` and ``find`` with a ``Link`` for an answer,
+    ``service``, a view bound to one service, ``batch_compute_linked_pod``, ``pods``, ``report_unreachable`` and
+    ``statistics``.
     """
 
     def __init__(
@@ -75,7 +73,8 @@ class ClientDriver(Driver):
         """Make a driver that is not started.
 
         ``strategy`` chooses the pod of a new uid, by default the best of ``config.choices`` random ones; ``clock`` is
-        in seconds and never goes back.
+        in seconds and never goes back. With one that is not ``time.monotonic``, and has no method
+        ``call_at(when, callback)`` as ``testing.ManualClock`` has, a hit reads it each time, and takes longer.
         """
         super().__init__()
         config = BaseConfig() if config is None else config
@@ -83,7 +82,8 @@ class ClientDriver(Driver):
         self._store = store
         self._namespace = config.namespace
         self._clock = clock
-        self._cache = LinkCache(config.cache_size, config.cache_ttl, config.cache_margin, clock)
+        self._cache = LinkCache(config.cache_size, config.cache_ttl, config.cache_margin, clock, config.namespace)
+        self._front = self._cache.front
         self._table = RoutingTable(store, config, self._cache, random=random, clock=clock)
         self._resolver = Resolver(
             store,
@@ -104,15 +104,23 @@ class ClientDriver(Driver):
 
     async def _stop(self) -> None:
         await self._table.stop()
-        self._cache.close()
+        for _ in self._cache.close():
+            await asyncio.sleep(0)
 
     # The contract -----------------------------------------------------------------------------------------------
 
     async def compute_linked_pod(self, namespace: str, uid: str, service_name: str) -> int:
         """See ``StatefulRouteForClientDriver``."""
-        entry = self._cached(namespace, uid, service_name)
-        if entry is not None:
-            return entry.pod.pod_index
+        try:
+            target = self._front[namespace][service_name][uid]
+            if target.usable:
+                self._hits += 1
+                return target.pod_index
+        except (KeyError, TypeError):
+            pass
+        pod_index = self._cached(namespace, uid, service_name)
+        if pod_index is not None:
+            return pod_index
         try:
             return (await self._resolver.place(self._key(namespace, uid, service_name))).pod_index
         except (StoreUnavailableError, StoreTimeoutError):
@@ -126,9 +134,9 @@ class ClientDriver(Driver):
 
     async def get_linked_pod(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
-        entry = self._cached(namespace, uid, service_name)
-        if entry is not None:
-            return entry.pod.pod_index
+        pod_index = self.peek(namespace, uid, service_name)
+        if pod_index is not None:
+            return pod_index
         try:
             return _pod_index(await self._resolver.find(self._key(namespace, uid, service_name)))
         except (StoreUnavailableError, StoreTimeoutError):
@@ -140,31 +148,30 @@ class ClientDriver(Driver):
 
     async def get_linked_pod_in_cache_or_if_persist(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
-        entry = self._cached(namespace, uid, service_name)
-        if entry is not None:
-            return entry.pod.pod_index
+        pod_index = self.peek(namespace, uid, service_name)
+        if pod_index is not None:
+            return pod_index
         return _pod_index(await self._resolver.find_persistent(self._key(namespace, uid, service_name)))
 
     async def get_linked_in_cache(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
         self._key(namespace, uid, service_name)
-        entry = self._cached(namespace, uid, service_name)
-        return None if entry is None else entry.pod.pod_index
+        return self.peek(namespace, uid, service_name)
 
     async def set_cache(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-        pod = self._table.peek(key.namespace, service_name).pod(pod_index)
-        before = self._cache.pop((key.namespace, uid, service_name))
-        self._cache.put((key.namespace, uid, service_name), pod, None, self._clock())
-        return None if before is None else before.pod.pod_index
+        pod = self._table.peek(key[0], service_name).pod(pod_index)
+        before = self._cache.pop(key)
+        self._cache.put(key, pod, None, self._clock())
+        return None if before is None else before.pod_index
 
     async def cache_expired(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
         key = self._key(namespace, uid, service_name)
-        before = self._cache.pop((key.namespace, uid, service_name))
-        return None if before is None else before.pod.pod_index
+        before = self._cache.pop(key)
+        return None if before is None else before.pod_index
 
     async def get_link_service(self, namespace: str, uid: str) -> dict[str, int]:
         """See ``StatefulRouteForClientDriver``."""
@@ -181,6 +188,17 @@ class ClientDriver(Driver):
 
     # On top of the contract -------------------------------------------------------------------------------------
 
+    def peek(self, namespace: str, uid: str, service_name: str) -> int | None:
+        """Return the pod index from the cache, or ``None``. For hot loops: no coroutine, no I/O, and no errors."""
+        try:
+            target = self._front[namespace][service_name][uid]
+            if target.usable:
+                self._hits += 1
+                return target.pod_index
+        except (KeyError, TypeError):
+            pass
+        return self._cached(namespace, uid, service_name)
+
     async def batch_compute_linked_pod(
         self, namespace: str, uids: Iterable[str], service_name: str
     ) -> dict[int, list[str]]:
@@ -189,7 +207,8 @@ class ClientDriver(Driver):
         Raises:
             NoRoutablePodError: if a uid has no link, and no pod takes new uids.
             NoCapacityError: if the pods that take new uids have no room for all that have none.
-            StoreError: if the store did not answer for one of them; the others may have been placed.
+            BatchError: if the store did not answer for some of them; it names them, and has the links of the others.
+            StoreError: if nothing is known of any of them.
 
         """
         return await self._batch(namespace, uids, service_name, self._resolver.place_many)
@@ -197,16 +216,20 @@ class ClientDriver(Driver):
     async def route(self, namespace: str, uid: str, service_name: str) -> Link:
         """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
 
+        ``ttl`` is what was left when the store was asked; of a cached link at most what is left now.
+
         Raises:
             NoRoutablePodError: if it has none, and no pod takes new uids.
             NoCapacityError: if it has none, and all pods that take new uids are full.
 
         """
-        entry = self._cached(namespace, uid, service_name)
-        if entry is not None:
-            if entry.link is not None:
-                return entry.link
-            self._hits -= 1  # put there by hand, with a pod and no link
+        try:
+            link = self._cache.link((self._namespace if namespace == "" else namespace, uid, service_name))
+        except TypeError:  # not a string
+            link = None
+        if link is not None:
+            self._hits += 1
+            return link
         return await self._resolver.place(self._key(namespace, uid, service_name))
 
     async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
@@ -241,7 +264,7 @@ class ClientDriver(Driver):
         namespace = self._namespace_of(namespace)
         check_id("service_name", service_name)
         self._check_running()
-        table = await self._table.table(namespace, service_name)
+        table = await self._table.fresh_table(namespace, service_name)
         return {state.pod_index: state for state in table.states}
 
     async def report_unreachable(self, namespace: str, service_name: str, pod_index: int) -> None:
@@ -283,85 +306,60 @@ class ClientDriver(Driver):
 
     # Inside -----------------------------------------------------------------------------------------------------
 
-    def _cached(self, namespace: str, uid: str, service_name: str) -> CachedLink | None:
-        """Return the cached link. No checks: what is not an id is in no cache, and the check of the miss refuses it."""
+    def _cached(self, namespace: str, uid: str, service_name: str) -> int | None:
+        """Return the pod of a cached link that is not in the front; it is there next time.
+
+        No checks: what is not an id is in no cache, and the check of the miss refuses it.
+        """
         if namespace == "":
             namespace = self._namespace
         try:
-            entry = self._cache.get((namespace, uid, service_name))
-        except TypeError:  # not hashable
+            pod = self._cache.pod((namespace, uid, service_name))
+        except TypeError:  # not a string
             return None
-        if entry is not None:
-            self._hits += 1
-        return entry
+        if pod is None:
+            return None
+        self._hits += 1
+        return pod.pod_index
 
     def _cached_by_hand(self, namespace: str, uid: str, service_name: str) -> int:
         """Return a pod index that was put into the cache, while the error of a store that is away is handled."""
-        entry = self._cached(namespace, uid, service_name)
-        if entry is None:
+        pod_index = self.peek(namespace, uid, service_name)
+        if pod_index is None:
             raise  # noqa: PLE0704 - the error that the caller handles
-        return entry.pod.pod_index
+        return pod_index
 
     async def _batch(
         self,
         namespace: str,
         uids: Iterable[str],
         service_name: str,
-        resolve: Callable[[str, list[str], str], Awaitable[dict[str, Link]]],
+        resolve: Callable[[str, list[str], str], Awaitable[Answers]],
     ) -> dict[int, list[str]]:
-        """Return the uids of each pod index, each uid once, asking the store for those that are not cached.
-
-        The event loop gets its turn after each slice.
-        """
+        """Return the uids of each pod index, each uid once, asking the store for those that are not cached."""
         namespace = self._namespace_of(namespace)
         check_id("service_name", service_name)
-        checked = await _checked(uids)
+        checked = await checked_uids(uids)
         self._check_running()
-        by_pod: dict[int, list[str]] = {}
-        for start in range(0, len(checked), _SLICE):
-            missing: list[str] = []
-            for uid in checked[start : start + _SLICE]:
-                entry = self._cached(namespace, uid, service_name)
-                if entry is None:
-                    missing.append(uid)
-                else:
-                    by_pod.setdefault(entry.pod.pod_index, []).append(uid)
-            links = await resolve(namespace, missing, service_name) if missing else {}
-            for uid, link in links.items():
-                by_pod.setdefault(link.pod_index, []).append(uid)
-            await asyncio.sleep(0)
-        return by_pod
+        batch = Batch(
+            lambda uid: self.peek(namespace, uid, service_name),
+            lambda missing: resolve(namespace, missing, service_name),
+        )
+        return await batch.run(checked)
 
     def _namespace_of(self, namespace: str) -> str:
-        namespace = self._namespace if namespace == "" else namespace
+        if namespace in ("", self._namespace):
+            return self._namespace
         check_id("namespace", namespace)
         return namespace
 
-    def _key(self, namespace: str, uid: str, service_name: str) -> LinkKey:
+    def _key(self, namespace: str, uid: str, service_name: str) -> CacheKey:
         namespace = self._namespace_of(namespace)
         check_id("uid", uid)
         check_id("service_name", service_name)
         self._check_running()
-        return LinkKey(namespace, uid, service_name)
+        return namespace, uid, service_name
 
 
 def _pod_index(link: Link | None) -> int | None:
     return None if link is None else link.pod_index
-
-
-async def _checked(uids: Iterable[str]) -> list[str]:
-    """Return the uids, each once, in their order.
-
-    Raises:
-        InvalidArgumentError: if it is not a collection of ids; nothing was sent yet.
-
-    """
-    if isinstance(uids, str | bytes) or not isinstance(uids, Iterable):
-        raise InvalidArgumentError("uids", uids, "a collection of strings")
-    checked: dict[str, None] = {}
-    for number, uid in enumerate(uids, 1):
-        check_id("uids", uid)
-        checked[uid] = None
-        if number % _SLICE == 0:
-            await asyncio.sleep(0)
-    return list(checked)

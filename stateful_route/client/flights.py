@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
 K = TypeVar("K", bound="Hashable")
 V = TypeVar("V")
+P = ParamSpec("P")
 
 
 class SingleFlight(Generic[K, V]):
@@ -29,7 +30,7 @@ class SingleFlight(Generic[K, V]):
         """Whether a call for the key is under way."""
         return key in self._under_way
 
-    async def run(self, key: K, call: Callable[[], Awaitable[V]]) -> V:
+    async def run(self, key: K, call: Callable[P, Awaitable[V]], *args: P.args, **kwargs: P.kwargs) -> V:
         """Return the result of ``call``, or of one for the same key that is under way."""
         while (waiting := self._under_way.get(key)) is not None:
             future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
@@ -40,14 +41,10 @@ class SingleFlight(Generic[K, V]):
                 continue
             self.joined += 1
             return result
-        return await self._lead(key, call)
-
-    async def _lead(self, key: K, call: Callable[[], Awaitable[V]]) -> V:
-        waiting: list[asyncio.Future[V]] = []
-        self._under_way[key] = waiting
-        error: BaseException = _AbandonedError()
+        waiting = self._under_way[key] = []
+        error: BaseException | None = None
         try:
-            result = await call()
+            result = await call(*args, **kwargs)
         except Exception as failure:
             error = failure
             raise
@@ -60,7 +57,7 @@ class SingleFlight(Generic[K, V]):
             del self._under_way[key]
             for future in waiting:
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(_AbandonedError() if error is None else error)
 
 
 class _AbandonedError(Exception):

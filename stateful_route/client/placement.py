@@ -9,38 +9,82 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MAX_SCALE = 1024.0
 _RATE_MEMORY = 30.0
+
+# Seconds: a hundred thousand placements in a second are as many steps to forget as there are such times in it.
+_BURST = 0.01
+
+
+def _nothing() -> None:
+    """Take in a change that matters to nobody."""
+
+
+class _Burst:
+    """Placements that were made within a hundredth of a second."""
+
+    __slots__ = ("began", "count", "ended")
+
+    def __init__(self, at: float) -> None:
+        self.began = self.ended = at
+        self.count = 1
 
 
 class OwnPlacements:
     """The uids that this client placed on a pod and that the pod's published load does not show yet."""
 
-    __slots__ = ("_placed_at", "pending", "total")
+    __slots__ = ("_bursts", "_changed", "_pending", "_placed")
 
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._placed_at: deque[float] = deque()
-        self.pending = 0
+    def __init__(self, changed: Callable[[], None] = _nothing) -> None:
+        """Begin with none; ``changed`` is called when there are more or fewer."""
+        self._changed = changed
+        self._bursts: deque[_Burst] = deque()
+        self._placed = 0
+        self._pending = 0
+
+    @property
+    def pending(self) -> int:
         """Placements under way: chosen, and not answered yet."""
-        self.total = 0
-        """Placements ever."""
+        return self._pending
+
+    @pending.setter
+    def pending(self, pending: int) -> None:
+        self._pending = pending
+        self._changed()
 
     @property
     def unseen(self) -> int:
         """How many placements the published load does not show."""
-        return self.pending + len(self._placed_at)
+        return self._pending + self._placed
+
+    @property
+    def settling(self) -> bool:
+        """Whether there is a placement that was answered, and that the published load does not show."""
+        return self._placed > 0
 
     def placed(self, at: float) -> None:
         """Note a placement, made at that second by the clock of the store, as far as this client knows it."""
-        self._placed_at.append(at)
-        self.total += 1
+        if self._bursts and at - self._bursts[-1].began < _BURST:
+            burst = self._bursts[-1]
+            burst.ended = max(burst.ended, at)
+            burst.count += 1
+        else:
+            self._bursts.append(_Burst(at))
+        self._placed += 1
+        self._changed()
 
     def published(self, at: float, settle: float) -> None:
         """Forget what a heartbeat at that second shows: what was placed ``settle`` seconds earlier, or before."""
-        while self._placed_at and self._placed_at[0] <= at - settle:
-            self._placed_at.popleft()
+        if not self._bursts or self._bursts[0].ended > at - settle:
+            return
+        while self._bursts and self._bursts[0].ended <= at - settle:
+            self._placed -= self._bursts.popleft().count
+        self._changed()
 
 
 class PlacementRates:

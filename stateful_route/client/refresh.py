@@ -27,17 +27,21 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stateful_route")
 
-# Seconds: after the lease of a pod has ended, and between two looks at a pod that was reported unreachable.
+# Seconds: after the lease of a pod has ended, between two looks at a pod that was reported unreachable, and between two
+# readings for what was announced.
 _AFTER_LEASE = 0.005
 _BETWEEN_LOOKS = 0.1
+_BETWEEN_ANNOUNCED = 0.25
 
 
 class RoutingTable:
     """The tables of all services in use, and what keeps them true.
 
     They are read each ``refresh`` seconds, when a pod is announced to be in another state, and when the lease of a pod
-    is about to end. What is announced of links drops them from the cache; while nothing can be heard, cached links
-    are not used, unless the store does not answer at all.
+    is about to end. Of those in which nothing was looked up since, as all is in the cache, only the leases are watched,
+    just often enough to see a pod die. A reading brings what has changed since the one before. What is announced of
+    links drops them from the cache; while nothing can be heard, cached links are not used, unless the store does not
+    answer at all.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class RoutingTable:
         self._tables: dict[tuple[str, str], ServiceTable] = {}
         self._hearings: dict[str, Hearing] = {}
         self._reading = SingleFlight[tuple[str, str], None]()
+        self._watching = SingleFlight[tuple[str, str], None]()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._refreshing = PeriodicTask(
@@ -93,6 +98,7 @@ class RoutingTable:
             self._tables[namespace, service_name] = table
             table.serve_cached(self._hearing(namespace).serves_cached)
         table.last_used = self._clock()
+        table.used = True
         return table
 
     async def table(self, namespace: str, service_name: str) -> ServiceTable:
@@ -107,6 +113,22 @@ class RoutingTable:
             await self.read(table)
         return table
 
+    async def fresh_table(self, namespace: str, service_name: str) -> ServiceTable:
+        """Return the table of a service, read from the store if it is older than that of a service in use.
+
+        Raises:
+            StoreError: if it was never read, and cannot be read now.
+
+        """
+        table = self.peek(namespace, service_name)
+        if not table.loaded or self._clock() - table.changes_read_at > 2 * self._config.refresh:
+            try:
+                await self.read(table)
+            except StoreError:
+                if not table.loaded:
+                    raise
+        return table
+
     async def read(self, table: ServiceTable) -> None:
         """Read the table from the store; callers at the same time share one reading.
 
@@ -116,12 +138,12 @@ class RoutingTable:
         """
         if not self._stopped:
             await self._hearing(table.namespace).tried()
-        await self._reading.run((table.namespace, table.service_name), lambda: self._read(table))
+        await self._reading.run((table.namespace, table.service_name), lambda: self._read(table, table.version))
 
     async def refresh_all(self) -> None:
-        """Read the tables that are in use, and drop those that are not.
+        """Read the tables that are in use, and drop those of which no cached link is left.
 
-        A service is in use until nothing was looked up in the store for a cache TTL: then no cached link of it is left.
+        That is so when nothing was looked up in the store for a cache TTL. Those of idle services have their own time.
         """
         oldest = self._clock() - self._config.cache_ttl - self._config.refresh
         for key in [key for key, table in self._tables.items() if table.last_used < oldest]:
@@ -131,7 +153,8 @@ class RoutingTable:
             hearing.check_grace()
         async with anyio.create_task_group() as group:
             for table in tuple(self._tables.values()):
-                group.start_soon(self._refresh, table)
+                if not (table.awaited and self._is_idle(table)):
+                    group.start_soon(self._refresh, table)
 
     def store_answered(self, namespace: str) -> None:
         """Note that the store answered a call."""
@@ -165,13 +188,14 @@ class RoutingTable:
         pod = table.pod(life.pod_index)
         if pod.reported is not None and self._clock() - table.read_at >= _BETWEEN_LOOKS:
             await self._look(table)
-        if table.is_dead(life):
-            return True
-        # Or no pod of that index is known, and none has come in the time in which a living one would have.
-        absent = pod.state is None and table.absent_for(pod) >= self._config.lease_seconds
-        if absent or life in table.confirmable():
-            return await self._confirm(table, life)
-        return False
+        if not table.is_dead(life):
+            # Or no pod of that index is known, and none has come in the time in which a living one would have.
+            absent = pod.state is None and table.absent_for(pod) >= self._config.lease_seconds
+            confirmable = absent or life in table.confirmable()
+            if not (confirmable and await self._confirm(table, life)):
+                return False
+        table.met_dead(life)
+        return True
 
     async def _forget_namespaces(self) -> None:
         """Stop listening where no service is in use any more."""
@@ -183,37 +207,61 @@ class RoutingTable:
         await self.read(table)
         await self._confirm_deaths(table)
 
-    async def _read(self, table: ServiceTable) -> None:
+    async def _watch(self, table: ServiceTable) -> None:
+        """See which leases have ended, as ``_look`` does, and nothing else."""
+        await self._watching.run((table.namespace, table.service_name), lambda: self._read(table, None))
+        await self._confirm_deaths(table)
+
+    async def _read(self, table: ServiceTable, version: int | None) -> None:
+        if not await self._read_since(table, version):
+            _log.debug("the changes in the pods of %r are not all: they are read as a whole", table.service_name)
+            await self._read_since(table, 0)
+
+    async def _read_since(self, table: ServiceTable, version: int | None) -> bool:
+        """Read what has changed since that version, if any; return whether nothing is missing then."""
         read_at = self._clock()
+        if version is not None:
+            table.used = False
         try:
-            pods = await self._store.read_pods(table.namespace, table.service_name)
+            pods = await self._store.read_pods(table.namespace, table.service_name, since=version, also=table.asked_for)
         except StoreError:
             table.broken()
             self.store_failed(table.namespace)
             raise
         self._hearing(table.namespace).store_answered()
-        table.apply(pods, read_at, longest_gap=2 * self._config.refresh + self._config.call_deadline)
+        if version is not None:
+            table.changes_read_at = read_at
+        return table.apply(pods, read_at, longest_gap=2 * self._config.refresh + self._config.call_deadline)
 
-    async def _refresh(self, table: ServiceTable) -> None:
+    def _is_idle(self, table: ServiceTable) -> bool:
+        """Whether nobody asks for uids that are not cached, and no pod is in doubt: only deaths matter."""
+        return not table.used and not table.doubted
+
+    async def _refresh(self, table: ServiceTable, *, watch: bool = False) -> None:
         try:
-            await self._look(table)
+            await (self._watch(table) if watch else self._look(table))
         except StoreError as error:
             _log.debug("the pods of %r cannot be read: %s", table.service_name, error)
             return
-        left = table.next_look(self._clock())
-        if left is not None and left < self._config.refresh and not table.awaited:
+        if not table.awaited:
             table.awaited = True
-            self._spawn(self._await_end(table, left))
+            self._spawn(self._await_end(table))
 
-    async def _await_end(self, table: ServiceTable, left: float) -> None:
-        """Look at a table before the next refresh, just after a lease in it has ended."""
-        await anyio.sleep(left + _AFTER_LEASE)
+    async def _await_end(self, table: ServiceTable) -> None:
+        """Look at a table just after a lease in it may have ended, or before its view is broken."""
+        while left := table.next_look(self._clock()):  # noqa: ASYNC110 - time itself is waited for
+            await anyio.sleep(left + _AFTER_LEASE)
         table.awaited = False
-        await self._refresh(table)
+        if left is not None and self._tables.get((table.namespace, table.service_name)) is table:
+            await self._refresh(table, watch=self._is_idle(table))
 
     async def _confirm_deaths(self, table: ServiceTable) -> None:
-        for life in table.confirmable():
-            await self._confirm(table, life)
+        # All clients do this at once: each in an order of its own, and what one confirms the others hear.
+        lives = table.confirmable()
+        self._random.shuffle(lives)
+        for life in lives:
+            if not table.is_dead(life):
+                await self._confirm(table, life)
 
     async def _confirm(self, table: ServiceTable, life: PodLife) -> bool:
         dead = await self._store.confirm_death(table.namespace, table.service_name, life, self._config.pod_retention)
@@ -244,18 +292,28 @@ class RoutingTable:
             self._cache.outdate((key.namespace, key.uid, key.service_name), announcement.epoch)
             return
         table = self._tables.get((announcement.namespace, announcement.service_name))
-        if table is not None and not table.refreshing:
+        if table is None:
+            return
+        all_said = table.take_in(announcement)
+        if not table.refreshing and not (all_said and not self._is_being_read(table)):
             table.refreshing = True
-            under_way = self._reading.is_under_way((table.namespace, table.service_name))
-            self._spawn(self._refresh_announced(table, again=under_way))
+            self._spawn(self._refresh_announced(table))
 
-    async def _refresh_announced(self, table: ServiceTable, *, again: bool) -> None:
-        """Read a table; ``again`` if a reading was under way, which may be older than what was announced."""
+    async def _refresh_announced(self, table: ServiceTable) -> None:
+        """Read a table for what was announced: at once, or together with what else is announced in the next moment."""
+        pause = table.announced_at + _BETWEEN_ANNOUNCED * (1 + self._random.random()) - self._clock()
+        if pause > 0:
+            await anyio.sleep(pause)
+        again = self._is_being_read(table)  # by a reading that may be older than what was announced
         # Before a reading begins: what is announced from here on may not be in it.
         table.refreshing = False
+        table.announced_at = self._clock()
         if again:
             await self._refresh(table)
         await self._refresh(table)
+
+    def _is_being_read(self, table: ServiceTable) -> bool:
+        return self._reading.is_under_way((table.namespace, table.service_name))
 
     def _serve_cached(self, namespace: str, *, serves: bool, flush: bool) -> None:
         if flush:

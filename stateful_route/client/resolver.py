@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stateful_route.client.cache import CacheKey
 from stateful_route.client.flights import SingleFlight
 from stateful_route.errors import (
     NoCapacityError,
@@ -19,19 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from stateful_route.client.cache import CacheKey, LinkCache
+    from stateful_route.client.batch import Answers
+    from stateful_route.client.cache import LinkCache
     from stateful_route.client.refresh import RoutingTable
     from stateful_route.client.routing import Pod, ServiceTable
     from stateful_route.client.strategies import PlacementStrategy
     from stateful_route.store.port import Store
 
-_NEW_OWNER = frozenset({Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN})
+_NEW_OWNER = (Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN)
 _AWAY = (StoreUnavailableError, StoreTimeoutError)
 
 # What a look-up keeps in the cache. A link in grace is left to the next placement, which has to revive it.
-_FOUND = frozenset({LinkKind.TEMPORARY, LinkKind.PERSISTENT})
-_PERSISTENT = frozenset({LinkKind.PERSISTENT})
-_NONE: frozenset[LinkKind] = frozenset()
+_FOUND = (LinkKind.TEMPORARY, LinkKind.PERSISTENT)
+_PERSISTENT = (LinkKind.PERSISTENT,)
+_NONE = ()
 
 # The first finds a link whose owner has died since the table was read, the second takes it over; one to spare.
 _PLACEMENTS = 3
@@ -59,8 +61,8 @@ class Resolver:
         self._link_ttl = link_ttl
         self._random = random
         self._clock = clock
-        self._placing = SingleFlight[LinkKey, Link]()
-        self._finding = SingleFlight[tuple[LinkKey, frozenset[LinkKind]], Link | None]()
+        self._placing = SingleFlight[CacheKey, Link]()
+        self._finding = SingleFlight[tuple[CacheKey, tuple[LinkKind, ...]], Link | None]()
         self.misses = 0
         self.placed = 0
         self.unreadable = 0
@@ -70,7 +72,7 @@ class Resolver:
         """How many calls got the answer of another one for the same uid."""
         return self._placing.joined + self._finding.joined
 
-    async def place(self, key: LinkKey) -> Link:
+    async def place(self, key: CacheKey) -> Link:
         """Return the link of a uid, made for a pod of the strategy's choice if there is none.
 
         Raises:
@@ -80,95 +82,97 @@ class Resolver:
         """
         self.misses += 1
         try:
-            return await self._placing.run(key, lambda: self._place(key))
+            return await self._placing.run(key, self._place, key)
         except _AWAY:
             return self._suspect_link(key)
 
-    async def place_on(self, key: LinkKey, pod_index: int) -> Link:
+    async def place_on(self, key: CacheKey, pod_index: int) -> Link:
         """Return the link of a uid, made for that pod if there is none."""
         self.misses += 1
-        table = await self._table.table(key.namespace, key.service_name)
+        namespace, _, service_name = key
+        table = await self._table.table(namespace, service_name)
         return await self._place_on(key, table, table.pod(pod_index))
 
-    async def find(self, key: LinkKey) -> Link | None:
+    async def find(self, key: CacheKey) -> Link | None:
         """Return the link of a uid, if there is one, and keep it in the cache."""
         return await self._look_up(key, _FOUND)
 
-    async def find_persistent(self, key: LinkKey) -> Link | None:
+    async def find_persistent(self, key: CacheKey) -> Link | None:
         """Return the link of a uid, if there is one that is persistent, and keep it in the cache."""
         link = await self._look_up(key, _PERSISTENT)
         return link if link is not None and link.kind is LinkKind.PERSISTENT else None
 
-    async def get(self, key: LinkKey) -> Link | None:
+    async def get(self, key: CacheKey) -> Link | None:
         """Return the link of a uid, if there is one, leaving the cache alone."""
         self.misses += 1
         try:
-            return await self._finding.run((key, _NONE), lambda: self._ask(key, _NONE))
+            return await self._finding.run((key, _NONE), self._ask, key, _NONE)
         except _AWAY:
-            self._table.store_failed(key.namespace)
+            self._table.store_failed(key[0])
             raise
 
-    async def find_many(self, namespace: str, uids: Sequence[str], service_name: str) -> dict[str, Link]:
-        """Return the links of those uids that have one that can be read, and keep them in the cache.
+    async def find_many(self, namespace: str, uids: Sequence[str], service_name: str) -> Answers:
+        """Return the link of each uid that has one that can be read, and keep these in the cache.
 
-        Raises:
-            StoreError: if the store did not answer for one of them.
-
+        A uid for which the store did not answer has an error instead.
         """
         self.misses += len(uids)
         table = self._table.peek(namespace, service_name)
-        links: dict[str, Link] = {}
-        failures: dict[str, StoreError] = {}
-        with self._cache.asking((namespace, uid, service_name) for uid in uids):
+        found: Answers = {}
+        with self._cache.asking([(namespace, uid, service_name) for uid in uids]) as keys:
             asked_at = self._clock()
-            answers = await self._store.get_links(namespace, uids, service_name)
-            for uid, answer in zip(uids, answers, strict=True):
-                if isinstance(answer, Link):
-                    links[uid] = answer
-                    if answer.kind in _FOUND:
-                        self._keep(LinkKey(namespace, uid, service_name), table, answer, asked_at)
-                elif isinstance(answer, StoreProtocolError):
+            try:
+                answers = await self._store.get_links(namespace, uids, service_name)
+            except StoreError as error:
+                answers = [error] * len(uids)
+            for key, uid, answer in zip(keys, uids, answers, strict=True):
+                if isinstance(answer, StoreProtocolError):
                     self.unreadable += 1
                 elif answer is not None:
-                    failures[uid] = answer
-        self._make_up_for(table, failures, links)
-        return links
+                    found[uid] = answer
+                    if isinstance(answer, Link) and answer.kind in _FOUND:
+                        self._keep(key, table, answer, asked_at)
+        self._note(namespace, found)
+        return found
 
-    async def place_many(self, namespace: str, uids: Sequence[str], service_name: str) -> dict[str, Link]:
+    async def place_many(self, namespace: str, uids: Sequence[str], service_name: str) -> Answers:
         """Return the link of each uid, made for pods of the strategy's choice where there is none.
+
+        A uid for which the store did not answer has an error instead.
 
         Raises:
             NoRoutablePodError: if one has none, and no pod takes new uids.
             NoCapacityError: if the pods that take new uids have no room for all that have none; none was placed.
-            StoreError: if the store did not answer for one of them; the others are placed, and in the cache.
+            StoreError: if what is known of the pods is not enough, and the store did not tell it.
 
         """
-        table = await self._table_to_place(namespace, service_name, len(uids))
-        links: dict[str, Link] = {}
+        table = self._table.peek(namespace, service_name)
+        if not table.has_room(len(uids)):
+            await self._table.read(table)  # what follows is about to fail
+        placed: Answers = {}
         if table.has_room(len(uids)):
             self.misses += len(uids)
         else:
             found = await self.find_many(namespace, uids, service_name)
-            links = {uid: link for uid, link in found.items() if not table.is_dead(link.owner)}
-            uids = [uid for uid in uids if uid not in links]
+            placed = {uid: link for uid, link in found.items() if not _is_dead(table, link)}
+            uids = [uid for uid in uids if uid not in placed]
             if uids and not table.has_room(len(uids)):
                 raise _nowhere(table)
         if uids:
-            links |= await self._place_all(table, uids)
-        stranded = [uid for uid, link in links.items() if await self._is_stranded(table, link)]
+            placed |= await self._place_all(table, uids)
+        stranded = [uid for uid, link in placed.items() if await self._is_stranded(table, link)]
         if stranded:
             if not table.has_room(len(stranded)):
                 raise _nowhere(table)
-            links |= await self._place_all(table, stranded)
-        return links
+            placed |= await self._place_all(table, stranded)
+        return placed
 
-    async def _place_all(self, table: ServiceTable, uids: Sequence[str]) -> dict[str, Link]:
+    async def _place_all(self, table: ServiceTable, uids: Sequence[str]) -> Answers:
         """Place uids, each on a pod of the strategy's choice."""
         namespace, service_name = table.namespace, table.service_name
-        links: dict[str, Link] = {}
-        failures: dict[str, StoreError] = {}
+        placed: Answers = {}
         chosen: list[Pod] = []
-        with self._cache.asking((namespace, uid, service_name) for uid in uids):
+        with self._cache.asking([(namespace, uid, service_name) for uid in uids]) as keys:
             try:
                 pods = table.candidates
                 for _ in uids:
@@ -180,41 +184,37 @@ class Resolver:
                 answers = await self._store.place_links(
                     namespace, candidates, service_name, self._link_ttl, dead=table.dead, leaving=table.leaving
                 )
+            except StoreError as error:
+                answers = [error] * len(uids)
             finally:
                 for pod in chosen:
                     pod.own.pending -= 1
-            for uid, answer in zip(uids, answers, strict=True):
-                if isinstance(answer, LinkChange):
-                    links[uid] = self._keep_placed(LinkKey(namespace, uid, service_name), table, answer, asked_at)
+            for key, uid, answer in zip(keys, uids, answers, strict=True):
+                if isinstance(answer, StoreError):
+                    placed[uid] = answer
                 else:
-                    failures[uid] = answer
-        self._make_up_for(table, failures, links)
-        return links
+                    placed[uid] = self._keep_placed(key, table, answer, asked_at)
+        self._note(namespace, placed)
+        return placed
 
-    def _make_up_for(self, table: ServiceTable, failures: dict[str, StoreError], links: dict[str, Link]) -> None:
-        """Take cached links for uids for which the store did not answer, if they may be used while it is away.
+    def _note(self, namespace: str, answers: Answers) -> None:
+        """Note whether the store answered for all uids, or is away."""
+        if any(isinstance(answer, _AWAY) for answer in answers.values()):
+            self._table.store_failed(namespace)
+        elif not any(isinstance(answer, StoreError) for answer in answers.values()):
+            self._table.store_answered(namespace)
 
-        Raises:
-            StoreError: the first that nothing makes up for.
-
-        """
-        if not failures:
-            self._table.store_answered(table.namespace)
-        for uid, failure in failures.items():
-            if not isinstance(failure, _AWAY):
-                raise failure
-            self._table.store_failed(table.namespace)
-            entry = self._cache.get((table.namespace, uid, table.service_name))
-            if entry is None or entry.link is None:
-                raise failure
-            links[uid] = entry.link
-
-    async def _is_stranded(self, table: ServiceTable, link: Link) -> bool:
+    async def _is_stranded(self, table: ServiceTable, link: Link | StoreError) -> bool:
         """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
+        if isinstance(link, StoreError):
+            return False
         return not table.pod(link.pod_index).trusted and await self._table.bury(table, link.owner)
 
-    async def _place(self, key: LinkKey) -> Link:
-        table = await self._table_to_place(key.namespace, key.service_name)
+    async def _place(self, key: CacheKey) -> Link:
+        namespace, _, service_name = key
+        table = self._table.peek(namespace, service_name)
+        if not table.has_room(1):
+            await self._table.read(table)  # what follows is about to fail
         for _ in range(_PLACEMENTS):
             pods = table.candidates
             if not pods:
@@ -224,19 +224,12 @@ class Resolver:
                 link = await self._place_on(key, table, pod)
             finally:
                 pod.own.pending -= 1
-            if not await self._is_stranded(table, link):
+            if table.pod(link.pod_index).trusted or not await self._is_stranded(table, link):
                 return link
         found = await self._ask(key, _FOUND)
         if found is None or table.is_dead(found.owner):
             raise _nowhere(table)
         return found
-
-    async def _table_to_place(self, namespace: str, service_name: str, uids: int = 1) -> ServiceTable:
-        """Return the table of a service; if it knows no room for so many, read it: the call is about to fail."""
-        table = self._table.peek(namespace, service_name)
-        if not table.has_room(uids):
-            await self._table.read(table)
-        return table
 
     def _choose(self, pods: list[Pod]) -> Pod:
         """Return the pod for a new uid, with the placement counted as pending."""
@@ -244,43 +237,52 @@ class Resolver:
         pod.own.pending += 1
         return pod
 
-    async def _place_on(self, key: LinkKey, table: ServiceTable, pod: Pod) -> Link:
-        with self._cache.asking((_cache_key(key),)):
-            asked_at = self._clock()
-            answer = await self._store.place(key, pod.life, self._link_ttl, dead=table.dead, leaving=table.leaving)
-            self._table.store_answered(key.namespace)
+    async def _place_on(self, key: CacheKey, table: ServiceTable, pod: Pod) -> Link:
+        asked_at = self._clock()
+        self._cache.ask(key)
+        try:
+            answer = await self._store.place(
+                LinkKey(*key), pod.life, self._link_ttl, dead=table.dead, leaving=table.leaving
+            )
+            self._table.store_answered(table.namespace)
             return self._keep_placed(key, table, answer, asked_at)
+        finally:
+            self._cache.answered(key)
 
-    async def _look_up(self, key: LinkKey, kept: frozenset[LinkKind]) -> Link | None:
+    async def _look_up(self, key: CacheKey, kept: tuple[LinkKind, ...]) -> Link | None:
         """Return the link of a uid, and keep it in the cache if it is of one of those kinds."""
         self.misses += 1
         try:
-            return await self._finding.run((key, kept), lambda: self._ask(key, kept))
+            return await self._finding.run((key, kept), self._ask, key, kept)
         except _AWAY:
             return self._suspect_link(key)
 
-    async def _ask(self, key: LinkKey, kept: frozenset[LinkKind]) -> Link | None:
-        with self._cache.asking((_cache_key(key),)):
-            asked_at = self._clock()
-            try:
-                link = await self._store.get_link(key)
-            except StoreProtocolError:
-                self.unreadable += 1
-                raise
-            self._table.store_answered(key.namespace)
+    async def _ask(self, key: CacheKey, kept: tuple[LinkKind, ...]) -> Link | None:
+        namespace, _, service_name = key
+        asked_at = self._clock()
+        self._cache.ask(key)
+        try:
+            link = await self._store.get_link(LinkKey(*key))
+            self._table.store_answered(namespace)
             if link is not None and link.kind in kept:
-                self._keep(key, self._table.peek(key.namespace, key.service_name), link, asked_at)
+                self._keep(key, self._table.peek(namespace, service_name), link, asked_at)
+        except StoreProtocolError:
+            self.unreadable += 1
+            raise
+        else:
             return link
+        finally:
+            self._cache.answered(key)
 
-    def _suspect_link(self, key: LinkKey) -> Link:
+    def _suspect_link(self, key: CacheKey) -> Link:
         """Return a cached link that may be used only while the store is away; called while its error is handled."""
-        self._table.store_failed(key.namespace)
-        entry = self._cache.get(_cache_key(key))
-        if entry is None or entry.link is None:
+        self._table.store_failed(key[0])
+        link = self._cache.link(key)
+        if link is None:
             raise  # noqa: PLE0704 - the error that is handled by the caller
-        return entry.link
+        return link
 
-    def _keep_placed(self, key: LinkKey, table: ServiceTable, answer: LinkChange, asked_at: float) -> Link:
+    def _keep_placed(self, key: CacheKey, table: ServiceTable, answer: LinkChange, asked_at: float) -> Link:
         """Take in the answer to a placement, and return the link."""
         link = answer.link
         if link is None:
@@ -292,12 +294,12 @@ class Resolver:
         self._keep(key, table, link, asked_at)
         return link
 
-    def _keep(self, key: LinkKey, table: ServiceTable, link: Link, asked_at: float) -> None:
-        self._cache.put(_cache_key(key), table.pod(link.pod_index), link, asked_at)
+    def _keep(self, key: CacheKey, table: ServiceTable, link: Link, asked_at: float) -> None:
+        self._cache.put(key, table.pod(link.pod_index), link, asked_at)
 
 
-def _cache_key(key: LinkKey) -> CacheKey:
-    return key.namespace, key.uid, key.service_name
+def _is_dead(table: ServiceTable, link: Link | StoreError) -> bool:
+    return isinstance(link, Link) and table.is_dead(link.owner)
 
 
 def _nowhere(table: ServiceTable) -> NoRoutablePodError | NoCapacityError:

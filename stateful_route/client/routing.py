@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route.client.lives import DeadLives, LeavingLives
 from stateful_route.client.placement import OwnPlacements, PlacementRates
-from stateful_route.models import PodLife, PodState, PodTable, RoutingState
+from stateful_route.client.ready import ReadyPods
+from stateful_route.client.view import StoreView
+from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
+
+if TYPE_CHECKING:
+    from stateful_route.client.front import Target
 
 
 class Pod:
     """A pod as this client knows it. Cached links point at it, and the routing table changes it in place."""
 
     __slots__ = (
+        "_life",
         "_service",
         "absent_since",
         "available",
         "capacity",
         "incarnation",
         "load",
+        "overdue",
         "own",
         "pod_index",
         "reported",
         "state",
+        "targets",
         "usable",
     )
 
@@ -28,10 +42,13 @@ class Pod:
         self._service = service
         self.pod_index = pod_index
         self.incarnation = 0
+        self._life = PodLife(pod_index, 0)
         self.load = 0
         self.capacity = 1.0
-        self.own = OwnPlacements()
+        self.own = OwnPlacements(lambda: service.note_own(self))
         self.state: PodState | None = None
+        self.overdue = False
+        """Whether its lease had ended at the last reading, and its death is not confirmed."""
         self.available = True
         """Whether the pod may keep its uids, as far as it is known: nothing says that it is dead or shut down."""
         self.absent_since: float | None = None
@@ -39,7 +56,9 @@ class Pod:
         self.reported: float | None = None
         """When somebody could not reach it, by the clock of the store; ``None`` once there is a later heartbeat."""
         self.usable = False
-        """Whether a cached link to it may be used. The one thing that a hit looks at."""
+        """Whether a cached link to it may be used."""
+        self.targets: dict[int, Target] = {}
+        """What the cached links to it point at, as far as they are in the front of the cache."""
         self.settle()
 
     def __repr__(self) -> str:
@@ -47,7 +66,11 @@ class Pod:
 
     def settle(self) -> None:
         """Say whether a cached link to the pod may be used."""
-        self.usable = self.available and self.reported is None and self._service.serves_cached
+        usable = self.available and self.reported is None and self._service.serves_cached
+        if usable is not self.usable:
+            self.usable = usable
+            for target in self.targets.values():
+                target.usable = usable
 
     @property
     def trusted(self) -> bool:
@@ -57,7 +80,9 @@ class Pod:
     @property
     def life(self) -> PodLife:
         """The life of the pod that a new link names; incarnation 0 if none is known."""
-        return PodLife(self.pod_index, self.incarnation)
+        if self._life.incarnation != self.incarnation:
+            self._life = PodLife(self.pod_index, self.incarnation)
+        return self._life
 
     @property
     def expected_load(self) -> float:
@@ -94,7 +119,12 @@ class Pod:
 
 
 class ServiceTable:
-    """The pods of one service."""
+    """The pods of one service.
+
+    A reading brings what has changed since the one before, and costs as much as that. It need not bring heartbeats
+    that say nothing new: that a lease has not ended is told by the list of those that have, and how old a heartbeat
+    may be at most by the deadline that comes next.
+    """
 
     def __init__(self, namespace: str, service_name: str, settle: float) -> None:
         """Make an empty table."""
@@ -102,44 +132,78 @@ class ServiceTable:
         self.service_name = service_name
         self.loaded = False
         self.last_used = 0.0
-        self.routable: list[Pod] = []
-        """The pods that may get new uids."""
-        self.leaving: tuple[PodLife, ...] = ()
-        """The lives that are draining or shut down."""
         self.weight_of_own = 1.0
         """The load that all clients have added for each uid that this one placed and no load shows yet."""
-        self.dead: tuple[PodLife, ...] = ()
-        """The lives whose death is confirmed."""
         self.serves_cached = True
         """Whether cached links may be used: changes are heard, or the store does not answer at all."""
+        self.used = False
+        """Whether something was looked up in the store since the table was last read."""
+        self.changes_read_at = 0.0
+        """When the changes were last read, and not the leases alone, on the clock of this process."""
         self.refreshing = False
         """Whether the table is about to be read, because something was announced."""
+        self.announced_at = -math.inf
+        """When it was last read for that, on the clock of this process."""
         self.awaited = False
         """Whether the table is about to be read, because the lease of a pod will have ended."""
-        self.read_at = 0.0
-        """When the table was last read, on the clock of this process."""
-        self._unbroken_since: float | None = None
-        self._limited = False
+        self.version = 0
+        """The version of the table in the store that this is."""
+        self._digest = 0
+        self._unaccounted = 0
         self._settle = settle
         self._pods: dict[int, Pod] = {}
+        self._view = StoreView()
+        self._ready = ReadyPods()
+        self._dead = DeadLives()
+        self._leaving = LeavingLives()
+        self._suspects: set[Pod] = set()
+        self._reported: set[Pod] = set()
+        self._hearsay: set[Pod] = set()
+        self._placed_on: set[Pod] = set()
         self._rates = PlacementRates()
-        self._store_now: float | None = None
-        self._own_total = 0
+        self._own_placed = 0
+
+    @property
+    def routable(self) -> list[Pod]:
+        """The pods that may get new uids."""
+        return self._ready.routable
+
+    @property
+    def read_at(self) -> float:
+        """When the table was last read, on the clock of this process."""
+        return self._view.read_at
+
+    @property
+    def dead(self) -> tuple[PodLife, ...]:
+        """The lives whose death is confirmed, as far as a call has to name them."""
+        return self._dead.named
+
+    @property
+    def leaving(self) -> tuple[PodLife, ...]:
+        """The lives that are draining or shut down, as far as a call has to name them."""
+        return self._leaving.named
+
+    @property
+    def asked_for(self) -> tuple[int, ...]:
+        """The pods of which the next reading has to bring what the store says, be it new or not.
+
+        Those that somebody could not reach, for the time of their last heartbeat; and those that were changed here by
+        what was announced, which may have been overtaken by the last reading.
+        """
+        return tuple(pod.pod_index for pod in self._reported | self._hearsay)
 
     @property
     def candidates(self) -> list[Pod]:
         """The pods among which a strategy chooses: routable, and not full."""
-        return [pod for pod in self.routable if not pod.full] if self._limited else self.routable
+        return self._ready.candidates
+
+    def note_own(self, pod: Pod) -> None:
+        """Take in that the own placements on a pod are others."""
+        self._ready.note_own(pod)
 
     def has_room(self, uids: int) -> bool:
         """Whether the pods that may get new uids have room for so many, at least one."""
-        for pod in self.routable:
-            if pod.max_links is None:
-                return True
-            uids -= max(0, pod.max_links - pod.links)
-            if uids <= 0:
-                return True
-        return False
+        return self._ready.has_room(uids)
 
     def pod(self, pod_index: int) -> Pod:
         """Return the pod with that index, whether it was ever seen or not."""
@@ -153,18 +217,20 @@ class ServiceTable:
 
         A pod that was never read has no load to which it could be added.
         """
-        if pod.state is not None and self._store_now is not None:
-            pod.own.placed(self._store_now + at - self.read_at)
+        if pod.state is not None:
+            pod.own.placed(self._view.store_time(at))
+            self._placed_on.add(pod)
+            self._own_placed += 1
 
     def state(self, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod, if anything."""
         pod = self._pods.get(pod_index)
-        return None if pod is None else pod.state
+        return None if pod is None or pod.state is None else self._heard(pod, pod.state)
 
     @property
     def states(self) -> tuple[PodState, ...]:
         """What the store last said of each pod."""
-        return tuple(pod.state for _, pod in sorted(self._pods.items()) if pod.state is not None)
+        return tuple(self._heard(pod, pod.state) for _, pod in sorted(self._pods.items()) if pod.state is not None)
 
     def serve_cached(self, serves: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Take in whether cached links may be used."""
@@ -175,22 +241,54 @@ class ServiceTable:
     def report_unreachable(self, pod_index: int, now: float) -> None:
         """Avoid a pod until there is a heartbeat later than ``now``, which is on the clock of this process."""
         pod = self.pod(pod_index)
-        pod.reported = 0.0 if self._store_now is None else self._store_now + now - self.read_at
+        pod.reported = self._view.store_time(now)
         pod.settle()
-        self._prefer_reachable()
+        self._reported.add(pod)
+        self._ready.list_again(self._reported, others=True)
 
     def is_dead(self, life: PodLife) -> bool:
         """Whether the death of that life of a pod, or of a newer one, is confirmed."""
-        return any(life.pod_index == dead.pod_index and life.incarnation <= dead.incarnation for dead in self.dead)
+        return life in self._dead
+
+    def met_dead(self, life: PodLife) -> None:
+        """Name a dead life in the calls to come: it owns a link."""
+        self._dead.met(life, self._view.now or 0.0)
 
     def mark_dead(self, life: PodLife) -> None:
         """Take in that the death of a life was confirmed."""
-        self.dead += (life,)
+        now = self._view.now or 0.0
+        self._dead.add(life, now, now)
         pod = self.pod(life.pod_index)
-        if pod.incarnation <= life.incarnation:
-            pod.available = False
-            pod.settle()
-            self.routable = [other for other in self.routable if other is not pod]
+        if pod.incarnation > life.incarnation:
+            return
+        if pod.state is not None:
+            died = attrs.evolve(pod.state.load_state, timestamp=now)
+            dead = attrs.evolve(pod.state, incarnation=life.incarnation, dead=True, load_state=died)
+            self._set_state(pod, dead, overdue=False)
+        pod.available = False
+        pod.settle()
+        self._hearsay.add(pod)
+        self._ready.list_again(self._reported)
+
+    def take_in(self, announcement: PodAnnouncement) -> bool:
+        """Take in what a pod is announced to be, as far as that says all; return whether it does.
+
+        Only what takes uids away from a pod is taken in: the rest needs what the pod reports.
+        """
+        life = PodLife(announcement.pod_index, announcement.incarnation)
+        pod = self.pod(life.pod_index)
+        if announcement.state == "DEAD":
+            self.mark_dead(life)
+            return True
+        if pod.state is None or pod.state.life != life or pod.state.dead:
+            return False
+        if announcement.state not in {RoutingState.DENY_NEW_CALL, RoutingState.SHUTDOWN}:
+            return False
+        report = attrs.evolve(pod.state.report, routing_state=announcement.state)
+        self._set_state(pod, attrs.evolve(pod.state, report=report), overdue=pod.overdue)
+        self._hearsay.add(pod)
+        self._ready.list_again(self._reported)
+        return announcement.state == RoutingState.DENY_NEW_CALL
 
     def confirmable(self) -> list[PodLife]:
         """Return the lives whose death can be confirmed: they said goodbye, or their lease has ended.
@@ -199,20 +297,23 @@ class ServiceTable:
         some of it to be heard again.
         """
         return [
-            state.life
-            for state in self.states
-            if not state.dead
-            and self._store_now is not None
+            pod.state.life
+            for pod in self._suspects
+            if pod.state is not None
             and (
-                state.report.routing_state is RoutingState.SHUTDOWN
-                or (not state.is_alive(self._store_now) and self.unbroken_for >= state.load_state.ttl)
+                pod.state.report.routing_state is RoutingState.SHUTDOWN or self.unbroken_for >= pod.state.load_state.ttl
             )
         ]
 
     @property
+    def doubted(self) -> bool:
+        """Whether a pod is expected to be dead soon, or was reported: it is to be looked at more often."""
+        return bool(self._suspects or self._reported)
+
+    @property
     def unbroken_for(self) -> float:
         """For how many seconds, up to the last reading, the table was read without a failure or a gap."""
-        return 0.0 if self._unbroken_since is None else self.read_at - self._unbroken_since
+        return self._view.unbroken_for
 
     def absent_for(self, pod: Pod) -> float:
         """Return for how many seconds of these the pod was not in it."""
@@ -221,77 +322,128 @@ class ServiceTable:
 
     def broken(self) -> None:
         """Take in that the table could not be read."""
-        self._unbroken_since = None
+        self._view.broken()
 
     def next_look(self, now: float) -> float | None:
-        """Return in how many seconds to read the table at the latest; ``None`` if no pod is alive.
+        """Return in how many seconds to read the table at the latest; ``None`` if no pod is alive."""
+        return self._view.next_look(now)
 
-        That is when the next lease ends, if no heartbeat renews it, and before the gap since the last reading is too
-        long to see what happens to the pod with the shortest lease.
-        """
-        if self._store_now is None:
-            return None
-        store_now = self._store_now + now - self.read_at
-        alive = [state.load_state for state in self.states if not state.dead]
-        ends = [load_state.left(store_now) for load_state in alive if load_state.left(store_now) > 0]
-        return min([*ends, *(load_state.ttl / 3 for load_state in alive)], default=None)
-
-    def apply(self, table: PodTable, read_at: float, longest_gap: float = 0.0) -> None:
+    def apply(self, table: PodTable, read_at: float, longest_gap: float = 0.0) -> bool:
         """Take in what was read from the store, asked for at ``read_at`` by the clock of this process.
 
-        Synchronous: a call sees all of it or nothing. If the last reading is more than ``longest_gap`` seconds ago, or
-        half of the shortest lease, a time without the store in between may have swallowed heartbeats. If the clock of
-        the store went ahead of this one by more than that, the leases ended before their time.
+        Synchronous: a call sees all of it or nothing. ``StoreView`` says what ``longest_gap`` is about.
+
+        Return whether this is the whole truth now; if not, the table is to be read as a whole.
         """
-        longest_gap = min([longest_gap, *(state.load_state.ttl / 2 for state in table.pods if not state.dead)])
-        elapsed = read_at - self.read_at
-        jumped = self._store_now is not None and table.now - self._store_now - elapsed > longest_gap
-        if self._unbroken_since is None or elapsed > longest_gap or jumped:
-            self._unbroken_since = read_at
-        placed_by_all = 0
-        seen = set()
+        seconds, placed_by_all = self._view.begin(table, read_at), 0
+        self.version = table.version or self.version
+        overdue = self._overdue(table)
+        if table.whole:
+            self._hearsay.clear()
+            self._dead.clear()
+            self._forget_all_but({state.pod_index for state in table.pods})
         for state in table.pods:
             pod = self.pod(state.pod_index)
-            seen.add(state.pod_index)
+            self._hearsay.discard(pod)
             placed_by_all += _newly_placed(pod.state, state)
+            self._set_state(pod, state, overdue=state.pod_index in overdue)
             pod.own.published(state.load_state.timestamp, self._settle)
-            pod.state = state
-            pod.incarnation = state.incarnation
-            pod.load = state.report.load
-            pod.capacity = state.report.capacity
-            pod.available = state.is_available(table.now)
-            pod.absent_since = None
-            if pod.reported is not None and state.load_state.timestamp > pod.reported:
-                pod.reported = None
+        for pod in [*self._suspects, *(self.pod(pod_index) for pod_index in overdue)]:
+            if pod.state is not None and pod.overdue is not (pod.pod_index in overdue):
+                self._set_state(pod, pod.state, overdue=not pod.overdue)
+        self._dead.tidy(table.now)
+        recovered = self._forget_what_was_heard()
+        self._ready.list_again(self._reported, others=recovered)
+        self._view.end(longest_gap)
+        self._weigh(seconds, placed_by_all)
+        self.loaded = True
+        if not table.version and not table.whole:  # no changes were asked for
+            return bool(table.overdue or table.next_deadline is not None or self._view.shortest_lease is None)
+        if table.whole:
+            self._unaccounted = (table.digest - self._digest) % DIGEST_MODULUS
+        return (self._digest + self._unaccounted) % DIGEST_MODULUS == table.digest
+
+    def _overdue(self, table: PodTable) -> set[int]:
+        """Return the pods, not known to be dead, whose lease has ended."""
+        overdue = set(table.overdue)
+        if table.whole:
+            overdue |= {state.pod_index for state in table.pods if not state.dead and not state.is_alive(table.now)}
+        return overdue
+
+    def _set_state(self, pod: Pod, state: PodState | None, *, overdue: bool) -> None:
+        """Take in what a pod is now."""
+        if pod.state is not None:
+            self._digest -= pod.state.version
+            self._view.count(pod.state, -1)
+        pod.state, pod.overdue = state, overdue
+        if state is None:
+            pod.available = False
+            self._suspects.discard(pod)
+            self._leaving.note(pod.life, leaving=False)
+            self._ready.note(pod, None)
             pod.settle()
+            return
+        self._digest += state.version
+        self._view.count(state, 1)
+        routing_state, alive = state.report.routing_state, not (state.dead or overdue)
+        pod.incarnation = state.incarnation
+        pod.load = state.report.load
+        pod.capacity = state.report.capacity
+        pod.available = alive and routing_state is not RoutingState.SHUTDOWN
+        pod.absent_since = None
+        if state.dead:
+            self._dead.add(state.life, state.load_state.timestamp, self._view.now or 0.0)
+        else:
+            self._dead.discard(pod.pod_index)
+        if not state.dead and (overdue or routing_state is RoutingState.SHUTDOWN):
+            self._suspects.add(pod)
+        else:
+            self._suspects.discard(pod)
+        self._leaving.note(state.life, leaving=not state.dead and routing_state is not RoutingState.READY)
+        self._ready.note(pod, state.report if alive and routing_state is RoutingState.READY else None)
+        pod.settle()
+
+    def _forget_all_but(self, seen: set[int]) -> None:
         for pod_index, pod in self._pods.items():
             if pod_index not in seen and pod.state is not None:
-                pod.state = None
-                pod.absent_since = read_at
-                pod.available = False
-                pod.settle()
-        self.dead = tuple(state.life for state in table.pods if state.dead)
-        self.routable = [self._pods[state.pod_index] for state in table.pods if state.is_routable(table.now)]
-        self._prefer_reachable()
-        self.leaving = tuple(state.life for state in table.pods if state.report.routing_state is not RoutingState.READY)
-        self._limited = any(pod.max_links is not None for pod in self.routable)
-        self._weigh(table.now, placed_by_all)
-        self._store_now, self.read_at = table.now, read_at
-        self.loaded = True
+                self._set_state(pod, None, overdue=False)
+                pod.absent_since = self.read_at
 
-    def _prefer_reachable(self) -> None:
-        """Leave out what was reported unreachable, unless nothing else is left."""
-        self.routable = [pod for pod in self.routable if pod.reported is None] or self.routable
+    def _forget_what_was_heard(self) -> bool:
+        """Forget the own placements, and the reports, that a later heartbeat of their pod has overtaken.
 
-    def _weigh(self, now: float, placed_by_all: int) -> None:
-        own_total = sum(pod.own.total for pod in self._pods.values())
-        if self._store_now is not None:
-            self._rates.observe(placed_by_all, own_total - self._own_total, now - self._store_now)
-        self._own_total = own_total
-        load = sum(pod.load for pod in self.routable)
-        links = sum(pod.state.report.links for pod in self.routable if pod.state is not None)
-        mean_weight = load / links if load and links else 1.0
-        self.weight_of_own = mean_weight * self._rates.scale
+        Return whether a pod is reported no more.
+        """
+        for pod in tuple(self._placed_on):
+            if pod.state is not None:
+                pod.own.published(self._view.heard_at(pod.state, overdue=pod.overdue), self._settle)
+            if not pod.own.settling:
+                self._placed_on.discard(pod)
+        recovered = [
+            pod
+            for pod in self._reported
+            if pod.state is not None
+            and pod.reported is not None
+            and self._view.heard_at(pod.state, overdue=pod.overdue) > pod.reported
+        ]
+        for pod in recovered:
+            pod.reported = None
+            pod.settle()
+            self._reported.discard(pod)
+        return bool(recovered)
+
+    def _heard(self, pod: Pod, state: PodState) -> PodState:
+        """Return what the store last said of a pod, with the time at which it must have been heard last."""
+        at = self._view.heard_at(state, overdue=pod.overdue)
+        if at == state.load_state.timestamp:
+            return state
+        return attrs.evolve(state, load_state=attrs.evolve(state.load_state, timestamp=at))
+
+    def _weigh(self, seconds: float | None, placed_by_all: int) -> None:
+        if seconds is not None:
+            self._rates.observe(placed_by_all, self._own_placed, seconds)
+        self._own_placed = 0
+        self.weight_of_own = self._ready.mean_weight * self._rates.scale
 
 
 def _newly_placed(before: PodState | None, now: PodState) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class ServiceView:
-    """The uids of one service: the driver's answers as ``Link``, with the epoch and the kind.
+    """The uids of one service: the driver's answers, also as ``Link``, with the epoch and the kind.
 
     The errors are those of ``StatefulRouteForClientDriver``.
 
@@ -28,10 +28,24 @@ class ServiceView:
     namespace: str
     service_name: str
 
+    def peek(self, uid: str) -> int | None:
+        """Return the pod index from the cache, or ``None``; see ``ClientDriver.peek``."""
+        return self.driver.peek(self.namespace, uid, self.service_name)
+
+    async def pod_of(self, uid: str) -> int:
+        """Return the pod index of the uid, choosing a pod if it has none: ``compute_linked_pod`` of this service.
+
+        Raises:
+            NoRoutablePodError: if it has none, and no pod takes new uids.
+            NoCapacityError: if it has none, and all pods that take new uids are full.
+
+        """
+        return await self.driver.compute_linked_pod(self.namespace, uid, self.service_name)
+
     async def route(self, uid: str) -> Link:
         """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
 
-        ``ttl`` is what was left when the store was asked.
+        ``ttl`` is what was left when the store was asked; of a cached link at most what is left now.
 
         Raises:
             NoRoutablePodError: if it has none, and no pod takes new uids.

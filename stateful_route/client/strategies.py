@@ -96,15 +96,16 @@ def best_of_random(candidates: Sequence[C], choices: int, random: Random) -> C:
         return min(random.sample(candidates, choices), key=_fullness)  # in random order, so ties are random
     drawn = [int(random.random() * count)]
     best = candidates[drawn[0]]
-    least = _fullness(best)
+    least = best.expected_load / best.capacity
     while len(drawn) < choices:
         index = int(random.random() * count)
         if index in drawn:
             continue
         drawn.append(index)
-        fullness = _fullness(candidates[index])
+        candidate = candidates[index]
+        fullness = candidate.expected_load / candidate.capacity
         if fullness < least:  # of equal ones the first that was drawn stays, so ties are random
-            best, least = candidates[index], fullness
+            best, least = candidate, fullness
     return best
 
 

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from stateful_route import (
+    BatchError,
+    ClientDriver,
     LifecycleError,
     LinkKey,
     LinkKind,
     NoRoutablePodError,
     RoutingState,
+    StoreError,
     StoreProtocolError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
+from tests.unit.conftest import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from stateful_route import Candidate
+    from stateful_route import Candidate, Link
+    from stateful_route.models import LinkChange
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, RunPods
 
@@ -31,7 +36,29 @@ if TYPE_CHECKING:
 
 ALICE = LinkKey("prod", "alice", "room")
 AWAY = StoreUnavailableError("away", operation="place", maybe_applied=False)
+BROKEN = StoreError("broken", operation="place", maybe_applied=False)
 TIMEOUT = StoreTimeoutError("no answer", operation="place", maybe_applied=True)
+
+
+class _SomeFail:
+    """A store that does not answer for some uids of a batch."""
+
+    def __init__(self, store: MemoryStore, failing: dict[str, StoreError]) -> None:
+        self._store = store
+        self._failing = failing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
+        answers = await self._store.get_links(namespace, uids, service_name)
+        return [self._failing.get(uid, answer) for uid, answer in zip(uids, answers, strict=True)]
+
+    async def place_links(
+        self, namespace: str, candidates: Sequence[tuple[str, PodLife]], *args: Any, **lives: Any
+    ) -> list[LinkChange | StoreError]:
+        answers = await self._store.place_links(namespace, candidates, *args, **lives)
+        return [self._failing.get(uid, answer) for (uid, _), answer in zip(candidates, answers, strict=True)]
 
 
 def asked(store: MemoryStore) -> dict[str, int]:
@@ -375,11 +402,25 @@ class TestBatch:
             assert 1 == client.statistics().unreadable
 
     async def test_store_away(self, make_client: MakeClient, store: MemoryStore) -> None:
-        """A store that does not answer is an error, not a uid without a link."""
-        store.fail_with(AWAY)
+        """A store that does not answer is an error, not a uid without a link; it is not asked for what is left."""
         async with make_client() as client:
-            with pytest.raises(StoreUnavailableError):
-                await client.batch_get_linked_pod("", ["alice", "bob"], "room")
+            store.fail_with(AWAY)
+            with pytest.raises(StoreUnavailableError, match="away"):
+                await client.batch_get_linked_pod("", [f"u{i}" for i in range(5000)], "room")
+
+        assert 1 == asked(store)["get_links"]
+
+    async def test_store_away_and_cached(self, make_client: MakeClient, store: MemoryStore) -> None:
+        """While the store does not answer, what is cached is in the error, wherever it is in the batch."""
+        async with make_client() as client:
+            await client.set_cache("", "u4999", "room", 3)
+            store.fail_with(AWAY)
+            with pytest.raises(BatchError) as caught:
+                await client.batch_get_linked_pod("", [f"u{i}" for i in range(5000)], "room")
+
+        assert {3: ["u4999"]} == caught.value.links
+        assert 4999 == len(caught.value.errors)
+        assert "not sent" in str(caught.value.errors["u4998"])
 
     async def test_compute(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:
         """Each uid without a link gets a pod, all in one call, spread over the pods, and cached."""
@@ -404,6 +445,59 @@ class TestBatch:
                 await client.batch_compute_linked_pod("", ["alice", "bob"], "room")
 
         assert {0: ["alice"]} == found
+
+    async def test_some_fail(self, run_pods: RunPods, clock: ManualClock, store: MemoryStore) -> None:
+        """A uid for which the store does not answer spoils no other one, be it in the same slice or in a later one."""
+        uids = [f"u{i}" for i in range(1200)]
+        failing = {"u7": TIMEOUT, "u8": BROKEN, "u900": TIMEOUT}
+        async with run_pods(2), ClientDriver(_SomeFail(store, failing), CONFIG, clock=clock) as client:
+            for method in (client.batch_compute_linked_pod, client.batch_get_linked_pod):
+                with pytest.raises(
+                    BatchError, match="for 3 of the uids, the first of them 'u7': StoreTimeoutError"
+                ) as caught:
+                    await method("", uids, "room")
+
+                assert failing == caught.value.errors
+                assert set(uids) - failing.keys() == {uid for group in caught.value.links.values() for uid in group}
+                assert TIMEOUT is caught.value.__cause__
+                assert caught.value.maybe_applied
+
+
+class TestPeek:
+    async def test_only_the_cache(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:
+        """It finds what is cached, at the first time and after that, and asks nobody."""
+        async with run_pods(1), make_client() as client:
+            before = client.peek("prod", "alice", "room")
+            placed = await client.service("room").pod_of("alice")
+            asked(store)
+            found = [client.peek("prod", "alice", "room"), client.peek("", "alice", "room")]
+            viewed = client.service("room").peek("alice")
+
+            assert (None, 0, [0, 0], 0) == (before, placed, found, viewed)
+            assert {} == asked(store)
+            assert 3 == client.statistics().hits
+
+    @pytest.mark.parametrize("wrong", [None, 0, b"alice", ["alice"], ""])
+    async def test_no_id(self, make_client: MakeClient, wrong: str) -> None:
+        """What is not an id is not cached: that is no error here."""
+        async with make_client() as client:
+            await client.set_cache("prod", "0", "room", 0)
+            found = [
+                client.peek("prod", wrong, "room"),
+                client.peek("prod", "0", wrong),
+                client.peek("x", wrong, wrong),
+            ]
+
+            assert [None] * 3 == found
+
+    async def test_after_the_end(self, make_client: MakeClient) -> None:
+        """Outside its block a driver knows nothing any more."""
+        async with make_client() as client:
+            await client.set_cache("prod", "alice", "room", 0)
+            cached = client.peek("prod", "alice", "room"), client.peek("prod", "alice", "room")
+
+        assert (0, 0) == cached
+        assert client.peek("prod", "alice", "room") is None
 
 
 class TestCancellation:

@@ -132,7 +132,7 @@ class TestAnnounced:
                 call = asyncio.ensure_future(getattr(client, method)("", "alice", SERVICE))
             await store.wait_held()
             await store.assign(ALICE, lives[1])
-            await eventually(lambda: client._cache._asked[CACHED].outdated_epoch > 0)
+            await eventually(lambda: client._cache._outdated.get(CACHED, 0) > 0)
             store.release_held()
             await call
 
@@ -150,7 +150,7 @@ class TestAnnounced:
             call = asyncio.ensure_future(client.get_linked_pod("", "alice", SERVICE))
             await store.wait_held()
             await store.assign(ALICE, lives[1])
-            await eventually(lambda: client._cache._asked[CACHED].outdated_epoch > 0)
+            await eventually(lambda: client._cache._outdated.get(CACHED, 0) > 0)
             store.release_held()
 
             assert (1, 1) == (await call, await cached(client))
@@ -239,7 +239,6 @@ class TestDeaf:
             answer = await call
 
             assert (1, None) == (answer, await cached(client))
-            assert 0 == client.statistics().cached
 
     async def test_used_again(self, make_client: MakeClient, store: MemoryStore, lives: list[PodLife]) -> None:
         """A client that hears again caches again, and a hit costs no call."""

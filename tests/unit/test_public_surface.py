@@ -12,6 +12,7 @@ import pytest
 
 import stateful_route
 from stateful_route import (
+    BatchError,
     ClientDriver,
     InvalidArgumentError,
     NoCapacityError,
@@ -160,3 +161,11 @@ def test_errors_cross_processes(error: StatefulRouteError) -> None:
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
 
     assert (type(error), str(error), vars(error)) == (type(copy), str(copy), vars(copy))
+
+
+def test_batch_error_crosses_processes() -> None:
+    """The error of a batch comes back with the links and the errors that it has."""
+    error = BatchError({0: ["alice"]}, {"bob": StoreTimeoutError("no answer", operation="place", maybe_applied=True)})
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+
+    assert (str(error), error.links, str(error.errors)) == (str(copy), copy.links, str(copy.errors))

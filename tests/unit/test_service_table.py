@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from stateful_route.client.routing import ServiceTable
-from stateful_route.models import PodLife, PodReport, PodState, PodTable, RoutingState, StateObj
+from stateful_route.models import PodAnnouncement, PodLife, PodReport, PodState, PodTable, RoutingState, StateObj
 
 NOW = 1_800_000_000.0
 READY, DENY_NEW_CALL, SHUTDOWN = RoutingState
@@ -24,15 +25,18 @@ def state(
     links: int = 0,
     placed: int = 0,
     capacity: float = 1.0,
+    version: int = 0,
+    revision: str | None = None,
     **report: Any,
 ) -> PodState:
-    report |= {"load": load, "links": links, "placed_total": placed, "capacity": capacity}
+    report |= {"version": revision, "load": load, "links": links, "placed_total": placed, "capacity": capacity}
     return PodState(
         pod_index=pod_index,
         incarnation=incarnation,
         report=PodReport(routing_state=routing_state, **report),
         load_state=StateObj(load, at, 5.0),
         dead=dead,
+        version=version,
     )
 
 
@@ -103,7 +107,7 @@ def test_own_stamp(table: ServiceTable) -> None:
     """Own placements on a pod are forgotten when that pod's own stamp has passed, not when the table was read."""
     read(table, state(0), state(1))
     for pod_index in (0, 1):
-        table.pod(pod_index).own.placed(NOW + 1.0)
+        table.placed(table.pod(pod_index), NOW + 1.0)
     read(table, state(0, at=NOW + 2.0), state(1, at=NOW + 1.9), now=NOW + 3.0)
 
     assert [0, 1] == [table.pod(pod_index).own.unseen for pod_index in (0, 1)]
@@ -112,7 +116,7 @@ def test_own_stamp(table: ServiceTable) -> None:
 def test_expected_load(table: ServiceTable) -> None:
     """An own placement that no load shows counts with the mean weight of a link."""
     read(table, state(0, load=30, links=10), state(1, load=10, links=10))
-    table.pod(0).own.placed(NOW + 1.0)
+    table.placed(table.pod(0), NOW + 1.0)
 
     assert (32.0, 10.0) == (table.pod(0).expected_load, table.pod(1).expected_load)
 
@@ -136,7 +140,7 @@ def test_scale(table: ServiceTable) -> None:
     """What all clients placed, by the counters of the pods, over what this one placed scales its own placements."""
     read(table, state(0, placed=100), state(1, placed=100))
     for _ in range(2):
-        table.pod(0).own.placed(NOW)
+        table.placed(table.pod(0), NOW)
     read(table, state(0, placed=110, at=NOW + 1), state(1, placed=110, at=NOW + 1), now=NOW + 1)
 
     assert 10.0 == pytest.approx(table.weight_of_own)
@@ -154,7 +158,7 @@ def test_scale(table: ServiceTable) -> None:
 def test_newly_placed(table: ServiceTable, again: PodState, newly: int) -> None:
     """A restarted pod counts from 0, a counter that fell counts nothing, a pod that was not read before neither."""
     read(table, state(0, placed=100))
-    table.pod(0).own.placed(NOW)
+    table.placed(table.pod(0), NOW)
     read(table, again, now=NOW + 1)
 
     assert max(1.0, float(newly)) == pytest.approx(table.weight_of_own)
@@ -163,7 +167,7 @@ def test_newly_placed(table: ServiceTable, again: PodState, newly: int) -> None:
 def test_restarted_pod(table: ServiceTable) -> None:
     """A restarted pod has its new life and load, and what was placed on the older one is forgotten by its stamp."""
     read(table, state(0, load=50, links=50))
-    table.pod(0).own.placed(NOW)
+    table.placed(table.pod(0), NOW)
     read(table, state(0, at=NOW + 2, incarnation=2), now=NOW + 2)
 
     assert (PodLife(0, 2), 0.0) == (table.pod(0).life, table.pod(0).expected_load)
@@ -171,9 +175,9 @@ def test_restarted_pod(table: ServiceTable) -> None:
 
 def test_what_a_strategy_sees(table: ServiceTable) -> None:
     """A pod shows what it published, and the placements of this client that it does not show."""
-    read(table, state(0, incarnation=7, links=4, capacity=2.0, max_links=6, zone="a", version="v1"))
+    read(table, state(0, incarnation=7, links=4, capacity=2.0, max_links=6, zone="a", revision="v1"))
     pod = table.pod(0)
-    pod.own.placed(NOW + 1.0)
+    table.placed(pod, NOW + 1.0)
 
     assert (5, 6, "a", "v1", 7, 2.0) == (pod.links, pod.max_links, pod.zone, pod.version, pod.incarnation, pod.capacity)
     assert (0, None, None, None) == (
@@ -188,7 +192,7 @@ def test_full(table: ServiceTable) -> None:
     """A pod is full, and no candidate, with as many links as it may have, placements under way included."""
     read(table, state(0, links=4, max_links=6), state(1))
     full = [table.pod(0).full]
-    table.pod(0).own.placed(NOW + 1.0)
+    table.placed(table.pod(0), NOW + 1.0)
     table.pod(0).own.pending += 1
     full.append(table.pod(0).full)
     candidates = [pod.pod_index for pod in table.candidates]
@@ -221,3 +225,155 @@ def test_unlimited_room(table: ServiceTable) -> None:
     read(table, state(0, links=5, max_links=5), state(1, links=10**9))
 
     assert table.has_room(10**9)
+
+
+def change(
+    table: ServiceTable, *pods: PodState, now: float = NOW, overdue: tuple[int, ...] = (), ends: float | None = None
+) -> bool:
+    """Apply what has changed; ``ends`` is when the next lease ends, by default in a lease."""
+    digest = sum({state.pod_index: state.version for state in [*table.states, *pods]}.values())
+    ends = now + 5.0 if ends is None else ends
+    changes = PodTable(now, pods, whole=False, version=9, digest=digest, overdue=overdue, next_deadline=ends)
+    return table.apply(changes, now)
+
+
+def test_changes(table: ServiceTable) -> None:
+    """A reading of changes changes those pods, and leaves the others as they were."""
+    read(table, state(0, load=1), state(1, load=2), state(2, load=3))
+    whole = change(table, state(1, load=9, version=7), state(3, load=4, version=8))
+    changed = change(table, state(0, routing_state=SHUTDOWN, version=9))
+
+    assert whole
+    assert changed
+    assert [(1, 9), (2, 3), (3, 4)] == [(pod.pod_index, pod.load) for pod in table.routable]
+    assert [0, 1, 2, 3] == [state.pod_index for state in table.states]
+    assert (PodLife(0, 1),) == table.leaving
+
+
+def test_lost_change(table: ServiceTable) -> None:
+    """Changes that do not add up to what the store has are not the whole truth, until all pods are read."""
+    read(table, state(0), state(1))
+    lost = table.apply(PodTable(NOW, (state(0, version=7),), whole=False, version=7, digest=12), NOW)
+    whole = table.apply(PodTable(NOW, (state(0, version=7), state(1, version=5)), digest=12), NOW)
+
+    assert (False, True) == (lost, whole)
+    assert change(table, state(1, version=8))
+
+
+def test_leases_alone(table: ServiceTable) -> None:
+    """A reading without changes leaves version and pods, tells who is overdue, and finds out if there are no pods."""
+    table.apply(PodTable(NOW, (state(0, version=7), state(1, version=8)), version=8, digest=15), NOW)
+    fine = table.apply(PodTable(NOW, (), whole=False, overdue=(1,), next_deadline=NOW + 5.0), NOW)
+    usable = table.version, [table.pod(pod_index).usable for pod_index in (0, 1)]
+    lost = table.apply(PodTable(NOW, (), whole=False), NOW)
+
+    assert (True, False) == (fine, lost)
+    assert (8, [True, False]) == usable
+
+
+def test_unreadable_pod(table: ServiceTable) -> None:
+    """A pod that cannot be read makes a difference to the digest, which is no reason to read all pods again."""
+    whole = table.apply(PodTable(NOW, (state(0, version=7),), 1, digest=12), NOW)
+    same = table.apply(PodTable(NOW, (state(0, version=9),), whole=False, version=9, digest=14), NOW)
+
+    assert (True, True) == (whole, same)
+
+
+def test_nothing_new_to_say(table: ServiceTable) -> None:
+    """A pod is alive as long as it is not said to be overdue, however long it has had nothing new to say."""
+    read(table, state(0), state(1))
+    change(table, now=NOW + 60.0)
+    alive = [pod.pod_index for pod in table.routable], [state.is_alive(NOW + 60.0) for state in table.states]
+    change(table, now=NOW + 61.0, overdue=(1,))
+    overdue = [pod.pod_index for pod in table.routable], table.pod(1).usable
+    change(table, now=NOW + 62.0)
+
+    assert ([0, 1], [True, True]) == alive
+    assert ([0], False) == overdue
+    assert ([0, 1], True) == ([pod.pod_index for pod in table.routable], table.pod(1).usable)
+
+
+def test_confirmable(table: ServiceTable) -> None:
+    """Who is overdue can be confirmed after a lease of looking, who said goodbye at once, and who is dead not again."""
+    read(table, state(0), state(1), state(2, routing_state=SHUTDOWN), state(3, dead=True))
+    early = table.confirmable()
+    for second in range(1, 6):
+        table.apply(
+            PodTable(NOW + second, (), whole=False, overdue=(1,), next_deadline=NOW + 9), NOW + second, longest_gap=2.0
+        )
+    late = table.confirmable()
+    table.mark_dead(PodLife(1, 1))
+
+    assert ([PodLife(2, 1)], {PodLife(1, 1), PodLife(2, 1)}) == (early, set(late))
+    assert [PodLife(2, 1)] == table.confirmable()
+
+
+def test_stamp_of_a_quiet_pod(table: ServiceTable) -> None:
+    """Own placements are forgotten once every heartbeat must be younger, by the lease that ends next."""
+    read(table, state(0), state(1))
+    table.placed(table.pod(0), NOW)
+    change(table, now=NOW + 2.0, ends=NOW + 5.9)
+    early = table.pod(0).own.unseen
+    change(table, now=NOW + 2.0, ends=NOW + 6.0)
+
+    assert (1, 0) == (early, table.pod(0).own.unseen)
+
+
+def test_announced(table: ServiceTable) -> None:
+    """What takes uids away from a pod is taken in as it is announced; whether that was all is said."""
+    read(table, state(0), state(1), state(2), state(3))
+    said = [
+        table.take_in(PodAnnouncement("prod", "room", pod_index, 1, announced))
+        for pod_index, announced in enumerate(["DENY_NEW_CALL", "SHUTDOWN", "DEAD", "READY"])
+    ]
+
+    assert [True, False, True, False] == said
+    assert [3] == [pod.pod_index for pod in table.routable]
+    assert [True, False, False, True] == [table.pod(pod_index).usable for pod_index in range(4)]
+    assert ((PodLife(0, 1), PodLife(1, 1)), (PodLife(2, 1),)) == (table.leaving, table.dead)
+
+
+@pytest.mark.parametrize("announced", ["DENY_NEW_CALL", "SHUTDOWN", "DEAD"])
+def test_announced_of_an_older_life(table: ServiceTable, announced: str) -> None:
+    """What is announced of an older life takes nothing from the present one."""
+    read(table, state(0, incarnation=2))
+    table.take_in(PodAnnouncement("prod", "room", 0, 1, announced))
+
+    assert [True] == [pod.usable for pod in table.routable]
+
+
+def test_cost_of_a_change() -> None:
+    """What a reading of changes costs does not depend on the number of pods."""
+    calls = []
+    for count in (10, 1000):
+        table = ServiceTable("prod", "room", settle=1.0)
+        read(table, *(state(pod_index) for pod_index in range(count)))
+        table.placed(table.pod(5), NOW)
+        counted = 0
+
+        def count_call(_frame: object, event: str, _argument: object) -> None:
+            nonlocal counted
+            counted += event in {"call", "c_call"}
+
+        changes = PodTable(NOW, (state(3, load=7),), whole=False, overdue=(4,), next_deadline=NOW + 5.0)
+        sys.setprofile(count_call)
+        table.apply(changes, NOW)
+        sys.setprofile(None)
+        calls.append(counted)
+
+    assert calls[0] == calls[1]
+
+
+def test_candidates_among_many(table: ServiceTable) -> None:
+    """A pod that becomes full is a candidate no more, and is one again when a placement fails; the list is kept."""
+    read(table, *(state(pod_index, links=4, max_links=5) for pod_index in range(3)))
+    kept = table.candidates
+    table.pod(1).own.pending += 1
+    full = [pod.pod_index for pod in table.candidates], table.candidates is kept
+    table.pod(1).own.pending -= 1
+    again = [pod.pod_index for pod in table.candidates]
+    table.report_unreachable(1, NOW + 1)
+    table.pod(1).own.pending += 1
+
+    assert (([0, 2], True), [0, 1, 2]) == (full, again)
+    assert [0, 2] == [pod.pod_index for pod in table.candidates]

@@ -40,14 +40,19 @@ async def beat(store: MemoryStore, life: PodLife, sequence: int = 1, state: Rout
     await store.heartbeat(room(life.pod_index), life.incarnation, sequence, report, LEASE, RETENTION)
 
 
+async def refresh(client: ClientDriver) -> None:
+    """Refresh the table of a service that is in use."""
+    client._table.peek(NAMESPACE, SERVICE)
+    await client._table.refresh_all()
+
+
 async def look_on(client: ClientDriver, clock: ManualClock, seconds: float, *alive: ServerDriver) -> None:
     """Let time pass, with a heartbeat of each living pod and a reading of the table in each refresh."""
     for _ in range(round(seconds / REFRESH)):
         clock.advance(REFRESH)
         for pod in alive:
             await pod._heart.beat()
-        client._table.peek(NAMESPACE, SERVICE)  # a table that nobody asks for is dropped
-        await client._table.refresh_all()
+        await refresh(client)
 
 
 def calls(store: MemoryStore) -> dict[str, int]:
@@ -130,6 +135,33 @@ class TestOneCall:
         assert "bob" in by_pod[1]
         assert {"place_links": 1} == asked
 
+    async def test_dead_for_long(
+        self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore, clock: ManualClock
+    ) -> None:
+        """Pods that are dead for long are named in no call; the first uid of one costs a second call, the next not."""
+        async with run_pods(1) as (alive,):
+            for pod_index in range(1, 101):
+                life = await mute(store, pod_index, f"first-{pod_index}", f"next-{pod_index}")
+                await beat(store, life, state=RoutingState.SHUTDOWN)
+                await store.confirm_death(NAMESPACE, SERVICE, life, RETENTION)
+            clock.advance(3600.0)
+            await alive._heart.beat()
+            async with make_client() as client:
+                await client.pods("", SERVICE)
+                named = client._table.peek(NAMESPACE, SERVICE).dead
+                calls(store)
+                pods = [await client.compute_linked_pod("", "first-7", SERVICE)]
+                first = calls(store)
+                pods.append(await client.compute_linked_pod("", "next-7", SERVICE))
+                following = calls(store)
+                uids = [f"{which}-{number}" for which in ("first", "next") for number in range(10, 101)]
+                by_pod = await client.batch_compute_linked_pod("", uids, SERVICE)
+                many = calls(store)
+
+        assert ((), [0, 0]) == (named, pods)
+        assert ({"place": 2}, {"place": 1}) == (first, following)
+        assert ({0: 182}, {"place_links": 2}) == ({pod: len(routed) for pod, routed in by_pod.items()}, many)
+
 
 class TestConfirmation:
     @pytest.mark.parametrize("broken", ["a failed reading", "a missed reading"])
@@ -143,13 +175,13 @@ class TestConfirmation:
             await look_on(client, clock, LEASE - REFRESH, alive)
             if broken == "a failed reading":
                 store.fail_with(AWAY, "read_pods")
-                await client._table.refresh_all()
+                await refresh(client)
                 store.fail_with(None)
             else:
                 clock.advance(3 * REFRESH)
             calls(store)
             await alive._heart.beat()
-            await client._table.refresh_all()
+            await refresh(client)
             await look_on(client, clock, LEASE - REFRESH, alive)
             pod = await client.compute_linked_pod("", "alice", SERVICE)
             early = calls(store).get("confirm_death", 0)
@@ -176,7 +208,7 @@ class TestConfirmation:
                 return await confirm(namespace, service_name, life, retention)
 
             store.confirm_death = late  # type: ignore[method-assign]  # a heartbeat that overtakes it
-            await client._table.refresh_all()
+            await refresh(client)
             pod = await client.compute_linked_pod("", "alice", SERVICE)
             states = await client.pods("", SERVICE)
 
@@ -193,7 +225,7 @@ class TestConfirmation:
             clock.advance(2 * LEASE)
             await alive._heart.beat()
             await beat(store, life)
-            await client._table.refresh_all()
+            await refresh(client)
 
             assert 1 == await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -207,7 +239,7 @@ class TestConfirmation:
             await client.pods("", SERVICE)
             await look_on(client, clock, LEASE + REFRESH, alive)
             life = await mute(store, 1)
-            await client._table.refresh_all()
+            await refresh(client)
             pod = await client.compute_linked_pod("", "alice", SERVICE)
             after = await link_of(store, "alice")
             await look_on(client, clock, LEASE - REFRESH, alive)
@@ -225,7 +257,7 @@ class TestConfirmation:
             life = await mute(store, 1, "alice")
             await client.compute_linked_pod("", "alice", SERVICE)
             await beat(store, life, state=RoutingState.SHUTDOWN)
-            await client._table.refresh_all()
+            await refresh(client)
 
             assert 0 == await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -263,7 +295,7 @@ class TestConfirmation:
                 await look_on(client, clock, REFRESH, alive)
             store._pods.clear()  # as an eviction or a failover of the shard of the pods does
             await alive._heart.beat()  # the first to register again; the other one will within a heartbeat
-            await client._table.refresh_all()
+            await refresh(client)
             await client.compute_linked_pod("", "alice", SERVICE)
 
         assert 1 == (await link_of(store, "alice")).pod_index
@@ -280,7 +312,7 @@ class TestConfirmation:
                 await look_on(client, clock, REFRESH, alive)
             clock.advance(2 * LEASE)  # NTP, or a failover to a server whose clock is ahead
             own.advance(1.0)
-            await client._table.refresh_all()
+            await refresh(client)
             table = await store.read_pods(NAMESPACE, SERVICE)
 
         assert [False, False] == [pod.dead for pod in table.pods]
@@ -296,11 +328,10 @@ class TestConfirmation:
                 await store.heartbeat(room(0), life.incarnation, sequence, PodReport(), 250.0, RETENTION)
                 clock.advance(60.0 if sequence == 13 else 100.0)
                 if sequence % 2 or sequence == 13:
-                    client._table.peek(NAMESPACE, SERVICE)
-                    await client._table.refresh_all()
+                    await refresh(client)
             # Away from here on for 190 s: the heartbeats due at 40 s and 140 s are lost, the next is due at 240 s.
             clock.advance(195.0)
-            await client._table.refresh_all()
+            await refresh(client)
             table = await store.read_pods(NAMESPACE, SERVICE)
 
         assert [False] == [pod.dead for pod in table.pods]
@@ -330,8 +361,7 @@ class TestConfirmation:
             for _ in range(10):
                 looks.append(seen.next_look(clock()) or 0.0)
                 clock.advance(looks[-1])
-                client._table.peek(NAMESPACE, SERVICE)
-                await client._table.refresh_all()
+                await refresh(client)
             table = await store.read_pods(NAMESPACE, SERVICE)
 
         assert max(looks) < 125.0
@@ -352,7 +382,7 @@ class TestUnreachable:
             kept = await client.compute_linked_pod("", "alice", SERVICE)
             clock.advance(1.0)
             await reported._heart.beat()
-            await client._table.refresh_all()
+            await refresh(client)
             again = {await client.compute_linked_pod("", f"new-{number}", SERVICE) for number in range(20)}
 
         assert (None, {0}, 1) == (cached, pods, kept)

@@ -1,0 +1,191 @@
+"""When a client reads the pods of a service: as seldom as it can, and as soon as it must."""
+
+from __future__ import annotations
+
+import contextlib
+from random import Random
+from typing import TYPE_CHECKING
+
+from stateful_route import BaseConfig, ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
+from stateful_route.models import PodAnnouncement, PodLife
+from stateful_route.testing import ManualClock, MemoryStore
+from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.unit.conftest import MakeClient
+
+LEASE, RETENTION = CONFIG.lease_seconds, CONFIG.pod_retention
+AWAY = StoreUnavailableError("away", operation="read_pods", maybe_applied=False)
+DRAINING = PodReport(routing_state=RoutingState.DENY_NEW_CALL)
+
+
+def routable(client: ClientDriver) -> list[int]:
+    return [pod.pod_index for pod in client._table.peek(NAMESPACE, SERVICE).routable]
+
+
+async def begin(store: MemoryStore, count: int) -> list[PodLife]:
+    return [
+        PodLife(i, (await store.register(room(i), PodReport(), LEASE, RETENTION)).incarnation) for i in range(count)
+    ]
+
+
+async def test_changes_only(make_client: MakeClient, store: MemoryStore) -> None:
+    """A refresh asks for what has changed since the last one."""
+    lives = await begin(store, 3)
+    read = store.read_pods
+    brought = []
+
+    async def note(*args: str, **more: int) -> object:
+        table = await read(*args, **more)  # type: ignore[arg-type]  # whatever it is asked for
+        brought.append(len(table.pods))
+        return table
+
+    store.read_pods = note  # type: ignore[method-assign,assignment]  # to see what it brings
+    async with make_client() as client:
+        for _ in range(2):
+            await client.pods("", SERVICE)
+            await client._table.refresh_all()
+        await client.pods("", SERVICE)
+        await store.heartbeat(room(1), lives[1].incarnation, 1, PodReport(load=5), LEASE, RETENTION)
+        await client._table.refresh_all()
+
+    assert [3, 0, 0, 1] == brought
+
+
+async def test_lost_pods(make_client: MakeClient, store: MemoryStore) -> None:
+    """A store that has lost pods, and has others, is read as a whole at once."""
+    await begin(store, 3)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        store._pods.clear()
+        await store.register(room(1), PodReport(), LEASE, RETENTION)
+        await client._table.refresh_all()
+
+        assert [1] == routable(client)
+
+
+async def test_announced_drain(make_client: MakeClient, store: MemoryStore) -> None:
+    """That a pod drains is known from the announcement, without asking the store."""
+    lives = await begin(store, 2)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        store.operations.clear()
+        await store.heartbeat(room(1), lives[1].incarnation, 1, DRAINING, LEASE, RETENTION)
+        await eventually(lambda: [0] == routable(client))
+
+        assert 0 == store.operations["read_pods"]
+
+
+async def test_overtaken_announcement(make_client: MakeClient, store: MemoryStore) -> None:
+    """An announcement that arrives after a reading that is newer is put right by the next reading."""
+    (life,) = await begin(store, 1)
+    async with make_client() as client:
+        await store.heartbeat(room(0), life.incarnation, 1, DRAINING, LEASE, RETENTION)
+        await store.heartbeat(room(0), life.incarnation, 2, PodReport(), LEASE, RETENTION)
+        await client.pods("", SERVICE)
+        for state in ("DENY_NEW_CALL", "DEAD"):
+            client._table._heard(PodAnnouncement(NAMESPACE, SERVICE, 0, life.incarnation, state))
+            late = routable(client)  # which looks the service up
+            await client._table.refresh_all()
+
+            assert ([], [0]) == (late, routable(client))
+
+
+async def test_storm(make_client: MakeClient, store: MemoryStore) -> None:
+    """A thousand announcements at once are a few readings, and the last of them is in the table."""
+    async with make_client() as client:
+        await begin(store, 1)
+        await client.pods("", SERVICE)
+        store.operations.clear()
+        await begin(store, 1000)
+        await eventually(lambda: 1000 == len(routable(client)))
+
+        assert 5 >= store.operations["read_pods"]
+
+
+async def test_idle_service() -> None:
+    """A service of which nothing is looked up is read more seldom; a cached link to a pod that dies is dropped."""
+    config = BaseConfig(namespace=NAMESPACE, heartbeat=0.1, lease=0.5, refresh=0.01)
+    store = MemoryStore()
+    lives = [PodLife(i, (await store.register(room(i), PodReport(), 3.0, RETENTION)).incarnation) for i in range(2)]
+    await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), lives[1])
+    async with ClientDriver(store, config) as client:
+        cached = await client.get_linked_pod("", "alice", SERVICE)
+        table = client._table.peek(NAMESPACE, SERVICE)
+        await client._table.read(table)
+        await eventually(lambda: table.awaited)
+        store.operations.clear()
+        await eventually(lambda: not table.pod(1).usable)
+        asked = store.operations["read_pods"]
+
+    assert 1 == cached
+    assert 10 > asked  # of three hundred
+
+
+async def test_many_deaths(make_client: MakeClient, store: MemoryStore) -> None:
+    """Clients that see many pods leave at once share the work of confirming their deaths."""
+    lives = await begin(store, 100)
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(ClientDriver(store, CONFIG, random=Random(number))) for number in range(5)
+        ]
+        for client in clients:
+            await client.pods("", SERVICE)
+        store.operations.clear()
+        for life in lives:
+            goodbye = PodReport(routing_state=RoutingState.SHUTDOWN)
+            await store.heartbeat(room(life.pod_index), life.incarnation, 1, goodbye, LEASE, RETENTION)
+        await eventually(lambda: all(all(map(is_dead_to(client), lives)) for client in clients))
+
+        assert 250 > store.operations["confirm_death"]  # not five hundred
+
+
+def is_dead_to(client: ClientDriver) -> Callable[[PodLife], bool]:
+    return client._table.peek(NAMESPACE, SERVICE).is_dead
+
+
+async def test_used_again(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+    """A service is left out of the refresh until something is looked up again."""
+    await begin(store, 1)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        asked = []
+        for uid in ("alice", "alice", "alice", "bob"):  # all but the first of alice are in the cache
+            await client.compute_linked_pod("", uid, SERVICE)
+            clock.advance(CONFIG.refresh / 5)
+            store.operations.clear()
+            await client._table.refresh_all()
+            asked.append(store.operations["read_pods"])
+
+        assert [1, 0, 0, 1] == asked
+
+
+async def test_pods_of_an_unused_service(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+    """Who asks for the pods of an unused service gets them as they are; without the store, as they were."""
+    (life,) = await begin(store, 1)
+    async with make_client() as client:
+        loads = [(await client.pods("", SERVICE))[0].report.load]
+        clock.advance(5 * CONFIG.refresh)
+        for sequence, error in enumerate([None, AWAY], 1):
+            await store.heartbeat(room(0), life.incarnation, sequence, PodReport(load=sequence), LEASE, RETENTION)
+            clock.advance(5 * CONFIG.refresh)
+            store.fail_with(error, "read_pods")
+            loads.append((await client.pods("", SERVICE))[0].report.load)
+
+        assert [0, 1, 1] == loads
+
+
+async def test_slow_look(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+    """A look that is due is put off by every reading."""
+    await begin(store, 1)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        table = client._table.peek(NAMESPACE, SERVICE)
+        clock.advance(LEASE / 5)
+        early = table.next_look(clock())
+        await client._table.refresh_all()
+
+        assert 0.0 < (early or 0.0) < 0.3 * LEASE < (table.next_look(clock()) or 0.0)
