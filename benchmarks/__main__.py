@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks [NAMES...] [--quick] [--json FILE] [--plot FILE] [--list]``."""
+"""The command line: ``python -m benchmarks [NAMES...] [--quick] [--json FILE] [--plots FOLDER] [--list]``."""
 
 from __future__ import annotations
 
@@ -6,70 +6,88 @@ import argparse
 import asyncio
 import datetime as dt
 import json
+import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import plot, report
+from benchmarks import loops, plot, record, report
 from benchmarks.cases import CASES
-from benchmarks.comparison import Comparison
-from benchmarks.harness import run
+from benchmarks.rows import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.comparison import Row
-    from benchmarks.harness import Case, Result
+    from benchmarks.comparison import Comparison
+    from benchmarks.harness import Case
+    from benchmarks.rows import Row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     by_name = {case.name: case for case in CASES}
     parser = _parser(list(by_name))
-    options = parser.parse_args(arguments)
-    if options.list:
+    given = parser.parse_args(arguments)
+    if given.list:
         for case in CASES:
-            print(f"{case.name:10} {case.title}; goal {case.goal}")
+            print(f"{case.name:12} {case.title}; goal {case.goal}")
         return
-    cases = [by_name[name] for name in options.names or by_name]
-    drawn = [case for case in cases if isinstance(case, Comparison)] if options.plot else []
-    if options.plot and len(drawn) != 1:
-        parser.error(f"--plot needs one of {', '.join(case.name for case in CASES if isinstance(case, Comparison))}")
-    if options.plot and not plot.is_possible():
-        parser.error("--plot needs matplotlib: pip install 'stateful-route[bench]'")
+    if given.plots is not None and not plot.is_possible():
+        parser.error("--plots needs matplotlib: pip install 'stateful-route[bench]'")
+    if (why := loops.missing(given.loop)) is not None:
+        parser.error(f"--loop {given.loop}: {why}")
+    options = Options(quick=given.quick, loop=given.loop)
+    logging.getLogger("stateful_route").setLevel(logging.ERROR)  # a case may break off what it has begun
     started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    versions, machine = report.versions(), report.machine()
+    versions, machine = record.versions(), record.machine()
     _print(report.head_lines(versions, machine))
-    results: list[Result | Row] = []
-    for case in cases:
-        _print(report.case_lines(case))
-        if isinstance(case, Comparison):
-            results += _compare(case, quick=options.quick)
-        else:
-            results += asyncio.run(_run(case, quick=options.quick))
-    for case in drawn:
-        case.draw(options.plot)
-    if options.json is not None:
-        form = report.as_json(results, versions, machine, quick=options.quick, started=started)
-        options.json.write_text(json.dumps(form, indent=1) + "\n", encoding="utf-8")
+    rows: list[Row] = []
+    for name in given.names or by_name:
+        of_case = run_case(by_name[name], options)
+        rows += of_case
+        if given.plots is not None:
+            _draw(by_name[name], of_case, given.plots)
+    _print(report.summary_lines(rows))
+    if given.json is not None:
+        form = record.as_json(rows, versions, machine, options=options, started=started)
+        given.json.write_text(json.dumps(form, indent=1) + "\n", encoding="utf-8")
 
 
-def _compare(case: Comparison, *, quick: bool) -> list[Row]:
-    rows = []
-    for row in case.run(quick):
-        _print(report.row_lines(row))
+def run_case(
+    case: Case | Comparison, options: Options, say: Callable[[Sequence[str]], None] | None = None
+) -> list[Row]:
+    """Run a case, saying each row as it is known; return the rows."""
+    say = say or _print
+    say(report.case_lines(case))
+    rows: list[Row] = []
+
+    def take(row: Row) -> None:
+        say(report.row_lines(row))
         rows.append(row)
+
+    running = case.run(options)
+    if isinstance(running, AsyncIterator):
+        with asyncio.Runner(loop_factory=loops.factory(options.loop)) as runner:
+            runner.run(_take_all(running, take))
+    else:
+        for row in running:
+            take(row)
     return rows
 
 
-async def _run(case: Case, *, quick: bool) -> list[Result]:
-    results = []
-    async for result in run(case, quick=quick):
-        _print(report.result_lines(result))
-        results.append(result)
-    return results
+async def _take_all(rows: AsyncIterator[Row], take: Callable[[Row], None]) -> None:
+    async for row in rows:
+        take(row)
+
+
+def _draw(case: Case | Comparison, rows: Sequence[Row], folder: Path) -> None:
+    if case.draw is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _print([f"  drawn: {file}" for file in case.draw(rows, folder)])
 
 
 def _print(lines: Sequence[str]) -> None:
-    print("\n".join(lines), flush=True)
+    for line in lines:
+        print(line, flush=True)
 
 
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
@@ -78,9 +96,10 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     )
     # Without `choices` for a list that may be empty: argparse would refuse the empty list itself.
     parser.add_argument("names", nargs="*", metavar="NAME", type=_one_of(names), help="cases to run; all by default")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="few rounds, small sizes: to see that it works")
+    parser.add_argument("--loop", choices=loops.NAMES, default=loops.NAMES[0], help="the event loop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE too")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the case into FILE (PNG) too")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the cases that have a picture into FOLDER")
     parser.add_argument("--list", action="store_true", help="list the cases")
     return parser
 

@@ -1,4 +1,4 @@
-"""A case in virtual time: some figures of several who do the same, on the same trace. Nothing is timed."""
+"""A case that makes its rows by itself: in virtual time, in other processes, or with several figures of one round."""
 
 from __future__ import annotations
 
@@ -6,26 +6,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from benchmarks.statistics import spread
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
-
-@attrs.frozen
-class Ceiling:
-    """What the figure of the subject is to be at most: a number, or so much above the figure of another."""
-
-    most: float
-    above: str | None = None
-
-    def is_met(self, subject: float, other: float) -> bool:
-        """Whether that is good enough."""
-        return subject - other <= self.most if self.above else subject <= self.most
-
-    def __str__(self) -> str:
-        return f"<= {self.above} + {self.most:g}" if self.above else f"<= {self.most:g}"
+    from benchmarks.rows import Options, Row
 
 
 @attrs.frozen(kw_only=True)
@@ -37,10 +22,9 @@ class Comparison:
         title: what is compared, in words.
         reference: with what, in words.
         goal: how good it is to be, in words.
-        subject: whose figures are judged.
-        names: of all whose figures are shown, in the order of the columns.
-        run: gives the rows, as they are known; the argument is whether it has to be quick.
-        draw: draws a picture of it into a file.
+        run: gives the rows, as they are known.
+        columns: of all whose figures are shown, if there is a table with a line for each row.
+        draw: draws the pictures of its rows into a folder, and returns their files.
 
     """
 
@@ -48,38 +32,6 @@ class Comparison:
     title: str
     reference: str
     goal: str
-    subject: str
-    names: Sequence[str]
-    run: Callable[[bool], Iterator[Row]]
-    draw: Callable[[Path], None]
-
-
-@attrs.frozen(kw_only=True)
-class Row:
-    """One figure of each, for each seed.
-
-    Attributes:
-        case: the case that it belongs to.
-        variant: what happened, and which figure of it this is.
-        unit: of the figures.
-        figures: by name, one for each seed.
-        goal: what is to be reached; ``None`` if there is no goal.
-
-    """
-
-    case: Comparison
-    variant: str
-    unit: str
-    figures: Mapping[str, Sequence[float]]
-    goal: Ceiling | None
-
-    def median(self, name: str) -> float:
-        """Return the figure of that name, in the middle of the seeds."""
-        return spread(self.figures[name]).median
-
-    @property
-    def is_met(self) -> bool | None:
-        """Whether the goal is met; ``None`` without one."""
-        if self.goal is None:
-            return None
-        return self.goal.is_met(self.median(self.case.subject), self.median(self.goal.above or self.case.subject))
+    run: Callable[[Options], Iterator[Row] | AsyncIterator[Row]]
+    columns: Sequence[str] = ()
+    draw: Callable[[Sequence[Row], Path], Sequence[Path]] | None = None

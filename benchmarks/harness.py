@@ -1,48 +1,54 @@
-"""What a case is, and how it is run: subject and reference by turns, many short rounds, in one process."""
+"""What a case is, and how it is run: the sides by turns, many short rounds, in one process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import attrs
 
-from benchmarks.statistics import Spread, ratios, spread
+from benchmarks.goals import SUBJECT, Goal
+from benchmarks.rows import Options, Row
 from stateful_route.store.embedded import LocalServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
     from types import TracebackType
+
+    from benchmarks.goals import Target
+
+__all__ = ["Case", "Goal", "Lab", "Round", "Variant", "interleave", "run", "server_version"]
 
 Round: TypeAlias = "Callable[[], Awaitable[float]]"
 """Measures for some milliseconds, and returns one figure in the unit of its case."""
 
-
-@attrs.frozen
-class Goal:
-    """What the ratio of the subject to the reference is to reach; those of DESIGN.md, section 10."""
-
-    ratio: float
-    more_is_better: bool = False
-
-    def is_met(self, ratio: float) -> bool:
-        """Whether that ratio is good enough."""
-        return ratio >= self.ratio if self.more_is_better else ratio <= self.ratio
-
-    def __str__(self) -> str:
-        return f"{'>=' if self.more_is_better else '<='} {self.ratio:g}x"
+T = TypeVar("T")
 
 
 @attrs.frozen
 class Variant:
-    """One measurement of a case."""
+    """One measurement of a case.
+
+    Attributes:
+        name: of the variant.
+        subject: measures ours.
+        reference: measures what the goal is about.
+        others: measure others on the same work, by name.
+        missing: others that cannot be measured, and why.
+        goals: in place of the goal of the case.
+
+    """
 
     name: str
     subject: Round
     reference: Round
+    others: Mapping[str, Round] = attrs.field(factory=dict)
+    missing: Mapping[str, str] = attrs.field(factory=dict)
+    goals: Sequence[Target] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -53,36 +59,48 @@ class Case:
         name: as it is called on the command line.
         title: the subject, in words.
         reference: what it is compared with, in words.
+        versus: the name of the reference where there is one word for it.
         unit: of the figures, for example ``"ns"``.
         goal: what the ratio of the two is to reach.
-        rounds: how often each side of a variant runs; in a quick run, a tenth.
+        rounds: how often each side of a variant runs.
+        quick_rounds: the same in a quick run; by default a tenth.
+        warm_up: whether one round of each side goes first, and does not count.
         open: prepares the variants, and cleans up after them.
+        draw: draws the pictures of its rows into a folder, and returns their files.
 
     """
 
     name: str
     title: str
     reference: str
+    versus: str = "reference"
     unit: str
     goal: Goal
     rounds: int
+    quick_rounds: int | None = None
+    warm_up: bool = True
     open: Callable[[Lab], AbstractAsyncContextManager[Sequence[Variant]]]
+    draw: Callable[[Sequence[Row], Path], Sequence[Path]] | None = None
+
+    def run(self, options: Options) -> AsyncIterator[Row]:
+        """Give out the row of each variant as it is known."""
+        return run(self, options)
 
 
 class Lab:
-    """What a case may use: servers that end with it."""
+    """What a case may use: how to run, and servers that end with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Options | None = None) -> None:
+        """Run that way, by default in full."""
+        self.options = options or Options()
         self._servers = contextlib.ExitStack()
         self.server_version: str | None = None
         """Product and version of the last server; ``None`` if the case needed none."""
 
-    def server(self) -> LocalServer:
+    def server(self, *, tcp: bool = False) -> LocalServer:
         """Start a server for this case alone. It blocks, while nothing is measured yet."""
-        server = self._servers.enter_context(LocalServer())
-        facts = dict(line.split(":", 1) for line in server.ask("INFO", "server").splitlines() if ":" in line)
-        version = facts.get("valkey_version") or facts["redis_version"]
-        self.server_version = f"{facts.get('server_name', 'redis')} {version}"
+        server = self._servers.enter_context(LocalServer(tcp=tcp))
+        self.server_version = server_version(server)
         return server
 
     def __enter__(self) -> Self:
@@ -94,69 +112,54 @@ class Lab:
         self._servers.close()
 
 
-@attrs.frozen(kw_only=True)
-class Result:
-    """The figures of one variant of a case, in its unit; one of each side for each round."""
-
-    case: Case
-    variant: str
-    subject: Sequence[float]
-    reference: Sequence[float]
-    server: str | None
-
-    @property
-    def ratio(self) -> Spread:
-        """Subject / reference, from the ratio of each round."""
-        return spread(ratios(self.subject, self.reference))
-
-    @property
-    def noise(self) -> float:
-        """How far the reference was from itself: the width of its spread, as a share of its median."""
-        return spread(self.reference).relative
-
-    @property
-    def is_met(self) -> bool:
-        """Whether the goal is met."""
-        return self.case.goal.is_met(self.ratio.median)
+def server_version(server: LocalServer) -> str:
+    """Return product and version of a server."""
+    facts = dict(line.split(":", 1) for line in server.ask("INFO", "server").splitlines() if ":" in line)
+    return f"{facts.get('server_name', 'redis')} {facts.get('valkey_version') or facts['redis_version']}"
 
 
-async def run(case: Case, *, quick: bool) -> AsyncIterator[Result]:
-    """Run a case, giving out the result of each variant as it is known."""
-    rounds = max(case.rounds // 10, 2) if quick else case.rounds
-    with Lab() as lab:
+async def run(case: Case, options: Options) -> AsyncIterator[Row]:
+    """Run a case, giving out the row of each variant as it is known."""
+    rounds = options.pick(case.rounds, case.quick_rounds or max(case.rounds // 10, 2))
+    with Lab(options) as lab:
         async with case.open(lab) as variants:
             for variant in variants:
-                with _heap_set_aside():
-                    subject, reference = await interleave(variant.subject, variant.reference, rounds)
-                yield Result(
+                sides = {SUBJECT: variant.subject, case.versus: variant.reference, **variant.others}
+                figures = await interleave(sides, rounds, warm_up=case.warm_up)
+                yield Row(
                     case=case,
                     variant=variant.name,
-                    subject=subject,
-                    reference=reference,
+                    unit=case.unit,
+                    figures=figures,
+                    goals=(attrs.evolve(case.goal, of=case.versus),) if variant.goals is None else variant.goals,
+                    missing=variant.missing,
                     server=lab.server_version,
                 )
 
 
-async def interleave(subject: Round, reference: Round, rounds: int) -> tuple[list[float], list[float]]:
-    """Run both sides by turns, after one round of each that does not count; return the figures of each.
+async def interleave(
+    sides: Mapping[str, Callable[[], Awaitable[T]]], rounds: int, *, warm_up: bool = True
+) -> dict[str, list[T]]:
+    """Run the sides by turns, by default after one round of each that does not count; return what each measured.
 
-    Each side is first in every other pair, so that none of them always runs in what the other left behind.
+    The order is turned round after each turn, so that no side always runs in what the same other left behind.
     """
-    figures: tuple[list[float], list[float]] = ([], [])
-    sides = [(subject, figures[0]), (reference, figures[1])]
-    for measure, _ in sides:
-        await _rest()
-        await measure()
-    for _ in range(rounds):
-        for measure, side_figures in sides:
+    figures: dict[str, list[T]] = {name: [] for name in sides}
+    order = list(sides)
+    with _heap_set_aside():
+        for name in order if warm_up else ():
             await _rest()
-            side_figures.append(await measure())
-        sides.reverse()
+            await sides[name]()
+        for _ in range(rounds):
+            for name in order:
+                await _rest()
+                figures[name].append(await sides[name]())
+            order.reverse()
     return figures
 
 
 async def _rest() -> None:
-    """Bring both sides to the same start: no garbage, and no task in the background that has waited for its turn."""
+    """Bring all sides to the same start: no garbage, and no task in the background that has waited for its turn."""
     gc.collect()
     await asyncio.sleep(0.001)  # a round may keep the loop to itself; heartbeats and refreshes have to go on
 

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers import missing_module
+from benchmarks.report import rounded
+from benchmarks.rows import SUBJECT, is_ours
+from benchmarks.statistics import spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from benchmarks.rows import Row
+
+_OURS = "#1f6fb2"
+_OTHER = "#c0392b"
 _COLOURS = ("#c0392b", "#1f6fb2", "#555555")
+_LINES = ("#c0392b", "#e08e0b", "#7f4fa3", "#2e8b57", "#555555", "#888888")
+_GRID = "#dddddd"
+_WIDE = 100
 
 
 def is_possible() -> bool:
     """Whether matplotlib is installed."""
-    try:
-        return importlib.util.find_spec("matplotlib") is not None
-    except ValueError:  # it is held back: sys.modules has None for it
-        return False
+    return missing_module("matplotlib") is None
 
 
 def draw_imbalance(
     series: Mapping[str, Sequence[float]], path: Path, *, title: str, shaded: tuple[float, float]
 ) -> None:
     """Draw fullest / mean pod, a figure for each second, on a logarithmic scale; ``shaded`` is when it happened."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - nobody else needs it
-    from matplotlib.ticker import FixedLocator, NullLocator  # noqa: PLC0415 - the same
+    from matplotlib.ticker import FixedLocator, NullLocator  # noqa: PLC0415 - nobody else needs it
 
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = _figure(3.6)
     axes = figure.add_subplot()
     axes.axvspan(shaded[0] / 60, shaded[1] / 60, color="#f0f0f0", label="pods are restarted")
     axes.axhline(1.25, color="#888888", linewidth=1, linestyle="--", label="1.25")
@@ -44,8 +51,147 @@ def draw_imbalance(
     axes.set_xlim(0, max(len(values) for values in series.values()) / 60)
     axes.set_xlabel("minutes")
     axes.set_ylabel("links: fullest / mean pod")
-    axes.set_title(title, fontsize=10)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, title)
     axes.legend(fontsize=9, framealpha=1, loc="upper right")
+    _save(figure, path)
+
+
+def draw_bars(rows: Sequence[Row], path: Path, *, title: str, label: str) -> None:
+    """Draw the figures of each side as bars, with their spread; a panel for each row."""
+    figure, panels, names = _panels(rows[0], len(rows))
+    for axes, row in zip(panels, rows, strict=True):
+        medians = [row.median(name) for name in names]
+        bars = axes.barh(names, medians, color=list(map(_colour, names)), height=0.65)
+        axes.bar_label(bars, labels=list(map(rounded, medians)), fontsize=9, padding=4)
+        axes.set_xlim(0, max(medians) * 1.15)
+        axes.set_xlabel(label, fontsize=9)
+        _finish(axes, row.variant, axis="x")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def draw_points(rows: Sequence[Row], path: Path, *, title: str, label: str) -> None:
+    """Draw the figures of each side as points on a logarithmic scale, with their spread; a panel for each row."""
+    figure, panels, names = _panels(rows[0], len(rows))
+    for axes, row in zip(panels, rows, strict=True):
+        for place, name in enumerate(names):
+            figures = spread(row.figures[name])
+            axes.plot([figures.low, figures.high], [place, place], color=_colour(name), linewidth=5, alpha=0.35)
+            axes.plot([figures.median], [place], "o", color=_colour(name), markersize=7)
+            _write_beside(axes, rounded(figures.median), max(figures.high, figures.median), place)
+        medians = [row.median(name) for name in names]
+        axes.set_xlim(min(medians) / 1.8, max(medians) * 4.5)
+        axes.set_xscale("log")
+        _label_powers(axes.xaxis)
+        axes.set_xlabel(label, fontsize=9)
+        _finish(axes, row.variant, axis="x")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def draw_throughput(by_callers: Mapping[int, Row], path: Path, *, title: str) -> None:
+    """Draw thousands of calls in a second over the number of callers, a line for each side."""
+    from matplotlib.ticker import NullLocator  # noqa: PLC0415 - only who draws needs it
+
+    figure = _figure(3.8)
+    axes = figure.add_subplot()
+    callers = list(by_callers)
+    for name, style in _styles(next(iter(by_callers.values()))).items():
+        spreads = [spread(by_callers[count].figures[name]) for count in callers]
+        axes.fill_between(
+            callers, [one.low for one in spreads], [one.high for one in spreads], color=style["color"], alpha=0.12
+        )
+        axes.plot(callers, [one.median for one in spreads], marker="o", markersize=3.5, label=name, **style)
+    axes.set_xscale("log")
+    axes.set_xticks(callers, [f"{count:,}" for count in callers])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.9 * min(row.median(name) for row in by_callers.values() for name in row.figures))
+    _label_powers(axes.yaxis)
+    axes.set_xlabel("concurrent callers")
+    axes.set_ylabel("thousand calls/s")
+    _finish(axes, title)
+    _legend_beside(axes)
+    _save(figure, path)
+
+
+def draw_latency(by_callers: Mapping[int, tuple[Row, Row]], path: Path, *, title: str) -> None:
+    """Draw p50 to p99 of one call for each side, a panel for each number of callers."""
+    figure, panels, names = _panels(next(iter(by_callers.values()))[0], len(by_callers))
+    for axes, (callers, (p50, p99)) in zip(panels, by_callers.items(), strict=True):
+        for place, name in enumerate(names):
+            colour, middle, high = _colour(name), p50.median(name), p99.median(name)
+            axes.plot([middle, high], [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+            axes.plot([middle], [place], "o", color=colour, markersize=6)
+            axes.plot([high], [place], "|", color=colour, markersize=11, markeredgewidth=2.5)
+            _write_beside(axes, f"{rounded(middle)} to {rounded(high)}", high, place)
+        axes.set_xlim(min(map(p50.median, names)) / 1.6, max(map(p99.median, names)) * 9)
+        axes.set_xscale("log")
+        _label_powers(axes.xaxis)
+        axes.set_xlabel("ms", fontsize=9)
+        _finish(axes, f"{callers:,} callers", axis="x")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _panels(row: Row, count: int) -> tuple[Any, Any, list[str]]:
+    """Return a figure with panels side by side, and the names of the sides from the bottom up: ours are on top."""
+    names = sorted(row.figures, key=is_ours)
+    others = [name for name in names if not is_ours(name)][::-1]
+    names = [*others, *[name for name in names if is_ours(name)][::-1]]
+    figure = _figure(1.1 + 0.27 * len(names))
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    panels[0].set_yticks(range(len(names)), names, fontsize=9)
+    panels[0].set_ylim(-0.6, len(names) - 0.4)
+    return figure, panels, names
+
+
+def _write_beside(axes: Any, text: str, x: float, y: float) -> None:
+    axes.annotate(text, (x, y), (7, 0), textcoords="offset points", va="center", fontsize=8.5)
+
+
+def _label_powers(axis: Any) -> None:
+    """Label a logarithmic axis with plain numbers: at 1, 2 and 5 of each power of ten, if there is room for them."""
+    from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415 - only who draws needs it
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _WIDE else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:,g}")
+
+
+def _colour(name: str) -> str:
+    return _OURS if is_ours(name) else _OTHER
+
+
+def _styles(row: Row) -> dict[str, dict[str, Any]]:
+    """Return how the line of each side looks: ours is broad and blue."""
+    colours = iter(_LINES)
+    return {
+        name: {"color": _OURS, "linewidth": 2.4, "linestyle": "-" if name == SUBJECT else "--"}
+        if is_ours(name)
+        else {"color": next(colours), "linewidth": 1.4}
+        for name in row.figures
+    }
+
+
+def _figure(height: float) -> Any:
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only who draws needs it
+
+    return Figure(figsize=(8, height), layout="constrained")
+
+
+def _finish(axes: Any, title: str, *, axis: str = "y") -> None:
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.grid(axis=axis, color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend_beside(axes: Any) -> None:
+    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=100, metadata={"Software": None})  # the same picture from the same figures

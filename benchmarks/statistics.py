@@ -24,7 +24,7 @@ class Spread:
     @property
     def relative(self) -> float:
         """The width of the range, as a share of the median."""
-        return (self.high - self.low) / self.median
+        return (self.high - self.low) / self.median if self.median else 0.0
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -1,15 +1,33 @@
 """The cases, in the order in which they run. To add one: write its module, and add a line here."""
 
+from benchmarks.cases.batch import BATCH
+from benchmarks.cases.cluster import CLUSTER
+from benchmarks.cases.commands import COMMANDS
+from benchmarks.cases.concurrency import CONCURRENCY
 from benchmarks.cases.drain import DRAIN
 from benchmarks.cases.failover import FAILOVER
+from benchmarks.cases.heartbeat import HEARTBEAT
 from benchmarks.cases.hit import HIT
+from benchmarks.cases.memory import MEMORY
 from benchmarks.cases.miss import MISS
+from benchmarks.cases.mixed import MIXED
 from benchmarks.cases.placement import PLACEMENT
+from benchmarks.cases.runtimes import RUNTIMES
+from benchmarks.cases.stall import STALL
 
 CASES = (
     HIT,
     MISS,
-    FAILOVER,
+    RUNTIMES,
+    CONCURRENCY,
+    CLUSTER,
+    BATCH,
+    MEMORY,
+    STALL,
+    COMMANDS,
+    HEARTBEAT,
     DRAIN,
+    FAILOVER,
     PLACEMENT,
+    MIXED,
 )

@@ -107,8 +107,11 @@ FAILOVER = Case(
     name="failover",
     title=f"kill -9 of a pod until each of its {_UIDS} uids is routed elsewhere",
     reference=f"the lease of {_LEASE:g} s; the goal is lease + 1 s",
+    versus="lease",
     unit="s",
     goal=Goal((_LEASE + 1) / _LEASE),
     rounds=10,
+    quick_rounds=1,
+    warm_up=False,
     open=_open,
 )

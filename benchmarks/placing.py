@@ -1,0 +1,71 @@
+"""The very calls of the script ``place`` that the store sends, so that a reference sends the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import attrs
+
+from benchmarks.cases.pods import NAMESPACE, SERVICE
+from stateful_route import LinkKey
+from stateful_route.store.codec import link_change
+from stateful_route.store.redis_store import RedisStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stateful_route import PodLife
+    from stateful_route.models import Outcome
+    from stateful_route.store.port import Store
+    from stateful_route.store.scripts import ScriptCall
+
+_UID = "recorded-uid"
+_AT_ONCE = 500
+
+
+class _Recorder:
+    """Connections that keep the call which the store would send."""
+
+    def __init__(self) -> None:
+        self.calls: list[ScriptCall] = []
+
+    async def run(self, call: ScriptCall) -> NoReturn:
+        self.calls.append(call)
+        raise _NotSentError
+
+
+class _NotSentError(Exception):
+    pass
+
+
+@attrs.frozen
+class Placing:
+    """Makes the call that places a uid on one pod."""
+
+    recorded: ScriptCall
+
+    def call(self, uid: str) -> ScriptCall:
+        """Return the call for that uid."""
+        keys = tuple(key.replace(_UID, uid) for key in self.recorded.keys)
+        return attrs.evolve(self.recorded, keys=keys)
+
+    def outcome(self, reply: Any) -> Outcome:
+        """Return what the script did, as the store reads it from the reply."""
+        return link_change(self.recorded.script, reply).outcome
+
+
+async def record_placing(life: PodLife, ttl: float) -> Placing:
+    """Record the call that places a uid on that life of a pod; ``ttl`` is that of the link in seconds."""
+    recorder = _Recorder()
+    with contextlib.suppress(_NotSentError):
+        await RedisStore(cast("Any", recorder)).place(LinkKey(NAMESPACE, _UID, SERVICE), life, ttl)
+    return Placing(recorder.calls[0])
+
+
+async def link(store: Store, uids: Sequence[str], life: PodLife) -> None:
+    """Give each uid a persistent link to that life of a pod."""
+    for start in range(0, len(uids), _AT_ONCE):
+        keys = [LinkKey(NAMESPACE, uid, SERVICE) for uid in uids[start : start + _AT_ONCE]]
+        await asyncio.gather(*(store.claim(key, life) for key in keys))
