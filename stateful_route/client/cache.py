@@ -15,7 +15,7 @@ from stateful_route.models import Link, LinkKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from stateful_route.client.front import Target
+    from stateful_route.client.front import Part
     from stateful_route.client.routing import Pod
 
 CacheKey = tuple[str, str, str]
@@ -42,7 +42,7 @@ class _Service:
 
     __slots__ = ("front", "holders", "latest", "prefix")
 
-    def __init__(self, prefix: str, front: dict[str, Target]) -> None:
+    def __init__(self, prefix: str, front: Part) -> None:
         self.prefix = prefix
         self.front = front
         self.holders: dict[_Life, _Holder] = {}
@@ -103,9 +103,9 @@ class LinkCache:
         return len(self._entries)
 
     @property
-    def front(self) -> dict[str, dict[str, dict[str, Target]]]:
+    def front(self) -> dict[str, dict[str, Part]]:
         """The links that a hit finds at once, by namespace, service and uid: to read only."""
-        return self._front.links
+        return self._front.parts
 
     def pod(self, key: CacheKey) -> Pod | None:
         """Return the pod of a link that has not ended, if the pod may be used."""
@@ -115,7 +115,8 @@ class LinkCache:
     def link(self, key: CacheKey) -> Link | None:
         """Return a link that has not ended, if its pod may be used, and more than that is known.
 
-        ``ttl`` is how long it is cached for yet, which is less than the link has left.
+        ``ttl`` is how long it is cached for yet, which is less than the link has left. The same link is in the front
+        from then on.
         """
         entry = self._use(key)
         if not entry:
@@ -127,7 +128,11 @@ class LinkCache:
         ttl = None
         if holder.kind is not LinkKind.PERSISTENT:
             ttl = (entry >> _EXPIRES & _EXPIRES_MASK) / 1000 - self._clock()
-        return Link(holder.pod.pod_index, holder.incarnation, epoch, holder.kind, ttl)
+        link = Link(holder.pod.pod_index, holder.incarnation, epoch, holder.kind, ttl)
+        part = self._services[key[0], key[2]].front
+        if key[1] in part.targets:
+            part.known[key[1]] = link
+        return link
 
     def put(self, key: CacheKey, pod: Pod, link: Link | None, asked_at: float) -> None:
         """Keep a link that the store told; ``asked_at`` is when it was asked, on the clock of the cache.
@@ -146,6 +151,7 @@ class LinkCache:
                 lasting = min(lasting, link.ttl - self._margin)
         expires = int((asked_at + lasting) * 1000)
         if lasting <= 0:
+            self.outdate(key, epoch - 1)
             return
         service = self._service(key)
         entry_key = service.prefix + key[1]
@@ -248,7 +254,8 @@ class LinkCache:
             return 0
         if not entry & USED:
             shard[entry_key] = entry | USED
-        if uid not in service.front or not service.front[uid].usable:
+        target = service.front.targets.get(uid)
+        if target is None or not target.usable:
             self._front.put(service.front, uid, holder.pod, expires, now)
         return entry
 
@@ -286,7 +293,7 @@ class LinkCache:
         service = self._services.get((namespace, service_name))
         if service is None:
             prefix = f"{next(self._numbers)}:"
-            service = _Service(prefix, self._front.service(namespace, service_name))
+            service = _Service(prefix, self._front.part(namespace, service_name))
             self._services[namespace, service_name] = self._by_prefix[prefix] = service
         return service
 

@@ -112,7 +112,7 @@ class ClientDriver(Driver):
     async def compute_linked_pod(self, namespace: str, uid: str, service_name: str) -> int:
         """See ``StatefulRouteForClientDriver``."""
         try:
-            target = self._front[namespace][service_name][uid]
+            target = self._front[namespace][service_name].targets[uid]
             if target.usable:
                 self._hits += 1
                 return target.pod_index
@@ -191,7 +191,7 @@ class ClientDriver(Driver):
     def peek(self, namespace: str, uid: str, service_name: str) -> int | None:
         """Return the pod index from the cache, or ``None``. For hot loops: no coroutine, no I/O, and no errors."""
         try:
-            target = self._front[namespace][service_name][uid]
+            target = self._front[namespace][service_name].targets[uid]
             if target.usable:
                 self._hits += 1
                 return target.pod_index
@@ -216,13 +216,22 @@ class ClientDriver(Driver):
     async def route(self, namespace: str, uid: str, service_name: str) -> Link:
         """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
 
-        ``ttl`` is what was left when the store was asked; of a cached link at most what is left now.
+        ``ttl`` is what was left when the store was asked, or less: a cached link tells what was left of its time in the
+        cache when it was first used.
 
         Raises:
             NoRoutablePodError: if it has none, and no pod takes new uids.
             NoCapacityError: if it has none, and all pods that take new uids are full.
 
         """
+        try:
+            part = self._front[namespace][service_name]
+            if part.targets[uid].usable:
+                known = part.known[uid]
+                self._hits += 1
+                return known
+        except (KeyError, TypeError):
+            pass
         try:
             link = self._cache.link((self._namespace if namespace == "" else namespace, uid, service_name))
         except TypeError:  # not a string

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.client.routing import Pod
+    from stateful_route.models import Link
 
 MOST = 131_072
 """The most links in the front: to drop them, or to let their dict grow, takes no more than a few milliseconds."""
@@ -30,6 +31,18 @@ class Target:
         self.pod_index = pod.pod_index
         self.usable = pod.usable
         """The one thing that a hit looks at: it is false for ever once the links may have ended."""
+
+
+class Part:
+    """The links of one service in the front, by uid."""
+
+    __slots__ = ("known", "targets")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.targets: dict[str, Target] = {}
+        self.known: dict[str, Link] = {}
+        """Of those in ``targets`` the links that somebody wanted to know more of than the pod."""
 
 
 class _Handle(Protocol):
@@ -61,8 +74,8 @@ class Front:
 
         An empty string for a namespace means ``namespace``.
         """
-        self._own: dict[str, dict[str, Target]] = {}
-        self.links = {namespace: self._own, "": self._own}
+        self._own: dict[str, Part] = {}
+        self.parts = {namespace: self._own, "": self._own}
         self._length = 0
         self._tick = max(ttl / _TICKS, _SHORTEST_TICK)
         self._ticks: dict[int, _Tick] = {}
@@ -73,18 +86,21 @@ class Front:
     def __len__(self) -> int:
         return self._length
 
-    def service(self, namespace: str, service_name: str) -> dict[str, Target]:
-        """Return the part of a service, by uid; only the methods of this object change it."""
-        return self.links.setdefault(namespace, {}).setdefault(service_name, {})
+    def part(self, namespace: str, service_name: str) -> Part:
+        """Return the part of a service; only the methods of this object change which links are in it."""
+        services = self.parts.setdefault(namespace, {})
+        if service_name not in services:
+            services[service_name] = Part()
+        return services[service_name]
 
     def remove(self, namespace: str, service_name: str) -> None:
         """Drop all links of a service, which gets another part when it comes back."""
-        services = self.links[namespace]
+        services = self.parts[namespace]
         self.drop(services.pop(service_name))
         if not services and services is not self._own:
-            del self.links[namespace]
+            del self.parts[namespace]
 
-    def put(self, part: dict[str, Target], uid: str, pod: Pod, expires: float, now: float) -> None:
+    def put(self, part: Part, uid: str, pod: Pod, expires: float, now: float) -> None:
         """Put a link that ends at ``expires`` into the part of its service, if it ends late enough."""
         tick = int(expires / self._tick) - 1
         if tick * self._tick <= now:
@@ -92,27 +108,30 @@ class Front:
         target = pod.targets.get(tick) or self._aim(tick, pod)
         if target is None:
             return
-        if uid not in part:
+        if uid not in part.targets:
             if self._length >= MOST:
                 self.clear()
             self._length += 1
-        part[uid] = target
+        part.targets[uid] = target
 
-    def discard(self, part: dict[str, Target], uid: str) -> None:
+    def discard(self, part: Part, uid: str) -> None:
         """Drop a link, if it is there."""
-        if part.pop(uid, None) is not None:
+        if part.targets.pop(uid, None) is not None:
+            part.known.pop(uid, None)
             self._length -= 1
 
-    def drop(self, part: dict[str, Target]) -> None:
+    def drop(self, part: Part) -> None:
         """Drop all links of a service."""
-        self._length -= len(part)
-        part.clear()
+        self._length -= len(part.targets)
+        part.targets.clear()
+        part.known.clear()
 
     def clear(self) -> None:
         """Drop all links."""
-        for services in self.links.values():
+        for services in self.parts.values():
             for part in services.values():
-                part.clear()
+                part.targets.clear()
+                part.known.clear()
         self._length = 0
 
     def close(self) -> None:

@@ -45,7 +45,8 @@ class ServiceView:
     async def route(self, uid: str) -> Link:
         """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
 
-        ``ttl`` is what was left when the store was asked; of a cached link at most what is left now.
+        ``ttl`` is what was left when the store was asked, or less: a cached link tells what was left of its time in the
+        cache when it was first used.
 
         Raises:
             NoRoutablePodError: if it has none, and no pod takes new uids.

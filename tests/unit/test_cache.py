@@ -40,7 +40,8 @@ def indexes(*pods: Pod | None) -> list[int | None]:
 
 def in_front(cache: LinkCache, uid: str = "alice") -> bool:
     """Return whether a hit would find it in the front."""
-    target = cache.front.get("prod", {}).get("room", {}).get(uid)
+    part = cache.front.get("prod", {}).get("room")
+    target = None if part is None else part.targets.get(uid)
     return target is not None and target.usable
 
 
@@ -304,10 +305,45 @@ class TestFront:
         for number in range(25):
             cache.put(key_of(number), pod(), link(), clock())
             cache.pod(key_of(number))
-            lengths.append((len(cache._front), len(cache.front["prod"]["room"])))
+            lengths.append((len(cache._front), len(cache.front["prod"]["room"].targets)))
 
         assert [(number % 10 + 1,) * 2 for number in range(25)] == lengths
         assert all(cache.pod(key_of(number)) for number in range(25))
+
+    @pytest.mark.parametrize(
+        "leave",
+        [
+            lambda cache: cache.outdate(KEY, 9),
+            lambda cache: cache.pop(KEY),
+            lambda cache: cache.flush("prod"),
+            lambda cache: cache.put(KEY, pod(1), link(epoch=10), cache._clock()),
+            lambda cache: cache.close(),
+            lambda cache: cache._front.clear(),
+        ],
+        ids=["outdated", "popped", "flushed", "put again", "closed", "front cleared"],
+    )
+    def test_what_is_known(self, clock: ManualClock, leave: Callable[[LinkCache], object]) -> None:
+        """A link that was asked for is at hand for the next hit, until it leaves the front for whatever reason."""
+        cache = LinkCache(3, ttl=100.0, margin=1.0, clock=clock)
+        cache.put(KEY, pod(), link(epoch=9), clock())
+        part = cache.front.setdefault("prod", {})["room"]
+        found = cache.link(KEY)
+        before = part.known.get("alice")
+        leave(cache)
+
+        assert found is not None
+        assert before is found
+        assert {} == part.known
+
+    def test_news_that_does_not_last(self, clock: ManualClock, cache: LinkCache) -> None:
+        """A newer link that ends too soon to be kept ends the older one that is there."""
+        cache.put(KEY, pod(), link(epoch=9), clock())
+        cache.put(KEY, pod(1), link(1.0, epoch=9), clock())
+        same = cache.link(KEY)
+        cache.put(KEY, pod(1), link(1.0, epoch=10), clock())
+
+        assert same is not None
+        assert cache.link(KEY) is None
 
     def test_other_clock(self) -> None:
         """With a clock that calls nobody back the front stays empty, and the end is exact all the same."""
@@ -340,7 +376,7 @@ class TestFront:
         cache.pod(KEY)
 
         assert cache.front["prod"] is cache.front[""]
-        assert "alice" in cache.front[""]["room"]
+        assert "alice" in cache.front[""]["room"].targets
 
 
 class TestBounds:
@@ -377,7 +413,7 @@ class TestBounds:
         kept = {str(number) for number in range(20) if cache.pop(key_of(number)) is not None}
 
         assert 3 == len(kept)
-        assert set() == set(cache.front["prod"]["room"])
+        assert set() == set(cache.front["prod"]["room"].targets)
 
     def test_lives_that_are_gone(self, clock: ManualClock) -> None:
         """Lives and services whose links have all ended are forgotten: neither restarts nor tenants fill the memory."""

@@ -145,18 +145,24 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def front_serves_only_what_lives(self) -> None:
         for key in KEYS:
-            target = self.cache.front.get(key[0], {}).get(key[2], {}).get(key[1])
+            part = self.cache.front.get(key[0], {}).get(key[2])
+            target = None if part is None else part.targets.get(key[1])
             if target is not None and target.usable:
                 live = self.live(key)
 
                 assert live is not None
                 assert live.pod is target.pod
+                assert part is not None
+                if (known := part.known.get(key[1])) is not None:
+                    assert live.link is not None
+                    assert attrs.evolve(live.link, ttl=known.ttl) == known
 
     @invariant()
     def bounds(self) -> None:
         parts = [part for name, services in self.cache.front.items() if name for part in services.values()]
 
-        assert len(self.cache._front) == sum(map(len, parts)) <= len(self.cache) <= self.size
+        assert all(part.known.keys() <= part.targets.keys() for part in parts)
+        assert len(self.cache._front) == sum(len(part.targets) for part in parts) <= len(self.cache) <= self.size
 
 
 class SmallCacheMachine(CacheMachine):
