@@ -333,6 +333,7 @@ class PodTable:
         overdue: the pods, not confirmed to be dead, whose lease has ended.
         next_deadline: when the next lease ends if no heartbeat comes, by the clock of the store; ``None`` if all are
             overdue or dead. No heartbeat of another pod is older than that less its lease.
+        living: how many pods are not confirmed to be dead; 0 if changes were asked for.
 
     """
 
@@ -344,6 +345,7 @@ class PodTable:
     whole: bool = True
     overdue: tuple[int, ...] = attrs.field(default=(), eq=False)
     next_deadline: float | None = attrs.field(default=None, eq=False)
+    living: int = attrs.field(default=0, eq=False)
 
 
 @attrs.frozen

@@ -62,7 +62,7 @@ class RoutingTable:
         self._tables: dict[tuple[str, str], ServiceTable] = {}
         self._hearings: dict[str, Hearing] = {}
         self._reading = SingleFlight[tuple[str, str], None]()
-        self._watching = SingleFlight[tuple[str, str], None]()
+        self._watching = SingleFlight[tuple[str, str], bool]()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._refreshing = PeriodicTask(
@@ -208,11 +208,15 @@ class RoutingTable:
         await self._confirm_deaths(table)
 
     async def _watch(self, table: ServiceTable) -> None:
-        """See which leases have ended, as ``_look`` does, and nothing else."""
-        await self._watching.run((table.namespace, table.service_name), lambda: self._read(table, None))
+        """See which leases have ended, as ``_look`` does, and nothing else unless other pods live than are known.
+
+        So a death, or a new pod, of which no announcement was heard is seen too.
+        """
+        if not await self._watching.run((table.namespace, table.service_name), lambda: self._read_since(table, None)):
+            await self.read(table)
         await self._confirm_deaths(table)
 
-    async def _read(self, table: ServiceTable, version: int | None) -> None:
+    async def _read(self, table: ServiceTable, version: int) -> None:
         if not await self._read_since(table, version):
             _log.debug("the changes in the pods of %r are not all: they are read as a whole", table.service_name)
             await self._read_since(table, 0)
@@ -229,6 +233,8 @@ class RoutingTable:
             self.store_failed(table.namespace)
             raise
         self._hearing(table.namespace).store_answered()
+        if read_at < table.read_at:  # a watch has overtaken a reading, or the other way round
+            return version is None
         if version is not None:
             table.changes_read_at = read_at
         return table.apply(pods, read_at, longest_gap=2 * self._config.refresh + self._config.call_deadline)
@@ -313,7 +319,8 @@ class RoutingTable:
         await self._refresh(table)
 
     def _is_being_read(self, table: ServiceTable) -> bool:
-        return self._reading.is_under_way((table.namespace, table.service_name))
+        key = (table.namespace, table.service_name)
+        return self._reading.is_under_way(key) or self._watching.is_under_way(key)
 
     def _serve_cached(self, namespace: str, *, serves: bool, flush: bool) -> None:
         if flush:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,6 +16,9 @@ from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodS
 
 if TYPE_CHECKING:
     from stateful_route.client.front import Target
+
+# A script cannot take any number of pods at once; the next reading asks for others.
+_MOST_ASKED_FOR = 1000
 
 
 class Pod:
@@ -190,7 +194,7 @@ class ServiceTable:
         Those that somebody could not reach, for the time of their last heartbeat; and those that were changed here by
         what was announced, which may have been overtaken by the last reading.
         """
-        return tuple(pod.pod_index for pod in self._reported | self._hearsay)
+        return tuple(pod.pod_index for pod in islice(self._reported | self._hearsay, _MOST_ASKED_FOR))
 
     @property
     def candidates(self) -> list[Pod]:
@@ -358,7 +362,7 @@ class ServiceTable:
         self._weigh(seconds, placed_by_all)
         self.loaded = True
         if not table.version and not table.whole:  # no changes were asked for
-            return bool(table.overdue or table.next_deadline is not None or self._view.shortest_lease is None)
+            return table.living == self._view.living
         if table.whole:
             self._unaccounted = (table.digest - self._digest) % DIGEST_MODULUS
         return (self._digest + self._unaccounted) % DIGEST_MODULUS == table.digest

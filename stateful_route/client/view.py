@@ -33,6 +33,11 @@ class StoreView:
         return min(self._leases, default=None)
 
     @property
+    def living(self) -> int:
+        """How many pods are not dead."""
+        return self._leases.total()
+
+    @property
     def unbroken_for(self) -> float:
         """For how many seconds, up to the last reading, the table was read without a failure or a gap."""
         return 0.0 if self._unbroken_since is None else self.read_at - self._unbroken_since
@@ -56,12 +61,12 @@ class StoreView:
     def end(self, longest_gap: float) -> None:
         """Judge the reading, after its pods were counted.
 
-        If the one before is more than ``longest_gap`` seconds ago, or half of the shortest lease, a time without the
-        store in between may have swallowed heartbeats. If the clock of the store went ahead of this one by more than
-        that, the leases ended before their time.
+        If the one before is more than half of the shortest lease ago, or ``longest_gap`` seconds if there is no lease,
+        a time without the store in between may have swallowed heartbeats. If the clock of the store went ahead of this
+        one by more than that, the leases ended before their time.
         """
         if self.shortest_lease is not None:
-            longest_gap = min(longest_gap, self.shortest_lease / 2)
+            longest_gap = self.shortest_lease / 2
         if self._unbroken_since is None or max(self._elapsed, self._jumped_by) > longest_gap:
             self._unbroken_since = self.read_at
 

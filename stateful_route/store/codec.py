@@ -122,7 +122,7 @@ async def pod_table(reply: Any) -> PodTable:
 
     The event loop gets its turn after each slice.
     """
-    now_ms, version, digest, whole, next_deadline_ms, overdue, entries = reply
+    now_ms, version, digest, whole, next_deadline_ms, living, overdue, entries = reply
     if isinstance(entries, dict):  # as a borrowed RESP3 client may give it
         entries = [part for pair in entries.items() for part in pair]
     pods: dict[int, PodState] = {}
@@ -146,8 +146,9 @@ async def pod_table(reply: Any) -> PodTable:
         version=version,
         digest=digest,
         whole=bool(whole),
-        overdue=tuple(sorted(int(field) for field in overdue)),
+        overdue=tuple(sorted(int(field) for field in overdue if field.isdigit())),
         next_deadline=to_seconds(next_deadline_ms) if next_deadline_ms else None,
+        living=living,
     )
 
 

@@ -172,6 +172,7 @@ class ServicePods:
             whole=whole,
             overdue=tuple(pod_index for pod_index, end in ends.items() if end <= now.ms),
             next_deadline=to_seconds(int(min(later))) if later else None,
+            living=0 if told else sum(end < math.inf for end in ends.values()),
         )
 
     def _change(self, pod_index: int, pod: _Pod, now: Moment) -> None:

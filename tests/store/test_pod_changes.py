@@ -237,7 +237,8 @@ def known(table: ServiceTable) -> dict[str, Any]:
         "routable": [pod.pod_index for pod in table.routable],
         "usable": [table.pod(state.pod_index).usable for state in states],
         "overdue": [table.pod(state.pod_index).overdue for state in states],
-        "confirmable": sorted(life.pod_index for life in table.confirmable()),
+        # Whose death can be confirmed once the view has been unbroken for their lease; one who has just come has none.
+        "suspects": sorted(pod.pod_index for pod in table._suspects),
         "dead": [table.is_dead(state.life) for state in states],
         "leaving": sorted(table.leaving, key=lambda life: life.pod_index),
         "weight": table.weight_of_own,

@@ -189,3 +189,15 @@ async def test_slow_look(make_client: MakeClient, store: MemoryStore, clock: Man
         await client._table.refresh_all()
 
         assert 0.0 < (early or 0.0) < 0.3 * LEASE < (table.next_look(clock()) or 0.0)
+
+
+async def test_unheard_death(make_client: MakeClient, store: MemoryStore) -> None:
+    """A client that only watches the leases sees a death that another one confirmed, though nothing was announced."""
+    await begin(store, 2)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        table = client._table.peek(NAMESPACE, SERVICE)
+        store.mark_dead(NAMESPACE, SERVICE, 1)
+        await client._table._watch(table)
+
+        assert [True, False] == [table.pod(i).usable for i in range(2)]

@@ -263,7 +263,7 @@ def test_lost_change(table: ServiceTable) -> None:
 def test_leases_alone(table: ServiceTable) -> None:
     """A reading without changes leaves version and pods, tells who is overdue, and finds out if there are no pods."""
     table.apply(PodTable(NOW, (state(0, version=7), state(1, version=8)), version=8, digest=15), NOW)
-    fine = table.apply(PodTable(NOW, (), whole=False, overdue=(1,), next_deadline=NOW + 5.0), NOW)
+    fine = table.apply(PodTable(NOW, (), whole=False, overdue=(1,), next_deadline=NOW + 5.0, living=2), NOW)
     usable = table.version, [table.pod(pod_index).usable for pod_index in (0, 1)]
     lost = table.apply(PodTable(NOW, (), whole=False), NOW)
 
@@ -306,6 +306,23 @@ def test_confirmable(table: ServiceTable) -> None:
 
     assert ([PodLife(2, 1)], {PodLife(1, 1), PodLife(2, 1)}) == (early, set(late))
     assert [PodLife(2, 1)] == table.confirmable()
+
+
+def test_unbroken_watch(table: ServiceTable) -> None:
+    """Looks as seldom as a table asks for leave no gap, however short the time between two refreshes is."""
+    read(table, state(0))
+    left = table.next_look(NOW) or 0.0
+    table.apply(PodTable(NOW + left, (), whole=False, living=1), NOW + left, longest_gap=left / 2)
+
+    assert left == pytest.approx(table.unbroken_for)
+
+
+def test_many_asked_for(table: ServiceTable) -> None:
+    """A reading asks for no more pods than a script can take, whatever was announced."""
+    for pod_index in range(9000):
+        table.mark_dead(PodLife(pod_index, 1))
+
+    assert 1000 == len(table.asked_for)
 
 
 def test_stamp_of_a_quiet_pod(table: ServiceTable) -> None:

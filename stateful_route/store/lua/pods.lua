@@ -1,10 +1,10 @@
 -- Reads what has changed in the pods of a service since the version that the caller has, or all of them if it has
 -- none, one from the future, or one from too long ago; the clock at that moment, which leases have ended, and when the
 -- next one ends (0: none does). With `also`, "pod,pod", the entries of those pods come with the changes. With `since` ""
--- no changes come, and no version.
+-- no changes come, and no version, but how many pods are not dead.
 -- keys: pods versions deadlines
 -- args: since also
--- returns: now_ms version digest whole next_deadline_ms overdue entries
+-- returns: now_ms version digest whole next_deadline_ms living overdue entries
 -- writes: no
 -- rerun: safe
 -- cost: 3 commands, 5 if pods have changed and 5 if leases have ended, whatever the number of pods; HGETALL for all
@@ -17,8 +17,8 @@ if since then
   version, digest = string.match(redis.call('HGET', KEYS[1], 'table') or '', '^(%d+) (%d+)')
   whole = since == 0 or not version or since > tonumber(version)
   if not whole and since < tonumber(version) then
-    changed = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, MOST + 1)
-    whole = #changed > MOST
+    changed = redis.pcall('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, MOST + 1)
+    whole = changed.err ~= nil or #changed > MOST
   end
 end
 local entries = {}
@@ -47,4 +47,5 @@ if first[2] and tonumber(first[2]) <= now_ms then
   first = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now_ms, '(inf', 'WITHSCORES', 'LIMIT', 0, 1)
 end
 local next_ms = tonumber(first[2] or 0)
-return { now_ms, tonumber(version or 0), tonumber(digest or 0), whole and 1 or 0, next_ms, overdue, entries }
+local living = since and 0 or redis.call('ZCOUNT', KEYS[3], '-inf', '(inf')
+return { now_ms, tonumber(version or 0), tonumber(digest or 0), whole and 1 or 0, next_ms, living, overdue, entries }
