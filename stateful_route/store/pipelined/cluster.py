@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.errors import StoreError
-from stateful_route.store.pipelined.script_pipe import Reading, ScriptPipe, as_list, raised, settled
+from stateful_route.store.pipelined.script_pipe import Reading, ScriptPipe, as_list, settled
 from stateful_route.store.pipelined.slots import SlotTable
 from stateful_route.store.resp import ReplyError
 from stateful_route.store.subscription import subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from stateful_route.store.pipelined.slots import Address
     from stateful_route.store.scripts import ScriptCall
@@ -37,7 +37,10 @@ class PipelinedCluster:
 
         def connect(address: Address) -> ScriptPipe:
             host, port = address
-            return ScriptPipe(kind, settings | {"host": host, "port": port}, deadline, max_pending)
+            place = {"host": host, "port": port}
+            return ScriptPipe(
+                kind, settings | place, deadline, max_pending, second=self._second, on_fault=self._table.refresh
+            )
 
         self._table = SlotTable(connect, startup, deadline)
         self._deadline = deadline
@@ -45,19 +48,10 @@ class PipelinedCluster:
     def __repr__(self) -> str:
         return f"<PipelinedCluster: {self._table!r}>"
 
-    async def run(self, call: ScriptCall) -> Any:
+    def run(self, call: ScriptCall) -> Awaitable[Any]:
         """Return the reply of a script."""
-        expires = asyncio.get_running_loop().time() + self._deadline
-        key = call.keys[0]
-        pipe = self._table.owner(key) or await self._table.find_owner(key, call.script, expires)
-        try:
-            reply = await pipe.submit(call.packed, call.script, expires)
-        except StoreError:
-            self._table.refresh()
-            raise
-        if isinstance(reply, ReplyError):
-            return raised(await settled(self._second(pipe, call, reply, expires), call.script))
-        return reply
+        pipe = self._table.owner(call.keys[0])
+        return self._find_and_run(call) if pipe is None else pipe.start(call)
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script: one pipeline for each primary, all at the same time."""
@@ -84,7 +78,7 @@ class PipelinedCluster:
             replies[i] = await settled(self._second(pipe, calls[i], replies[i], expires), calls[i].script)
 
         async def run_alone(i: int) -> None:
-            replies[i] = await settled(self.run(calls[i]), calls[i].script)
+            replies[i] = await settled(self._find_and_run(calls[i]), calls[i].script)
 
         await asyncio.gather(*(run_share(pipe, share) for pipe, share in shares.items()), *map(run_alone, lost))
         return replies
@@ -108,8 +102,14 @@ class PipelinedCluster:
         """Wait for what is under way, and close all connections."""
         await self._table.aclose()
 
+    async def _find_and_run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script, if need be once it is known who has its key."""
+        expires = asyncio.get_running_loop().time() + self._deadline
+        pipe = await self._table.find_owner(call.keys[0], call.script, expires)
+        return await pipe.start(call, expires)
+
     async def _second(self, pipe: ScriptPipe, call: ScriptCall, reply: Any, expires: float) -> Any:
-        """Return the reply to a call that was first answered with an error, be it the same. Follows redirections."""
+        """See ``SecondTry``. Follows redirections."""
         left = _MOST_REDIRECTIONS
         while left and isinstance(reply, ReplyError):
             left -= 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -13,12 +15,14 @@ from stateful_route.store.pipelined.pipe import Pipe
 from stateful_route.store.resp import ReplyError
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from stateful_route.store.pipelined.wire import Operation
+    from stateful_route.store.pipelined.wire import Operation, Submission
     from stateful_route.store.resp import Command
     from stateful_route.store.scripts import ScriptCall
+
+SecondTry: TypeAlias = "Callable[[ScriptPipe, ScriptCall, Any, float], Awaitable[Any]]"
+"""Returns the reply to a call that was first answered with an error over that pipe, be it the same; it may be late."""
 
 
 @attrs.frozen
@@ -64,11 +68,43 @@ def as_list(replies: Any, count: int) -> list[Any]:
 class ScriptPipe(Pipe):
     """A pipe to a server that runs scripts."""
 
-    def __init__(self, kind: Any, settings: dict[str, Any], deadline: float, max_pending: int) -> None:
-        """See ``Pipe``."""
+    def __init__(
+        self,
+        kind: Any,
+        settings: dict[str, Any],
+        deadline: float,
+        max_pending: int,
+        *,
+        second: SecondTry,
+        on_fault: Callable[[], None] = lambda: None,
+    ) -> None:
+        """See ``Pipe``. ``second`` is tried after a first reply that is an error; ``on_fault`` hears of each other."""
         super().__init__(kind, settings, deadline, max_pending)
+        self._second = second
+        self._on_fault = on_fault
+        self._on_error = self._end_first  # once, for it is a new object each time that it is asked for
+        self._seconds: set[asyncio.Task[Any]] = set()
         self._on_the_way: set[str] = set()
         """The scripts that the server is being given, by their SHA-1."""
+
+    def start(self, call: ScriptCall, expires: float | None = None) -> asyncio.Future[Any]:
+        """Return the reply of a script, of the second try too: a bare future, a coroutine costs a tenth of it all.
+
+        Raises:
+            StoreUnavailableError: see ``submit``.
+
+        """
+        try:
+            return self.submit(call.packed, call, expires, on_error=self._on_error)
+        except StoreError:
+            self._on_fault()
+            raise
+
+    async def aclose(self) -> None:
+        """See ``Pipe.aclose``; wait for the second tries too."""
+        await super().aclose()
+        if self._seconds:
+            await asyncio.wait(self._seconds)
 
     async def run(self, call: ScriptCall, expires: float, *before: Command) -> Any:
         """Return the reply of a script that is run right after other commands; be it an error.
@@ -110,6 +146,31 @@ class ScriptPipe(Pipe):
         """
         operation = Reading(str(command[0]))
         return raised(answer(await self.submit(resp.pack(command), operation, expires), operation))
+
+    def _end_first(self, first: Submission, error: ReplyError | StoreError) -> None:
+        """Go on after a call that was not answered, or with an error."""
+        if isinstance(error, StoreError):
+            self._on_fault()
+            first.future.set_exception(error)
+            return
+        call: Any = first.operation
+        task = asyncio.create_task(settled(self._second(self, call, error, first.expires), call))
+        self._seconds.add(task)
+        task.add_done_callback(functools.partial(self._end_second, first.future))
+
+    def _end_second(self, future: asyncio.Future[Any], task: asyncio.Task[Any]) -> None:
+        """Give the caller what came of the second try, whatever that is."""
+        self._seconds.discard(task)
+        if future.done():
+            return
+        if task.cancelled():
+            future.cancel()
+            return
+        outcome = task.exception() or task.result()
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
     async def _last(self, command: Command, call: ScriptCall, expires: float, before: tuple[Command, ...]) -> Any:
         data = b"".join([resp.pack(one) for one in (*before, command)])

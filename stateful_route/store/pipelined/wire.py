@@ -52,11 +52,12 @@ class Submission:
         expires: float,
         future: asyncio.Future[Any],
         count: int = 1,
-        on_error: Callable[[Submission, ReplyError], None] | None = None,
+        on_error: Callable[[Submission, ReplyError | StoreError], None] | None = None,
     ) -> None:
         """Make what is to be sent as ``data``, ``count`` commands, and answered before ``expires``.
 
-        ``on_error`` is called with an error of the server, if it is not to be the reply.
+        For one command there can be ``on_error``: it is called with what has come instead of an answer, and sees to
+        the future.
         """
         self.data = data
         self.operation = operation
@@ -71,7 +72,9 @@ class Submission:
         """Give ``fault`` for each reply that has not come, if the caller still waits."""
         if self.future.done():
             return
-        if self.count == 1:
+        if self.on_error is not None:
+            self.on_error(self, fault)
+        elif self.count == 1:
             self.future.set_exception(fault)
         else:
             self.future.set_result(self.replies + [fault] * (self.count - len(self.replies)))
