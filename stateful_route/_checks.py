@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,7 @@ def check_fraction(argument: str, value: object) -> None:
         raise InvalidArgumentError(argument, value, allowed)
 
 
+@functools.lru_cache(maxsize=256)  # almost all are settings
 def to_ms(seconds: float) -> int:
     """Convert seconds to whole milliseconds, rounded up, but not by the noise of floats: here the units meet."""
     ms = seconds * 1000

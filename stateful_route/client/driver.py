@@ -121,10 +121,11 @@ class ClientDriver(Driver):
         pod_index = self._cached(namespace, uid, service_name)
         if pod_index is not None:
             return pod_index
+        key = self._key(namespace, uid, service_name)
         try:
-            return (await self._resolver.place(self._key(namespace, uid, service_name))).pod_index
+            return (await self._resolver.place(key)).pod_index
         except (StoreUnavailableError, StoreTimeoutError):
-            return self._cached_by_hand(namespace, uid, service_name)
+            return self._cached_while_away(key)
 
     async def set_linked_pod_if_absent(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int:
         """See ``StatefulRouteForClientDriver``."""
@@ -137,10 +138,11 @@ class ClientDriver(Driver):
         pod_index = self.peek(namespace, uid, service_name)
         if pod_index is not None:
             return pod_index
+        key = self._key(namespace, uid, service_name)
         try:
-            return _pod_index(await self._resolver.find(self._key(namespace, uid, service_name)))
+            return _pod_index(await self._resolver.find(key))
         except (StoreUnavailableError, StoreTimeoutError):
-            return self._cached_by_hand(namespace, uid, service_name)
+            return self._cached_while_away(key)
 
     async def get_linked_pod_not_cache(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
@@ -239,7 +241,11 @@ class ClientDriver(Driver):
         if link is not None:
             self._hits += 1
             return link
-        return await self._resolver.place(self._key(namespace, uid, service_name))
+        key = self._key(namespace, uid, service_name)
+        try:
+            return await self._resolver.place(key)
+        except (StoreUnavailableError, StoreTimeoutError):
+            return self._resolver.suspect_link(key)
 
     async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
         """Return the link of the uid from the store; ``None`` if it has none."""
@@ -331,9 +337,10 @@ class ClientDriver(Driver):
         self._hits += 1
         return pod.pod_index
 
-    def _cached_by_hand(self, namespace: str, uid: str, service_name: str) -> int:
-        """Return a pod index that was put into the cache, while the error of a store that is away is handled."""
-        pod_index = self.peek(namespace, uid, service_name)
+    def _cached_while_away(self, key: CacheKey) -> int:
+        """Return a cached pod index that may be used while the store is away; called while its error is handled."""
+        self._table.store_failed(key[0])
+        pod_index = self.peek(*key)
         if pod_index is None:
             raise  # noqa: PLE0704 - the error that the caller handles
         return pod_index
@@ -363,7 +370,8 @@ class ClientDriver(Driver):
         return namespace
 
     def _key(self, namespace: str, uid: str, service_name: str) -> CacheKey:
-        namespace = self._namespace_of(namespace)
+        if namespace != self._namespace:
+            namespace = self._namespace_of(namespace)
         check_id("uid", uid)
         check_id("service_name", service_name)
         self._check_running()

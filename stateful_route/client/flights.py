@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 K = TypeVar("K", bound="Hashable")
 V = TypeVar("V")
@@ -22,7 +22,8 @@ class SingleFlight(Generic[K, V]):
 
     def __init__(self) -> None:
         """Begin with nothing under way."""
-        self._under_way: dict[K, list[asyncio.Future[V]]] = {}
+        self._under_way: dict[K, list[asyncio.Future[V]] | None] = {}
+        """By what is asked for, those who wait for the first caller: none almost always."""
         self.joined = 0
         """How many callers got the result of another's call."""
 
@@ -32,32 +33,38 @@ class SingleFlight(Generic[K, V]):
 
     async def run(self, key: K, call: Callable[P, Awaitable[V]], *args: P.args, **kwargs: P.kwargs) -> V:
         """Return the result of ``call``, or of one for the same key that is under way."""
-        while (waiting := self._under_way.get(key)) is not None:
-            future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-            waiting.append(future)
+        while key in self._under_way:
             try:
-                result = await future
+                result = await self._join(key)
             except _AbandonedError:
                 continue
             self.joined += 1
             return result
-        waiting = self._under_way[key] = []
-        error: BaseException | None = None
+        self._under_way[key] = None
         try:
             result = await call(*args, **kwargs)
-        except Exception as failure:
-            error = failure
+        except BaseException as error:
+            for future in self._end(key):
+                future.set_exception(error if isinstance(error, Exception) else _AbandonedError())
             raise
+        for future in self._end(key):
+            future.set_result(result)
+        return result
+
+    def _join(self, key: K) -> asyncio.Future[V]:
+        """Return the future of a call that is under way."""
+        future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        waiting = self._under_way[key]
+        if waiting is None:
+            self._under_way[key] = [future]
         else:
-            for future in waiting:
-                if not future.done():
-                    future.set_result(result)
-            return result
-        finally:
-            del self._under_way[key]
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(_AbandonedError() if error is None else error)
+            waiting.append(future)
+        return future
+
+    def _end(self, key: K) -> Sequence[asyncio.Future[V]]:
+        """End a call; return the futures of those who still wait for it."""
+        waiting = self._under_way.pop(key)
+        return () if waiting is None else [future for future in waiting if not future.done()]
 
 
 class _AbandonedError(Exception):

@@ -98,8 +98,9 @@ class Hearing:
 
     def store_answered(self) -> None:
         """Note that the store answered: what is cached is suspect until changes can be heard again."""
-        self._store_away = False
-        self._end_degraded()
+        if self._store_away:
+            self._store_away = False
+            self._end_degraded()
 
     def check_grace(self) -> None:
         """End the use of what is cached if the store has been away for too long."""

@@ -38,44 +38,45 @@ class _Burst:
 class OwnPlacements:
     """The uids that this client placed on a pod and that the pod's published load does not show yet."""
 
-    __slots__ = ("_bursts", "_changed", "_pending", "_placed")
+    __slots__ = ("_bursts", "_changed", "_placed", "pending", "unseen")
 
     def __init__(self, changed: Callable[[], None] = _nothing) -> None:
         """Begin with none; ``changed`` is called when there are more or fewer."""
         self._changed = changed
         self._bursts: deque[_Burst] = deque()
         self._placed = 0
-        self._pending = 0
-
-    @property
-    def pending(self) -> int:
+        self.pending = 0
         """Placements under way: chosen, and not answered yet."""
-        return self._pending
-
-    @pending.setter
-    def pending(self, pending: int) -> None:
-        self._pending = pending
-        self._changed()
-
-    @property
-    def unseen(self) -> int:
-        """How many placements the published load does not show."""
-        return self._pending + self._placed
+        self.unseen = 0
+        """How many placements the published load does not show, those under way too."""
 
     @property
     def settling(self) -> bool:
         """Whether there is a placement that was answered, and that the published load does not show."""
         return self._placed > 0
 
+    def chosen(self) -> None:
+        """Note that a placement is under way. ``answered`` ends that."""
+        self.pending += 1
+        self.unseen += 1
+        self._changed()
+
+    def answered(self) -> None:
+        """Note that a placement is under way no longer."""
+        self.pending -= 1
+        self.unseen -= 1
+        self._changed()
+
     def placed(self, at: float) -> None:
         """Note a placement, made at that second by the clock of the store, as far as this client knows it."""
         if self._bursts and at - self._bursts[-1].began < _BURST:
             burst = self._bursts[-1]
-            burst.ended = max(burst.ended, at)
             burst.count += 1
+            burst.ended = max(burst.ended, at)
         else:
             self._bursts.append(_Burst(at))
         self._placed += 1
+        self.unseen += 1
         self._changed()
 
     def published(self, at: float, settle: float) -> None:
@@ -83,7 +84,9 @@ class OwnPlacements:
         if not self._bursts or self._bursts[0].ended > at - settle:
             return
         while self._bursts and self._bursts[0].ended <= at - settle:
-            self._placed -= self._bursts.popleft().count
+            count = self._bursts.popleft().count
+            self._placed -= count
+            self.unseen -= count
         self._changed()
 
 

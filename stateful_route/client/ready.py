@@ -22,7 +22,8 @@ class ReadyPods:
         self._pods: dict[int, Pod] = {}
         self._load = 0
         self._links = 0
-        self._limits = 0
+        self.limits = 0
+        """How many of the pods have a limit."""
         self._changed = False
         self._open: list[Pod] | None = None
         self._listed: set[Pod] = set()
@@ -35,7 +36,7 @@ class ReadyPods:
     @property
     def candidates(self) -> list[Pod]:
         """The pods among which a strategy chooses: routable, and not full."""
-        if not self._limits:
+        if not self.limits:
             return self.routable
         if self._open is None:
             self._open = [pod for pod in self.routable if not pod.full]
@@ -86,4 +87,4 @@ class ReadyPods:
     def _count(self, report: PodReport, sign: int) -> None:
         self._load += sign * report.load
         self._links += sign * report.links
-        self._limits += sign * (report.max_links is not None)
+        self.limits += sign * (report.max_links is not None)

@@ -158,7 +158,9 @@ class RoutingTable:
 
     def store_answered(self, namespace: str) -> None:
         """Note that the store answered a call."""
-        self._hearing(namespace).store_answered()
+        hearing = self._hearings.get(namespace)
+        if hearing is not None:
+            hearing.store_answered()
 
     def store_failed(self, namespace: str) -> None:
         """Note that the store did not answer a call."""

@@ -17,7 +17,7 @@ from stateful_route.errors import (
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
     from stateful_route.client.batch import Answers
@@ -72,19 +72,17 @@ class Resolver:
         """How many calls got the answer of another one for the same uid."""
         return self._placing.joined + self._finding.joined
 
-    async def place(self, key: CacheKey) -> Link:
+    def place(self, key: CacheKey) -> Awaitable[Link]:
         """Return the link of a uid, made for a pod of the strategy's choice if there is none.
 
         Raises:
             NoRoutablePodError: if there is none, and no pod takes new uids.
             NoCapacityError: if there is none, and all pods that take new uids are full.
+            StoreError: if the store did not answer; ``suspect_link`` may know the link.
 
         """
         self.misses += 1
-        try:
-            return await self._placing.run(key, self._place, key)
-        except _AWAY:
-            return self._suspect_link(key)
+        return self._placing.run(key, self._place, key)
 
     async def place_on(self, key: CacheKey, pod_index: int) -> Link:
         """Return the link of a uid, made for that pod if there is none."""
@@ -131,7 +129,7 @@ class Resolver:
                 elif answer is not None:
                     found[uid] = answer
                     if isinstance(answer, Link) and answer.kind in _FOUND:
-                        self._keep(key, table, answer, asked_at)
+                        self._cache.put(key, table.pod(answer.pod_index), answer, asked_at)
         self._note(namespace, found)
         return found
 
@@ -188,7 +186,7 @@ class Resolver:
                 answers = [error] * len(uids)
             finally:
                 for pod in chosen:
-                    pod.own.pending -= 1
+                    pod.own.answered()
             for key, uid, answer in zip(keys, uids, answers, strict=True):
                 if isinstance(answer, StoreError):
                     placed[uid] = answer
@@ -213,7 +211,7 @@ class Resolver:
     async def _place(self, key: CacheKey) -> Link:
         namespace, _, service_name = key
         table = self._table.peek(namespace, service_name)
-        if not table.has_room(1):
+        if not table.candidates:
             await self._table.read(table)  # what follows is about to fail
         for _ in range(_PLACEMENTS):
             pods = table.candidates
@@ -223,7 +221,7 @@ class Resolver:
             try:
                 link = await self._place_on(key, table, pod)
             finally:
-                pod.own.pending -= 1
+                pod.own.answered()
             if table.pod(link.pod_index).trusted or not await self._is_stranded(table, link):
                 return link
         found = await self._ask(key, _FOUND)
@@ -234,7 +232,7 @@ class Resolver:
     def _choose(self, pods: list[Pod]) -> Pod:
         """Return the pod for a new uid, with the placement counted as pending."""
         pod = self._strategy(pods, self._random)
-        pod.own.pending += 1
+        pod.own.chosen()
         return pod
 
     async def _place_on(self, key: CacheKey, table: ServiceTable, pod: Pod) -> Link:
@@ -255,7 +253,7 @@ class Resolver:
         try:
             return await self._finding.run((key, kept), self._ask, key, kept)
         except _AWAY:
-            return self._suspect_link(key)
+            return self.suspect_link(key)
 
     async def _ask(self, key: CacheKey, kept: tuple[LinkKind, ...]) -> Link | None:
         namespace, _, service_name = key
@@ -265,7 +263,8 @@ class Resolver:
             link = await self._store.get_link(LinkKey(*key))
             self._table.store_answered(namespace)
             if link is not None and link.kind in kept:
-                self._keep(key, self._table.peek(namespace, service_name), link, asked_at)
+                pod = self._table.peek(namespace, service_name).pod(link.pod_index)
+                self._cache.put(key, pod, link, asked_at)
         except StoreProtocolError:
             self.unreadable += 1
             raise
@@ -274,7 +273,7 @@ class Resolver:
         finally:
             self._cache.answered(key)
 
-    def _suspect_link(self, key: CacheKey) -> Link:
+    def suspect_link(self, key: CacheKey) -> Link:
         """Return a cached link that may be used only while the store is away; called while its error is handled."""
         self._table.store_failed(key[0])
         link = self._cache.link(key)
@@ -287,15 +286,13 @@ class Resolver:
         link = answer.link
         if link is None:
             raise StoreProtocolError(f"no link, but {answer.outcome}", operation="place", maybe_applied=True)
+        pod = table.pod(link.pod_index)
         if answer.outcome in _NEW_OWNER:
             self.placed += 1
             self.unreadable += answer.outcome is Outcome.OVERWRITTEN
-            table.placed(table.pod(link.pod_index), asked_at)
-        self._keep(key, table, link, asked_at)
+            table.placed(pod, asked_at)
+        self._cache.put(key, pod, link, asked_at)
         return link
-
-    def _keep(self, key: CacheKey, table: ServiceTable, link: Link, asked_at: float) -> None:
-        self._cache.put(key, table.pod(link.pod_index), link, asked_at)
 
 
 def _is_dead(table: ServiceTable, link: Link | StoreError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Pod:
         "reported",
         "state",
         "targets",
+        "trusted",
         "usable",
     )
 
@@ -49,7 +51,7 @@ class Pod:
         self._life = PodLife(pod_index, 0)
         self.load = 0
         self.capacity = 1.0
-        self.own = OwnPlacements(lambda: service.note_own(self))
+        self.own = OwnPlacements(functools.partial(service.note_own, self))
         self.state: PodState | None = None
         self.overdue = False
         """Whether its lease had ended at the last reading, and its death is not confirmed."""
@@ -59,6 +61,8 @@ class Pod:
         """When it was first missed in the table, after it had been there; on the clock of this process."""
         self.reported: float | None = None
         """When somebody could not reach it, by the clock of the store; ``None`` once there is a later heartbeat."""
+        self.trusted = False
+        """Whether the pod is known, and nothing is known against it."""
         self.usable = False
         """Whether a cached link to it may be used."""
         self.targets: dict[int, Target] = {}
@@ -69,17 +73,14 @@ class Pod:
         return f"<Pod {self.pod_index}: {self.state.summary if self.state else 'never seen'}>"
 
     def settle(self) -> None:
-        """Say whether a cached link to the pod may be used."""
-        usable = self.available and self.reported is None and self._service.serves_cached
+        """Say whether the pod is trusted, and whether a cached link to it may be used."""
+        blameless = self.available and self.reported is None
+        self.trusted = blameless and self.state is not None
+        usable = blameless and self._service.serves_cached
         if usable is not self.usable:
             self.usable = usable
             for target in self.targets.values():
                 target.usable = usable
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the pod is known, and nothing is known against it."""
-        return self.state is not None and self.available and self.reported is None
 
     @property
     def life(self) -> PodLife:
@@ -158,6 +159,7 @@ class ServiceTable:
         self._pods: dict[int, Pod] = {}
         self._view = StoreView()
         self._ready = ReadyPods()
+        self.note_own = self._ready.note_own
         self._dead = DeadLives()
         self._leaving = LeavingLives()
         self._suspects: set[Pod] = set()
@@ -199,11 +201,8 @@ class ServiceTable:
     @property
     def candidates(self) -> list[Pod]:
         """The pods among which a strategy chooses: routable, and not full."""
-        return self._ready.candidates
-
-    def note_own(self, pod: Pod) -> None:
-        """Take in that the own placements on a pod are others."""
-        self._ready.note_own(pod)
+        ready = self._ready
+        return ready.candidates if ready.limits else ready.routable
 
     def has_room(self, uids: int) -> bool:
         """Whether the pods that may get new uids have room for so many, at least one."""

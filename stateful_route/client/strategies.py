@@ -94,11 +94,12 @@ def best_of_random(candidates: Sequence[C], choices: int, random: Random) -> C:
     choices = min(choices, count)
     if choices > _FEW:
         return min(random.sample(candidates, choices), key=_fullness)  # in random order, so ties are random
-    drawn = [int(random.random() * count)]
+    draw = random.random
+    drawn = [int(draw() * count)]
     best = candidates[drawn[0]]
     least = best.expected_load / best.capacity
     while len(drawn) < choices:
-        index = int(random.random() * count)
+        index = int(draw() * count)
         if index in drawn:
             continue
         drawn.append(index)

@@ -203,8 +203,8 @@ class RedisStore:
 
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""
-        keys = self._keys.link_and_index(key.namespace, key.uid, key.service_name)
-        return script.command(keys, (key.service_name, self._keys.events(key.namespace), *args))
+        names = self._keys.of_links(key.namespace, key.service_name)
+        return script.command(names.keys(key.uid), (key.service_name, names.events, *args))
 
     def _announcement(self, server: ServerInfo) -> tuple[str, str]:
         """Return the channel on which a pod is announced, and the name of its service there."""
@@ -214,7 +214,10 @@ class RedisStore:
         return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
 
     def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, dead: str, leaving: str) -> scripts.ScriptCall:
-        return self._link_call(_PLACE, key, candidate.pod_index, candidate.incarnation, ttl_ms, dead, leaving)
+        names = self._keys.of_links(key.namespace, key.service_name)
+        owner = candidate.pod_index, candidate.incarnation
+        args = (key.service_name, names.events, *owner, ttl_ms, dead, leaving)
+        return scripts.ScriptCall(_PLACE, names.keys(key.uid), args)
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))

@@ -59,7 +59,7 @@ class Script:
         return ScriptCall(self, keys, args)
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # not frozen: one is made for each call, in half the time
 class ScriptCall:
     """One call of a script."""
 

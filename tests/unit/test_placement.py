@@ -14,7 +14,8 @@ from stateful_route.client.placement import OwnPlacements, PlacementRates
 def test_own_placements() -> None:
     """A placement is unseen until a heartbeat came that is later than it by the time to settle."""
     own = OwnPlacements()
-    own.pending = 2
+    own.chosen()
+    own.chosen()
     own.placed(10.0)
     own.placed(11.0)
     unseen = [own.unseen]

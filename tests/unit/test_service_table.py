@@ -193,10 +193,10 @@ def test_full(table: ServiceTable) -> None:
     read(table, state(0, links=4, max_links=6), state(1))
     full = [table.pod(0).full]
     table.placed(table.pod(0), NOW + 1.0)
-    table.pod(0).own.pending += 1
+    table.pod(0).own.chosen()
     full.append(table.pod(0).full)
     candidates = [pod.pod_index for pod in table.candidates]
-    table.pod(0).own.pending -= 1
+    table.pod(0).own.answered()
     full.append(table.pod(0).full)
 
     assert [False, True, False] == full
@@ -385,12 +385,12 @@ def test_candidates_among_many(table: ServiceTable) -> None:
     """A pod that becomes full is a candidate no more, and is one again when a placement fails; the list is kept."""
     read(table, *(state(pod_index, links=4, max_links=5) for pod_index in range(3)))
     kept = table.candidates
-    table.pod(1).own.pending += 1
+    table.pod(1).own.chosen()
     full = [pod.pod_index for pod in table.candidates], table.candidates is kept
-    table.pod(1).own.pending -= 1
+    table.pod(1).own.answered()
     again = [pod.pod_index for pod in table.candidates]
     table.report_unreachable(1, NOW + 1)
-    table.pod(1).own.pending += 1
+    table.pod(1).own.chosen()
 
     assert (([0, 2], True), [0, 1, 2]) == (full, again)
     assert [0, 2] == [pod.pod_index for pod in table.candidates]

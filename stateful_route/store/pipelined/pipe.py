@@ -88,6 +88,7 @@ class Pipe:
         self.settings = settings
         self._deadline = deadline
         self._max_pending = max_pending
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[Submission] = deque()
         self._wire: Wire | None = None
         self._retired: set[Wire] = set()
@@ -130,7 +131,9 @@ class Pipe:
             StoreUnavailableError: if the pipe is closed, or the server has been away for long.
 
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         if expires is None:
             expires = loop.time() + self._deadline
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)
