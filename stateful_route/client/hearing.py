@@ -7,19 +7,17 @@ import logging
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from stateful_route.errors import StoreError
+from stateful_route._listening import ListeningTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from stateful_route.errors import StoreError
     from stateful_route.models import Announcement
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")
-
-# Seconds between two attempts to listen: doubled with each that fails, and up to half of it random.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class _ServeCached(Protocol):
@@ -28,7 +26,7 @@ class _ServeCached(Protocol):
         ...
 
 
-class Hearing:
+class Hearing(ListeningTask):
     """Listens to the announcements in one namespace.
 
     While it hears, cached links may be used. While it is deaf they are suspect, for a change may have been missed:
@@ -49,20 +47,16 @@ class Hearing:
         clock: Callable[[], float],
     ) -> None:
         """Begin deaf. ``patience`` is that of ``Store.listen``; both times are in seconds."""
-        self._store = store
-        self._namespace = namespace
+        super().__init__(store, namespace, patience=patience, random=random)
         self._heard = heard
         self._serve_cached = serve_cached
-        self._patience = patience
         self._grace = grace
-        self._random = random
         self._clock = clock
         self._listening = False
         self._deaf_since = -math.inf
         self._degraded = False
         self._store_away = False
         self._tried = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         state = "listening" if self._listening else "degraded" if self._degraded else "deaf"
@@ -73,10 +67,6 @@ class Hearing:
         """Whether cached links may be used now."""
         return self._listening or self._degraded
 
-    def start(self) -> None:
-        """Begin to listen."""
-        self._task = asyncio.create_task(self._run(), name=f"stateful_route listener of {self._namespace}")
-
     async def tried(self) -> None:
         """Return once it listens, or a first attempt has failed."""
         await self._tried.wait()
@@ -84,9 +74,7 @@ class Hearing:
     async def stop(self) -> None:
         """Stop listening, and wait until that has ended."""
         self._tried.set()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await super().stop()
 
     def store_failed(self) -> None:
         """Note that the store did not answer: what is cached is used while nothing can be heard, for the grace."""
@@ -118,35 +106,20 @@ class Hearing:
 
     async def _run(self) -> None:
         try:
-            await self._listen()
-        except Exception:
-            _log.exception("listening in %r ended by an error", self._namespace)
-            raise
+            await super()._run()
         finally:
             self._tried.set()
             self._listening = self._degraded = False
             self._serve_cached(self._namespace, serves=False, flush=False)
 
-    async def _listen(self) -> None:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                async with self._store.listen(self._namespace, self._patience) as announcements:
-                    self._begin()
-                    pause = _FIRST_PAUSE
-                    async for announcement in announcements:
-                        if announcement is not None:
-                            self._heard(announcement)
-            except StoreError as error:
-                self._lose(error)
-            await asyncio.sleep(pause * (1 - self._random.random() / 2))
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         self._listening = True
         self._tried.set()
         self._degraded = self._store_away = False
         self._serve_cached(self._namespace, serves=True, flush=True)
+
+    async def _take_in(self, announcement: Announcement) -> None:
+        self._heard(announcement)
 
     def _lose(self, error: StoreError) -> None:
         self._tried.set()

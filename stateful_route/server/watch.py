@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from stateful_route.errors import LifecycleError, StoreError
+from stateful_route._listening import ListeningTask
+from stateful_route.errors import LifecycleError
 from stateful_route.models import LinkAnnouncement
 
 if TYPE_CHECKING:
     from random import Random
 
+    from stateful_route.errors import StoreError
     from stateful_route.models import Announcement, ServerInfo
     from stateful_route.server.heart import Heart
     from stateful_route.server.ownership import Owned
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stateful_route")
 
-# Seconds between two attempts to listen: doubled with each that fails, and up to half of it random.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _SLICE = 1000
 
 
-class Watch:
+class Watch(ListeningTask):
     """Listens to the announcements about this pod, and acts on them.
 
     A link that another pod got by force is lost within the time of a message; a word about this pod makes it ask at
@@ -36,47 +35,15 @@ class Watch:
         self, store: Store, server: ServerInfo, heart: Heart, owned: Owned, *, patience: float, random: Random
     ) -> None:
         """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds."""
-        self._store = store
+        super().__init__(store, server.namespace, patience=patience, random=random)
         self._server = server
         self._heart = heart
         self._owned = owned
-        self._patience = patience
-        self._random = random
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to listen."""
-        self._task = asyncio.create_task(self._run(), name=f"stateful_route watch of pod {self._server.pod_index}")
+    def __repr__(self) -> str:
+        return f"<Watch of pod {self._server.pod_index} of {self._server.service_name!r}>"
 
-    async def stop(self) -> None:
-        """Stop listening, and wait until that has ended."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-
-    async def _run(self) -> None:
-        try:
-            await self._listen()
-        except Exception:
-            _log.exception("pod %d does not listen any more", self._server.pod_index)
-            raise
-
-    async def _listen(self) -> None:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                async with self._store.listen(self._server.namespace, self._patience) as announcements:
-                    pause = _FIRST_PAUSE
-                    await self._catch_up()
-                    async for announcement in announcements:
-                        if announcement is not None:
-                            await self._take_in(announcement)
-            except StoreError as error:
-                _log.info("pod %d hears no announcements: %s", self._server.pod_index, error)
-            await asyncio.sleep(pause * (1 - self._random.random() / 2))
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    async def _catch_up(self) -> None:
+    async def _begin(self) -> None:
         """Look at all that is held. If the store has lost this life, that comes first: then all is claimed again."""
         uids = self._owned.uids
         if not uids:
@@ -99,3 +66,6 @@ class Watch:
         ):
             with contextlib.suppress(LifecycleError):  # superseded: it was logged, and all is lost
                 await self._heart.publish()
+
+    def _lose(self, error: StoreError) -> None:
+        _log.info("pod %d hears no announcements: %s", self._server.pod_index, error)

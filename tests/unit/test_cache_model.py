@@ -81,8 +81,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.put(key, self.pod(key, pod_index), link, asked_at)
         self.cache.answered(key)
         lasting = TTL if link.ttl is None else min(TTL, link.ttl - MARGIN)
-        if asked_at >= self.flushed_at and epoch > outdated and lasting > 0:
+        if asked_at < self.flushed_at or epoch <= outdated:
+            return
+        if lasting > 0:
             self.take(key, before, Entry(self.pod(key, pod_index), link, asked_at + lasting))
+        else:  # it cannot be kept, but ends what it replaces
+            self.drop_up_to(key, epoch - 1)
 
     @rule(key=st.sampled_from(KEYS), pod_index=st.integers(0, 2))
     def put_by_hand(self, key: CacheKey, pod_index: int) -> None:
@@ -95,8 +99,11 @@ class CacheMachine(RuleBasedStateMachine):
         if key in self.asked:
             asked_at, outdated = self.asked[key]
             self.asked[key] = (asked_at, max(outdated, epoch))
+        self.drop_up_to(key, epoch)
+
+    def drop_up_to(self, key: CacheKey, epoch: int) -> None:
         entry = self.entries.get(key)
-        if entry is not None and (entry.link is None or entry.link.epoch <= epoch):
+        if entry is not None and epoch >= (0 if entry.link is None else entry.link.epoch):
             del self.entries[key]
 
     @rule(key=st.sampled_from(KEYS))

@@ -1,0 +1,77 @@
+"""A task that hears the announcements in a namespace, and begins again after each interruption."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from stateful_route.errors import StoreError
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from stateful_route.models import Announcement
+    from stateful_route.store.port import Store
+
+_log = logging.getLogger("stateful_route")
+
+# Seconds between two attempts to listen: doubled with each that fails, and up to half of it random.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class ListeningTask(abc.ABC):
+    """Listens from ``start`` to ``stop``; what is done with it is up to the subclass."""
+
+    def __init__(self, store: Store, namespace: str, *, patience: float, random: Random) -> None:
+        """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds."""
+        self._store = store
+        self._namespace = namespace
+        self._patience = patience
+        self._random = random
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.create_task(self._run(), name=f"stateful_route {self!r}")
+
+    async def stop(self) -> None:
+        """Stop listening, and wait until that has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @abc.abstractmethod
+    async def _begin(self) -> None:
+        """Take in that each announcement is heard from now on: one before may have been missed."""
+
+    @abc.abstractmethod
+    async def _take_in(self, announcement: Announcement) -> None:
+        """Act on what was announced. What comes next waits for it."""
+
+    @abc.abstractmethod
+    def _lose(self, error: StoreError) -> None:
+        """Take in that nothing is heard any more, or that nothing could be."""
+
+    async def _run(self) -> None:
+        try:
+            await self._listen()
+        except Exception:
+            _log.exception("%r does not listen any more", self)
+            raise
+
+    async def _listen(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with self._store.listen(self._namespace, self._patience) as announcements:
+                    pause = _FIRST_PAUSE
+                    await self._begin()
+                    async for announcement in announcements:
+                        if announcement is not None:
+                            await self._take_in(announcement)
+            except StoreError as error:
+                self._lose(error)
+            await asyncio.sleep(pause * (1 - self._random.random() / 2))
+            pause = min(2 * pause, _LONGEST_PAUSE)
