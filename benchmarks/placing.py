@@ -28,6 +28,8 @@ _AT_ONCE = 500
 class _Recorder:
     """Connections that keep the call which the store would send."""
 
+    is_one_server = True
+
     def __init__(self) -> None:
         self.calls: list[ScriptCall] = []
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class NodeConnections:
     """The pool of a client of one server, or of the primary that Sentinel names. Implements ``Connections``."""
 
+    is_one_server = True
+
     def __init__(self, client: Redis, deadline: float, limit: int) -> None:
         """Borrow the pool of ``client``."""
         self._pool = client.connection_pool
@@ -89,6 +91,8 @@ class ClusterConnections:
 
     A node named by the caller turns off the retries of the client, and keeps its answers to MOVED and ASK.
     """
+
+    is_one_server = False
 
     def __init__(self, client: RedisCluster, deadline: float, limit: int) -> None:
         """Borrow the nodes of ``client``."""

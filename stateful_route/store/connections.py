@@ -22,6 +22,9 @@ RedisClient: TypeAlias = Redis | RedisCluster
 class Connections(Protocol):
     """Runs scripts on the server that has their keys."""
 
+    is_one_server: bool
+    """Whether all keys are on one server, as far as it is known, so that a script may take those of many uids."""
+
     def run(self, call: ScriptCall) -> Awaitable[Any]:
         """Return the reply of a script, with bytes for strings.
 

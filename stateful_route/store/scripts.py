@@ -1,7 +1,7 @@
 """The Lua scripts, each with its header, which this module reads and holds the callers to.
 
 A header is the comment block at the top of a script: prose, then ``keys``, ``args`` and ``returns`` (names in their
-order; ``...`` for a reply of any length; "in a line" for one text with spaces between them), ``writes`` (yes or no),
+order; ``...`` for any number more; "in a line" for one text with spaces between them), ``writes`` (yes or no),
 ``rerun`` (begins with "safe") and ``cost``. A line ``include`` stands for the file of that name in ``shared/``.
 """
 
@@ -14,9 +14,12 @@ from importlib import resources
 
 import attrs
 
+from stateful_route.store import resp
+
 _FIELD = re.compile(r"^-- (keys|args|returns|writes|rerun|cost):(.*)$", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _IN_A_LINE = ", in a line"
+_MORE = "..."
 _LINK_KEYS = 2
 _FOLDER = resources.files(__package__) / "lua"
 
@@ -27,8 +30,8 @@ class Script:
 
     Attributes:
         name: of the file, and of the operation.
-        keys: the names of its keys.
-        args: the names of its arguments.
+        keys: the names of its keys; the last one is ``...`` if there can be more.
+        args: the names of its arguments; as well.
         returns: the names of the parts of its reply; ``None`` for a reply of any length.
         writes: whether it may change anything.
         source: the text that is sent.
@@ -54,7 +57,7 @@ class Script:
 
     def command(self, keys: tuple[str, ...], args: tuple[str | int, ...]) -> ScriptCall:
         """Return the call of the script with these keys and arguments."""
-        if len(keys) != len(self.keys) or len(args) != len(self.args):
+        if not (_fit(keys, self.keys) and _fit(args, self.args)):
             raise TypeError(f"{self.name} takes keys {self.keys} and arguments {self.args}, not {keys} and {args}")
         return ScriptCall(self, keys, args)
 
@@ -84,7 +87,9 @@ class ScriptCall:
 
     @property
     def packed(self) -> bytes:
-        """The same command in the protocol of Redis, three times as fast as it is encoded from its parts."""
+        """The same command in the protocol of Redis; of a fixed length, three times as fast as from its parts."""
+        if self.script.keys[-1] == _MORE:
+            return resp.pack(self.evalsha)  # type: ignore[no-any-return]  # hiredis has no types
         if len(self.keys) == _LINK_KEYS:
             link, index = self.keys[0].encode(), self.keys[1].encode()
             return self.script.packed % (len(link), link, len(index), index, _packed_args(self.args))
@@ -95,6 +100,12 @@ class ScriptCall:
     def eval(self) -> tuple[str | int, ...]:
         """The command that runs the script and leaves it with the server."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
+
+def _fit(given: tuple[str | int, ...], names: tuple[str, ...]) -> bool:
+    if names[-1:] == (_MORE,):
+        return len(given) >= len(names) - 1
+    return len(given) == len(names)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -114,7 +125,7 @@ def load(name: str) -> Script:
         name=name,
         keys=tuple(header["keys"].split()),
         args=tuple(header["args"].split()),
-        returns=None if returns == ("...",) else returns,
+        returns=None if returns == (_MORE,) else returns,
         writes=header["writes"] == "yes",
         source=source,
         sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(),

@@ -159,17 +159,20 @@ class TestOneCall:
         assert (await store.claim(key_of(namespace), OWNER)).done
 
     async def test_batch(self, proxy: FaultProxy, store: Store, namespace: str) -> None:
-        """When a batch fails, each uid without an answer has the error, and those of the next pipeline are not hurt."""
+        """When a batch fails, each uid without an answer has the error; once more, and all are placed."""
         await store.get_link(key_of(namespace))
         proxy.cut_before_request()
-        uids = [f"user-{i}" for i in range(300)]
-        answers = await store.place_links(namespace, [(uid, OWNER) for uid in uids], "room", 60.0)
+        candidates = [(f"user-{i}", OWNER) for i in range(300)]
+        answers = await store.place_links(namespace, candidates, "room", 60.0)
         failed = [answer for answer in answers if isinstance(answer, StoreUnavailableError)]
-        rest = [answer for answer in answers if isinstance(answer, LinkChange)]
+        again = await store.place_links(namespace, candidates, "room", 60.0)
 
-        assert 300 == len(failed) + len(rest)
-        assert 44 == len(rest)
+        assert 0 < len(failed)
+        assert 300 == len(failed) + sum(isinstance(answer, LinkChange) for answer in answers)
         assert all(failure.maybe_applied for failure in failed)
+        assert [OWNER] * 300 == [
+            answer.link.owner for answer in again if isinstance(answer, LinkChange) and answer.link
+        ]
 
 
 class TestServer:
@@ -334,7 +337,11 @@ class TestCancellation:
                     connections.put_nowait(connection)
                 return PodLife(int(value.split(b" ")[1]), 0)
 
-            assert 0 < await crossed_replies(namespace, careless_get, CALLS // 4)
+            crossed = 0
+            for _ in range(20):  # a machine may be too fast for the moments at which calls are cancelled
+                crossed = crossed or await crossed_replies(namespace, careless_get, CALLS // 4)
+
+            assert 0 < crossed
             for _ in range(8):
                 await redis.connection_pool.release(connections.get_nowait())
 

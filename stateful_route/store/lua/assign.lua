@@ -8,7 +8,7 @@
 -- include: value
 -- include: index
 -- include: link
-local link, unreadable = read_link()
+local link, unreadable = read_link(value)
 if ARGV[5] ~= '' and not (link and tonumber(link.epoch) == tonumber(ARGV[5])) then return reply('refused', link) end
 if link and is_owner(link, ARGV[3], ARGV[4]) then
   if link.kind == 'p' then return reply('unchanged', link) end

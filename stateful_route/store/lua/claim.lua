@@ -9,7 +9,7 @@
 -- include: value
 -- include: index
 -- include: link
-local link, unreadable = read_link()
+local link, unreadable = read_link(value)
 if link and is_owner(link, ARGV[3], ARGV[4]) then
   if link.kind == 'p' then return reply('unchanged', link) end
   link.kind = 'p'

@@ -9,30 +9,6 @@
 -- include: value
 if plain and ARGV[6] == '' then return 'unchanged -1 - ' .. value end
 -- include: index
-if not value then
-  local placed = 't ' .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now_us
-  redis.call('SET', KEYS[1], placed, 'PX', ARGV[5])
-  write_index(ARGV[3], ARGV[5])
-  return 'created ' .. ARGV[5] .. ' - ' .. placed
-end
+-- include: place_new
 -- include: link
-local ttl_ms = tonumber(ARGV[5])
-local link, unreadable = read_link()
-if link and not among(link, ARGV[6]) and not (link.kind == 'g' and among(link, ARGV[7])) then
-  if link.kind == 'p' then return reply('unchanged', link) end
-  local lengthened = link.left_ms < ttl_ms
-  if lengthened then link.left_ms = ttl_ms end
-  if link.kind == 'g' then
-    link.kind = 't'
-    write_link(link)
-    return reply('revived', link)
-  end
-  if lengthened then
-    redis.call('PEXPIRE', KEYS[1], ARGV[5])
-    write_index(link.pod, ARGV[5])
-  end
-  return reply('renewed', link)
-end
-local placed = new_link('t', ARGV[3], ARGV[4], ttl_ms, link)
-write_new_link(placed, link, unreadable)
-return reply(link and 'replaced' or created(unreadable), placed, link)
+-- include: place_known

@@ -13,7 +13,7 @@ local function matches(wanted, found)
   return wanted == '' or tonumber(wanted) == tonumber(found)
 end
 
-local link, unreadable = read_link()
+local link, unreadable = read_link(value)
 if not link then return reply(unreadable and 'unreadable' or 'absent', nil) end
 if not (matches(ARGV[3], link.pod) and matches(ARGV[4], link.incarnation) and matches(ARGV[5], link.epoch)) then
   return reply('refused', link)

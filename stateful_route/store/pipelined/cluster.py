@@ -30,6 +30,8 @@ _ASK_WHO_HAS_IT = frozenset({"CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY"}
 class PipelinedCluster:
     """The primaries of a cluster. Implements ``Connections``."""
 
+    is_one_server = False
+
     def __init__(
         self, kind: Any, settings: dict[str, Any], startup: Sequence[Address], deadline: float, max_pending: int
     ) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class PipelinedServer:
     """One server, or the primary that Sentinel names. Implements ``Connections``."""
 
+    is_one_server = True
+
     def __init__(self, kind: Any, settings: dict[str, Any], deadline: float, max_pending: int) -> None:
         """See ``Pipe``."""
         self._pipe = ScriptPipe(kind, settings, deadline, max_pending, second=_second)

@@ -1,13 +1,12 @@
--- What the scripts of a link share, after shared/value.lua and shared/index.lua. ARGV[2] is the channel of the
--- announcements.
+-- What the scripts of a link share, after shared/index.lua. ARGV[2] is the channel of the announcements.
 --
 -- A link is the string "<kind> <pod> <incarnation> <epoch>", its kind being t(emporary), p(ersistent) or g(race).
 -- A newer release may append fields after one more space: they are ignored, and kept while the owner stays.
 
 local MAX_EXACT = 9007199254740991
 
--- Returns the link or nil, and whether there is a value that cannot be read.
-local function read_link()
+-- Returns the link that a value is, or nil, and whether it cannot be read.
+local function read_link(value)
   if not value then return nil, false end
   if type(value) ~= 'string' then return nil, true end
   local kind, pod, incarnation, epoch, more = string.match(value, '^([tpg]) (%d+) (%d+) (%d+)(.*)$')

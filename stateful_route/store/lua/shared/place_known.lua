@@ -1,0 +1,21 @@
+-- Places a uid that has one, or a value that is none; with shared/link.lua before it.
+local ttl_ms = tonumber(ARGV[5])
+local link, unreadable = read_link(value)
+if link and not among(link, ARGV[6]) and not (link.kind == 'g' and among(link, ARGV[7])) then
+  if link.kind == 'p' then return reply('unchanged', link) end
+  local lengthened = link.left_ms < ttl_ms
+  if lengthened then link.left_ms = ttl_ms end
+  if link.kind == 'g' then
+    link.kind = 't'
+    write_link(link)
+    return reply('revived', link)
+  end
+  if lengthened then
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])
+    write_index(link.pod, ARGV[5])
+  end
+  return reply('renewed', link)
+end
+local placed = new_link('t', ARGV[3], ARGV[4], ttl_ms, link)
+write_new_link(placed, link, unreadable)
+return reply(link and 'replaced' or created(unreadable), placed, link)
