@@ -31,10 +31,17 @@ class DeadLives:
         return life.incarnation <= self._dead.get(life.pod_index, -1)
 
     def add(self, life: PodLife, died_at: float, now: float) -> None:
-        """Add a life that died at that second, by the clock of ``now``; it is named if that was lately."""
+        """Add a life that died at that second, by the clock of ``now``; it is named if few died after it."""
         self._dead[life.pod_index] = max(life.incarnation, self._dead.get(life.pod_index, 0))
-        if now < died_at + _NAMED_FOR and len(self._named_until) < _MOST_DEAD:
-            self._name(life, died_at + _NAMED_FOR)
+        until = died_at + _NAMED_FOR
+        if until <= now or life in self._named_until:
+            return
+        if len(self._named_until) >= _MOST_DEAD:
+            first = min(self._named_until, key=self._named_until.__getitem__)
+            if self._named_until[first] >= until:
+                return
+            del self._named_until[first]
+        self._name(life, until)
 
     def met(self, life: PodLife, now: float) -> None:
         """Name the dead life of a pod, as an older or the same life of it owns a link."""

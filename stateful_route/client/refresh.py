@@ -192,7 +192,8 @@ class RoutingTable:
             await self._look(table)
         if not table.is_dead(life):
             # Or no pod of that index is known, and none has come in the time in which a living one would have.
-            absent = pod.state is None and table.absent_for(pod) >= self._config.lease_seconds
+            lease = max(self._config.lease_seconds, pod.absent_lease)
+            absent = pod.state is None and table.absent_for(pod) >= lease
             confirmable = absent or life in table.confirmable()
             if not (confirmable and await self._confirm(table, life)):
                 return False

@@ -28,6 +28,7 @@ class Pod:
     __slots__ = (
         "_life",
         "_service",
+        "absent_lease",
         "absent_since",
         "available",
         "capacity",
@@ -57,6 +58,8 @@ class Pod:
         """Whether its lease had ended at the last reading, and its death is not confirmed."""
         self.available = True
         """Whether the pod may keep its uids, as far as it is known: nothing says that it is dead or shut down."""
+        self.absent_lease = 0.0
+        """Its lease when it was in the table last, in seconds: for so long it may own uids."""
         self.absent_since: float | None = None
         """When it was first missed in the table, after it had been there; on the clock of this process."""
         self.reported: float | None = None
@@ -409,6 +412,7 @@ class ServiceTable:
     def _forget_all_but(self, seen: set[int]) -> None:
         for pod_index, pod in self._pods.items():
             if pod_index not in seen and pod.state is not None:
+                pod.absent_lease = pod.state.load_state.ttl
                 self._set_state(pod, None, overdue=False)
                 pod.absent_since = self.read_at
 
@@ -427,7 +431,8 @@ class ServiceTable:
             for pod in self._reported
             if pod.state is not None
             and pod.reported is not None
-            and self._view.heard_at(pod.state, overdue=pod.overdue) > pod.reported
+            # There is no later heartbeat of one that is dead.
+            and (pod.state.dead or self._view.heard_at(pod.state, overdue=pod.overdue) > pod.reported)
         ]
         for pod in recovered:
             pod.reported = None

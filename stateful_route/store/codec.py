@@ -157,9 +157,11 @@ def _pod(field: bytes, entry: bytes) -> PodState | None:
     try:
         incarnation, _sequence, at_ms, lease_ms, state, version, load, links, placed, more = entry.split(b" ", 9)
         pod_index = int(field)
-        if state not in _STATES or not 0 <= pod_index <= MAX_POD_INDEX:
+        if not 0 <= pod_index <= MAX_POD_INDEX:
             return None
         said = json.loads(more) | {"load": int(load), "links": int(links), "placedTotal": int(placed)}
+        if state not in _STATES:  # of a newer release: it keeps what it has, and gets nothing new
+            said["routingState"] = RoutingState.DENY_NEW_CALL
         report = PodReport.from_dict(said)
         return PodState(
             pod_index=pod_index,

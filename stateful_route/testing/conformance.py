@@ -1028,7 +1028,9 @@ class _Changes(_Parts):
         early = await changes()
         await store_kit.advance(0.6)
         late = await changes(since=early.version)
-        await store.heartbeat(_server(key, 0), lives[0].incarnation, 1, REPORT, LONG, RETENTION)
+        for sequence in (1, 2):  # nobody was heard for a while: the others might come as well
+            await store.heartbeat(_server(key, 0), lives[0].incarnation, sequence, REPORT, LONG, RETENTION)
+            await store_kit.advance(0.15)
         await store.confirm_death(key.namespace, key.service_name, PodLife(1, lives[1].incarnation), RETENTION)
         after = await changes(since=early.version)
 
@@ -1036,6 +1038,29 @@ class _Changes(_Parts):
         assert [_About(0.5), _About(LONG), _About(LONG)] == [
             (table.next_deadline or 0.0) - table.now for table in (early, late, after)
         ]
+
+    async def test_death_in_a_silence(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
+        """If no pod at all was heard, a death is confirmed only half a lease after that was noticed.
+
+        The store may have refused all heartbeats, and takes them again: then the pods come first.
+        """
+        lives = [(await store.register(_server(key, i), REPORT, 0.5, RETENTION)).incarnation for i in range(2)]
+
+        async def confirm() -> list[bool]:
+            dead = [PodLife(i, life) for i, life in enumerate(lives)]
+            return [await store.confirm_death(key.namespace, key.service_name, life, RETENTION) for life in dead]
+
+        await store_kit.advance(0.6)
+        noticed = await confirm()
+        back = []
+        for sequence in (1, 2):
+            back.append(await store.heartbeat(_server(key, 0), lives[0], sequence, REPORT, 0.5, RETENTION))
+            await store_kit.advance(0.15)
+        late = await confirm()
+
+        assert [False, False] == noticed
+        assert [HeartbeatOutcome.ACCEPTED] * 2 == back
+        assert [False, True] == late
 
     async def test_leases_alone(self, store: Store, key: LinkKey, changes: Callable[..., Awaitable[PodTable]]) -> None:
         """Who asks for no changes learns of the leases, and of the pods that are asked for."""

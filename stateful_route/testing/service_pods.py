@@ -86,6 +86,7 @@ class ServicePods:
         self._version = 0
         self._digest = 0
         self._pruned_ms = -math.inf
+        self._silent_ms = 0
 
     def __len__(self) -> int:
         """Return how many entries there are."""
@@ -112,12 +113,15 @@ class ServicePods:
     ) -> Registration:
         """Begin a life of a pod; drop the pods that have said nothing for the retention."""
         self._prune(pod_index, retention_ms, now)
+        if now.ms - self._heard_ms() > lease_ms / 2:
+            self._silent_ms = now.ms
         known = self._pods.get(pod_index)
         incarnation = now.us if known is None else max(known.incarnation + 1, now.us)
         self._change(pod_index, _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, lease_ms, 0), now)
         if known is None:
             return Registration(incarnation, None, 0.0)
-        return Registration(incarnation, known.incarnation, to_seconds(known.left_ms(now)))
+        # Not more than the lease, if the clock was put back.
+        return Registration(incarnation, known.incarnation, to_seconds(min(known.lease_ms, known.left_ms(now))))
 
     def beat(
         self, pod_index: int, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment
@@ -133,7 +137,11 @@ class ServicePods:
         if sequence < known.sequence:
             return HeartbeatOutcome.OUTDATED, False
         heard = attrs.evolve(known, sequence=sequence, at_ms=now.ms)
-        if known.lease_ms != lease_ms or self._is_worth_telling(known, report, now):
+        half = known.lease_ms / 2
+        after_silence = now.ms - known.at_ms > half and now.ms - self._heard_ms() > half
+        if after_silence:
+            self._silent_ms = now.ms
+        if after_silence or known.lease_ms != lease_ms or self._is_worth_telling(known, report, now):
             self._change(pod_index, attrs.evolve(heard, report=report, lease_ms=lease_ms), now)
         else:
             self._pods[pod_index] = heard
@@ -147,6 +155,8 @@ class ServicePods:
         if known is not None and known.dead and known.incarnation >= life.incarnation:
             return True, False
         if known is not None and not known.dead and (known.incarnation != life.incarnation or known.left_ms(now)):
+            return False, False
+        if known is not None and self._may_be_heard_yet(known, now):
             return False, False
         if known is None:
             known = _Pod(life.incarnation, _FIRST_SEQUENCE, PodReport(), now.ms, 1, 0)
@@ -182,6 +192,20 @@ class ServicePods:
         self._digest = (self._digest - (before.version if before else 0) + self._version) % DIGEST_MODULUS
         self._pods[pod_index] = attrs.evolve(pod, version=self._version)
 
+    def _may_be_heard_yet(self, known: _Pod, now: Moment) -> bool:
+        """Whether the pods were not heard because the store took no heartbeats; ``confirm.lua`` says more."""
+        if known.dead or known.report.routing_state is RoutingState.SHUTDOWN:
+            return False
+        half, heard = known.lease_ms / 2, self._heard_ms()
+        if now.ms - heard > half and self._silent_ms <= heard:
+            self._silent_ms = now.ms
+        return self._silent_ms <= now.ms < self._silent_ms + half
+
+    def _heard_ms(self) -> int:
+        """Return when a pod was heard last, or nearly."""
+        living = [pod for pod in self._pods.values() if pod is not None and not pod.dead]
+        return max(living, key=lambda pod: pod.ends_ms).at_ms if living else 0
+
     def _prune(self, registering: int, retention_ms: int, now: Moment) -> None:
         if self._pruned_ms + retention_ms / 100 >= now.ms:
             return
@@ -199,11 +223,12 @@ class ServicePods:
         if told == report:
             return False
         living = sum(pod is not None and not pod.dead for pod in self._pods.values())
-        turns = (now.us - known.version) / 1_000_000 / max(_SHORTEST_TURN, living / _TOLD_PER_SECOND)
-        if living <= _FEW or turns >= 2 + now.us % 1000 / 500 or turns < 0:
+        turn = max(_SHORTEST_TURN, living / _TOLD_PER_SECOND)
+        turns = (now.us - known.version) / 1_000_000 / turn
+        if living <= _FEW or turns >= 2 + now.us % 1000 / 500:
             return True
         if turns < 0.25:
-            return False
+            return turns < 0 and now.us % 1000 < 333 / turn
         room = math.inf if report.max_links is None else max(1, report.max_links - max(report.links, told.links))
         drift = max(
             abs(report.load - told.load) / max(1, report.load, told.load),

@@ -527,6 +527,8 @@ class TestOlderLife:
         else:
             clock.advance(CONFIG.lease_seconds)
         if ended == "DEAD":
+            assert not await store.confirm_death(NAMESPACE, SERVICE, PodLife(0, began.incarnation), 86400.0)
+            clock.advance(CONFIG.lease_seconds / 2)  # no pod was heard at all: they might come yet
             assert await store.confirm_death(NAMESPACE, SERVICE, PodLife(0, began.incarnation), 86400.0)
         async with make_server(0) as pod:
             assert (await pod.claim("alice")).is_owned()

@@ -52,6 +52,15 @@ def test_scale_down(dead: DeadLives) -> None:
     assert PodLife(999, 5) not in later
 
 
+def test_later_deaths(dead: DeadLives) -> None:
+    """Those that died last are named, though others are named already."""
+    for pod_index in range(100):
+        dead.add(PodLife(pod_index, 5), NOW + pod_index, NOW + pod_index)
+    dead.add(PodLife(200, 5), NOW + 1.0, NOW + 100.0)
+
+    assert {PodLife(pod_index, 5) for pod_index in range(68, 100)} == set(dead.named)
+
+
 def test_restarted(dead: DeadLives) -> None:
     """A pod with a newer life is named no more."""
     dead.add(PodLife(0, 5), NOW, NOW)

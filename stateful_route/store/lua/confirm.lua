@@ -1,11 +1,12 @@
 -- Confirms the death of a life of a pod, which is final, and announces it: the life is the newest of its pod and either
 -- said goodbye or let its lease pass; or the pod is not known at all, and gets an entry that says so.
+-- A lease that passed while no pod at all was heard counts half a lease later: the store may have refused heartbeats.
 -- keys: pods versions deadlines
 -- args: pod incarnation retention_ms channel service
 -- returns: dead
 -- writes: yes
 -- rerun: safe
--- cost: 8 commands
+-- cost: 12 commands
 -- include: pod
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 local known = entry and parse_pod(entry)
@@ -18,6 +19,15 @@ elseif known then
   if known.state ~= 'SHUTDOWN' and known.at_ms + known.lease_ms > now_ms then return { 0 } end
 end
 open_pods()
+if known and known.state ~= 'SHUTDOWN' and known.state ~= 'DEAD' then
+  -- A server refuses writes, and answers readings, if it lacks memory, disk or replicas; it may just have ended that.
+  local half, heard = known.lease_ms / 2, heard_ms()
+  if now_ms - heard > half and pods.silent_ms <= heard then
+    pods.silent_ms = now_ms
+    redis.call('HSET', KEYS[1], 'table', own_field())
+  end
+  if pods.silent_ms <= now_ms and now_ms < pods.silent_ms + half then return { 0 } end
+end
 -- What it said last stays readable.
 local dead = known or { sequence = 0, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0', rest = '{}' }
 dead.incarnation, dead.at_ms, dead.state, dead.version = incarnation, now_ms, 'DEAD', new_version(dead.version)

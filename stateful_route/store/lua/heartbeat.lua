@@ -5,7 +5,7 @@
 -- returns: outcome
 -- writes: yes
 -- rerun: safe
--- cost: 5 commands, 6 if a number is another one, 8 if the version rises, whatever the number of pods and links
+-- cost: 5 commands, 6 if a number is another one, 10 if the version rises, whatever the number of pods and links
 -- include: pod
 local entry = redis.pcall('HGET', KEYS[1], ARGV[1])
 local known = type(entry) == 'string' and parse_pod(entry) or nil
@@ -15,10 +15,14 @@ if known.incarnation > incarnation then return { 'superseded' } end
 if known.state == 'DEAD' then return { 'dead' } end
 if known.sequence > tonumber(ARGV[3]) then return { 'outdated' } end
 local announced = known.state ~= state
-local changed = announced or known.lease_ms ~= lease_ms or known.rest ~= ARGV[10]
+-- The first heartbeat after a silence of all pods says so to those that confirm deaths.
+local half = known.lease_ms / 2
+local after_silence = now_ms - known.at_ms > half and now_ms - heard_ms() > half
+local changed = announced or after_silence or known.lease_ms ~= lease_ms or known.rest ~= ARGV[10]
   or worth_telling(known, ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]))
 if changed then
   open_pods()
+  if after_silence then pods.silent_ms = now_ms end
   known.version = new_version(known.version)
   known.lease_ms, known.state, known.rest = lease_ms, state, ARGV[10]
   known.load, known.links, known.placed = ARGV[6], ARGV[7], ARGV[8]

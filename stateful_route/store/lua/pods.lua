@@ -7,15 +7,28 @@
 -- returns: now_ms version digest whole next_deadline_ms living overdue entries
 -- writes: no
 -- rerun: safe
--- cost: 3 commands, 5 if pods have changed and 5 if leases have ended, whatever the number of pods; HGETALL for all
+-- cost: 3 commands, 5 if pods have changed and 5 if leases have ended, whatever the number of pods; HGETALL for all;
+-- one more if none is alive
 local MOST = 1000
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local since = tonumber(ARGV[1])
 local version, digest, whole, changed = nil, nil, false, {}
+local overdue = {}
+local first = redis.pcall('ZRANGEBYSCORE', KEYS[3], '-inf', '(inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local blind = first.err ~= nil
+if blind then
+  first = {}
+elseif first[2] and tonumber(first[2]) <= now_ms then
+  overdue = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now_ms)
+  first = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now_ms, '(inf', 'WITHSCORES', 'LIMIT', 0, 1)
+elseif not first[2] then
+  blind = redis.call('EXISTS', KEYS[3]) == 0
+end
 if since then
   version, digest = string.match(redis.call('HGET', KEYS[1], 'table') or '', '^(%d+) (%d+)')
-  whole = since == 0 or not version or since > tonumber(version)
+  -- Without the deadlines, which the next write makes again, the caller has to look at each pod.
+  whole = since == 0 or not version or since > tonumber(version) or blind
   if not whole and since < tonumber(version) then
     changed = redis.pcall('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, MOST + 1)
     whole = changed.err ~= nil or #changed > MOST
@@ -40,12 +53,6 @@ else
     end
   end
 end
-local overdue = {}
-local first = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(inf', 'WITHSCORES', 'LIMIT', 0, 1)
-if first[2] and tonumber(first[2]) <= now_ms then
-  overdue = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now_ms)
-  first = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now_ms, '(inf', 'WITHSCORES', 'LIMIT', 0, 1)
-end
 local next_ms = tonumber(first[2] or 0)
-local living = since and 0 or redis.call('ZCOUNT', KEYS[3], '-inf', '(inf')
+local living = (since or blind) and 0 or redis.call('ZCOUNT', KEYS[3], '-inf', '(inf')
 return { now_ms, tonumber(version or 0), tonumber(digest or 0), whole and 1 or 0, next_ms, living, overdue, entries }

@@ -6,9 +6,9 @@
 -- routing state or DEAD, and as JSON what else the pod reports. The version is that of the table when anything but
 -- sequence and time changed last; the numbers are those that were told then (see worth_telling).
 --
--- The field "table" is "<version> <digest> <pruned>": the newest version, from the clock in microseconds and always
--- rising; the sum of the versions of all entries, by which a client sees that it knows all of them; and when old
--- pods were last looked for.
+-- The field "table" is "<version> <digest> <pruned> <silent>": the newest version, from the clock in microseconds and
+-- always rising; the sum of the versions of all entries, by which a client sees that it knows all of them; when old
+-- pods were last looked for; and when the last silence of all pods ended, or was noticed.
 --
 -- A deadline is when the lease ends, in milliseconds; infinite for a dead life.
 
@@ -39,20 +39,22 @@ local function parse_pod(entry)
   }
 end
 
-local pods = { version = 0, digest = 0, pruned_ms = 0 }
+local pods = { version = 0, digest = 0, pruned_ms = 0, silent_ms = 0 }
 
 local function deadline(pod)
   return pod.state == 'DEAD' and '+inf' or integer(pod.at_ms + pod.lease_ms)
 end
 
 local function read_own_field(text)
-  local version, digest, pruned = string.match(text or '', '^(%d+) (%d+) (%d+)')
+  local version, digest, pruned, silent = string.match(text or '', '^(%d+) (%d+) (%d+) ?(%d*)')
   if version then pods.version, pods.digest, pods.pruned_ms = tonumber(version), tonumber(digest), tonumber(pruned) end
+  pods.silent_ms = tonumber(silent or '') or 0
   return version ~= nil
 end
 
 local function own_field()
   return integer(pods.version) .. ' ' .. integer(pods.digest) .. ' ' .. integer(pods.pruned_ms)
+    .. ' ' .. integer(pods.silent_ms)
 end
 
 -- Makes the sorted sets, and the field of the table, from the entries that can be read.
@@ -70,16 +72,25 @@ local function rebuild()
     end
   end
   redis.call('HSET', KEYS[1], 'table', own_field())
+  local left_ms = redis.call('PTTL', KEYS[1])
+  if left_ms > 0 then
+    redis.call('PEXPIRE', KEYS[2], left_ms)
+    redis.call('PEXPIRE', KEYS[3], left_ms)
+  end
 end
 
--- Reads the field of the table, for a change.
+local function is_sorted_set(key)
+  return redis.call('TYPE', key).ok == 'zset'
+end
+
+-- Reads the field of the table, for a change. What was lost, or is of another type, is made again from the hash.
 local function open_pods()
   local text = redis.pcall('HGET', KEYS[1], 'table')
   if type(text) == 'table' then
     redis.call('DEL', KEYS[1])
     text = nil
   end
-  if not read_own_field(text) then rebuild() end
+  if not read_own_field(text) or not is_sorted_set(KEYS[2]) or not is_sorted_set(KEYS[3]) then rebuild() end
 end
 
 -- Gives an entry its next version; `before` is the one that it had, 0 for none.
@@ -102,8 +113,8 @@ local function write_pod(name, pod, changed, was_there, retention_ms)
   else
     redis.call('HSET', KEYS[1], name, entry)
   end
-  added = added + redis.call('ZADD', KEYS[3], deadline(pod), name)
-  if was_there and added > 0 then
+  local ended = redis.pcall('ZADD', KEYS[3], deadline(pod), name)
+  if type(ended) == 'table' or (was_there and added + ended > 0) then
     open_pods()
     rebuild()
   end
@@ -119,9 +130,12 @@ end
 -- together be told together.
 local function worth_telling(known, load, links, placed, max_links)
   if known.load == load and known.links == links and known.placed == placed then return false end
-  local living = redis.call('ZCOUNT', KEYS[3], '-inf', '(inf')
-  local turns = (now_us - known.version) / 1000000 / math.max(SHORTEST_TURN, living / TOLD_PER_SECOND)
-  if living <= FEW or turns >= 2 + now_us % 1000 / 500 or turns < 0 then return true end
+  local living = redis.pcall('ZCOUNT', KEYS[3], '-inf', '(inf')
+  if type(living) == 'table' then return true end -- of another type: a change makes it again
+  local turn = math.max(SHORTEST_TURN, living / TOLD_PER_SECOND)
+  local turns = (now_us - known.version) / 1000000 / turn
+  if living <= FEW or turns >= 2 + now_us % 1000 / 500 then return true end
+  if turns < 0 then return now_us % 1000 < 333 / turn end -- the clock was put back: by chance, once in three turns
   if turns < 0.25 then return false end
   local told_load, told_links = tonumber(known.load), tonumber(known.links)
   load, links = tonumber(load), tonumber(links)
@@ -132,6 +146,13 @@ local function worth_telling(known, load, links, placed, max_links)
     math.abs(links - told_links) / math.min(math.max(1, links, told_links), room)
   )
   return drift * turns >= TOLERANCE
+end
+
+-- When a pod was heard last, or nearly: of the living ones, the one whose lease ends last.
+local function heard_ms()
+  local last = redis.pcall('ZREVRANGEBYSCORE', KEYS[3], '(inf', '-inf', 'LIMIT', 0, 1)
+  local pod = last[1] and parse_pod(redis.call('HGET', KEYS[1], last[1]))
+  return pod and pod.at_ms or 0
 end
 
 -- Tells the clients of the namespace that the routing state of a pod, or its life, is another one.
