@@ -81,7 +81,7 @@ class Traffic:
     _moving: set[str] = attrs.field(factory=set)
 
     async def round(self, callers: int, seconds: float) -> Seen:
-        """Let so many callers call for that time; each gives the loop a turn after each call."""
+        """Let so many callers call for that time, or until no calls are left; each then gives the loop a turn."""
         ready = deque(itertools.islice(self.steps, int(seconds * 400_000)))
         latencies: list[float] = []
         late: list[float] = []
@@ -111,7 +111,6 @@ class Traffic:
             for _ in range(callers):
                 group.create_task(caller())
         took = clock() - start
-        assert ready, "too few calls were prepared"
         count = len(latencies)
         wrong = sum(age > _SETTLED for age in late)
         return Seen(
