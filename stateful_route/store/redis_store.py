@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from stateful_route._checks import to_ms, to_seconds
 from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, Outcome, PodLife, Registration
 from stateful_route.store import codec, scripts
-from stateful_route.store.faults import translate
 from stateful_route.store.keys import KeySpace, encode
+from stateful_route.store.link_batches import LinkBatches
 from stateful_route.store.listener import listening
 from stateful_route.store.port import StoreInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route.models import Announcement, PodReport, PodTable, ServerInfo
     from stateful_route.store.connections import Connections
 
-_GET, _PLACE, _PLACE_MANY, _CLAIM, _RELEASE, _ASSIGN, _SERVICES = map(
-    scripts.load, ("get", "place", "place_many", "claim", "release", "assign", "services")
+_GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN, _SERVICES = map(
+    scripts.load, ("get", "place", "claim", "release", "assign", "services")
 )
+_GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
 _REGISTER, _HEARTBEAT, _CONFIRM, _PODS = map(scripts.load, ("register", "heartbeat", "confirm", "pods"))
-
-# Uids that are sent together, the next ones while these are answered: few, as the server serves nobody else meanwhile.
-_CHUNK = 64
-
-T = TypeVar("T")
 
 
 async def _nothing() -> None:
@@ -48,8 +43,7 @@ class RedisStore:
     ) -> None:
         """Run over ``connections``; ``close`` ends what was opened for them."""
         self._connections = connections
-        self._together = connections.is_one_server
-        """Whether one script may place many uids."""
+        self._batches = LinkBatches(connections)
         self._keys = keys or KeySpace()
         self._close = close
 
@@ -62,7 +56,15 @@ class RedisStore:
 
     async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
         """See ``Store.get_links``."""
-        answers = await self._changes([self._get_call(LinkKey(namespace, uid, service_name)) for uid in uids])
+        names = self._keys.of_links(namespace, service_name)
+
+        def get(uid: str) -> scripts.ScriptCall:
+            return self._get_call(LinkKey(namespace, uid, service_name))
+
+        def get_all(uids: Sequence[str]) -> scripts.ScriptCall:
+            return _GET_MANY.command(tuple([names.keys(uid)[0] for uid in uids]), ())
+
+        answers = await self._batches.run(uids, get, get_all)
         return [_found_or_error(answer) for answer in answers]
 
     async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
@@ -93,21 +95,19 @@ class RedisStore:
         leaving: Sequence[PodLife] = (),
     ) -> list[LinkChange | StoreError]:
         """See ``Store.place_links``."""
+        names = self._keys.of_links(namespace, service_name)
         settings = to_ms(ttl), codec.lives(dead), codec.lives(leaving)
 
-        async def place(chunk: Sequence[tuple[str, PodLife]]) -> list[LinkChange | StoreError]:
-            if self._together:
-                try:
-                    return await self._place_together(namespace, chunk, service_name, *settings)
-                except StoreError as error:
-                    if "CROSSSLOT" not in str(error):
-                        return [error] * len(chunk)
-                    self._together = False  # there is a cluster behind what looks like one server
-            return await self._chunk(
-                [self._place_call(LinkKey(namespace, uid, service_name), pod, *settings) for uid, pod in chunk]
-            )
+        def place(candidate: tuple[str, PodLife]) -> scripts.ScriptCall:
+            uid, pod = candidate
+            return self._place_call(LinkKey(namespace, uid, service_name), pod, *settings)
 
-        return await _in_chunks(candidates, place)
+        def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
+            keys = [key for uid, _ in candidates for key in names.keys(uid)]
+            owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
+            return _PLACE_MANY.command(tuple(keys), (service_name, names.events, *settings, *owners))
+
+        return await self._batches.run(candidates, place, place_all)
 
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
@@ -235,59 +235,6 @@ class RedisStore:
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))
-
-    async def _changes(self, calls: Sequence[scripts.ScriptCall]) -> list[LinkChange | StoreError]:
-        return await _in_chunks(calls, self._chunk)
-
-    async def _place_together(
-        self,
-        namespace: str,
-        candidates: Sequence[tuple[str, PodLife]],
-        service_name: str,
-        ttl_ms: int,
-        dead: str,
-        leaving: str,
-    ) -> list[LinkChange | StoreError]:
-        """Place uids by one script: a third less work for the server than one script for each of them."""
-        names = self._keys.of_links(namespace, service_name)
-        keys = [key for uid, _ in candidates for key in names.keys(uid)]
-        owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
-        call = _PLACE_MANY.command(tuple(keys), (service_name, names.events, ttl_ms, dead, leaving, *owners))
-        replies = await self._connections.run(call)
-        if not isinstance(replies, list) or len(replies) != len(candidates):
-            raise codec.unreadable_reply(_PLACE_MANY, replies)
-        return [_change_or_error(_PLACE, reply) for reply in replies]
-
-    async def _chunk(self, calls: Sequence[scripts.ScriptCall]) -> list[LinkChange | StoreError]:
-        """Run one pipeline; if it fails as a whole, that is the answer to each of its calls."""
-        try:
-            replies = await self._connections.run_many(calls)
-        except StoreError as error:
-            return [error] * len(calls)
-        return [_change_or_error(call.script, reply) for call, reply in zip(calls, replies, strict=True)]
-
-
-async def _in_chunks(
-    items: Sequence[T], run: Callable[[Sequence[T]], Coroutine[Any, Any, list[LinkChange | StoreError]]]
-) -> list[LinkChange | StoreError]:
-    """Return what ``run`` makes of all items. Each chunk goes out while the next one is made."""
-    async with asyncio.TaskGroup() as group:
-        running = []
-        for start in range(0, len(items), _CHUNK):
-            running.append(group.create_task(run(items[start : start + _CHUNK])))
-            await asyncio.sleep(0)
-    return [answer for task in running for answer in task.result()]
-
-
-def _change_or_error(script: scripts.Script, reply: Any) -> LinkChange | StoreError:
-    if isinstance(reply, StoreError):
-        return reply
-    if isinstance(reply, Exception):
-        return translate(reply, script.name, sent=True, writes=script.writes)
-    try:
-        return codec.link_change(script, reply)
-    except StoreProtocolError as error:
-        return error
 
 
 def _found(answer: LinkChange) -> Link | None:

@@ -9,6 +9,4 @@
 if plain then return 'unchanged -1 - ' .. value end
 -- include: index
 -- include: link
-local link, unreadable = read_link(value)
-if link then return reply('unchanged', link) end
-return reply(unreadable and 'unreadable' or 'absent', nil)
+-- include: get_known
