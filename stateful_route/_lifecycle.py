@@ -38,6 +38,11 @@ class Driver(abc.ABC):
         self._stopping: asyncio.Task[None] | None = None
 
     @property
+    def running(self) -> bool:
+        """Whether the driver was started, and is not being stopped."""
+        return self._phase is _RUNNING
+
+    @property
     def stopped(self) -> bool:
         """Whether the driver was stopped, or is about to be."""
         return self._phase in {_Phase.STOPPING, _Phase.STOPPED}

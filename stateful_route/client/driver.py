@@ -260,13 +260,16 @@ class ClientDriver(Driver):
             StoreError: if the store had to be asked, and did not answer.
 
         """
+        if type(namespace) is type(service_name) is str and type(pod_index) is int and self.running:
+            known = self._table.pod_state(self._namespace if namespace == "" else namespace, service_name, pod_index)
+            if known is not None:
+                return known
         namespace = self._namespace_of(namespace)
         check_id("service_name", service_name)
         check_pod_index("pod_index", pod_index)
         self._check_running()
         table = self._table.peek(namespace, service_name)
-        if table.state(pod_index) is None:
-            await self._table.read(table)
+        await self._table.read(table)
         return table.state(pod_index)
 
     async def pods(self, namespace: str, service_name: str) -> dict[int, PodState]:

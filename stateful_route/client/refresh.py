@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.cache import LinkCache
     from stateful_route.config import BaseConfig
-    from stateful_route.models import Announcement
+    from stateful_route.models import Announcement, PodState
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")
@@ -100,6 +100,15 @@ class RoutingTable:
         table.last_used = self._clock()
         table.used = True
         return table
+
+    def pod_state(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
+        """Return what the store last said of a pod, if the table of its service is there and has it."""
+        table = self._tables.get((namespace, service_name))
+        if table is None:
+            return None
+        table.last_used = self._clock()
+        table.used = True
+        return table.state(pod_index)
 
     async def table(self, namespace: str, service_name: str) -> ServiceTable:
         """Return the table of a service, read from the store the first time.

@@ -40,6 +40,8 @@ class Pod:
         "reported",
         "state",
         "targets",
+        "told",
+        "told_of",
         "trusted",
         "usable",
     )
@@ -54,6 +56,9 @@ class Pod:
         self.capacity = 1.0
         self.own = OwnPlacements(functools.partial(service.note_own, self))
         self.state: PodState | None = None
+        self.told: PodState | None = None
+        self.told_of: PodState | None = None
+        """What was last told of the pod, and the state that this was, without the time of a later heartbeat."""
         self.overdue = False
         """Whether its lease had ended at the last reading, and its death is not confirmed."""
         self.available = True
@@ -445,7 +450,10 @@ class ServiceTable:
         at = self._view.heard_at(state, overdue=pod.overdue)
         if at == state.load_state.timestamp:
             return state
-        return attrs.evolve(state, load_state=attrs.evolve(state.load_state, timestamp=at))
+        if pod.told is None or pod.told_of is not state or pod.told.load_state.timestamp != at:
+            pod.told_of = state
+            pod.told = attrs.evolve(state, load_state=attrs.evolve(state.load_state, timestamp=at))
+        return pod.told
 
     def _weigh(self, seconds: float | None, placed_by_all: int) -> None:
         if seconds is not None:

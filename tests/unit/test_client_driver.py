@@ -10,6 +10,7 @@ import pytest
 from stateful_route import (
     BatchError,
     ClientDriver,
+    InvalidArgumentError,
     LifecycleError,
     LinkKey,
     LinkKind,
@@ -560,3 +561,18 @@ class TestCancellation:
         assert caught.value.maybe_applied
         assert placed is not None
         assert (placed.epoch, placed.pod_index) == (link.epoch, link.pod_index)
+
+
+class TestPod:
+    async def test_checked_when_known(self, run_pods: RunPods, make_client: MakeClient) -> None:
+        """What is no pod index, or no id, is refused, though a pod that equals it is known; and all after the end."""
+        async with run_pods(2), make_client() as client:
+            known = await client.pod("", "room", 1)
+            for wrong in (("", "room", True), ("", "room", 1.0), ("", ["room"], 1), (["prod"], "room", 1)):
+                with pytest.raises(InvalidArgumentError):
+                    await client.pod(*wrong)
+
+        assert known is not None
+        assert 1 == known.pod_index
+        with pytest.raises(LifecycleError):
+            await client.pod("", "room", 1)

@@ -394,3 +394,21 @@ def test_candidates_among_many(table: ServiceTable) -> None:
 
     assert (([0, 2], True), [0, 1, 2]) == (full, again)
     assert [0, 2] == [pod.pod_index for pod in table.candidates]
+
+
+def test_told_once(table: ServiceTable) -> None:
+    """Between two readings the same state is told; a later heartbeat that said nothing new moves its time."""
+    read(table, state(0))
+    first = table.state(0)
+    table.apply(PodTable(NOW + 2.0, (), whole=False, next_deadline=NOW + 6.0, living=1), NOW + 2.0)
+    second = table.state(0)
+    again = table.state(0)
+    table.apply(PodTable(NOW + 4.0, (), whole=False, next_deadline=NOW + 8.0, living=1), NOW + 4.0)
+    third = table.state(0)
+    read(table, state(0, at=NOW + 5.0, load=7), now=NOW + 5.0)
+    fourth = table.state(0)
+
+    assert second is again
+    assert [(NOW, 0), (NOW + 1.0, 0), (NOW + 3.0, 0), (NOW + 5.0, 7)] == [
+        (told.load_state.timestamp, told.report.load) for told in (first, second, third, fourth) if told
+    ]
