@@ -86,7 +86,7 @@ class ServicePods:
         self._version = 0
         self._digest = 0
         self._pruned_ms = -math.inf
-        self._silent_ms = 0
+        self._silent_ms = self._began_ms = 0
 
     def __len__(self) -> int:
         """Return how many entries there are."""
@@ -113,8 +113,9 @@ class ServicePods:
     ) -> Registration:
         """Begin a life of a pod; drop the pods that have said nothing for the retention."""
         self._prune(pod_index, retention_ms, now)
-        if now.ms - self._heard_ms() > lease_ms / 2:
-            self._silent_ms = now.ms
+        heard_ms = self._heard_ms()
+        if now.ms - heard_ms > lease_ms / 2:
+            self._silent_ms, self._began_ms = now.ms, heard_ms
         known = self._pods.get(pod_index)
         incarnation = now.us if known is None else max(known.incarnation + 1, now.us)
         self._change(pod_index, _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, lease_ms, 0), now)
@@ -137,10 +138,10 @@ class ServicePods:
         if sequence < known.sequence:
             return HeartbeatOutcome.OUTDATED, False
         heard = attrs.evolve(known, sequence=sequence, at_ms=now.ms)
-        half = known.lease_ms / 2
-        after_silence = now.ms - known.at_ms > half and now.ms - self._heard_ms() > half
+        half, heard_ms = known.lease_ms / 2, self._heard_ms()
+        after_silence = now.ms - known.at_ms > half and now.ms - heard_ms > half
         if after_silence:
-            self._silent_ms = now.ms
+            self._silent_ms, self._began_ms = now.ms, heard_ms
         if after_silence or known.lease_ms != lease_ms or self._is_worth_telling(known, report, now):
             self._change(pod_index, attrs.evolve(heard, report=report, lease_ms=lease_ms), now)
         else:
@@ -196,10 +197,11 @@ class ServicePods:
         """Whether the pods were not heard because the store took no heartbeats; ``confirm.lua`` says more."""
         if known.dead or known.report.routing_state is RoutingState.SHUTDOWN:
             return False
-        half, heard = known.lease_ms / 2, self._heard_ms()
-        if now.ms - heard > half and self._silent_ms <= heard:
-            self._silent_ms = now.ms
-        return self._silent_ms <= now.ms < self._silent_ms + half
+        half, heard_ms = known.lease_ms / 2, self._heard_ms()
+        if now.ms - heard_ms > half and self._silent_ms <= heard_ms:
+            self._silent_ms, self._began_ms = now.ms, heard_ms
+        excused = self._began_ms < known.at_ms + known.lease_ms + half
+        return excused and self._silent_ms <= now.ms < self._silent_ms + half
 
     def _heard_ms(self) -> int:
         """Return when a pod was heard last, or nearly."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -369,3 +370,21 @@ async def test_unknown_release(nodes: Cluster, namespace: str, monkeypatch: pyte
     async with connections_at(nodes.url) as connections:
         assert isinstance(connections, ClusterConnections)
         assert b"v" == await connections.run(SET.command((namespace,), ("v",)))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
+async def test_eager_tasks() -> None:
+    """With eager tasks, the reading of the slots that a failing pipe asks for does not break into its failing."""
+    loop, errors = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    with cluster(1) as servers:
+        async with connections_at(f"redis+cluster://127.0.0.1:{servers.nodes[0].port}", deadline=0.5) as connections:
+            await connections.run(GET.command(("key",), ()))
+            servers.nodes[0].kill()
+            await asyncio.sleep(0.5)
+            await asyncio.gather(
+                *(connections.run(GET.command((f"key-{i}",), ())) for i in range(10)), return_exceptions=True
+            )
+
+    assert [] == errors

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ReadOnlyError
 
 from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.models import Link, LinkChange, LinkKey, Outcome, PodLife
+from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.testing import cluster
@@ -206,3 +209,43 @@ async def test_a_link_is_read(connections: Connections, namespace: str) -> None:
         link.epoch for link in read if isinstance(link, Link)
     ]
     assert [PODS[1]] * 70 == [link.owner for link in read if isinstance(link, Link)]
+
+
+USERS = [(f"user-{i}", PODS[0]) for i in range(10)]
+
+
+class TestReplica:
+    """A primary that became a replica refuses a batch: the connection to it is given up, as after a single call."""
+
+    async def test_owned(self, own_server: LocalServer, namespace: str) -> None:
+        async with connections_at(own_server.url) as connections:
+            store, pipe = RedisStore(connections), connections._pipe  # type: ignore[attr-defined]
+            await store.place_links(namespace, USERS, SERVICE, 60.0)
+            own_server.ask("REPLICAOF", "127.0.0.1", "1")
+            for _ in range(3):
+                answers = await store.place_links(namespace, USERS, SERVICE, 70.0)
+                await asyncio.sleep(0.1)
+
+                assert [False] * 10 == [isinstance(a, StoreError) and a.maybe_applied for a in answers]
+            assert 1 < pipe.connects
+
+    async def test_borrowed(self, own_server: LocalServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """redis-py's Sentinel connections see READONLY only as the whole reply, and close themselves then."""
+        async with Redis.from_url(own_server.url) as client:
+            kind, refused = client.connection_pool.connection_class, []
+            read = kind.read_response
+
+            async def watch(*args: Any, **more: Any) -> Any:
+                try:
+                    return await read(*args, **more)
+                except ReadOnlyError as error:  # where SentinelManagedConnection disconnects
+                    refused.append(error)
+                    raise
+
+            monkeypatch.setattr(kind, "read_response", watch)
+            store = RedisStore(connections_of(client, 5.0, 8))
+            await store.place_links(namespace, USERS, SERVICE, 60.0)
+            own_server.ask("REPLICAOF", "127.0.0.1", "1")
+            await store.place_links(namespace, USERS, SERVICE, 70.0)
+
+            assert refused

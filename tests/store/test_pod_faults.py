@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.testing import ManualClock, MemoryStore
+from tests.store.script_calls import connections_at
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -298,3 +300,63 @@ async def test_absent_for_less_than_its_lease() -> None:
             clock.advance(100.0)
 
         assert not await client._table.bury(table, life)  # it owns for another 4,000 seconds, as far as it knows
+
+
+class TestSilence:
+    """A silence of all pods delays the confirmation of a death, but not for ever."""
+
+    @pytest.mark.parametrize("share", [0.45, 0.51, 0.6, 0.9])
+    async def test_late_survivor(self, share: float) -> None:
+        """The only other pod is late with each heartbeat, though within its lease (its event loop stalls)."""
+        assert await confirmed_after(share * 5.0, lease=5.0, lease_of_dead=5.0) < 4 * 5.0
+
+    async def test_late_survivor_on_a_server(self, own_server: LocalServer, namespace: str) -> None:
+        async with connections_at(own_server.url) as connections:
+            store = RedisStore(connections)
+            lives = [
+                (await store.register(room(namespace, i), PodReport(), 0.5, RETENTION)).incarnation for i in (0, 1)
+            ]
+            dead = False
+            for sequence in range(1, 11):
+                for _ in range(10):
+                    await asyncio.sleep(0.03)
+                    dead |= await store.confirm_death(namespace, SERVICE, PodLife(1, lives[1]), RETENTION)
+                await store.heartbeat(room(namespace), lives[0], sequence, PodReport(), 0.5, RETENTION)
+
+            assert dead
+
+    async def test_long_lease(self) -> None:
+        """A survivor with a short lease that is late now and then keeps no pod with a long one alive."""
+        assert await confirmed_after(1.0, lease=5.0, lease_of_dead=60.0, late=3.0) < 4 * 60.0
+
+    async def test_crash_loop(self) -> None:
+        """Nor does a survivor that is registered anew each time."""
+        assert await confirmed_after(3.0, lease=5.0, lease_of_dead=5.0, anew=True) < 4 * 5.0
+
+
+async def confirmed_after(
+    period: float, *, lease: float, lease_of_dead: float, late: float = 0.0, anew: bool = False
+) -> float:
+    """Return after how many seconds pod 1 is confirmed to be dead, which is tried all the time; infinity if not.
+
+    Pod 0 is heard once in a ``period``, but each 20th time only after ``late`` seconds.
+    """
+    clock, chance = ManualClock(), random.Random(1)
+    store = MemoryStore(clock)
+    life = (await store.register(room("prod"), PodReport(), lease, RETENTION)).incarnation
+    dead = (await store.register(room("prod", 1), PodReport(), lease_of_dead, RETENTION)).incarnation
+    began = clock()
+    heard, count = began, 0
+    while clock() - began < 20 * lease_of_dead:
+        clock.advance(chance.uniform(0.01, 0.1))
+        count_next = count + 1
+        if clock() - heard >= (late if late and count_next % 20 == 0 else period):
+            heard, count = clock(), count_next
+            if anew:
+                await store.register(room("prod"), PodReport(), lease, RETENTION)
+            else:
+                beat = await store.heartbeat(room("prod"), life, count, PodReport(), lease, RETENTION)
+                assert HeartbeatOutcome.ACCEPTED is beat
+        if await store.confirm_death("prod", SERVICE, PodLife(1, dead), RETENTION):
+            return clock() - began
+    return float("inf")

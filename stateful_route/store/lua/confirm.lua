@@ -23,10 +23,12 @@ if known and known.state ~= 'SHUTDOWN' and known.state ~= 'DEAD' then
   -- A server refuses writes, and answers readings, if it lacks memory, disk or replicas; it may just have ended that.
   local half, heard = known.lease_ms / 2, heard_ms()
   if now_ms - heard > half and pods.silent_ms <= heard then
-    pods.silent_ms = now_ms
+    pods.silent_ms, pods.began_ms = now_ms, heard
     redis.call('HSET', KEYS[1], 'table', own_field())
   end
-  if pods.silent_ms <= now_ms and now_ms < pods.silent_ms + half then return { 0 } end
+  -- One that began when the lease had long ended is no excuse, lest a pod that is late each time keep the dead alive.
+  local excused = pods.began_ms < known.at_ms + known.lease_ms + half
+  if excused and pods.silent_ms <= now_ms and now_ms < pods.silent_ms + half then return { 0 } end
 end
 -- What it said last stays readable.
 local dead = known or { sequence = 0, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0', rest = '{}' }

@@ -17,12 +17,13 @@ if known.sequence > tonumber(ARGV[3]) then return { 'outdated' } end
 local announced = known.state ~= state
 -- The first heartbeat after a silence of all pods says so to those that confirm deaths.
 local half = known.lease_ms / 2
-local after_silence = now_ms - known.at_ms > half and now_ms - heard_ms() > half
+local heard = now_ms - known.at_ms > half and heard_ms() or now_ms
+local after_silence = now_ms - heard > half
 local changed = announced or after_silence or known.lease_ms ~= lease_ms or known.rest ~= ARGV[10]
   or worth_telling(known, ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]))
 if changed then
   open_pods()
-  if after_silence then pods.silent_ms = now_ms end
+  if after_silence then pods.silent_ms, pods.began_ms = now_ms, heard end
   known.version = new_version(known.version)
   known.lease_ms, known.state, known.rest = lease_ms, state, ARGV[10]
   known.load, known.links, known.placed = ARGV[6], ARGV[7], ARGV[8]

@@ -1,5 +1,5 @@
 -- Does for many uids at once what place.lua does for one; not on a cluster, where their keys are in many slots.
--- What does not work for one uid is an error in its place, and changes nothing for the others.
+-- What does not work for one uid is an error in its place, and changes nothing for the others; READONLY is for all.
 -- keys: link index ...
 -- args: service channel ttl_ms dead leaving pod incarnation ...
 -- returns: ...
@@ -22,8 +22,12 @@ local replies = {}
 for i = 1, #keys / 2 do
   KEYS[1], KEYS[2], ARGV[3], ARGV[4] = keys[2 * i - 1], keys[2 * i], args[2 * i + 4], args[2 * i + 5]
   local done, reply = pcall(place)
-  if not done and type(reply) ~= 'table' then -- before Redis 7 the error has the place in the script before it
-    reply = { err = string.match(reply, '%u%u+ .*') or 'ERR ' .. reply }
+  if not done then
+    if type(reply) ~= 'table' then -- before Redis 7 the error has the place in the script before it
+      reply = { err = string.match(reply, '%u%u+ .*') or 'ERR ' .. reply }
+    end
+    -- Nothing was changed then, and who sent this has to see that it asks a replica.
+    if string.find(reply.err, '^%-?READONLY') then return reply end
   end
   replies[i] = reply
 end

@@ -9,7 +9,8 @@
 -- include: pod
 local pod, retention_ms = ARGV[1], tonumber(ARGV[8])
 open_pods()
-if now_ms - heard_ms() > tonumber(ARGV[2]) / 2 then pods.silent_ms = now_ms end
+local heard = heard_ms()
+if now_ms - heard > tonumber(ARGV[2]) / 2 then pods.silent_ms, pods.began_ms = now_ms, heard end
 if pods.pruned_ms + retention_ms / 100 < now_ms then
   pods.pruned_ms = now_ms
   -- What has changed within the retention is younger than that.

@@ -150,6 +150,7 @@ class SlotTable:
     async def _keep_fresh(self) -> None:
         pause = _FIRST_PAUSE
         try:
+            await asyncio.sleep(0)  # an eager task would send while the pipe that asked for this fails its calls
             while self._stale:
                 self._stale = False
                 await self._read()

@@ -6,9 +6,9 @@
 -- routing state or DEAD, and as JSON what else the pod reports. The version is that of the table when anything but
 -- sequence and time changed last; the numbers are those that were told then (see worth_telling).
 --
--- The field "table" is "<version> <digest> <pruned> <silent>": the newest version, from the clock in microseconds and
--- always rising; the sum of the versions of all entries, by which a client sees that it knows all of them; when old
--- pods were last looked for; and when the last silence of all pods ended, or was noticed.
+-- The field "table" is "<version> <digest> <pruned> <silent> <began>": the newest version, from the clock in
+-- microseconds and always rising; the sum of the versions of all entries, by which a client sees that it knows all of
+-- them; when old pods were last looked for; when the last silence of all pods ended, or was noticed, and when it began.
 --
 -- A deadline is when the lease ends, in milliseconds; infinite for a dead life.
 
@@ -39,22 +39,22 @@ local function parse_pod(entry)
   }
 end
 
-local pods = { version = 0, digest = 0, pruned_ms = 0, silent_ms = 0 }
+local pods = { version = 0, digest = 0, pruned_ms = 0, silent_ms = 0, began_ms = 0 }
 
 local function deadline(pod)
   return pod.state == 'DEAD' and '+inf' or integer(pod.at_ms + pod.lease_ms)
 end
 
 local function read_own_field(text)
-  local version, digest, pruned, silent = string.match(text or '', '^(%d+) (%d+) (%d+) ?(%d*)')
+  local version, digest, pruned, silent, began = string.match(text or '', '^(%d+) (%d+) (%d+) ?(%d*) ?(%d*)')
   if version then pods.version, pods.digest, pods.pruned_ms = tonumber(version), tonumber(digest), tonumber(pruned) end
-  pods.silent_ms = tonumber(silent or '') or 0
+  pods.silent_ms, pods.began_ms = tonumber(silent or '') or 0, tonumber(began or '') or 0
   return version ~= nil
 end
 
 local function own_field()
   return integer(pods.version) .. ' ' .. integer(pods.digest) .. ' ' .. integer(pods.pruned_ms)
-    .. ' ' .. integer(pods.silent_ms)
+    .. ' ' .. integer(pods.silent_ms) .. ' ' .. integer(pods.began_ms)
 end
 
 -- Makes the sorted sets, and the field of the table, from the entries that can be read.
