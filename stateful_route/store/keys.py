@@ -60,14 +60,12 @@ class LinkNames:
         link_start: the key of a link up to its uid.
         link_end: the key of a link from there on.
         index_start: the key of the index of a uid up to that.
-        events: the channel of the announcements.
 
     """
 
     link_start: str
     link_end: str
     index_start: str
-    events: str
 
     def keys(self, uid: str) -> tuple[str, str]:
         """Return the keys of a link and of the index of its uid."""
@@ -82,7 +80,6 @@ def _link_names(prefix: str, namespace: str, service_name: str) -> LinkNames:
         link_start=f"{prefix}link:{{{namespace}:",
         link_end=f"}}:{service_name}",
         index_start=f"{prefix}index:{{{namespace}:",
-        events=f"{prefix}events:{namespace}",
     )
 
 

@@ -81,7 +81,8 @@ class RedisStore:
         leaving: Sequence[PodLife] = (),
     ) -> LinkChange:
         """See ``Store.place``."""
-        call = self._place_call(key, candidate, to_ms(ttl), codec.lives(dead), codec.lives(leaving))
+        lives = (codec.lives(dead), codec.lives(leaving)) if dead or leaving else ()
+        call = self._place_call(key, candidate, to_ms(ttl), lives)
         return codec.link_change(_PLACE, await self._connections.run(call))
 
     async def place_links(
@@ -96,16 +97,16 @@ class RedisStore:
     ) -> list[LinkChange | StoreError]:
         """See ``Store.place_links``."""
         names = self._keys.of_links(namespace, service_name)
-        settings = to_ms(ttl), codec.lives(dead), codec.lives(leaving)
+        ttl_ms, lives = to_ms(ttl), (codec.lives(dead), codec.lives(leaving))
 
         def place(candidate: tuple[str, PodLife]) -> scripts.ScriptCall:
             uid, pod = candidate
-            return self._place_call(LinkKey(namespace, uid, service_name), pod, *settings)
+            return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives)
 
         def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
             keys = [key for uid, _ in candidates for key in names.keys(uid)]
             owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
-            return _PLACE_MANY.command(tuple(keys), (service_name, names.events, *settings, *owners))
+            return _PLACE_MANY.command(tuple(keys), (service_name, ttl_ms, *lives, *owners))
 
         return await self._batches.run(candidates, place, place_all)
 
@@ -218,7 +219,7 @@ class RedisStore:
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""
         names = self._keys.of_links(key.namespace, key.service_name)
-        return script.command(names.keys(key.uid), (key.service_name, names.events, *args))
+        return script.command(names.keys(key.uid), (key.service_name, *args))
 
     def _announcement(self, server: ServerInfo) -> tuple[str, str]:
         """Return the channel on which a pod is announced, and the name of its service there."""
@@ -227,11 +228,11 @@ class RedisStore:
     def _get_call(self, key: LinkKey) -> scripts.ScriptCall:
         return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
 
-    def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, dead: str, leaving: str) -> scripts.ScriptCall:
-        names = self._keys.of_links(key.namespace, key.service_name)
-        owner = candidate.pod_index, candidate.incarnation
-        args = (key.service_name, names.events, *owner, ttl_ms, dead, leaving)
-        return scripts.ScriptCall(_PLACE, names.keys(key.uid), args)
+    def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...]) -> scripts.ScriptCall:
+        """Return the call that places a uid; ``lives`` are those that are dead and leaving, or nothing for neither."""
+        keys = self._keys.of_links(key.namespace, key.service_name).keys(key.uid)
+        args: tuple[str | int, ...] = (key.service_name, candidate.pod_index, candidate.incarnation, ttl_ms, *lives)
+        return scripts.ScriptCall(_PLACE, keys, args)
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))

@@ -1,7 +1,7 @@
 """The Lua scripts, each with its header, which this module reads and holds the callers to.
 
 A header is the comment block at the top of a script: prose, then ``keys``, ``args`` and ``returns`` (names in their
-order; ``...`` for any number more; "in a line" for one text with spaces between them), ``writes`` (yes or no),
+order, with ``?`` if it may be left out; ``...`` for any number more; "in a line" for one text), ``writes`` (yes or no),
 ``rerun`` (begins with "safe") and ``cost``. A line ``include`` stands for the file of that name in ``shared/``.
 """
 
@@ -21,6 +21,7 @@ _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _IN_A_LINE = ", in a line"
 _MORE = "..."
 _LINK_KEYS = 2
+_BEFORE_KEYS = 3  # EVALSHA, the SHA-1, and how many keys there are
 _FOLDER = resources.files(__package__) / "lua"
 
 
@@ -47,13 +48,12 @@ class Script:
     source: str
     sha: str
     packed: bytes = attrs.field(init=False, repr=False)
-    """Its ``EVALSHA`` in the protocol of Redis, with room for the keys and the encoded arguments."""
+    """Its ``EVALSHA`` in the protocol of Redis, with room for the length, the keys and the encoded arguments."""
 
     @packed.default
     def _pack(self) -> bytes:
         begin = ("EVALSHA", self.sha, len(self.keys))
-        count = len(begin) + len(self.keys) + len(self.args)
-        return b"*%d\r\n%b" % (count, _packed_args(begin)) + b"$%d\r\n%b\r\n" * len(self.keys) + b"%b"
+        return b"*%d\r\n" + _packed_args(begin) + b"$%d\r\n%b\r\n" * len(self.keys) + b"%b"
 
     def command(self, keys: tuple[str, ...], args: tuple[str | int, ...]) -> ScriptCall:
         """Return the call of the script with these keys and arguments."""
@@ -92,9 +92,10 @@ class ScriptCall:
             return resp.pack(self.evalsha)  # type: ignore[no-any-return]  # hiredis has no types
         if len(self.keys) == _LINK_KEYS:
             link, index = self.keys[0].encode(), self.keys[1].encode()
-            return self.script.packed % (len(link), link, len(index), index, _packed_args(self.args))
+            length = _BEFORE_KEYS + _LINK_KEYS + len(self.args)
+            return self.script.packed % (length, len(link), link, len(index), index, _packed_args(self.args))
         keys = [part for key in self.keys for part in (len(key.encode()), key.encode())]
-        return self.script.packed % (*keys, _packed_args(self.args))
+        return self.script.packed % (_BEFORE_KEYS + len(self.keys) + len(self.args), *keys, _packed_args(self.args))
 
     @property
     def eval(self) -> tuple[str | int, ...]:
@@ -105,7 +106,8 @@ class ScriptCall:
 def _fit(given: tuple[str | int, ...], names: tuple[str, ...]) -> bool:
     if names[-1:] == (_MORE,):
         return len(given) >= len(names) - 1
-    return len(given) == len(names)
+    optional = sum(name.endswith("?") for name in names)
+    return len(names) - optional <= len(given) <= len(names)
 
 
 @functools.lru_cache(maxsize=1024)

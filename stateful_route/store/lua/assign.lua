@@ -1,6 +1,6 @@
 -- Makes a link persistent for a life of a pod, whoever holds it; with an expected epoch, only if that is its epoch.
 -- keys: link index
--- args: service channel pod incarnation expected_epoch
+-- args: service pod incarnation expected_epoch
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe without an expected epoch; with one, the second run of one that changed the owner is refused
@@ -9,13 +9,13 @@
 -- include: index
 -- include: link
 local link, unreadable = read_link(value)
-if ARGV[5] ~= '' and not (link and tonumber(link.epoch) == tonumber(ARGV[5])) then return reply('refused', link) end
-if link and is_owner(link, ARGV[3], ARGV[4]) then
+if ARGV[4] ~= '' and not (link and tonumber(link.epoch) == tonumber(ARGV[4])) then return reply('refused', link) end
+if link and is_owner(link, ARGV[2], ARGV[3]) then
   if link.kind == 'p' then return reply('unchanged', link) end
   link.kind = 'p'
   write_link(link)
   return reply('confirmed', link)
 end
-local assigned = new_link('p', ARGV[3], ARGV[4], -1, link)
+local assigned = new_link('p', ARGV[2], ARGV[3], -1, link)
 write_new_link(assigned, link, unreadable)
 return reply(link and 'replaced' or created(unreadable), assigned, link)

@@ -1,7 +1,7 @@
 -- Makes a link persistent for a life of a pod, if there is none or it is its own.
 -- With steal "1" a temporary or grace link of another pod is taken too.
 -- keys: link index
--- args: service channel pod incarnation steal
+-- args: service pod incarnation steal
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged"
@@ -10,7 +10,7 @@
 -- include: index
 -- include: link
 local link, unreadable = read_link(value)
-if link and is_owner(link, ARGV[3], ARGV[4]) then
+if link and is_owner(link, ARGV[2], ARGV[3]) then
   if link.kind == 'p' then return reply('unchanged', link) end
   link.kind = 'p'
   write_link(link)
@@ -18,14 +18,14 @@ if link and is_owner(link, ARGV[3], ARGV[4]) then
 end
 local outcome = created(unreadable)
 if link then
-  if tonumber(link.pod) == tonumber(ARGV[3]) then
-    if tonumber(link.incarnation) > tonumber(ARGV[4]) then return reply('superseded', link) end
+  if tonumber(link.pod) == tonumber(ARGV[2]) then
+    if tonumber(link.incarnation) > tonumber(ARGV[3]) then return reply('superseded', link) end
     outcome = 'inherited'
   else
-    if link.kind == 'p' or ARGV[5] ~= '1' then return reply('refused', link) end
+    if link.kind == 'p' or ARGV[4] ~= '1' then return reply('refused', link) end
     outcome = 'replaced'
   end
 end
-local claimed = new_link('p', ARGV[3], ARGV[4], -1, link)
+local claimed = new_link('p', ARGV[2], ARGV[3], -1, link)
 write_new_link(claimed, link, unreadable)
 return reply(outcome, claimed, link)

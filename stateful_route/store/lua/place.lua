@@ -1,13 +1,13 @@
 -- Returns the link of a uid, made for the candidate if there is none, or if its owner is among the dead.
 -- A temporary link is renewed and never shortened; a link in grace comes back, unless its owner is leaving.
 -- keys: link index
--- args: service channel pod incarnation ttl_ms dead leaving
+-- args: service pod incarnation ttl_ms dead? leaving?
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe
 -- cost: 1 command for a persistent link, 7 for another if it is the only one of its uid
 -- include: value
-if plain and ARGV[6] == '' then return 'unchanged -1 - ' .. value end
+if plain and (ARGV[5] or '') == '' then return 'unchanged -1 - ' .. value end
 -- include: index
 -- include: place_new
 -- include: link

@@ -1,26 +1,26 @@
 -- Does for many uids at once what place.lua does for one; not on a cluster, where their keys are in many slots.
 -- What does not work for one uid is an error in its place, and changes nothing for the others; READONLY is for all.
 -- keys: link index ...
--- args: service channel ttl_ms dead leaving pod incarnation ...
+-- args: service ttl_ms dead leaving pod incarnation ...
 -- returns: ...
 -- writes: yes
 -- rerun: safe
 -- cost: for each uid that of place.lua, and a third less time: it begins once, and reads the clock once
 local keys, args = KEYS, ARGV
-local KEYS, ARGV = {}, { args[1], args[2], '', '', args[3], args[4], args[5] } -- those of one uid, for what follows
+local KEYS, ARGV = {}, { args[1], '', '', args[2], args[3], args[4] } -- those of one uid, for what follows
 -- include: index
 -- include: link
 
 local function place()
 -- include: value
-if plain and ARGV[6] == '' then return 'unchanged -1 - ' .. value end
+if plain and ARGV[5] == '' then return 'unchanged -1 - ' .. value end
 -- include: place_new
 -- include: place_known
 end
 
 local replies = {}
 for i = 1, #keys / 2 do
-  KEYS[1], KEYS[2], ARGV[3], ARGV[4] = keys[2 * i - 1], keys[2 * i], args[2 * i + 4], args[2 * i + 5]
+  KEYS[1], KEYS[2], ARGV[2], ARGV[3] = keys[2 * i - 1], keys[2 * i], args[2 * i + 3], args[2 * i + 4]
   local done, reply = pcall(place)
   if not done then
     if type(reply) ~= 'table' then -- before Redis 7 the error has the place in the script before it

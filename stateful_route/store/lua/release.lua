@@ -1,7 +1,7 @@
 -- Removes a link if it is held by this pod, incarnation and epoch; an empty argument matches any.
 -- With a grace above 0 it still resolves for that time, or for what was left of it if that is less.
 -- keys: link index
--- args: service channel pod incarnation epoch grace_ms
+-- args: service pod incarnation epoch grace_ms
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe; the second run finds the link absent, or in grace already
@@ -15,10 +15,10 @@ end
 
 local link, unreadable = read_link(value)
 if not link then return reply(unreadable and 'unreadable' or 'absent', nil) end
-if not (matches(ARGV[3], link.pod) and matches(ARGV[4], link.incarnation) and matches(ARGV[5], link.epoch)) then
+if not (matches(ARGV[2], link.pod) and matches(ARGV[3], link.incarnation) and matches(ARGV[4], link.epoch)) then
   return reply('refused', link)
 end
-local grace_ms = tonumber(ARGV[6])
+local grace_ms = tonumber(ARGV[5])
 if link.kind ~= 'p' then grace_ms = math.min(grace_ms, link.left_ms) end
 if grace_ms <= 0 then
   delete_link()

@@ -1,4 +1,4 @@
--- What the scripts of a link share, after shared/index.lua. ARGV[2] is the channel of the announcements.
+-- What the scripts of a link share, after shared/index.lua.
 --
 -- A link is the string "<kind> <pod> <incarnation> <epoch>", its kind being t(emporary), p(ersistent) or g(race).
 -- A newer release may append fields after one more space: they are ignored, and kept while the owner stays.
@@ -29,7 +29,7 @@ end
 
 -- Whether the list "pod:incarnation,..." has this life of the owner or a newer one.
 local function among(link, lives)
-  if lives == '' then return false end
+  if not lives or lives == '' then return false end
   for incarnation in string.gmatch(',' .. lives, ',' .. tonumber(link.pod) .. ':(%d+)') do
     if tonumber(incarnation) >= tonumber(link.incarnation) then return true end
   end
@@ -65,7 +65,8 @@ end
 -- Tells everybody that what they know of the link up to that epoch is not so any more. A user without the right to
 -- publish has no right to subscribe either, as a rule: its clients are deaf, and use no cache.
 local function announce(epoch)
-  redis.pcall('PUBLISH', ARGV[2], 'link ' .. KEYS[1] .. ' ' .. epoch)
+  local prefix, namespace = string.match(KEYS[1], '^(.-)link:{(.-):') -- as in store/keys.py
+  redis.pcall('PUBLISH', prefix .. 'events:' .. namespace, 'link ' .. KEYS[1] .. ' ' .. epoch)
 end
 
 -- Writes a link for a new owner. It is announced if somebody may know another: a link that was not there is in no cache.
