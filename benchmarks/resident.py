@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 _STATM = Path("/proc/self/statm")
+_STATUS = Path("/proc/self/status")
 
 
 def resident() -> int:
@@ -20,6 +21,13 @@ def resident() -> int:
 
 
 def peak() -> int:
-    """Return the most bytes that were in memory."""
+    """Return the most bytes that were in memory.
+
+    On Linux not by ``getrusage``, to which a process inherits the peak of the one that started it.
+    """
+    if _STATUS.exists():
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
