@@ -1062,6 +1062,20 @@ class _Changes(_Parts):
         assert [HeartbeatOutcome.ACCEPTED] * 2 == back
         assert [False, True] == late
 
+    @pytest.mark.parametrize("first", ["heartbeat", "registration"])
+    async def test_first_after_a_silence(self, store_kit: StoreKit, store: Store, key: LinkKey, first: str) -> None:
+        """When a pod is heard after a silence of all, the others have half a lease to follow."""
+        lives = [(await store.register(_server(key, i), REPORT, 0.5, RETENTION)).incarnation for i in range(2)]
+        await store_kit.advance(0.6)
+        if first == "heartbeat":
+            await store.heartbeat(_server(key, 0), lives[0], 1, REPORT, 0.5, RETENTION)
+        else:
+            await store.register(_server(key, 2), REPORT, 0.5, RETENTION)
+        dead = await store.confirm_death(key.namespace, key.service_name, PodLife(1, lives[1]), RETENTION)
+        beat = await store.heartbeat(_server(key, 1), lives[1], 1, REPORT, 0.5, RETENTION)
+
+        assert (False, HeartbeatOutcome.ACCEPTED) == (dead, beat)
+
     async def test_leases_alone(self, store: Store, key: LinkKey, changes: Callable[..., Awaitable[PodTable]]) -> None:
         """Who asks for no changes learns of the leases, and of the pods that are asked for."""
         for i in range(3):
