@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import httpx
+import psutil
 import pytest
 
 from stateful_route import __version__
@@ -121,8 +122,8 @@ class Command:
         self.environment["PYTHONPATH"] = str(self.folder)
 
     def processes(self) -> list[str]:
-        listed = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True)
-        return [line for line in listed.stdout.splitlines() if str(self.folder) in line]
+        listed = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+        return [line for line in listed if str(self.folder) in line]
 
 
 @contextlib.asynccontextmanager
