@@ -104,7 +104,7 @@ def _run(options: Options) -> Iterator[Row]:
 BATCH = Comparison(
     name="batch",
     title="batch_compute_linked_pod of many new uids in one call",
-    reference=f"the same script for each uid, by pipelines of {_PIPELINE:,} of redis.asyncio; it has no cache to fill",
+    reference=f"one script for each uid, by pipelines of {_PIPELINE:,} of redis.asyncio; it has no cache to fill",
     goal=f"no stall of the event loop above {_MOST_MS:g} ms",
     run=_run,
 )

@@ -21,9 +21,12 @@ T = TypeVar("T")
 # Uids that are sent together, the next ones while these are answered: few, as the server serves nobody else meanwhile.
 _CHUNK = 64
 
+# So many links are as fast by one script as by one for each; fewer are slower.
+_FEWEST = 4
+
 
 class LinkBatches:
-    """Runs them.
+    """Runs an operation on many links.
 
     One script for a chunk is a third less work for the server than one for each link. It needs all keys on one server.
     """
@@ -43,7 +46,7 @@ class LinkBatches:
         """Return the answer for each item, which ``call`` asks for, and ``call_for_all`` for many."""
 
         async def run_chunk(chunk: Sequence[T]) -> list[LinkChange | StoreError]:
-            if self._together:
+            if self._together and len(chunk) >= _FEWEST:
                 try:
                     return await self._run_one(call_for_all(chunk), len(chunk))
                 except StoreError as error:

@@ -20,6 +20,7 @@ _FIELD = re.compile(r"^-- (keys|args|returns|writes|rerun|cost):(.*)$", re.MULTI
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _IN_A_LINE = ", in a line"
 _MORE = "..."
+_FOR_MANY = "_many"
 _LINK_KEYS = 2
 _BEFORE_KEYS = 3  # EVALSHA, the SHA-1, and how many keys there are
 _FOLDER = resources.files(__package__) / "lua"
@@ -30,9 +31,9 @@ class Script:
     """A Lua script.
 
     Attributes:
-        name: of the file, and of the operation.
+        name: of the operation, which errors give too; that of a script for many links is that for one.
         keys: the names of its keys; the last one is ``...`` if there can be more.
-        args: the names of its arguments; as well.
+        args: the names of its arguments; likewise, and one that ends in ``?`` may be left out.
         returns: the names of the parts of its reply; ``None`` for a reply of any length.
         writes: whether it may change anything.
         source: the text that is sent.
@@ -124,7 +125,7 @@ def load(name: str) -> Script:
     source = _INCLUDE.sub(lambda found: (_FOLDER / "shared" / f"{found[1]}.lua").read_text(encoding="utf-8"), body)
     returns = tuple(header["returns"].removesuffix(_IN_A_LINE).split())
     return Script(
-        name=name,
+        name=name.removesuffix(_FOR_MANY),
         keys=tuple(header["keys"].split()),
         args=tuple(header["args"].split()),
         returns=None if returns == (_MORE,) else returns,

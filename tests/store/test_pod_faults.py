@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis.asyncio import Redis
 
 from stateful_route import (
     BaseConfig,
@@ -21,7 +20,6 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import HeartbeatOutcome, PodLife
-from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.testing import ManualClock, MemoryStore
@@ -29,8 +27,6 @@ from tests.store.script_calls import connections_at
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from stateful_route.store.embedded import LocalServer
 
 SERVICE = "room"
@@ -42,17 +38,6 @@ FAST: dict[str, Any] = {"heartbeat": 0.1, "lease": 0.5, "refresh": 0.1}
 
 def room(namespace: str, pod_index: int = 0) -> ServerInfo:
     return ServerInfo(namespace=namespace, service_name=SERVICE, pod_name=f"{SERVICE}-{pod_index}", pod_index=pod_index)
-
-
-@pytest.fixture
-async def redis(shared_server: LocalServer) -> AsyncIterator[Any]:
-    async with Redis.from_url(shared_server.url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
-def store(redis: Redis) -> RedisStore:
-    return RedisStore(connections_of(redis, 5.0, 8))
 
 
 class TestRefusedWrites:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from stateful_route.models import HeartbeatOutcome, LinkKey, Outcome, PodLife, PodReport, RoutingState, ServerInfo
 from stateful_route.store.connections import connections_of
@@ -13,25 +12,9 @@ from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
 from tests.waiting import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from stateful_route.store.embedded import LocalServer
-
 KEYS = KeySpace()
 OWNER, OTHER = PodLife(0, 5), PodLife(1, 7)
 AHEAD = 2**53 - 10  # microseconds, in the year 2255
-
-
-@pytest.fixture
-async def redis(shared_server: LocalServer) -> AsyncIterator[Any]:
-    async with Redis.from_url(shared_server.url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
-def store(redis: Redis) -> RedisStore:
-    return RedisStore(connections_of(redis, 5.0, 8))
 
 
 def server_of(namespace: str, pod_index: int = 0) -> ServerInfo:

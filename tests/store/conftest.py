@@ -1,0 +1,29 @@
+"""What tests of the store share: a client of redis-py to look at what is stored, and a store that borrows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis
+
+from stateful_route.store.connections import connections_of
+from stateful_route.store.redis_store import RedisStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stateful_route.store.embedded import LocalServer
+
+
+@pytest.fixture
+async def redis(shared_server: LocalServer) -> AsyncIterator[Any]:
+    """Provide a client of the shared server, with strings for bytes."""
+    async with Redis.from_url(shared_server.url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis: Redis) -> RedisStore:
+    """Provide a store over that client."""
+    return RedisStore(connections_of(redis, 5.0, 8))
