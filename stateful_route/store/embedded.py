@@ -27,13 +27,14 @@ from stateful_route.errors import ConfigError, LifecycleError, StoreUnavailableE
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import BinaryIO
 
 # Bounds of waiting, in seconds.
 _START = 10.0
 _START_STEP = 0.005
 _TERM = 2.0
 _KILL = 5.0
-_ASK = 1.0
+_ASK = 5.0
 
 _PORT_ATTEMPTS = 5
 # Below the ports that Linux (from 32768) and macOS (from 49152) give to outgoing connections, and so are their
@@ -100,6 +101,19 @@ def make_socket_folder() -> Path:
     longest = Path(tempfile.gettempdir(), "sr-12345678", _SOCKET_NAME)
     parent = None if len(os.fsencode(longest)) <= _MAX_SOCKET_PATH else "/tmp"  # noqa: S108 - mkdtemp makes it private
     return Path(tempfile.mkdtemp(prefix="sr-", dir=parent))
+
+
+def _read_text(replies: BinaryIO) -> str:
+    """Read one reply as the text that ``LocalServer.ask`` returns."""
+    head = replies.readline()
+    if not head.endswith(b"\n"):
+        raise ConnectionResetError("the server closed the connection")
+    if head.startswith(b"*"):
+        return "\n".join(_read_text(replies) for _ in range(int(head[1:])))
+    if not head.startswith(b"$"):
+        return head.rstrip().decode()
+    size = int(head[1:])
+    return replies.read(size + 2)[:size].decode() if size >= 0 else ""
 
 
 class _Guard:
@@ -298,10 +312,10 @@ class LocalServer:
         """Send one command over a connection of its own, for setting a server up; return its reply as text.
 
         A simple string, an error or an int comes with its type (``"+OK"``, ``"-ERR ..."``, ``":1"``), a bulk string
-        as it is. There are no arrays.
+        as it is, nil as an empty one, an array as its items, a line each.
 
         Raises:
-            OSError: if the server does not answer within 1 s.
+            OSError: if the server does not answer within 5 s.
 
         """
         command = [f"*{len(words)}\r\n", *(f"${len(word.encode())}\r\n{word}\r\n" for word in words)]
@@ -310,11 +324,7 @@ class LocalServer:
             connection.connect(str(self.socket))
             connection.sendall("".join(command).encode())
             with connection.makefile("rb") as replies:
-                head = replies.readline()
-                if not head.endswith(b"\n"):
-                    raise ConnectionResetError("the server closed the connection")
-                body = replies.read(int(head[1:])) if head.startswith(b"$") else head.rstrip()
-        return body.decode()
+                return _read_text(replies)
 
     def __enter__(self) -> Self:
         """Start the server."""

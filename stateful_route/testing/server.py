@@ -58,7 +58,7 @@ class SentinelGroup:
 
 @contextlib.contextmanager
 def sentinel_group() -> Iterator[SentinelGroup]:
-    """Run a primary, a replica in sync with it, and three sentinels that know each other.
+    """Run a primary, a replica in sync with it, and three sentinels that know each other and could fail over.
 
     A server counts as down after 1 s; a failover takes some 3 s.
 
@@ -79,7 +79,7 @@ def sentinel_group() -> Iterator[SentinelGroup]:
             timing = ("down-after-milliseconds", "1000", "failover-timeout", "5000")
             _order(sentinel, "SENTINEL", "SET", _SERVICE, *timing)
         for sentinel in sentinels:
-            _wait_until("the sentinels knowing each other", _knows_all, sentinel)
+            _wait_until("the sentinels knowing each other and a replica to promote", _could_fail_over, sentinel)
         yield SentinelGroup(primary, replica, sentinels)
 
 
@@ -153,9 +153,14 @@ def _in_sync(server: LocalServer) -> bool:
     return "master_link_status:up" in server.ask("INFO", "replication")
 
 
-def _knows_all(sentinel: LocalServer) -> bool:
+def _could_fail_over(sentinel: LocalServer) -> bool:
     view = sentinel.ask("INFO", "sentinel")
-    return "status=ok," in view and "slaves=1,sentinels=3" in view
+    if "status=ok," not in view or "slaves=1,sentinels=3" not in view:
+        return False
+    # It knows a replica by what the primary says; before the replica itself has answered, it is none to promote.
+    words = sentinel.ask("SENTINEL", "REPLICAS", _SERVICE).split("\n")
+    replica = dict(zip(words[::2], words[1::2], strict=True))
+    return replica["flags"] == "slave" and replica["master-link-status"] == "ok"
 
 
 def _has_met(node: LocalServer, count: int) -> bool:

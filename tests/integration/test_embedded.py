@@ -99,6 +99,17 @@ def test_the_pid_is_that_of_the_server() -> None:
         assert f"process_id:{server.pid}" in info.splitlines()
 
 
+def test_replies_of_every_kind() -> None:
+    """A reply of any type is text: nil is empty, an array one line for each of its items."""
+    with local_server() as server:
+        answers = [
+            server.ask(*words.split()) for words in ("RPUSH list one two", "LRANGE list 0 -1", "GET none", "GET list")
+        ]
+
+        assert [":2", "one\ntwo", ""] == answers[:3]
+        assert answers[3].startswith("-WRONGTYPE ")
+
+
 def test_arguments_win() -> None:
     """Further arguments go to the server and win over ours."""
     with local_server("--maxmemory-policy", "allkeys-lru", "--appendonly", "yes") as server:
@@ -182,14 +193,16 @@ def test_a_crash_is_noticed() -> None:
         assert "+PONG" == server.ask("PING")
 
 
-def test_a_paused_server_does_not_answer() -> None:
+def test_a_paused_server_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A paused server accepts and does not answer; resumed, it answers again with its data."""
     with local_server() as server:
         server.ask("SET", "key", "value")
         server.pause()
         paused = repr(server)
-        with pytest.raises(TimeoutError):
-            server.ask("PING")
+        with monkeypatch.context() as patch:
+            patch.setattr(embedded, "_ASK", 0.1)
+            with pytest.raises(TimeoutError):
+                server.ask("PING")
         server.resume()
 
         assert ("value", True) == (server.ask("GET", "key"), paused.endswith(" paused>"))
@@ -368,6 +381,18 @@ async def test_a_proxy_loses_the_reply_of_a_real_server() -> None:
             third = await client.incr("counter")
 
         assert (1, 3) == (first, third)
+
+
+async def test_any_sentinel_fails_over_at_once() -> None:
+    """When a group has started, each of its sentinels knows a replica that it can promote."""
+    with sentinel_group() as group:
+        views = [sentinel.ask("SENTINEL", "REPLICAS", "mymaster").splitlines() for sentinel in group.sentinels]
+        answer = group.sentinels[-1].ask("SENTINEL", "FAILOVER", "mymaster")
+
+        assert [["slave", "ok"]] * 3 == [
+            [view[view.index(key) + 1] for key in ("flags", "master-link-status")] for view in views
+        ]
+        assert "+OK" == answer
 
 
 async def test_sentinels_elect_the_replica() -> None:
