@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from stateful_route.client.front import Part
-    from stateful_route.client.routing import Pod
+    from stateful_route.client.pod import Pod
 
 CacheKey = tuple[str, str, str]
 """Namespace, uid and service, as in a ``LinkKey``."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.client.routing import Pod
+    from stateful_route.client.pod import Pod
     from stateful_route.models import Link
 
 MOST = 131_072

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from stateful_route.client.routing import Pod
+    from stateful_route.client.pod import Pod
     from stateful_route.models import PodReport
 
 

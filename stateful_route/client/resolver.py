@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from stateful_route.client.batch import Answers
     from stateful_route.client.cache import LinkCache
+    from stateful_route.client.pod import Pod
     from stateful_route.client.refresh import RoutingTable
-    from stateful_route.client.routing import Pod, ServiceTable
+    from stateful_route.client.routing import ServiceTable
     from stateful_route.client.strategies import PlacementStrategy
     from stateful_route.store.port import Store
 

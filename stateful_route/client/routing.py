@@ -2,133 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import attrs
 
 from stateful_route.client.lives import DeadLives, LeavingLives
-from stateful_route.client.placement import OwnPlacements, PlacementRates
+from stateful_route.client.placement import PlacementRates
+from stateful_route.client.pod import Pod
 from stateful_route.client.ready import ReadyPods
 from stateful_route.client.view import StoreView
 from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
 
-if TYPE_CHECKING:
-    from stateful_route.client.front import Target
-
 # A script cannot take any number of pods at once; the next reading asks for others.
 _MOST_ASKED_FOR = 1000
-
-
-class Pod:
-    """A pod as this client knows it. Cached links point at it, and the routing table changes it in place."""
-
-    __slots__ = (
-        "_life",
-        "_service",
-        "absent_lease",
-        "absent_since",
-        "available",
-        "capacity",
-        "incarnation",
-        "load",
-        "overdue",
-        "own",
-        "pod_index",
-        "reported",
-        "state",
-        "targets",
-        "told",
-        "told_of",
-        "trusted",
-        "usable",
-    )
-
-    def __init__(self, service: ServiceTable, pod_index: int) -> None:
-        """Make a pod of which nothing is known but that a link names it."""
-        self._service = service
-        self.pod_index = pod_index
-        self.incarnation = 0
-        self._life = PodLife(pod_index, 0)
-        self.load = 0
-        self.capacity = 1.0
-        self.own = OwnPlacements(functools.partial(service.note_own, self))
-        self.state: PodState | None = None
-        self.told: PodState | None = None
-        self.told_of: PodState | None = None
-        """What was last told of the pod, and the state that this was, without the time of a later heartbeat."""
-        self.overdue = False
-        """Whether its lease had ended at the last reading, and its death is not confirmed."""
-        self.available = True
-        """Whether the pod may keep its uids, as far as it is known: nothing says that it is dead or shut down."""
-        self.absent_lease = 0.0
-        """Its lease when it was in the table last, in seconds: for so long it may own uids."""
-        self.absent_since: float | None = None
-        """When it was first missed in the table, after it had been there; on the clock of this process."""
-        self.reported: float | None = None
-        """When somebody could not reach it, by the clock of the store; ``None`` once there is a later heartbeat."""
-        self.trusted = False
-        """Whether the pod is known, and nothing is known against it."""
-        self.usable = False
-        """Whether a cached link to it may be used."""
-        self.targets: dict[int, Target] = {}
-        """What the cached links to it point at, as far as they are in the front of the cache."""
-        self.settle()
-
-    def __repr__(self) -> str:
-        return f"<Pod {self.pod_index}: {self.state.summary if self.state else 'never seen'}>"
-
-    def settle(self) -> None:
-        """Say whether the pod is trusted, and whether a cached link to it may be used."""
-        blameless = self.available and self.reported is None
-        self.trusted = blameless and self.state is not None
-        usable = blameless and self._service.serves_cached
-        if usable is not self.usable:
-            self.usable = usable
-            for target in self.targets.values():
-                target.usable = usable
-
-    @property
-    def life(self) -> PodLife:
-        """The life of the pod that a new link names; incarnation 0 if none is known."""
-        if self._life.incarnation != self.incarnation:
-            self._life = PodLife(self.pod_index, self.incarnation)
-        return self._life
-
-    @property
-    def expected_load(self) -> float:
-        """The published load, and what was placed since by all clients as far as this one can tell."""
-        return self.load + self.own.unseen * self._service.weight_of_own
-
-    @property
-    def links(self) -> int:
-        """The published number of links, and the placements of this client that it does not show.
-
-        Not times the scale, which is a mean: a pod is not held for full because of what others may have done.
-        """
-        return self.own.unseen + (self.state.report.links if self.state else 0)
-
-    @property
-    def max_links(self) -> int | None:
-        """How many links make the pod full; ``None`` if it has no limit."""
-        return self.state.report.max_links if self.state else None
-
-    @property
-    def zone(self) -> str | None:
-        """Where the pod runs, if it says so."""
-        return self.state.report.zone if self.state else None
-
-    @property
-    def version(self) -> str | None:
-        """What revision of the application the pod runs, if it says so."""
-        return self.state.report.version if self.state else None
-
-    @property
-    def full(self) -> bool:
-        """Whether the pod has all the links that it may have."""
-        return self.max_links is not None and self.links >= self.max_links
 
 
 class ServiceTable:

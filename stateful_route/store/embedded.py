@@ -1,9 +1,4 @@
-"""A real Valkey or Redis server of our own: found, started, and ended with whoever started it.
-
-Each server has a guard, a small shell that is its parent process. The guard reads from a socket that only the
-starting process holds, so it learns of the end of that process however it ended, ``kill -9`` included; then it kills
-the server and removes its folder.
-"""
+"""A real Valkey or Redis server of our own: found, started, and ended with whoever started it."""
 
 from __future__ import annotations
 
@@ -15,15 +10,15 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from stateful_route._tasks import outlast
 from stateful_route.errors import ConfigError, LifecycleError, StoreUnavailableError
+from stateful_route.store.guard import Guard
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -45,29 +40,6 @@ _PORTS = range(10_000, 22_768)
 # The shortest ``sun_path`` is that of macOS: 104 bytes with the final zero.
 _MAX_SOCKET_PATH = 103
 _SOCKET_NAME = "valkey.sock"
-
-# Says the process id of the server, then its exit status; hears "start", or else the end. While the server runs the
-# watcher is the one who listens, so that the shell itself can wait for the server and reap it. The watcher goes
-# before the status is said: it must not kill a process id that may be somebody else's by then.
-_GUARD: Final = """
-folder=$1; shift
-trap '' PIPE
-exec 3<&0
-word=start
-while [ "$word" = start ]; do
-    "$@" </dev/null >>server.log 2>&1 3<&- &
-    server=$!
-    { read -r word <&3; kill -KILL $server; } &
-    watcher=$!
-    echo $server
-    wait $server
-    status=$?
-    kill $watcher; wait $watcher
-    echo $status
-    word=; read -r word <&3
-done
-cd / && rm -rf -- "$folder"
-"""
 
 
 def find_server(name_or_path: str | None = None) -> str:
@@ -116,59 +88,6 @@ def _read_text(replies: BinaryIO) -> str:
     return replies.read(size + 2)[:size].decode() if size >= 0 else ""
 
 
-class _Guard:
-    """The guard process of one server, and the line of words to it."""
-
-    def __init__(self, folder: Path, command: list[str]) -> None:
-        self._line, theirs = socket.socketpair()
-        self._heard = b""
-        try:
-            with theirs:
-                self._process = subprocess.Popen(  # noqa: S603 - a script of ours; what it runs is its arguments
-                    ["/bin/sh", "-c", _GUARD, "stateful_route", str(folder), *command],
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    stderr=subprocess.DEVNULL,
-                    cwd=folder,
-                    start_new_session=True,  # Ctrl-C in the terminal does not end the server before its user
-                )
-        except BaseException:
-            self._line.close()
-            raise
-
-    def say(self, word: str) -> None:
-        """Say a word, if the guard is there to hear it."""
-        with contextlib.suppress(ConnectionError):
-            self._line.sendall(f"{word}\n".encode())
-
-    def hear(self, timeout: float) -> str | None:
-        """Return what the guard says within ``timeout`` seconds; ``None`` if it says nothing, ``""`` if it is gone."""
-        deadline = time.monotonic() + timeout
-        while b"\n" not in self._heard:
-            self._line.settimeout(max(deadline - time.monotonic(), 0.0))
-            try:
-                received = self._line.recv(64)
-            except (TimeoutError, BlockingIOError):
-                return None
-            except ConnectionError:
-                received = b""
-            if not received:
-                return ""
-            self._heard += received
-        said, _, self._heard = self._heard.partition(b"\n")
-        return said.decode()
-
-    def dismiss(self) -> None:
-        """End the guard, which removes the folder."""
-        self.say("end")
-        self._line.close()
-        try:
-            self._process.wait(_KILL)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
 class LocalServer:
     """A server in a private temporary folder, on a unix socket and, if asked, on a TCP port of the loopback too.
 
@@ -195,7 +114,7 @@ class LocalServer:
         self._binary = binary
         self._tcp = tcp
         self._folder: Path | None = None
-        self._guard: _Guard | None = None
+        self._guard: Guard | None = None
         self._pid: int | None = None
         self._status = ""
         self._paused = False
@@ -352,7 +271,7 @@ class LocalServer:
             self.port = port
             address = ["--unixsocket", str(self.socket), "--bind", "127.0.0.1", "--port", str(port or 0)]
             no_persistence = ["--save", "", "--appendonly", "no"]
-            self._guard = _Guard(self._folder, [binary, "server.conf", *address, *no_persistence, *self._arguments])
+            self._guard = Guard(self._folder, [binary, "server.conf", *address, *no_persistence, *self._arguments])
             self._await_answer()
         except BaseException:
             self.stop()
@@ -385,7 +304,7 @@ class LocalServer:
         message = f"the embedded server: {what}; its log ends with:\n{tail}\n"
         return StoreUnavailableError(message, operation=operation, maybe_applied=False)
 
-    def _running_guard(self) -> _Guard:
+    def _running_guard(self) -> Guard:
         if self._guard is None:
             raise LifecycleError("the server is not started")
         return self._guard

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
-import math
 import time
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
@@ -14,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from stateful_route._checks import to_ms, to_seconds
+from stateful_route._checks import to_ms
 from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.models import (
     Announcement,
@@ -23,147 +21,23 @@ from stateful_route.models import (
     LinkAnnouncement,
     LinkChange,
     LinkKey,
-    LinkKind,
-    Outcome,
     PodAnnouncement,
     PodLife,
     PodReport,
     PodTable,
-    PreviousOwner,
     Registration,
     ServerInfo,
 )
 from stateful_route.store.port import StoreInfo
+from stateful_route.testing.kept_links import KeptLinks
 from stateful_route.testing.service_pods import Moment, ServicePods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-_NEVER = math.inf
+    from stateful_route.testing.kept_links import Written
 
-
-class _Poison(enum.Enum):
-    """What stands for a value that cannot be read."""
-
-    VALUE = "unreadable"
-
-
-@attrs.frozen
-class _Entry:
-    """A link as it is kept: ``ends_ms`` in milliseconds since 1970, infinite for a persistent link."""
-
-    owner: PodLife
-    epoch: int
-    kind: LinkKind
-    ends_ms: float
-
-    def link(self, now: Moment) -> Link:
-        ttl = None if self.ends_ms == _NEVER else to_seconds(int(self.ends_ms) - now.ms)
-        return Link(self.owner.pod_index, self.owner.incarnation, self.epoch, self.kind, ttl)
-
-
-_Decision = tuple[Outcome, _Entry | None]
 _DEAF = StoreUnavailableError("nothing is heard any more", operation="listen", maybe_applied=False)
-# What an operation that took an unreadable link for an absent one did in truth.
-_IF_UNREADABLE = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}
-
-
-def _among(life: PodLife, lives: Sequence[PodLife]) -> bool:
-    return any(life.pod_index == other.pod_index and life.incarnation <= other.incarnation for other in lives)
-
-
-def _next(previous: int | None, now: Moment) -> int:
-    """Return an epoch or an incarnation: from the clock, and above the previous one even if the clock went back."""
-    return now.us if previous is None else max(previous + 1, now.us)
-
-
-def _new(before: _Entry | None, owner: PodLife, kind: LinkKind, ends_ms: float, now: Moment) -> _Entry:
-    return _Entry(owner, _next(before.epoch if before else None, now), kind, ends_ms)
-
-
-def _place(
-    before: _Entry | None,
-    candidate: PodLife,
-    ttl_ms: int,
-    dead: Sequence[PodLife],
-    leaving: Sequence[PodLife],
-    now: Moment,
-) -> _Decision:
-    ends_ms = now.ms + ttl_ms
-    if before is None:
-        return Outcome.CREATED, _new(None, candidate, LinkKind.TEMPORARY, ends_ms, now)
-    in_grace = before.kind is LinkKind.GRACE
-    if _among(before.owner, dead) or (in_grace and _among(before.owner, leaving)):
-        return Outcome.REPLACED, _new(before, candidate, LinkKind.TEMPORARY, ends_ms, now)
-    if before.kind is LinkKind.PERSISTENT:
-        return Outcome.UNCHANGED, before
-    longer = attrs.evolve(before, kind=LinkKind.TEMPORARY, ends_ms=max(before.ends_ms, ends_ms))
-    return (Outcome.REVIVED if in_grace else Outcome.RENEWED), longer
-
-
-def _confirm(before: _Entry) -> _Decision:
-    if before.kind is LinkKind.PERSISTENT:
-        return Outcome.UNCHANGED, before
-    return Outcome.CONFIRMED, attrs.evolve(before, kind=LinkKind.PERSISTENT, ends_ms=_NEVER)
-
-
-def _claim(before: _Entry | None, owner: PodLife, now: Moment, *, steal_temporary: bool) -> _Decision:
-    taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now)
-    if before is None:
-        return Outcome.CREATED, taken
-    if before.owner == owner:
-        return _confirm(before)
-    if before.owner.pod_index == owner.pod_index:
-        newer = owner.incarnation > before.owner.incarnation
-        return (Outcome.INHERITED, taken) if newer else (Outcome.SUPERSEDED, before)
-    if steal_temporary and before.kind is not LinkKind.PERSISTENT:
-        return Outcome.REPLACED, taken
-    return Outcome.REFUSED, before
-
-
-def _assign(before: _Entry | None, owner: PodLife, expected_epoch: int | None, now: Moment) -> _Decision:
-    if expected_epoch is not None and (before is None or before.epoch != expected_epoch):
-        return Outcome.REFUSED, before
-    if before is not None and before.owner == owner:
-        return _confirm(before)
-    taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now)
-    return (Outcome.CREATED if before is None else Outcome.REPLACED), taken
-
-
-def _release(
-    before: _Entry | None,
-    pod_index: int | None,
-    incarnation: int | None,
-    epoch: int | None,
-    grace_ms: int,
-    now: Moment,
-) -> _Decision:
-    if before is None:
-        return Outcome.ABSENT, None
-    held = (before.owner.pod_index, before.owner.incarnation, before.epoch)
-    if any(asked not in {None, found} for asked, found in zip((pod_index, incarnation, epoch), held, strict=True)):
-        return Outcome.REFUSED, before
-    if grace_ms <= 0:
-        return Outcome.RELEASED, None
-    return Outcome.GRACE, attrs.evolve(before, kind=LinkKind.GRACE, ends_ms=min(before.ends_ms, now.ms + grace_ms))
-
-
-def _change(before: _Entry | None, decision: _Decision, now: Moment) -> LinkChange:
-    """Return the answer: the link after it, and who held it before if nobody or another life holds it now."""
-    outcome, after = decision
-    previous = None
-    if before is not None and (after is None or after.epoch != before.epoch):
-        previous = PreviousOwner(before.owner.pod_index, before.owner.incarnation, before.epoch)
-    return LinkChange(outcome, None if after is None else after.link(now), previous)
-
-
-def _announced(before: _Entry | _Poison | None, after: _Entry | None) -> int | None:
-    """Return up to which epoch what is known of a link is not so any more; ``None`` if all of it still is."""
-    if isinstance(before, _Entry):
-        changed = after is None or after.epoch != before.epoch
-        left = after is not None and after.kind is LinkKind.GRACE is not before.kind
-        return before.epoch if changed or left else None
-    return after.epoch - 1 if before is not None and after is not None else None
 
 
 @attrs.frozen(eq=False)
@@ -195,7 +69,7 @@ class MemoryStore:
         """Begin empty. ``clock`` returns seconds since 1970."""
         self.operations: Counter[str] = Counter()
         self._clock = clock
-        self._links: dict[LinkKey, _Entry | _Poison] = {}
+        self._links = KeptLinks()
         self._pods: defaultdict[tuple[str, str], ServicePods] = defaultdict(ServicePods)
         self._stamp = 0, 0
         self._holds: list[_Hold] = []
@@ -214,7 +88,7 @@ class MemoryStore:
 
     def poison_link(self, key: LinkKey) -> None:
         """Make the value of the link unreadable, whether there was one or not."""
-        self._links[key] = _Poison.VALUE
+        self._links.poison(key)
 
     def poison_pod(self, namespace: str, service_name: str, pod_index: int) -> None:
         """Make the entry of the pod unreadable, whether there was one or not."""
@@ -222,7 +96,7 @@ class MemoryStore:
 
     def expire_link(self, key: LinkKey) -> None:
         """End the link now, as if its time had run out."""
-        self._links.pop(key, None)
+        self._links.expire(key)
 
     def mark_dead(self, namespace: str, service_name: str, pod_index: int) -> None:
         """Confirm the death of the newest life of the pod.
@@ -232,6 +106,11 @@ class MemoryStore:
 
         """
         self._pods[namespace, service_name].mark_dead(pod_index, self._now())
+
+    def lose_all(self) -> None:
+        """Lose all links and pods, as a server does that comes back empty."""
+        self._links = KeptLinks()
+        self._pods.clear()
 
     def fail_with(self, error: StoreError | None, *operations: str, applied: bool = False) -> None:
         """Make the next calls raise ``error``, until it is called again with ``None``.
@@ -297,8 +176,6 @@ class MemoryStore:
         finally:
             self._held -= 1
 
-    # -- time and links
-
     def _now(self) -> Moment:
         """Return the time of one operation.
 
@@ -310,43 +187,12 @@ class MemoryStore:
         self._stamp = us, ticks + 1 if us == seen else 0
         return Moment(us + self._stamp[1], us // 1000)
 
-    def _find(self, key: LinkKey, now: Moment) -> _Entry | _Poison | None:
-        """Return what is at ``key``; drop it if it has ended."""
-        found = self._links.get(key)
-        if isinstance(found, _Entry) and found.ends_ms <= now.ms:
-            del self._links[key]
-            return None
-        return found
-
-    def _read(self, key: LinkKey, now: Moment) -> Link | None:
-        found = self._find(key, now)
-        if isinstance(found, _Poison):
-            raise StoreProtocolError(f"the link of {key} cannot be read", operation="get_link", maybe_applied=False)
-        return None if found is None else found.link(now)
-
-    def _write(self, key: LinkKey, decide: Callable[[_Entry | None, Moment], _Decision]) -> LinkChange:
-        now = self._now()
-        found = self._find(key, now)
-        before = found if isinstance(found, _Entry) else None
-        decision = decide(before, now)
-        change = _change(before, decision, now)
-        if isinstance(found, _Poison):
-            change = attrs.evolve(change, outcome=_IF_UNREADABLE.get(change.outcome, change.outcome))
-        if change.done:
-            after = decision[1]
-            epoch = _announced(found, after)
-            if epoch is not None:
-                self._announce(key.namespace, LinkAnnouncement(key, epoch))
-            if after is None:
-                self._links.pop(key, None)
-            else:
-                self._links[key] = after
-        return change
+    # -- links
 
     async def get_link(self, key: LinkKey) -> Link | None:
         """Return the link, or ``None``."""
         async with self._operation("get_link"):
-            return self._read(key, self._now())
+            return self._links.read(key, self._now())
 
     async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
         """Return the link, ``None`` or the error of each uid, in their order."""
@@ -359,17 +205,14 @@ class MemoryStore:
 
     def _read_or_error(self, key: LinkKey, now: Moment) -> Link | StoreError | None:
         try:
-            return self._read(key, now)
+            return self._links.read(key, now)
         except StoreProtocolError as error:
             return error
 
     async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
         """Return the pod index of each service to which the uid is linked."""
         async with self._operation("get_services"):
-            now = self._now()
-            keys = [key for key in self._links if (key.namespace, key.uid) == (namespace, uid)]
-            found = {key.service_name: self._find(key, now) for key in keys}
-            return {service: entry.owner.pod_index for service, entry in found.items() if isinstance(entry, _Entry)}
+            return self._links.services(namespace, uid, self._now())
 
     async def place(
         self,
@@ -387,7 +230,7 @@ class MemoryStore:
     def _placed(
         self, key: LinkKey, candidate: PodLife, ttl: float, dead: Sequence[PodLife], leaving: Sequence[PodLife]
     ) -> LinkChange:
-        return self._write(key, lambda before, now: _place(before, candidate, to_ms(ttl), dead, leaving, now))
+        return self._announced(key, self._links.place(key, candidate, to_ms(ttl), dead, leaving, self._now()))
 
     async def place_links(
         self,
@@ -412,7 +255,8 @@ class MemoryStore:
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """Make the link persistent for ``owner``, if there is none or it is its own."""
         async with self._operation("claim"):
-            return self._write(key, lambda before, now: _claim(before, owner, now, steal_temporary=steal_temporary))
+            written = self._links.claim(key, owner, self._now(), steal_temporary=steal_temporary)
+            return self._announced(key, written)
 
     async def release(
         self,
@@ -425,14 +269,20 @@ class MemoryStore:
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
         async with self._operation("release"):
-            return self._write(
-                key, lambda before, now: _release(before, pod_index, incarnation, epoch, to_ms(grace), now)
-            )
+            written = self._links.release(key, pod_index, incarnation, epoch, to_ms(grace), self._now())
+            return self._announced(key, written)
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
         """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
         async with self._operation("assign"):
-            return self._write(key, lambda before, now: _assign(before, owner, expected_epoch, now))
+            return self._announced(key, self._links.assign(key, owner, expected_epoch, self._now()))
+
+    def _announced(self, key: LinkKey, written: Written) -> LinkChange:
+        """Return what became of a link, after all who listen were told."""
+        change, outdated = written
+        if outdated is not None:
+            self._announce(key.namespace, LinkAnnouncement(key, outdated))
+        return change
 
     # -- pods
 

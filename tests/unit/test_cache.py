@@ -10,7 +10,8 @@ import pytest
 
 from stateful_route.client import front as front_module
 from stateful_route.client.cache import LinkCache
-from stateful_route.client.routing import Pod, ServiceTable
+from stateful_route.client.pod import Pod
+from stateful_route.client.routing import ServiceTable
 from stateful_route.models import Link, LinkKind
 from tests.waiting import eventually
 

@@ -565,8 +565,7 @@ class TestReclaim:
             await pod.claim("alice")
             store.deafen()
             await eventually(lambda: not store._listeners)
-            store._pods.clear()
-            store._links.clear()
+            store.lose_all()
             store.hear_again()
             await eventually(lambda: bool(store._listeners))
             await asyncio.sleep(0.1)  # nothing tells that it has looked at its links

@@ -1,0 +1,158 @@
+"""What the tests share: the kit, lives, times and reports, and expected values that stand for a range."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from stateful_route.models import Link, LinkKey, LinkKind, PodLife, PodReport, PreviousOwner, RoutingState, ServerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from stateful_route.store.port import Store
+
+
+@attrs.frozen(kw_only=True)
+class StoreKit:
+    """A store to be tested, and what a test may do to it behind its back.
+
+    Attributes:
+        store: the store.
+        advance: lets so many seconds pass for the store; on a real server that takes as long.
+        poison_link: makes the value of a link unreadable, whether there was one or not.
+        poison_pod: makes the entry of a pod (namespace, service, pod index) unreadable, whether there was one or not.
+        expire: ends a temporary link, or one in grace, now, in every place where it is kept (used by the model only).
+
+    """
+
+    store: Store
+    advance: Callable[[float], Awaitable[None]]
+    poison_link: Callable[[LinkKey], Awaitable[None]]
+    poison_pod: Callable[[str, str, int], Awaitable[None]]
+    expire: Callable[[LinkKey], Awaitable[None]]
+
+
+TEMPORARY, PERSISTENT, GRACE = LinkKind
+# As large as real incarnations are, and close together: a store that loses digits takes one for another.
+INCARNATION = 1_800_000_000_000_100
+OWNER = PodLife(0, INCARNATION)
+OLDER = PodLife(0, INCARNATION - 1)
+NEWER = PodLife(0, INCARNATION + 1)
+OTHER = PodLife(2, 7)
+STRANGER = PodLife(10, INCARNATION + 50)
+
+# Seconds. SHORT ends while a test waits for it; LONG outlives every test, and SLACK is the most that one takes.
+SHORT = 0.1
+BEYOND_SHORT = 0.15
+LONG = 200.0
+LONGER = 500.0
+SLACK = 60.0
+
+
+class _Above(int):
+    """Equals every number above it, so that an expected value can have a new epoch."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int) and other > int(self)
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+    def __repr__(self) -> str:
+        return f"<above {int(self)}>"
+
+
+class About(float):
+    """Equals what is left of so many seconds within a test."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, float) and 0 <= float(self) - float(other) < min(SLACK, float(self))
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+    def __repr__(self) -> str:
+        return f"<up to {float(self)}>"
+
+
+def later(link: Link) -> Link:
+    """Return ``link`` as it is when it is read some time later."""
+    return link if link.ttl is None else attrs.evolve(link, ttl=About(link.ttl))
+
+
+def made(owner: PodLife, above: int, kind: LinkKind, ttl: float | None) -> Link:
+    """Return a link with a new epoch."""
+    return Link(owner.pod_index, owner.incarnation, _Above(above), kind, None if ttl is None else About(ttl))
+
+
+def holder(link: Link) -> PreviousOwner:
+    """Return who has ``link``, as the next owner learns it."""
+    return PreviousOwner(link.pod_index, link.incarnation, link.epoch)
+
+
+REPORT = PodReport(
+    load=17,
+    routing_state=RoutingState.READY,
+    links=3,
+    placed_total=2**53 - 1,
+    capacity=2.5,
+    max_links=9,
+    address='http://[::1]:80/ "é🙂"\n%{}',
+    zone="eu 1",
+    version="v1|2",
+)
+DRAINING = attrs.evolve(REPORT, routing_state=RoutingState.DENY_NEW_CALL)
+GOODBYE = attrs.evolve(REPORT, routing_state=RoutingState.SHUTDOWN)
+RETENTION = 1000.0
+
+
+def server_of(key: LinkKey, pod_index: int = 0) -> ServerInfo:
+    """Return a pod of the service of ``key``."""
+    return ServerInfo(
+        namespace=key.namespace, service_name=key.service_name, pod_name=f"pod-{pod_index}", pod_index=pod_index
+    )
+
+
+async def given(store: Store, key: LinkKey, kind: LinkKind | None, ttl: float = LONG) -> Link | None:
+    """Make a link of ``OWNER`` by the operations of the store; it has ``ttl`` seconds unless it is persistent."""
+    if kind is None:
+        return None
+    change = await (store.place(key, OWNER, ttl) if kind is TEMPORARY else store.claim(key, OWNER))
+    if kind is GRACE:
+        change = await store.release(key, grace=ttl)
+    return change.link
+
+
+async def given_link(store: Store, key: LinkKey, kind: LinkKind, ttl: float = LONG) -> Link:
+    """Make a link as ``given`` does; here there is one."""
+    link = await given(store, key, kind, ttl)
+    assert link is not None
+    return link
+
+
+async def readings(store: Store, key: LinkKey) -> tuple[Link | None, object, dict[str, int]]:
+    """Return all three ways to read a link."""
+    link = await store.get_link(key)
+    links = await store.get_links(key.namespace, [key.uid], key.service_name)
+    return link, links, await store.get_services(key.namespace, key.uid)
+
+
+GONE: tuple[None, list[None], dict[str, int]] = (None, [None], {})
+
+
+class Parts:
+    """The fixtures, taken from the one that the subclass provides."""
+
+    @pytest.fixture
+    def store(self, store_kit: StoreKit) -> Store:
+        """Return the store to be tested."""
+        return store_kit.store
+
+    @pytest.fixture
+    def key(self) -> LinkKey:
+        """Return the name of a link, in a namespace of the test's own."""
+        return LinkKey(f"conformance-{uuid.uuid4().hex}", "alice", "room")

@@ -1,0 +1,241 @@
+"""Links in memory: what the scripts of the links do, without a server."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route._checks import to_seconds
+from stateful_route.errors import StoreProtocolError
+from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stateful_route.testing.service_pods import Moment
+
+_NEVER = math.inf
+
+
+class _Poison(enum.Enum):
+    """What stands for a value that cannot be read."""
+
+    VALUE = "unreadable"
+
+
+@attrs.frozen
+class _Entry:
+    """A link as it is kept: ``ends_ms`` in milliseconds since 1970, infinite for a persistent link."""
+
+    owner: PodLife
+    epoch: int
+    kind: LinkKind
+    ends_ms: float
+
+    def link(self, now: Moment) -> Link:
+        ttl = None if self.ends_ms == _NEVER else to_seconds(int(self.ends_ms) - now.ms)
+        return Link(self.owner.pod_index, self.owner.incarnation, self.epoch, self.kind, ttl)
+
+
+_Decision = tuple[Outcome, _Entry | None]
+Written = tuple[LinkChange, int | None]
+"""What became of a link, and up to which epoch what is known of it is not so any more; ``None`` if all of it is."""
+
+# What an operation that took an unreadable link for an absent one did in truth.
+_IF_UNREADABLE = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}
+
+
+def _among(life: PodLife, lives: Sequence[PodLife]) -> bool:
+    return any(life.pod_index == other.pod_index and life.incarnation <= other.incarnation for other in lives)
+
+
+def _next(previous: int | None, now: Moment) -> int:
+    """Return an epoch or an incarnation: from the clock, and above the previous one even if the clock went back."""
+    return now.us if previous is None else max(previous + 1, now.us)
+
+
+def _new(before: _Entry | None, owner: PodLife, kind: LinkKind, ends_ms: float, now: Moment) -> _Entry:
+    return _Entry(owner, _next(before.epoch if before else None, now), kind, ends_ms)
+
+
+def _place(
+    before: _Entry | None,
+    candidate: PodLife,
+    ttl_ms: int,
+    dead: Sequence[PodLife],
+    leaving: Sequence[PodLife],
+    now: Moment,
+) -> _Decision:
+    ends_ms = now.ms + ttl_ms
+    if before is None:
+        return Outcome.CREATED, _new(None, candidate, LinkKind.TEMPORARY, ends_ms, now)
+    in_grace = before.kind is LinkKind.GRACE
+    if _among(before.owner, dead) or (in_grace and _among(before.owner, leaving)):
+        return Outcome.REPLACED, _new(before, candidate, LinkKind.TEMPORARY, ends_ms, now)
+    if before.kind is LinkKind.PERSISTENT:
+        return Outcome.UNCHANGED, before
+    longer = attrs.evolve(before, kind=LinkKind.TEMPORARY, ends_ms=max(before.ends_ms, ends_ms))
+    return (Outcome.REVIVED if in_grace else Outcome.RENEWED), longer
+
+
+def _confirm(before: _Entry) -> _Decision:
+    if before.kind is LinkKind.PERSISTENT:
+        return Outcome.UNCHANGED, before
+    return Outcome.CONFIRMED, attrs.evolve(before, kind=LinkKind.PERSISTENT, ends_ms=_NEVER)
+
+
+def _claim(before: _Entry | None, owner: PodLife, now: Moment, *, steal_temporary: bool) -> _Decision:
+    taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now)
+    if before is None:
+        return Outcome.CREATED, taken
+    if before.owner == owner:
+        return _confirm(before)
+    if before.owner.pod_index == owner.pod_index:
+        newer = owner.incarnation > before.owner.incarnation
+        return (Outcome.INHERITED, taken) if newer else (Outcome.SUPERSEDED, before)
+    if steal_temporary and before.kind is not LinkKind.PERSISTENT:
+        return Outcome.REPLACED, taken
+    return Outcome.REFUSED, before
+
+
+def _assign(before: _Entry | None, owner: PodLife, expected_epoch: int | None, now: Moment) -> _Decision:
+    if expected_epoch is not None and (before is None or before.epoch != expected_epoch):
+        return Outcome.REFUSED, before
+    if before is not None and before.owner == owner:
+        return _confirm(before)
+    taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now)
+    return (Outcome.CREATED if before is None else Outcome.REPLACED), taken
+
+
+def _release(
+    before: _Entry | None,
+    pod_index: int | None,
+    incarnation: int | None,
+    epoch: int | None,
+    grace_ms: int,
+    now: Moment,
+) -> _Decision:
+    if before is None:
+        return Outcome.ABSENT, None
+    held = (before.owner.pod_index, before.owner.incarnation, before.epoch)
+    if any(asked not in {None, found} for asked, found in zip((pod_index, incarnation, epoch), held, strict=True)):
+        return Outcome.REFUSED, before
+    if grace_ms <= 0:
+        return Outcome.RELEASED, None
+    return Outcome.GRACE, attrs.evolve(before, kind=LinkKind.GRACE, ends_ms=min(before.ends_ms, now.ms + grace_ms))
+
+
+def _change(before: _Entry | None, decision: _Decision, now: Moment) -> LinkChange:
+    """Return the answer: the link after it, and who held it before if nobody or another life holds it now."""
+    outcome, after = decision
+    previous = None
+    if before is not None and (after is None or after.epoch != before.epoch):
+        previous = PreviousOwner(before.owner.pod_index, before.owner.incarnation, before.epoch)
+    return LinkChange(outcome, None if after is None else after.link(now), previous)
+
+
+def _outdated(before: _Entry | _Poison | None, after: _Entry | None) -> int | None:
+    """Return up to which epoch what is known of a link is not so any more; ``None`` if all of it still is."""
+    if isinstance(before, _Entry):
+        changed = after is None or after.epoch != before.epoch
+        left = after is not None and after.kind is LinkKind.GRACE is not before.kind
+        return before.epoch if changed or left else None
+    return after.epoch - 1 if before is not None and after is not None else None
+
+
+class KeptLinks:
+    """The links of all uids. What has ended is gone for all who ask."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._links: dict[LinkKey, _Entry | _Poison] = {}
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def poison(self, key: LinkKey) -> None:
+        """Make the value of a link unreadable, whether there was one or not."""
+        self._links[key] = _Poison.VALUE
+
+    def expire(self, key: LinkKey) -> None:
+        """End a link now, as if its time had run out."""
+        self._links.pop(key, None)
+
+    def read(self, key: LinkKey, now: Moment) -> Link | None:
+        """Return a link, or ``None``.
+
+        Raises:
+            StoreProtocolError: if it cannot be read.
+
+        """
+        found = self._find(key, now)
+        if isinstance(found, _Poison):
+            raise StoreProtocolError(f"the link of {key} cannot be read", operation="get_link", maybe_applied=False)
+        return None if found is None else found.link(now)
+
+    def services(self, namespace: str, uid: str, now: Moment) -> dict[str, int]:
+        """Return the pod of each service in which a uid has a link that can be read."""
+        keys = [key for key in self._links if (key.namespace, key.uid) == (namespace, uid)]
+        found = {key.service_name: self._before(key, now) for key in keys}
+        return {service: entry.owner.pod_index for service, entry in found.items() if entry is not None}
+
+    def place(
+        self,
+        key: LinkKey,
+        candidate: PodLife,
+        ttl_ms: int,
+        dead: Sequence[PodLife],
+        leaving: Sequence[PodLife],
+        now: Moment,
+    ) -> Written:
+        """Make a link for ``candidate`` if there is none that counts."""
+        return self._write(key, _place(self._before(key, now), candidate, ttl_ms, dead, leaving, now), now)
+
+    def claim(self, key: LinkKey, owner: PodLife, now: Moment, *, steal_temporary: bool) -> Written:
+        """Make a link persistent for ``owner``, if there is none or it is its own."""
+        return self._write(key, _claim(self._before(key, now), owner, now, steal_temporary=steal_temporary), now)
+
+    def assign(self, key: LinkKey, owner: PodLife, expected_epoch: int | None, now: Moment) -> Written:
+        """Make a link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
+        return self._write(key, _assign(self._before(key, now), owner, expected_epoch, now), now)
+
+    def release(
+        self,
+        key: LinkKey,
+        pod_index: int | None,
+        incarnation: int | None,
+        epoch: int | None,
+        grace_ms: int,
+        now: Moment,
+    ) -> Written:
+        """Remove a link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
+        return self._write(key, _release(self._before(key, now), pod_index, incarnation, epoch, grace_ms, now), now)
+
+    def _find(self, key: LinkKey, now: Moment) -> _Entry | _Poison | None:
+        """Return what is at ``key``; drop it if it has ended."""
+        found = self._links.get(key)
+        if isinstance(found, _Entry) and found.ends_ms <= now.ms:
+            del self._links[key]
+            return None
+        return found
+
+    def _before(self, key: LinkKey, now: Moment) -> _Entry | None:
+        """Return what an operation finds: what cannot be read is overwritten."""
+        found = self._find(key, now)
+        return found if isinstance(found, _Entry) else None
+
+    def _write(self, key: LinkKey, decision: _Decision, now: Moment) -> Written:
+        found, after = self._find(key, now), decision[1]
+        change = _change(self._before(key, now), decision, now)
+        if isinstance(found, _Poison):
+            change = attrs.evolve(change, outcome=_IF_UNREADABLE.get(change.outcome, change.outcome))
+        if not change.done:
+            return change, None
+        if after is None:
+            self._links.pop(key, None)
+        else:
+            self._links[key] = after
+        return change, _outdated(found, after)
