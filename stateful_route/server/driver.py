@@ -367,5 +367,5 @@ class ServerDriver(Driver):
         """Return the present life of a pod: this one's is at hand, that of another has to be read."""
         if self._is_own_service(key) and pod_index == self._server.pod_index:
             return self._heart.life()
-        table = await self._store.read_pods(key.namespace, key.service_name)
-        return next((pod.life for pod in table.pods if pod.pod_index == pod_index), PodLife(pod_index, 0))
+        table = await self._store.read_pods(key.namespace, key.service_name, since=None, also=(pod_index,))
+        return table.pods[0].life if table.pods else PodLife(pod_index, 0)

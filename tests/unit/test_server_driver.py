@@ -23,6 +23,7 @@ from stateful_route.models import PodLife
 from tests.unit.conftest import CONFIG, room
 
 if TYPE_CHECKING:
+    from stateful_route.models import PodTable
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeServer, RunPods
 
@@ -362,6 +363,25 @@ class TestContract:
 
             assert PodLife(1, second.incarnation) == known
             assert PodLife(9, 0) == await owner_of(store, ALICE)
+
+    async def test_the_life_of_another(
+        self, run_pods: RunPods, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """To set a link for another pod that one pod is read, however many there are."""
+        read: list[PodTable] = []
+
+        read_pods = store.read_pods
+
+        async def noted(*arguments: Any, **options: Any) -> PodTable:
+            read.append(await read_pods(*arguments, **options))
+            return read[-1]
+
+        async with run_pods(3) as (first, *_):
+            monkeypatch.setattr(store, "read_pods", noted)
+            await first.set_linked_pod("", "alice", "room", 1)
+            await first.try_set_linked_pod("", "bob", "room", 2)
+
+        assert [[1], [2]] == [[pod.pod_index for pod in table.pods] for table in read]
 
     async def test_set_linked_pod_and_the_guard(self, run_pods: RunPods) -> None:
         """A pod that gives a uid away with set_linked_pod does not own it; one that takes it so owns it."""
