@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stateful_route.client.candidates import Candidates
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -16,7 +18,7 @@ class ReadyPods:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self.routable: list[Pod] = []
+        self.routable: Candidates[Pod] = Candidates()
         """Those that may get new uids: all, or those that nobody failed to reach if there are any."""
         self._reports: dict[int, PodReport] = {}
         self._pods: dict[int, Pod] = {}
@@ -25,7 +27,7 @@ class ReadyPods:
         self.limits = 0
         """How many of the pods have a limit."""
         self._changed = False
-        self._open: list[Pod] | None = None
+        self._open: Candidates[Pod] | None = None
         self._listed: set[Pod] = set()
 
     @property
@@ -34,12 +36,12 @@ class ReadyPods:
         return self._load / self._links if self._load and self._links else 1.0
 
     @property
-    def candidates(self) -> list[Pod]:
+    def candidates(self) -> Candidates[Pod]:
         """The pods among which a strategy chooses: routable, and not full."""
         if not self.limits:
             return self.routable
         if self._open is None:
-            self._open = [pod for pod in self.routable if not pod.full]
+            self._open = Candidates([pod for pod in self.routable if not pod.full])
             self._listed = set(self._open)
         return self._open
 
@@ -72,17 +74,19 @@ class ReadyPods:
             return
         if pod.full:
             self._open.remove(pod)
+            self._open.renew()
             self._listed.remove(pod)
         else:
             self._open = None
 
     def list_again(self, reported: Collection[Pod], *, others: bool = False) -> None:
-        """List the routable pods; ``others`` says that other ones were reported unreachable."""
+        """List the routable pods after a change; ``others`` says that other ones were reported unreachable."""
         self._open = None
+        self.routable.renew()
         if self._changed or others:
             self._changed = False
             pods = [self._pods[pod_index] for pod_index in sorted(self._pods)]
-            self.routable = [pod for pod in pods if pod not in reported] or pods if reported else pods
+            self.routable = Candidates([pod for pod in pods if pod not in reported] or pods)
 
     def _count(self, report: PodReport, sign: int) -> None:
         self._load += sign * report.load

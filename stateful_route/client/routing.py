@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -13,6 +14,9 @@ from stateful_route.client.pod import Pod
 from stateful_route.client.ready import ReadyPods
 from stateful_route.client.view import StoreView
 from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
+
+if TYPE_CHECKING:
+    from stateful_route.client.candidates import Candidates
 
 # A script cannot take any number of pods at once; the next reading asks for others.
 _MOST_ASKED_FOR = 1000
@@ -65,7 +69,7 @@ class ServiceTable:
         self._own_placed = 0
 
     @property
-    def routable(self) -> list[Pod]:
+    def routable(self) -> Candidates[Pod]:
         """The pods that may get new uids."""
         return self._ready.routable
 
@@ -94,7 +98,7 @@ class ServiceTable:
         return tuple(pod.pod_index for pod in islice(self._reported | self._hearsay, _MOST_ASKED_FOR))
 
     @property
-    def candidates(self) -> list[Pod]:
+    def candidates(self) -> Candidates[Pod]:
         """The pods among which a strategy chooses: routable, and not full."""
         ready = self._ready
         return ready.candidates if ready.limits else ready.routable

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import attrs
 
 from stateful_route._checks import MAX_POD_INDEX, check_id, check_int, checked
+from stateful_route.client.candidates import narrowed
 from stateful_route.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -159,8 +160,11 @@ class PreferZone:
 
     def __call__(self, candidates: Sequence[C], random: Random) -> C:
         """Return one in the zone, if there is one that is not too full."""
+        return self.then(narrowed(candidates, self, self._preferred), random)
+
+    def _preferred(self, candidates: Sequence[C]) -> Sequence[C]:
         wanted = [candidate for candidate in candidates if candidate.zone == self.zone]
-        return self.then(_not_too_full(wanted, candidates, self.up_to), random)
+        return _not_too_full(wanted, candidates, self.up_to)
 
 
 @attrs.frozen
@@ -187,9 +191,12 @@ class PreferNewestVersion:
 
     def __call__(self, candidates: Sequence[C], random: Random) -> C:
         """Return one of the newest revision, if there is one that is not too full."""
+        return self.then(narrowed(candidates, self, self._preferred), random)
+
+    def _preferred(self, candidates: Sequence[C]) -> Sequence[C]:
         newest = max(candidates, key=_incarnation).version
         wanted = [candidate for candidate in candidates if candidate.version == newest]
-        return self.then(_not_too_full(wanted, candidates, self.up_to), random)
+        return _not_too_full(wanted, candidates, self.up_to)
 
 
 def _incarnation(candidate: Candidate) -> int:
