@@ -281,7 +281,7 @@ async def test_server_restarted_empty(own_server: LocalServer, namespace: str, d
             return counts == [20, 20]
 
         with contextlib.suppress(AssertionError):  # what it has come to says more
-            await eventually(claimed_again, within=4.0)
+            await eventually(claimed_again)
 
     assert ready <= {0, 1}
     assert [20, 20] == counts
@@ -312,7 +312,7 @@ async def test_told_to_leave(shared_server: LocalServer, namespace: str) -> None
         async def elsewhere() -> bool:
             return 0 not in {link.pod_index for link in (await routes(rooms)).values()}
 
-        await eventually(elsewhere, within=2.0)
+        await eventually(elsewhere)
         fresh = await routes(rooms, [f"new-{i}" for i in range(20)])
         lives = await rooms.pods()
 

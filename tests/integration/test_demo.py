@@ -304,7 +304,7 @@ def test_chaos_loses_nothing(command: Command) -> None:
     assert ("0", "0") == (table["wrong answers"], table["messages lost"])
     assert 15 <= int(users) <= 30
     # A lease of 2.5 s, and what the demo needs to notice on a busy machine.
-    assert 1.5 < late < 6.0
+    assert 1.5 < late < 10.0
     assert (users, users) == (table["stale epochs refused"], table["- of them late writes of the killed pod"])
     assert int(table["users moved"]) >= int(users) + 30 // 2
     killed = next(name for name in seen if name.startswith("kill -9 pod"))
