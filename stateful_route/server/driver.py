@@ -212,6 +212,7 @@ class ServerDriver(Driver):
             lambda uid: let_go(self._owned, self._hand_off, uid),
             tolerance=config.rebalance_tolerance,
             share=config.rebalance_share,
+            random=random,
         )
         return PeriodicTask(
             f"rebalancing of {self._server.service_name} {self._server.pod_index}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -120,3 +121,35 @@ async def test_driver(store: MemoryStore, clock: ManualClock) -> None:
         assert [f"user-{number}" for number in range(5)] == handed
         assert 95 == left
         assert full.owned("user-0") is None
+
+
+@pytest.mark.parametrize(("own", "expected"), [(150, 7), (110, 0)])
+async def test_large_service(store: MemoryStore, clock: ManualClock, own: int, expected: int) -> None:
+    """In a service of many pods it looks at a sample of them, and does as if it had looked at all."""
+    for index in range(1, 400):
+        report = PodReport(load=80 + index % 41, links=80 + index % 41)
+        await store.register(room(index), report, lease=500.0, retention=1000.0)
+    uids = [f"user-{number}" for number in range(own)]
+    config = attrs.evolve(CONFIG, rebalance=True)
+    async with ServerDriver(store, room(0), config, movable=lambda _: uids, clock=clock, random=Random(1)) as pod:
+        for uid in uids:
+            await pod.claim(uid)
+        assert pod._rebalancing is not None
+        read, looked = store.read_pods, list[PodTable]()
+
+        async def noted(*arguments: Any, **options: Any) -> PodTable:
+            looked.append(await read(*arguments, **options))
+            return looked[-1]
+
+        store.read_pods = noted  # type: ignore[method-assign]  # it notes what is read
+        left = [len(pod._owned)]
+        for _ in range(3):
+            clock.advance(20.0)  # in a service of so many not every heartbeat is told
+            await pod._heart.beat()
+            await pod._rebalancing._action()
+            left.append(len(pod._owned))
+
+    assert expected == left[0] - left[1]
+    assert (expected > 0) is (left[1] > left[2] > left[3])
+    assert [True, False, False] == [len(table.pods) == 400 for table in looked]
+    assert {True} == {len(table.pods) <= 101 and table.pods[0].pod_index == 0 for table in looked[1:]}
