@@ -144,35 +144,35 @@ class Changes(Parts):
 
         The store may have refused all heartbeats, and takes them again: then the pods come first.
         """
-        lives = [(await store.register(server_of(key, i), REPORT, 0.5, RETENTION)).incarnation for i in range(2)]
+        lives = [(await store.register(server_of(key, i), REPORT, 1.5, RETENTION)).incarnation for i in range(2)]
 
         async def confirm() -> list[bool]:
             dead = [PodLife(i, life) for i, life in enumerate(lives)]
             return [await store.confirm_death(key.namespace, key.service_name, life, RETENTION) for life in dead]
 
-        await store_kit.advance(0.6)
+        await store_kit.advance(1.6)
         noticed = await confirm()
         back = []
-        for sequence in (1, 2):
-            back.append(await store.heartbeat(server_of(key, 0), lives[0], sequence, REPORT, 0.5, RETENTION))
-            await store_kit.advance(0.15)
+        for sequence in (1, 2, 3):
+            back.append(await store.heartbeat(server_of(key, 0), lives[0], sequence, REPORT, 1.5, RETENTION))
+            await store_kit.advance(0.3)
         late = await confirm()
 
         assert [False, False] == noticed
-        assert [HeartbeatOutcome.ACCEPTED] * 2 == back
+        assert [HeartbeatOutcome.ACCEPTED] * 3 == back
         assert [False, True] == late
 
     @pytest.mark.parametrize("first", ["heartbeat", "registration"])
     async def test_first_after_a_silence(self, store_kit: StoreKit, store: Store, key: LinkKey, first: str) -> None:
         """When a pod is heard after a silence of all, the others have half a lease to follow."""
-        lives = [(await store.register(server_of(key, i), REPORT, 0.5, RETENTION)).incarnation for i in range(2)]
-        await store_kit.advance(0.6)
+        lives = [(await store.register(server_of(key, i), REPORT, 1.0, RETENTION)).incarnation for i in range(2)]
+        await store_kit.advance(1.1)
         if first == "heartbeat":
-            await store.heartbeat(server_of(key, 0), lives[0], 1, REPORT, 0.5, RETENTION)
+            await store.heartbeat(server_of(key, 0), lives[0], 1, REPORT, 1.0, RETENTION)
         else:
-            await store.register(server_of(key, 2), REPORT, 0.5, RETENTION)
+            await store.register(server_of(key, 2), REPORT, 1.0, RETENTION)
         dead = await store.confirm_death(key.namespace, key.service_name, PodLife(1, lives[1]), RETENTION)
-        beat = await store.heartbeat(server_of(key, 1), lives[1], 1, REPORT, 0.5, RETENTION)
+        beat = await store.heartbeat(server_of(key, 1), lives[1], 1, REPORT, 1.0, RETENTION)
 
         assert (False, HeartbeatOutcome.ACCEPTED) == (dead, beat)
 
