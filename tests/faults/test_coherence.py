@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stateful_route.store.embedded import LocalServer
 
 CLIENTS, MOVES = 50, 20
-DEADLINE = 0.3
+DEADLINE = 1.0
 
 
 def settings(namespace: str) -> BaseConfig:
@@ -123,7 +123,7 @@ async def test_cut_off_gateway(proxy: FaultProxy, gateway: ClientDriver, pods: l
     print(f"\ncut off: {served} served, {failed} failed, slowest {slowest:.2f} s, new uid {took:.2f} s")  # noqa: T201 - it is asked for
     assert 0 == failed
     assert served > 1000
-    assert took < 20 * DEADLINE  # it does not hang; a busy machine takes some time too
+    assert took < 10 * DEADLINE  # it does not hang; a busy machine takes some time too
 
 
 async def test_back_after_a_cut(proxy: FaultProxy, gateway: ClientDriver, pods: list[ServerDriver]) -> None:
