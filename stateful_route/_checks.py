@@ -40,6 +40,12 @@ def check_id(argument: str, value: object) -> None:
         raise InvalidArgumentError(argument, value, _ID_ALLOWED)
 
 
+def check_callable(argument: str, value: object) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise InvalidArgumentError(argument, value, "a callable")
+
+
 def check_pod_index(argument: str, value: object) -> None:
     """Refuse what is not the index of a pod: 0 to 2**31 - 1, and no bool."""
     check_int(argument, value, 0, MAX_POD_INDEX)

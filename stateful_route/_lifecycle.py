@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class _Phase(enum.StrEnum):
+class Phase(enum.StrEnum):
+    """Where a driver is between being made and being stopped."""
+
     NEW = "not started"
     READY = "initialized"
     STARTING = "starting"
@@ -24,7 +26,11 @@ class _Phase(enum.StrEnum):
 
 
 # For each miss: to hash a member of an enum, or to look one up in it, takes longer than all else that is checked.
-_RUNNING, _STOPPING = _Phase.RUNNING, _Phase.STOPPING
+_RUNNING, _STOPPING = Phase.RUNNING, Phase.STOPPING
+
+_FOR_GOOD = "stopped for good: make a new driver"
+_START = ": call start(), or use it inside 'async with'"
+_ADVICE = {Phase.NEW: _START, Phase.READY: _START, Phase.STARTING: ": wait until start() has returned"}
 
 
 class Driver(abc.ABC):
@@ -32,7 +38,7 @@ class Driver(abc.ABC):
 
     def __init__(self) -> None:
         """Make a driver that is not started."""
-        self._phase = _Phase.NEW
+        self._phase = Phase.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
         self._start_ended = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -45,7 +51,7 @@ class Driver(abc.ABC):
     @property
     def stopped(self) -> bool:
         """Whether the driver was stopped, or is about to be."""
-        return self._phase in {_Phase.STOPPING, _Phase.STOPPED}
+        return self._phase in {Phase.STOPPING, Phase.STOPPED}
 
     async def init(self) -> None:
         """Bind the driver to the running event loop. ``start()`` does it, if nobody did.
@@ -54,10 +60,10 @@ class Driver(abc.ABC):
             LifecycleError: if the driver was initialized before.
 
         """
-        if self._phase is not _Phase.NEW:
-            raise LifecycleError(f"{self!r} cannot be initialized: it is {self._phase}")
+        if self._phase is not Phase.NEW:
+            raise LifecycleError(f"{self!r} cannot be initialized: it is {self._state}")
         self._loop = asyncio.get_running_loop()
-        self._phase = _Phase.READY
+        self._phase = Phase.READY
 
     async def start(self) -> None:
         """Begin to work.
@@ -67,12 +73,12 @@ class Driver(abc.ABC):
             StoreError: if a server driver cannot register its pod.
 
         """
-        if self._phase is _Phase.NEW:
+        if self._phase is Phase.NEW:
             await self.init()
-        if self._phase is not _Phase.READY:
-            raise LifecycleError(f"{self!r} cannot be started: it is {self._phase}")
+        if self._phase is not Phase.READY:
+            raise LifecycleError(f"{self!r} cannot be started: it is {self._state}")
         self._check_loop()
-        self._phase = _Phase.STARTING
+        self._phase = Phase.STARTING
         try:
             await self._start()
         except BaseException:
@@ -83,20 +89,20 @@ class Driver(abc.ABC):
         if self.stopped:
             await self.stop()
             raise LifecycleError(f"{self!r} was stopped while it was starting")
-        self._phase = _Phase.RUNNING
+        self._phase = Phase.RUNNING
 
     async def stop(self) -> None:
         """Stop working: bounded in time, leaves no task behind. A second call waits for the first, or does nothing.
 
         It comes to its end even if the caller is cancelled; the cancellation is raised after it.
         """
-        if self._phase in {_Phase.NEW, _Phase.STOPPED}:
-            self._phase = _Phase.STOPPED
+        if self._phase in {Phase.NEW, Phase.STOPPED}:
+            self._phase = Phase.STOPPED
             return
         self._check_loop()
         if self._stopping is None:
-            started = self._phase is not _Phase.READY
-            self._phase = _Phase.STOPPING
+            started = self._phase is not Phase.READY
+            self._phase = Phase.STOPPING
             self._stopping = asyncio.create_task(self._end(started=started), name=f"stateful_route stop of {self!r}")
         await outlast(self._stopping)
 
@@ -106,7 +112,7 @@ class Driver(abc.ABC):
                 await self._start_ended.wait()
                 await self._stop()
         finally:
-            self._phase = _Phase.STOPPED
+            self._phase = Phase.STOPPED
 
     async def __aenter__(self) -> Self:
         """Start the driver."""
@@ -130,8 +136,14 @@ class Driver(abc.ABC):
     def _check_running(self) -> None:
         """Refuse a call outside the block, or from another event loop."""
         if self._phase is not _RUNNING and self._phase is not _STOPPING:
-            raise LifecycleError(f"{self!r} is {self._phase}: call start(), or use it inside 'async with'")
+            advice = _ADVICE.get(self._phase, "")
+            raise LifecycleError(f"{self!r} is {self._state}{advice}")
         self._check_loop()
+
+    @property
+    def _state(self) -> str:
+        """The phase for a message; of a driver that was stopped, what is left to do."""
+        return _FOR_GOOD if self._phase is Phase.STOPPED else str(self._phase)
 
     def _check_loop(self) -> None:
         if self._loop is not asyncio.get_running_loop():

@@ -49,14 +49,22 @@ class PeriodicTask:
         self._random = random
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the task has ended though it was not stopped: ``action`` raised an error."""
+        return self._task is not None and self._task.done()
 
     def start(self) -> None:
         """Begin, in the running event loop."""
+        self._stopping = False
         self._task = asyncio.create_task(self._run(), name=f"stateful_route {self._name}")
 
     async def stop(self) -> None:
         """End the task, and wait until it has ended."""
         task, self._task = self._task, None
+        self._stopping = True  # an action that swallows its cancellation is the last one all the same
         if task is not None:
             task.cancel()
             await asyncio.wait([task])  # what it raised was logged when it did
@@ -66,7 +74,7 @@ class PeriodicTask:
     async def _run(self) -> None:
         begin, tick = self._clock(), 0
         try:
-            while True:
+            while not self._stopping:
                 tick = next_tick(tick, self._clock() - begin, self._period)
                 shift = self._jitter * (self._random.random() - 0.5)
                 await asyncio.sleep(begin + (tick + shift) * self._period - self._clock())

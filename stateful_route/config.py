@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
 import re
 from typing import TYPE_CHECKING, Any, Self
@@ -30,7 +32,11 @@ from stateful_route.models import ServerInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_ORDINAL = re.compile(r"-(\d{1,9})$")  # a longer number, as a CI host may have, is no ordinal
+_log = logging.getLogger("stateful_route")
+
+# A longer number is no ordinal: a CI host may have one, and five characters end the name of a Deployment's pod.
+_ORDINAL = re.compile(r"-(\d{1,4})$")
+_SLIP = 0.8
 _MAX_CHOICES = 1024
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MAX_CONNECTIONS = 10_000
@@ -126,7 +132,9 @@ class BaseConfig(_json.JsonForm):
         doc="no two processes have one pod index, as a StatefulSet guarantees: a restarted pod owns at once",
         kind=bool,
     )
-    drain_deadline: float = _seconds(20.0, "longest time in which a pod that stops hands its uids over", check_seconds)
+    drain_deadline: float = _seconds(
+        20.0, "longest time of a drain: announcing it, and handing the uids over", check_seconds
+    )
     drain_rate: float = _setting(
         2000.0, check_rate, unit="uids/s", doc="most uids that a pod hands over in a second", kind=float
     )
@@ -148,7 +156,9 @@ class BaseConfig(_json.JsonForm):
     rebalance_share: float = _setting(
         0.05, check_fraction, unit="", doc="share of its links that a pod lets go at most in one period", kind=float
     )
-    stop_deadline: float = _seconds(5.0, "longest time that stop() takes for its goodbye, after the drain")
+    stop_deadline: float = _seconds(
+        5.0, "longest time that stop() takes after the drain, for what was claimed since and the goodbye"
+    )
 
     link_ttl: float = _seconds(600.0, "life of a temporary link that nobody asks for")
     cache_ttl: float = _seconds(240.0, "longest time that a client trusts a cached link")
@@ -186,16 +196,25 @@ class BaseConfig(_json.JsonForm):
         parts = {name: getattr(self, name) for name in ("namespace", "service_name", "pod_name", "pod_index")}
         for name, value in parts.items():
             if value is None:
-                raise ConfigError(name, None, "a value: a server driver needs to know which pod it is in")
+                raise ConfigError(
+                    name, None, f"a value, as STATEFUL_ROUTE_{name.upper()} may give it: {self._why(name)}"
+                )
         return ServerInfo(**parts)
+
+    def _why(self, name: str) -> str:
+        if name == "pod_index" and self.pod_name is not None:
+            return f"{self.pod_name!r} does not end in an ordinal, as the name of a pod of a StatefulSet does"
+        return "a server driver needs to know which pod it is in"
 
     @classmethod
     def from_env(cls, prefix: str = "STATEFUL_ROUTE_", environ: Mapping[str, str] | None = None) -> Self:
         """Read the settings from environment variables, for example ``STATEFUL_ROUTE_HEARTBEAT=0.5``.
 
-        A variable that is not set, or empty, leaves the default. On Kubernetes the host name of a pod of a
+        A variable that is not set, or empty, leaves the default; one with a name that is nearly that of a setting is
+        warned of in the log. On Kubernetes the host name of a pod of a
         StatefulSet is its name and ends with its ordinal: without ``..._POD_NAME`` the variable ``HOSTNAME`` is
-        the pod's name, and without ``..._POD_INDEX`` the ordinal at the end of the pod's name is its index.
+        the pod's name, and without ``..._POD_INDEX`` the ordinal at the end of the pod's name, of up to four digits, is
+        its index.
 
         Raises:
             ConfigError: naming the variable that is wrong.
@@ -203,6 +222,7 @@ class BaseConfig(_json.JsonForm):
         """
         environ = os.environ if environ is None else environ
         settings: dict[str, Any] = {}
+        _warn_of_slips(prefix, environ)
         for field in attrs.fields(cls):
             variable = prefix + field.name.upper()
             if text := environ.get(variable, ""):
@@ -217,6 +237,14 @@ class BaseConfig(_json.JsonForm):
             raise ConfigError(prefix + error.argument.upper(), error.value, error.allowed) from error
         except ConfigError as error:
             raise ConfigError(prefix + error.setting.upper(), error.value, error.allowed) from error
+
+
+def _warn_of_slips(prefix: str, environ: Mapping[str, str]) -> None:
+    """Say which variables are hardly meant for anybody else. Kubernetes makes some of its own with such a prefix."""
+    known = [field.name.upper() for field in attrs.fields(BaseConfig)]
+    for name in sorted(variable.removeprefix(prefix) for variable in environ if variable.startswith(prefix)):
+        if name not in known and (meant := difflib.get_close_matches(name, known, n=1, cutoff=_SLIP)):
+            _log.warning("%s%s is no setting: is %s%s meant?", prefix, name, prefix, meant[0])
 
 
 def _read_variable(variable: str, text: str, kind: type) -> object:

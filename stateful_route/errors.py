@@ -146,6 +146,9 @@ class RoutingError(StatefulRouteError):
     """The store answered, and the answer is that the call cannot be served."""
 
 
+_NO_PODS = "none was ever seen (is one started, for this namespace, this service and this database of Redis?)"
+
+
 class NoRoutablePodError(RoutingError):
     """No pod of the service may take a new uid.
 
@@ -156,9 +159,11 @@ class NoRoutablePodError(RoutingError):
 
     """
 
-    def __init__(self, namespace: str, service_name: str, pods: Sequence[PodState] = ()) -> None:
-        """Name the service and what is known of its pods."""
-        known = ", ".join(f"{pod.pod_index}: {pod.summary}" for pod in pods) or "none was ever seen"
+    def __init__(
+        self, namespace: str, service_name: str, pods: Sequence[PodState] = (), now: float | None = None
+    ) -> None:
+        """Name the service and what is known of its pods, ``now`` by the clock of the store."""
+        known = ", ".join(f"{pod.pod_index}: {pod.summary(now)}" for pod in pods) or _NO_PODS
         super().__init__(f"no routable pod of {service_name!r} in namespace {namespace!r}; pods: {known}")
         self.namespace = namespace
         self.service_name = service_name
@@ -175,13 +180,27 @@ class NoCapacityError(RoutingError):
 
     """
 
-    def __init__(self, namespace: str, service_name: str, pods: Sequence[PodState] = ()) -> None:
-        """Name the service and what is known of its pods."""
-        known = ", ".join(f"{pod.pod_index}: {pod.report.links} of {pod.report.max_links} links" for pod in pods)
-        super().__init__(f"all routable pods of {service_name!r} in namespace {namespace!r} are full; pods: {known}")
+    def __init__(
+        self, namespace: str, service_name: str, pods: Sequence[PodState] = (), now: float | None = None
+    ) -> None:
+        """Name the service and what is known of its pods, ``now`` by the clock of the store."""
+        known = ", ".join(f"{pod.pod_index}: {_links(pod, now)}" for pod in pods)
+        super().__init__(
+            f"all routable pods of {service_name!r} in namespace {namespace!r} are full, "
+            f"with what this client has placed since they said so; pods: {known}"
+        )
         self.namespace = namespace
         self.service_name = service_name
         self.pods = tuple(pods)
+
+
+def _links(pod: PodState, now: float | None) -> str:
+    report = pod.report
+    return (
+        f"{report.links} of {report.max_links} links"
+        if report.routing_state == "READY" and not pod.dead
+        else pod.summary(now)
+    )
 
 
 class NotOwnerError(RoutingError):

@@ -307,11 +307,12 @@ class PodState:
         """Whether the pod may get new uids at ``now``: alive and READY."""
         return self.report.routing_state is RoutingState.READY and self.is_alive(now)
 
-    @property
-    def summary(self) -> str:
-        """What an error message says of the pod."""
+    def summary(self, now: float | None = None) -> str:
+        """Return what an error message says of the pod, ``now`` by the clock of the store if that is known."""
         state = "dead" if self.dead else self.report.routing_state.value
-        return f"{state}, last heartbeat at {self.load_state.timestamp:.3f}, lease {self.load_state.ttl:g} s"
+        heard = self.load_state.timestamp
+        when = f"at {heard:.3f}" if now is None else f"{max(0.0, now - heard):.1f} s ago"
+        return f"{state}, last heartbeat {when}, lease {self.load_state.ttl:g} s"
 
 
 DIGEST_MODULUS = 2**52

@@ -124,11 +124,12 @@ class StatefulRoute:
         Args:
             server_info: the pod.
             load_source: says how loaded the pod is, by default by its links.
-            hand_off: awaited with each uid before it is released, when the pod drains or lets links go.
+            hand_off: called with each uid, and awaited, before it is released, when the pod drains or lets links go: 64
+                at a time, once each. A plain function has to be quick, as the event loop stands still meanwhile.
             movable: names uids that may go to another pod, for the setting ``rebalance``.
 
         Raises:
-            InvalidArgumentError: if ``load_source`` is no source.
+            InvalidArgumentError: if ``load_source``, ``hand_off`` or ``movable`` cannot be called as they are.
             ConfigError: if no pod is given and the config does not name one; if CPU is to be measured without psutil;
                 or if ``rebalance`` is set and there is no ``movable``.
             LifecycleError: if the store is not open.
@@ -150,6 +151,7 @@ class StatefulRoute:
         """Return a client driver; not started yet. ``strategy`` chooses the pod of a new uid.
 
         Raises:
+            InvalidArgumentError: if ``strategy`` cannot be called.
             LifecycleError: if the store is not open.
 
         """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from stateful_route._checks import check_id, check_pod_index
+from stateful_route._checks import check_callable, check_id, check_pod_index
 from stateful_route._lifecycle import Driver
 from stateful_route.client.batch import Batch, checked_uids
 from stateful_route.client.cache import LinkCache
@@ -75,7 +75,13 @@ class ClientDriver(Driver):
         ``strategy`` chooses the pod of a new uid, by default the best of ``config.choices`` random ones; ``clock`` is
         in seconds and never goes back. With one that is not ``time.monotonic``, and has no method
         ``call_at(when, callback)`` as ``testing.ManualClock`` has, a hit reads it each time, and takes longer.
+
+        Raises:
+            InvalidArgumentError: if ``strategy`` cannot be called.
+
         """
+        if strategy is not None:
+            check_callable("strategy", strategy)
         super().__init__()
         config = BaseConfig() if config is None else config
         random = Random() if random is None else random  # noqa: S311 - it spreads load
@@ -89,7 +95,7 @@ class ClientDriver(Driver):
             store,
             self._cache,
             self._table,
-            strategy or BestOfRandom(config.choices),
+            BestOfRandom(config.choices) if strategy is None else strategy,
             link_ttl=config.link_ttl,
             random=random,
             clock=clock,

@@ -56,6 +56,8 @@ class Hearing(ListeningTask):
         self._deaf_since = -math.inf
         self._degraded = False
         self._store_away = False
+        self._lost = False
+        """Whether it was logged that nothing is heard, and not yet that it is again."""
         self._tried = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -117,6 +119,9 @@ class Hearing(ListeningTask):
         self._tried.set()
         self._degraded = self._store_away = False
         self._serve_cached(self._namespace, serves=True, flush=True)
+        if self._lost:
+            self._lost = False
+            _log.info("announcements in %r are heard again", self._namespace)
 
     async def _take_in(self, announcement: Announcement) -> None:
         self._heard(announcement)
@@ -126,6 +131,7 @@ class Hearing(ListeningTask):
         if self._listening:
             self._listening = False
             self._deaf_since = self._clock()
+            self._lost = True
             _log.warning("announcements in %r are not heard: %s", self._namespace, error)
             self._serve_cached(self._namespace, serves=False, flush=False)
             if self._store_away:  # a call found out before

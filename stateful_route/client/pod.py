@@ -70,7 +70,7 @@ class Pod:
         self.settle()
 
     def __repr__(self) -> str:
-        return f"<Pod {self.pod_index}: {self.state.summary if self.state else 'never seen'}>"
+        return f"<Pod {self.pod_index}: {self.state.summary() if self.state else 'never seen'}>"
 
     def settle(self) -> None:
         """Say whether the pod is trusted, and whether a cached link to it may be used."""

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from stateful_route.client.cache import CacheKey
 from stateful_route.client.flights import SingleFlight
+from stateful_route.client.pod import Pod
 from stateful_route.errors import (
+    InvalidArgumentError,
     NoCapacityError,
     NoRoutablePodError,
     StoreError,
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from stateful_route.client.batch import Answers
     from stateful_route.client.cache import LinkCache
-    from stateful_route.client.pod import Pod
     from stateful_route.client.refresh import RoutingTable
     from stateful_route.client.routing import ServiceTable
     from stateful_route.client.strategies import PlacementStrategy
@@ -233,7 +234,12 @@ class Resolver:
     def _choose(self, pods: list[Pod]) -> Pod:
         """Return the pod for a new uid, with the placement counted as pending."""
         pod = self._strategy(pods, self._random)
-        pod.own.chosen()
+        try:
+            pod.own.chosen()
+        except AttributeError:
+            if isinstance(pod, Pod):
+                raise
+            raise InvalidArgumentError("strategy", pod, "one that returns one of its candidates") from None
         return pod
 
     async def _place_on(self, key: CacheKey, table: ServiceTable, pod: Pod) -> Link:
@@ -303,4 +309,4 @@ def _is_dead(table: ServiceTable, link: Link | StoreError) -> bool:
 def _nowhere(table: ServiceTable) -> NoRoutablePodError | NoCapacityError:
     """Return the error of a uid that has no link, and that no pod takes."""
     error = NoCapacityError if table.routable else NoRoutablePodError
-    return error(table.namespace, table.service_name, table.states)
+    return error(table.namespace, table.service_name, table.states, table.now)

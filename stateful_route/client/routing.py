@@ -79,6 +79,11 @@ class ServiceTable:
         return self._view.read_at
 
     @property
+    def now(self) -> float | None:
+        """When it was last read, by the clock of the store; ``None`` if it never was."""
+        return self._view.now
+
+    @property
     def dead(self) -> tuple[PodLife, ...]:
         """The lives whose death is confirmed, as far as a call has to name them."""
         return self._dead.named

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 
-from stateful_route._checks import MAX_POD_INDEX, check_id, check_int, checked
+from stateful_route._checks import MAX_POD_INDEX, check_callable, check_id, check_int, checked
 from stateful_route.client.candidates import narrowed
 from stateful_route.errors import InvalidArgumentError
 
@@ -155,7 +155,7 @@ class PreferZone:
     """
 
     zone: str = attrs.field(validator=checked(check_id))
-    then: PlacementStrategy = attrs.field(factory=BestOfRandom)
+    then: PlacementStrategy = attrs.field(factory=BestOfRandom, validator=checked(check_callable))
     up_to: float = attrs.field(default=1.25, kw_only=True, validator=checked(_check_up_to))
 
     def __call__(self, candidates: Sequence[C], random: Random) -> C:
@@ -182,11 +182,11 @@ class PreferNewestVersion:
             pod of a rollout gets all new uids.
 
     Raises:
-        InvalidArgumentError: if ``up_to`` is not such a number.
+        InvalidArgumentError: naming what is of a wrong type or range.
 
     """
 
-    then: PlacementStrategy = attrs.field(factory=BestOfRandom)
+    then: PlacementStrategy = attrs.field(factory=BestOfRandom, validator=checked(check_callable))
     up_to: float = attrs.field(default=1.0, kw_only=True, validator=checked(_check_up_to))
 
     def __call__(self, candidates: Sequence[C], random: Random) -> C:

@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING
 import anyio
 
 from stateful_route._checks import check_count, check_id, check_pod_index, check_seconds
-from stateful_route._lifecycle import Driver
+from stateful_route._lifecycle import Driver, Phase
 from stateful_route._periodic import PeriodicTask
 from stateful_route._tasks import outlast
 from stateful_route.config import BaseConfig
-from stateful_route.errors import ConfigError, LifecycleError, StoreError
+from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import LinkKey, PodLife, PodReport, RoutingState
-from stateful_route.server.drain import hand_over, let_go
+from stateful_route.server.callbacks import check_hand_off, check_movable
+from stateful_route.server.drain import HandOver
 from stateful_route.server.heart import Heart
 from stateful_route.server.load import LoadMeter, PodFacts, source_of
+from stateful_route.server.names import name_of
 from stateful_route.server.ownership import Owned, Ownership
-from stateful_route.server.rebalance import Rebalancer
+from stateful_route.server.rebalance import rebalancing_task
 from stateful_route.server.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.models import LinkChange, ServerInfo
-    from stateful_route.server.drain import HandOff
+    from stateful_route.server.drain import HandedOver, HandOff
     from stateful_route.server.load import LoadSource
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.port import Store
@@ -61,18 +63,29 @@ class ServerDriver(Driver):
         """Make a driver that is not started. ``clock`` is in seconds and never goes back.
 
         ``load_source`` says how loaded the pod is, by default by its links; ``cpu_factor`` weighs it with CPU.
-        ``hand_off`` is awaited with each uid before it is released by ``drain()``, ``stop()`` or a rebalancing, which
+        ``hand_off`` is called with each uid before it is released by ``drain()``, ``stop()`` or a rebalancing, which
         lets go what ``movable`` names, if the setting ``rebalance`` turns it on.
 
+        ``hand_off`` is an ``async def``, of which 64 run at a time; a drain calls it once for each uid, and cancels
+        those that run when its deadline has passed. A plain function does too, or anything else that can be called,
+        if it is quick: the event loop stands still meanwhile, no deadline cuts it off, and what it returns is awaited
+        if it can be.
+
         Raises:
-            InvalidArgumentError: if ``load_source`` is no source.
+            InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
+                generator; if ``movable`` cannot be called with a number, or is an ``async def``.
             ConfigError: if CPU is to be weighed twice, or is to be measured without psutil; or if ``rebalance`` is set
                 and there is no ``movable``.
 
         """
         super().__init__()
+        if hand_off is not None:
+            check_hand_off("hand_off", hand_off)
+        if movable is not None:
+            check_movable("movable", movable)
         self._store = store
         self._server = server_info
+        self._name = name_of(server_info)
         self._config = BaseConfig() if config is None else config
         self._load_state: int | None = None
         self._load = LoadMeter(source_of(load_source, self._config.cpu_factor), clock)
@@ -90,7 +103,7 @@ class ServerDriver(Driver):
             ended=self._lose_all,
         )
         self._owned = Owned(store, self._heart, server_info)
-        self._hand_off = hand_off
+        self._hand_over = HandOver(self._owned, hand_off, rate=self._config.drain_rate)
         self._draining: asyncio.Task[bool] | None = None
         self._reclaiming: asyncio.Task[None] | None = None
         self._to_reclaim = False
@@ -103,7 +116,9 @@ class ServerDriver(Driver):
             patience=self._config.listen_patience,
             random=random,
         )
-        self._rebalancing = self._rebalancing_task(movable, clock, random)
+        self._rebalancing = rebalancing_task(
+            store, server_info, self._owned, movable, self._hand_over, self._config, clock=clock, random=random
+        )
         self._beating = PeriodicTask(
             f"heartbeat of {server_info.service_name} {server_info.pod_index}",
             self._heart.beat,
@@ -127,6 +142,30 @@ class ServerDriver(Driver):
         """This life of the pod; 0 before it is started."""
         return self._heart.incarnation
 
+    @property
+    def healthy(self) -> bool:
+        """Whether this process is of any more use: what a liveness probe asks. Local: no I/O.
+
+        ``False`` once the driver was stopped or could not start, once a newer process with its pod index has superseded
+        it, and if its heartbeats have ended by a fault of the package: every call fails for good then, and only
+        another process helps. ``True`` otherwise: also before the start, while the pod drains or after it was set to
+        SHUTDOWN, as it leaves by itself, and while Redis is away, as no restart brings that back.
+        """
+        return not (self._phase is Phase.STOPPED or self._heart.superseded or self._beating.failed)
+
+    async def stop(self) -> None:
+        """Drain, say goodbye, and leave no task behind. A second call waits for the first, or does nothing.
+
+        It takes at most ``drain_deadline`` for the drain, if there was none before, and ``stop_deadline`` for all
+        else: 25 s by default, and 5 s after a ``drain()``, of the 30 s that Kubernetes gives. What is claimed after
+        the drain is handed over within half of ``stop_deadline``. (A store that does not answer at all may take
+        ``stop_deadline`` from the drain, should that be longer than ``drain_deadline``, and a load source has a tenth
+        of a second to end.) A hand-off that does not end when it is cancelled is waited for.
+
+        It comes to its end even if the caller is cancelled; the cancellation is raised after it.
+        """
+        await super().stop()
+
     async def _start(self) -> None:
         await self._load.start()
         await self._heart.register()
@@ -137,22 +176,24 @@ class ServerDriver(Driver):
 
     async def _stop(self) -> None:
         """Drain, and say goodbye, if the store answers."""
+        announced = await self._drain_once()
+        deadline = anyio.current_time() + self._config.stop_deadline
         if self._rebalancing is not None:
             await self._rebalancing.stop()
-        announced = await self._drain_once()
-        if announced and len(self._owned):  # claimed since, or left
-            await self._hand_over(self._config.stop_deadline)
+        if announced:
+            handed = await self._hand_over.go_on(self._config.stop_deadline / 2)
+            self._warn_of_left(handed)
         await self._beating.stop()
         await self._watch.stop()
         if self._reclaiming is not None:
             self._reclaiming.cancel()
             await asyncio.wait([self._reclaiming])
         self._routing_state = RoutingState.SHUTDOWN
-        with anyio.move_on_after(self._config.stop_deadline) as scope:
+        with anyio.CancelScope(deadline=deadline) as scope:
             try:
                 await self._heart.say_goodbye()
             except StoreError as error:
-                _log.warning("%r could not say goodbye: %s", self, error)
+                _log.warning("%s could not say goodbye: %s", self._name, error)
         await self._load.stop(scope.deadline)
 
     async def drain(self) -> None:
@@ -160,15 +201,19 @@ class ServerDriver(Driver):
 
         DENY_NEW_CALL is in the store, and announced, before the first uid goes. Each uid is handed off (``hand_off``)
         and then released: its next call is placed on another pod. Uids are served until they are released. It takes
-        ``drain_deadline`` at most; what is left then is taken over once this pod has said goodbye. A second call waits
-        for the first.
+        ``drain_deadline`` at most, announcing included (that may take ``stop_deadline``, should it be longer). What is
+        left then, be its hand-off cut off or never begun, is served and stays linked, is not handed off again, and is
+        taken over once this pod has said goodbye; a warning says how many uids that are.
+
+        A second call waits for the first. A pod that was set to READY after a drain drains anew.
         """
         self._check_running()
         await self._drain_once()
 
     async def _drain_once(self) -> bool:
         """Drain, or wait until that has ended; return whether it was announced."""
-        if self._draining is None:
+        drained = self._draining is not None and self._draining.done()
+        if self._draining is None or (drained and self._routing_state is RoutingState.READY):
             self._draining = asyncio.create_task(self._drain(), name=f"stateful_route drain of {self!r}")
         announced = await outlast(self._draining)
         if not announced:
@@ -176,52 +221,45 @@ class ServerDriver(Driver):
         return announced
 
     async def _drain(self) -> bool:
-        if self._heart.ended:
+        if self._heart.ended or not self._heart.may_be_known:
             return False
         if self._routing_state is RoutingState.READY:
             self._routing_state = RoutingState.DENY_NEW_CALL
-        announced = False
+        begin = anyio.current_time()
+        deadline = begin + self._config.drain_deadline
+        if not await self._announce_drain():
+            return False
+        if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
+            await self._rebalancing.stop()
+            self._rebalancing.start()
+        _log.info("%s drains: it hands %d uids over", self._name, len(self._owned))
+        handed = await self._hand_over.run(deadline - anyio.current_time())
+        took = anyio.current_time() - begin
+        _log.info("%s has drained: it handed %d uids over in %.1f s", self._name, handed.done, took)
+        self._warn_of_left(handed)
+        return True
+
+    async def _announce_drain(self) -> bool:
+        """Publish that the pod takes no new uids; return whether the store has it."""
+        why: object = "no answer in time"
         with anyio.move_on_after(self._config.stop_deadline):
             try:
                 await self._heart.publish()
-                announced = True
-            except (StoreError, LifecycleError) as error:
-                _log.warning("%r could not announce that it is draining: %s", self, error)
-        if announced:
-            await self._hand_over(self._config.drain_deadline)
-        return announced
+            except LifecycleError:
+                return False  # superseded: it was logged, and nothing is held
+            except StoreError as error:
+                why = error
+            else:
+                return True
+        if self._heart.registered:
+            message = "%s could not announce that it drains, so its %d uids are not handed over now: %s"
+            _log.warning(message, self._name, len(self._owned), why)
+        return False
 
-    async def _hand_over(self, deadline: float) -> None:
-        left = await hand_over(self._owned, self._hand_off, deadline=deadline, rate=self._config.drain_rate)
-        if left:
-            _log.warning("%r has %d uids that were not handed over", self, left)
-
-    def _rebalancing_task(
-        self, movable: Movable | None, clock: Callable[[], float], random: Random
-    ) -> PeriodicTask | None:
-        config = self._config
-        if not config.rebalance:
-            return None
-        if movable is None:
-            raise ConfigError("rebalance", value=True, allowed="only beside movable=, which names what may go")
-        rebalancer = Rebalancer(
-            self._store,
-            self._server,
-            self._owned,
-            movable,
-            lambda uid: let_go(self._owned, self._hand_off, uid),
-            tolerance=config.rebalance_tolerance,
-            share=config.rebalance_share,
-            random=random,
-        )
-        return PeriodicTask(
-            f"rebalancing of {self._server.service_name} {self._server.pod_index}",
-            rebalancer.cycle,
-            config.rebalance_period,
-            jitter=config.heartbeat_jitter,
-            random=random,
-            clock=clock,
-        )
+    def _warn_of_left(self, handed: HandedOver) -> None:
+        if handed.left:
+            message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
+            _log.warning(message, self._name, handed.left)
 
     def _begin_reclaim(self) -> None:
         """Claim again what this process still serves, after the store had lost its life."""
@@ -240,7 +278,7 @@ class ServerDriver(Driver):
                 await self._owned.reclaim()
             except StoreError as error:
                 self._to_reclaim = True
-                _log.warning("%r could not claim all of its uids again yet: %s", self, error)
+                _log.warning("%s could not claim all of its uids again yet: %s", self._name, error)
                 return
             except LifecycleError:
                 return  # it owns nothing for good

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stateful_route.errors import LifecycleError, StoreError, StoreUnavailableError
 from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,16 @@ _log = logging.getLogger("stateful_route")
 
 # Seconds: the store counts in whole milliseconds, both the time of a heartbeat and its own.
 _MARGIN = 0.002
+
+_SUPERSEDED = (
+    "was superseded and owns nothing any more: a newer process has this pod index "
+    "(uvicorn --workers, or two replicas with one STATEFUL_ROUTE_POD_INDEX?): end this process"
+)
+_GOODBYE = "has said goodbye and owns nothing any more: make a new driver"
+_WHY_LOST = {
+    HeartbeatOutcome.UNKNOWN: "Redis does not know %s any more",
+    HeartbeatOutcome.DEAD: "%s was taken for dead, as no heartbeat of it came for its lease",
+}
 
 
 class Heart:
@@ -52,6 +63,7 @@ class Heart:
         """
         self._store = store
         self._server = server
+        self._name = name_of(server)
         self._report = report
         self._lease = lease
         self._retention = retention
@@ -68,8 +80,12 @@ class Heart:
         self._failing = False
         self._ended = ""
         self._parting = False
+        self.superseded = False
+        """Whether a newer process with the same index has taken over."""
         self.incarnation = 0
         """The number of this life; 0 while the store has not said it."""
+        self.may_be_known = False
+        """Whether the store may know this process: it has registered, or its registration was not answered."""
 
     def life(self) -> PodLife:
         """Return the present life, in whose name links are made.
@@ -113,11 +129,11 @@ class Heart:
             await self._publish_next()
         except StoreError as error:
             if not self._failing:
-                _log.warning("heartbeats of %s fail: %s", self._server, error)
+                _log.warning("heartbeats of %s fail: %s", self._name, error)
             self._failing = True
         else:
             if self._failing:
-                _log.info("heartbeats of %s succeed again", self._server)
+                _log.info("heartbeats of %s succeed again", self._name)
             self._failing = False
 
     async def publish(self) -> None:
@@ -136,6 +152,11 @@ class Heart:
         """Whether this process owns nothing for good: it said goodbye, or was superseded."""
         return bool(self._ended)
 
+    @property
+    def registered(self) -> bool:
+        """Whether the store has accepted this process at least once."""
+        return self._last_incarnation > 0
+
     async def say_goodbye(self) -> None:
         """Own nothing from now on, and publish a last heartbeat.
 
@@ -147,7 +168,7 @@ class Heart:
             # Without an incarnation the store may know this pod or not: if it does, its lease ends by itself.
             # Nor is it said while an older life may still own: who comes next has to wait for that one too.
             self._parting = bool(self.incarnation) and not self.waiting
-            self._end("it has said goodbye")
+            self._end(_GOODBYE)
         await self._publish_next()
 
     async def _publish_next(self) -> None:
@@ -161,9 +182,9 @@ class Heart:
             self._new_life()
             return
         self._sequence += 1
-        sent = self._clock()
+        sent, report = self._clock(), self._report()
         outcome = await self._store.heartbeat(
-            self._server, self.incarnation, self._sequence, self._report(), self._lease, self._retention
+            self._server, self.incarnation, self._sequence, report, self._lease, self._retention
         )
         if self._ended:
             self._parting = False
@@ -172,10 +193,12 @@ class Heart:
             self._good_until = sent + self._lease - _MARGIN
             self._alive()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
-            self._end("it was superseded by a newer process with the same pod index")
-            _log.error("%s was superseded by a newer process with the same index: it owns nothing now", self._server)
+            self.superseded = True
+            self._end(_SUPERSEDED)
+            _log.error("%s %s", self._name, _SUPERSEDED)
         elif outcome is not HeartbeatOutcome.OUTDATED:
-            _log.warning("the store answers %r to incarnation %d of %s", outcome.value, self.incarnation, self._server)
+            why = _WHY_LOST[outcome] % self._name
+            _log.warning("%s: a new life begins, and its %d uids are claimed again", why, report.links)
             await self._begin_life()
             self._new_life()
 
@@ -185,8 +208,14 @@ class Heart:
         self.incarnation = 0
         self._sequence = 0
         sent = self._clock()
-        began = await self._store.register(self._server, self._report(), self._lease, self._retention)
+        known, self.may_be_known = self.may_be_known, True
+        try:
+            began = await self._store.register(self._server, self._report(), self._lease, self._retention)
+        except StoreError as error:
+            self.may_be_known = known or error.maybe_applied
+            raise
         self.incarnation = began.incarnation
+        _log.info("%s is registered: incarnation %d, lease %g s", self._name, began.incarnation, self._lease)
         if not self._ended:
             self._good_until = sent + self._lease - _MARGIN
         if began.previous_left and not self._exclusive and began.previous_incarnation != self._last_incarnation:
@@ -195,7 +224,7 @@ class Heart:
             _log.warning(
                 "incarnation %s of %s did not say goodbye: nothing is owned until its lease ends in %.1f s",
                 began.previous_incarnation,
-                self._server,
+                self._name,
                 began.previous_left,
             )
         self._last_incarnation = began.incarnation
@@ -207,4 +236,4 @@ class Heart:
 
     def _check_not_ended(self) -> None:
         if self._ended:
-            raise LifecycleError(f"{self._server}: {self._ended}")
+            raise LifecycleError(f"{self._name} {self._ended}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._checks import check_seconds
 from stateful_route.errors import NotOwnerError, StoreError, StoreProtocolError
 from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
+from stateful_route.server.callbacks import check_on_lost
+from stateful_route.server.faults import Faults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from stateful_route.models import Link, PreviousOwner, ServerInfo
     from stateful_route.server.heart import Heart
     from stateful_route.store.port import Store
-
-_log = logging.getLogger("stateful_route")
 
 
 class Ownership:
@@ -117,8 +116,14 @@ class Ownership:
 
         That is when the link was taken or removed, when the uid was released, when the pod stops, and when another
         life of the pod began. A pod that has not reached the store for a lease does not own either, but may own again:
-        that only ``is_owned()`` tells. The callback must not raise.
+        that only ``is_owned()`` tells. The callback is a plain function, called in the event loop, and must not raise;
+        what takes time it leaves to a task.
+
+        Raises:
+            InvalidArgumentError: if ``callback`` cannot be called without arguments, or would have to be awaited.
+
         """
+        check_on_lost("callback", callback)
         if self._held:
             self._on_lost.append(callback)
         else:
@@ -141,8 +146,8 @@ class Ownership:
         for callback in callbacks:
             try:
                 callback()
-            except Exception:  # noqa: BLE001 - the application's: the handle is lost all the same
-                _log.exception("a callback for the loss of %r failed", self.uid)
+            except Exception as error:  # noqa: BLE001 - the application's: the handle is lost all the same
+                self._owned.faults.note(self.uid, error)
 
 
 class Owned:
@@ -153,6 +158,7 @@ class Owned:
         self.heart = heart
         self.pod_index = server.pod_index
         self.placed_total = 0
+        self.faults = Faults("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
         self._store = store
         self._server = server
         self._handles: dict[str, Ownership] = {}
@@ -301,8 +307,9 @@ class Owned:
 
     def lose_all(self) -> None:
         """Note that nothing is owned any more."""
-        for uid in self.uids:
-            self.forget(uid)
+        with self.faults.together():
+            for uid in self.uids:
+                self.forget(uid)
 
     def _note(self, uid: str, owner: PodLife, answer: LinkChange) -> Ownership:
         """Take in what the store answered, within a turn."""

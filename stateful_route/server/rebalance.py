@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeAlias
 
-from stateful_route.errors import StoreError
+from stateful_route._periodic import PeriodicTask
+from stateful_route.errors import ConfigError, StoreError
+from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from random import Random
 
+    from stateful_route.config import BaseConfig
     from stateful_route.models import PodTable, ServerInfo
+    from stateful_route.server.drain import HandOver
     from stateful_route.server.ownership import Owned
     from stateful_route.store.port import Store
 
@@ -123,4 +127,50 @@ class Rebalancer:
             except StoreError as error:
                 _log.info("rebalancing stops for now: %s", error)
                 break
-        _log.info("pod %d let %d of %d links go", self._server.pod_index, self.moved - before, len(self._owned))
+        _log.info("%s let %d of %d links go", name_of(self._server), self.moved - before, len(self._owned))
+
+
+def rebalancing_task(
+    store: Store,
+    server: ServerInfo,
+    owned: Owned,
+    movable: Movable | None,
+    hand_over: HandOver,
+    config: BaseConfig,
+    *,
+    clock: Callable[[], float],
+    random: Random,
+) -> PeriodicTask | None:
+    """Return the task that rebalances a pod, if the settings turn it on.
+
+    Raises:
+        ConfigError: if nothing says what may go.
+
+    """
+    if not config.rebalance:
+        return None
+    if movable is None:
+        raise ConfigError("rebalance", value=True, allowed="only beside movable=, which names what may go")
+    rebalancer = Rebalancer(
+        store,
+        server,
+        owned,
+        movable,
+        hand_over.let_go,
+        tolerance=config.rebalance_tolerance,
+        share=config.rebalance_share,
+        random=random,
+    )
+
+    async def cycle() -> None:
+        with hand_over.faults.together(), owned.faults.together():
+            await rebalancer.cycle()
+
+    return PeriodicTask(
+        f"rebalancing of {name_of(server)}",
+        cycle,
+        config.rebalance_period,
+        jitter=config.heartbeat_jitter,
+        random=random,
+        clock=clock,
+    )

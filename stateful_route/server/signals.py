@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.errors import LifecycleError
+from stateful_route.errors import InvalidArgumentError, LifecycleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from types import FrameType
 
     from stateful_route.server.driver import ServerDriver
 
 
-@contextlib.contextmanager
-def drain_on_signal(server: ServerDriver, signum: int = signal.SIGTERM) -> Iterator[None]:
+# Those that no process can handle; Windows does not know them.
+_DEAF_TO = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
+
+
+def drain_on_signal(server: ServerDriver, signum: int = signal.SIGTERM) -> AbstractContextManager[None]:
     """Drain the pod at a signal, and only then let the signal through to who handled it before.
 
     So a web server such as uvicorn, which stops to serve at SIGTERM, goes on serving while the uids are handed over.
@@ -26,9 +31,20 @@ def drain_on_signal(server: ServerDriver, signum: int = signal.SIGTERM) -> Itera
     handler; a second signal is let through at once. The driver's ``drain_deadline`` bounds the time.
 
     Raises:
+        InvalidArgumentError: if it is given no server driver, or no signal that can be handled.
         LifecycleError: if it is not entered in the main thread.
 
     """
+    if isinstance(server, type) or not inspect.iscoroutinefunction(getattr(server, "drain", None)):
+        raise InvalidArgumentError("server", server, "a ServerDriver")
+    known = isinstance(signum, int) and not isinstance(signum, bool) and signum in signal.valid_signals()
+    if not known or signum in _DEAF_TO:
+        raise InvalidArgumentError("signum", signum, "the number of a signal that a process can handle")
+    return _drain_on_signal(server, signum)
+
+
+@contextlib.contextmanager
+def _drain_on_signal(server: ServerDriver, signum: int) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signum)
     # A handler that was set by loop.add_signal_handler: asyncio has no public way to ask for it.

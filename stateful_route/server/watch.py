@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stateful_route._listening import ListeningTask
 from stateful_route.errors import LifecycleError
 from stateful_route.models import LinkAnnouncement
+from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
     from random import Random
@@ -39,11 +40,19 @@ class Watch(ListeningTask):
         self._server = server
         self._heart = heart
         self._owned = owned
+        self._deaf = False
 
     def __repr__(self) -> str:
         return f"<Watch of pod {self._server.pod_index} of {self._server.service_name!r}>"
 
     async def _begin(self) -> None:
+        """Look at all that is held, and only then count as hearing."""
+        await self._look()
+        if self._deaf:
+            _log.info("%s hears announcements again", name_of(self._server))
+        self._deaf = False
+
+    async def _look(self) -> None:
         """Look at all that is held. If the store has lost this life, that comes first: then all is claimed again."""
         uids = self._owned.uids
         if not uids:
@@ -68,4 +77,6 @@ class Watch(ListeningTask):
                 await self._heart.publish()
 
     def _lose(self, error: StoreError) -> None:
-        _log.info("pod %d hears no announcements: %s", self._server.pod_index, error)
+        if not self._deaf:
+            _log.warning("%s hears no announcements: %s", name_of(self._server), error)
+        self._deaf = True

@@ -15,7 +15,7 @@ import redis.exceptions
 
 from stateful_route.errors import StoreError
 from stateful_route.store.exchange import Attempt, exchange, pipeline
-from stateful_route.store.faults import translate
+from stateful_route.store.faults import address_of, command_name, translate
 from stateful_route.store.subscription import subscribe
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class NodeConnections:
     async def run(self, call: ScriptCall) -> Any:
         """Return the reply of a script."""
         script = call.script
-        async with Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
+        async with self._attempt(script.name, writes=script.writes) as attempt, self._places:
             connection = await self._pool.get_connection()
             try:
                 attempt.sent = True
@@ -56,7 +56,7 @@ class NodeConnections:
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script, sent in one pipeline."""
         script = calls[0].script
-        async with Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
+        async with self._attempt(script.name, writes=script.writes) as attempt, self._places:
             connection = await self._pool.get_connection()
             try:
                 attempt.sent = True
@@ -68,13 +68,15 @@ class NodeConnections:
             finally:
                 await self._pool.release(connection)
         return [
-            translate(reply, script.name, sent=True, writes=script.writes) if isinstance(reply, Exception) else reply
+            translate(reply, script.name, sent=True, writes=script.writes, at=attempt.at)
+            if isinstance(reply, Exception)
+            else reply
             for reply in replies
         ]
 
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command."""
-        async with Attempt(str(command[0]), self._deadline, writes=False), self._places:
+        async with self._attempt(command_name(command), writes=False), self._places:
             connection = await self._pool.get_connection()
             try:
                 return await exchange(connection, command)
@@ -84,6 +86,9 @@ class NodeConnections:
     async def subscribe(self, channel: str) -> Subscription:
         """Subscribe to a channel of the server."""
         return await subscribe(self._pool.connection_class, self._pool.connection_kwargs, channel, self._deadline)
+
+    def _attempt(self, operation: str, *, writes: bool) -> Attempt:
+        return Attempt(operation, self._deadline, writes=writes, at=address_of(self._pool.connection_kwargs))
 
 
 class ClusterConnections:
@@ -105,7 +110,8 @@ class ClusterConnections:
         script = call.script
         async with Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
             await self._client.initialize()
-            node = self._client.get_node_from_key(call.keys[0])
+            node: Any = self._client.get_node_from_key(call.keys[0])
+            attempt.at = "" if node is None else f"{node.host}:{node.port}"
             attempt.sent = True
             try:
                 return await self._execute(node, call.evalsha)
@@ -133,7 +139,7 @@ class ClusterConnections:
 
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command, from any primary."""
-        async with Attempt(str(command[0]), self._deadline, writes=False), self._places:
+        async with Attempt(command_name(command), self._deadline, writes=False), self._places:
             await self._client.initialize()
             return await self._execute(self._client.get_default_node(), command)
 

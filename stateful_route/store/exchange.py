@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 class Attempt:
     """A deadline around one attempt, and the translation of what it raises."""
 
-    __slots__ = ("_deadline", "_operation", "_timeout", "_writes", "sent")
+    __slots__ = ("_deadline", "_operation", "_timeout", "_writes", "at", "sent")
 
-    def __init__(self, operation: str, deadline: float, *, writes: bool) -> None:
-        """Bound an operation by ``deadline`` seconds; set ``sent`` once the command is on its way."""
+    def __init__(self, operation: str, deadline: float, *, writes: bool, at: str = "") -> None:
+        """Bound an operation by ``deadline`` seconds; set ``sent`` once the command is on its way.
+
+        ``at`` is the address of the server, if it is known.
+        """
         self._operation = operation
         self._deadline = deadline
         self._writes = writes
         self._timeout = asyncio.timeout(deadline)
+        self.at = at
         self.sent = False
 
     async def __aenter__(self) -> Self:
@@ -48,9 +52,10 @@ class Attempt:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes) from error
+            raise timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes, at=self.at) from error
         if isinstance(error, Exception) and not isinstance(error, StoreError):
-            raise translate(error, self._operation, sent=self.sent, writes=self._writes) from error
+            fault = translate(error, self._operation, sent=self.sent, writes=self._writes, at=self.at)
+            raise fault from fault.__cause__
 
 
 async def exchange(connection: AbstractConnection, command: Command) -> Any:

@@ -39,7 +39,8 @@ async def _announcements(
             asked = False
             yield parse(message, keys, namespace)
         elif asked:
-            raise StoreUnavailableError("nothing is heard any more", operation="listen", maybe_applied=False)
+            silent = f"nothing is heard from {subscription.address} any more"
+            raise StoreUnavailableError(silent, operation="listen", maybe_applied=False)
         else:
             await subscription.ping()
             asked = True

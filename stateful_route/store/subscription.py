@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 
 from stateful_route.store import resp
 from stateful_route.store.exchange import Attempt, exchange
-from stateful_route.store.faults import REDIS_ERRORS, translate
+from stateful_route.store.faults import REDIS_ERRORS, address_of, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 class Subscription:
     """A connection that hears a channel. Lost is lost: it is not made again, so that nobody misses it unknowingly."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        """Own a connection that has subscribed."""
+    def __init__(self, connection: AbstractConnection, address: str) -> None:
+        """Own a connection that has subscribed, at that address."""
         self._connection = connection
+        self.address = address
 
     async def next(self, patience: float) -> list[Any] | None:
         """Return the next message, or ``None`` if there is none within ``patience`` seconds.
@@ -32,7 +33,7 @@ class Subscription:
             StoreError: if the connection is lost.
 
         """
-        with _translated("listen"):
+        with _translated("listen", self.address):
             message: list[Any] | None = await self._connection.read_response(disable_decoding=True, timeout=patience)
             return message
 
@@ -43,7 +44,7 @@ class Subscription:
             StoreError: if the connection is lost.
 
         """
-        with _translated("listen"):
+        with _translated("listen", self.address):
             await self._connection.send_packed_command(resp.pack(("PING",)), check_health=False)
 
     async def close(self) -> None:
@@ -58,18 +59,18 @@ async def subscribe(kind: Any, settings: dict[str, Any], channel: str, deadline:
     kept = {name: value for name, value in settings.items() if "maint_notifications" not in name}
     connection = kind(**kept | ours)
     try:
-        async with Attempt("listen", deadline, writes=False):
+        async with Attempt("listen", deadline, writes=False, at=address_of(settings)):
             await connection.connect()
             await exchange(connection, ("SUBSCRIBE", channel))
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-    return Subscription(connection)
+    return Subscription(connection, address_of(settings))
 
 
 @contextlib.contextmanager
-def _translated(operation: str) -> Iterator[None]:
+def _translated(operation: str, address: str) -> Iterator[None]:
     try:
         yield
     except REDIS_ERRORS as error:
-        raise translate(error, operation, sent=True, writes=False) from error
+        raise translate(error, operation, sent=True, writes=False, at=address) from error

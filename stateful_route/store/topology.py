@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -30,8 +31,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("stateful_route")
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "embedded")
+_ALIASES = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "valkey+sentinel": "redis+sentinel",
+    "valkey+cluster": "redis+cluster",
+}
 _SINGLE = ("redis", "rediss", "unix")
 _PORT, _SENTINEL_PORT = 6379, 26379
+
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '([^']*)'")
 
 
 @attrs.frozen
@@ -59,16 +68,21 @@ class Opened:
 
 
 def check_url(url: str) -> str:
-    """Return the scheme of a URL that ``open_url`` can open.
+    """Return a URL that ``open_url`` can open, in the words of redis-py: ``redis`` for ``valkey``.
 
     Raises:
         ConfigError: if it can open none such.
 
     """
-    scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+    given = url.partition(":")[0] if isinstance(url, str) else ""
+    scheme = _ALIASES.get(given.lower(), given.lower())
     if scheme not in _SCHEMES:
-        raise ConfigError("url", _without_password(url), f"a URL that begins with one of {', '.join(_SCHEMES)}")
-    return scheme
+        known = ", ".join((*_SCHEMES, *_ALIASES))
+        raise ConfigError("url", _without_password(url), f"a URL that begins with one of {known}")
+    url = scheme + url[len(given) :]
+    if allowed := _allowed_instead(url):
+        raise ConfigError("url", _without_password(url), allowed)
+    return url
 
 
 async def open_url(url: str, limits: Limits) -> Opened:
@@ -86,6 +100,8 @@ async def open_url(url: str, limits: Limits) -> Opened:
     ``embedded://`` or ``embedded://redis-server``      a private server, which ends with the client
     ==================================================  ===================================================
 
+    ``valkey``, ``valkeys``, ``valkey+sentinel`` and ``valkey+cluster`` stand for the same with ``redis``.
+
     The query takes what redis-py takes in a URL, for example ``?ssl_ca_certs=/path``; ``?ssl=true`` turns TLS on for
     Sentinel and Cluster.
 
@@ -93,7 +109,8 @@ async def open_url(url: str, limits: Limits) -> Opened:
         ConfigError: if the URL cannot be read, or the server to embed is not to be found.
 
     """
-    scheme = check_url(url)
+    url = check_url(url)
+    parts = urlsplit(url)
     options: dict[str, Any] = {
         # The store has its own deadline for each call, and repeats nothing.
         "socket_timeout": None,
@@ -102,15 +119,15 @@ async def open_url(url: str, limits: Limits) -> Opened:
         "protocol": 2,
     }
     try:
-        if scheme in _SINGLE:
+        if parts.scheme in _SINGLE:
             return _single(url, options, limits)
-        if scheme == "redis+sentinel":
-            return _sentinel(urlsplit(url), options, limits)
-        if scheme == "redis+cluster":
-            return _cluster(urlsplit(url), options, limits)
+        if parts.scheme == "redis+sentinel":
+            return _sentinel(parts, options, limits)
+        if parts.scheme == "redis+cluster":
+            return _cluster(parts, options, limits)
     except (ValueError, TypeError, RedisError, UnboundLocalError) as error:  # the last is a stumble of redis-py 6
-        raise ConfigError("url", _without_password(url), f"a URL that redis-py can read: {error}") from error
-    return await _embedded(urlsplit(url), options, limits)
+        raise ConfigError("url", _without_password(url), _readable(error, parts.scheme)) from error
+    return await _embedded(parts, options, limits)
 
 
 def _single(url: str, options: dict[str, Any], limits: Limits) -> Opened:
@@ -141,8 +158,6 @@ def _can_pipeline(kind: Any, settings: dict[str, Any]) -> bool:
 
 def _sentinel(parts: SplitResult, options: dict[str, Any], limits: Limits) -> Opened:
     service = unquote(parts.path.strip("/"))
-    if not service:
-        raise ValueError("the path names no service")
     options |= _credentials(parts) | _query(parts)
     hosts = _hosts(parts, _SENTINEL_PORT)
     patience = limits.deadline / 2 / len(hosts)
@@ -182,15 +197,60 @@ async def _embedded(parts: SplitResult, options: dict[str, Any], limits: Limits)
     return Opened(opened.connections, close)
 
 
+def _allowed_instead(url: str) -> str | None:
+    """Return what is allowed instead of a URL that redis-py cannot read, or would misunderstand; else ``None``."""
+    scheme, _, rest = url.partition(":")
+    if scheme != "unix" and not rest.startswith("//"):
+        return f"a URL that begins with {scheme}://"
+    if "#" in url:
+        return "a URL without '#': in a user or password it is written %23"
+    try:
+        parts = urlsplit(url)
+        hosts = [host for host, _ in _hosts(parts, _PORT)] if scheme not in {"unix", "embedded"} else []
+    except ValueError:
+        return "host:port, the port a number; in a user or password '/', '?' and '@' are written %2F, %3F and %40"
+    path = unquote(parts.path).strip("/")
+    database = dict(parse_qsl(parts.query)).get("db", path)
+    mistakes = {
+        "unix": ((not path or parts.netloc.rpartition("@")[2], "the path of a socket, as in unix:///run/valkey.sock"),),
+        "redis+sentinel": (
+            (not all(hosts), "a host at each place, as in redis+sentinel://host:port,host:port/service"),
+            (not path, "the name of a service as the path, as in redis+sentinel://host:26379/mymaster"),
+        ),
+        "redis+cluster": (
+            (not all(hosts), "a host at each place, as in redis+cluster://host:port,host:port"),
+            (path not in {"", "0"} or database not in {"", "0"}, "no database but 0: a cluster has no other"),
+        ),
+        "embedded": (),
+    }
+    one_server = (
+        (len(hosts) > 1, "one host; several are for redis+sentinel:// and redis+cluster://"),
+        (not re.fullmatch(r"[0-9]*", path), f"the number of a database as the path, as in {scheme}://host:6379/0"),
+    )
+    return next((allowed for wrong, allowed in mistakes.get(scheme, one_server) if wrong), None)
+
+
+def _readable(error: Exception, scheme: str) -> str:
+    """Return what is allowed instead of what redis-py did not understand in a query."""
+    unknown = _UNKNOWN_OPTION.search(str(error))
+    if unknown is None:
+        return f"a URL that redis-py can read: {error}"
+    name = unknown[1]
+    if name.startswith("ssl") and scheme != "rediss":
+        tls = "in a rediss:// URL" if scheme in _SINGLE else "with ssl=true"
+        return f"the query parameter {name!r} only {tls}"
+    return f"what redis-py knows in a query: unknown query parameter {name!r}"
+
+
 def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
-    """Read ``host:port,host:port`` after the credentials."""
-    hosts = []
-    for place in parts.netloc.rpartition("@")[2].split(","):
-        one = urlsplit(f"//{place}")
-        if not one.hostname:
-            raise ValueError(f"no host in {place!r}")
-        hosts.append((one.hostname, one.port or default_port))
-    return hosts
+    """Read ``host:port,host:port`` after the credentials; a host may be left out.
+
+    Raises:
+        ValueError: if a port is none.
+
+    """
+    places = [urlsplit(f"//{place}") for place in parts.netloc.rpartition("@")[2].split(",")]
+    return [(place.hostname or "", place.port or default_port) for place in places]
 
 
 def _credentials(parts: SplitResult) -> dict[str, str]:
@@ -210,7 +270,10 @@ def _query(parts: SplitResult) -> dict[str, Any]:
 
 def _without_password(url: object) -> object:
     """Return the URL as it may be shown."""
-    if not isinstance(url, str) or "@" not in url:
+    if not isinstance(url, str):
         return url
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    url = re.sub(r"(password=)[^&#]*", r"\1***", url)
+    if "@" not in url:
+        return url
+    scheme, slashes, rest = re.fullmatch(r"([^:]*:?)(/*)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]  # any
+    return f"{scheme}{slashes}***@{rest.rpartition('@')[2]}"

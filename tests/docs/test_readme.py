@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -15,11 +16,11 @@ import attrs
 import httpx
 import pytest
 
-from stateful_route import BaseConfig
+from stateful_route import BaseConfig, LinkKey, StatefulRoute
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from stateful_route.store.embedded import LocalServer
 
@@ -72,9 +73,17 @@ async def test_testing_page() -> None:
     assert 2 == len(examples)
 
 
+@attrs.frozen
+class Application:
+    """A program of the README that runs."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
 @contextlib.contextmanager
-def application(folder: Path, program: str, env: dict[str, str]) -> Iterator[str]:
-    """Run a program of the README under uvicorn on a socket that the system chose, and give its URL."""
+def application(folder: Path, program: str, env: dict[str, str]) -> Iterator[Application]:
+    """Run a program of the README under uvicorn on a socket that the system chose."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         command = [sys.executable, "-m", "uvicorn", f"{program}:app", "--fd", str(listening.fileno())]
@@ -88,7 +97,7 @@ def application(folder: Path, program: str, env: dict[str, str]) -> Iterator[str
             stderr=subprocess.STDOUT,
         ) as process:
             try:
-                yield f"http://127.0.0.1:{port}"
+                yield Application(address["STATEFUL_ROUTE_ADDRESS"], process)
             finally:
                 process.terminate()
                 output, _ = process.communicate(timeout=20)
@@ -96,31 +105,80 @@ def application(folder: Path, program: str, env: dict[str, str]) -> Iterator[str
                     pytest.fail(output.decode())
 
 
-async def test_programs(own_server: LocalServer, tmp_path: Path) -> None:
-    """The pod and the gateway run as they stand: each room is served by one pod, which has all of its messages."""
+@attrs.frozen
+class Programs:
+    """The pods and the gateways of the README, and a client that posts to rooms."""
+
+    pods: list[Application]
+    gateways: list[Application]
+    http: httpx.AsyncClient
+
+    async def post(self, room: str, text: str, gateway: int = 0) -> httpx.Response:
+        return await self.http.post(f"{self.gateways[gateway].url}/rooms/{room}", content=text)
+
+    async def posted(self, room: str, text: str) -> tuple[int, list[str]]:
+        """Return which pod took a text in the end, and all messages of the room; meanwhile it may answer "later"."""
+        while (answer := await self.post(room, text)).status_code == 503:  # noqa: ASYNC110 - over HTTP nothing tells it
+            await asyncio.sleep(0.05)  # as it says
+        assert 200 == answer.status_code
+        return answer.json()["pod"], answer.json()["messages"]
+
+
+@pytest.fixture
+async def programs(own_server: LocalServer, tmp_path: Path) -> AsyncIterator[Programs]:
+    """Run two pods and two gateways, as they stand in the README."""
     for name, text in PROGRAMS.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    env = {"REDIS_URL": own_server.url, "STATEFUL_ROUTE_SERVICE_NAME": "room"}
+    env = {"REDIS_URL": own_server.url, "STATEFUL_ROUTE_SERVICE_NAME": "room", "STATEFUL_ROUTE_HEARTBEAT": "0.2"}
     with contextlib.ExitStack() as stack:
-        for name in ("room-0", "room-1"):
+        pods = [
             stack.enter_context(application(tmp_path, "pod", env | {"STATEFUL_ROUTE_POD_NAME": name}))
+            for name in ("room-0", "room-1")
+        ]
         gateways = [stack.enter_context(application(tmp_path, "gateway", env)) for _ in range(2)]
         async with httpx.AsyncClient(timeout=20.0) as http:
-
-            async def post(number: int, room: str, text: str) -> httpx.Response:
-                return await http.post(f"{gateways[number % 2]}/rooms/{room}", content=text)
+            running = Programs(pods, gateways, http)
 
             async def both_pods_answer() -> bool:
-                answers = [await post(0, f"probe-{number}", "hello") for number in range(4)]
+                answers = [await running.post(f"probe-{number}", "hello") for number in range(4)]
                 return {0, 1} == {answer.json()["pod"] for answer in answers if answer.status_code == 200}
 
             await eventually(both_pods_answer, within=30.0)
-            pods: dict[str, int] = {}
-            for number in range(60):
-                room = f"room {number % 10}"
-                answer = (await post(number // 10, room, str(number))).json()
+            yield running
 
-                assert [str(earlier) for earlier in range(number % 10, number + 1, 10)] == answer["messages"]
-                assert answer["pod"] == pods.setdefault(room, answer["pod"])
+
+async def test_programs(programs: Programs) -> None:
+    """The pod and the gateway run as they stand: each room is served by one pod, which has all of its messages."""
+    pods: dict[str, int] = {}
+    for number in range(60):
+        room = f"room {number % 10}"
+        answer = (await programs.post(room, str(number), gateway=number // 10 % 2)).json()
+
+        assert [str(earlier) for earlier in range(number % 10, number + 1, 10)] == answer["messages"]
+        assert answer["pod"] == pods.setdefault(room, answer["pod"])
 
     assert {0, 1} == set(pods.values())
+
+
+async def test_a_killed_pod(programs: Programs) -> None:
+    """The rooms of a pod that is killed are answered with "later", then by the other pod; the gateway has no error."""
+    rooms = [f"room-{number}" for number in range(10)]
+    before = [await programs.posted(room, "one") for room in rooms]
+    programs.pods[0].process.kill()
+    after = [await programs.posted(room, "two") for room in rooms]
+
+    assert {0, 1} == {pod for pod, _ in before}
+    assert [(1, ["two"] if pod == 0 else ["one", "two"]) for pod, _ in before] == after
+
+
+async def test_a_moved_room(programs: Programs, own_server: LocalServer) -> None:
+    """A pod that gets a room again, after another one had it, does not serve what it remembers of it."""
+    first, _ = await programs.posted("lobby", "one")
+    answers = []
+    async with StatefulRoute.from_url(own_server.url) as route:
+        for text, pod_index in (("two", 1 - first), ("three", first)):
+            table = await route.store.read_pods("default", "room")
+            await route.store.assign(LinkKey("default", "lobby", "room"), table.pods[pod_index].life)
+            answers.append(await programs.posted("lobby", text))
+
+    assert [(1 - first, ["two"]), (first, ["three"])] == answers

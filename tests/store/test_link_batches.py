@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError
 
-from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import Link, LinkChange, LinkKey, Outcome, PodLife
 from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
@@ -155,7 +155,7 @@ async def test_an_error_of_one_uid(own_server: LocalServer, namespace: str) -> N
             namespace, [(f"user-{i}", PODS[3]) for i in range(5)], SERVICE, 60.0
         )
 
-    assert [LinkChange, StoreProtocolError, *[LinkChange] * 3] == [type(answer) for answer in answers]
+    assert [LinkChange, StoreUnavailableError, *[LinkChange] * 3] == [type(answer) for answer in answers]
     assert "hgetall" in str(answers[1])
 
 

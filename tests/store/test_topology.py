@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from stateful_route.errors import ConfigError, StoreUnavailableError
 from stateful_route.store import resp, topology
 from stateful_route.store.borrowed import NodeConnections
 from stateful_route.store.pipelined.server import PipelinedServer
+from stateful_route.store.topology import check_url
 from stateful_route.testing import local_server
 from tests.store.script_calls import GET, SET, connections_at
 from tests.waiting import eventually
@@ -199,6 +201,15 @@ class TestUnknownRelease:
         "redis+cluster://host?no_such_option=1",
         "redis+sentinel://host",
         "redis+cluster://",
+        "redis+cluster://host/1",
+        "redis+cluster://host?db=1",
+        "redis+sentinel://,host/service",
+        "redis://host/x",
+        "redis:/host",
+        "redis://host:1,host:2",
+        "redis://[::1",
+        "unix://host/path",
+        "unix://",
     ],
 )
 async def test_unreadable(url: str) -> None:
@@ -206,3 +217,67 @@ async def test_unreadable(url: str) -> None:
     with pytest.raises(ConfigError):
         async with connections_at(url):
             pass
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ("valkey://host:1/2", "redis://host:1/2"),
+        ("valkeys://host", "rediss://host"),
+        ("valkey+sentinel://host/service", "redis+sentinel://host/service"),
+        ("valkey+cluster://host", "redis+cluster://host"),
+        ("VALKEY://host", "redis://host"),
+    ],
+)
+async def test_valkey(given: str, same: str) -> None:
+    """A URL may say ``valkey`` where others say ``redis``."""
+    assert same == check_url(given)
+    async with connections_at(given) as connections:
+        assert connections is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("redis://u:secret@localhost/x", "the number of a database as the path, as in redis://host:6379/0"),
+        ("redis:/u:secret@localhost", "a URL that begins with redis://"),
+        ("redis://host?foo=bar&password=secret", "what redis-py knows in a query: unknown query parameter 'foo'"),
+        ("redis+sentinel://u:secret@host/s?foo=bar", "what redis-py knows in a query: unknown query parameter 'foo'"),
+        ("redis://host?ssl_ca_certs=/ca&password=secret", "the query parameter 'ssl_ca_certs' only in a rediss:// URL"),
+        ("redis+cluster://u:secret@host?ssl_ca_certs=/ca", "the query parameter 'ssl_ca_certs' only with ssl=true"),
+        (
+            "redis://:secret/1@host",
+            "host:port, the port a number; in a user or password '/', '?' and '@' are written %2F, %3F and %40",
+        ),
+        ("redis://:secret#1@host", "a URL without '#': in a user or password it is written %23"),
+    ],
+)
+async def test_what_is_allowed(url: str, allowed: str) -> None:
+    """A URL that would be misunderstood is refused by an error that says what is allowed, and not the password."""
+    with pytest.raises(ConfigError) as raised:
+        async with connections_at(url):
+            pass
+
+    assert allowed == raised.value.allowed
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("way", ["tcp", "unix"])
+async def test_no_such_database(guarded: LocalServer, way: str) -> None:
+    """A database that the server does not have is an error that says so, whatever the way to the server."""
+    url = f"redis://127.0.0.1:{guarded.port}/99" if way == "tcp" else f"unix://{guarded.socket}?db=99"
+    async with connections_at(url) as connections:
+        with pytest.raises(StoreUnavailableError, match="name a database that the server has"):
+            await connections.command("PING")
+
+
+async def test_no_sentinel() -> None:
+    """Where no sentinel answers, the error names the primary and the sentinels, and nothing else."""
+    async with connections_at("redis+sentinel://u:secret@127.0.0.1:1,127.0.0.1:2/mymaster") as connections:
+        with pytest.raises(StoreUnavailableError) as raised:
+            await connections.command("INFO")
+    text = str(raised.value)
+
+    assert text.startswith("the INFO command: sentinels at 127.0.0.1:1, 127.0.0.1:2: MasterNotFoundError: no master")
+    assert "'mymaster'; 2 of the sentinels do not answer: ConnectionError" in text
+    assert not re.search("secret|redis.asyncio", text)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stateful_route import (
+    InvalidArgumentError,
     LinkKey,
     NoCapacityError,
     NoRoutablePodError,
@@ -44,7 +45,7 @@ async def test_own_placements_fill_a_pod(make_client: MakeClient, store: MemoryS
     await register(store, PodReport(max_links=2), PodReport(links=1, max_links=4))
     async with make_client() as client:
         pods = Counter([await client.compute_linked_pod("", f"uid-{n}", SERVICE) for n in range(5)])
-        with pytest.raises(NoCapacityError, match=r"are full; pods: 0: 0 of 2 links, 1: 1 of 4 links") as caught:
+        with pytest.raises(NoCapacityError, match=r"are full, .* pods: 0: 0 of 2 links, 1: 1 of 4 links") as caught:
             await client.compute_linked_pod("", "one-more", SERVICE)
         with pytest.raises(NoCapacityError):
             await client.service(SERVICE).route("one-more")
@@ -160,6 +161,28 @@ async def test_setting(make_client: MakeClient, make_server: MakeServer) -> None
                 await other.compute_linked_pod("", "bob", SERVICE)
 
     assert 0 == placed
+
+
+@pytest.mark.parametrize("strategy", [5, "least", 0, []])
+def test_no_strategy(make_client: MakeClient, strategy: Any) -> None:
+    """What cannot be called is refused where it is given."""
+    with pytest.raises(InvalidArgumentError, match=r"strategy is .*; allowed is a callable"):
+        make_client(strategy)
+
+
+@pytest.mark.parametrize("chosen", [None, 0, "room-0"])
+async def test_no_candidate(make_client: MakeClient, store: MemoryStore, chosen: Any) -> None:
+    """A strategy that returns something else than a candidate is told so, in a call and in a batch; nothing is sent."""
+    await register(store, PodReport())
+    async with make_client(lambda *_: chosen) as client:
+        with pytest.raises(
+            InvalidArgumentError, match=r"strategy is .*; allowed is one that returns one of its candidates"
+        ):
+            await client.compute_linked_pod("", "alice", SERVICE)
+        with pytest.raises(InvalidArgumentError, match="strategy"):
+            await client.batch_compute_linked_pod("", ["alice", "bob"], SERVICE)
+
+    assert 0 == store.operations["place"] + store.operations["place_links"]
 
 
 async def test_preferences(make_client: MakeClient, store: MemoryStore) -> None:

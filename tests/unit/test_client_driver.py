@@ -173,7 +173,7 @@ class TestComputeLinkedPod:
             linked = await client.compute_linked_pod("prod", "alice", "room")
             for pod in pods:
                 await pod.set_routing_state(RoutingState.DENY_NEW_CALL)
-            with pytest.raises(NoRoutablePodError, match="0: DENY_NEW_CALL") as caught:
+            with pytest.raises(NoRoutablePodError, match=r"0: DENY_NEW_CALL, last heartbeat 0\.0 s ago") as caught:
                 await other.compute_linked_pod("prod", "bob", "room")
 
             assert [0, 1] == [pod.pod_index for pod in caught.value.pods]

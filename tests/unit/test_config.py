@@ -83,6 +83,8 @@ def test_server_info() -> None:
             attrs.evolve(config, **{name: None}).server_info()  # type: ignore[arg-type]  # by name
 
         assert name == caught.value.setting
+    with pytest.raises(ConfigError, match="POD_INDEX may give it: 'room-x7zkq' does not end in an ordinal"):
+        attrs.evolve(config, pod_name="room-x7zkq", pod_index=None).server_info()
 
 
 class TestFromEnv:
@@ -148,6 +150,24 @@ class TestFromEnv:
 
         assert f"P_{name}" == caught.value.setting
 
+    def test_slips(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A variable that is nearly that of a setting is warned of; what Kubernetes makes for a Service is not."""
+        names = (
+            "HEARTBEET",
+            "PODINDEX",
+            "HEARTBEAT",
+            "SERVICE_HOST",
+            "PORT",
+            "PORT_6379_TCP_ADDR",
+            "SERVICE_PORT_HTTP",
+        )
+        BaseConfig.from_env("P_", {f"P_{name}": "1" for name in names})
+
+        assert [
+            "P_HEARTBEET is no setting: is P_HEARTBEAT meant?",
+            "P_PODINDEX is no setting: is P_POD_INDEX meant?",
+        ] == caplog.messages
+
     @pytest.mark.parametrize(
         ("environ", "pod_name", "pod_index"),
         [
@@ -159,6 +179,7 @@ class TestFromEnv:
             ({"HOSTNAME": "room-3", "P_POD_INDEX": "0"}, "room-3", 0),
             ({"HOSTNAME": "node-9", "P_POD_NAME": "room-4"}, "room-4", 4),
             ({"HOSTNAME": "ci-20261124151246"}, "ci-20261124151246", None),
+            ({"HOSTNAME": "room-7d9f6c5b5-24675"}, "room-7d9f6c5b5-24675", None),
         ],
     )
     def test_host_name(self, environ: dict[str, str], pod_name: str, pod_index: int | None) -> None:

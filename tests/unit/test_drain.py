@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 
 from stateful_route import (
+    ClientDriver,
+    InvalidArgumentError,
     LinkKey,
     NotOwnerError,
     PodReport,
@@ -21,9 +24,10 @@ from stateful_route import (
     ServerDriver,
     StoreTimeoutError,
     StoreUnavailableError,
+    drain_on_signal,
 )
 from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife
-from stateful_route.server.drain import hand_over
+from stateful_route.server.drain import HandedOver, HandOver
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -114,7 +118,7 @@ class TestDrain:
             finally:
                 cut.set()
 
-        async with make_pod(hand_off, drain_deadline=0.1) as pod:
+        async with make_pod(hand_off, drain_deadline=0.5) as pod:
             handle = await pod.claim("alice")
             async with asyncio.timeout(5.0):
                 await pod.drain()
@@ -717,7 +721,27 @@ async def test_what_is_left_is_counted(run_pods: RunPods, store: MemoryStore) ->
     async with run_pods(1) as (pod,):
         await pod.claim("alice")
         store.fail_with(AWAY, "release")
-        left = await hand_over(pod._owned, None, deadline=5.0, rate=1000.0)
+        handed = await HandOver(pod._owned, None, rate=1000.0).run(5.0)
         store.fail_with(None)
 
-        assert 1 == left
+        assert HandedOver(done=0, left=1) == handed
+
+
+@pytest.mark.parametrize("server", [None, 5, "room", ServerDriver, ClientDriver], ids=repr)
+def test_signal_for_no_driver(server: Any) -> None:
+    """drain_on_signal refuses what is no server driver when it is called, and sets no handler."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(InvalidArgumentError) as caught:
+        drain_on_signal(server)
+
+    assert ("server", server) == (caught.value.argument, caught.value.value)
+    assert before is signal.getsignal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("signum", [None, True, 0, -1, 9999, "SIGTERM", 15.0, signal.SIGKILL, signal.SIGSTOP], ids=repr)
+def test_no_signal(make_pod: MakePod, signum: Any) -> None:
+    """drain_on_signal refuses what is no signal that can be handled, when it is called."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        drain_on_signal(make_pod(), signum)
+
+    assert ("signum", signum) == (caught.value.argument, caught.value.value)

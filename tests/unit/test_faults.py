@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis.exceptions as raised
+from redis.asyncio.sentinel import MasterNotFoundError
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.store.faults import REDIS_ERRORS, timed_out, translate
+from stateful_route.store.faults import REDIS_ERRORS, address_of, away, timed_out, translate
+from stateful_route.store.resp import ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -150,3 +152,97 @@ def test_time_out() -> None:
     assert "place: no connection within 1 s (nothing was changed)" == str(
         timed_out("place", 1.0, sent=False, writes=True)
     )
+
+
+def test_address() -> None:
+    """Errors name the server, once, and the time-outs too."""
+    late = timed_out("get", 0.5, sent=True, writes=False, at="h:1")
+    unsent = timed_out("get", 0.5, sent=False, writes=False, at="h:1")
+    lost = translate(raised.ConnectionError("reset"), "get", sent=True, writes=False, at="h:1")
+    named = translate(raised.ConnectionError("Error 111 connecting to h:1."), "get", sent=True, writes=False, at="h:1")
+
+    assert "get: no answer from h:1 within 0.5 s (nothing was changed)" == str(late)
+    assert "get: no connection to h:1 within 0.5 s (nothing was changed)" == str(unsent)
+    assert "get: h:1: ConnectionError: reset (nothing was changed)" == str(lost)
+    assert "get: ConnectionError: Error 111 connecting to h:1. (nothing was changed)" == str(named)
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({"host": "h", "port": 1, "password": "secret"}, "h:1"),
+        ({"path": "/run/s", "username": "u", "password": "secret"}, "unix:///run/s"),
+        ({"host": "::1"}, "[::1]:6379"),
+        ({}, "localhost:6379"),
+    ],
+)
+def test_address_of(settings: dict[str, object], address: str) -> None:
+    """An address is host and port or a path, with the defaults of redis-py, and without the password."""
+    assert address == address_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("NOPERM User app has no permissions to run the 'info' command", "ACL SETUSER app +info"),
+        ("ERR ACL failure in script: User app has no permissions to run the 'time' command", "ACL SETUSER app +time"),
+        ("NOPERM No permissions to access a key", "ACL SETUSER ... ~sr1:*"),
+        ("NOPERM No permissions to access a channel", "ACL SETUSER ... &sr1:events:*"),
+        ("NOAUTH Authentication required.", "redis://user:password@host"),
+        ("WRONGPASS invalid username-password pair or user is disabled.", "check user and password"),
+        ("ERR DB index is out of range", "'databases'"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ReplyError, raised.ConnectionError])
+def test_advice(kind: type[Exception], text: str, advice: str) -> None:
+    """Of what its user may not do the error says what to grant, and what to name."""
+    assert advice in str(translate(kind(text), "place", sent=True, writes=True))
+
+
+@pytest.mark.parametrize(("command", "maybe"), [("time", False), ("get", False), ("set", False), ("hset", True)])
+def test_refused_in_a_script(command: str, maybe: bool) -> None:
+    """A script that ended at a command that it may not call has changed nothing if that comes before all writes."""
+    text = f"ERR ACL failure in script: User app has no permissions to run the '{command}' command"
+    fault = translate(ReplyError(text), "place", sent=True, writes=True)
+
+    assert (UNAVAILABLE, maybe) == (type(fault), fault.maybe_applied)
+
+
+@pytest.mark.parametrize("kind", [raised.ResponseError, raised.ConnectionError])
+def test_no_such_database(kind: type[Exception]) -> None:
+    """A database that the server does not have is the same error over TCP and over a unix socket."""
+    fault = translate(kind("DB index is out of range"), "place", sent=False, writes=True)
+
+    assert (UNAVAILABLE, False) == (type(fault), fault.maybe_applied)
+
+
+def test_away() -> None:
+    """After a while without a connection the error says for how long, and when the next attempt is."""
+    silent = away(raised.TimeoutError("x"), "claim", "h:1", silent=3.21, pause=0.44)
+    refused = away(raised.ConnectionError("Error 111"), "claim", "h:1", silent=3.21, pause=0.44)
+
+    assert [UNAVAILABLE, UNAVAILABLE] == [type(silent), type(refused)]
+    assert (
+        "claim: no connection to h:1: it has not answered for 3.2 s, next attempt in 0.4 s (nothing was changed)"
+        == str(silent)
+    )
+    assert (
+        "claim: no connection to h:1: ConnectionError: Error 111, for 3.2 s by now, next attempt in 0.4 s"
+        " (nothing was changed)" == str(refused)
+    )
+
+
+def test_no_master() -> None:
+    """That Sentinel names no primary is told without the inside of redis-py's clients."""
+    client = "<redis.asyncio.client.Redis(<redis.asyncio.connection.ConnectionPool(<redis.asyncio.connection.Connection"
+    text = (
+        f"No master found for 'mymaster' : {client}(host=h,port=1,db=0)>)>)> - ConnectionError('Error 111 to h:1.'), "
+        f"{client}(host=h,port=2,db=0)>)>)> - network:TimeoutError"
+    )
+    fault = translate(MasterNotFoundError(text), "place", sent=False, writes=True, at="sentinels at h:1, h:2")
+
+    assert (
+        "place: sentinels at h:1, h:2: MasterNotFoundError: no master 'mymaster'; "
+        "2 of the sentinels do not answer: ConnectionError, TimeoutError (nothing was changed)" == str(fault)
+    )
+    assert "redis.asyncio" not in str(fault.__cause__)

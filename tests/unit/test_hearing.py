@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -253,6 +254,22 @@ class TestDeaf:
             await client.compute_linked_pod("", "alice", SERVICE)
 
             assert 0 == store.operations["place"]
+
+    async def test_logged(self, make_client: MakeClient, store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+        """That nothing is heard is logged once, and that it is heard again, once too."""
+        caplog.set_level(logging.INFO, "stateful_route")
+        async with make_client() as client:
+            await client.pods("", SERVICE)
+            await becomes(client, "listening")
+            await deafen(client, store)
+            store.hear_again()
+            store.release_held()
+            await becomes(client, "listening")
+        texts = [record.getMessage() for record in caplog.records if "announcements" in record.getMessage()]
+
+        assert [f"announcements in {NAMESPACE!r} are not heard", f"announcements in {NAMESPACE!r} are heard again"] == [
+            text.partition(":")[0] for text in texts
+        ]
 
     async def test_away_at_the_start(self, make_client: MakeClient, store: MemoryStore, lives: list[PodLife]) -> None:
         """A client that has never heard anything works by asking the store."""

@@ -92,8 +92,21 @@ async def test_outside() -> None:
         await driver.call()
     async with driver:
         pass
-    with pytest.raises(LifecycleError, match="stopped"):
+    with pytest.raises(LifecycleError, match=r"is stopped for good: make a new driver$"):
         await driver.call()
+    with pytest.raises(LifecycleError, match=r"it is stopped for good: make a new driver$"):
+        await driver.start()
+
+
+async def test_call_while_starting() -> None:
+    """A call while the driver starts is refused, and not with the advice to start it."""
+    driver = Recorder(asyncio.Event().wait)
+    start = asyncio.create_task(driver.start())
+    await asyncio.sleep(0)  # so that it begins
+    with pytest.raises(LifecycleError, match=r"is starting: wait until start\(\) has returned$"):
+        await driver.call()
+    start.cancel()
+    await asyncio.wait([start])
 
 
 async def test_stop_before_start() -> None:

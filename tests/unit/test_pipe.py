@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -385,6 +386,7 @@ class TestDeadline:
             await send(rig.pipe(DEADLINE), "SET", "a")
 
         assert not raised.value.maybe_applied
+        assert f"unix://{rig.server.path}" in str(raised.value)
 
 
 class TestBackPressure:
@@ -482,6 +484,27 @@ class TestBackOff:
         await eventually(lambda: asyncio.get_running_loop().time() > pipe._retry_at)
 
         assert b"back" == await send(pipe, "ECHO", "back", within=LONG)
+
+    async def test_long_silence(self, rig: Rig) -> None:
+        """Of a server that is silent for long, the error says for how long, where, and when it is tried again."""
+        rig.server.greet = silence
+        pipe = rig.pipe(0.05)
+        texts: list[str] = []
+
+        async def fails_at_once() -> bool:
+            try:
+                await outcomes([send(pipe, "SET", within=LONG)])
+            except StoreUnavailableError as error:  # raised instead of being given to the future
+                texts.append(str(error))
+            return bool(texts)
+
+        await eventually(fails_at_once)
+
+        assert re.fullmatch(
+            rf"write: no connection to unix://{rig.server.path}: it has not answered for \d\.\d s, "
+            r"next attempt in 0\.\d s \(nothing was changed\)",
+            texts[0],
+        )
 
     async def test_one_connection_for_all(self, rig: Rig) -> None:
         """Who calls while a connection is being made waits for it, and makes none of its own."""

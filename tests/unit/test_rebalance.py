@@ -123,6 +123,26 @@ async def test_driver(store: MemoryStore, clock: ManualClock) -> None:
         assert full.owned("user-0") is None
 
 
+async def test_failing_hand_off(store: MemoryStore, clock: ManualClock) -> None:
+    """A uid whose hand-off fails stays where it is: its pod is not leaving."""
+
+    async def hand_off(uid: str) -> None:
+        if uid != "user-3":
+            raise RuntimeError(uid)
+
+    uids = [f"user-{number}" for number in range(100)]
+    config = attrs.evolve(CONFIG, rebalance=True)
+    full = ServerDriver(store, room(0), config, hand_off=hand_off, movable=lambda _: uids, clock=clock)
+    async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
+        for uid in uids:
+            await full.claim(uid)
+        await full._heart.beat()
+        assert full._rebalancing is not None
+        await full._rebalancing._action()
+
+        assert ["user-3"] == [uid for uid in uids if full.owned(uid) is None]
+
+
 @pytest.mark.parametrize(("own", "expected"), [(150, 7), (110, 0)])
 async def test_large_service(store: MemoryStore, clock: ManualClock, own: int, expected: int) -> None:
     """In a service of many pods it looks at a sample of them, and does as if it had looked at all."""

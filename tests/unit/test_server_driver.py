@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -21,8 +22,11 @@ from stateful_route import (
 )
 from stateful_route.models import PodLife
 from tests.unit.conftest import CONFIG, room
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.models import PodTable
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeServer, RunPods
@@ -500,3 +504,180 @@ class TestContract:
             pod = await pod_0(store)
 
         assert BaseConfig().lease_seconds == pod.load_state.ttl
+
+
+class TestHealth:
+    async def test_life_of_a_pod(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod is healthy before its start, while Redis is away, and while it drains and stops; then it is not."""
+        server = make_server()
+        healthy = [server.healthy]
+        await server.start()
+        store.fail_with(AWAY)
+        await server._heart.beat()
+        healthy.append(server.healthy)
+        store.fail_with(None)
+        await server.drain()
+        healthy.append(server.healthy)
+        store.hold("heartbeat")
+        stop = asyncio.create_task(server.stop())
+        await store.wait_held()
+        healthy.append(server.healthy)
+        store.release_held()
+        await stop
+
+        assert [True] * 4 == healthy
+        assert not server.healthy
+
+    async def test_superseded(self, make_server: MakeServer) -> None:
+        """A pod that a newer process with its index has superseded is not healthy, and the newer one is."""
+        async with make_server() as older, make_server() as newer:
+            await older._heart.beat()
+
+            assert (False, True) == (older.healthy, newer.healthy)
+
+    async def test_shut_down_by_hand(self, make_server: MakeServer) -> None:
+        """A pod that was set to SHUTDOWN does what it was told, and is healthy."""
+        async with make_server() as server:
+            await server.set_routing_state(RoutingState.SHUTDOWN)
+
+            assert server.healthy
+
+    async def test_failed_start(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod that could not start is not healthy."""
+        server = make_server()
+        store.fail_with(AWAY)
+        with pytest.raises(StoreUnavailableError):
+            await server.start()
+
+        assert not server.healthy
+
+    async def test_no_heartbeats(self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A pod whose heartbeats ended by a fault is not healthy: it would be dead for all others, and for good."""
+
+        async def broken() -> None:
+            raise ValueError("a fault")
+
+        server = make_server(heartbeat=0.001, lease=500.0)
+        monkeypatch.setattr(server._beating, "_action", broken)
+        async with server:
+            await eventually(lambda: not server.healthy)
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= level]
+
+
+class TestWords:
+    async def test_registered(self, make_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
+        """A pod says at INFO that it is registered, in which life and with which lease; its heartbeats say nothing."""
+        caplog.set_level(logging.INFO, "stateful_route")
+        async with make_server() as server:
+            await server._heart.beat()
+
+            assert [f"pod 0 of 'room' (room-0) is registered: incarnation {server.incarnation}, lease 500 s"] == lines(
+                caplog, logging.INFO
+            )
+
+    @pytest.mark.parametrize(
+        ("lose", "why"),
+        [
+            (lambda store: store.lose_all(), "Redis does not know pod 0 of 'room' (room-0) any more"),
+            (
+                lambda store: store.mark_dead("prod", "room", 0),
+                "pod 0 of 'room' (room-0) was taken for dead, as no heartbeat of it came for its lease",
+            ),
+        ],
+        ids=["unknown", "dead"],
+    )
+    async def test_new_life(
+        self,
+        make_server: MakeServer,
+        store: MemoryStore,
+        caplog: pytest.LogCaptureFixture,
+        lose: Callable[[MemoryStore], None],
+        why: str,
+    ) -> None:
+        """A pod that begins a new life says what happened, and what follows."""
+        async with make_server() as server:
+            await server.claim("alice")
+            lose(store)
+            await server._heart.beat()
+
+        assert [f"{why}: a new life begins, and its 1 uids are claimed again"] == lines(caplog, logging.WARNING)
+
+    async def test_superseded(self, make_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
+        """A superseded pod says once what is the matter and what to do, and its errors say the same."""
+        async with make_server(index_is_exclusive=True) as older, make_server(index_is_exclusive=True):
+            await older._heart.beat()
+            with pytest.raises(LifecycleError) as caught:
+                await older.claim("alice")
+
+        expected = (
+            "pod 0 of 'room' (room-0) was superseded and owns nothing any more: a newer process has this pod index "
+            "(uvicorn --workers, or two replicas with one STATEFUL_ROUTE_POD_INDEX?): end this process"
+        )
+        assert expected == str(caught.value)
+        assert [expected] == lines(caplog, logging.WARNING)
+
+    async def test_failed_start(
+        self, make_server: MakeServer, store: MemoryStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A pod that never registered says nothing beside its error, and does not register in order to leave."""
+        store.fail_with(AWAY, "register")
+        with pytest.raises(StoreUnavailableError):
+            await make_server().start()
+
+        assert [] == lines(caplog, logging.INFO)
+        assert 1 == store.operations["register"]
+
+    async def test_unsure_start(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A start whose registration was not answered leaves no pod behind that is READY, if it can help it."""
+        store.fail_with(TIMEOUT, "register", applied=True)
+        server = make_server()
+        real = server._heart.publish
+
+        async def publish() -> None:
+            store.fail_with(None)
+            await real()
+
+        server._heart.publish = publish  # type: ignore[method-assign]  # the store answers again
+        with pytest.raises(StoreTimeoutError):
+            await server.start()
+
+        assert RoutingState.READY is not (await pod_0(store)).report.routing_state
+
+    async def test_drain_without_a_store(
+        self, make_server: MakeServer, store: MemoryStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A pod that cannot announce its drain says so, with the number of uids that are not handed over."""
+        async with make_server() as server:
+            await server.claim("alice")
+            store.fail_with(AWAY)
+            await server.drain()
+
+            store.fail_with(None)
+
+        expected = "pod 0 of 'room' (room-0) could not announce that it drains, so its 1 uids are not handed over now"
+        assert [f"{expected}: {AWAY}"] == lines(caplog, logging.WARNING)
+
+    async def test_deafness(
+        self, make_server: MakeServer, store: MemoryStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A pod that hears no announcements warns once, however often it tries, and says when it hears again."""
+        caplog.set_level(logging.INFO, "stateful_route")
+        async with make_server() as server:
+            await eventually(lambda: bool(store._listeners))
+            caplog.clear()
+            store.deafen()
+            await eventually(lambda: bool(lines(caplog, logging.INFO)))
+            server._watch._lose(AWAY)  # another attempt that fails
+            store.hear_again()
+            await eventually(lambda: len(lines(caplog, logging.INFO)) > 1)
+
+            levels = [record.levelno for record in caplog.records]
+            told = [line.partition(":")[0] for line in lines(caplog, logging.INFO)]
+            assert [logging.WARNING, logging.INFO] == levels
+            assert [
+                "pod 0 of 'room' (room-0) hears no announcements",
+                "pod 0 of 'room' (room-0) hears announcements again",
+            ] == told

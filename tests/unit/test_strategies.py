@@ -207,6 +207,8 @@ def test_pure(strategy: PlacementStrategy, candidates: list[Fake], seed: int) ->
         (lambda: BestOfRandom(0), "choices"),
         (lambda: BestOfRandom(True), "choices"),
         (lambda: PreferZone(""), "zone"),
+        (lambda: PreferZone("a", then=5), "then"),  # type: ignore[arg-type]  # that is the test
+        (lambda: PreferNewestVersion("x"), "then"),  # type: ignore[arg-type]  # that is the test
         (lambda: PreferZone("a", up_to=0.9), "up_to"),
         (lambda: PreferZone("a", up_to=math.nan), "up_to"),
         (lambda: PreferNewestVersion(up_to="2"), "up_to"),  # type: ignore[arg-type]  # that is the test

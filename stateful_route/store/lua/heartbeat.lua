@@ -8,6 +8,7 @@
 -- cost: 5 commands, 6 if a number is another one, 10 if the version rises, whatever the number of pods and links
 -- include: pod
 local entry = redis.pcall('HGET', KEYS[1], ARGV[1])
+if type(entry) == 'table' and not string.find(entry.err, 'WRONGTYPE') then return entry end
 local known = type(entry) == 'string' and parse_pod(entry) or nil
 local incarnation, lease_ms, state = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
 if not known or known.incarnation < incarnation then return { 'unknown' } end

@@ -16,6 +16,7 @@ local since = tonumber(ARGV[1])
 local version, digest, whole, changed = nil, nil, false, {}
 local overdue = {}
 local first = redis.pcall('ZRANGEBYSCORE', KEYS[3], '-inf', '(inf', 'WITHSCORES', 'LIMIT', 0, 1)
+if first.err and not string.find(first.err, 'WRONGTYPE') then return first end
 local blind = first.err ~= nil
 if blind then
   first = {}

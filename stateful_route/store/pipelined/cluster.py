@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.errors import StoreError
+from stateful_route.store.faults import command_name
 from stateful_route.store.pipelined.script_pipe import Reading, ScriptPipe, as_list, settled
 from stateful_route.store.pipelined.slots import SlotTable
 from stateful_route.store.resp import ReplyError
@@ -77,10 +78,11 @@ class PipelinedCluster:
             await asyncio.gather(*(settle(pipe, i) for i in share if isinstance(replies[i], ReplyError)))
 
         async def settle(pipe: ScriptPipe, i: int) -> None:
-            replies[i] = await settled(self._second(pipe, calls[i], replies[i], expires), calls[i].script)
+            second = self._second(pipe, calls[i], replies[i], expires)
+            replies[i] = await settled(second, calls[i].script, pipe.address)
 
         async def run_alone(i: int) -> None:
-            replies[i] = await settled(self._find_and_run(calls[i]), calls[i].script)
+            replies[i] = await settled(self._find_and_run(calls[i]), calls[i].script, "")  # its errors say where
 
         await asyncio.gather(*(run_share(pipe, share) for pipe, share in shares.items()), *map(run_alone, lost))
         return replies
@@ -88,7 +90,7 @@ class PipelinedCluster:
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command, from any primary."""
         expires = asyncio.get_running_loop().time() + self._deadline
-        return await (await self._table.any_primary(Reading(str(command[0])), expires)).ask(command, expires)
+        return await (await self._table.any_primary(Reading(command_name(command)), expires)).ask(command, expires)
 
     async def subscribe(self, channel: str) -> Subscription:
         """Subscribe to a channel of the cluster, at any of its primaries: a message reaches all nodes."""

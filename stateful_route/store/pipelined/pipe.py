@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions
 
 from stateful_route.errors import StoreUnavailableError
-from stateful_route.store.faults import REDIS_ERRORS, timed_out, translate
+from stateful_route.store.faults import REDIS_ERRORS, address_of, away, plain, timed_out, translate
 from stateful_route.store.pipelined.wire import Submission, Wire
 
 if TYPE_CHECKING:
@@ -101,13 +101,20 @@ class Pipe:
         self._failures = 0
         self._failure: Exception | None = None
         self._away_since: float | None = None
+        self._silent_since = 0.0
+        """When the first attempt began of those that failed, by the clock of the event loop."""
         self._retry_at = 0.0
         self.connects = 0
         """How many connections were made."""
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self._wire else "not connected"
-        return f"<Pipe to {self.settings.get('host') or self.settings.get('path', '?')}: {state}>"
+        return f"<Pipe to {self.address}: {state}>"
+
+    @property
+    def address(self) -> str:
+        """Where the server is, for errors and logs."""
+        return address_of(self.settings)
 
     @property
     def connected(self) -> bool:
@@ -188,21 +195,31 @@ class Pipe:
             and now < self._retry_at
             and now - self._away_since > self._deadline
         ):
-            raise _fault(self._failure, submission)
+            raise away(
+                self._failure,
+                submission.operation.name,
+                self.address,
+                silent=now - self._silent_since,
+                pause=self._retry_at - now,
+            )
         self._start_connecting()
 
     def _start_connecting(self) -> None:
         self._connecting = asyncio.create_task(self._connect(), name=f"stateful_route connects {self!r}")
 
     async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            await asyncio.sleep(self._retry_at - asyncio.get_running_loop().time())
-            async with asyncio.timeout(self._deadline):
+            await asyncio.sleep(self._retry_at - began)
+            began = loop.time()
+            async with asyncio.timeout(self._deadline) as bound:
                 stream = await open_stream(self.kind, self.settings)
         except REDIS_ERRORS as error:
-            self._fail(error)
+            late = f"no connection within {self._deadline:g} s"
+            self._fail(redis.exceptions.TimeoutError(late) if bound.expired() else error, began)
         except Exception as error:  # noqa: BLE001 - redis-py stumbles over a socket that closes in the handshake
-            self._fail(redis.exceptions.ConnectionError(f"{type(error).__name__}: {error}"))
+            self._fail(redis.exceptions.ConnectionError(f"{type(error).__name__}: {error}"), began)
         else:
             self.connects += 1
             self._away_since = None
@@ -224,7 +241,7 @@ class Pipe:
             if not wire.answered:
                 self._back_off()
         for submission in wire.under_way:
-            submission.fail(_fault(error, submission))
+            submission.fail(self._fault(error, submission))
         wire.under_way.clear()
         self._connect_for_waiting()
 
@@ -238,17 +255,18 @@ class Pipe:
         if self._waiting and self._wire is None and self._connecting is None and not self._closed:
             self._start_connecting()
 
-    def _fail(self, error: Exception) -> None:
-        """Note that there is no connection to be had, and fail those who wait for one."""
+    def _fail(self, error: Exception, began: float) -> None:
+        """Note that there is no connection to be had, tried since ``began``, and fail those who wait for one."""
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
-        self._failure = error
+            self._silent_since = began
+        self._failure = error = plain(error)
         self._back_off()
         self._refuse_waiting(error)
 
     def _refuse_waiting(self, error: Exception) -> None:
         for submission in self._waiting:
-            submission.fail(_fault(error, submission))
+            submission.fail(self._fault(error, submission))
         self._waiting.clear()
 
     def _back_off(self) -> None:
@@ -309,11 +327,10 @@ class Pipe:
             if submission.expires > now:
                 end = min(end, submission.expires)
                 continue
-            operation = submission.operation
-            submission.fail(timed_out(operation.name, self._deadline, sent=submission.sent, writes=operation.writes))
+            name, writes = submission.operation.name, submission.operation.writes
+            submission.fail(timed_out(name, self._deadline, sent=submission.sent, writes=writes, at=self.address))
         return end
 
-
-def _fault(error: Exception, submission: Submission) -> StoreError:
-    operation = submission.operation
-    return translate(error, operation.name, sent=submission.sent, writes=operation.writes)
+    def _fault(self, error: Exception, submission: Submission) -> StoreError:
+        operation = submission.operation
+        return translate(error, operation.name, sent=submission.sent, writes=operation.writes, at=self.address)

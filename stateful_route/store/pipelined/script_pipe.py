@@ -10,7 +10,7 @@ import attrs
 
 from stateful_route.errors import StoreError
 from stateful_route.store import resp
-from stateful_route.store.faults import translate
+from stateful_route.store.faults import command_name, translate
 from stateful_route.store.pipelined.pipe import Pipe
 from stateful_route.store.resp import ReplyError
 
@@ -38,10 +38,10 @@ def is_error(reply: object, code: str) -> bool:
     return isinstance(reply, ReplyError) and reply.code == code
 
 
-def answer(reply: Any, operation: Operation) -> Any:
-    """Return the reply, or the ``StoreError`` that it means."""
+def answer(reply: Any, operation: Operation, at: str) -> Any:
+    """Return the reply, or the ``StoreError`` that it means; ``at`` is the address of the server."""
     if isinstance(reply, ReplyError):
-        return translate(reply, operation.name, sent=True, writes=operation.writes)
+        return translate(reply, operation.name, sent=True, writes=operation.writes, at=at)
     return reply
 
 
@@ -52,10 +52,10 @@ def raised(answer: Any) -> Any:
     return answer
 
 
-async def settled(second: Awaitable[Any], operation: Operation) -> Any:
+async def settled(second: Awaitable[Any], operation: Operation, at: str) -> Any:
     """Return the reply to a second try, or the ``StoreError`` that it means."""
     try:
-        return answer(await second, operation)
+        return answer(await second, operation, at)
     except StoreError as error:
         return error
 
@@ -144,8 +144,8 @@ class ScriptPipe(Pipe):
             StoreError: if there is none, or an error.
 
         """
-        operation = Reading(str(command[0]))
-        return raised(answer(await self.submit(resp.pack(command), operation, expires), operation))
+        operation = Reading(command_name(command))
+        return raised(answer(await self.submit(resp.pack(command), operation, expires), operation, self.address))
 
     def _end_first(self, first: Submission, error: ReplyError | StoreError) -> None:
         """Go on after a call that was not answered, or with an error."""
@@ -154,7 +154,7 @@ class ScriptPipe(Pipe):
             first.future.set_exception(error)
             return
         call: Any = first.operation
-        task = asyncio.create_task(settled(self._second(self, call, error, first.expires), call))
+        task = asyncio.create_task(settled(self._second(self, call, error, first.expires), call, self.address))
         self._seconds.add(task)
         task.add_done_callback(functools.partial(self._end_second, first.future))
 

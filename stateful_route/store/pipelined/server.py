@@ -39,7 +39,8 @@ class PipelinedServer:
         replies = as_list(await self._pipe.send(calls, expires), len(calls))
 
         async def settle(i: int) -> None:
-            replies[i] = await settled(_second(self._pipe, calls[i], replies[i], expires), calls[i].script)
+            second = _second(self._pipe, calls[i], replies[i], expires)
+            replies[i] = await settled(second, calls[i].script, self._pipe.address)
 
         await asyncio.gather(*(settle(i) for i, reply in enumerate(replies) if isinstance(reply, ReplyError)))
         return replies

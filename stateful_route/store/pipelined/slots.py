@@ -45,6 +45,8 @@ class SlotTable:
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[None] | None = None
         self._failure: Exception = redis.exceptions.ConnectionError("the cluster was not reached yet")
+        self._failed_at = ""
+        """The address of the node that failed, if it was one."""
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self.readings = 0
@@ -124,7 +126,7 @@ class SlotTable:
     async def aclose(self) -> None:
         """Stop reading, and close all pipes once what is under way in them is answered."""
         self._closed = True
-        self._failure = redis.exceptions.ConnectionError("it is closed")
+        self._failure, self._failed_at = redis.exceptions.ConnectionError("it is closed"), ""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -142,10 +144,11 @@ class SlotTable:
         reading = self._next
         await asyncio.wait([reading], timeout=expires - loop.time())
         if not reading.done():
-            raise timed_out(operation.name, self._deadline, sent=False, writes=operation.writes)
+            nodes = ", ".join(f"{host}:{port}" for host, port in self._startup)
+            raise timed_out(operation.name, self._deadline, sent=False, writes=operation.writes, at=nodes)
 
     def _raise_failure(self, operation: Operation) -> ScriptPipe:
-        raise translate(self._failure, operation.name, sent=False, writes=operation.writes)
+        raise translate(self._failure, operation.name, sent=False, writes=operation.writes, at=self._failed_at)
 
     async def _keep_fresh(self) -> None:
         pause = _FIRST_PAUSE
@@ -174,8 +177,10 @@ class SlotTable:
                 self._apply([(first, last, _primary(node, address)) for first, last, node, *_ in reply])
             except StoreError as error:
                 self._failure = error.__cause__ if isinstance(error.__cause__, Exception) else error
+                self._failed_at = pipe.address
             except (ValueError, TypeError, IndexError) as error:
                 self._failure = redis.exceptions.InvalidResponse(f"unreadable CLUSTER SLOTS: {error}")
+                self._failed_at = pipe.address
             else:
                 return
 
@@ -195,6 +200,7 @@ class SlotTable:
         self._owners = owners
         self._primaries = {address for _, _, address in ranges}
         self._failure = redis.exceptions.SlotNotCoveredError("no primary has the slot of the key")
+        self._failed_at = ""
         self.readings += 1
         for address in [address for address in self._pipes if address not in self._primaries]:
             task = asyncio.get_running_loop().create_task(self._pipes.pop(address).aclose())

@@ -40,7 +40,7 @@ local function write_index(pod, left_ms)
   local entry = pod .. ' ' .. (left_ms and integer(now_ms + left_ms) or '0')
   local added = redis.pcall('HSET', KEYS[2], ARGV[1], entry)
   if type(added) == 'table' and added.err then
-    redis.call('DEL', KEYS[2])
+    if string.find(added.err, 'WRONGTYPE') then redis.call('DEL', KEYS[2]) end
     added = redis.call('HSET', KEYS[2], ARGV[1], entry)
   end
   if redis.call('HLEN', KEYS[2]) > 1 then

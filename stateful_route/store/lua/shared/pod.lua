@@ -87,8 +87,8 @@ end
 local function open_pods()
   local text = redis.pcall('HGET', KEYS[1], 'table')
   if type(text) == 'table' then
-    redis.call('DEL', KEYS[1])
-    text = nil
+    if string.find(text.err, 'WRONGTYPE') then redis.call('DEL', KEYS[1]) end
+    text = redis.call('HGET', KEYS[1], 'table') -- raises what was another error
   end
   if not read_own_field(text) or not is_sorted_set(KEYS[2]) or not is_sorted_set(KEYS[3]) then rebuild() end
 end
@@ -151,6 +151,7 @@ end
 -- When a pod was heard last, or nearly: of the living ones, the one whose lease ends last.
 local function heard_ms()
   local last = redis.pcall('ZREVRANGEBYSCORE', KEYS[3], '(inf', '-inf', 'LIMIT', 0, 1)
+  if last.err and is_sorted_set(KEYS[3]) then error(last.err) end
   local pod = last[1] and parse_pod(redis.call('HGET', KEYS[1], last[1]))
   return pod and pod.at_ms or 0
 end

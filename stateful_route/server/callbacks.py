@@ -1,0 +1,53 @@
+"""What the application gives to be called, looked at when it is given: later it would fail once for each uid."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from stateful_route.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def check_hand_off(argument: str, value: object) -> None:
+    """Refuse what cannot be called with a uid, and a generator, of which nothing would run."""
+    allowed = "a function of a uid, async def or def, and no generator"
+    _check(argument, value, allowed, "uid", refused=(inspect.isgeneratorfunction, inspect.isasyncgenfunction))
+
+
+def check_movable(argument: str, value: object) -> None:
+    """Refuse what cannot be called with a count, and what would answer with a coroutine."""
+    allowed = "a def of a count that returns uids, and no coroutine"
+    _check(argument, value, allowed, 1, refused=(inspect.iscoroutinefunction, inspect.isasyncgenfunction))
+
+
+def check_on_lost(argument: str, value: object) -> None:
+    """Refuse what cannot be called without arguments, and what would have to be awaited."""
+    allowed = "a def without arguments, and no coroutine: nobody awaits it"
+    refused = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    _check(argument, value, allowed, refused=refused)
+
+
+def _check(
+    argument: str, value: object, allowed: str, *arguments: object, refused: tuple[Callable[[object], bool], ...]
+) -> None:
+    call = getattr(value, "__call__", None)  # noqa: B004 - to look at it, not to test for it
+    if (
+        call is None or any(is_such(value) or is_such(call) for is_such in refused) or not _takes(value, arguments)  # type: ignore[arg-type]  # it can be called
+    ):
+        raise InvalidArgumentError(argument, value, allowed)
+
+
+def _takes(function: Callable[..., object], arguments: tuple[object, ...]) -> bool:
+    """Whether the function can be called with such arguments, as far as it tells."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # something built in, which does not tell
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True

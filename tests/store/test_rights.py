@@ -1,0 +1,319 @@
+"""The rights that a user of the server needs: these and no others, and what it hears if one is missing."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from stateful_route import BaseConfig, PodReport, ServerInfo, StatefulRoute, StoreError, StoreUnavailableError
+from stateful_route.models import LinkKey, PodLife
+from stateful_route.store import redis_store
+from stateful_route.store.redis_store import RedisStore
+from stateful_route.testing import StoreConformance, cluster, local_server
+from tests.store.script_calls import connections_at
+from tests.store.test_redis_store import kit_of
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+
+    from stateful_route import ClientDriver
+    from stateful_route.store.embedded import LocalServer
+    from stateful_route.testing import StoreKit
+    from stateful_route.testing.server import Cluster
+
+STORE = Path(redis_store.__file__).parent
+DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
+
+# What a connection sends before the first call, besides AUTH and HELLO, which nobody needs a right for.
+GREETING = {"client|setinfo"}
+OF_THE_URL = {"client|setname", "select"}  # with a client name, with a database other than 0
+OF_A_CLUSTER = {"asking", "cluster|slots"}
+OF_A_BORROWED_CLUSTER = {"command"}  # redis-py's own
+
+SERVICE = "room"
+LEASE, KEPT = 60.0, 3600.0
+
+
+def in_scripts() -> set[str]:
+    """Return the commands that the scripts call."""
+    files = STORE.glob("lua/**/*.lua")
+    return {name.lower() for file in files for name in re.findall(r"redis\.p?call\('(\w+)'", file.read_text())}
+
+
+def sent() -> set[str]:
+    """Return the commands that the transports send."""
+    words = re.compile(r'\("([A-Z]{3,})"(?:, "([A-Z]+)")?[,)]')
+    found = [match for file in STORE.rglob("*.py") for match in words.findall(file.read_text())]
+    return {f"{command}|{part}".lower() if part else command.lower() for command, part in found}
+
+
+ON_ONE_SERVER = in_scripts() | (sent() - OF_A_CLUSTER) | GREETING
+EVERYWHERE = ON_ONE_SERVER | OF_THE_URL | OF_A_CLUSTER
+
+
+def user(rights: Iterable[str]) -> tuple[str, ...]:
+    """Return the command that makes a user with these rights, as the documentation has it."""
+    grants = [f"+{name}" for name in sorted(rights)]
+    keys, channels = ("resetkeys", "~sr1:*"), ("resetchannels", "&sr1:events:*")
+    return "ACL", "SETUSER", "app", "reset", "on", ">secret", *keys, *channels, "nocommands", *grants
+
+
+def allow(server: LocalServer, rights: Iterable[str]) -> None:
+    assert "+OK" == server.ask(*user(rights))
+    assert "+OK" == server.ask("ACL", "LOG", "RESET")
+
+
+def url_of(server: LocalServer, rest: str = "") -> str:
+    return f"redis://app:secret@127.0.0.1:{server.port}{rest}"
+
+
+def denied(server: LocalServer) -> str:
+    """Return what the server refused."""
+    return server.ask("ACL", "LOG")
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[LocalServer]:
+    """Run a server with a user that has the rights that are needed on one server."""
+    with local_server(tcp=True) as server:
+        allow(server, ON_ONE_SERVER)
+        yield server
+
+
+@asynccontextmanager
+async def store_at(url: str) -> AsyncIterator[RedisStore]:
+    async with connections_at(url) as connections:
+        yield RedisStore(connections)
+
+
+class TestConformance(StoreConformance):
+    """The store does all that every store has to with these rights only, and asks for no others."""
+
+    @pytest.fixture
+    async def store_kit(self, guarded: LocalServer) -> AsyncIterator[StoreKit]:
+        """Provide the store of a user with few rights."""
+        async with store_at(url_of(guarded)) as store, Redis.from_url(f"unix://{guarded.socket}") as redis:
+            yield kit_of(store, redis)
+        assert "" == denied(guarded)
+
+
+def test_documented() -> None:
+    """The page on deploying has the command that makes such a user, and what is needed besides."""
+    page = DEPLOY.read_text(encoding="utf-8").replace("\\|", "|")
+    line = " ".join(user(ON_ONE_SERVER)).replace("app reset on", "app on").replace(">secret", ">PASSWORD")
+
+    assert line in page
+    assert [] == [name for name in OF_THE_URL | OF_A_CLUSTER | OF_A_BORROWED_CLUSTER if f"+{name}" not in page]
+
+
+def pod(namespace: str, pod_index: int) -> ServerInfo:
+    return ServerInfo(namespace=namespace, service_name=SERVICE, pod_name=f"{SERVICE}-{pod_index}", pod_index=pod_index)
+
+
+def operations(store: RedisStore, namespace: str) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """Return what makes the store use all its commands, in this order."""
+    lives = [PodLife(index, 1_700_000_000_000_000 + index) for index in range(3)]
+    alice, hall = (LinkKey(namespace, "alice", service) for service in (SERVICE, "hall"))
+    uids = [(f"user-{i}", lives[0]) for i in range(8)]
+
+    async def heartbeats() -> None:
+        for index in range(6):
+            begun = await store.register(pod(namespace, index), PodReport(), LEASE, KEPT)
+            for load in range(3):
+                await store.heartbeat(
+                    pod(namespace, index), begun.incarnation, load + 1, PodReport(load=load), LEASE, KEPT
+                )
+
+    async def changed() -> None:
+        table = await store.read_pods(namespace, SERVICE)
+        await store.register(pod(namespace, 0), PodReport(), LEASE, KEPT)
+        await store.read_pods(namespace, SERVICE, since=table.version)
+
+    async def death() -> None:
+        begun = await store.register(pod(namespace, 7), PodReport(), 0.001, KEPT)
+        life = PodLife(7, begun.incarnation)
+        await eventually(lambda: store.confirm_death(namespace, SERVICE, life, KEPT))
+
+    async def pruned() -> None:
+        await store.register(pod(namespace + "-old", 0), PodReport(), 0.001, KEPT)
+        await anyio.sleep(0.01)  # longer than entries are kept from then on
+        await store.register(pod(namespace + "-old", 1), PodReport(), LEASE, 0.005)
+
+    async def listened() -> None:
+        async with store.listen(namespace, 0.01) as announcements:
+            await anext(announcements)
+
+    return {
+        "info": store.info,
+        "place": lambda: store.place(alice, lives[0], LEASE),
+        "renewed": lambda: store.place(alice, lives[0], 2 * LEASE),
+        "get": lambda: store.get_link(alice),
+        "second service": lambda: store.place(hall, lives[0], LEASE),
+        "claim": lambda: store.claim(alice, lives[0]),
+        "claim of another": lambda: store.claim(hall, lives[1], steal_temporary=True),
+        "assign": lambda: store.assign(alice, lives[2]),
+        "services": lambda: store.get_services(namespace, "alice"),
+        "grace": lambda: store.release(hall, grace=LEASE),
+        "released": lambda: store.release(alice),
+        "only claim": lambda: store.claim(hall, lives[1], steal_temporary=True),
+        "place many": lambda: store.place_links(namespace, uids, SERVICE, LEASE),
+        "get many": lambda: store.get_links(namespace, [uid for uid, _ in uids], SERVICE),
+        "heartbeats": heartbeats,
+        "changed": changed,
+        "leases": lambda: store.read_pods(namespace, SERVICE, since=None),
+        "no pods": lambda: store.read_pods(namespace + "-none", SERVICE),
+        "death": death,
+        "pruned": pruned,
+        "listened": listened,
+    }
+
+
+async def run_all(store: RedisStore, namespace: str) -> dict[str, StoreError]:
+    """Run all operations; return the errors, those of one uid of many too."""
+    errors: dict[str, StoreError] = {}
+    for name, run in operations(store, namespace).items():
+        errors |= await failed(name, run)
+    return errors
+
+
+async def failed(name: str, run: Callable[[], Awaitable[Any]]) -> dict[str, StoreError]:
+    """Return the error of an operation by its name, if it is one; that of a uid of many is one too."""
+    try:
+        answer = await run()
+    except StoreError as error:
+        return {name: error}
+    first = answer[0] if isinstance(answer, list) else None
+    return {name: first} if isinstance(first, StoreError) else {}
+
+
+async def test_all_of_them_are_used(namespace: str) -> None:
+    """On one server the rights are those for the commands that it is sent, and no others."""
+    with local_server(tcp=True) as server:
+        allow(server, ON_ONE_SERVER | OF_THE_URL)
+        assert "+OK" == server.ask("CONFIG", "RESETSTAT")
+        async with store_at(url_of(server, "/3?client_name=a-pod")) as store:
+            errors = await run_all(store, namespace)
+        used = set(re.findall(r"cmdstat_([^:]+):calls=[1-9]", server.ask("INFO", "commandstats")))
+
+        assert ({}, "") == (errors, denied(server))
+        assert ON_ONE_SERVER | OF_THE_URL == used - {"auth", "config|resetstat"} | {"info"}
+
+
+async def snapshot(redis: Redis) -> dict[bytes | str, Any]:
+    """Return all keys with their values."""
+    return {key: await redis.dump(key) for key in await redis.keys("*")}
+
+
+@pytest.mark.parametrize("missing", sorted(ON_ONE_SERVER - GREETING - {"publish"}))
+async def test_one_is_missing(own_server_on_tcp: LocalServer, namespace: str, missing: str) -> None:
+    """Without one of the rights an operation fails, by an error that says what to grant, and that tells the truth.
+
+    Where it says that nothing was changed, nothing was.
+    """
+    server = own_server_on_tcp
+    allow(server, ON_ONE_SERVER)
+    async with Redis.from_url(f"unix://{server.socket}") as redis, store_at(url_of(server)) as store:
+        await run_all(store, namespace)
+        allow(server, ON_ONE_SERVER - {missing})
+        assert "+OK" == server.ask("SCRIPT", "FLUSH")
+        errors: dict[str, StoreError] = {}
+        for name, run in operations(store, namespace).items():
+            before = await snapshot(redis)
+            errors |= await failed(name, run)
+            after = await snapshot(redis)
+            if name in {"heartbeats", "changed", "death", "pruned"}:  # more than one call
+                continue
+
+            assert name not in errors or errors[name].maybe_applied or before == after
+    known = [error for error in errors.values() if f"+{missing}" in str(error)]
+
+    assert {StoreUnavailableError} == {type(error) for error in errors.values()}
+    assert len(known) == len(errors)
+
+
+@pytest.fixture(scope="module")
+def own_server_on_tcp() -> Iterator[LocalServer]:
+    """Run a server whose user has one right less in each test."""
+    with local_server(tcp=True) as server:
+        yield server
+
+
+async def test_it_is_told_apart(own_server_on_tcp: LocalServer, namespace: str) -> None:
+    """Who may not read a link does not take it for one that cannot be read, and leaves it as it is."""
+    server, alice = own_server_on_tcp, LinkKey(namespace, "alice", SERVICE)
+    allow(server, ON_ONE_SERVER)
+    async with store_at(url_of(server)) as store:
+        claimed = await store.claim(alice, PodLife(0, 1_700_000_000_000_000))
+        allow(server, ON_ONE_SERVER - {"get"})
+        with pytest.raises(StoreUnavailableError, match=r"ACL SETUSER app \+get") as raised:
+            await store.place(alice, PodLife(1, 1_700_000_000_000_001), LEASE)
+        allow(server, ON_ONE_SERVER)
+
+        assert not raised.value.maybe_applied
+        assert claimed.link == await store.get_link(alice)
+
+
+async def round_trip(route: StatefulRoute, namespace: str) -> None:
+    """Do with both drivers what an application does: a pod drains, and one dies."""
+    first, second, third = (route.server(pod(namespace, index)) for index in range(3))
+    uids = [f"user-{i}" for i in range(100)]
+    async with first, route.client() as client:
+        await second.start()
+        placed = await client.batch_compute_linked_pod("", uids, SERVICE)
+        owned = [await (first, second)[index].claim(some[0]) for index, some in placed.items()]
+        await owned[0].release(grace=LEASE)
+        await client.get_link_service("", uids[0])
+        await first.claim("moves")
+        await first.drain()
+        await eventually(lambda: is_at(client, "moves", 1))
+        async with third:
+            await second._beating.stop()  # as if it were killed
+            await eventually(lambda: is_at(client, "moves", 2))
+        await second.stop()
+
+
+async def is_at(client: ClientDriver, uid: str, pod_index: int) -> bool:
+    return pod_index == await client.compute_linked_pod("", uid, SERVICE)
+
+
+async def test_drivers(guarded: LocalServer, namespace: str) -> None:
+    """Both drivers work with these rights, and ask for no others; what is announced is heard."""
+    async with StatefulRoute.from_url(url_of(guarded), config_of(namespace)) as route:
+        await round_trip(route, namespace)
+
+    assert "" == denied(guarded)
+
+
+@pytest.mark.parametrize("client", ["from a URL", "borrowed"])
+async def test_cluster(cluster_with_a_user: Cluster, namespace: str, client: str) -> None:
+    """On a cluster two more rights are needed, and a borrowed client needs what redis-py asks for."""
+    nodes = cluster_with_a_user.nodes
+    for node in nodes:
+        allow(node, ON_ONE_SERVER | (OF_A_CLUSTER if client == "from a URL" else OF_A_CLUSTER | OF_A_BORROWED_CLUSTER))
+    async with AsyncExitStack() as stack:
+        source: str | RedisCluster = cluster_with_a_user.url.replace("://", "://app:secret@")
+        if client == "borrowed":
+            source = RedisCluster.from_url(url_of(nodes[0]))
+            await stack.enter_async_context(source)
+        route = await stack.enter_async_context(StatefulRoute(source, config_of(namespace)))
+        await round_trip(route, namespace)
+
+    assert [""] * len(nodes) == [denied(node) for node in nodes]
+
+
+@pytest.fixture(scope="module")
+def cluster_with_a_user() -> Iterator[Cluster]:
+    """Run a cluster."""
+    with cluster() as nodes:
+        yield nodes
+
+
+def config_of(namespace: str) -> BaseConfig:
+    return BaseConfig(namespace=namespace, heartbeat=0.05, lease=1.0, refresh=0.05)

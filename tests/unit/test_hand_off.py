@@ -1,0 +1,454 @@
+"""What the application gives to be called at a hand-over: each uid once, in time, and faults that are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import re
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import pytest
+
+from stateful_route import InvalidArgumentError, LinkKey, RoutingState, ServerDriver, StoreUnavailableError
+from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from stateful_route.testing import ManualClock, MemoryStore
+
+    class MakePod(Protocol):
+        def __call__(self, hand_off: Any = None, *, movable: Any = None, **settings: object) -> ServerDriver: ...
+
+
+AWAY = StoreUnavailableError("away", operation="any", maybe_applied=False)
+
+LEFT = "pod 0 of 'room' (room-0) has {} uids that were not handed over: they are taken over once it has said goodbye"
+
+
+@pytest.fixture
+def make_pod(store: MemoryStore, clock: ManualClock) -> MakePod:
+    def make(hand_off: Any = None, *, movable: Any = None, **settings: object) -> ServerDriver:
+        config = attrs.evolve(CONFIG, **settings)  # type: ignore[arg-type]  # names and values are checked at run time
+        return ServerDriver(store, room(0), config, clock=clock, random=Random(1), hand_off=hand_off, movable=movable)
+
+    return make
+
+
+class NeverEnds:
+    """A hand-off that notes its uids, and ends when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.uids: list[str] = []
+
+    async def __call__(self, uid: str) -> None:
+        self.uids.append(uid)
+        await asyncio.Event().wait()
+
+
+async def claim(pod: ServerDriver, count: int) -> list[str]:
+    uids = [f"user-{number}" for number in range(count)]
+    for uid in uids:
+        await pod.claim(uid)
+    return uids
+
+
+async def linked(store: MemoryStore, uid: str) -> bool:
+    return await store.get_link(LinkKey(NAMESPACE, uid, SERVICE)) is not None
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= level]
+
+
+class TestOnce:
+    async def test_cut_off(self, make_pod: MakePod, store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+        """A hand-off that the deadline cut off is not begun again by stop(), which ends then, and says it once."""
+        hand_off = NeverEnds()
+        pod = make_pod(hand_off, drain_deadline=0.5, stop_deadline=60.0)
+        await pod.start()
+        uids = await claim(pod, 5)
+        async with asyncio.timeout(20.0):
+            await pod.stop()
+
+        assert uids == hand_off.uids
+        assert [True] * 5 == [await linked(store, uid) for uid in uids]
+        assert [LEFT.format(5)] == lines(caplog)
+
+    async def test_claimed_since(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """What was claimed after a drain that left uids is handed over by stop(), and the others are not."""
+        hand_off = NeverEnds()
+        pod = make_pod(hand_off, drain_deadline=0.5, stop_deadline=1.0)
+        await pod.start()
+        await pod.claim("alice")
+        await pod.drain()
+        await pod.claim("bob")
+        await pod.stop()
+
+        assert ["alice", "bob"] == hand_off.uids
+        assert [True, True] == [await linked(store, uid) for uid in ("alice", "bob")]
+
+    async def test_goodbye_after_it(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A late hand-off that does not end leaves stop() the time to say goodbye within stop_deadline."""
+        pod = make_pod(NeverEnds(), stop_deadline=1.0)
+        await pod.start()
+        await pod.drain()
+        await pod.claim("alice")
+        await pod.stop()
+        (state,) = (await store.read_pods(NAMESPACE, SERVICE)).pods
+
+        assert RoutingState.SHUTDOWN is state.report.routing_state
+
+    async def test_claimed_again(self, make_pod: MakePod) -> None:
+        """A uid that was handed over, and is claimed again while the pod drains, is handed over again."""
+        handed: list[str] = []
+
+        async def hand_off(uid: str) -> None:
+            handed.append(uid)
+
+        async with make_pod(hand_off) as pod:
+            await pod.claim("alice")
+            await pod.drain()
+            await pod.claim("alice")
+
+        assert ["alice", "alice"] == handed
+
+    async def test_another_life(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A uid whose hand-off was cut off, and which is claimed again for a new life by itself, is no new claim."""
+        hand_off = NeverEnds()
+        async with make_pod(hand_off, drain_deadline=0.5) as pod:
+            await pod.claim("alice")
+            await pod.drain()
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            await pod._heart.beat()
+            await eventually(lambda: pod.owned("alice") is not None)
+
+        assert ["alice"] == hand_off.uids
+
+    async def test_swallowed_cancellation(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A hand-off that ends without an error when it is cut off has not done its work: its uid is left."""
+
+        async def hand_off(_uid: str) -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+        async with make_pod(hand_off, drain_deadline=0.5) as pod:
+            await pod.claim("alice")
+            await pod.drain()
+
+            assert pod.owned("alice") is not None
+        assert await linked(store, "alice")
+
+    async def test_lost_before_its_turn(self, make_pod: MakePod) -> None:
+        """A uid that is released, or lost, before its turn comes is not handed off: it may be another pod's by then."""
+        handed: list[str] = []
+
+        async def hand_off(uid: str) -> None:
+            handed.append(uid)
+            for other in handles:
+                if other.uid != uid:
+                    await other.release()
+
+        async with make_pod(hand_off, drain_rate=50.0) as pod:
+            handles = [await pod.claim(uid) for uid in ("alice", "bob")]
+            await pod.drain()
+
+        assert ["alice"] == handed
+
+    async def test_slow_one(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A hand-off that takes long keeps 63 others at a time from nothing, and no more than 64 run at once."""
+        running, most = 0, 0
+        others_done = asyncio.Event()
+
+        async def hand_off(uid: str) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            if uid == "user-0":
+                await others_done.wait()
+            else:
+                await asyncio.sleep(0)  # so that the others begin
+            running -= 1
+            if uid == "user-299":
+                others_done.set()
+
+        async with make_pod(hand_off, drain_rate=1e9) as pod:
+            uids = await claim(pod, 300)
+            async with asyncio.timeout(20.0):
+                await pod.drain()
+
+        assert 64 == most
+        assert [False] * 300 == [await linked(store, uid) for uid in uids]
+
+    async def test_ready_again(self, make_pod: MakePod) -> None:
+        """A pod that was set to READY after a drain drains anew, with what the first one left."""
+        hand_off = NeverEnds()
+        async with make_pod(hand_off, drain_deadline=0.5) as pod:
+            await pod.claim("alice")
+            await pod.drain()
+            await pod.set_routing_state(RoutingState.READY)
+            await pod.drain()
+            state = await pod.get_routing_state()
+
+        assert ["alice", "alice"] == hand_off.uids
+        assert RoutingState.DENY_NEW_CALL is state
+
+    async def test_rebalancing(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A drain ends the hand-off that a rebalancing has begun and does it itself: never two of one uid at once."""
+        running: list[str] = []
+        handed: list[str] = []
+
+        async def hand_off(uid: str) -> None:
+            assert uid not in running
+            running.append(uid)
+            try:
+                if uid == "user-0" and not draining:
+                    await asyncio.Event().wait()
+                handed.append(uid)
+            finally:
+                running.remove(uid)
+
+        draining = False
+        config = {"rebalance": True, "rebalance_period": 0.001}
+        second = ServerDriver(store, room(1), CONFIG)
+        async with second, make_pod(hand_off, movable=lambda _: ["user-0"], **config) as pod:
+            uids = await claim(pod, 20)
+            await pod._heart.beat()
+            await eventually(lambda: running == ["user-0"])
+            draining = True
+            async with asyncio.timeout(20.0):
+                await pod.drain()
+
+        assert sorted(uids) == sorted(handed)
+
+    async def test_rebalancing_that_does_not_end(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A hand-off of a rebalancing that swallows its cancellation does not keep stop() from its end."""
+        begun = asyncio.Event()
+
+        async def hand_off(_uid: str) -> None:
+            begun.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+        config = {"rebalance": True, "rebalance_period": 0.001, "drain_deadline": 0.5}
+        pod = make_pod(hand_off, movable=lambda _: ["user-0"], **config)
+        async with ServerDriver(store, room(1), CONFIG):
+            await pod.start()
+            await claim(pod, 20)
+            await pod._heart.beat()
+            await begun.wait()
+            async with asyncio.timeout(20.0):
+                await pod.stop()
+
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+class TestKinds:
+    @pytest.mark.parametrize("kind", ["def", "object", "partial", "lambda", "method", "built-in"])
+    async def test_supported(self, make_pod: MakePod, store: MemoryStore, kind: str) -> None:
+        """Whatever can be called with a uid is a hand-off, and what it returns is awaited if it can be."""
+        handed: list[str] = []
+
+        async def coroutine(handed: list[str], uid: str) -> None:
+            await asyncio.sleep(0)  # so that it does not end at once
+            handed.append(uid)
+
+        def plain(uid: str) -> bool:
+            handed.append(uid)
+            return True
+
+        class Saver:
+            async def __call__(self, uid: str) -> None:
+                await coroutine(handed, uid)
+
+            async def save(self, uid: str, *, deep: bool = True) -> None:
+                await coroutine(handed, uid)
+
+        hand_off = {
+            "def": plain,
+            "object": Saver(),
+            "partial": functools.partial(coroutine, handed),
+            "lambda": lambda uid: coroutine(handed, uid),
+            "method": Saver().save,
+            "built-in": handed.append,
+        }[kind]
+        async with make_pod(hand_off) as pod:
+            await pod.claim("alice")
+            await pod.drain()
+
+            assert ["alice"] == handed
+            assert not await linked(store, "alice")
+
+    def test_refused_hand_off(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A hand-off that cannot be called with a uid, or of which nothing would run, is refused at construction."""
+
+        async def generator(uid: str) -> AsyncIterator[str]:
+            yield uid
+
+        def old_coroutine(uid: str) -> Iterator[str]:
+            yield uid
+
+        async def nothing() -> None: ...
+
+        async def two(uid: str, service_name: str) -> None: ...
+
+        for hand_off in (5, "save", [print], generator, old_coroutine, functools.partial(generator), nothing, two):
+            with pytest.raises(InvalidArgumentError, match="allowed is a function of a uid") as caught:
+                make_pod(hand_off)
+            assert ("hand_off", hand_off) == (caught.value.argument, caught.value.value)
+        assert {} == store.operations
+
+    def test_refused_movable(self, make_pod: MakePod) -> None:
+        """What may move is named by a function of a count that is no coroutine, else it is refused at construction."""
+
+        async def coroutine(_count: int) -> list[str]:
+            return []
+
+        async def generator(_count: int) -> AsyncIterator[str]:
+            yield "alice"
+
+        def nothing() -> list[str]:
+            return []
+
+        for movable in (5, ["alice"], coroutine, generator, nothing):
+            for rebalance in (False, True):
+                with pytest.raises(InvalidArgumentError, match="allowed is a def of a count") as caught:
+                    make_pod(movable=movable, rebalance=rebalance)
+                assert ("movable", movable) == (caught.value.argument, caught.value.value)
+
+    async def test_refused_on_lost(self, make_pod: MakePod) -> None:
+        """A callback for a loss that would have to be awaited, or cannot be called so, is refused when it is given."""
+
+        async def coroutine() -> None: ...
+
+        def generator() -> Iterator[None]:
+            yield
+
+        def one(handle: object) -> None: ...
+
+        async with make_pod() as pod:
+            held = await pod.claim("alice")
+            lost = await pod.claim("bob")
+            await lost.release()
+            for callback in (None, 5, coroutine, functools.partial(coroutine), generator, one):
+                for handle in (held, lost):
+                    with pytest.raises(InvalidArgumentError, match="nobody awaits it") as caught:
+                        handle.on_lost(callback)  # type: ignore[arg-type]  # that is the point
+                    assert ("callback", callback) == (caught.value.argument, caught.value.value)
+            assert [] == held._on_lost
+
+
+class TestFaults:
+    async def test_many_hand_offs(self, make_pod: MakePod, caplog: pytest.LogCaptureFixture) -> None:
+        """Of hand-offs that fail the first is logged with its traceback, and the others are counted."""
+
+        async def hand_off(uid: str) -> None:
+            raise ValueError(uid)
+
+        async with make_pod(hand_off) as pod:
+            await claim(pod, 300)
+        told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+        assert [
+            "the hand-off of 'user-0' failed",
+            "the hand-off of 299 more uids failed",
+        ] == [record.getMessage() for record in told]
+        assert [True, False] == [record.exc_info is not None for record in told]
+
+    async def test_many_callbacks(self, make_pod: MakePod, caplog: pytest.LogCaptureFixture) -> None:
+        """The same holds for callbacks of losses, in a drain."""
+
+        def careless() -> None:
+            raise ValueError("careless")
+
+        async with make_pod() as pod:
+            for number in range(300):
+                (await pod.claim(f"user-{number}")).on_lost(careless)
+            await pod.drain()
+
+        assert [
+            "a callback for the loss of 'user-0' failed",
+            "the callbacks for 299 more losses failed",
+        ] == lines(caplog)
+
+    async def test_many_callbacks_at_once(self, make_pod: MakePod, caplog: pytest.LogCaptureFixture) -> None:
+        """The same holds when all is lost at once."""
+
+        def careless() -> None:
+            raise ValueError("careless")
+
+        async with make_pod() as pod:
+            for number in range(300):
+                (await pod.claim(f"user-{number}")).on_lost(careless)
+            await pod.set_routing_state(RoutingState.SHUTDOWN)
+
+        assert ["a callback for the loss of 'user-0' failed", "the callbacks for 299 more losses failed"] == lines(
+            caplog
+        )
+
+    async def test_one_by_one(self, make_pod: MakePod, caplog: pytest.LogCaptureFixture) -> None:
+        """Faults of calls that have nothing to do with each other are logged each."""
+
+        def careless() -> None:
+            raise ValueError("careless")
+
+        async with make_pod() as pod:
+            for uid in ("alice", "bob"):
+                handle = await pod.claim(uid)
+                handle.on_lost(careless)
+                await handle.release()
+
+        assert [f"a callback for the loss of {uid!r} failed" for uid in ("alice", "bob")] == lines(caplog)
+
+    async def test_releases(self, make_pod: MakePod, store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+        """Of releases that fail the first is logged, and the others are counted with what is left."""
+        async with make_pod() as pod:
+            await claim(pod, 300)
+            store.fail_with(AWAY, "release")
+            await pod.drain()
+            store.fail_with(None)
+
+        assert [
+            "'user-0' could not be released: any: away (nothing was changed)",
+            LEFT.format(300),
+        ] == lines(caplog)
+
+    async def test_stray_cancellation(
+        self, make_pod: MakePod, store: MemoryStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A hand-off that raises the cancellation of something that it awaited has failed: the others go on."""
+
+        async def hand_off(uid: str) -> None:
+            if uid == "user-3":
+                gone = asyncio.get_running_loop().create_future()
+                gone.cancel()
+                await gone
+
+        async with make_pod(hand_off) as pod:
+            uids = await claim(pod, 200)
+            async with asyncio.timeout(20.0):
+                await pod.drain()
+            links = [await linked(store, uid) for uid in uids]
+
+        assert [False] * 200 == links
+        assert ["the hand-off of 'user-3' failed"] == lines(caplog)
+
+
+async def test_drain_is_told(make_pod: MakePod, caplog: pytest.LogCaptureFixture) -> None:
+    """A drain says at INFO how many uids it hands over when it begins, and how many it did, in which time."""
+    caplog.set_level(logging.INFO, "stateful_route")
+    async with make_pod() as pod:
+        await claim(pod, 17)
+        caplog.clear()
+        await pod.drain()
+        told = lines(caplog, logging.INFO)
+
+    assert [
+        "pod 0 of 'room' (room-0) drains: it hands 17 uids over",
+        "pod 0 of 'room' (room-0) has drained: it handed 17 uids over in T s",
+    ] == [re.sub(r"in [\d.]+ s", "in T s", line) for line in told]
