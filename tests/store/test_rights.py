@@ -274,7 +274,8 @@ async def round_trip(route: StatefulRoute, namespace: str) -> None:
         await first.drain()
         await eventually(lambda: is_at(client, "moves", 1))
         async with third:
-            await second._beating.stop()  # as if it were killed
+            await second._watch.stop()  # as if it were killed: it does not hear of its death, and beats no more
+            await second._beating.stop()
             await eventually(lambda: is_at(client, "moves", 2))
         await second.stop()
 
