@@ -173,12 +173,19 @@ async def test_a_killed_pod(programs: Programs) -> None:
 
 async def test_a_moved_room(programs: Programs, own_server: LocalServer) -> None:
     """A pod that gets a room again, after another one had it, does not serve what it remembers of it."""
+
+    async def posted_at(pod_index: int, text: str) -> list[str]:
+        """Return all messages of the room, once it is at that pod: the one before may not have heard of it yet."""
+        while (answer := await programs.posted("lobby", text))[0] != pod_index:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+        return answer[1]
+
     first, _ = await programs.posted("lobby", "one")
-    answers = []
+    messages = []
     async with StatefulRoute.from_url(own_server.url) as route:
         for text, pod_index in (("two", 1 - first), ("three", first)):
             table = await route.store.read_pods("default", "room")
             await route.store.assign(LinkKey("default", "lobby", "room"), table.pods[pod_index].life)
-            answers.append(await programs.posted("lobby", text))
+            messages.append(await posted_at(pod_index, text))
 
-    assert [(1 - first, ["two"]), (first, ["three"])] == answers
+    assert [["two"], ["three"]] == messages
