@@ -43,7 +43,7 @@ def _check(
 def _takes(function: Callable[..., object], arguments: tuple[object, ...]) -> bool:
     """Whether the function can be called with such arguments, as far as it tells."""
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=False)  # of a decorator it is its own that counts
     except (TypeError, ValueError):  # something built in, which does not tell
         return True
     try:

@@ -6,7 +6,7 @@ import asyncio
 import collections
 import inspect
 import logging
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import attrs
@@ -51,7 +51,8 @@ class HandOver:
     """Hands off and releases the uids of a pod, 64 at a time, each of them once.
 
     A uid whose hand-off was cut off is not handed off again, as it may have done half of its work, or more. It stays
-    linked, and is served, until the pod says goodbye; then another pod takes it over.
+    linked, and is served, until the pod says goodbye; then another pod takes it over. A release that the store did not
+    answer is tried once more at the end.
     """
 
     def __init__(self, owned: Owned, hand_off: HandOff | None, *, rate: float) -> None:
@@ -61,6 +62,7 @@ class HandOver:
         self._rate = rate
         # What was taken in hand and is not released, by the handle that was held then: a newer one is a new claim.
         self._taken: dict[str, Ownership] = {}
+        self._unreleased: dict[str, Ownership] = {}
         self.faults = Faults("the hand-off of %r failed", "the hand-off of %d more uids failed")
 
     async def let_go(self, uid: str) -> bool:
@@ -115,7 +117,21 @@ class HandOver:
                 async with anyio.create_task_group() as group:
                     for _ in range(min(_AT_ONCE, len(waiting))):
                         group.start_soon(work, waiting)
+            done += await self._release_again()
         return HandedOver(done, len(self._taken.keys() - before))
+
+    async def _release_again(self) -> int:
+        """Release what the store did not answer for; return how many that were. What is held again is not it."""
+        done = 0
+        for uid, handle in list(self._unreleased.items()):
+            if self._owned.held(uid) is None:
+                try:
+                    done += await handle.release()
+                except StoreError:  # as before: it was logged
+                    break
+                self._taken.pop(uid, None)
+            del self._unreleased[uid]
+        return done
 
     def _take_new(self) -> collections.deque[str]:
         """Return the uids that are held and were not taken in hand before, and take them."""
@@ -129,7 +145,8 @@ class HandOver:
         return taken is None or not (handle is taken or handle.resumes(taken))
 
     async def _let_go(self, uid: str, *, leaving: bool) -> bool:
-        if self._owned.held(uid) is None:  # released or lost, while it waited for its turn: it may be another's state
+        claimed = self._owned.held(uid)
+        if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
         if self._hand_off is not None:
             error = await _call(self._hand_off, uid)
@@ -140,7 +157,12 @@ class HandOver:
                 if not leaving:
                     return False
         handle = self._owned.held(uid)
-        return handle is not None and await handle.release()
+        if handle is None or not (handle is claimed or handle.resumes(claimed)):
+            return False  # lost meanwhile; what was claimed since has a turn of its own
+        self._unreleased[uid] = handle
+        released = await handle.release()
+        del self._unreleased[uid]
+        return released
 
 
 async def _call(hand_off: HandOff, uid: str) -> BaseException | None:
@@ -156,5 +178,12 @@ async def _call(hand_off: HandOff, uid: str) -> BaseException | None:
             raise
         return error  # nobody cancelled it: something that it awaited was cancelled
     except Exception as error:  # noqa: BLE001 - the application's
-        return error
-    return None
+        return _unless_cut_off(task, cancels, error)
+    return _unless_cut_off(task, cancels, None)
+
+
+def _unless_cut_off(task: asyncio.Task[Any] | None, cancels: int, error: BaseException | None) -> BaseException | None:
+    """Return the error, unless the hand-off kept a cancellation for itself: it was cut off all the same."""
+    if task is not None and task.cancelling() > cancels:
+        raise asyncio.CancelledError from error
+    return error

@@ -176,13 +176,24 @@ class ServerDriver(Driver):
 
     async def _stop(self) -> None:
         """Drain, and say goodbye, if the store answers."""
-        announced = await self._drain_once()
+        announced = False
+        try:
+            announced = await self._drain_once()
+        finally:  # whatever a hand-off raised that is no Exception: the pod leaves
+            await self._leave(announced=announced)
+
+    async def _leave(self, *, announced: bool) -> None:
         deadline = anyio.current_time() + self._config.stop_deadline
         if self._rebalancing is not None:
             await self._rebalancing.stop()
-        if announced:
-            handed = await self._hand_over.go_on(self._config.stop_deadline / 2)
-            self._warn_of_left(handed)
+        try:
+            if announced:
+                handed = await self._hand_over.go_on(self._config.stop_deadline / 2)
+                self._warn_of_left(handed)
+        finally:
+            await self._end_tasks(deadline)
+
+    async def _end_tasks(self, deadline: float) -> None:
         await self._beating.stop()
         await self._watch.stop()
         if self._reclaiming is not None:
@@ -208,15 +219,19 @@ class ServerDriver(Driver):
         A second call waits for the first. A pod that was set to READY after a drain drains anew.
         """
         self._check_running()
-        await self._drain_once()
+        if self._stopping is None:
+            await self._drain_once()
+        elif self._draining is not None:  # that of stop(), which does not begin another one
+            await outlast(self._draining)
 
     async def _drain_once(self) -> bool:
         """Drain, or wait until that has ended; return whether it was announced."""
         drained = self._draining is not None and self._draining.done()
         if self._draining is None or (drained and self._routing_state is RoutingState.READY):
             self._draining = asyncio.create_task(self._drain(), name=f"stateful_route drain of {self!r}")
-        announced = await outlast(self._draining)
-        if not announced:
+        draining = self._draining
+        announced = await outlast(draining)
+        if not announced and self._draining is draining:
             self._draining = None  # the next one tries again
         return announced
 

@@ -38,6 +38,7 @@ class Ownership:
         "_incarnation",
         "_on_lost",
         "_owned",
+        "_resumed",
         "epoch",
         "inherited",
         "pod_index",
@@ -45,8 +46,17 @@ class Ownership:
         "uid",
     )
 
-    def __init__(self, owned: Owned, uid: str, owner: PodLife, answer: LinkChange, *, inherited: bool) -> None:
-        """Hold what the store answered to ``owner``."""
+    def __init__(
+        self,
+        owned: Owned,
+        uid: str,
+        owner: PodLife,
+        answer: LinkChange,
+        *,
+        inherited: bool,
+        resumed: frozenset[int | None] = frozenset(),
+    ) -> None:
+        """Hold what the store answered to ``owner``; ``resumed`` are the epochs of older lives that it goes on with."""
         self.uid = uid
         self.epoch = answer.link.epoch if answer.link else None
         self.pod_index = answer.link.pod_index if answer.link else None
@@ -54,6 +64,7 @@ class Ownership:
         self.previous: PreviousOwner | None = answer.previous
         self._incarnation = owner.incarnation
         self._held = answer.link is not None and answer.link.owner == owner and answer.link.kind is LinkKind.PERSISTENT
+        self._resumed = resumed
         self._given_up = False
         self._on_lost: list[Callable[[], None]] = []
         self._owned = owned
@@ -74,7 +85,13 @@ class Ownership:
 
     def resumes(self, older: Ownership) -> bool:
         """Whether this is the same process's claim of what it held in an older life, with nobody in between."""
-        return self.previous is not None and self.previous.epoch == older.epoch and self.held
+        directly = self.previous is not None and self.previous.epoch == older.epoch
+        return self.held and (directly or older.epoch in self._resumed)
+
+    @property
+    def known_epochs(self) -> frozenset[int | None]:
+        """Its epoch, and those of the older lives that it goes on with."""
+        return self._resumed | {self.epoch}
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""
@@ -317,7 +334,8 @@ class Owned:
         # The same process in another life: if nobody held the uid in between, the memory of it is good.
         resumed = before is not None and answer.previous is not None and answer.previous.epoch == before.epoch
         inherited = answer.outcome is Outcome.INHERITED and not resumed
-        handle = Ownership(self, uid, owner, answer, inherited=inherited)
+        known = before.known_epochs if before is not None and resumed else frozenset()
+        handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=known)
         if handle.held and before is not None and before.held and before.epoch == handle.epoch:
             return before
         self.forget(uid)

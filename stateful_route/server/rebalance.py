@@ -106,13 +106,15 @@ class Rebalancer:
         The others are drawn from as many indexes as there are living pods; a gap among them makes the sample smaller.
         """
         namespace, service_name = self._server.namespace, self._server.service_name
-        if self._pods <= _ENOUGH:
-            table = await self._store.read_pods(namespace, service_name)
-            self._pods = sum(not pod.dead for pod in table.pods)
-        else:
+        if self._pods > _ENOUGH:
             sample = {self._server.pod_index, *self._random.sample(range(self._pods), _ENOUGH)}
             table = await self._store.read_pods(namespace, service_name, since=None, also=tuple(sample))
             self._pods = table.living
+            if len(table.pods) > _ENOUGH // 2:
+                return table
+        # Few pods, or their ordinals do not begin at 0 (spec.ordinals.start), or have large gaps.
+        table = await self._store.read_pods(namespace, service_name)
+        self._pods = sum(not pod.dead for pod in table.pods)
         return table
 
     async def _shed(self, count: int) -> None:

@@ -74,12 +74,13 @@ async def test_state_and_epoch() -> None:
     names = example("states: dict")
 
     async def load(uid: str) -> dict[str, int]:
+        await asyncio.sleep(0)
         loaded.append(uid)
         return {"loaded": len(loaded)}
 
     names["load"] = load
     async with pod(store, 0) as first, pod(store, 1) as second:
-        states = [await names["state_of"](first, "alice") for _ in range(2)]
+        states = await asyncio.gather(*(names["state_of"](first, "alice") for _ in range(2)))
         store.mark_dead("default", "room", 0)
         life = first.incarnation
         await first._heart.beat()
@@ -98,7 +99,7 @@ async def test_state_and_epoch() -> None:
 async def test_nothing_is_accepted_after_the_copy() -> None:
     """With the lock that the page shows, what is accepted while a uid is handed off is in the copy, or is refused."""
     store, saved = MemoryStore(), dict[str, list[str]]()
-    names = example("locks: defaultdict")
+    names = example("chats: defaultdict")
 
     class Database:
         async def store(self, uid: str, messages: list[str]) -> None:

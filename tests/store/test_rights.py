@@ -11,7 +11,15 @@ import anyio
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from stateful_route import BaseConfig, PodReport, ServerInfo, StatefulRoute, StoreError, StoreUnavailableError
+from stateful_route import (
+    BaseConfig,
+    PodReport,
+    RoutingState,
+    ServerInfo,
+    StatefulRoute,
+    StoreError,
+    StoreUnavailableError,
+)
 from stateful_route.models import LinkKey, PodLife
 from stateful_route.store import redis_store
 from stateful_route.store.redis_store import RedisStore
@@ -272,12 +280,17 @@ async def round_trip(route: StatefulRoute, namespace: str) -> None:
         await client.get_link_service("", uids[0])
         await first.claim("moves")
         await first.drain()
+        await eventually(lambda: hears_of_the_drain(client))  # or it might place the uid there once more
         await eventually(lambda: is_at(client, "moves", 1))
         async with third:
             await second._watch.stop()  # as if it were killed: it does not hear of its death, and beats no more
             await second._beating.stop()
             await eventually(lambda: is_at(client, "moves", 2))
         await second.stop()
+
+
+async def hears_of_the_drain(client: ClientDriver) -> bool:
+    return (await client.pods("", SERVICE))[0].report.routing_state is RoutingState.DENY_NEW_CALL
 
 
 async def is_at(client: ClientDriver, uid: str, pod_index: int) -> bool:

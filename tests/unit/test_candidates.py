@@ -142,3 +142,11 @@ def test_many_strategies(table: ServiceTable) -> None:
     zones = [choose(PreferZone(zone), table, Random(1)).zone for zone in "abababab"]
 
     assert list("abababab") == zones
+
+
+def test_strategies_that_come_and_go(table: ServiceTable) -> None:
+    """What was found out for strategies that are made for one choice each does not pile up."""
+    for seed in range(100):
+        choose(PreferZone("a"), table, Random(seed))
+
+    assert len(table.candidates._narrowed) <= 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import re
 from random import Random
@@ -20,6 +21,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from stateful_route import LinkChange
     from stateful_route.testing import ManualClock, MemoryStore
 
     class MakePod(Protocol):
@@ -226,6 +228,154 @@ class TestOnce:
 
         assert sorted(uids) == sorted(handed)
 
+    @pytest.mark.parametrize("ends", ["returns", "raises"])
+    async def test_rebalancing_that_keeps_its_cancellation(
+        self, make_pod: MakePod, store: MemoryStore, ends: str
+    ) -> None:
+        """A hand-off of a rebalancing that was cut off, and does not say so, is done again by the drain, at once."""
+        begun = asyncio.Event()
+        saved: list[str] = []
+
+        async def hand_off(uid: str) -> None:
+            begun.set()
+            try:
+                while not draining:  # noqa: ASYNC110 - nothing else is to wake it
+                    await asyncio.sleep(0.001)  # which ends by its cancellation only
+            except asyncio.CancelledError:
+                if ends == "returns":
+                    return
+                raise RuntimeError("the driver of the database makes it an error of its own") from None
+            saved.append(uid)
+
+        draining = False
+        config = {"rebalance": True, "rebalance_period": 0.001, "rebalance_share": 1.0}
+        second = ServerDriver(store, room(1), CONFIG)
+        pod = make_pod(hand_off, movable=lambda count: [f"user-{number}" for number in range(count)], **config)
+        async with second, pod:
+            uids = await claim(pod, 20)
+            await pod._heart.beat()
+            await begun.wait()
+            stopping = asyncio.create_task(pod._rebalancing.stop()) if pod._rebalancing else None
+            await asyncio.sleep(0)
+            draining = True
+            assert stopping is not None
+            await stopping
+            left = [uid for uid in uids if pod.owned(uid) is not None]
+            await pod.drain()
+
+        assert uids == left
+        assert sorted(uids) == sorted(saved)
+
+    async def test_claimed_while_it_is_handed_off(self, make_pod: MakePod) -> None:
+        """A uid that is lost while it is handed off, and claimed again, is handed off again before it is released."""
+        memory: dict[str, list[str]] = {}
+        saved: dict[str, list[str]] = {}
+        copied, go_on = asyncio.Event(), asyncio.Event()
+
+        async def hand_off(uid: str) -> None:
+            saved[uid] = list(memory[uid])
+            copied.set()
+            await go_on.wait()
+
+        async with make_pod(hand_off) as pod:
+            await pod.claim("alice")
+            memory["alice"] = ["old"]
+            draining = asyncio.create_task(pod.drain())
+            await copied.wait()
+            await pod.remove_linked_pod("", "alice", SERVICE)
+            await pod.claim("alice")
+            memory["alice"] = [*saved["alice"], "new"]
+            go_on.set()
+            await draining
+
+            assert ["old", "new"] == saved["alice"]
+            assert pod.owned("alice") is None
+
+    async def test_release_without_an_answer(
+        self, make_pod: MakePod, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was not released as the store was away for a moment is released at the end, and not handed off again."""
+        handed: list[str] = []
+        release, calls = store.release, itertools.count(1)
+
+        async def away_at_first(*arguments: Any, **options: Any) -> LinkChange:
+            if next(calls) <= 3:
+                raise AWAY
+            return await release(*arguments, **options)
+
+        async with make_pod(handed.append) as pod:
+            monkeypatch.setattr(store, "release", away_at_first)
+            uids = await claim(pod, 8)
+            await pod.drain()
+
+            assert uids == handed
+            assert [False] * 8 == [await linked(store, uid) for uid in uids]
+
+    async def test_two_that_failed(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """Who waited for a drain that could not be announced waits for the next one then, and begins none beside it."""
+        hand_off = NeverEnds()
+        async with make_pod(hand_off, drain_deadline=0.5) as pod:
+            await pod.claim("alice")
+            store.fail_with(AWAY, "heartbeat")
+
+            async def twice() -> None:
+                await pod.drain()
+                store.fail_with(None)
+                await pod.drain()
+
+            async def once_more() -> None:
+                await pod.drain()
+                await eventually(lambda: bool(hand_off.uids))
+                await pod.drain()
+
+            await asyncio.gather(twice(), once_more())
+
+            assert ["alice"] == hand_off.uids
+
+    async def test_drain_while_it_stops(
+        self, make_pod: MakePod, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A drain that is asked for while stop() goes on begins nothing that would outlive it."""
+        hand_off, leaving, go_on = NeverEnds(), asyncio.Event(), asyncio.Event()
+        pod = make_pod(hand_off)
+        leave = pod._leave
+
+        async def leave_later(*, announced: bool) -> None:
+            leaving.set()
+            await go_on.wait()
+            await leave(announced=announced)
+
+        monkeypatch.setattr(pod, "_leave", leave_later)
+        await pod.start()
+        await pod.claim("alice")
+        store.fail_with(AWAY, "heartbeat")
+        stopping = asyncio.create_task(pod.stop())
+        await leaving.wait()
+        store.fail_with(None)
+        await pod.drain()
+        go_on.set()
+        await stopping
+
+        assert [] == hand_off.uids
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
+    async def test_more_than_an_error(self, make_pod: MakePod) -> None:
+        """A hand-off that raises what is no Exception ends stop() with that, and leaves no task behind."""
+
+        class OddError(BaseException):
+            pass
+
+        async def hand_off(_uid: str) -> None:
+            raise OddError
+
+        pod = make_pod(hand_off)
+        await pod.start()
+        await pod.claim("alice")
+        with pytest.raises(BaseException):  # noqa: B017, PT011 - in a group
+            await pod.stop()
+
+        assert {asyncio.current_task()} == asyncio.all_tasks()
+
     async def test_rebalancing_that_does_not_end(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A hand-off of a rebalancing that swallows its cancellation does not keep stop() from its end."""
         begun = asyncio.Event()
@@ -249,7 +399,7 @@ class TestOnce:
 
 
 class TestKinds:
-    @pytest.mark.parametrize("kind", ["def", "object", "partial", "lambda", "method", "built-in"])
+    @pytest.mark.parametrize("kind", ["def", "object", "partial", "lambda", "method", "built-in", "decorated"])
     async def test_supported(self, make_pod: MakePod, store: MemoryStore, kind: str) -> None:
         """Whatever can be called with a uid is a hand-off, and what it returns is awaited if it can be."""
         handed: list[str] = []
@@ -269,7 +419,12 @@ class TestKinds:
             async def save(self, uid: str, *, deep: bool = True) -> None:
                 await coroutine(handed, uid)
 
+        @functools.wraps(coroutine)
+        async def decorated(uid: str) -> None:
+            await coroutine(handed, uid)
+
         hand_off = {
+            "decorated": decorated,
             "def": plain,
             "object": Saver(),
             "partial": functools.partial(coroutine, handed),

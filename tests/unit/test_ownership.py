@@ -9,6 +9,7 @@ import pytest
 
 from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError
 from stateful_route.models import PodLife
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route.testing import ManualClock, MemoryStore
@@ -251,3 +252,21 @@ async def test_life_of_a_late_assignment(run_pods: RunPods, store: MemoryStore) 
         await asyncio.gather(claim, forced)
 
         assert pod.owned("alice") is not None
+
+
+async def test_resumes_over_two_lives(run_pods: RunPods, store: MemoryStore) -> None:
+    """A handle goes on with what the same process held two lives ago, if nobody else had the uid in between."""
+    async with run_pods(1) as (server,):
+        handles = [await server.claim("alice")]
+        for _ in range(2):
+            store.mark_dead("prod", "room", 0)
+            await server._heart.beat()
+            await eventually(lambda: server.owned("alice") not in {None, handles[-1]})
+            handles.append(await server.claim("alice"))
+        after = [handles[2].resumes(older) for older in handles[:2]]
+        await store.assign(ALICE, PodLife(7, 1))
+        await eventually(lambda: server.owned("alice") is None)
+        await server.remove_linked_pod("", "alice", "room")
+        another = await server.claim("alice")
+
+        assert ([True] * 2, [False] * 3) == (after, [another.resumes(older) for older in handles])

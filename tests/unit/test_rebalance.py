@@ -143,6 +143,26 @@ async def test_failing_hand_off(store: MemoryStore, clock: ManualClock) -> None:
         assert ["user-3"] == [uid for uid in uids if full.owned(uid) is None]
 
 
+async def test_ordinals_that_begin_elsewhere(store: MemoryStore, clock: ManualClock) -> None:
+    """In a service of many pods whose ordinals do not begin at 0 it looks at all of them."""
+    for index in range(1001, 1200):
+        await store.register(room(index), PodReport(load=100, links=100), lease=500.0, retention=1000.0)
+    uids = [f"user-{number}" for number in range(200)]
+    config = attrs.evolve(CONFIG, rebalance=True)
+    async with ServerDriver(store, room(1000), config, movable=lambda _: uids, clock=clock) as pod:
+        for uid in uids:
+            await pod.claim(uid)
+        assert pod._rebalancing is not None
+        left = []
+        for _ in range(3):
+            clock.advance(20.0)
+            await pod._heart.beat()
+            await pod._rebalancing._action()
+            left.append(len(pod._owned))
+
+    assert 200 > left[0] > left[1] > left[2]
+
+
 @pytest.mark.parametrize(("own", "expected"), [(150, 7), (110, 0)])
 async def test_large_service(store: MemoryStore, clock: ManualClock, own: int, expected: int) -> None:
     """In a service of many pods it looks at a sample of them, and does as if it had looked at all."""
