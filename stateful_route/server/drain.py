@@ -63,6 +63,7 @@ class HandOver:
         # What was taken in hand and is not released, by the handle that was held then: a newer one is a new claim.
         self._taken: dict[str, Ownership] = {}
         self._unreleased: dict[str, Ownership] = {}
+        self._releases = True
         self.faults = Faults("the hand-off of %r failed", "the hand-off of %d more uids failed")
 
     async def let_go(self, uid: str) -> bool:
@@ -89,6 +90,16 @@ class HandOver:
         """
         self._taken.clear()
         return await self.go_on(deadline)
+
+    async def save(self, deadline: float) -> HandedOver:
+        """Hand off what is owned and release nothing from now on; ``done`` is how many were handed off.
+
+        Nothing is handed off once the lease of the pod has ended: another one may have the uid, and a newer state.
+        """
+        if self._hand_off is None:
+            return HandedOver(0, 0)
+        self._releases = False
+        return await self.run(deadline)
 
     async def go_on(self, deadline: float) -> HandedOver:
         """Do the same with the uids that were claimed since."""
@@ -117,7 +128,8 @@ class HandOver:
                 async with anyio.create_task_group() as group:
                     for _ in range(min(_AT_ONCE, len(waiting))):
                         group.start_soon(work, waiting)
-            done += await self._release_again()
+            if self._releases:
+                done += await self._release_again()
         return HandedOver(done, len(self._taken.keys() - before))
 
     async def _release_again(self) -> int:
@@ -148,6 +160,9 @@ class HandOver:
         claimed = self._owned.held(uid)
         if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
+        if not self._releases and not claimed.is_owned():
+            self._owned.forget(uid)
+            return False
         if self._hand_off is not None:
             error = await _call(self._hand_off, uid)
             # One that ended by its cancellation in another way than by raising it was cut off all the same.
@@ -159,6 +174,9 @@ class HandOver:
         handle = self._owned.held(uid)
         if handle is None or not (handle is claimed or handle.resumes(claimed)):
             return False  # lost meanwhile; what was claimed since has a turn of its own
+        if not self._releases:
+            self._owned.forget(uid)
+            return True
         self._unreleased[uid] = handle
         released = await handle.release()
         del self._unreleased[uid]

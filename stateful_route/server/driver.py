@@ -162,6 +162,9 @@ class ServerDriver(Driver):
         ``stop_deadline`` from the drain, should that be longer than ``drain_deadline``, and a load source has a tenth
         of a second to end.) A hand-off that does not end when it is cancelled is waited for.
 
+        If the store does not answer, the uids that are owned are handed off all the same, and not released: what this
+        process remembers ends with it.
+
         It comes to its end even if the caller is cancelled; the cancellation is raised after it.
         """
         await super().stop()
@@ -176,22 +179,33 @@ class ServerDriver(Driver):
 
     async def _stop(self) -> None:
         """Drain, and say goodbye, if the store answers."""
+        drain_ends = anyio.current_time() + self._config.drain_deadline
         announced = False
         try:
             announced = await self._drain_once()
         finally:  # whatever a hand-off raised that is no Exception: the pod leaves
-            await self._leave(announced=announced)
+            await self._leave(drain_ends, announced=announced)
 
-    async def _leave(self, *, announced: bool) -> None:
-        deadline = anyio.current_time() + self._config.stop_deadline
+    async def _leave(self, drain_ends: float, *, announced: bool) -> None:
         if self._rebalancing is not None:
             await self._rebalancing.stop()
+        deadline = anyio.current_time() + self._config.stop_deadline
         try:
             if announced:
                 handed = await self._hand_over.go_on(self._config.stop_deadline / 2)
                 self._warn_of_left(handed)
+            else:
+                await self._save(drain_ends - anyio.current_time())
+                deadline = anyio.current_time() + self._config.stop_deadline
         finally:
             await self._end_tasks(deadline)
+
+    async def _save(self, within: float) -> None:
+        """Hand off what is owned though it cannot be released, as the store does not answer: the process ends."""
+        saved = await self._hand_over.save(within)
+        if saved.done or saved.left:
+            message = "%s handed %d uids off and could not release them; %d were not handed off in time"
+            _log.warning(message, self._name, saved.done, saved.left)
 
     async def _end_tasks(self, deadline: float) -> None:
         await self._beating.stop()

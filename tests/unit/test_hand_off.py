@@ -336,14 +336,15 @@ class TestOnce:
         self, make_pod: MakePod, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A drain that is asked for while stop() goes on begins nothing that would outlive it."""
-        hand_off, leaving, go_on = NeverEnds(), asyncio.Event(), asyncio.Event()
-        pod = make_pod(hand_off)
+        handed: list[str] = []
+        leaving, go_on = asyncio.Event(), asyncio.Event()
+        pod = make_pod(handed.append)
         leave = pod._leave
 
-        async def leave_later(*, announced: bool) -> None:
+        async def leave_later(drain_ends: float, *, announced: bool) -> None:
             leaving.set()
             await go_on.wait()
-            await leave(announced=announced)
+            await leave(drain_ends, announced=announced)
 
         monkeypatch.setattr(pod, "_leave", leave_later)
         await pod.start()
@@ -356,8 +357,41 @@ class TestOnce:
         go_on.set()
         await stopping
 
-        assert [] == hand_off.uids
+        assert ["alice"] == handed
         assert {asyncio.current_task()} == asyncio.all_tasks()
+
+    async def test_store_away_at_the_end(
+        self, make_pod: MakePod, store: MemoryStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """If the store does not answer at the end, each uid is handed off all the same, once, and stays linked."""
+        handed: list[str] = []
+        async with make_pod(handed.append) as pod:
+            uids = await claim(pod, 100)
+            handle = pod.owned("user-7")
+            store.fail_with(AWAY)
+            await pod.drain()
+            before = list(handed)
+        store.fail_with(None)
+
+        assert ([], uids) == (before, handed)
+        assert handle is not None
+        assert not handle.is_owned()
+        assert [True] * 100 == [await linked(store, uid) for uid in uids]
+        assert (
+            "pod 0 of 'room' (room-0) handed 100 uids off and could not release them; 0 were not handed off in time"
+            in lines(caplog)
+        )
+
+    async def test_lease_over_at_the_end(self, make_pod: MakePod, store: MemoryStore, clock: ManualClock) -> None:
+        """Once the lease of the pod has ended its uids may be another's: they are not handed off."""
+        handed: list[str] = []
+        async with make_pod(handed.append) as pod:
+            await claim(pod, 3)
+            store.fail_with(AWAY)
+            clock.advance(600.0)
+        store.fail_with(None)
+
+        assert [] == handed
 
     async def test_more_than_an_error(self, make_pod: MakePod) -> None:
         """A hand-off that raises what is no Exception ends stop() with that, and leaves no task behind."""
