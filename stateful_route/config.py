@@ -211,10 +211,9 @@ class BaseConfig(_json.JsonForm):
         """Read the settings from environment variables, for example ``STATEFUL_ROUTE_HEARTBEAT=0.5``.
 
         A variable that is not set, or empty, leaves the default; one with a name that is nearly that of a setting is
-        warned of in the log. On Kubernetes the host name of a pod of a
-        StatefulSet is its name and ends with its ordinal: without ``..._POD_NAME`` the variable ``HOSTNAME`` is
-        the pod's name, and without ``..._POD_INDEX`` the ordinal at the end of the pod's name, of up to four digits, is
-        its index.
+        warned of in the log. On Kubernetes the host name of a pod of a StatefulSet is its name and ends with its
+        ordinal: without ``..._POD_NAME`` the variable ``HOSTNAME`` is the pod's name, and without ``..._POD_INDEX``
+        the ordinal at the end of the pod's name, of up to four digits, is its index.
 
         Raises:
             ConfigError: naming the variable that is wrong.

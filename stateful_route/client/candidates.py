@@ -17,6 +17,8 @@ Narrow: TypeAlias = "Callable[[Sequence[C]], Sequence[C]]"
 # Of N candidates one looks at all of them once in so many choices: N / 16. What was placed meanwhile is a 16th of a uid
 # for each pod, and a choice costs 16 looks, however many there are.
 _LOOKS = 16
+
+# Strategies that are remembered: an application has a few, unless it makes one for each choice.
 _MOST = 16
 
 
@@ -54,7 +56,7 @@ class Candidates(list[C]):
             return narrow(self)
         known = self._narrowed.get(id(strategy))
         if known is None or not known.choices:
-            if known is None and len(self._narrowed) >= _MOST:  # one that is made for each choice
+            if known is None and len(self._narrowed) >= _MOST:
                 self._narrowed.clear()
             known = _Narrowed(strategy, Candidates(narrow(self)), choices)
             self._narrowed[id(strategy)] = known

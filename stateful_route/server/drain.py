@@ -12,7 +12,7 @@ import anyio
 import attrs
 
 from stateful_route.errors import StoreError
-from stateful_route.server.faults import Faults
+from stateful_route.server.fault_log import FaultLog
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ class HandedOver:
     """What came of it.
 
     Attributes:
-        done: how many uids were released.
+        done: how many uids were released, or handed off if nothing is to be released.
         left: how many were begun or waited for their turn, and were not released in time.
 
     """
@@ -63,8 +63,10 @@ class HandOver:
         # What was taken in hand and is not released, by the handle that was held then: a newer one is a new claim.
         self._taken: dict[str, Ownership] = {}
         self._unreleased: dict[str, Ownership] = {}
+        """What the store was asked to release and did not answer for."""
         self._releases = True
-        self.faults = Faults("the hand-off of %r failed", "the hand-off of %d more uids failed")
+        """Whether what is handed off is released; not any more once the process ends without the store."""
+        self.faults = FaultLog("the hand-off of %r failed", "the hand-off of %d more uids failed")
 
     async def let_go(self, uid: str) -> bool:
         """Hand one uid off and release it; return whether it was released. If the hand-off fails it stays.
@@ -165,8 +167,6 @@ class HandOver:
             return False
         if self._hand_off is not None:
             error = await _call(self._hand_off, uid)
-            # One that ended by its cancellation in another way than by raising it was cut off all the same.
-            await anyio.lowlevel.checkpoint_if_cancelled()
             if error is not None:
                 self.faults.note(uid, error)
                 if not leaving:

@@ -10,7 +10,7 @@ from stateful_route._checks import check_seconds
 from stateful_route.errors import NotOwnerError, StoreError, StoreProtocolError
 from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.server.callbacks import check_on_lost
-from stateful_route.server.faults import Faults
+from stateful_route.server.fault_log import FaultLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -54,9 +54,9 @@ class Ownership:
         answer: LinkChange,
         *,
         inherited: bool,
-        resumed: frozenset[int | None] = frozenset(),
+        resumed: Ownership | None = None,
     ) -> None:
-        """Hold what the store answered to ``owner``; ``resumed`` are the epochs of older lives that it goes on with."""
+        """Hold what the store answered to ``owner``; ``resumed`` is the older life's handle that it goes on with."""
         self.uid = uid
         self.epoch = answer.link.epoch if answer.link else None
         self.pod_index = answer.link.pod_index if answer.link else None
@@ -64,7 +64,9 @@ class Ownership:
         self.previous: PreviousOwner | None = answer.previous
         self._incarnation = owner.incarnation
         self._held = answer.link is not None and answer.link.owner == owner and answer.link.kind is LinkKind.PERSISTENT
-        self._resumed = resumed
+        self._resumed: frozenset[int | None] = frozenset()
+        if resumed is not None:
+            self._resumed = resumed._resumed | {resumed.epoch}  # noqa: SLF001 - of the same class
         self._given_up = False
         self._on_lost: list[Callable[[], None]] = []
         self._owned = owned
@@ -87,11 +89,6 @@ class Ownership:
         """Whether this is the same process's claim of what it held in an older life, with nobody in between."""
         directly = self.previous is not None and self.previous.epoch == older.epoch
         return self.held and (directly or older.epoch in self._resumed)
-
-    @property
-    def known_epochs(self) -> frozenset[int | None]:
-        """Its epoch, and those of the older lives that it goes on with."""
-        return self._resumed | {self.epoch}
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""
@@ -175,7 +172,7 @@ class Owned:
         self.heart = heart
         self.pod_index = server.pod_index
         self.placed_total = 0
-        self.faults = Faults("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
+        self.faults = FaultLog("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
         self._store = store
         self._server = server
         self._handles: dict[str, Ownership] = {}
@@ -334,8 +331,7 @@ class Owned:
         # The same process in another life: if nobody held the uid in between, the memory of it is good.
         resumed = before is not None and answer.previous is not None and answer.previous.epoch == before.epoch
         inherited = answer.outcome is Outcome.INHERITED and not resumed
-        known = before.known_epochs if before is not None and resumed else frozenset()
-        handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=known)
+        handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=before if resumed else None)
         if handle.held and before is not None and before.held and before.epoch == handle.epoch:
             return before
         self.forget(uid)

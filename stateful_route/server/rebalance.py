@@ -118,12 +118,13 @@ class Rebalancer:
         return table
 
     async def _shed(self, count: int) -> None:
-        before = self.moved
+        before, tried = self.moved, 0
         for uid in self._movable(count):
-            if self.moved - before >= count:
+            if tried >= count:
                 break
             if self._owned.get(uid) is None:
                 continue
+            tried += 1
             try:
                 self.moved += await self._let_go(uid)
             except StoreError as error:

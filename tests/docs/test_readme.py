@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import socket
@@ -118,8 +119,9 @@ class Programs:
 
     async def posted(self, room: str, text: str) -> tuple[int, list[str]]:
         """Return which pod took a text in the end, and all messages of the room; meanwhile it may answer "later"."""
-        while (answer := await self.post(room, text)).status_code == 503:  # noqa: ASYNC110 - over HTTP nothing tells it
-            await asyncio.sleep(0.05)  # as it says
+        async with asyncio.timeout(30.0):
+            while (answer := await self.post(room, text)).status_code == 503:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0.05)  # as it says
         assert 200 == answer.status_code
         return answer.json()["pod"], answer.json()["messages"]
 
@@ -138,9 +140,10 @@ async def programs(own_server: LocalServer, tmp_path: Path) -> AsyncIterator[Pro
         gateways = [stack.enter_context(application(tmp_path, "gateway", env)) for _ in range(2)]
         async with httpx.AsyncClient(timeout=20.0) as http:
             running = Programs(pods, gateways, http)
+            probes = itertools.count()  # new ones each time: a room stays at the pod that was there first
 
             async def both_pods_answer() -> bool:
-                answers = [await running.post(f"probe-{number}", "hello") for number in range(4)]
+                answers = [await running.post(f"probe-{next(probes)}", "hello") for _ in range(4)]
                 return {0, 1} == {answer.json()["pod"] for answer in answers if answer.status_code == 200}
 
             await eventually(both_pods_answer, within=30.0)
@@ -171,13 +174,33 @@ async def test_a_killed_pod(programs: Programs) -> None:
     assert [(1, ["two"] if pod == 0 else ["one", "two"]) for pod, _ in before] == after
 
 
+async def test_redis_away(programs: Programs, own_server: LocalServer) -> None:
+    """While Redis says nothing a room goes on for a lease, then the answer is "later", until Redis is back."""
+    pod, _ = await programs.posted("lobby", "one")
+    own_server.pause()
+    first = await programs.post("lobby", "two")
+
+    async def is_refused() -> bool:
+        answer = await programs.post("lobby", "three")
+        assert answer.status_code in {200, 503}
+        return answer.status_code == 503
+
+    await eventually(is_refused)
+    own_server.resume()
+    last = await programs.posted("lobby", "four")
+
+    assert 200 == first.status_code
+    assert (pod, ["one", "two", "four"]) == (last[0], [text for text in last[1] if text != "three"])
+
+
 async def test_a_moved_room(programs: Programs, own_server: LocalServer) -> None:
     """A pod that gets a room again, after another one had it, does not serve what it remembers of it."""
 
     async def posted_at(pod_index: int, text: str) -> list[str]:
         """Return all messages of the room, once it is at that pod: the one before may not have heard of it yet."""
-        while (answer := await programs.posted("lobby", text))[0] != pod_index:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30.0):
+            while (answer := await programs.posted("lobby", text))[0] != pod_index:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
         return answer[1]
 
     first, _ = await programs.posted("lobby", "one")

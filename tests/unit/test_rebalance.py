@@ -124,9 +124,11 @@ async def test_driver(store: MemoryStore, clock: ManualClock) -> None:
 
 
 async def test_failing_hand_off(store: MemoryStore, clock: ManualClock) -> None:
-    """A uid whose hand-off fails stays where it is: its pod is not leaving."""
+    """A uid whose hand-off fails stays where it is, as its pod is not leaving, and no others are tried instead."""
+    tried: list[str] = []
 
     async def hand_off(uid: str) -> None:
+        tried.append(uid)
         if uid != "user-3":
             raise RuntimeError(uid)
 
@@ -140,6 +142,7 @@ async def test_failing_hand_off(store: MemoryStore, clock: ManualClock) -> None:
         assert full._rebalancing is not None
         await full._rebalancing._action()
 
+        assert uids[:5] == tried
         assert ["user-3"] == [uid for uid in uids if full.owned(uid) is None]
 
 

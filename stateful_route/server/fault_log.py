@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("stateful_route")
 
 
-class Faults:
+class FaultLog:
     """Logs faults of one kind: each with its traceback, or of many together the first, and how many more there were."""
 
     def __init__(self, one: str, more: str) -> None:
