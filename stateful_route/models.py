@@ -10,6 +10,7 @@ import attrs
 from stateful_route import _json
 from stateful_route._checks import (
     as_float,
+    check_bool,
     check_capacity,
     check_count,
     check_duration,
@@ -255,6 +256,7 @@ class PodReport(_json.JsonForm):
         address: where it is reached, for example a URL; ``None`` if callers know that by the index.
         zone: where it runs.
         version: what revision of the application it runs.
+        reclaiming: whether it still claims again what it owned before the store lost it.
 
     """
 
@@ -267,6 +269,7 @@ class PodReport(_json.JsonForm):
     address: str | None = _optional_text()
     zone: str | None = _optional_text()
     version: str | None = _optional_text()
+    reclaiming: bool = attrs.field(default=False, validator=checked(check_bool))
 
 
 @attrs.frozen(kw_only=True)
