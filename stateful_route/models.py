@@ -213,6 +213,10 @@ _SAME_OWNER = frozenset({Outcome.RENEWED, Outcome.UNCHANGED, Outcome.REVIVED, Ou
 _NOT_DONE = frozenset({Outcome.ABSENT, Outcome.REFUSED, Outcome.SUPERSEDED, Outcome.UNREADABLE})
 
 
+ENDED_TENURE_SECONDS = 60.0
+"""For how long a store remembers which link of a uid ended last, after its grace if it had one."""
+
+
 @attrs.frozen
 class LinkChange:
     """The answer of an operation that may change a link.
@@ -221,12 +225,15 @@ class LinkChange:
         outcome: what it did.
         link: the link as it is now; ``None`` if there is none, or it cannot be read.
         previous: who held it before, if the owner or its incarnation changed.
+        ended: of a claim that changed something, the epoch of the last link of the uid that was released, removed or
+            taken over, if the store still knows it; see ``ENDED_TENURE_SECONDS``.
 
     """
 
     outcome: Outcome
     link: Link | None
     previous: PreviousOwner | None = None
+    ended: int | None = attrs.field(default=None, eq=False)
 
     @property
     def done(self) -> bool:
@@ -395,16 +402,20 @@ class Registration:
     """The answer to a pod that begins a life.
 
     Attributes:
-        incarnation: the number of the new life, above that of every earlier one.
+        incarnation: the number of the new life, above that of every earlier one; 0 if it was refused.
         previous_incarnation: the life before; ``None`` if none is known.
-        previous_left: seconds for which that life, which did not say goodbye, may still believe to be alive;
-            0.0 if it said goodbye, was confirmed dead, or its lease has ended.
+        previous_left: seconds for which an older life of another process, which did not say goodbye, may still
+            believe to be alive; 0.0 if there is none.
+        own: whether the life before was one of the same process.
+        refused: whether another life was there than expected, so that nothing was changed.
 
     """
 
     incarnation: int
     previous_incarnation: int | None
     previous_left: float
+    own: bool = False
+    refused: bool = False
 
 
 class HeartbeatOutcome(enum.StrEnum):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from stateful_route._flights import SingleFlight
 from stateful_route._periodic import PeriodicTask
-from stateful_route.client.flights import SingleFlight
 from stateful_route.client.hearing import Hearing
 from stateful_route.client.routing import ServiceTable
 from stateful_route.errors import StoreError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stateful_route._flights import SingleFlight
 from stateful_route.client.cache import CacheKey
-from stateful_route.client.flights import SingleFlight
 from stateful_route.client.pod import Pod
 from stateful_route.errors import (
     InvalidArgumentError,

@@ -17,7 +17,8 @@ from stateful_route.server.fault_log import FaultLog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.server.ownership import Owned, Ownership
+    from stateful_route.server.owned import Owned
+    from stateful_route.server.ownership import Ownership
 
 _log = logging.getLogger("stateful_route")
 
@@ -156,7 +157,7 @@ class HandOver:
 
     def _is_new(self, handle: Ownership) -> bool:
         taken = self._taken.get(handle.uid)
-        return taken is None or not (handle is taken or handle.resumes(taken))
+        return taken is None or not (handle is taken or handle.continues(taken))
 
     async def _let_go(self, uid: str, *, leaving: bool) -> bool:
         claimed = self._owned.held(uid)
@@ -172,7 +173,7 @@ class HandOver:
                 if not leaving:
                     return False
         handle = self._owned.held(uid)
-        if handle is None or not (handle is claimed or handle.resumes(claimed)):
+        if handle is None or not (handle is claimed or handle.continues(claimed)):
             return False  # lost meanwhile; what was claimed since has a turn of its own
         if not self._releases:
             self._owned.forget(uid)

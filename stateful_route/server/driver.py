@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from random import Random
 from typing import TYPE_CHECKING
@@ -11,27 +12,29 @@ from typing import TYPE_CHECKING
 import anyio
 
 from stateful_route._checks import check_count, check_id, check_pod_index, check_seconds
+from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
 from stateful_route._periodic import PeriodicTask
 from stateful_route._tasks import outlast
 from stateful_route.config import BaseConfig
-from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.errors import LifecycleError, NotOwnerError, StoreError
 from stateful_route.models import LinkKey, PodLife, PodReport, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import HandOver
 from stateful_route.server.heart import Heart
 from stateful_route.server.load import LoadMeter, PodFacts, source_of
 from stateful_route.server.names import name_of
-from stateful_route.server.ownership import Owned, Ownership
+from stateful_route.server.owned import Owned
 from stateful_route.server.rebalance import rebalancing_task
 from stateful_route.server.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from stateful_route.models import LinkChange, ServerInfo
     from stateful_route.server.drain import HandedOver, HandOff
     from stateful_route.server.load import LoadSource
+    from stateful_route.server.ownership import Ownership
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.port import Store
 
@@ -90,6 +93,7 @@ class ServerDriver(Driver):
         self._load_state: int | None = None
         self._load = LoadMeter(source_of(load_source, self._config.cpu_factor), clock)
         self._routing_state = RoutingState.READY
+        random = Random() if random is None else random  # noqa: S311 - it spreads load
         self._heart = Heart(
             store,
             server_info,
@@ -98,16 +102,18 @@ class ServerDriver(Driver):
             retention=self._config.pod_retention,
             exclusive=self._config.index_is_exclusive,
             clock=clock,
-            new_life=self._begin_reclaim,
+            process=secrets.token_hex(8),
+            lost=self._note_lost,
             alive=self._go_on_reclaiming,
             ended=self._lose_all,
         )
-        self._owned = Owned(store, self._heart, server_info)
+        self._owned = Owned(store, self._heart, server_info, deadline=self._config.call_deadline)
         self._hand_over = HandOver(self._owned, hand_off, rate=self._config.drain_rate)
         self._draining: asyncio.Task[bool] | None = None
         self._reclaiming: asyncio.Task[None] | None = None
-        self._to_reclaim = False
-        random = Random() if random is None else random  # noqa: S311 - it spreads load
+        self._lives_lost = self._lives_reclaimed = 0
+        self._heard_since = False
+        """Whether the store has answered a heartbeat since the last attempt to claim again began."""
         self._watch = Watch(
             store,
             server_info,
@@ -290,27 +296,33 @@ class ServerDriver(Driver):
             message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
             _log.warning(message, self._name, handed.left)
 
-    def _begin_reclaim(self) -> None:
-        """Claim again what this process still serves, after the store had lost its life."""
-        self._to_reclaim = True
-        self._go_on_reclaiming()
+    def _note_lost(self) -> None:
+        """Take in that what this process still serves is to be claimed again: the store has lost its life."""
+        self._lives_lost += 1
 
     def _go_on_reclaiming(self) -> None:
         """Begin to claim again, or go on after the store was away, if there is something left to do."""
-        if self._to_reclaim and (self._reclaiming is None or self._reclaiming.done()):
+        self._heard_since = True
+        if self._is_reclaiming and (self._reclaiming is None or self._reclaiming.done()):
             self._reclaiming = asyncio.create_task(self._reclaim(), name=f"stateful_route reclaim of {self!r}")
 
+    @property
+    def _is_reclaiming(self) -> bool:
+        return self._lives_reclaimed < self._lives_lost
+
     async def _reclaim(self) -> None:
-        while self._to_reclaim:  # another life may begin meanwhile
-            self._to_reclaim = False
+        while self._is_reclaiming:  # another life may begin meanwhile
+            lives, self._heard_since = self._lives_lost, False
             try:
                 await self._owned.reclaim()
-            except StoreError as error:
-                self._to_reclaim = True
-                _log.warning("%s could not claim all of its uids again yet: %s", self._name, error)
-                return
+                self._lives_reclaimed = lives
+                await self._heart.publish()  # the clients wait for it
             except LifecycleError:
                 return  # it owns nothing for good
+            except StoreError as error:
+                if not self._heard_since:
+                    _log.warning("%s could not claim all of its uids again yet: %s", self._name, error)
+                    return
 
     def _lose_all(self) -> None:
         self._owned.lose_all()
@@ -328,6 +340,7 @@ class ServerDriver(Driver):
             address=config.address,
             zone=config.zone,
             version=config.version,
+            reclaiming=self._is_reclaiming and links > 0,
         )
 
     async def set_load_state(self, load_state: int) -> None:
@@ -345,12 +358,13 @@ class ServerDriver(Driver):
         """See ``StatefulRouteForServerDriver``."""
         state = RoutingState.parse(routing_state)
         self._check_running()
-        self._heart.life()
+        self._heart.check_not_ended()
         self._routing_state = state
-        if state is RoutingState.SHUTDOWN:
-            await self._heart.say_goodbye()  # its uids may be taken over at once
-        else:
-            await self._heart.publish()
+        async with within(self._config.call_deadline, "heartbeat"):
+            if state is RoutingState.SHUTDOWN:
+                await self._heart.say_goodbye()  # its uids may be taken over at once
+            else:
+                await self._heart.publish()
 
     async def get_routing_state(self) -> RoutingState:
         """See ``StatefulRouteForServerDriver``."""
@@ -376,10 +390,13 @@ class ServerDriver(Driver):
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
 
-        async def assign() -> LinkChange:
-            return await self._store.assign(key, await self._life(key, pod_index))
-
-        answer = await self._change(key, assign)
+        if not self._is_own_service(key):
+            answer = await self._assign(key, pod_index)
+        elif pod_index == self._server.pod_index:
+            self._check_not_waiting(uid)
+            answer = await self._owned.assign(uid)
+        else:
+            answer = await self._owned.give(uid, lambda: self._assign(key, pod_index))
         if answer.previous is not None:
             return answer.previous.pod_index
         return pod_index if answer.outcome.same_owner else None
@@ -388,12 +405,14 @@ class ServerDriver(Driver):
         """See ``StatefulRouteForServerDriver``."""
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-
-        async def claim() -> LinkChange:
-            return await self._store.claim(key, await self._life(key, pod_index), steal_temporary=True)
-
-        answer = await self._change(key, claim)
-        return pod_index if answer.link is None else answer.link.pod_index
+        if self._is_own_service(key) and pod_index == self._server.pod_index:
+            self._check_not_waiting(uid)
+            holder = (await self._owned.claim(uid, steal_temporary=True)).pod_index
+        else:
+            async with within(self._config.call_deadline, "claim"):
+                answer = await self._store.claim(key, await self._life_of(key, pod_index), steal_temporary=True)
+            holder = None if answer.link is None else answer.link.pod_index
+        return pod_index if holder is None else holder
 
     async def remove_linked_pod(self, namespace: str, uid: str, service_name: str) -> bool:
         """See ``StatefulRouteForServerDriver``."""
@@ -409,16 +428,13 @@ class ServerDriver(Driver):
         return await self._remove(key, pod_index, persist_seconds)
 
     async def _remove(self, key: LinkKey, pod_index: int | None, grace: float) -> bool:
-        async def release() -> LinkChange:
-            return await self._store.release(key, pod_index=pod_index, grace=grace)
-
-        return (await self._change(key, release)).done
-
-    async def _change(self, key: LinkKey, operation: Callable[[], Awaitable[LinkChange]]) -> LinkChange:
-        """Run an operation on a link; if the uid may be one that this pod owns, in its turn."""
         if self._is_own_service(key):
-            return await self._owned.change(key.uid, operation)
-        return await operation()
+            return await self._owned.remove(key.uid, pod_index, grace)
+        return (await self._store.release(key, pod_index=pod_index, grace=grace)).done
+
+    async def _assign(self, key: LinkKey, pod_index: int) -> LinkChange:
+        async with within(self._config.call_deadline, "assign"):
+            return await self._store.assign(key, await self._life_of(key, pod_index))
 
     def _key(self, namespace: str, uid: str, service_name: str) -> LinkKey:
         namespace = self._server.namespace if namespace == "" else namespace
@@ -431,9 +447,12 @@ class ServerDriver(Driver):
     def _is_own_service(self, key: LinkKey) -> bool:
         return key.service_name == self._server.service_name and key.namespace == self._server.namespace
 
-    async def _life(self, key: LinkKey, pod_index: int) -> PodLife:
-        """Return the present life of a pod: this one's is at hand, that of another has to be read."""
-        if self._is_own_service(key) and pod_index == self._server.pod_index:
-            return self._heart.life()
+    async def _life_of(self, key: LinkKey, pod_index: int) -> PodLife:
+        """Read the present life of another pod."""
         table = await self._store.read_pods(key.namespace, key.service_name, since=None, also=(pod_index,))
         return table.pods[0].life if table.pods else PodLife(pod_index, 0)
+
+    def _check_not_waiting(self, uid: str) -> None:
+        """Refuse to take a uid while an older life of this pod may still own it."""
+        if self._heart.waiting:
+            raise NotOwnerError(uid, None, None)

@@ -8,19 +8,23 @@ import math
 from typing import TYPE_CHECKING
 
 from stateful_route.errors import LifecycleError, StoreError, StoreUnavailableError
-from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.models import ENDED_TENURE_SECONDS, HeartbeatOutcome, PodLife
 from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.models import PodReport, ServerInfo
+    from stateful_route.models import PodReport, Registration, ServerInfo
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")
 
 # Seconds: the store counts in whole milliseconds, both the time of a heartbeat and its own.
 _MARGIN = 0.002
+
+# A registration finds another life than the one that is expected if others register at the same time, or if an older
+# registration, which was not answered, has arrived at last.
+_REGISTRATIONS = 5
 
 _SUPERSEDED = (
     "was superseded and owns nothing any more: a newer process has this pod index "
@@ -51,15 +55,16 @@ class Heart:
         retention: float,
         exclusive: bool,
         clock: Callable[[], float],
-        new_life: Callable[[], None],
+        process: str,
+        lost: Callable[[], None],
         alive: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         """Make a heart that does not beat; ``report`` is asked for what each heartbeat says.
 
-        ``exclusive`` says that no other process has this pod index. ``new_life`` is called when the store had lost
-        this life and another one began, ``alive`` when a heartbeat was accepted, ``ended`` when this process owns
-        nothing for good.
+        ``exclusive`` says that no other process has this pod index; ``process`` is a name that no other process has.
+        ``lost`` is called when the store does not have this life any more, before the next one begins; ``alive`` when
+        a heartbeat was accepted or a new life has begun; ``ended`` when this process owns nothing for good.
         """
         self._store = store
         self._server = server
@@ -69,7 +74,8 @@ class Heart:
         self._retention = retention
         self._exclusive = exclusive
         self._clock = clock
-        self._new_life = new_life
+        self._process = process
+        self._lost = lost
         self._alive = alive
         self._end_of_life = ended
         self._publishing = asyncio.Lock()
@@ -77,6 +83,12 @@ class Heart:
         self._good_from = -math.inf
         self._good_until = -math.inf
         self._last_incarnation = 0
+        self._lives: set[int] = set()
+        self._expected = 0
+        """The life of this pod that the store has, as far as it is known; 0 for none."""
+        self._unbroken: set[int] = set()
+        """The lives of this process that it held until the store lost them."""
+        self._resumes_until = math.inf
         self._failing = False
         self._ended = ""
         self._parting = False
@@ -96,7 +108,7 @@ class Heart:
                 an older life of the pod may still own, as nothing is touched that may be its.
 
         """
-        self._check_not_ended()
+        self.check_not_ended()
         if self.waiting:
             message = "an older life of this pod did not say goodbye, and its lease has not ended"
             raise StoreUnavailableError(message, operation="life", maybe_applied=False)
@@ -112,6 +124,18 @@ class Heart:
     def owns(self, incarnation: int) -> bool:
         """Whether that incarnation is the present one, and may still own uids."""
         return incarnation == self.incarnation and self._good_from <= self._clock() < self._good_until
+
+    def is_own(self, pod_index: int, incarnation: int) -> bool:
+        """Whether that is a life of this process."""
+        return pod_index == self._server.pod_index and incarnation in self._lives
+
+    def may_resume(self, incarnation: int) -> bool:
+        """Whether what that life held was its own until the store lost it, and the store tells who owned it since.
+
+        The store was seen to have lost the life before its lease had ended, so nobody had taken anything from it. And
+        it is not so long ago that a mark of a tenure that began and ended since can be gone.
+        """
+        return incarnation in self._unbroken and self._clock() < self._resumes_until
 
     async def register(self) -> None:
         """Begin a life.
@@ -145,7 +169,7 @@ class Heart:
 
         """
         await self._publish_next()
-        self._check_not_ended()
+        self.check_not_ended()
 
     @property
     def ended(self) -> bool:
@@ -165,60 +189,79 @@ class Heart:
 
         """
         if not self._ended:
-            # Without an incarnation the store may know this pod or not: if it does, its lease ends by itself.
-            # Nor is it said while an older life may still own: who comes next has to wait for that one too.
-            self._parting = bool(self.incarnation) and not self.waiting
+            self._parting = True
             self._end(_GOODBYE)
         await self._publish_next()
 
     async def _publish_next(self) -> None:
         async with self._publishing:  # one at a time: what is said later must arrive later
-            if not self._ended or self._parting:
+            if not self._ended:
                 await self._publish()
+            elif self._parting:
+                await self._part()
+
+    async def _part(self) -> None:
+        """Publish the last heartbeat, unless an answer to an earlier one is what has come."""
+        # Without an incarnation the store may know this pod or not: if it does, its lease ends by itself.
+        # Nor is it said while an older life may still own: who comes next has to wait for that one too.
+        if self.incarnation and not self.waiting:
+            await self._beat_once()
+        self._parting = False
+
+    async def _beat_once(self) -> HeartbeatOutcome:
+        self._sequence += 1
+        return await self._store.heartbeat(
+            self._server, self.incarnation, self._sequence, self._report(), self._lease, self._retention
+        )
 
     async def _publish(self) -> None:
         if not self.incarnation:
             await self._begin_life()
-            self._new_life()
             return
-        self._sequence += 1
-        sent, report = self._clock(), self._report()
-        outcome = await self._store.heartbeat(
-            self._server, self.incarnation, self._sequence, report, self._lease, self._retention
-        )
-        if self._ended:
-            self._parting = False
+        sent = self._clock()
+        outcome = await self._beat_once()
+        if self._ended:  # meanwhile: the last heartbeat is still to come
             return
         if outcome is HeartbeatOutcome.ACCEPTED:
             self._good_until = sent + self._lease - _MARGIN
             self._alive()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
-            self.superseded = True
-            self._end(_SUPERSEDED)
-            _log.error("%s %s", self._name, _SUPERSEDED)
+            self._supersede()
         elif outcome is not HeartbeatOutcome.OUTDATED:
-            why = _WHY_LOST[outcome] % self._name
-            _log.warning("%s: a new life begins, and its %d uids are claimed again", why, report.links)
+            self._lose(outcome)
             await self._begin_life()
-            self._new_life()
+
+    def _lose(self, outcome: HeartbeatOutcome) -> None:
+        """Take in that the store does not have this life any more."""
+        why = _WHY_LOST[outcome] % self._name
+        _log.warning("%s: a new life begins, and its %d uids are claimed again", why, self._report().links)
+        if outcome is HeartbeatOutcome.UNKNOWN and self.owns(self.incarnation):
+            heard = self._good_until + _MARGIN - self._lease
+            self._unbroken.add(self.incarnation)
+            self._resumes_until = min(self._resumes_until, heard + ENDED_TENURE_SECONDS)
+        else:
+            self._unbroken.clear()
+            self._resumes_until = math.inf
+        self._expected = self.incarnation if outcome is HeartbeatOutcome.DEAD else 0
+        self._lost()
 
     async def _begin_life(self) -> None:
         # Forgotten first: if the answer is lost, the store may know a newer life, and this one must not be superseded
         # by it. The next heartbeat registers again.
         self.incarnation = 0
         self._sequence = 0
-        sent = self._clock()
         known, self.may_be_known = self.may_be_known, True
         try:
-            began = await self._store.register(self._server, self._report(), self._lease, self._retention)
+            sent, began = await self._register()
         except StoreError as error:
             self.may_be_known = known or error.maybe_applied
             raise
-        self.incarnation = began.incarnation
+        if began.refused:
+            return
+        self._expected = self._last_incarnation = self.incarnation = began.incarnation
+        self._lives.add(began.incarnation)
         _log.info("%s is registered: incarnation %d, lease %g s", self._name, began.incarnation, self._lease)
-        if not self._ended:
-            self._good_until = sent + self._lease - _MARGIN
-        if began.previous_left and not self._exclusive and began.previous_incarnation != self._last_incarnation:
+        if began.previous_left and not self._exclusive:
             # Another process may still serve what the older life owned, until its lease has ended.
             self._good_from = self._clock() + began.previous_left
             _log.warning(
@@ -227,13 +270,53 @@ class Heart:
                 self._name,
                 began.previous_left,
             )
-        self._last_incarnation = began.incarnation
+        if not self._ended:
+            self._good_until = sent + self._lease - _MARGIN
+            self._alive()
+
+    async def _register(self) -> tuple[float, Registration]:
+        """Register over the life that is there; return when that was sent, and the answer.
+
+        Each attempt names the life that it takes the place of. So one that arrives late, after a later one, changes
+        nothing.
+        """
+        for _ in range(_REGISTRATIONS):
+            sent = self._clock()
+            began = await self._store.register(
+                self._server,
+                self._report(),
+                self._lease,
+                self._retention,
+                process=self._process,
+                expected=self._expected,
+            )
+            if not began.refused:
+                return sent, began
+            self._expected = began.previous_incarnation or 0
+            if began.own:
+                self._lives.add(self._expected)
+            elif 0 < self._last_incarnation < self._expected:
+                self._supersede()
+                return sent, began
+        message = "others register this pod at the same time, again and again"
+        raise StoreUnavailableError(message, operation="register", maybe_applied=False)
+
+    def _supersede(self) -> None:
+        self.superseded = True
+        self._end(_SUPERSEDED)
+        _log.error("%s %s", self._name, _SUPERSEDED)
 
     def _end(self, why: str) -> None:
         self._ended = self._ended or why
         self._good_until = -math.inf
         self._end_of_life()
 
-    def _check_not_ended(self) -> None:
+    def check_not_ended(self) -> None:
+        """Refuse a call once this process owns nothing for good.
+
+        Raises:
+            LifecycleError: if the pod has said goodbye, or a newer process with the same index has taken over.
+
+        """
         if self._ended:
             raise LifecycleError(f"{self._name} {self._ended}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodTable, ServerInfo
     from stateful_route.server.drain import HandOver
-    from stateful_route.server.ownership import Owned
+    from stateful_route.server.owned import Owned
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")

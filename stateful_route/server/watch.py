@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stateful_route.errors import StoreError
     from stateful_route.models import Announcement, ServerInfo
     from stateful_route.server.heart import Heart
-    from stateful_route.server.ownership import Owned
+    from stateful_route.server.owned import Owned
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")
@@ -47,6 +47,7 @@ class Watch(ListeningTask):
 
     async def _begin(self) -> None:
         """Look at all that is held, and only then count as hearing."""
+        self._owned.invalidate_in_flight()
         await self._look()
         if self._deaf:
             _log.info("%s hears announcements again", name_of(self._server))
@@ -58,7 +59,10 @@ class Watch(ListeningTask):
         if not uids:
             return
         incarnation = self._heart.incarnation
-        await self._heart.beat()
+        try:
+            await self._heart.publish()
+        except LifecycleError:  # superseded: it was logged, and all is lost
+            return
         if incarnation != self._heart.incarnation:
             return
         for start in range(0, len(uids), _SLICE):
@@ -68,7 +72,7 @@ class Watch(ListeningTask):
         server = self._server
         if isinstance(announcement, LinkAnnouncement):
             key = announcement.key
-            if key.service_name == server.service_name and self._owned.outdates(key.uid, announcement.epoch):
+            if key.service_name == server.service_name and self._owned.invalidate(key.uid, announcement.epoch):
                 await self._owned.verify([key.uid])
         elif (announcement.service_name, announcement.pod_index) == (server.service_name, server.pod_index) and (
             announcement.incarnation > self._heart.incarnation or announcement.state == "DEAD"

@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from stateful_route._checks import MAX_POD_INDEX, to_seconds
 from stateful_route.errors import InvalidArgumentError, StoreProtocolError
 from stateful_route.models import (
@@ -90,6 +92,18 @@ def link_change(script: Script, reply: Any) -> LinkChange:
         raise unreadable_reply(script, reply) from error
 
 
+def claim_change(script: Script, reply: Any) -> LinkChange:
+    """Read the line that a claim replies, which tells of the last tenure too.
+
+    Raises:
+        StoreProtocolError: if it cannot be read.
+
+    """
+    change = link_change(script, reply)
+    _, _, ended = reply.partition(b" ended:")
+    return attrs.evolve(change, ended=int(ended)) if ended.isdigit() else change
+
+
 def services(script: Script, reply: Any) -> dict[str, int]:
     """Read a list of services and pods in turn.
 
@@ -155,7 +169,9 @@ async def pod_table(reply: Any) -> PodTable:
 def _pod(field: bytes, entry: bytes) -> PodState | None:
     """Read one entry of the pods of a service, or return ``None``."""
     try:
-        incarnation, _sequence, at_ms, lease_ms, state, version, load, links, placed, more = entry.split(b" ", 9)
+        incarnation, _sequence, at_ms, lease_ms, state, version, load, links, placed, _process, _free_ms, more = (
+            entry.split(b" ", 11)
+        )
         pod_index = int(field)
         if not 0 <= pod_index <= MAX_POD_INDEX:
             return None

@@ -4,6 +4,7 @@ Layout of generation 1, the parts percent-encoded::
 
     sr1:link:{namespace:uid}:service     string   one link
     sr1:index:{namespace:uid}            hash     service -> pod and deadline, for each link of the uid
+    sr1:ended:{namespace:uid}:service    string   the epoch of the link that ended last, for a minute
     sr1:pods:{namespace:service}         hash     pod -> its last heartbeat; "table" -> what is said of all of them
     sr1:versions:{namespace:service}     zset     pod -> the version of the table with which it changed last
     sr1:deadlines:{namespace:service}    zset     pod -> when its lease ends
@@ -60,17 +61,28 @@ class LinkNames:
         link_start: the key of a link up to its uid.
         link_end: the key of a link from there on.
         index_start: the key of the index of a uid up to that.
+        ended_start: the key of the mark of the last tenure of a uid up to that; it ends as that of the link.
 
     """
 
     link_start: str
     link_end: str
     index_start: str
+    ended_start: str
 
     def keys(self, uid: str) -> tuple[str, str]:
         """Return the keys of a link and of the index of its uid."""
         uid = encode(uid)
         return f"{self.link_start}{uid}{self.link_end}", f"{self.index_start}{uid}}}"
+
+    def keys_with_end(self, uid: str) -> tuple[str, str, str]:
+        """Return these, and the key of the mark of the last tenure of the uid."""
+        uid = encode(uid)
+        return (
+            f"{self.link_start}{uid}{self.link_end}",
+            f"{self.index_start}{uid}}}",
+            f"{self.ended_start}{uid}{self.link_end}",
+        )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -80,6 +92,7 @@ def _link_names(prefix: str, namespace: str, service_name: str) -> LinkNames:
         link_start=f"{prefix}link:{{{namespace}:",
         link_end=f"}}:{service_name}",
         index_start=f"{prefix}index:{{{namespace}:",
+        ended_start=f"{prefix}ended:{{{namespace}:",
     )
 
 

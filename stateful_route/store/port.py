@@ -137,7 +137,8 @@ class Store(Protocol):
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """Make the link persistent for ``owner``, if there is none or it is its own.
 
-        With ``steal_temporary`` a temporary or grace link of another pod is taken too.
+        With ``steal_temporary`` a temporary or grace link of another pod is taken too. If it changes the link, the
+        answer tells which link of the uid was released, removed or taken over last: ``LinkChange.ended``.
         """
         ...
 
@@ -160,9 +161,21 @@ class Store(Protocol):
         """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
         ...
 
-    async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
+    async def register(
+        self,
+        server: ServerInfo,
+        report: PodReport,
+        lease: float,
+        retention: float,
+        *,
+        process: str = "",
+        expected: int | None = None,
+    ) -> Registration:
         """Begin a life of a pod: take an incarnation and publish the first heartbeat.
 
+        With ``expected`` it does so only in place of the life with that incarnation (0: if there is none), so that a
+        call that arrives late, after another one, changes nothing. ``process`` is a name without white space: a life
+        of the same process is not one that has to end before the new one may own.
         Entries of pods that have said nothing for ``retention`` seconds are dropped on the way.
         """
         ...

@@ -104,7 +104,7 @@ class RedisStore:
             return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives)
 
         def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
-            keys = [key for uid, _ in candidates for key in names.keys(uid)]
+            keys = [key for uid, _ in candidates for key in names.keys_with_end(uid)]
             owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
             return _PLACE_MANY.command(tuple(keys), (service_name, ttl_ms, *lives, *owners))
 
@@ -113,7 +113,7 @@ class RedisStore:
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
         args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "")
-        return codec.link_change(_CLAIM, await self._connections.run(self._link_call(_CLAIM, key, *args)))
+        return codec.claim_change(_CLAIM, await self._connections.run(self._link_call(_CLAIM, key, *args)))
 
     async def release(
         self,
@@ -134,9 +134,18 @@ class RedisStore:
         args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch))
         return codec.link_change(_ASSIGN, await self._connections.run(self._link_call(_ASSIGN, key, *args)))
 
-    async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
+    async def register(
+        self,
+        server: ServerInfo,
+        report: PodReport,
+        lease: float,
+        retention: float,
+        *,
+        process: str = "",
+        expected: int | None = None,
+    ) -> Registration:
         """See ``Store.register``."""
-        incarnation, previous, left_ms = await self._run(
+        incarnation, previous, left_ms, own = await self._run(
             _REGISTER,
             self._keys.pod_keys(server.namespace, server.service_name),
             (
@@ -147,9 +156,11 @@ class RedisStore:
                 codec.rest(report),
                 to_ms(retention),
                 *self._announcement(server),
+                process,
+                codec.optional(expected),
             ),
         )
-        return Registration(incarnation, previous or None, to_seconds(left_ms))
+        return Registration(incarnation, previous or None, to_seconds(left_ms), own=bool(own), refused=not incarnation)
 
     async def heartbeat(
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
@@ -219,7 +230,7 @@ class RedisStore:
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""
         names = self._keys.of_links(key.namespace, key.service_name)
-        return script.command(names.keys(key.uid), (key.service_name, *args))
+        return script.command(names.keys_with_end(key.uid), (key.service_name, *args))
 
     def _announcement(self, server: ServerInfo) -> tuple[str, str]:
         """Return the channel on which a pod is announced, and the name of its service there."""
@@ -230,7 +241,8 @@ class RedisStore:
 
     def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...]) -> scripts.ScriptCall:
         """Return the call that places a uid; ``lives`` are those that are dead and leaving, or nothing for neither."""
-        keys = self._keys.of_links(key.namespace, key.service_name).keys(key.uid)
+        names = self._keys.of_links(key.namespace, key.service_name)
+        keys = names.keys_with_end(key.uid) if lives else names.keys(key.uid)  # only with these it ends a tenure
         args: tuple[str | int, ...] = (key.service_name, candidate.pod_index, candidate.incarnation, ttl_ms, *lives)
         return scripts.ScriptCall(_PLACE, keys, args)
 

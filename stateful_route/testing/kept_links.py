@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from stateful_route._checks import to_seconds
+from stateful_route._checks import to_ms, to_seconds
 from stateful_route.errors import StoreProtocolError
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
+from stateful_route.models import (
+    ENDED_TENURE_SECONDS,
+    Link,
+    LinkChange,
+    LinkKey,
+    LinkKind,
+    Outcome,
+    PodLife,
+    PreviousOwner,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +27,9 @@ if TYPE_CHECKING:
     from stateful_route.testing.service_pods import Moment
 
 _NEVER = math.inf
+
+# What a claim did that tells which link ended last.
+_TOLD = frozenset({Outcome.CREATED, Outcome.OVERWRITTEN, Outcome.CONFIRMED, Outcome.INHERITED, Outcome.REPLACED})
 
 
 class _Poison(enum.Enum):
@@ -152,6 +164,8 @@ class KeptLinks:
     def __init__(self) -> None:
         """Begin empty."""
         self._links: dict[LinkKey, _Entry | _Poison] = {}
+        self._ended: dict[LinkKey, tuple[int, int]] = {}
+        """The epoch of the link that ended last, and until when that is remembered, in milliseconds since 1970."""
 
     def __len__(self) -> int:
         return len(self._links)
@@ -196,7 +210,12 @@ class KeptLinks:
 
     def claim(self, key: LinkKey, owner: PodLife, now: Moment, *, steal_temporary: bool) -> Written:
         """Make a link persistent for ``owner``, if there is none or it is its own."""
-        return self._write(key, _claim(self._before(key, now), owner, now, steal_temporary=steal_temporary), now)
+        decision = _claim(self._before(key, now), owner, now, steal_temporary=steal_temporary)
+        change, outdated = self._write(key, decision, now)
+        epoch, until_ms = self._ended.get(key, (0, 0))
+        if change.outcome in _TOLD and now.ms < until_ms:
+            change = attrs.evolve(change, ended=epoch)
+        return change, outdated
 
     def assign(self, key: LinkKey, owner: PodLife, expected_epoch: int | None, now: Moment) -> Written:
         """Make a link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
@@ -238,4 +257,16 @@ class KeptLinks:
             self._links.pop(key, None)
         else:
             self._links[key] = after
+        self._mark_ended(key, found, change.outcome, after, now)
         return change, _outdated(found, after)
+
+    def _mark_ended(
+        self, key: LinkKey, before: _Entry | _Poison | None, outcome: Outcome, after: _Entry | None, now: Moment
+    ) -> None:
+        """Remember a tenure that has ended, or will with its grace."""
+        if not isinstance(before, _Entry):
+            return
+        taken_over = outcome is Outcome.REPLACED and before.kind is LinkKind.PERSISTENT
+        if taken_over or outcome in {Outcome.RELEASED, Outcome.GRACE}:
+            ends_ms = now.ms if after is None or taken_over else int(after.ends_ms)
+            self._ended[key] = before.epoch, ends_ms + to_ms(ENDED_TENURE_SECONDS)

@@ -286,14 +286,32 @@ class MemoryStore:
 
     # -- pods
 
-    async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
+    async def register(
+        self,
+        server: ServerInfo,
+        report: PodReport,
+        lease: float,
+        retention: float,
+        *,
+        process: str = "",
+        expected: int | None = None,
+    ) -> Registration:
         """Begin a life of a pod; drop the pods that have said nothing for ``retention`` seconds."""
         async with self._operation("register"):
             pods = self._pods[server.namespace, server.service_name]
-            began = pods.register(server.pod_index, report, to_ms(lease), to_ms(retention), self._now())
-            self._announce_pod(
-                server.namespace, server.service_name, server.pod_index, began.incarnation, report.routing_state
+            began = pods.register(
+                server.pod_index,
+                report,
+                to_ms(lease),
+                to_ms(retention),
+                self._now(),
+                process=process,
+                expected=expected,
             )
+            if not began.refused:
+                self._announce_pod(
+                    server.namespace, server.service_name, server.pod_index, began.incarnation, report.routing_state
+                )
             return began
 
     async def heartbeat(

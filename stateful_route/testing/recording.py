@@ -106,9 +106,18 @@ class RecordingStore:
         call = LinkCall("assign", owner, epoch=expected_epoch)
         return await self._one(key, call, self._store.assign(key, owner, expected_epoch=expected_epoch))
 
-    async def register(self, server: ServerInfo, report: PodReport, lease: float, retention: float) -> Registration:
+    async def register(
+        self,
+        server: ServerInfo,
+        report: PodReport,
+        lease: float,
+        retention: float,
+        *,
+        process: str = "",
+        expected: int | None = None,
+    ) -> Registration:
         """See ``Store.register``."""
-        return await self._store.register(server, report, lease, retention)
+        return await self._store.register(server, report, lease, retention, process=process, expected=expected)
 
     async def heartbeat(
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float

@@ -50,16 +50,19 @@ class _Pod:
     lease_ms: int
     version: int
     dead: bool = False
+    process: str = ""
+    free_ms: int = 0
+    """When the leases of all older lives of other processes have ended."""
 
     @property
     def ends_ms(self) -> float:
         return math.inf if self.dead else self.at_ms + self.lease_ms
 
     def left_ms(self, now: Moment) -> int:
-        """Return for how long this life may still believe to be alive."""
+        """Return for how long this life, or an older one, may still believe to be alive."""
         if self.dead or self.report.routing_state is RoutingState.SHUTDOWN:
             return 0
-        return max(0, self.at_ms + self.lease_ms - now.ms)
+        return max(0, max(self.at_ms + self.lease_ms, self.free_ms) - now.ms)
 
     def state(self, pod_index: int) -> PodState:
         load_state = StateObj(self.report.load, to_seconds(self.at_ms), to_seconds(self.lease_ms))
@@ -109,20 +112,37 @@ class ServicePods:
         self._change(pod_index, attrs.evolve(known, dead=True), now)
 
     def register(
-        self, pod_index: int, report: PodReport, lease_ms: int, retention_ms: int, now: Moment
+        self,
+        pod_index: int,
+        report: PodReport,
+        lease_ms: int,
+        retention_ms: int,
+        now: Moment,
+        *,
+        process: str = "",
+        expected: int | None = None,
     ) -> Registration:
-        """Begin a life of a pod; drop the pods that have said nothing for the retention."""
+        """Begin a life of a pod, if the one before is the expected one; drop the pods that were silent for long."""
+        known = self._pods.get(pod_index)
+        own = known is not None and bool(process) and known.process == process
+        if expected not in {None, 0 if known is None else known.incarnation}:
+            return Registration(0, known.incarnation if known else None, 0.0, own=own, refused=True)
+        self._leave_future(pod_index, now)
         self._prune(pod_index, retention_ms, now)
         heard_ms = self._heard_ms()
         if now.ms - heard_ms > lease_ms / 2:
             self._silent_ms, self._began_ms = now.ms, heard_ms
         known = self._pods.get(pod_index)
         incarnation = now.us if known is None else max(known.incarnation + 1, now.us)
-        self._change(pod_index, _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, lease_ms, 0), now)
-        if known is None:
-            return Registration(incarnation, None, 0.0)
-        # Not more than the lease, if the clock was put back.
-        return Registration(incarnation, known.incarnation, to_seconds(min(known.lease_ms, known.left_ms(now))))
+        free_ms = 0
+        if known is not None:
+            free_ms = known.free_ms
+            if not own:
+                free_ms = max(free_ms, now.ms + known.left_ms(now))
+        began = _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, lease_ms, 0, process=process, free_ms=free_ms)
+        self._change(pod_index, began, now)
+        left = to_seconds(max(0, free_ms - now.ms))
+        return Registration(incarnation, known.incarnation if known else None, left, own=own)
 
     def beat(
         self, pod_index: int, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment
@@ -137,6 +157,7 @@ class ServicePods:
             return HeartbeatOutcome.DEAD, False
         if sequence < known.sequence:
             return HeartbeatOutcome.OUTDATED, False
+        known = self._leave_future(pod_index, now) or known
         heard = attrs.evolve(known, sequence=sequence, at_ms=now.ms)
         half, heard_ms = known.lease_ms / 2, self._heard_ms()
         after_silence = now.ms - known.at_ms > half and now.ms - heard_ms > half
@@ -155,6 +176,8 @@ class ServicePods:
             return False, False
         if known is not None and known.dead and known.incarnation >= life.incarnation:
             return True, False
+        if known is not None and known.incarnation == life.incarnation:
+            known = self._leave_future(life.pod_index, now) or known
         if known is not None and not known.dead and (known.incarnation != life.incarnation or known.left_ms(now)):
             return False, False
         if known is not None and self._may_be_heard_yet(known, now):
@@ -203,6 +226,19 @@ class ServicePods:
         excused = self._began_ms < known.at_ms + known.lease_ms + half
         return excused and self._silent_ms <= now.ms < self._silent_ms + half
 
+    def _leave_future(self, pod_index: int, now: Moment) -> _Pod | None:
+        """Make entries from the future as old as now if that of the pod is one; return it. ``pod.lua`` says why."""
+        known = self._pods.get(pod_index)
+        if known is None or known.at_ms <= now.ms:
+            return known
+        for index, pod in self._pods.items():
+            if pod is not None and pod.at_ms > now.ms:
+                free_ms = max(0, pod.free_ms - (pod.at_ms - now.ms))
+                self._pods[index] = attrs.evolve(pod, at_ms=now.ms, free_ms=free_ms)
+        self._pruned_ms = min(self._pruned_ms, now.ms)
+        self._silent_ms, self._began_ms = min(self._silent_ms, now.ms), min(self._began_ms, now.ms)
+        return self._pods[pod_index]
+
     def _heard_ms(self) -> int:
         """Return when a pod was heard last, or nearly."""
         living = [pod for pod in self._pods.values() if pod is not None and not pod.dead]
@@ -213,7 +249,9 @@ class ServicePods:
             return
         self._pruned_ms = now.ms
         for pod_index, pod in tuple(self._pods.items()):
-            if pod is not None and pod_index != registering and pod.at_ms + retention_ms < now.ms:
+            if pod is None or pod_index == registering:
+                continue
+            if pod.at_ms + max(retention_ms, 2 * pod.lease_ms) < now.ms:
                 del self._pods[pod_index]
                 self._digest = (self._digest - pod.version) % DIGEST_MODULUS
 

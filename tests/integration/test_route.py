@@ -286,14 +286,14 @@ class TestPoison:
         bad: list[bytes] = [
             b"",
             b"\xff\xfe",
-            b"1 1 1 1 READY 1 0 0 0 {",
+            b"1 1 1 1 READY 1 0 0 0 p 0 {",
             b"1 1 1 1 READY 1 -1 0 0 {}",
             b'9 9 9 9 READY 9 0 0 0 {"capacity":NaN}',
         ]
         async with Redis.from_url(shared_server.url) as redis:
             for number, entry in enumerate(bad):
                 await redis.hset(KeySpace().pods(namespace, SERVICE), str(100 + number), entry)
-            await redis.hset(KeySpace().pods(namespace, SERVICE), "not a number", "1 1 1 1 READY 1 0 0 0 {}")
+            await redis.hset(KeySpace().pods(namespace, SERVICE), "not a number", "1 1 1 1 READY 1 0 0 0 p 0 {}")
         placed = {await client.compute_linked_pod("", f"user-{i}", SERVICE) for i in range(60)}
         table = await client._store.read_pods(namespace, SERVICE)
 

@@ -183,7 +183,7 @@ class TestScriptsPods:
     async def test_old_pods_are_dropped(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """A pod that said nothing for the retention is dropped when another registers; what cannot be read stays."""
         name = KEYS.pods(namespace, "room")
-        await redis.hset(name, mapping={"7": "1 1 1000 1000 READY 1 0 0 0 {}", "8": "of a newer release"})
+        await redis.hset(name, mapping={"7": "1 1 1000 1000 READY 1 0 0 0 p 0 {}", "8": "of a newer release"})
         await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
 
         assert {"0", "8", "table"} == set(await redis.hkeys(name))
@@ -199,7 +199,7 @@ class TestScriptsPods:
 
     async def test_a_clock_that_went_back(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """An incarnation that is ahead of the clock of the server rises by one with the next life."""
-        await redis.hset(KEYS.pods(namespace, "room"), "0", f"{AHEAD} 1 1000 1000 READY 1 0 0 0 {{}}")
+        await redis.hset(KEYS.pods(namespace, "room"), "0", f"{AHEAD} 1 1000 1000 READY 1 0 0 0 p 0 {{}}")
         life = await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
 
         assert (AHEAD + 1, AHEAD) == (life.incarnation, life.previous_incarnation)

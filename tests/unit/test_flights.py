@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.client.flights import SingleFlight
+from stateful_route._flights import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -209,25 +209,25 @@ def test_texts_are_words(kind: type[Outcome | LinkKind]) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        b"1 1 1000 5000 READY 1 0 0 0 {}",
+        b"1 1 1000 5000 READY 1 0 0 0 p 0 {}",
         b"",
         b"junk",
-        b"1 1 1000 5000 GONE 1 0 0 0 {}",
-        b"1 1 1000 5000 READY 1 0 0 0 junk",
-        b"1 1 1000 5000 READY 1 0 0 0 []",
-        b"1 1 1000 5000 READY 1 -1 0 0 {}",
-        b"1 1 1000 5000 READY 1 NaN 0 0 {}",
-        b'1 1 1000 5000 READY 1 0 0 0 {"capacity":1' + b"0" * 400 + b"}",
-        b"1 1 1" + b"0" * 400 + b" 5000 READY 1 0 0 0 {}",
-        b"1 1 1000 5" + b"0" * 400 + b" READY 1 0 0 0 {}",
-        b"1 1 1000 0 READY 1 0 0 0 {}",
-        b"\xff 1 1000 5000 READY 1 0 0 0 {}",
-        b'1 1 1000 5000 READY 1 0 0 0 {"zone":"\xff"}',
+        b"1 1 1000 5000 GONE 1 0 0 0 p 0 {}",
+        b"1 1 1000 5000 READY 1 0 0 0 p 0 junk",
+        b"1 1 1000 5000 READY 1 0 0 0 p 0 []",
+        b"1 1 1000 5000 READY 1 -1 0 0 p 0 {}",
+        b"1 1 1000 5000 READY 1 NaN 0 0 p 0 {}",
+        b'1 1 1000 5000 READY 1 0 0 0 p 0 {"capacity":1' + b"0" * 400 + b"}",
+        b"1 1 1" + b"0" * 400 + b" 5000 READY 1 0 0 0 p 0 {}",
+        b"1 1 1000 5" + b"0" * 400 + b" READY 1 0 0 0 p 0 {}",
+        b"1 1 1000 0 READY 1 0 0 0 p 0 {}",
+        b"\xff 1 1000 5000 READY 1 0 0 0 p 0 {}",
+        b'1 1 1000 5000 READY 1 0 0 0 p 0 {"zone":"\xff"}',
     ],
 )
 async def test_unreadable_pods(entry: bytes) -> None:
     """An entry of a pod that cannot be read is left out and counted, and the other pods are there."""
-    table = await codec.pod_table([2000, 1, 1, 1, 0, 0, [], [b"0", b"1 1 1000 5000 READY 1 0 0 0 {}", b"1", entry]])
+    table = await codec.pod_table([2000, 1, 1, 1, 0, 0, [], [b"0", b"1 1 1000 5000 READY 1 0 0 0 p 0 {}", b"1", entry]])
 
     assert (0, 2) == (table.pods[0].pod_index, len(table.pods) + table.unreadable)
 

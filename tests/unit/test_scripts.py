@@ -117,9 +117,9 @@ def test_wrong_count(name: str) -> None:
     script = scripts.load(name)
     keys, args = named(script.keys), named(script.args)
     script.command(keys, args)
-    needed = tuple(name for name in args if not name.endswith("?"))
-    script.command(keys, needed)
-    wrong = [(keys[1:], args), *([(keys, needed[1:])] if needed else [])]
+    needed_keys, needed = (tuple(name for name in names if not name.endswith("?")) for names in (keys, args))
+    script.command(needed_keys, needed)
+    wrong = [(needed_keys[1:], args), *([(keys, needed[1:])] if needed else [])]
     if script.keys[-1] != MORE:
         wrong += [((*keys, "x"), args), (keys, (*args, "x"))]
     for keys, args in wrong:
@@ -130,9 +130,9 @@ def test_wrong_count(name: str) -> None:
 def test_commands() -> None:
     """The two commands of a call differ in how the script is named only."""
     script = scripts.load("claim")
-    call = script.command(("k", "i"), ("s", 1, 2, ""))
+    call = script.command(("k", "i", "e"), ("s", 1, 2, ""))
 
-    assert ("EVALSHA", script.sha, 2, "k", "i", "s", 1, 2, "") == call.evalsha
+    assert ("EVALSHA", script.sha, 3, "k", "i", "e", "s", 1, 2, "") == call.evalsha
     assert ("EVAL", script.source, *call.evalsha[2:]) == call.eval
     assert 40 == len(script.sha)
     assert script is scripts.load("claim")

@@ -1,5 +1,5 @@
 -- Makes a link persistent for a life of a pod, whoever holds it; with an expected epoch, only if that is its epoch.
--- keys: link index
+-- keys: link index ended
 -- args: service pod incarnation expected_epoch
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
@@ -17,5 +17,6 @@ if link and is_owner(link, ARGV[2], ARGV[3]) then
   return reply('confirmed', link)
 end
 local assigned = new_link('p', ARGV[2], ARGV[3], -1, link)
+if link and link.kind == 'p' then mark_ended(link, 0) end
 write_new_link(assigned, link, unreadable)
 return reply(link and 'replaced' or created(unreadable), assigned, link)

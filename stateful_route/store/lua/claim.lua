@@ -1,20 +1,27 @@
 -- Makes a link persistent for a life of a pod, if there is none or it is its own.
 -- With steal "1" a temporary or grace link of another pod is taken too.
--- keys: link index
+-- keys: link index ended
 -- args: service pod incarnation steal
--- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
+-- returns: outcome ttl_ms previous kind pod incarnation epoch ended?, in a line
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged"
--- cost: 1 command if nothing changes, 6 otherwise if it is the only link of its uid
+-- cost: 1 command if nothing changes, 7 otherwise if it is the only link of its uid
 -- include: value
 -- include: index
 -- include: link
 local link, unreadable = read_link(value)
+
+-- The epoch of the link of the uid that ended last, if that was of late.
+local function ended()
+  local epoch = redis.pcall('GET', KEYS[3])
+  return type(epoch) == 'string' and string.match(epoch, '^%d+$') and ' ended:' .. epoch or ''
+end
+
 if link and is_owner(link, ARGV[2], ARGV[3]) then
   if link.kind == 'p' then return reply('unchanged', link) end
   link.kind = 'p'
   write_link(link)
-  return reply('confirmed', link)
+  return reply('confirmed', link) .. ended()
 end
 local outcome = created(unreadable)
 if link then
@@ -28,4 +35,4 @@ if link then
 end
 local claimed = new_link('p', ARGV[2], ARGV[3], -1, link)
 write_new_link(claimed, link, unreadable)
-return reply(outcome, claimed, link)
+return reply(outcome, claimed, link) .. ended()

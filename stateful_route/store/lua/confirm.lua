@@ -16,7 +16,13 @@ if known and known.state == 'DEAD' then
   if known.incarnation >= incarnation then return { 1 } end
 elseif known then
   if known.incarnation ~= incarnation then return { 0 } end
-  if known.state ~= 'SHUTDOWN' and known.at_ms + known.lease_ms > now_ms then return { 0 } end
+  if known.at_ms > now_ms then
+    leave_future()
+    known = parse_pod(redis.call('HGET', KEYS[1], ARGV[1]))
+  end
+  -- It says no goodbye while an older life of the pod may still own.
+  local ends_ms = math.max(known.at_ms + known.lease_ms, known.free_ms)
+  if known.state ~= 'SHUTDOWN' and ends_ms > now_ms then return { 0 } end
 end
 open_pods()
 if known and known.state ~= 'SHUTDOWN' and known.state ~= 'DEAD' then
@@ -31,7 +37,8 @@ if known and known.state ~= 'SHUTDOWN' and known.state ~= 'DEAD' then
   if excused and pods.silent_ms <= now_ms and now_ms < pods.silent_ms + half then return { 0 } end
 end
 -- What it said last stays readable.
-local dead = known or { sequence = 0, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0', rest = '{}' }
+local dead = known or { sequence = 0, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0', process = '-', free_ms = 0,
+  rest = '{}' }
 dead.incarnation, dead.at_ms, dead.state, dead.version = incarnation, now_ms, 'DEAD', new_version(dead.version)
 write_pod(ARGV[1], dead, true, known ~= nil, tonumber(ARGV[3]))
 announce(ARGV[4], ARGV[5], ARGV[1], incarnation, 'DEAD')

@@ -15,6 +15,10 @@ if not known or known.incarnation < incarnation then return { 'unknown' } end
 if known.incarnation > incarnation then return { 'superseded' } end
 if known.state == 'DEAD' then return { 'dead' } end
 if known.sequence > tonumber(ARGV[3]) then return { 'outdated' } end
+if known.at_ms > now_ms then
+  leave_future()
+  known.free_ms, known.at_ms = math.max(0, known.free_ms - (known.at_ms - now_ms)), now_ms
+end
 local announced = known.state ~= state
 -- The first heartbeat after a silence of all pods says so to those that confirm deaths.
 local half = known.lease_ms / 2

@@ -1,6 +1,6 @@
 -- Does for many uids at once what place.lua does for one; not on a cluster, where their keys are in many slots.
 -- What does not work for one uid is an error in its place, and changes nothing for the others; READONLY is for all.
--- keys: link index ...
+-- keys: link index ended ...
 -- args: service ttl_ms dead leaving pod incarnation ...
 -- returns: ...
 -- writes: yes
@@ -19,8 +19,9 @@ if plain and ARGV[5] == '' then return 'unchanged -1 - ' .. value end
 end
 
 local replies = {}
-for i = 1, #keys / 2 do
-  KEYS[1], KEYS[2], ARGV[2], ARGV[3] = keys[2 * i - 1], keys[2 * i], args[2 * i + 3], args[2 * i + 4]
+for i = 1, #keys / 3 do
+  KEYS[1], KEYS[2], KEYS[3] = keys[3 * i - 2], keys[3 * i - 1], keys[3 * i]
+  ARGV[2], ARGV[3] = args[2 * i + 3], args[2 * i + 4]
   local done, reply = pcall(place)
   if not done then
     if type(reply) ~= 'table' then -- before Redis 7 the error has the place in the script before it

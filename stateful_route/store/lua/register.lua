@@ -1,14 +1,25 @@
--- Begins a life of a pod: a new incarnation, its first heartbeat, and the announcement of both.
+-- Begins a life of a pod: a new incarnation, its first heartbeat, and the announcement of both. With `expected` it does
+-- so only in place of the life that has that incarnation (0: of none), so that a call that arrives late changes nothing.
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.
 -- keys: pods versions deadlines
--- args: pod lease_ms state load links placed rest retention_ms channel service
--- returns: incarnation previous_incarnation previous_left_ms
+-- args: pod lease_ms state load links placed rest retention_ms channel service process? expected?
+-- returns: incarnation previous_incarnation previous_left_ms own
 -- writes: yes
--- rerun: safe; each run begins another life, which supersedes the one before
+-- rerun: safe; without `expected` each run begins another life, which supersedes the one before
 -- cost: 13 commands, and 4 for each pod that is dropped
 -- include: pod
 local pod, retention_ms = ARGV[1], tonumber(ARGV[8])
 open_pods()
+local before = parse_pod(redis.call('HGET', KEYS[1], pod))
+local there = before and before.incarnation or 0
+local process = ARGV[11] or ''
+if process == '' then process = '-' end
+local own = before and process ~= '-' and before.process == process and 1 or 0
+if (ARGV[12] or '') ~= '' and tonumber(ARGV[12]) ~= there then return { 0, there, 0, own } end
+if before and before.at_ms > now_ms then
+  leave_future()
+  before = parse_pod(redis.call('HGET', KEYS[1], pod))
+end
 local heard = heard_ms()
 if now_ms - heard > tonumber(ARGV[2]) / 2 then pods.silent_ms, pods.began_ms = now_ms, heard end
 if pods.pruned_ms + retention_ms / 100 < now_ms then
@@ -16,7 +27,7 @@ if pods.pruned_ms + retention_ms / 100 < now_ms then
   -- What has changed within the retention is younger than that.
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', integer(now_us - retention_ms * 1000))) do
     local old = parse_pod(redis.call('HGET', KEYS[1], name))
-    if old and name ~= pod and old.at_ms + retention_ms < now_ms then
+    if old and name ~= pod and old.at_ms + math.max(retention_ms, 2 * old.lease_ms) < now_ms then
       redis.call('HDEL', KEYS[1], name)
       redis.call('ZREM', KEYS[2], name)
       redis.call('ZREM', KEYS[3], name)
@@ -24,17 +35,16 @@ if pods.pruned_ms + retention_ms / 100 < now_ms then
     end
   end
 end
-local before = parse_pod(redis.call('HGET', KEYS[1], pod))
-local incarnation = math.max(before and before.incarnation + 1 or 0, now_us)
-local left_ms = 0
-if before and before.state ~= 'SHUTDOWN' and before.state ~= 'DEAD' then
-  -- Not more than the lease, if the clock was put back.
-  left_ms = math.max(0, math.min(before.lease_ms, before.at_ms + before.lease_ms - now_ms))
+local incarnation = math.max(there + 1, now_us)
+-- When the older lives of other processes own nothing any more: the one before, and those before that.
+local free_ms = before and before.free_ms or 0
+if before and own == 0 and before.state ~= 'SHUTDOWN' and before.state ~= 'DEAD' then
+  free_ms = math.max(free_ms, before.at_ms + before.lease_ms)
 end
 write_pod(pod, {
   incarnation = incarnation, sequence = 0, at_ms = now_ms, lease_ms = tonumber(ARGV[2]), state = ARGV[3],
   version = new_version(before and before.version or 0), load = ARGV[4], links = ARGV[5], placed = ARGV[6],
-  rest = ARGV[7],
+  process = process, free_ms = free_ms, rest = ARGV[7],
 }, true, before ~= nil, retention_ms)
 announce(ARGV[9], ARGV[10], pod, incarnation, ARGV[3])
-return { incarnation, before and before.incarnation or 0, left_ms }
+return { incarnation, there, math.max(0, free_ms - now_ms), own }

@@ -1,11 +1,11 @@
 -- Removes a link if it is held by this pod, incarnation and epoch; an empty argument matches any.
 -- With a grace above 0 it still resolves for that time, or for what was left of it if that is less.
--- keys: link index
+-- keys: link index ended
 -- args: service pod incarnation epoch grace_ms
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe; the second run finds the link absent, or in grace already
--- cost: 6 commands
+-- cost: 7 commands
 -- include: value
 -- include: index
 -- include: link
@@ -22,6 +22,7 @@ local grace_ms = tonumber(ARGV[5])
 if link.kind ~= 'p' then grace_ms = math.min(grace_ms, link.left_ms) end
 if grace_ms <= 0 then
   delete_link()
+  mark_ended(link, 0)
   announce(link.epoch)
   return reply('released', nil, link)
 end
@@ -29,5 +30,6 @@ local was_grace = link.kind == 'g'
 link.kind = 'g'
 link.left_ms = grace_ms
 write_link(link)
+mark_ended(link, grace_ms)
 if not was_grace then announce(link.epoch) end
 return reply('grace', link)

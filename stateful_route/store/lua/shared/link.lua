@@ -4,6 +4,8 @@
 -- A newer release may append fields after one more space: they are ignored, and kept while the owner stays.
 
 local MAX_EXACT = 9007199254740991
+-- For how long it is known which link of a uid ended last; as in models.py.
+local ENDED_MS = 60000
 
 -- Returns the link that a value is, or nil, and whether it cannot be read.
 local function read_link(value)
@@ -53,6 +55,12 @@ local function delete_link()
   redis.call('DEL', KEYS[1])
   local deleted = redis.pcall('HDEL', KEYS[2], ARGV[1])
   if type(deleted) == 'number' and deleted > 0 then tidy_index() end
+end
+
+-- Notes that the tenure of a link has ended, or will with its grace: who claims the uid next can tell whether anybody
+-- had it in between.
+local function mark_ended(link, grace_ms)
+  redis.call('SET', KEYS[3], link.epoch, 'PX', integer(ENDED_MS + grace_ms))
 end
 
 -- A link for a new owner: its epoch is above that of the link before.

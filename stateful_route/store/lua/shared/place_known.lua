@@ -16,6 +16,7 @@ if link and not among(link, ARGV[5]) and not (link.kind == 'g' and among(link, A
   end
   return reply('renewed', link)
 end
+if link and link.kind == 'p' then mark_ended(link, 0) end
 local placed = new_link('t', ARGV[2], ARGV[3], ttl_ms, link)
 write_new_link(placed, link, unreadable)
 return reply(link and 'replaced' or created(unreadable), placed, link)

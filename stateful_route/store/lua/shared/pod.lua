@@ -1,10 +1,12 @@
 -- What the scripts that write the state of a pod share. KEYS[1] is the hash of the pods of a service, KEYS[2] and
 -- KEYS[3] are the sorted sets of their versions and of their deadlines.
 --
--- An entry of the hash is "<incarnation> <sequence> <time> <lease> <state> <version> <load> <links> <placed> <rest>":
+-- An entry of the hash is
+-- "<incarnation> <sequence> <time> <lease> <state> <version> <load> <links> <placed> <process> <free> <rest>":
 -- the time of the last heartbeat in milliseconds since 1970 by the clock of Redis, the lease in milliseconds, the
--- routing state or DEAD, and as JSON what else the pod reports. The version is that of the table when anything but
--- sequence and time changed last; the numbers are those that were told then (see worth_telling).
+-- routing state or DEAD, the name of the process, when the leases of all older lives of other processes have ended, and
+-- as JSON what else the pod reports. The version is that of the table when anything but sequence and time changed last;
+-- the numbers are those that were told then (see worth_telling).
 --
 -- The field "table" is "<version> <digest> <pruned> <silent> <began>": the newest version, from the clock in
 -- microseconds and always rising; the sum of the versions of all entries, by which a client sees that it knows all of
@@ -29,13 +31,13 @@ local function integer(number)
 end
 
 local function parse_pod(entry)
-  local incarnation, sequence, at_ms, lease_ms, state, version, load, links, placed, rest =
-    string.match(entry or '', '^(%d+) (%d+) (%d+) (%d+) ([A-Z_]+) (%d+) (%d+) (%d+) (%d+) (.*)$')
+  local incarnation, sequence, at_ms, lease_ms, state, version, load, links, placed, process, free_ms, rest =
+    string.match(entry or '', '^(%d+) (%d+) (%d+) (%d+) ([A-Z_]+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (.*)$')
   if not incarnation or tonumber(incarnation) >= MAX_EXACT then return nil end
   return {
     incarnation = tonumber(incarnation), sequence = tonumber(sequence),
     at_ms = tonumber(at_ms), lease_ms = tonumber(lease_ms), state = state, version = tonumber(version),
-    load = load, links = links, placed = placed, rest = rest,
+    load = load, links = links, placed = placed, process = process, free_ms = tonumber(free_ms), rest = rest,
   }
 end
 
@@ -100,12 +102,35 @@ local function new_version(before)
   return pods.version
 end
 
--- Writes an entry, whose version is a new one if `changed`. A pod that was there is in the sorted sets: if it is not,
--- one of these was lost. The keys end with the retention, which is renewed when a tenth of it has passed.
-local function write_pod(name, pod, changed, was_there, retention_ms)
-  local entry = integer(pod.incarnation) .. ' ' .. integer(pod.sequence) .. ' ' .. integer(pod.at_ms) .. ' '
+local function entry_of(pod)
+  return integer(pod.incarnation) .. ' ' .. integer(pod.sequence) .. ' ' .. integer(pod.at_ms) .. ' '
     .. integer(pod.lease_ms) .. ' ' .. pod.state .. ' ' .. integer(pod.version) .. ' ' .. pod.load .. ' '
-    .. pod.links .. ' ' .. pod.placed .. ' ' .. pod.rest
+    .. pod.links .. ' ' .. pod.placed .. ' ' .. pod.process .. ' ' .. integer(pod.free_ms) .. ' ' .. pod.rest
+end
+
+-- Makes entries from the future as old as now. The clock was put back then, and a pod that is dead would count as alive
+-- until it had caught up.
+local function leave_future()
+  open_pods()
+  local entries = redis.call('HGETALL', KEYS[1])
+  for i = 1, #entries, 2 do
+    local pod = parse_pod(entries[i + 1])
+    if pod and pod.at_ms > now_ms then
+      pod.free_ms = math.max(0, pod.free_ms - (pod.at_ms - now_ms))
+      pod.at_ms = now_ms
+      redis.call('HSET', KEYS[1], entries[i], entry_of(pod))
+      redis.call('ZADD', KEYS[3], deadline(pod), entries[i])
+    end
+  end
+  pods.pruned_ms = math.min(pods.pruned_ms, now_ms)
+  pods.silent_ms, pods.began_ms = math.min(pods.silent_ms, now_ms), math.min(pods.began_ms, now_ms)
+  redis.call('HSET', KEYS[1], 'table', own_field())
+end
+
+-- Writes an entry, whose version is a new one if `changed`. A pod that was there is in the sorted sets: if it is not,
+-- one of these was lost. The keys end with the longest retention of a pod, renewed when a tenth of it has passed.
+local function write_pod(name, pod, changed, was_there, retention_ms)
+  local entry = entry_of(pod)
   local added = 0
   if changed then
     redis.call('HSET', KEYS[1], name, entry, 'table', own_field())
@@ -118,7 +143,7 @@ local function write_pod(name, pod, changed, was_there, retention_ms)
     open_pods()
     rebuild()
   end
-  if added > 0 or redis.call('PTTL', KEYS[1]) < 0.9 * retention_ms then
+  if redis.call('PTTL', KEYS[1]) < 0.9 * retention_ms then
     redis.call('PEXPIRE', KEYS[1], retention_ms)
     redis.call('PEXPIRE', KEYS[2], retention_ms)
     redis.call('PEXPIRE', KEYS[3], retention_ms)

@@ -1,0 +1,347 @@
+"""The uids that a pod owns, and the operations that give it one or take one away."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+
+from stateful_route._deadline import within
+from stateful_route._flights import SingleFlight
+from stateful_route.errors import LifecycleError, StoreError, StoreProtocolError
+from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
+from stateful_route.server.fault_log import FaultLog
+from stateful_route.server.ownership import Ownership
+from stateful_route.server.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from stateful_route.models import Link, ServerInfo
+    from stateful_route.server.heart import Heart
+    from stateful_route.server.turns import Turn
+    from stateful_route.store.port import Store
+
+# Uids that are claimed again at the same time after the store was lost: a hundred pods that do so keep it busy, and let
+# it answer within a few milliseconds.
+_RECLAIMS = 16
+
+# What a claim answers if nobody but this pod can have owned the uid since the mark that it looked for.
+_TAKEN = (Outcome.CREATED, Outcome.CONFIRMED, Outcome.INHERITED)
+
+
+class Owned:
+    """The uids that this pod owns. Operations on one uid take their turns.
+
+    So an answer to an older call never revives a handle that a newer one gave up. Whatever may make a uid this pod's
+    first repeats a release that was not answered, so that a late one ends nothing; whatever gives one up drops the
+    handle before it asks; and an answer that was overtaken by an invalidation is looked at again before it counts.
+    """
+
+    def __init__(self, store: Store, heart: Heart, server: ServerInfo, *, deadline: float) -> None:
+        """Own nothing yet. ``deadline`` is that of a call, in seconds, the wait for the turn included."""
+        self.heart = heart
+        self.pod_index = server.pod_index
+        self.placed_total = 0
+        self.faults = FaultLog("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
+        self._store = store
+        self._server = server
+        self._deadline = deadline
+        self._handles: dict[str, Ownership] = {}
+        self._turns = Turns()
+        self._claiming = SingleFlight[tuple[str, bool, int], Ownership]()
+        self._unsure: dict[str, int | None] = {}
+        """The epochs of releases that were not answered."""
+        self._unsure_claims: set[str] = set()
+        """The uids that are held, and for which a claim was not answered since."""
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def get(self, uid: str) -> Ownership | None:
+        """Return the handle of the uid if it is owned."""
+        handle = self._handles.get(uid)
+        return handle if handle is not None and handle.is_owned() else None
+
+    def held(self, uid: str) -> Ownership | None:
+        """Return the handle of the uid if the link is this pod's, be the pod itself alive or not."""
+        return self._handles.get(uid)
+
+    @property
+    def uids(self) -> list[str]:
+        """The uids that are held."""
+        return list(self._handles)
+
+    async def claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
+        """Claim the uid for the present life, and return the handle; calls at the same time share one claim.
+
+        While an older life of the pod may still own it, nobody is known to.
+        """
+        if self.heart.waiting:
+            nobody = LinkChange(Outcome.REFUSED, None)
+            return Ownership(self, uid, PodLife(self.pod_index, self.heart.incarnation), nobody, inherited=False)
+        async with within(self._deadline, "claim"):
+            key = uid, steal_temporary, self._turns.changes(uid)
+            return await self._claiming.run(key, self._claim, uid, steal_temporary=steal_temporary)
+
+    async def _claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
+        async with self._turns.take(uid, claims=True) as turn:
+            return await self._claim_in_turn(uid, turn, steal_temporary=steal_temporary)
+
+    async def _claim_in_turn(self, uid: str, turn: Turn, *, steal_temporary: bool = False) -> Ownership:
+        await self._settle_release(uid)
+        while True:
+            owner = self.heart.life()
+
+            async def ask(_: LinkChange | None = None, owner: PodLife = owner) -> LinkChange:
+                return await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
+
+            handle = self._note(uid, owner, await self._ask(uid, turn, ask, again=ask))
+            if self._is_present(owner):
+                return handle
+
+    async def assign(self, uid: str) -> LinkChange:
+        """Make the link of the uid this pod's by force. While the outcome is unknown the uid is not owned."""
+        async with within(self._deadline, "assign"), self._turns.take(uid) as turn:
+            await self._settle_release(uid)
+            owner = self.heart.life()
+
+            async def assign() -> LinkChange:
+                return await self._store.assign(self._key(uid), owner)
+
+            async def look(answer: LinkChange) -> LinkChange:  # not by force again: somebody else did so later
+                return attrs.evolve(answer, link=await self._store.get_link(self._key(uid)))
+
+            try:
+                answer = await self._ask(uid, turn, assign, again=look)
+            except BaseException:
+                self.forget(uid)
+                raise
+            if self._is_present(owner):
+                self._note(uid, owner, answer)
+            else:
+                self.forget(uid)
+            return answer
+
+    async def give(self, uid: str, operation: Callable[[], Awaitable[LinkChange]]) -> LinkChange:
+        """Run an operation that gives the uid to another pod."""
+        async with within(self._deadline, "assign"), self._turns.take(uid):
+            self.forget(uid)
+            return await operation()
+
+    async def remove(self, uid: str, pod_index: int | None, grace: float) -> bool:
+        """Remove the link of the uid, whoever holds it, or only if that pod does; return whether it did.
+
+        What is sent names the epoch of the link: one that arrives late ends no later claim.
+        """
+        async with within(self._deadline, "release"), self._turns.take(uid):
+            handle = self._handles.get(uid)
+            self.forget(uid)
+            if handle is not None and pod_index in {None, self.pod_index}:
+                owner, epoch = self.pod_index, handle.epoch
+            else:
+                owner, epoch = await self._holder(uid)
+            while epoch is not None and pod_index in {None, owner}:
+                answer = await self._release(uid, owner, epoch, grace)
+                if answer.outcome is not Outcome.REFUSED or answer.link is None:
+                    return answer.done
+                owner, epoch = answer.link.pod_index, answer.link.epoch
+            return False
+
+    async def _holder(self, uid: str) -> tuple[int, int | None]:
+        """Return the pod and the epoch of a link; no epoch if there is none, or it cannot be read."""
+        try:
+            link = await self._store.get_link(self._key(uid))
+        except StoreProtocolError:
+            link = None
+        return (self.pod_index, None) if link is None else (link.pod_index, link.epoch)
+
+    async def release(self, handle: Ownership, grace: float) -> bool:
+        """Give up the uid of the handle; return whether the link was still that of the handle."""
+        async with within(self._deadline, "release"), self._turns.take(handle.uid):
+            now = self._handles.get(handle.uid)
+            epoch = handle.epoch
+            if now is not None and (now.epoch == epoch or now.continues(handle)):
+                epoch = now.epoch
+                self.forget(handle.uid)
+            return (await self._release(handle.uid, self.pod_index, epoch, grace)).done
+
+    async def _release(self, uid: str, pod_index: int, epoch: int | None, grace: float) -> LinkChange:
+        if pod_index == self.pod_index:
+            self._unsure[uid] = epoch
+        try:
+            answer = await self._store.release(self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace)
+        except StoreError as error:
+            if not error.maybe_applied:
+                self._unsure.pop(uid, None)
+            raise
+        self._unsure.pop(uid, None)
+        return answer
+
+    async def _settle_release(self, uid: str) -> None:
+        """Release again what was released without an answer, within a turn.
+
+        It may still be on its way, and would end a claim that found the same epoch. After this the epoch is another.
+        """
+        if uid in self._unsure:
+            await self._release(uid, self.pod_index, self._unsure[uid], 0.0)
+
+    async def reclaim(self) -> None:
+        """Claim all that was held in an older life again, 16 at a time; what another pod has by now is lost.
+
+        Raises:
+            StoreError: if the store did not answer.
+            LifecycleError: if this process owns nothing for good.
+
+        """
+        waiting = deque(self.uids)
+        failed: list[StoreError | LifecycleError] = []
+
+        async def work() -> None:
+            while waiting and not failed:
+                try:
+                    await self._reclaim(waiting.popleft())
+                except (StoreError, LifecycleError) as error:
+                    failed.append(error)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(min(_RECLAIMS, len(waiting))):
+                group.start_soon(work)
+        if failed:
+            raise failed[0]
+
+    async def _reclaim(self, uid: str) -> None:
+        async with within(self._deadline, "claim"), self._turns.take(uid, claims=True) as turn:
+            handle = self._handles.get(uid)
+            if handle is not None and handle.incarnation != self.heart.incarnation:
+                try:
+                    await self._claim_in_turn(uid, turn)
+                except StoreProtocolError:  # it would be no other one the next time
+                    self.forget(uid)
+
+    async def verify(self, uids: Sequence[str]) -> None:
+        """Look at the links of uids that are held, and lose those that are not this pod's any more.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        links = await self._store.get_links(self._server.namespace, uids, self._server.service_name)
+        for uid, link in zip(uids, links, strict=True):
+            if isinstance(link, StoreProtocolError):
+                self.forget(uid)
+            elif isinstance(link, StoreError):
+                raise link
+            elif not self._agrees(uid, link):
+                await self._verify_in_turn(uid)
+
+    async def _verify_in_turn(self, uid: str) -> None:
+        """Look again when no operation on the uid is in flight, whose answer would explain the difference."""
+        async with self._turns.take(uid, claims=True):
+            if not self._agrees(uid, await self._store.get_link(self._key(uid))):
+                self.forget(uid)
+
+    def _agrees(self, uid: str, link: Link | None) -> bool:
+        handle = self._handles.get(uid)
+        return handle is None or (
+            link is not None
+            and link.kind is LinkKind.PERSISTENT
+            and (self.pod_index, handle.epoch) == (link.pod_index, link.epoch)
+        )
+
+    def invalidate(self, uid: str, epoch: int) -> bool:
+        """Take in that what is known of the link at that epoch, or a lower one, is stale.
+
+        Return whether a uid that is held may be another's, so that it is to be verified.
+        """
+        self._turns.invalidate(uid, epoch)
+        handle = self._handles.get(uid)
+        return handle is not None and handle.epoch is not None and handle.epoch <= epoch
+
+    def invalidate_in_flight(self) -> None:
+        """Take in that invalidations may have been missed: answers that are in flight are looked at again."""
+        self._turns.invalidate_all()
+
+    def lose_all(self) -> None:
+        """Note that nothing is owned any more, for good."""
+        with self.faults.together():
+            for uid in self.uids:
+                self.forget(uid)
+        self._unsure.clear()
+
+    def forget(self, uid: str) -> None:
+        """Note that the uid is not owned any more."""
+        handle = self._handles.pop(uid, None)
+        self._unsure_claims.discard(uid)
+        if handle is not None:
+            handle.drop()
+
+    async def _ask(
+        self,
+        uid: str,
+        turn: Turn,
+        operation: Callable[[], Awaitable[LinkChange]],
+        again: Callable[[LinkChange], Awaitable[LinkChange]],
+    ) -> LinkChange:
+        """Return the answer to an operation; if that is overtaken by an invalidation, the answer to ``again``."""
+        turn.listen()
+        try:
+            answer = await operation()
+            while (
+                answer.link is not None
+                and answer.link.pod_index == self.pod_index
+                and answer.link.epoch <= turn.invalidated
+            ):
+                turn.listen()
+                looked = await again(answer)
+                if looked.link is None or looked.link.epoch != answer.link.epoch:
+                    answer = looked
+        except BaseException as error:
+            if uid in self._handles and not (isinstance(error, StoreError) and not error.maybe_applied):
+                self._unsure_claims.add(uid)
+            raise
+        return answer
+
+    def _is_present(self, owner: PodLife) -> bool:
+        """Whether the life that asked is the present one; if none comes after it, its answer counts all the same."""
+        return self.heart.ended or self.heart.incarnation == owner.incarnation
+
+    def _note(self, uid: str, owner: PodLife, answer: LinkChange) -> Ownership:
+        """Take in what the store answered, within a turn."""
+        before = self._handles.get(uid)
+        resumed = before if before is not None and self._continues(before, owner, answer) else None
+        inherited = answer.outcome is Outcome.INHERITED and resumed is None
+        handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=resumed)
+        if handle.held and before is not None and before.held and before.epoch == handle.epoch:
+            return before
+        self.forget(uid)
+        if self.heart.ended:
+            handle.drop()
+        elif handle.held:
+            self._handles[uid] = handle
+            self.placed_total += resumed is None
+        return handle
+
+    def _continues(self, before: Ownership, owner: PodLife, answer: LinkChange) -> bool:
+        """Whether an answer that this pod has the uid goes on with a handle that is held, with nobody in between.
+
+        The link tells it, or the mark of the last tenure that ended, if they have the epoch of the handle. Or the store
+        was lost while the handle was owned, and no mark tells of a tenure since.
+        """
+        previous = answer.previous
+        if previous is not None and previous.epoch == before.epoch:
+            return True
+        if before.incarnation == owner.incarnation or answer.outcome not in _TAKEN:
+            return False
+        if answer.ended is not None:
+            return answer.ended == before.epoch
+        return (
+            (previous is None or self.heart.is_own(previous.pod_index, previous.incarnation))
+            and before.uid not in self._unsure_claims
+            and self.heart.may_resume(before.incarnation)
+        )
+
+    def _key(self, uid: str) -> LinkKey:
+        return LinkKey(self._server.namespace, uid, self._server.service_name)
