@@ -73,6 +73,7 @@ class MemoryStore:
         self._pods: defaultdict[tuple[str, str], ServicePods] = defaultdict(ServicePods)
         self._stamp = 0, 0
         self._holds: list[_Hold] = []
+        self._full_holds: list[_Hold] = []
         self._held = 0
         self._held_more = anyio.Event()
         self._fault: _Fault | None = None
@@ -139,9 +140,14 @@ class MemoryStore:
         """
         self._holds.append(_Hold(frozenset(operations), answers))
 
+    def hold_no_more(self) -> None:
+        """Let the calls pass that come from now on; those that are held wait for ``release_held()`` all the same."""
+        self._full_holds += self._holds
+        self._holds = []
+
     def release_held(self) -> None:
         """Let the calls go on that wait, and hold no more."""
-        holds, self._holds = self._holds, []
+        holds, self._holds, self._full_holds = [*self._holds, *self._full_holds], [], []
         for hold in holds:
             hold.released.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -23,13 +24,17 @@ def server_of(namespace: str, pod_index: int = 0) -> ServerInfo:
 
 class TestScriptsLinks:
     async def test_nothing_is_left_behind(self, redis: Any, store: RedisStore, namespace: str) -> None:
-        """When the links of a uid are gone, so is its index: released, or ended with the last of them."""
+        """When the links of a uid are gone, so is its index; a mark of each that was released is there for a minute."""
         await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
         await store.claim(LinkKey(namespace, "alice", "doc"), OWNER)
         await store.release(LinkKey(namespace, "alice", "room"))
-        await store.release(LinkKey(namespace, "alice", "doc"))
+        await store.release(LinkKey(namespace, "alice", "doc"), grace=0.001)
+        await asyncio.sleep(0.01)  # for the grace to end
+        left = {key: await redis.pttl(key) for key in await redis.keys(f"*{namespace}*")}
 
-        assert [] == await redis.keys(f"*{namespace}*")
+        marks = {KEYS.of_links(namespace, service).keys_with_end("alice")[2] for service in ("room", "doc")}
+        assert marks == left.keys()
+        assert all(59_000 < left_ms <= 60_001 for left_ms in left.values())
 
     async def test_the_index_ends_with_the_last_link(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """The index of a uid has the expiry of the temporary link that ends last, and none beside a persistent one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,8 +12,11 @@ from stateful_route.models import PodLife
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from stateful_route import ServerDriver
     from stateful_route.testing import ManualClock, MemoryStore
-    from tests.unit.conftest import RunPods
+    from tests.unit.conftest import MakeServer, RunPods
 
 ALICE = LinkKey("prod", "alice", "room")
 TIMEOUT = StoreTimeoutError("no answer", operation="release", maybe_applied=True)
@@ -271,3 +274,289 @@ async def test_resumes_over_two_lives(run_pods: RunPods, store: MemoryStore) -> 
         another = await server.claim("alice")
 
         assert ([True] * 2, [False] * 3) == (after, [another.resumes(older) for older in handles])
+
+
+class TestOvertaken:
+    """An answer that is overtaken by an invalidation is looked at again before it counts."""
+
+    @pytest.mark.parametrize("take", ["claim", "set", "try_set"])
+    @pytest.mark.parametrize("other", ["forced", "removed"])
+    async def test_by_another_pod(self, run_pods: RunPods, store: MemoryStore, take: str, other: str) -> None:
+        """What another pod got while the answer was in flight, by force or after a removal, is not the first one's."""
+        async with run_pods(2) as (first, second):
+            await asyncio.sleep(0.01)  # so that both listen
+            store.hold("claim", "assign", answers=True)
+            taking = asyncio.create_task(taken(first, take))
+            await store.wait_held()
+            store.hold_no_more()
+            if other == "forced":
+                await second.set_linked_pod("", "alice", "room", 1)
+            else:
+                await second.remove_linked_pod("", "alice", "room")
+                await second.claim("alice")
+            store.release_held()
+            await taking
+
+            assert [False, True] == [first.owned("alice") is not None, second.owned("alice") is not None]
+
+    async def test_while_nothing_was_heard(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """An answer that was in flight when the pod began to listen again is looked at too."""
+        async with run_pods(2) as (first, second):
+            await eventually(lambda: len(store._listeners) == 2)
+            store.hold("claim", answers=True)
+            claiming = asyncio.create_task(first.claim("alice"))
+            await store.wait_held()
+            store.hold_no_more()
+            store.deafen()
+            await second.set_linked_pod("", "alice", "room", 1)
+            await eventually(lambda: not store._listeners)
+            store.hear_again()
+            await eventually(lambda: len(store._listeners) == 2)
+            store.release_held()
+
+            assert (False, 1) == ((await claiming).is_owned(), (await claiming).pod_index)
+
+    async def test_its_own_claim_is_kept(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A claim that is looked at again, and found right, tells what the first answer told."""
+        async with run_pods(1) as (pod,):
+            await store.claim(ALICE, PodLife(0, 1))
+            store.hold("claim", answers=True)
+            claiming = asyncio.create_task(pod.claim("alice"))
+            await store.wait_held()
+            pod._owned.invalidate_in_flight()
+            store.release_held()
+            handle = await claiming
+
+            assert (True, True) == (handle.is_owned(), handle.inherited)
+            assert handle.previous is not None
+
+
+async def taken(pod: ServerDriver, how: str) -> object:
+    if how == "claim":
+        return await pod.claim("alice")
+    return await (pod.set_linked_pod if how == "set" else pod.try_set_linked_pod)("", "alice", "room", 0)
+
+
+class TestGivenUp:
+    """Whatever gives a uid up drops the handle before it asks; whatever takes one first settles a lost release."""
+
+    @pytest.mark.parametrize("how", ["release", "remove", "remove_with_id", "set"])
+    async def test_before_the_question(self, run_pods: RunPods, store: MemoryStore, how: str) -> None:
+        """The handle is not owned any more once the call has begun, whenever its answer comes."""
+        async with run_pods(2) as (pod, _):
+            handle = await pod.claim("alice")
+            store.hold()
+            ways: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                "release": handle.release,
+                "remove": lambda: pod.remove_linked_pod("", "alice", "room"),
+                "remove_with_id": lambda: pod.remove_linked_pod_with_id("", "alice", "room", 0),
+                "set": lambda: pod.set_linked_pod("", "alice", "room", 1),
+            }
+            giving = asyncio.create_task(ways[how]())
+            await store.wait_held()
+            owned = handle.is_owned()
+            store.release_held()
+            await giving
+
+            assert not owned
+
+    @pytest.mark.parametrize("take", ["claim", "set", "try_set"])
+    async def test_a_lost_release_is_settled(self, run_pods: RunPods, store: MemoryStore, take: str) -> None:
+        """A release that was not answered, and arrives after the uid was taken again, ends nothing."""
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            store.fail_with(TIMEOUT, "release")
+            with pytest.raises(StoreTimeoutError):
+                await handle.release()
+            store.fail_with(None)
+            await taken(pod, take)
+            late = await store.release(ALICE, pod_index=0, epoch=handle.epoch)
+
+            assert not late.done
+            assert pod.owned("alice") is not None
+
+    async def test_a_lost_removal_ends_no_later_claim(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A removal names the epoch of the link, be it without a handle: one that arrives late ends nothing."""
+        async with run_pods(1) as (pod,):
+            before = await store.assign(ALICE, PodLife(7, 1))
+            sent: list[dict[str, object]] = []
+            release = store.release
+
+            async def note(key: LinkKey, **settings: Any) -> Any:
+                sent.append(settings)
+                return await release(key, **settings)
+
+            store.release = note  # type: ignore[method-assign]  # what is sent is the fact
+            removed = await pod.remove_linked_pod("", "alice", "room")
+
+            assert before.link is not None
+            assert removed
+            assert [before.link.epoch] == [settings["epoch"] for settings in sent]
+
+    async def test_removal_of_what_has_moved(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A removal by a pod whose handle is out of date removes the link all the same, whoever holds it."""
+        async with run_pods(1) as (pod,):
+            await pod.claim("alice")
+            store.deafen()
+            await store.assign(ALICE, PodLife(7, 1))
+            removed = await pod.remove_linked_pod("", "alice", "room")
+
+            assert removed
+            assert await store.get_link(ALICE) is None
+
+
+class TestWaiting:
+    """Turns of one uid wait within the deadline of the call, and claims share one."""
+
+    async def test_one_claim(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Claims at the same time are one claim in the store."""
+        async with run_pods(1) as (pod,):
+            await eventually(lambda: bool(store._listeners))
+            before = store.operations["claim"]
+            handles = await asyncio.gather(*(pod.claim("alice") for _ in range(50)))
+
+            assert (1, 1) == (store.operations["claim"] - before, len({id(handle) for handle in handles}))
+
+    async def test_not_over_a_release(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A claim that comes after a release joins no claim from before it."""
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            store.hold("claim", answers=True)
+            older = asyncio.create_task(pod.claim("alice"))
+            await store.wait_held()
+            releasing = asyncio.create_task(handle.release())
+            await asyncio.sleep(0)
+            newer = asyncio.create_task(pod.claim("alice"))
+            await asyncio.sleep(0)
+            store.release_held()
+            await releasing
+
+            assert [False, True] == [(await older).is_owned(), (await newer).is_owned()]
+
+    async def test_within_the_deadline(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """Calls for one uid that get no answer all end within one deadline."""
+        async with make_server(call_deadline=0.05) as pod:
+            handle = await pod.claim("alice")
+            store.hold("claim", "release", "assign", "get_link")
+            calls = [
+                pod.claim("alice"),
+                handle.release(),
+                pod.claim("alice"),
+                pod.set_linked_pod("", "alice", "room", 0),
+                pod.remove_linked_pod("", "alice", "room"),
+                pod.claim("alice"),
+            ]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            store.release_held()
+
+            assert [StoreTimeoutError] * 6 == [type(outcome) for outcome in outcomes]
+            assert 0 == len(pod._owned._turns)
+
+
+class TestEmptiedStore:
+    """What was owned when the store came back empty is resumed, if nobody can have had it in between."""
+
+    async def test_resumes(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """All uids of pods that lived are theirs again, and what the pods remember of them is good."""
+        uids = [f"user-{i}" for i in range(100)]
+        async with run_pods(1) as (pod,):
+            before = [await pod.claim(uid) for uid in uids]
+            store.lose_all()
+            await pod._heart.beat()
+            await eventually(lambda: all(pod.owned(uid) for uid in uids))
+            after = [await pod.claim(uid) for uid in uids]
+
+            assert [True] * 100 == [new.resumes(old) for new, old in zip(after, before, strict=True)]
+            assert [False] * 100 == [handle.inherited for handle in after]
+
+    async def test_placed_meanwhile(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A uid that a client placed on the old life of its pod is resumed too."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            store.lose_all()
+            await store.place(ALICE, PodLife(0, pod.incarnation), 60.0)
+            await pod._heart.beat()
+            await eventually(lambda: pod.owned("alice") not in {None, before})
+
+            assert (await pod.claim("alice")).resumes(before)
+
+    @pytest.mark.parametrize("grace", [0.0, 1.0])
+    async def test_somebody_had_it(
+        self, run_pods: RunPods, store: MemoryStore, clock: ManualClock, grace: float
+    ) -> None:
+        """A uid that another pod had in between is not resumed, though nothing but a mark is left of that."""
+        async with run_pods(2) as (pod, other):
+            before = await pod.claim("alice")
+            store.lose_all()
+            await (await other.claim("alice")).release(grace)
+            clock.advance(2.0)
+            await pod._heart.beat()
+            after = await pod.claim("alice")
+
+            assert (True, False) == (after.is_owned(), after.resumes(before))
+
+    async def test_lease_had_ended(self, run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
+        """A uid is not resumed if the pod heard of the loss after its lease: in between it may have been taken over."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            clock.advance(501.0)
+            store.lose_all()
+            await pod._heart.beat()
+            await eventually(lambda: pod.owned("alice") not in {None, before})
+
+            assert not (await pod.claim("alice")).resumes(before)
+
+    async def test_too_long_ago(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
+        """A uid is not resumed once a mark of another pod's tenure would be gone."""
+        async with make_server() as pod:
+            before = await pod.claim("alice")
+            clock.advance(61.0)
+            store.lose_all()
+            await pod._heart.beat()
+            await eventually(lambda: pod.owned("alice") not in {None, before})
+
+            assert not (await pod.claim("alice")).resumes(before)
+
+    async def test_an_unanswered_claim(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A uid is not resumed if an earlier claim after the loss was not answered: it has used up what a mark told."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            store.lose_all()
+            claims = store.operations["claim"]
+            store.fail_with(TIMEOUT, "claim", applied=True)
+            await pod._heart.beat()
+            await eventually(lambda: store.operations["claim"] > claims)
+            store.fail_with(None)
+            await pod._heart.beat()
+            await eventually(lambda: pod.owned("alice") not in {None, before})
+
+            assert not (await pod.claim("alice")).resumes(before)
+
+    async def test_release_and_claim(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A uid that was released and claimed again by the same process is resumed, if nobody had it in between."""
+        async with run_pods(2) as (pod, other):
+            first = await pod.claim("alice")
+            await first.release()
+            second = await pod.claim("alice")
+            resumed = second.resumes(first)
+            await second.release()
+            await (await other.claim("alice")).release()
+            third = await pod.claim("alice")
+
+            assert (True, False) == (resumed, third.resumes(second))
+
+    async def test_it_says_that_it_reclaims(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A pod reports that it claims again from its registration on, until it has."""
+        async with run_pods(1) as (pod,):
+            await pod.claim("alice")
+            store.lose_all()
+            store.hold("claim")
+            await pod._heart.beat()
+            await store.wait_held()
+            (during,) = (await store.read_pods("prod", "room")).pods
+            store.release_held()
+            await eventually(lambda: not pod._is_reclaiming)
+            await pod._heart.beat()
+            (after,) = (await store.read_pods("prod", "room")).pods
+
+            assert (True, False) == (during.report.reclaiming, after.report.reclaiming)

@@ -643,7 +643,9 @@ class TestScripts:
         """Whatever goes wrong as a script is given, its callers hear of it and do not hang."""
         rig.server.answer = Scripts()
         script = attrs.evolve(ONE, source="no UTF-8: \ud800")
-        call = rig.scripts().run(script.command(("key",), ()))
+        server = rig.scripts()
+        server._pipe._given.add(script.sha)  # and the server has forgotten it since
+        call = server.run(script.command(("key",), ()))
         done, _ = await asyncio.wait([asyncio.ensure_future(call)], timeout=10.0)
 
         assert [UnicodeEncodeError] == [type(each.exception()) for each in done]

@@ -21,6 +21,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
+from stateful_route.testing import ManualClock
 from tests.unit.conftest import CONFIG, room
 from tests.waiting import eventually
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.models import PodTable
-    from stateful_route.testing import ManualClock, MemoryStore
+    from stateful_route.testing import MemoryStore
     from tests.unit.conftest import MakeServer, RunPods
 
 ALICE = LinkKey("prod", "alice", "room")
@@ -681,3 +682,110 @@ class TestWords:
                 "pod 0 of 'room' (room-0) hears no announcements",
                 "pod 0 of 'room' (room-0) hears announcements again",
             ] == told
+
+
+class TestLateAnswers:
+    """What is in flight when the state of the pod changes."""
+
+    async def test_goodbye_beside_a_heartbeat(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """SHUTDOWN is in the store when the call returns, though a heartbeat was in flight when it was made."""
+        async with make_server() as pod:
+            store.hold("heartbeat", answers=True)
+            beating = asyncio.create_task(pod._heart.beat())
+            await store.wait_held()
+            leaving = asyncio.create_task(pod.set_routing_state(RoutingState.SHUTDOWN))
+            await asyncio.sleep(0)
+            store.release_held()
+            await asyncio.gather(beating, leaving)
+            (state,) = (await store.read_pods("prod", "room")).pods
+
+            assert RoutingState.SHUTDOWN is state.report.routing_state
+
+    async def test_goodbye_beside_a_registration(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A life that begins while the pod says goodbye says it too."""
+        async with make_server() as pod:
+            store.lose_all()
+            store.hold("register", answers=True)
+            beating = asyncio.create_task(pod._heart.beat())
+            await store.wait_held()
+            leaving = asyncio.create_task(pod.set_routing_state(RoutingState.SHUTDOWN))
+            await asyncio.sleep(0)
+            store.release_held()
+            await asyncio.gather(beating, leaving)
+            (state,) = (await store.read_pods("prod", "room")).pods
+
+            assert RoutingState.SHUTDOWN is state.report.routing_state
+
+    async def test_a_registration_that_arrives_late(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A registration without an answer that arrives after a later one supersedes nobody."""
+        sent: list[tuple[Any, Any]] = []
+        register = store.register
+
+        async def note(*args: Any, **settings: Any) -> Any:
+            sent.append((args, settings))
+            return await register(*args, **settings)
+
+        store.register = note  # type: ignore[method-assign]  # what was sent arrives again below
+        async with make_server() as pod:
+            await pod.claim("alice")
+            store.lose_all()
+            store.fail_with(TIMEOUT, "register")
+            await pod._heart.beat()
+            store.fail_with(None)
+            await pod._heart.beat()
+            late = [await register(*args, **settings) for args, settings in sent[:-1]]
+            await pod._heart.beat()
+            handle = await pod.claim("alice")
+
+            assert [True] * len(sent[:-1]) == [answer.refused for answer in late]
+            assert (True, True) == (pod.healthy, handle.is_owned())
+
+    @pytest.mark.parametrize("applied", [False, True])
+    async def test_a_registration_without_an_answer(
+        self, make_server: MakeServer, store: MemoryStore, applied: bool
+    ) -> None:
+        """A process waits for no life of its own, be it one of which it never heard."""
+        async with make_server() as pod:
+            store.lose_all()
+            store.fail_with(TIMEOUT, "register", applied=applied)
+            await pod._heart.beat()
+            store.fail_with(None)
+            await pod._heart.beat()
+
+            assert (await pod.claim("alice")).is_owned()
+
+    async def test_a_newer_process(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A process that was confirmed dead does not come back over a newer process with its index."""
+        async with make_server() as older, make_server(index_is_exclusive=True) as newer:
+            store.deafen()  # so that the older one does not hear of it
+            store.mark_dead("prod", "room", 0)
+            await newer._heart.beat()
+            await older._heart.beat()
+
+            assert (False, True) == (older.healthy, newer.healthy)
+            assert (await newer.claim("alice")).is_owned()
+
+    async def test_set_routing_state_of_a_life_that_waits(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod that waits for an older life of it may already say that it takes no new uids."""
+        older = make_server()
+        await older.start()
+        async with make_server() as newer:
+            await newer.set_routing_state(RoutingState.DENY_NEW_CALL)
+            (state,) = (await store.read_pods("prod", "room")).pods
+
+            assert RoutingState.DENY_NEW_CALL is state.report.routing_state
+        await older.stop()
+
+    async def test_the_clock_is_put_back(self, run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
+        """A pod that died before the clock of the store was put back is dead a lease after that, at the latest."""
+        async with run_pods(2) as (dead, living):
+            await dead._beating.stop()
+            await dead._watch.stop()
+            store_clock = ManualClock(clock() - 10_000.0)
+            store._clock = store_clock
+            await living._heart.beat()
+            store_clock.advance(501.0)
+            await living._heart.beat()
+            confirmed = await store.confirm_death("prod", "room", PodLife(0, dead.incarnation), 86400.0)
+
+            assert confirmed

@@ -20,9 +20,9 @@ if not (matches(ARGV[2], link.pod) and matches(ARGV[3], link.incarnation) and ma
 end
 local grace_ms = tonumber(ARGV[5])
 if link.kind ~= 'p' then grace_ms = math.min(grace_ms, link.left_ms) end
+mark_ended(link, math.max(0, grace_ms))
 if grace_ms <= 0 then
   delete_link()
-  mark_ended(link, 0)
   announce(link.epoch)
   return reply('released', nil, link)
 end
@@ -30,6 +30,5 @@ local was_grace = link.kind == 'g'
 link.kind = 'g'
 link.left_ms = grace_ms
 write_link(link)
-mark_ended(link, grace_ms)
 if not was_grace then announce(link.epoch) end
 return reply('grace', link)

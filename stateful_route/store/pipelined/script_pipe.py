@@ -86,6 +86,8 @@ class ScriptPipe(Pipe):
         self._seconds: set[asyncio.Task[Any]] = set()
         self._on_the_way: set[str] = set()
         """The scripts that the server is being given, by their SHA-1."""
+        self._given: set[str] = set()
+        """The scripts that were run over this connection: the first time with their text, as it may be a new server."""
 
     def start(self, call: ScriptCall, expires: float | None = None) -> asyncio.Future[Any]:
         """Return the reply of a script, of the second try too: a bare future, a coroutine costs a tenth of it all.
@@ -95,10 +97,22 @@ class ScriptPipe(Pipe):
 
         """
         try:
-            return self.submit(call.packed, call, expires, on_error=self._on_error)
+            data = call.packed if call.script.sha in self._given else self._first(call)
+            return self.submit(data, call, expires, on_error=self._on_error)
         except StoreError:
             self._on_fault()
             raise
+
+    def _first(self, call: ScriptCall) -> bytes:
+        """Return the command of a script that was not run over this connection: with its text, in one round trip."""
+        self._given.add(call.script.sha)
+        return resp.pack(call.eval)  # type: ignore[no-any-return]  # hiredis has no types
+
+    def _connect_for_waiting(self) -> None:
+        """See ``Pipe``; the next connection may be to another server."""
+        if self._wire is None:
+            self._given.clear()
+        super()._connect_for_waiting()
 
     async def aclose(self) -> None:
         """See ``Pipe.aclose``; wait for the second tries too."""

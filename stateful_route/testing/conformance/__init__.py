@@ -23,6 +23,7 @@ from stateful_route.testing.conformance.many import Many
 from stateful_route.testing.conformance.pods import Pods
 from stateful_route.testing.conformance.races import Races
 from stateful_route.testing.conformance.shared import StoreKit
+from stateful_route.testing.conformance.tenures import Tenures
 from stateful_route.testing.conformance.times import Times
 from stateful_route.testing.conformance.unreadable import Unreadable
 from stateful_route.testing.conformance.whole import Whole
@@ -31,5 +32,5 @@ __all__ = ["StoreConformance", "StoreKit"]
 
 
 @pytest.mark.asyncio
-class StoreConformance(Links, Times, Many, Unreadable, Races, Pods, Changes, Isolation, Whole):
+class StoreConformance(Links, Times, Many, Unreadable, Races, Pods, Tenures, Changes, Isolation, Whole):
     """What any ``Store`` has to do. Inherit it and give it a fixture ``store_kit`` that yields a ``StoreKit``."""
