@@ -169,15 +169,18 @@ class Owned:
             return (await self._release(handle.uid, self.pod_index, epoch, grace)).done
 
     async def _release(self, uid: str, pod_index: int, epoch: int | None, grace: float) -> LinkChange:
+        earlier = uid in self._unsure  # an earlier release, which may be on its way whatever becomes of this one
         if pod_index == self.pod_index:
             self._unsure[uid] = epoch
         try:
             answer = await self._store.release(self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace)
         except StoreError as error:
-            if not error.maybe_applied:
+            if not (error.maybe_applied or earlier):
                 self._unsure.pop(uid, None)
             raise
-        self._unsure.pop(uid, None)
+        # A link in grace keeps its epoch: the earlier release would end a claim that revives it.
+        if not (earlier and answer.link is not None and answer.link.epoch == epoch):
+            self._unsure.pop(uid, None)
         return answer
 
     async def _settle_release(self, uid: str) -> None:
