@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError
+from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.models import PodLife
 from tests.waiting import eventually
 
@@ -370,6 +371,30 @@ class TestGivenUp:
                 await handle.release()
             store.fail_with(None)
             await taken(pod, take)
+            late = await store.release(ALICE, pod_index=0, epoch=handle.epoch)
+
+            assert not late.done
+            assert pod.owned("alice") is not None
+
+    @pytest.mark.parametrize("second", ["in grace", "not sent"])
+    async def test_another_release_settles_it_only_if_it_ended_the_epoch(
+        self, run_pods: RunPods, store: MemoryStore, second: str
+    ) -> None:
+        """A lost release ends no later claim, also if another one left the link in grace, or was not sent at all.
+
+        Found by the simulator, seed 11: the claim revived the epoch that the lost release names.
+        """
+        away = StoreUnavailableError("away", operation="release", maybe_applied=False)
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            store.fail_with(TIMEOUT, "release")
+            with pytest.raises(StoreTimeoutError):
+                await handle.release()
+            store.fail_with(away if second == "not sent" else None)
+            with contextlib.suppress(StoreUnavailableError):
+                await handle.release(grace=60)
+            store.fail_with(None)
+            await pod.claim("alice")
             late = await store.release(ALICE, pod_index=0, epoch=handle.epoch)
 
             assert not late.done
