@@ -16,7 +16,7 @@ import redis.exceptions
 from stateful_route.errors import StoreError
 from stateful_route.store.exchange import Attempt, exchange, pipeline
 from stateful_route.store.faults import address_of, command_name, translate
-from stateful_route.store.subscription import subscribe
+from stateful_route.store.subscriber import open_subscriber
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from stateful_route.store.resp import Command
     from stateful_route.store.scripts import ScriptCall
-    from stateful_route.store.subscription import Subscription
+    from stateful_route.store.subscriber import Subscriber
 
 
 class NodeConnections:
@@ -36,7 +36,7 @@ class NodeConnections:
     def __init__(self, client: Redis, deadline: float, limit: int) -> None:
         """Borrow the pool of ``client``."""
         self._pool = client.connection_pool
-        self._deadline = deadline
+        self.deadline = deadline
         self._places = asyncio.Semaphore(min(limit, self._pool.max_connections))
 
     async def run(self, call: ScriptCall) -> Any:
@@ -83,12 +83,12 @@ class NodeConnections:
             finally:
                 await self._pool.release(connection)
 
-    async def subscribe(self, channel: str) -> Subscription:
-        """Subscribe to a channel of the server."""
-        return await subscribe(self._pool.connection_class, self._pool.connection_kwargs, channel, self._deadline)
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection to the server, beside the pool."""
+        return await open_subscriber(self._pool.connection_class, self._pool.connection_kwargs, self.deadline)
 
     def _attempt(self, operation: str, *, writes: bool) -> Attempt:
-        return Attempt(operation, self._deadline, writes=writes, at=address_of(self._pool.connection_kwargs))
+        return Attempt(operation, self.deadline, writes=writes, at=address_of(self._pool.connection_kwargs))
 
 
 class ClusterConnections:
@@ -102,13 +102,13 @@ class ClusterConnections:
     def __init__(self, client: RedisCluster, deadline: float, limit: int) -> None:
         """Borrow the nodes of ``client``."""
         self._client = client
-        self._deadline = deadline
+        self.deadline = deadline
         self._places = asyncio.Semaphore(limit)
 
     async def run(self, call: ScriptCall) -> Any:
         """Return the reply of a script."""
         script = call.script
-        async with Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
+        async with Attempt(script.name, self.deadline, writes=script.writes) as attempt, self._places:
             await self._client.initialize()
             node: Any = self._client.get_node_from_key(call.keys[0])
             attempt.at = "" if node is None else f"{node.host}:{node.port}"
@@ -139,16 +139,23 @@ class ClusterConnections:
 
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command, from any primary."""
-        async with Attempt(command_name(command), self._deadline, writes=False), self._places:
+        async with Attempt(command_name(command), self.deadline, writes=False), self._places:
             await self._client.initialize()
             return await self._execute(self._client.get_default_node(), command)
 
-    async def subscribe(self, channel: str) -> Subscription:
-        """Subscribe to a channel of the cluster, at any of its primaries: a message reaches all nodes."""
-        async with Attempt("listen", self._deadline, writes=False):
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection to any of the primaries: a message reaches all nodes."""
+        expires = asyncio.get_running_loop().time() + self.deadline
+        async with Attempt("listen", self.deadline, writes=False):
             await self._client.initialize()
         node: Any = random.choice(self._client.get_primaries())  # noqa: S311 - it spreads load
-        return await subscribe(node.connection_class, node.connection_kwargs, channel, self._deadline)
+
+        def moved() -> bool:
+            primaries = self._client.get_primaries()
+            return bool(primaries) and node.name not in {primary.name for primary in primaries}
+
+        left = round(expires - asyncio.get_running_loop().time(), 2)
+        return await open_subscriber(node.connection_class, node.connection_kwargs, left, moved)
 
     async def _execute(self, node: Any, command: Command) -> Any:
         return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from stateful_route.store.scripts import ScriptCall
-    from stateful_route.store.subscription import Subscription
+    from stateful_route.store.subscriber import Subscriber
 
 RedisClient: TypeAlias = Redis | RedisCluster
 """The asyncio clients of redis-py that can be borrowed."""
@@ -24,6 +24,9 @@ class Connections(Protocol):
 
     is_one_server: bool
     """Whether all keys are on one server, as far as it is known, so that a script may take those of many uids."""
+
+    deadline: float
+    """Seconds within which each call ends."""
 
     def run(self, call: ScriptCall) -> Awaitable[Any]:
         """Return the reply of a script, with bytes for strings.
@@ -42,8 +45,13 @@ class Connections(Protocol):
         """Return the reply of a command that changes nothing and has no key."""
         ...
 
-    async def subscribe(self, channel: str) -> Subscription:
-        """Subscribe to a channel, over a connection of its own."""
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection for subscriptions, which takes none from a pool.
+
+        Raises:
+            StoreError: within the deadline.
+
+        """
         ...
 
 

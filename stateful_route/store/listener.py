@@ -2,48 +2,176 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from stateful_route.errors import StoreUnavailableError
+from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.models import Announcement, LinkAnnouncement, PodAnnouncement
 from stateful_route.store.keys import decode
+from stateful_route.store.subscription import ChannelListener
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stateful_route.store.connections import Connections
     from stateful_route.store.keys import KeySpace
-    from stateful_route.store.subscription import Subscription
+    from stateful_route.store.port import NamespaceListener
+    from stateful_route.store.subscription import SharedSubscription
+
+E = TypeVar("E", bound=StoreError)
+
+# Messages that wait for a listener that is slow: some 30 MB of them. So much, or less, a server keeps by default for a
+# subscriber that does not read (client-output-buffer-limit pubsub 32mb 8mb 60).
+_MOST_WAITING = 100_000
+
+# Announcements that are given one after the other before the event loop gets its turn.
+_SLICE = 256
 
 
 @contextlib.asynccontextmanager
 async def listening(
-    connections: Connections, keys: KeySpace, namespace: str, patience: float
+    shared: SharedSubscription, keys: KeySpace, namespace: str, patience: float
 ) -> AsyncIterator[AsyncIterator[Announcement | None]]:
-    """Subscribe to the announcements in a namespace; see ``Store.listen``."""
-    subscription = await connections.subscribe(keys.events(namespace))
+    """Listen to the announcements in a namespace; see ``Store.listen``."""
+    announcements = _Announcements(keys, namespace, patience)
+    shared.add(announcements)
     try:
-        yield _announcements(subscription, keys, namespace, patience)
+        await announcements.entered(shared)
+        yield announcements
     finally:
-        await subscription.close()
+        await shared.leave(announcements)
 
 
-async def _announcements(
-    subscription: Subscription, keys: KeySpace, namespace: str, patience: float
-) -> AsyncIterator[Announcement | None]:
-    asked = False
-    while True:
-        message = await subscription.next(patience)
-        if message is not None:
-            asked = False
-            yield parse(message, keys, namespace)
-        elif asked:
-            silent = f"nothing is heard from {subscription.address} any more"
-            raise StoreUnavailableError(silent, operation="listen", maybe_applied=False)
-        else:
-            await subscription.ping()
-            asked = True
+def attach(
+    shared: SharedSubscription, keys: KeySpace, namespace: str, patience: float, listener: NamespaceListener
+) -> Callable[[], Awaitable[None]]:
+    """Have a listener told what is announced in a namespace; see ``SharesSubscription.attach``."""
+    attached = _Attached(keys, namespace, patience, listener)
+    try:
+        shared.add(attached)
+    except StoreUnavailableError as error:
+        listener.lose(error)
+    if shared.failure is not None:
+        listener.lose(shared.failure)
+    return lambda: shared.leave(attached)
+
+
+class _Attached(ChannelListener):
+    """Hands on what is heard, at once."""
+
+    def __init__(self, keys: KeySpace, namespace: str, patience: float, listener: NamespaceListener) -> None:
+        super().__init__(keys.events(namespace), patience)
+        self._keys = keys
+        self._namespace = namespace
+        self._listener = listener
+
+    def begin(self) -> None:
+        self._listener.begin()
+
+    def take_in(self, message: list[Any]) -> None:
+        announcement = parse(message, self._keys, self._namespace)
+        if announcement is not None:
+            self._listener.take_in(announcement)
+
+    def show_life(self) -> None:
+        """Do nothing: who is attached is told of a loss, and needs no signs of life."""
+
+    def lose(self, error: StoreError) -> None:
+        self._listener.lose(error)
+
+
+class _Announcements(ChannelListener):
+    """What is announced in a namespace, in its order, until the subscription is lost for the first time."""
+
+    def __init__(self, keys: KeySpace, namespace: str, patience: float) -> None:
+        super().__init__(keys.events(namespace), patience)
+        self._keys = keys
+        self._namespace = namespace
+        self._waiting: deque[list[Any]] = deque()
+        self._stands = False
+        self._shown_life = False
+        self._error: StoreError | None = None
+        self._woken: asyncio.Future[None] | None = None
+        self._given = 0
+
+    async def entered(self, shared: SharedSubscription) -> None:
+        """Return once the subscription stands.
+
+        Raises:
+            StoreError: if it does not within the deadline.
+
+        """
+        try:
+            async with asyncio.timeout(shared.deadline):
+                while not self._stands and self._error is None:
+                    await self._wake_up()
+        except TimeoutError:
+            if shared.failure is not None:  # the next attempt is still to come
+                raise again(shared.failure) from shared.failure.__cause__
+            late = f"no subscription within {shared.deadline:g} s"
+            raise StoreTimeoutError(late, operation="listen", maybe_applied=False) from None
+        if not self._stands and self._error is not None:
+            raise again(self._error) from self._error.__cause__
+
+    def begin(self) -> None:
+        self._stands = True
+        self._wake()
+
+    def take_in(self, message: list[Any]) -> None:
+        if self._error is not None:
+            return
+        if len(self._waiting) >= _MOST_WAITING:
+            self._waiting.clear()
+            behind = f"the listener is behind by more than {_MOST_WAITING} announcements"
+            self.lose(StoreUnavailableError(behind, operation="listen", maybe_applied=False))
+            return
+        self._waiting.append(message)
+        self._wake()
+
+    def show_life(self) -> None:
+        self._shown_life = True
+        self._wake()
+
+    def lose(self, error: StoreError) -> None:
+        if self._error is None:
+            self._error = error
+            self._wake()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Announcement | None:
+        self._given += 1
+        if self._given % _SLICE == 0:
+            await asyncio.sleep(0)
+        while True:
+            if self._waiting:
+                return parse(self._waiting.popleft(), self._keys, self._namespace)
+            if self._error is not None:
+                raise again(self._error) from self._error.__cause__
+            if self._shown_life:
+                self._shown_life = False
+                return None
+            await self._wake_up()
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def _wake_up(self) -> None:
+        self._woken = asyncio.get_running_loop().create_future()
+        try:
+            await self._woken
+        finally:
+            self._woken = None
+
+
+def again(error: E) -> E:
+    """Return an error that says the same: each listener raises one of its own, with a traceback of its own."""
+    copied = type(error).__new__(type(error), *error.args)
+    copied.__dict__.update(error.__dict__)
+    return copied
 
 
 def parse(message: list[Any], keys: KeySpace, namespace: str) -> Announcement | None:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route.errors import StoreError
@@ -227,4 +227,35 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Close what the store opened itself. Safe to call twice."""
+        ...
+
+
+class NamespaceListener(Protocol):
+    """Is told what is announced in a namespace, at once: its methods neither wait nor raise."""
+
+    def begin(self) -> None:
+        """Take in that each announcement is heard from now on: one before may have been missed."""
+        ...
+
+    def take_in(self, announcement: Announcement) -> None:
+        """Take in what was announced."""
+        ...
+
+    def lose(self, error: StoreError) -> None:
+        """Take in that nothing is heard until ``begin``. It may be told again, for another reason."""
+        ...
+
+
+class SharesSubscription(Protocol):
+    """What a store may have besides: one subscription for many namespaces, without a task for each of them.
+
+    Over a store that has only ``Store.listen`` a client runs a task for each namespace.
+    """
+
+    def attach(self, namespace: str, patience: float, listener: NamespaceListener) -> Callable[[], Awaitable[None]]:
+        """Listen in a namespace until the function that is returned is called, and awaited.
+
+        A subscription that is lost, or refused, is made again by the store, with back-off. ``patience`` is that of
+        ``Store.listen``.
+        """
         ...

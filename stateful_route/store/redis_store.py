@@ -10,8 +10,9 @@ from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, O
 from stateful_route.store import codec, scripts
 from stateful_route.store.keys import KeySpace, encode
 from stateful_route.store.link_batches import LinkBatches
-from stateful_route.store.listener import listening
+from stateful_route.store.listener import attach, listening
 from stateful_route.store.port import StoreInfo
+from stateful_route.store.subscription import SharedSubscription
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from stateful_route.models import Announcement, PodReport, PodTable, ServerInfo
     from stateful_route.store.connections import Connections
+    from stateful_route.store.port import NamespaceListener
 
 _GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN, _SERVICES = map(
     scripts.load, ("get", "place", "claim", "release", "assign", "services")
@@ -46,6 +48,7 @@ class RedisStore:
         self._batches = LinkBatches(connections)
         self._keys = keys or KeySpace()
         self._close = close
+        self._subscription = SharedSubscription(connections)
 
     def __repr__(self) -> str:
         return f"<RedisStore over {type(self._connections).__name__}>"
@@ -213,7 +216,13 @@ class RedisStore:
         self, namespace: str, patience: float
     ) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
         """See ``Store.listen``."""
-        return listening(self._connections, self._keys, namespace, patience)
+        return listening(self._subscription, self._keys, namespace, patience)
+
+    def attach(
+        self, namespace: str, patience: float, listener: NamespaceListener
+    ) -> Callable[[], Awaitable[None]]:
+        """See ``SharesSubscription.attach``."""
+        return attach(self._subscription, self._keys, namespace, patience, listener)
 
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""
@@ -225,6 +234,7 @@ class RedisStore:
     async def aclose(self) -> None:
         """See ``Store.aclose``."""
         close, self._close = self._close, _nothing
+        await self._subscription.aclose()
         await close()
 
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:

@@ -10,14 +10,14 @@ from stateful_route.store.faults import command_name
 from stateful_route.store.pipelined.script_pipe import Reading, ScriptPipe, as_list, settled
 from stateful_route.store.pipelined.slots import SlotTable
 from stateful_route.store.resp import ReplyError
-from stateful_route.store.subscription import subscribe
+from stateful_route.store.subscriber import open_subscriber
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from stateful_route.store.pipelined.slots import Address
     from stateful_route.store.scripts import ScriptCall
-    from stateful_route.store.subscription import Subscription
+    from stateful_route.store.subscriber import Subscriber
 
 # Seconds before a call is tried again whose keys are on their way from one primary to another.
 _MOVING = 0.01
@@ -46,7 +46,7 @@ class PipelinedCluster:
             )
 
         self._table = SlotTable(connect, startup, deadline)
-        self._deadline = deadline
+        self.deadline = deadline
 
     def __repr__(self) -> str:
         return f"<PipelinedCluster: {self._table!r}>"
@@ -58,7 +58,7 @@ class PipelinedCluster:
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script: one pipeline for each primary, all at the same time."""
-        expires = asyncio.get_running_loop().time() + self._deadline
+        expires = asyncio.get_running_loop().time() + self.deadline
         replies: list[Any] = [None] * len(calls)
         shares: dict[ScriptPipe, list[int]] = {}
         lost: list[int] = []
@@ -89,15 +89,17 @@ class PipelinedCluster:
 
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command, from any primary."""
-        expires = asyncio.get_running_loop().time() + self._deadline
+        expires = asyncio.get_running_loop().time() + self.deadline
         return await (await self._table.any_primary(Reading(command_name(command)), expires)).ask(command, expires)
 
-    async def subscribe(self, channel: str) -> Subscription:
-        """Subscribe to a channel of the cluster, at any of its primaries: a message reaches all nodes."""
-        expires = asyncio.get_running_loop().time() + self._deadline
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection to any of the primaries: a message reaches all nodes."""
+        loop = asyncio.get_running_loop()
+        expires = loop.time() + self.deadline
         pipe = await self._table.any_primary(Reading("listen"), expires)
         try:
-            return await subscribe(pipe.kind, pipe.settings, channel, self._deadline)
+            left = round(expires - loop.time(), 2)
+            return await open_subscriber(pipe.kind, pipe.settings, left, lambda: not self._table.is_primary(pipe))
         except StoreError:
             self._table.refresh()
             raise
@@ -108,7 +110,7 @@ class PipelinedCluster:
 
     async def _find_and_run(self, call: ScriptCall) -> Any:
         """Return the reply of a script, if need be once it is known who has its key."""
-        expires = asyncio.get_running_loop().time() + self._deadline
+        expires = asyncio.get_running_loop().time() + self.deadline
         pipe = await self._table.find_owner(call.keys[0], call.script, expires)
         return await pipe.start(call, expires)
 

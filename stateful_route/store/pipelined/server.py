@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from stateful_route.store.pipelined.script_pipe import ScriptPipe, as_list, is_error, settled
 from stateful_route.store.resp import ReplyError
-from stateful_route.store.subscription import subscribe
+from stateful_route.store.subscriber import open_subscriber
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stateful_route.store.scripts import ScriptCall
-    from stateful_route.store.subscription import Subscription
+    from stateful_route.store.subscriber import Subscriber
 
 
 class PipelinedServer:
@@ -24,7 +24,7 @@ class PipelinedServer:
     def __init__(self, kind: Any, settings: dict[str, Any], deadline: float, max_pending: int) -> None:
         """See ``Pipe``."""
         self._pipe = ScriptPipe(kind, settings, deadline, max_pending, second=_second)
-        self._deadline = deadline
+        self.deadline = deadline
 
     def __repr__(self) -> str:
         return f"<PipelinedServer over {self._pipe!r}>"
@@ -35,7 +35,7 @@ class PipelinedServer:
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script, sent in one pipeline."""
-        expires = asyncio.get_running_loop().time() + self._deadline
+        expires = asyncio.get_running_loop().time() + self.deadline
         replies = as_list(await self._pipe.send(calls, expires), len(calls))
 
         async def settle(i: int) -> None:
@@ -47,11 +47,11 @@ class PipelinedServer:
 
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command."""
-        return await self._pipe.ask(command, asyncio.get_running_loop().time() + self._deadline)
+        return await self._pipe.ask(command, asyncio.get_running_loop().time() + self.deadline)
 
-    async def subscribe(self, channel: str) -> Subscription:
-        """Subscribe to a channel of the server."""
-        return await subscribe(self._pipe.kind, self._pipe.settings, channel, self._deadline)
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection to the server."""
+        return await open_subscriber(self._pipe.kind, self._pipe.settings, self.deadline)
 
     async def aclose(self) -> None:
         """Wait for what is under way, and close the connection."""

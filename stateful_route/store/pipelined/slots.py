@@ -82,6 +82,10 @@ class SlotTable:
         pipes = [pipe for pipe in pipes if pipe.connected] or pipes
         return random.choice(pipes) if pipes else self._raise_failure(operation)  # noqa: S311 - it spreads load
 
+    def is_primary(self, pipe: ScriptPipe) -> bool:
+        """Whether a pipe is to one of the primaries that are known."""
+        return _address(pipe) in self._primaries
+
     def redirected(self, message: str, asked: ScriptPipe) -> ScriptPipe:
         """Return the primary that ``MOVED`` or ``ASK`` points at; after ``MOVED`` the slot is its own.
 
