@@ -1,19 +1,20 @@
-"""A task that hears the announcements in a namespace, and begins again after each interruption."""
+"""Listening to the announcements in a namespace, begun again after each interruption."""
 
 from __future__ import annotations
 
 import abc
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stateful_route.errors import StoreError
+from stateful_route.errors import StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from random import Random
 
     from stateful_route.models import Announcement
-    from stateful_route.store.port import Store
+    from stateful_route.store.port import NamespaceListener, Store
 
 _log = logging.getLogger("stateful_route")
 
@@ -55,13 +56,6 @@ class ListeningTask(abc.ABC):
         """Take in that nothing is heard any more, or that nothing could be."""
 
     async def _run(self) -> None:
-        try:
-            await self._listen()
-        except Exception:
-            _log.exception("%r does not listen any more", self)
-            raise
-
-    async def _listen(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -73,5 +67,47 @@ class ListeningTask(abc.ABC):
                             await self._take_in(announcement)
             except StoreError as error:
                 self._lose(error)
+            except Exception as error:  # noqa: BLE001 - one error does not deafen for good
+                _log.exception("%r failed; it listens again", self)
+                self._lose(StoreUnavailableError(repr(error), operation="listen", maybe_applied=False))
+                pause = _LONGEST_PAUSE
             await asyncio.sleep(pause * (1 - self._random.random() / 2))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+class _Attached(ListeningTask):
+    """Hands on what it hears."""
+
+    def __init__(
+        self, store: Store, namespace: str, listener: NamespaceListener, *, patience: float, random: Random
+    ) -> None:
+        super().__init__(store, namespace, patience=patience, random=random)
+        self._listener = listener
+
+    def __repr__(self) -> str:
+        return f"<listener in {self._namespace!r}>"
+
+    async def _begin(self) -> None:
+        self._listener.begin()
+
+    async def _take_in(self, announcement: Announcement) -> None:
+        self._listener.take_in(announcement)
+
+    def _lose(self, error: StoreError) -> None:
+        self._listener.lose(error)
+
+
+def attach(
+    store: Store, namespace: str, listener: NamespaceListener, *, patience: float, random: Random
+) -> Callable[[], Awaitable[None]]:
+    """Listen in a namespace until the function that is returned is called, and awaited.
+
+    Over the one subscription of the store, if it shares it (``SharesSubscription``), or else in a task.
+    """
+    own: Any = getattr(store, "attach", None)
+    if own is not None:
+        detach: Callable[[], Awaitable[None]] = own(namespace, patience, listener)
+        return detach
+    task = _Attached(store, namespace, listener, patience=patience, random=random)
+    task.start()
+    return task.stop

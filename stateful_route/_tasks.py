@@ -1,13 +1,59 @@
-"""Waiting that a cancellation does not cut short."""
+"""Tasks: those of an object that ends them, and waiting that a cancellation does not cut short."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+_log = logging.getLogger("stateful_route")
+
 T = TypeVar("T")
+
+
+class Tasks:
+    """Tasks that nobody waits for, until they are ended together. What one raises is logged."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a coroutine in a task, unless they were ended."""
+        if self._stopped:
+            work.close()
+            return
+        task = asyncio.create_task(work, name=f"stateful_route {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Cancel them, wait until they have ended, and start no more."""
+        self._stopped = True
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        log_failure(task)
+
+
+def log_failure(task: asyncio.Task[Any]) -> None:
+    """Log what a task raised, as its done callback: nobody else looks."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("%s ended by an unexpected error", task.get_name(), exc_info=error)
 
 
 async def outlast(future: asyncio.Future[T]) -> T:

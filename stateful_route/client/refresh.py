@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -11,13 +10,14 @@ import anyio
 
 from stateful_route._flights import SingleFlight
 from stateful_route._periodic import PeriodicTask
-from stateful_route.client.hearing import Hearing
+from stateful_route._tasks import Tasks
+from stateful_route.client.invalidation import InvalidationListener
 from stateful_route.client.routing import ServiceTable
 from stateful_route.errors import StoreError
 from stateful_route.models import LinkAnnouncement, PodLife
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
     from random import Random
 
     from stateful_route.client.cache import LinkCache
@@ -60,10 +60,12 @@ class RoutingTable:
         self._random = random
         self._clock = clock
         self._tables: dict[tuple[str, str], ServiceTable] = {}
-        self._hearings: dict[str, Hearing] = {}
+        self._listeners: dict[str, InvalidationListener] = {}
         self._reading = SingleFlight[tuple[str, str], None]()
         self._watching = SingleFlight[tuple[str, str], bool]()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._left: set[InvalidationListener] = set()
+        """Those that listen no more, and may still be ending."""
+        self._tasks = Tasks()
         self._stopped = False
         self._refreshing = PeriodicTask(
             "refresh of the pods",
@@ -77,18 +79,17 @@ class RoutingTable:
     async def start(self) -> None:
         """Begin to refresh, and to hear what is announced in the client's own namespace."""
         self._refreshing.start()
-        await self._hearing(self._config.namespace).tried()
+        await self._listener(self._config.namespace).tried()
 
     async def stop(self) -> None:
-        """End refreshing and hearing. A call that is under way begins neither again."""
+        """End refreshing and listening. A call in flight, or made meanwhile, begins neither again."""
         self._stopped = True
+        self._left.update(self._listeners.values())
+        for listener in self._left:
+            listener.close()  # all of them before the first await: who waits for one goes on
         await self._refreshing.stop()
-        for hearing in self._hearings.values():
-            await hearing.stop()
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.stop()
+        await self._end_listeners()
 
     def peek(self, namespace: str, service_name: str) -> ServiceTable:
         """Return the table of a service as it is, be it empty."""
@@ -96,7 +97,9 @@ class RoutingTable:
         if table is None:
             table = ServiceTable(namespace, service_name, self._config.settle)
             self._tables[namespace, service_name] = table
-            table.serve_cached(self._hearing(namespace).serves_cached)
+            listener = self._listener(namespace)
+            listener.tables.add(table)
+            table.serve_cached(listener.serves_cached)
         table.last_used = self._clock()
         table.used = True
         return table
@@ -145,8 +148,7 @@ class RoutingTable:
             StoreError: if it cannot be read.
 
         """
-        if not self._stopped:
-            await self._hearing(table.namespace).tried()
+        await self._listener(table.namespace).tried()
         await self._reading.run((table.namespace, table.service_name), lambda: self._read(table, table.version))
 
     async def refresh_all(self) -> None:
@@ -156,24 +158,26 @@ class RoutingTable:
         """
         oldest = self._clock() - self._config.cache_ttl - self._config.refresh
         for key in [key for key, table in self._tables.items() if table.last_used < oldest]:
-            del self._tables[key]
+            table = self._tables.pop(key)
+            if listener := self._listeners.get(table.namespace):
+                listener.tables.discard(table)
         await self._forget_namespaces()
-        for hearing in self._hearings.values():
-            hearing.check_grace()
+        for listener in self._listeners.values():
+            listener.check_grace()
         async with anyio.create_task_group() as group:
             for table in tuple(self._tables.values()):
-                if not (table.awaited and self._is_idle(table)):
+                if not self._is_watched(table):
                     group.start_soon(self._refresh, table)
 
     def store_answered(self, namespace: str) -> None:
         """Note that the store answered a call."""
-        hearing = self._hearings.get(namespace)
-        if hearing is not None:
-            hearing.store_answered()
+        listener = self._listeners.get(namespace)
+        if listener is not None:
+            listener.store_answered()
 
     def store_failed(self, namespace: str) -> None:
         """Note that the store did not answer a call."""
-        self._hearing(namespace).store_failed()
+        self._listener(namespace).store_failed()
 
     async def report_unreachable(self, table: ServiceTable, pod_index: int) -> None:
         """Avoid a pod until its next heartbeat, and look at the last one now.
@@ -210,10 +214,18 @@ class RoutingTable:
         return True
 
     async def _forget_namespaces(self) -> None:
-        """Stop listening where no service is in use any more."""
-        used = {self._config.namespace, *(namespace for namespace, _ in self._tables)}
-        for namespace in [namespace for namespace in self._hearings if namespace not in used]:
-            await self._hearings.pop(namespace).stop()
+        """Stop listening where no service is in use any more; one that comes back gets another listener."""
+        for namespace, listener in tuple(self._listeners.items()):
+            if not listener.tables and namespace != self._config.namespace:
+                del self._listeners[namespace]
+                listener.close()
+                self._left.add(listener)
+        await self._end_listeners()
+
+    async def _end_listeners(self) -> None:
+        for listener in tuple(self._left):
+            await listener.stop()
+            self._left.discard(listener)
 
     async def _look(self, table: ServiceTable) -> None:
         await self.read(table)
@@ -244,7 +256,7 @@ class RoutingTable:
             table.broken()
             self.store_failed(table.namespace)
             raise
-        self._hearing(table.namespace).store_answered()
+        self.store_answered(table.namespace)
         if read_at < table.read_at:  # a watch has overtaken a reading, or the other way round
             return version is None
         if version is not None:
@@ -255,6 +267,21 @@ class RoutingTable:
         """Whether nobody asks for uids that are not cached, and no pod is in doubt: only deaths matter."""
         return not table.used and not table.doubted
 
+    def _is_watched(self, table: ServiceTable) -> bool:
+        """Whether all that matters in a table is seen without a reading now."""
+        if not self._is_idle(table):
+            return False
+        if table.awaited:
+            return True
+        # No pod is alive, and one that comes is announced: so it was since the table was read.
+        listener = self._listeners.get(table.namespace)
+        return (
+            table.loaded
+            and listener is not None
+            and table.changes_read_at >= listener.listening_since
+            and table.next_look(self._clock()) is None
+        )
+
     async def _refresh(self, table: ServiceTable, *, watch: bool = False) -> None:
         try:
             await (self._watch(table) if watch else self._look(table))
@@ -263,7 +290,7 @@ class RoutingTable:
             return
         if not table.awaited:
             table.awaited = True
-            self._spawn(self._await_end(table))
+            self._tasks.start(self._await_end(table), f"awaits the end of a lease in {table.service_name!r}")
 
     async def _await_end(self, table: ServiceTable) -> None:
         """Look at a table just after a lease in it may have ended, or before its view is broken."""
@@ -287,22 +314,23 @@ class RoutingTable:
             table.mark_dead(life)
         return dead
 
-    def _hearing(self, namespace: str) -> Hearing:
-        hearing = self._hearings.get(namespace)
-        if hearing is None:
-            hearing = self._hearings[namespace] = Hearing(
-                self._store,
+    def _listener(self, namespace: str) -> InvalidationListener:
+        listener = self._listeners.get(namespace)
+        if listener is None:
+            listener = InvalidationListener(
                 namespace,
                 self._heard,
-                self._serve_cached,
-                patience=self._config.listen_patience,
+                self._cache.flush,
                 grace=self._config.degraded_grace,
-                random=self._random,
                 clock=self._clock,
+                own=namespace == self._config.namespace,
             )
-            if not self._stopped:
-                hearing.start()
-        return hearing
+            if self._stopped:
+                listener.close()
+                return listener
+            self._listeners[namespace] = listener
+            listener.start(self._store, patience=self._config.listen_patience, random=self._random)
+        return listener
 
     def _heard(self, announcement: Announcement) -> None:
         if isinstance(announcement, LinkAnnouncement):
@@ -315,7 +343,7 @@ class RoutingTable:
         all_said = table.take_in(announcement)
         if not table.refreshing and not (all_said and not self._is_being_read(table)):
             table.refreshing = True
-            self._spawn(self._refresh_announced(table))
+            self._tasks.start(self._refresh_announced(table), f"reads the pods of {table.service_name!r}")
 
     async def _refresh_announced(self, table: ServiceTable) -> None:
         """Read a table for what was announced: at once, or together with what else is announced in the next moment."""
@@ -333,18 +361,3 @@ class RoutingTable:
     def _is_being_read(self, table: ServiceTable) -> bool:
         key = (table.namespace, table.service_name)
         return self._reading.is_under_way(key) or self._watching.is_under_way(key)
-
-    def _serve_cached(self, namespace: str, *, serves: bool, flush: bool) -> None:
-        if flush:
-            self._cache.flush(namespace)
-        for table in self._tables.values():
-            if table.namespace == namespace:
-                table.serve_cached(serves)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        if self._stopped:
-            work.close()
-            return
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -218,9 +218,7 @@ class RedisStore:
         """See ``Store.listen``."""
         return listening(self._subscription, self._keys, namespace, patience)
 
-    def attach(
-        self, namespace: str, patience: float, listener: NamespaceListener
-    ) -> Callable[[], Awaitable[None]]:
+    def attach(self, namespace: str, patience: float, listener: NamespaceListener) -> Callable[[], Awaitable[None]]:
         """See ``SharesSubscription.attach``."""
         return attach(self._subscription, self._keys, namespace, patience, listener)
 
@@ -234,8 +232,10 @@ class RedisStore:
     async def aclose(self) -> None:
         """See ``Store.aclose``."""
         close, self._close = self._close, _nothing
-        await self._subscription.aclose()
-        await close()
+        try:
+            await self._subscription.aclose()
+        finally:
+            await close()
 
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""

@@ -57,7 +57,7 @@ class Subscriber:
             return await self._connection.read_response(disable_decoding=True)
         except redis.exceptions.ResponseError as error:
             return error
-        except Exception as error:  # redis-py stumbles over a socket that was closed, with errors of any type
+        except Exception as error:  # noqa: BLE001 - redis-py stumbles over a socket that closes, by errors of any type
             cause = self._failure or error
             raise translate(cause, "listen", sent=True, writes=False, at=self.address) from cause
 

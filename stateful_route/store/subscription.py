@@ -12,7 +12,7 @@ import logging
 import math
 import random
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 import redis.exceptions
@@ -245,7 +245,7 @@ class SharedSubscription:
                 await subscriber.close()
         except StoreError as error:
             return error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged, and all have lost what they heard
             _log.exception("the subscription ended by an unexpected error; it begins again")
             self._pause = _LONGEST_PAUSE
             return translate(error, "listen", sent=True, writes=False)
@@ -267,7 +267,7 @@ class SharedSubscription:
         for listener in tuple(channel.listeners):
             try:
                 listener.lose(error)
-            except Exception:
+            except Exception:  # noqa: BLE001 - the others are told all the same
                 _log.exception("a listener does not take in that its subscription is lost")
 
     def confirmed(self, channel: _Channel) -> None:
@@ -330,7 +330,7 @@ class _Session:
             channel.asked = channel.stands = False
             self._send("UNSUBSCRIBE", channel)
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Read until the connection is lost.
 
         Raises:
@@ -350,7 +350,7 @@ class _Session:
             if self._looking is not None:
                 self._looking.cancel()
 
-    async def _read(self) -> None:
+    async def _read(self) -> NoReturn:
         read = self._subscriber.read
         while True:
             for _ in range(_SLICE):

@@ -57,7 +57,7 @@ async def gateway(proxy: FaultProxy, namespace: str) -> AsyncIterator[ClientDriv
 
 
 def listening(client: ClientDriver) -> bool:
-    return all(hearing._listening for hearing in client._table._hearings.values())
+    return all(hearing._listening for hearing in client._table._listeners.values())
 
 
 async def test_moved_link(shared_server: LocalServer, namespace: str, pods: list[ServerDriver]) -> None:
@@ -151,7 +151,7 @@ async def test_back_after_a_cut(proxy: FaultProxy, gateway: ClientDriver, pods: 
 async def test_half_open_listener(proxy: FaultProxy, gateway: ClientDriver, pods: list[ServerDriver]) -> None:
     """A listener whose connection is silently gone is given up after twice the patience, and another one stands."""
     await eventually(lambda: listening(gateway))
-    hearing = next(iter(gateway._table._hearings.values()))
+    hearing = next(iter(gateway._table._listeners.values()))
     proxy.black_hole()
     await eventually(lambda: not hearing._listening)
     proxy.pass_through()

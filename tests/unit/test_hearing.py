@@ -45,7 +45,7 @@ async def dropped(client: ClientDriver) -> None:
 
 def state_of(client: ClientDriver) -> str:
     """Return whether the client is listening, deaf or degraded."""
-    return repr(client._table._hearings[NAMESPACE]).rpartition(" ")[2].rstrip(">")
+    return repr(client._table._listeners[NAMESPACE]).rpartition(" ")[2].rstrip(">")
 
 
 async def becomes(client: ClientDriver, state: str) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from stateful_route._listening import ListeningTask
+from stateful_route._listening import attach
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from random import Random
 
+    from stateful_route.client.routing import ServiceTable
     from stateful_route.errors import StoreError
     from stateful_route.models import Announcement
     from stateful_route.store.port import Store
@@ -20,14 +21,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("stateful_route")
 
 
-class _ServeCached(Protocol):
-    def __call__(self, namespace: str, *, serves: bool, flush: bool) -> None:
-        """Take in whether cached links may be used from now on, and whether those that are there must go."""
-        ...
-
-
-class Hearing(ListeningTask):
-    """Listens to the announcements in one namespace.
+class InvalidationListener:
+    """Listens to the announcements in one namespace, without a task of its own if the store can do that.
 
     While it hears, cached links may be used. While it is deaf they are suspect, for a change may have been missed:
     they are used only if the store itself does not answer, so that nobody can change a link either, and for a bounded
@@ -36,22 +31,26 @@ class Hearing(ListeningTask):
 
     def __init__(
         self,
-        store: Store,
         namespace: str,
         heard: Callable[[Announcement], None],
-        serve_cached: _ServeCached,
+        flush: Callable[[str], None],
         *,
-        patience: float,
         grace: float,
-        random: Random,
         clock: Callable[[], float],
+        own: bool = True,
     ) -> None:
-        """Begin deaf. ``patience`` is that of ``Store.listen``; both times are in seconds."""
-        super().__init__(store, namespace, patience=patience, random=random)
+        """Begin deaf. ``grace`` is in seconds.
+
+        What happens is logged as a warning if the namespace is the client's ``own``: others mostly share its fate.
+        """
+        self._namespace = namespace
         self._heard = heard
-        self._serve_cached = serve_cached
+        self._flush = flush
         self._grace = grace
         self._clock = clock
+        self._levels = (logging.WARNING, logging.INFO) if own else (logging.DEBUG, logging.DEBUG)
+        self._detach: Callable[[], Awaitable[None]] | None = None
+        self._closed = False
         self._listening = False
         self._deaf_since = -math.inf
         self._degraded = False
@@ -59,10 +58,14 @@ class Hearing(ListeningTask):
         self._lost = False
         """Whether it was logged that nothing is heard, and not yet that it is again."""
         self._tried = asyncio.Event()
+        self.tables: set[ServiceTable] = set()
+        """The tables of the namespace, which are told whether cached links may be used."""
+        self.listening_since = math.inf
+        """Since when each announcement is heard, on the clock of this process."""
 
     def __repr__(self) -> str:
         state = "listening" if self._listening else "degraded" if self._degraded else "deaf"
-        return f"<Hearing in {self._namespace!r}: {state}>"
+        return f"<InvalidationListener in {self._namespace!r}: {state}>"
 
     @property
     def serves_cached(self) -> bool:
@@ -73,18 +76,32 @@ class Hearing(ListeningTask):
         """Return once it listens, or a first attempt has failed."""
         await self._tried.wait()
 
+    def start(self, store: Store, *, patience: float, random: Random) -> None:
+        """Begin to listen; ``patience`` is that of ``Store.listen``, in seconds."""
+        self._detach = attach(store, self._namespace, self, patience=patience, random=random)
+
+    def close(self) -> None:
+        """Use cached links no more, whatever comes; ``stop`` waits until the store has taken it in."""
+        self._closed = True
+        self._tried.set()
+        self._listening = self._degraded = False
+        self.listening_since = math.inf
+        self._serve()
+
     async def stop(self) -> None:
         """Stop listening, and wait until that has ended."""
-        self._tried.set()
-        await super().stop()
+        self.close()
+        if self._detach is not None:
+            await self._detach()
 
     def store_failed(self) -> None:
         """Note that the store did not answer: what is cached is used while nothing can be heard, for the grace."""
         self._store_away = True
-        if not self._listening and not self._degraded and self._in_grace():
+        if not (self._listening or self._degraded or self._closed) and self._in_grace():
             self._degraded = True
-            _log.warning("the store does not answer: cached links of %r are used for now", self._namespace)
-            self._serve_cached(self._namespace, serves=True, flush=False)
+            away = "the store does not answer: cached links of %r are used for now"
+            _log.log(self._levels[0], away, self._namespace)
+            self._serve()
 
     def store_answered(self) -> None:
         """Note that the store answered: what is cached is suspect until changes can be heard again."""
@@ -101,38 +118,45 @@ class Hearing(ListeningTask):
     def _end_degraded(self) -> None:
         if self._degraded:
             self._degraded = False
-            self._serve_cached(self._namespace, serves=self._listening, flush=False)
+            self._serve()
 
     def _in_grace(self) -> bool:
         return self._clock() - self._deaf_since < self._grace
 
-    async def _run(self) -> None:
-        try:
-            await super()._run()
-        finally:
-            self._tried.set()
-            self._listening = self._degraded = False
-            self._serve_cached(self._namespace, serves=False, flush=False)
+    def _serve(self) -> None:
+        for table in self.tables:
+            table.serve_cached(self.serves_cached)
 
-    async def _begin(self) -> None:
+    # What it is told -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """See ``NamespaceListener``."""
+        if self._closed:
+            return
         self._listening = True
+        self.listening_since = self._clock()
         self._tried.set()
         self._degraded = self._store_away = False
-        self._serve_cached(self._namespace, serves=True, flush=True)
+        self._flush(self._namespace)
+        self._serve()
         if self._lost:
             self._lost = False
-            _log.info("announcements in %r are heard again", self._namespace)
+            _log.log(self._levels[1], "announcements in %r are heard again", self._namespace)
 
-    async def _take_in(self, announcement: Announcement) -> None:
-        self._heard(announcement)
+    def take_in(self, announcement: Announcement) -> None:
+        """See ``NamespaceListener``."""
+        if not self._closed:
+            self._heard(announcement)
 
-    def _lose(self, error: StoreError) -> None:
+    def lose(self, error: StoreError) -> None:
+        """See ``NamespaceListener``."""
         self._tried.set()
         if self._listening:
             self._listening = False
+            self.listening_since = math.inf
             self._deaf_since = self._clock()
             self._lost = True
-            _log.warning("announcements in %r are not heard: %s", self._namespace, error)
-            self._serve_cached(self._namespace, serves=False, flush=False)
+            _log.log(self._levels[0], "announcements in %r are not heard: %s", self._namespace, error)
+            self._serve()
             if self._store_away:  # a call found out before
                 self.store_failed()
