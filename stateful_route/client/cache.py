@@ -91,6 +91,7 @@ class LinkCache:
         self._front = Front(ttl, clock, namespace)
         self._services: dict[tuple[str, str], _Service] = {}
         self._by_prefix: dict[str, _Service] = {}
+        self._by_namespace: dict[str, dict[str, _Service]] = {}
         self._holders: dict[int, _Holder] = {}
         self._numbers = itertools.count(1)
         self._most_holders = _FEW_HOLDERS
@@ -207,10 +208,9 @@ class LinkCache:
         The entries are dropped as they come up; it takes a moment for each pod, not for each of them.
         """
         self._flushed_at = self._clock()
-        for (of_namespace, _), service in self._services.items():
-            if of_namespace == namespace:
-                self._forget(service, tuple(service.holders))
-                self._front.drop(service.front)
+        for service in self._by_namespace.get(namespace, {}).values():
+            self._forget(service, tuple(service.holders))
+            self._front.drop(service.front)
 
     def pop(self, key: CacheKey) -> Pod | None:
         """Drop the entry; return its pod if it had not ended."""
@@ -230,6 +230,7 @@ class LinkCache:
         self._front.close()
         self._services.clear()
         self._by_prefix.clear()
+        self._by_namespace.clear()
         self._holders.clear()
         entries, self._entries = self._entries, Shards(1, self._has_ended, self._passed)
         return entries.drop_all()
@@ -295,6 +296,7 @@ class LinkCache:
             prefix = f"{next(self._numbers)}:"
             service = _Service(prefix, self._front.part(namespace, service_name))
             self._services[namespace, service_name] = self._by_prefix[prefix] = service
+            self._by_namespace.setdefault(namespace, {})[service_name] = service
         return service
 
     def _holder(self, service: _Service, pod: Pod, link: Link | None, expires: int) -> _Holder:
@@ -327,4 +329,8 @@ class LinkCache:
                 self._front.remove(namespace, service_name)
                 del self._services[namespace, service_name]
                 del self._by_prefix[service.prefix]
+                services = self._by_namespace[namespace]
+                del services[service_name]
+                if not services:
+                    del self._by_namespace[namespace]
         self._most_holders = max(_FEW_HOLDERS, 2 * len(self._holders))
