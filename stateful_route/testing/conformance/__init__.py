@@ -19,6 +19,7 @@ import pytest
 from stateful_route.testing.conformance.changes import Changes
 from stateful_route.testing.conformance.isolation import Isolation
 from stateful_route.testing.conformance.links import Links
+from stateful_route.testing.conformance.listening import Listening
 from stateful_route.testing.conformance.many import Many
 from stateful_route.testing.conformance.pods import Pods
 from stateful_route.testing.conformance.races import Races
@@ -32,5 +33,5 @@ __all__ = ["StoreConformance", "StoreKit"]
 
 
 @pytest.mark.asyncio
-class StoreConformance(Links, Times, Many, Unreadable, Races, Pods, Tenures, Changes, Isolation, Whole):
+class StoreConformance(Links, Times, Many, Unreadable, Races, Pods, Tenures, Changes, Listening, Isolation, Whole):
     """What any ``Store`` has to do. Inherit it and give it a fixture ``store_kit`` that yields a ``StoreKit``."""

@@ -1,0 +1,107 @@
+"""Whoever listens hears all that is announced in its namespace, whoever else listens, comes or leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from stateful_route.models import LinkAnnouncement
+from stateful_route.testing.conformance.shared import OWNER, Parts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stateful_route.models import Announcement, LinkKey
+    from stateful_route.store.port import Store
+
+_PATIENCE = 10.0
+_MANY = 100
+
+
+async def _announce(store: Store, key: LinkKey) -> None:
+    await store.claim(key, OWNER)
+    await store.release(key)
+
+
+async def _next(announcements: AsyncIterator[Announcement | None]) -> LinkKey:
+    """Return the link of which the next announcement is."""
+    async with asyncio.timeout(_PATIENCE):
+        async for announcement in announcements:
+            if isinstance(announcement, LinkAnnouncement):
+                return announcement.key
+    raise AssertionError("it ended")
+
+
+def _of(key: LinkKey, number: int) -> LinkKey:
+    """Return a link in the namespace of that number."""
+    return attrs.evolve(key, namespace=f"{key.namespace}-{number}")
+
+
+class Listening(Parts):
+    """What listeners in one store owe each other: nothing."""
+
+    async def test_two_listeners(self, store: Store, key: LinkKey) -> None:
+        """Two listeners in one namespace hear the same, each all of it, once."""
+        uids = [attrs.evolve(key, uid=f"{key.uid}-{number}") for number in range(10)]
+        async with store.listen(key.namespace, _PATIENCE) as first, store.listen(key.namespace, _PATIENCE) as second:
+            for uid in uids:
+                await _announce(store, uid)
+
+            for listener in (first, second):  # in a cluster what one node says may overtake what another one does
+                assert set(uids) == {await _next(listener) for _ in uids}
+
+    async def test_many_namespaces(self, store: Store, key: LinkKey) -> None:
+        """Listeners in many namespaces, begun at once, hear each what is announced in their own, and nothing else."""
+        keys = [_of(key, number) for number in range(_MANY)]
+        async with contextlib.AsyncExitStack() as stack:
+            ears = await asyncio.gather(
+                *(stack.enter_async_context(store.listen(each.namespace, _PATIENCE)) for each in keys)
+            )
+            for each in reversed(keys):
+                await _announce(store, each)
+
+            assert keys == [await _next(ear) for ear in ears]
+
+    @pytest.mark.parametrize("same", [True, False])
+    async def test_one_leaves(self, store: Store, key: LinkKey, same: bool) -> None:  # noqa: FBT001 - a parameter
+        """A listener that leaves deafens no other one, be it in the same namespace."""
+        other = key if same else _of(key, 1)
+        async with store.listen(key.namespace, _PATIENCE) as stays:
+            async with store.listen(other.namespace, _PATIENCE):
+                pass
+            await _announce(store, key)
+
+            assert key == await _next(stays)
+
+    async def test_comes_back(self, store: Store, key: LinkKey) -> None:
+        """Listeners that leave and come back at once, again and again, hear what is announced from then on."""
+        other = _of(key, 1)
+        async with store.listen(key.namespace, _PATIENCE):
+            for number in range(20):
+                async with store.listen(other.namespace, _PATIENCE) as ear:
+                    again = attrs.evolve(other, uid=f"{key.uid}-{number}")
+                    await _announce(store, again)
+
+                    assert again == await _next(ear)
+
+    async def test_cancelled(self, store: Store, key: LinkKey) -> None:
+        """A listener that is cancelled while it waits for its subscription, or later, deafens no other one."""
+
+        async def listen() -> None:
+            async with store.listen(key.namespace, _PATIENCE) as ear:
+                await _next(ear)
+
+        async with store.listen(_of(key, 1).namespace, _PATIENCE), store.listen(key.namespace, _PATIENCE) as stays:
+            for turns in range(6):
+                task = asyncio.create_task(listen())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+            await _announce(store, key)
+
+            assert key == await _next(stays)

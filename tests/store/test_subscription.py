@@ -1,0 +1,515 @@
+"""One subscription connection for all listeners of a store: who comes, who leaves, who is refused, what is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import BlockingConnectionPool, Redis
+
+from stateful_route import LifecycleError, LinkKey, StoreError, StoreUnavailableError
+from stateful_route.models import LinkAnnouncement, PodLife
+from stateful_route.store import listener
+from stateful_route.store.connections import connections_of
+from stateful_route.store.keys import KeySpace
+from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.topology import Limits, open_url
+from stateful_route.testing import FaultProxy, sentinel_group
+from tests.leaks import nothing_left
+from tests.scripted_server import ScriptedServer
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stateful_route.models import Announcement
+    from stateful_route.store.embedded import LocalServer
+    from tests.scripted_server import Peer, Words
+
+FIRST, SECOND = PodLife(0, 100), PodLife(1, 100)
+PATIENCE = 10.0
+CHANNEL = KeySpace().events
+
+
+@contextlib.asynccontextmanager
+async def store_at(url: str, deadline: float = 5.0) -> AsyncIterator[RedisStore]:
+    opened = await open_url(url, Limits(deadline, pending=8, connections=8))
+    store = RedisStore(opened.connections, close=opened.close)
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+class Told:
+    """A listener that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.errors: list[StoreError] = []
+
+    def begin(self) -> None:
+        self.events.append("begin")
+
+    def take_in(self, announcement: Announcement) -> None:
+        assert isinstance(announcement, LinkAnnouncement)
+        self.events.append(announcement.key.uid)
+
+    def lose(self, error: StoreError) -> None:
+        self.events.append("lose")
+        self.errors.append(error)
+
+    async def comes(self, *events: str) -> None:
+        await eventually(lambda: self.events[-len(events) :] == list(events))
+
+
+async def announce(store: RedisStore, namespace: str, uid: str = "alice") -> None:
+    key = LinkKey(namespace, uid, "room")
+    await store.claim(key, FIRST)
+    await store.release(key)
+
+
+async def heard(announcements: AsyncIterator[Announcement | None]) -> str:
+    async with asyncio.timeout(10.0):
+        async for announcement in announcements:
+            if isinstance(announcement, LinkAnnouncement):
+                return announcement.key.uid
+    raise AssertionError("it ended")
+
+
+async def until_lost(announcements: AsyncIterator[Announcement | None]) -> StoreError:
+    try:
+        async with asyncio.timeout(10.0):
+            async for _ in announcements:
+                pass
+    except StoreError as error:
+        return error
+    raise AssertionError("it ended")
+
+
+def subscribers(server: LocalServer) -> int:
+    return server.ask("CLIENT", "LIST", "TYPE", "pubsub").count("addr=") // 2
+
+
+class TestOneConnection:
+    async def test_many(self, shared_server: LocalServer, namespace: str) -> None:
+        """300 namespaces cost one socket and no task each, be they listened to by a task or attached."""
+        names = [f"{namespace}-{number}" for number in range(300)]
+        told = {name: Told() for name in names}
+        async with nothing_left(), store_at(shared_server.url) as store:
+            await store.info()
+            tasks, clients = asyncio.all_tasks(), subscribers(shared_server)
+            async with contextlib.AsyncExitStack() as stack:
+                for name in names:
+                    await stack.enter_async_context(store.listen(name, PATIENCE))
+                    stack.push_async_callback(store.attach(name, PATIENCE, told[name]))
+                await eventually(lambda: all(each.events == ["begin"] for each in told.values()))
+                await announce(store, names[150])
+                await told[names[150]].comes("begin", "alice")
+
+                assert 1 == subscribers(shared_server) - clients
+                assert 1 == len(asyncio.all_tasks() - tasks)
+            await eventually(lambda: subscribers(shared_server) == clients)
+
+        assert 1 == sum("alice" in each.events for each in told.values())
+
+    async def test_idle(self, own_server: LocalServer, namespace: str) -> None:
+        """All listeners together ask for one sign of life in the shortest patience of theirs."""
+        async with store_at(own_server.url) as store, contextlib.AsyncExitStack() as stack:
+            for number in range(100):
+                await stack.enter_async_context(store.listen(f"{namespace}-{number}", PATIENCE))
+            brief = await stack.enter_async_context(store.listen(namespace, 0.05))
+            own_server.ask("CONFIG", "RESETSTAT")
+            for _ in range(5):
+                assert await anext(brief) is None
+            pings = own_server.ask("INFO", "commandstats").partition("cmdstat_ping:calls=")[2].partition(",")[0]
+
+        assert int(pings) in range(5, 8)
+
+    async def test_pool_of_the_application(self, shared_server: LocalServer, namespace: str) -> None:
+        """The subscription takes no connection of a pool that was borrowed, be it of one connection."""
+        pool = BlockingConnectionPool.from_url(shared_server.url, max_connections=1, timeout=1.0)
+        async with Redis.from_pool(pool) as client:
+            store = RedisStore(connections_of(client, 5.0, 8))
+            async with store.listen(namespace, PATIENCE) as announcements:
+                await announce(store, namespace)
+
+                assert "alice" == await heard(announcements)
+                assert await client.ping()
+            await store.aclose()
+
+    async def test_reconnects(self, shared_server: LocalServer, namespace: str) -> None:
+        """A lost connection is a loss for each of 300 listeners, and is made again once."""
+        names = [f"{namespace}-{number}" for number in range(300)]
+        told = {name: Told() for name in names}
+        async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
+            for name in names:
+                store.attach(name, PATIENCE, told[name])
+            await eventually(lambda: all(each.events == ["begin"] for each in told.values()))
+            proxy.refuse()
+            await eventually(lambda: all(each.events[1:2] == ["lose"] for each in told.values()))
+            proxy.pass_through()
+            await eventually(lambda: all(each.events[-1] == "begin" for each in told.values()))
+            await announce(store, names[7])
+            await told[names[7]].comes("begin", "alice")
+
+            assert 2 == store._subscription.connects
+
+
+class TestLoss:
+    async def test_all_are_told(self, shared_server: LocalServer, namespace: str) -> None:
+        """Each listener raises an error of its own when the connection is lost."""
+        async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
+            async with store.listen(namespace, PATIENCE) as one, store.listen(namespace + "-x", PATIENCE) as two:
+                proxy.refuse()
+                errors = [await until_lost(one), await until_lost(two)]
+
+        assert [StoreUnavailableError] * 2 == [type(error) for error in errors]
+        assert errors[0] is not errors[1]
+
+    async def test_entered_while_it_is_away(self, shared_server: LocalServer, namespace: str) -> None:
+        """Who comes while the connection is lost waits for the next one; who is attached is told at once."""
+        told, late = Told(), Told()
+        async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
+            store.attach(namespace, PATIENCE, told)
+            await told.comes("begin")
+            proxy.refuse()
+            await told.comes("lose")
+            store.attach(namespace + "-x", PATIENCE, late)
+
+            assert ["lose"] == late.events
+            proxy.pass_through()
+            async with store.listen(namespace, PATIENCE) as announcements:
+                await announce(store, namespace)
+
+                assert "alice" == await heard(announcements)
+            await late.comes("begin")
+
+    async def test_deadline(self, own_server: LocalServer, namespace: str) -> None:
+        """To listen to a server that does not answer is an error within the deadline of one call."""
+        async with store_at(own_server.url, deadline=0.2) as store:
+            own_server.pause()
+            began = time.monotonic()
+            with pytest.raises(StoreError):
+                async with store.listen(namespace, PATIENCE):
+                    pass
+            took = time.monotonic() - began
+            own_server.resume()
+
+        assert took < 0.35
+
+    async def test_stalled_loop(self, shared_server: LocalServer, namespace: str) -> None:
+        """An event loop that stands still for many times the patience loses no subscription."""
+        told = Told()
+        async with store_at(shared_server.url) as store:
+            store.attach(namespace, 0.05, told)
+            await told.comes("begin")
+            for _ in range(5):
+                await asyncio.sleep(0.06)  # so that a question is under way
+                time.sleep(0.3)
+            await announce(store, namespace)
+            await told.comes("alice")
+
+        assert ["begin", "alice", "lose"] == told.events  # the last as the store is closed
+
+    async def test_closed(self, shared_server: LocalServer, namespace: str) -> None:
+        """A store that is closed while somebody listens ends that, and nobody can listen any more."""
+        told, late = Told(), Told()
+        async with nothing_left(), store_at(shared_server.url) as store:
+            detach = store.attach(namespace, PATIENCE, told)
+            async with store.listen(namespace, PATIENCE) as announcements:
+                await store.aclose()
+                error = await until_lost(announcements)
+            with pytest.raises(StoreUnavailableError):
+                async with store.listen(namespace, PATIENCE):
+                    pass
+            store.attach(namespace, PATIENCE, late)
+            await detach()
+
+        assert "closed" in str(error)
+        assert (["begin", "lose"], ["lose"]) == (told.events, late.events)
+
+    async def test_behind(self, shared_server: LocalServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A listener that is too far behind is told that it missed something; the others go on."""
+        monkeypatch.setattr(listener, "_MOST_WAITING", 10)
+        async with store_at(shared_server.url) as store:
+            async with store.listen(namespace, PATIENCE) as slow, store.listen(namespace, PATIENCE) as quick:
+                for number in range(20):
+                    await announce(store, namespace, f"user-{number}")
+
+                    assert f"user-{number}" == await heard(quick)
+                error = await until_lost(slow)
+
+        assert "behind" in str(error)
+
+    async def test_unexpected(
+        self, shared_server: LocalServer, namespace: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A listener that raises is logged, and costs all of them a new subscription, not their ears."""
+
+        class Raises(Told):
+            def take_in(self, announcement: Announcement) -> None:
+                super().take_in(announcement)
+                if len(self.events) == 2:
+                    raise ZeroDivisionError
+
+        told = Raises()
+        async with store_at(shared_server.url) as store:
+            store.attach(namespace, PATIENCE, told)
+            await told.comes("begin")
+            await announce(store, namespace)
+            await told.comes("begin", "alice", "lose", "begin")
+            await announce(store, namespace, "bob")
+            await told.comes("bob")
+
+        assert [ZeroDivisionError] == [record.exc_info[0] for record in caplog.records if record.exc_info]
+
+    async def test_two_loops(self, shared_server: LocalServer, namespace: str) -> None:
+        """Who listens in another event loop meanwhile is told that it cannot."""
+        async with store_at(shared_server.url) as store:
+
+            async def listen() -> None:
+                async with store.listen(namespace, PATIENCE):
+                    pass
+
+            async with store.listen(namespace, PATIENCE):
+                with pytest.raises(LifecycleError, match="event loop"):
+                    await asyncio.to_thread(asyncio.run, listen())
+
+    async def test_next_loop(self, shared_server: LocalServer, namespace: str) -> None:
+        """A store over a borrowed client may be listened to in one event loop after the other, however each ended."""
+
+        async def listen() -> str:
+            async with Redis.from_url(shared_server.url) as client:
+                store._connections = store._subscription._connections = connections_of(client, 5.0, 8)
+                async with store.listen(namespace, PATIENCE) as announcements:
+                    await announce(store, namespace)
+                    return await heard(announcements)
+
+        def run() -> list[str]:
+            return [asyncio.run(listen()) for _ in range(2)]
+
+        store = RedisStore(connections_of(Redis.from_url(shared_server.url), 5.0, 8))
+
+        assert ["alice", "alice"] == await asyncio.to_thread(run)
+
+    async def test_former_primary(self, namespace: str) -> None:
+        """A subscription at a server that is not the primary any more, be it alive, is given up."""
+        with sentinel_group() as group:
+            async with store_at(group.url) as store, store.listen(namespace, 0.1) as announcements:
+                settings: Any = store._connections._pipe.settings  # type: ignore[attr-defined]
+                host, port = settings["connection_pool"].master_address
+                settings["connection_pool"].master_address = host, port + 1  # as a reconnect of calls finds out
+                error = await until_lost(announcements)
+
+        assert "not the right server" in str(error)
+
+
+class TestRights:
+    async def test_refused(self, own_server: LocalServer, namespace: str) -> None:
+        """A channel that is refused is the error of who wants it, and of nobody else; granted, it is heard."""
+        ours, theirs = namespace, f"{namespace}-theirs"
+        rights = ("on", ">secret", "~*", "+@all", "resetchannels")
+        own_server.ask("ACL", "SETUSER", "app", *rights, f"&{CHANNEL(ours)}")
+        told = Told()
+        url = own_server.url.replace("unix://", "unix://app:secret@")
+        async with store_at(url) as store, store_at(own_server.url) as other:
+            async with store.listen(ours, PATIENCE) as announcements:
+                with pytest.raises(StoreUnavailableError, match="grant the channels"):
+                    async with store.listen(theirs, PATIENCE):
+                        pass
+                store.attach(theirs, PATIENCE, told)
+                await told.comes("lose")
+                await announce(other, ours)
+
+                assert "alice" == await heard(announcements)
+                own_server.ask("ACL", "SETUSER", "app", f"&{CHANNEL(theirs)}")
+                await told.comes("lose", "begin")
+                await announce(other, theirs)
+                await told.comes("begin", "alice")
+            assert 1 == store._subscription.connects
+
+    async def test_may_not_leave(self, own_server: LocalServer, namespace: str) -> None:
+        """A user that may not unsubscribe goes on, hears nothing that it left, and can come back."""
+        own_server.ask("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-unsubscribe")
+        url = own_server.url.replace("unix://", "unix://app:secret@")
+        async with store_at(url) as store, store.listen(namespace, PATIENCE) as stays:
+            for number in range(3):
+                async with store.listen(f"{namespace}-x", PATIENCE) as announcements:
+                    await announce(store, f"{namespace}-x", f"user-{number}")
+
+                    assert f"user-{number}" == await heard(announcements)
+            await announce(store, f"{namespace}-x")
+            await announce(store, namespace)
+
+            assert "alice" == await heard(stays)
+
+
+def array(*parts: str | int) -> bytes:
+    packed = [
+        b":%d\r\n" % part if isinstance(part, int) else b"$%d\r\n%b\r\n" % (len(part), part.encode()) for part in parts
+    ]
+    return b"*%d\r\n" % len(parts) + b"".join(packed)
+
+
+class Script:
+    """Answers as a server does, but to what is held only once it is let go."""
+
+    def __init__(self) -> None:
+        self.server = ScriptedServer(self.answer)
+        self.held: list[Words] = []
+        self.holds: set[str] = set()
+        self.count: Counter[str] = Counter()
+
+    def answer(self, words: Words) -> bytes:
+        if words[0] in self.holds:
+            self.held.append(words)
+            return b""
+        return self.reply(words)
+
+    def reply(self, words: Words) -> bytes:
+        self.count[words[0]] += 1
+        match words:
+            case ("SUBSCRIBE", channel) | ("UNSUBSCRIBE", channel):
+                return array(words[0].lower(), channel, 1)
+            case ("PING",):
+                return array("pong", "")
+            case _:
+                return b"+OK\r\n"
+
+    def let_go(self) -> None:
+        """Answer all that is held, in its order."""
+        self.holds.clear()
+        held, self.held = self.held, []
+        self.peer.write(b"".join(map(self.reply, held)))
+
+    def say(self, namespace: str, uid: str) -> None:
+        link = KeySpace().link(namespace, uid, "room")
+        self.peer.write(array("message", CHANNEL(namespace), f"link {link} 5"))
+
+    @property
+    def peer(self) -> Peer:
+        return self.server.peers[-1]
+
+    @contextlib.asynccontextmanager
+    async def store(self, deadline: float = 5.0) -> AsyncIterator[RedisStore]:
+        async with self.server.run() as server, store_at(f"unix://{server.path}", deadline) as store:
+            yield store
+
+    async def holds_back(self, count: int) -> None:
+        await eventually(lambda: len(self.held) == count)
+
+
+class TestOrder:
+    """What is told and asked while answers are under way."""
+
+    async def test_left_and_back(self) -> None:
+        """Who comes back while an UNSUBSCRIBE is under way listens only once the new SUBSCRIBE is confirmed."""
+        script, told = Script(), Told()
+        async with script.store() as store, store.listen("other", PATIENCE):
+            script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
+            detach = store.attach("a", PATIENCE, Told())
+            await script.holds_back(1)
+            await detach()
+            await script.holds_back(2)
+            store.attach("a", PATIENCE, told)
+            await script.holds_back(3)
+            script.peer.write(b"".join(map(script.reply, script.held[:2])))
+            script.say("a", "early")
+            script.say("other", "marker")
+            await asyncio.sleep(0.05)  # nothing tells that it was read
+
+            assert [] == told.events
+            del script.held[:2]
+            script.let_go()
+            script.say("a", "alice")
+            await told.comes("begin", "alice")
+
+    async def test_cancelled_in_flight(self) -> None:
+        """A listener that is cancelled while its SUBSCRIBE is under way leaves the answers of others in their order."""
+        script = Script()
+        async with nothing_left(), script.store() as store, store.listen("other", PATIENCE) as other:
+            script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
+
+            async def listen(namespace: str) -> str:
+                async with store.listen(namespace, PATIENCE) as announcements:
+                    return await heard(announcements)
+
+            tasks = [asyncio.create_task(listen(name)) for name in ("a", "b", "c")]
+            await script.holds_back(3)
+            tasks[1].cancel()
+            await asyncio.wait([tasks[1]])
+            await script.holds_back(4)
+            script.let_go()
+            await asyncio.sleep(0.05)  # until it is read
+            for name in ("other", "b", "a", "c"):
+                script.say(name, f"of-{name}")
+
+            assert ["of-a", "of-c"] == [await tasks[0], await tasks[2]]
+            assert "of-other" == await heard(other)
+
+    async def test_never_confirmed(self) -> None:
+        """A subscription that is not confirmed within the deadline costs the connection: nobody knows what it hears."""
+        script, told, other = Script(), Told(), Told()
+        async with script.store(deadline=0.2) as store:
+            store.attach("other", PATIENCE, other)
+            await other.comes("begin")
+            script.holds = {"SUBSCRIBE"}
+            store.attach("a", PATIENCE, told)
+            await script.holds_back(1)
+            script.held.clear()
+            script.holds.clear()
+            await told.comes("lose", "begin")
+
+            assert "not confirmed" in str(told.errors[0])
+            assert ["begin", "lose", "begin"] == other.events
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            array("subscribe", "another", 1),
+            b"+OK\r\n",
+            array("pong", ""),
+            array("message", "x"),
+            b"*1\r\n*0\r\n",
+            b"$-1\r\n",
+        ],
+    )
+    async def test_nonsense(self, reply: bytes) -> None:
+        """An answer that is none to what was asked costs the connection, by a typed error."""
+        script, told = Script(), Told()
+        async with script.store() as store, store.listen("other", PATIENCE):
+            script.holds = {"SUBSCRIBE"}
+            store.attach("a", PATIENCE, told)
+            await script.holds_back(1)
+            script.held.clear()
+            script.holds.clear()
+            script.peer.write(reply)
+            await told.comes("lose", "begin")
+
+    async def test_nobody_asked(self) -> None:
+        """A reply that nobody asked for costs the connection; a message that nobody wants does not."""
+        script = Script()
+        async with script.store() as store, store.listen("a", PATIENCE) as announcements:
+            script.say("nobody", "x")
+            script.say("a", "alice")
+
+            assert "alice" == await heard(announcements)
+            script.peer.write(array("subscribe", CHANNEL("nobody"), 1))
+
+            assert "no answer to what was asked" in str(await until_lost(announcements))
+
+    async def test_shared_channel(self) -> None:
+        """However many listen in a namespace, it is subscribed to once, and left when the last of them leaves."""
+        script = Script()
+        async with script.store() as store, store.listen("other", PATIENCE):
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(5):
+                    await stack.enter_async_context(store.listen("a", PATIENCE))
+            await eventually(lambda: script.count["UNSUBSCRIBE"] == 1)
+
+        assert Counter(SUBSCRIBE=2, UNSUBSCRIBE=1) == script.count
