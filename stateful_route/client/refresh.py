@@ -278,7 +278,7 @@ class RoutingTable:
         return (
             table.loaded
             and listener is not None
-            and table.changes_read_at >= listener.listening_since
+            and table.changes_read_at > listener.listening_since
             and table.next_look(self._clock()) is None
         )
 

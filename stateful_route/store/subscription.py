@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 import redis.exceptions
 
+from stateful_route._tasks import log_failure
 from stateful_route.errors import LifecycleError, StoreError, StoreUnavailableError
 from stateful_route.store.faults import translate
 
@@ -148,6 +149,7 @@ class SharedSubscription:
         self._patiences[listener.patience] += 1
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"stateful_route {self!r}")
+            self._task.add_done_callback(log_failure)
         if self._session is None:
             return
         if channel.stands:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from stateful_route import LifecycleError, LinkKey, StoreError, StoreUnavailableError
+from stateful_route import (
+    BaseConfig,
+    LifecycleError,
+    LinkKey,
+    NoRoutablePodError,
+    StatefulRoute,
+    StoreError,
+    StoreUnavailableError,
+)
 from stateful_route.models import LinkAnnouncement, PodLife
 from stateful_route.store import listener
 from stateful_route.store.connections import connections_of
@@ -19,7 +28,7 @@ from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.store.topology import Limits, open_url
 from stateful_route.testing import FaultProxy, sentinel_group
-from tests.leaks import nothing_left
+from tests.leaks import nothing_left, open_sockets
 from tests.scripted_server import ScriptedServer
 from tests.waiting import eventually
 
@@ -158,6 +167,28 @@ class TestOneConnection:
             await told[names[7]].comes("begin", "alice")
 
             assert 2 == store._subscription.connects
+
+
+class TestClient:
+    async def test_many_tenants(self, own_server: LocalServer) -> None:
+        """A client that was asked for 300 namespaces has no more sockets and tasks than before, and asks for little."""
+        config = BaseConfig(refresh=0.1, listen_patience=0.1)
+        async with nothing_left(), StatefulRoute.from_url(own_server.url, config) as route, route.client() as client:
+            await client.pods("", "room")
+            tasks, sockets = len(asyncio.all_tasks()), open_sockets()
+            for number in range(300):
+                with pytest.raises(NoRoutablePodError):
+                    await client.compute_linked_pod(f"tenant-{number}", "alice", "room")
+            await client._table.refresh_all()  # for what was looked up just now
+
+            assert (tasks, sockets) == (len(asyncio.all_tasks()), open_sockets())
+            own_server.ask("CONFIG", "RESETSTAT")
+            await asyncio.sleep(0.5)  # five times the refresh and the patience
+            stats = own_server.ask("INFO", "commandstats")
+            calls = {name: int(count) for name, count in re.findall(r"cmdstat_(\w+):calls=(\d+)", stats)}
+
+        assert calls.pop("ping") <= 6
+        assert set() == calls.keys() - {"config", "info"} - {name for name in calls if name.startswith("config")}
 
 
 class TestLoss:

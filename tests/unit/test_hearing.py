@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import LinkKey, PodReport, RoutingState, StoreUnavailableError
+from stateful_route import (
+    LifecycleError,
+    LinkKey,
+    NoRoutablePodError,
+    PodReport,
+    RoutingState,
+    StoreError,
+    StoreUnavailableError,
+)
+from stateful_route._listening import attach
 from stateful_route.models import PodLife
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route import ClientDriver
+    from stateful_route.models import Announcement
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, RunPods
 
@@ -385,7 +398,129 @@ class TestDegraded:
             assert 0 == await client.compute_linked_pod("", "alice", SERVICE)
 
 
+class TestIdle:
+    """Services of which nothing is asked, and that have no pod alive."""
+
+    async def test_not_read(self, make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+        """They are not read again while all that is announced is heard: 300 of them cost nothing."""
+        async with make_client() as client:
+            for number in range(300):
+                await client.pods(f"tenant-{number}", SERVICE)
+            clock.advance(0.001)
+            await client._table.refresh_all()  # for what was looked up just now
+            store.operations.clear()
+            await client._table.refresh_all()
+
+            assert 0 == store.operations["read_pods"]
+
+    async def test_announced(self, make_client: MakeClient, store: MemoryStore) -> None:
+        """A pod that comes is announced, so they are read then."""
+        async with make_client() as client:
+            await client.pods("", SERVICE)
+            await client._table.refresh_all()
+            await store.register(room(0), PodReport(), CONFIG.lease_seconds, 86400.0)
+            await eventually(lambda: 1 == len(client._table.peek(NAMESPACE, SERVICE).routable))
+
+    async def test_deaf(self, make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+        """While nothing is heard they are read each time, and once when it is heard again: a pod may have come."""
+        async with make_client() as client:
+            await client.pods("", SERVICE)
+            await client._table.refresh_all()
+            await deafen(client, store)
+            store.operations.clear()
+            for _ in range(3):
+                await client._table.refresh_all()
+            deaf = store.operations["read_pods"]
+            store.hear_again()
+            store.release_held()
+            await becomes(client, "listening")
+            store.operations.clear()
+            clock.advance(0.001)
+            for _ in range(3):
+                await client._table.refresh_all()
+
+        assert (3, 1) == (deaf, store.operations["read_pods"])
+
+
+class TestUnexpected:
+    async def test_reading(
+        self, make_client: MakeClient, store: MemoryStore, lives: list[PodLife], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """An error in a reading that nobody waits for is logged."""
+        async with make_client(refresh=60.0) as client:
+            await client.pods("", SERVICE)
+            store.fail_with(ZeroDivisionError("a bug"), "read_pods")  # type: ignore[arg-type]
+            await store.register(room(2), PodReport(), CONFIG.lease_seconds, 86400.0)
+            await eventually(lambda: bool(caplog.records))
+            store.fail_with(None)
+
+        assert [ZeroDivisionError] == [record.exc_info[0] for record in caplog.records if record.exc_info]
+
+    async def test_listener(self, store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+        """A listener in a task that raises is logged, loses what it heard, and listens again."""
+        told: list[str] = []
+
+        class Listener:
+            def begin(self) -> None:
+                told.append("begin")
+
+            def take_in(self, announcement: Announcement) -> None:
+                raise ZeroDivisionError
+
+            def lose(self, error: StoreError) -> None:
+                told.append("lose")
+
+        detach = attach(store, NAMESPACE, Listener(), patience=10.0, random=Random(1))
+        await eventually(lambda: told == ["begin"])
+        await store.register(room(0), PodReport(), CONFIG.lease_seconds, 86400.0)
+        await eventually(lambda: told == ["begin", "lose", "begin"])
+        await detach()
+
+        assert [ZeroDivisionError] == [record.exc_info[0] for record in caplog.records if record.exc_info]
+
+
 class TestEnd:
+    async def test_new_namespaces_meanwhile(self, make_client: MakeClient, store: MemoryStore) -> None:
+        """A client that is stopped while calls for new namespaces come in stops, and leaves no task behind."""
+        before = asyncio.all_tasks()
+        number = itertools.count()
+        async with make_client() as client:
+
+            async def ask() -> None:
+                while True:
+                    with contextlib.suppress(NoRoutablePodError, LifecycleError):
+                        await client.compute_linked_pod(f"tenant-{next(number)}", "alice", SERVICE)
+                    await asyncio.sleep(0)
+
+            asking = [asyncio.create_task(ask()) for _ in range(3)]
+            await eventually(lambda: next(number) > 50)
+            await client.stop()
+            left = asyncio.all_tasks() - before - set(asking)
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+
+        assert set() == left
+        assert {} == store._listeners
+
+    async def test_forgotten_while_it_is_stopped(
+        self, make_client: MakeClient, store: MemoryStore, clock: ManualClock
+    ) -> None:
+        """A client that is stopped while it leaves namespaces that are not used any more leaves all of them."""
+        before = asyncio.all_tasks()
+        async with make_client() as client:
+            for number in range(20):
+                await client.pods(f"tenant-{number}", SERVICE)
+            clock.advance(10 * (CONFIG.cache_ttl + CONFIG.refresh))
+            leaving = asyncio.create_task(client._table.refresh_all())
+            await asyncio.sleep(0)
+            await client.stop()
+            leaving.cancel()
+            await asyncio.wait([leaving])
+
+        assert {} == store._listeners
+        assert before == asyncio.all_tasks()
+
     async def test_stopped_while_a_call_waits(self, make_client: MakeClient, store: MemoryStore) -> None:
         """A call that waits for the first attempt to listen in a namespace ends when the client is stopped."""
         async with make_client() as client:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
+from stateful_route._tasks import log_failure
 from stateful_route.errors import StoreError
 from stateful_route.store import resp
 from stateful_route.store.faults import command_name, translate
@@ -176,6 +177,7 @@ class ScriptPipe(Pipe):
         """Give the caller what came of the second try, whatever that is."""
         self._seconds.discard(task)
         if future.done():
+            log_failure(task)
             return
         if task.cancelled():
             future.cancel()

@@ -10,6 +10,7 @@ import redis.exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 
+from stateful_route._tasks import log_failure
 from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.store.faults import timed_out, translate
 
@@ -126,6 +127,7 @@ class SlotTable:
         self._stale = True
         if self._task is None and not self._closed:
             self._task = asyncio.get_running_loop().create_task(self._keep_fresh(), name="stateful_route slots")
+            self._task.add_done_callback(log_failure)
 
     async def aclose(self) -> None:
         """Stop reading, and close all pipes once what is under way in them is answered."""
@@ -210,6 +212,7 @@ class SlotTable:
             task = asyncio.get_running_loop().create_task(self._pipes.pop(address).aclose())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+            task.add_done_callback(log_failure)
 
 
 def _address(pipe: ScriptPipe) -> Address:
