@@ -19,7 +19,7 @@ import redis.exceptions
 
 from stateful_route._tasks import log_failure
 from stateful_route.errors import LifecycleError, StoreError, StoreUnavailableError
-from stateful_route.store.faults import translate
+from stateful_route.store.faults import timed_out, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stateful_route")
 
-# Seconds between two connections: doubled with each that fails, and up to half of it random.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+# Seconds between two connections: doubled with each that fails, and up to half of it random. Those who listen in a task
+# of their own (``ListeningTask``) wait besides, for longer.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+# Seconds before a channel that was refused is asked for again, up to half of it random.
+_AFTER_REFUSAL = 2.0
 
 # Replies that are read before the event loop gets its turn.
 _SLICE = 256
@@ -79,13 +83,16 @@ class _Channel:
     stands: bool = False
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Sent:
     """A command that is not answered."""
 
     word: str
     channel: _Channel | None
+    """What is subscribed to or left; ``None`` if a sign of life is asked for."""
     expires: float
+    late: bool = False
+    """Whether those who wait for it were told that it is."""
 
 
 class SharedSubscription:
@@ -407,7 +414,7 @@ class _Session:
             _log.debug("not unsubscribed from %s: %s", channel.name, error)
         elif not channel.in_flight:  # else it was left meanwhile
             channel.asked = channel.stands = False
-            pause = _LONGEST_PAUSE * (1 - random.random() / 2)  # noqa: S311
+            pause = _AFTER_REFUSAL * (1 - random.random() / 2)  # noqa: S311
             self._retry_at = min(self._retry_at, self._loop.time() + pause)
             self._look_by(self._retry_at)
             self._shared.lose(channel, error)
@@ -435,9 +442,10 @@ class _Session:
         if self._subscriber.moved():
             self._give_up("it is not the right server any more")
             return
-        if self._sent and now >= self._sent[0].expires and self._sent[0].channel is not None:
-            self._give_up(f"a subscription is not confirmed within {self._shared.deadline:g} s")
+        if self._sent and now >= self._sent[0].expires + patience:
+            self._give_up(f"it has not answered for {now - self._sent[0].expires + self._shared.deadline:.1f} s")
             return
+        self._tell_who_waits(now)
         pinging = any(sent.channel is None for sent in self._sent)
         silent_at = max(self._heard_at, self._pinged_at if pinging else -math.inf) + patience
         if now >= silent_at:
@@ -451,8 +459,19 @@ class _Session:
             self._retry_at = math.inf
             for channel in self._shared.refused():
                 self.want(channel)
-        first = next((sent.expires for sent in self._sent if sent.channel is not None), math.inf)
-        self._look_by(min(silent_at, self._retry_at, first))
+        late = self._sent[0].expires + patience if self._sent else math.inf
+        next_late = next((sent.expires for sent in self._sent if not sent.late), math.inf)
+        self._look_by(min(silent_at, self._retry_at, late, next_late))
+
+    def _tell_who_waits(self, now: float) -> None:
+        """Tell those who have waited for a deadline that they hear nothing yet: the others are not to suffer for it."""
+        for sent in self._sent:
+            if now < sent.expires:
+                break
+            if not sent.late and sent.channel is not None and not sent.channel.stands:
+                error = timed_out("listen", self._shared.deadline, sent=True, writes=False, at=self._subscriber.address)
+                self._shared.lose(sent.channel, error)
+            sent.late = True
 
     def _give_up(self, reason: str) -> None:
         message = f"{self._subscriber.address}: {reason}"
