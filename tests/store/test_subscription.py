@@ -102,10 +102,6 @@ async def until_lost(announcements: AsyncIterator[Announcement | None]) -> Store
     raise AssertionError("it ended")
 
 
-def subscribers(server: LocalServer) -> int:
-    return server.ask("CLIENT", "LIST", "TYPE", "pubsub").count("addr=") // 2
-
-
 class TestOneConnection:
     async def test_many(self, shared_server: LocalServer, namespace: str) -> None:
         """300 namespaces cost one socket and no task each, be they listened to by a task or attached."""
@@ -113,7 +109,7 @@ class TestOneConnection:
         told = {name: Told() for name in names}
         async with nothing_left(), store_at(shared_server.url) as store:
             await store.info()
-            tasks, clients = asyncio.all_tasks(), subscribers(shared_server)
+            tasks, sockets = asyncio.all_tasks(), open_sockets()
             async with contextlib.AsyncExitStack() as stack:
                 for name in names:
                     await stack.enter_async_context(store.listen(name, PATIENCE))
@@ -122,9 +118,11 @@ class TestOneConnection:
                 await announce(store, names[150])
                 await told[names[150]].comes("begin", "alice")
 
-                assert 1 == subscribers(shared_server) - clients
+                assert 1 == open_sockets() - sockets
                 assert 1 == len(asyncio.all_tasks() - tasks)
-            await eventually(lambda: subscribers(shared_server) == clients)
+            await eventually(lambda: open_sockets() == sockets)
+            async with store.listen(namespace, 2 * PATIENCE):
+                assert 2 * PATIENCE == store._subscription.patience
 
         assert 1 == sum("alice" in each.events for each in told.values())
 
@@ -242,7 +240,9 @@ class TestLoss:
             store.attach(namespace, 0.05, told)
             await told.comes("begin")
             for _ in range(5):
-                await asyncio.sleep(0.06)  # so that a question is under way
+                await asyncio.sleep(0.01)  # until the last question is answered
+                while not (store._subscription._session and store._subscription._session._sent):  # noqa: ASYNC110
+                    await asyncio.sleep(0)  # until the next one is asked
                 time.sleep(0.3)
             await announce(store, namespace)
             await told.comes("alice")
@@ -300,6 +300,16 @@ class TestLoss:
             await told.comes("bob")
 
         assert [ZeroDivisionError] == [record.exc_info[0] for record in caplog.records if record.exc_info]
+
+    async def test_sent_too_late(self, shared_server: LocalServer) -> None:
+        """What is sent over a connection that is lost does not make redis-py connect again, silently."""
+        async with store_at(shared_server.url) as store:
+            subscriber = await store._connections.open_subscriber()
+            await subscriber._connection.disconnect()
+            subscriber.send(("PING",))
+            await eventually(lambda: subscriber._writing is None)
+
+            assert not subscriber._connection.is_connected
 
     async def test_two_loops(self, shared_server: LocalServer, namespace: str) -> None:
         """Who listens in another event loop meanwhile is told that it cannot."""
@@ -497,23 +507,43 @@ class TestOrder:
         """Who comes back while an UNSUBSCRIBE is under way listens only once the new SUBSCRIBE is confirmed."""
         script, told = Script(), Told()
         async with script.store() as store, store.listen("other", PATIENCE):
+            first = Told()
+            detach = store.attach("a", PATIENCE, first)
+            await first.comes("begin")
             script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
-            detach = store.attach("a", PATIENCE, Told())
-            await script.holds_back(1)
             await detach()
-            await script.holds_back(2)
             store.attach("a", PATIENCE, told)
-            await script.holds_back(3)
-            script.peer.write(b"".join(map(script.reply, script.held[:2])))
+            await script.holds_back(2)
+            script.peer.write(script.reply(script.held.pop(0)))
             script.say("a", "early")
-            script.say("other", "marker")
             await asyncio.sleep(0.05)  # nothing tells that it was read
 
             assert [] == told.events
-            del script.held[:2]
             script.let_go()
             script.say("a", "alice")
             await told.comes("begin", "alice")
+
+    @pytest.mark.parametrize("first_is", ["confirmed", "refused"])
+    async def test_left_before_it_stood(self, first_is: str) -> None:
+        """Who comes back while the first SUBSCRIBE is under way is told of the answer to the last one alone."""
+        script, told = Script(), Told()
+        async with script.store() as store, store.listen("other", PATIENCE):
+            script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
+            await store.attach("a", PATIENCE, Told())()
+            store.attach("a", PATIENCE, told)
+            await script.holds_back(3)
+            first = script.reply(script.held.pop(0))
+            script.peer.write(first if first_is == "confirmed" else b"-NOPERM no\r\n")
+            script.peer.write(script.reply(script.held.pop(0)))
+            script.say("a", "early")
+            await asyncio.sleep(0.05)  # nothing tells that it was read
+
+            assert [] == told.events
+            script.let_go()
+            script.say("a", "alice")
+            await told.comes("begin", "alice")
+
+            assert ["begin", "alice"] == told.events
 
     async def test_cancelled_in_flight(self) -> None:
         """A listener that is cancelled while its SUBSCRIBE is under way leaves the answers of others in their order."""

@@ -21,6 +21,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route._listening import attach
+from stateful_route.client.invalidation import InvalidationListener
 from stateful_route.models import PodLife
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
@@ -413,6 +414,20 @@ class TestIdle:
 
             assert 0 == store.operations["read_pods"]
 
+    async def test_unwatched(
+        self, make_client: MakeClient, store: MemoryStore, lives: list[PodLife], clock: ManualClock
+    ) -> None:
+        """A service with a living pod is read if nothing waits for the end of its lease, as after a failed reading."""
+        async with make_client() as client:
+            await client.pods("", SERVICE)
+            clock.advance(0.001)
+            await client._table.refresh_all()
+            client._table._tables[NAMESPACE, SERVICE].awaited = False
+            store.operations.clear()
+            await client._table.refresh_all()
+
+            assert 1 == store.operations["read_pods"]
+
     async def test_announced(self, make_client: MakeClient, store: MemoryStore) -> None:
         """A pod that comes is announced, so they are read then."""
         async with make_client() as client:
@@ -480,6 +495,18 @@ class TestUnexpected:
 
 
 class TestEnd:
+    def test_told_after_the_end(self, clock: ManualClock) -> None:
+        """A listener that was closed serves nothing, whatever it is told later."""
+        flushed: list[str] = []
+        listener = InvalidationListener("other", lambda _: None, flushed.append, grace=60.0, clock=clock)
+        listener.close()
+        listener.begin()
+        begun = listener.serves_cached
+        listener.lose(AWAY)
+        listener.store_failed()
+
+        assert (False, False, []) == (begun, listener.serves_cached, flushed)
+
     async def test_new_namespaces_meanwhile(self, make_client: MakeClient, store: MemoryStore) -> None:
         """A client that is stopped while calls for new namespaces come in stops, and leaves no task behind."""
         before = asyncio.all_tasks()
