@@ -216,9 +216,9 @@ async def test_all_of_them_are_used(namespace: str) -> None:
         assert ON_ONE_SERVER | OF_THE_URL == used - {"auth", "config|resetstat"} | {"info"}
 
 
-async def snapshot(redis: Redis) -> dict[bytes | str, Any]:
-    """Return all keys with their values."""
-    return {key: await redis.dump(key) for key in await redis.keys("*")}
+async def snapshot(redis: Redis, namespace: str) -> dict[bytes | str, Any]:
+    """Return the keys of this test with their values: those of others may just end."""
+    return {key: await redis.dump(key) for key in await redis.keys(f"*{namespace}*")}
 
 
 @pytest.mark.parametrize("missing", sorted(ON_ONE_SERVER - GREETING - {"publish", "unsubscribe"}))
@@ -235,9 +235,9 @@ async def test_one_is_missing(own_server_on_tcp: LocalServer, namespace: str, mi
         assert "+OK" == server.ask("SCRIPT", "FLUSH")
         errors: dict[str, StoreError] = {}
         for name, run in operations(store, namespace).items():
-            before = await snapshot(redis)
+            before = await snapshot(redis, namespace)
             errors |= await failed(name, run)
-            after = await snapshot(redis)
+            after = await snapshot(redis, namespace)
             if name in {"heartbeats", "changed", "death", "pruned"}:  # more than one call
                 continue
 
