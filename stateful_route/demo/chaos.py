@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 import attrs
-import httpx
 
 from stateful_route.demo.database import DatabaseClient, StaleEpochError
 from stateful_route.demo.load import Phase
+from stateful_route.demo.serving import http_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +113,7 @@ class Chaos:
 
     async def close(self) -> None:
         """Look at the database, when all messages are in."""
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with http_client() as http:
             sizes = await DatabaseClient(http, self._fleet.database.url).sizes()
         self.findings.refused = sizes.refused
         accepted = self._load.tally.accepted
@@ -137,7 +137,7 @@ class Chaos:
 
         A write may come as late as it likes: it is refused, and the chat, which has gone on elsewhere, is not lost.
         """
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with http_client() as http:
             database = DatabaseClient(http, self._fleet.database.url)
             for answer in before:
                 self.findings.late_writes += 1

@@ -24,7 +24,7 @@ from stateful_route.demo.names import (
     SERVICE_NAME,
     TUNING,
 )
-from stateful_route.demo.serving import answer_error, listen, parser, routed, serve
+from stateful_route.demo.serving import answer_error, http_client, listen, parser, routed, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -81,7 +81,7 @@ class Gateway:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Hold one client driver and one HTTP client, from start to end."""
         async with (
-            httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as self.http,  # no proxy between gateway and pod
+            http_client(_TIMEOUT) as self.http,
             StatefulRoute.from_url(self.redis_url, self.config) as route,
             route.client() as self.client,
         ):

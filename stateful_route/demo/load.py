@@ -16,6 +16,7 @@ import attrs
 import httpx
 
 from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, ROUTE_ATTEMPTS, ROUTE_CACHED, ROUTE_US
+from stateful_route.demo.serving import http_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -288,8 +289,7 @@ async def _clients(count: int) -> AsyncIterator[asyncio.Queue[httpx.AsyncClient]
     free: asyncio.Queue[httpx.AsyncClient] = asyncio.Queue()
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(count):
-            client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=False)  # noqa: S501 - no TLS here
-            free.put_nowait(await stack.enter_async_context(client))
+            free.put_nowait(await stack.enter_async_context(http_client(_TIMEOUT)))
         yield free
 
 

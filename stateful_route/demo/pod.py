@@ -25,7 +25,7 @@ from stateful_route import (
 )
 from stateful_route.demo.database import DatabaseClient, StaleEpochError
 from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, SERVICE_NAME, TUNING
-from stateful_route.demo.serving import answer_error, listen, parser, routed, serve
+from stateful_route.demo.serving import answer_error, http_client, listen, parser, routed, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,7 +86,7 @@ class Pod:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Be a pod of the service, from start to end. At SIGTERM the users go first, then the server."""
         async with (
-            httpx.AsyncClient(trust_env=False) as http,
+            http_client() as http,
             StatefulRoute.from_url(self.redis_url, self.config) as route,
             route.server(hand_off=self.hand_off) as self.server,
         ):
@@ -161,8 +161,8 @@ class Pod:
         ownership = await self.server.claim(uid)
         ownership.require()
         chat = self.chats.get(uid)
-        # Another epoch: the user may have been elsewhere in between, and this memory be out of date.
-        if chat is None or chat.epoch != ownership.epoch:
+        # If the user may have been elsewhere in between, this memory is out of date.
+        if chat is None or not (chat.epoch == ownership.epoch or ownership.resumes(chat.ownership)):
             chat = self.chats[uid] = Chat(ownership)
         chat.ownership = ownership
         return chat

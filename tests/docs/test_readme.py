@@ -163,6 +163,55 @@ async def test_programs(programs: Programs) -> None:
     assert {0, 1} == set(pods.values())
 
 
+# A pod that begins a session for each user who has none, as a session middleware does.
+COOKIE_POD = """
+import contextlib, os
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from stateful_route import BaseConfig, StatefulRoute
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    async with StatefulRoute.from_url(os.environ["REDIS_URL"], BaseConfig.from_env()) as route, route.server():
+        yield
+
+async def post(request):
+    answer = JSONResponse(request.cookies)
+    answer.set_cookie("session", request.path_params["room"])
+    return answer
+
+app = Starlette(routes=[Route("/rooms/{room}", post, methods=["POST"])], lifespan=lifespan)
+"""
+
+
+async def test_cookies_of_other_users(own_server: LocalServer, tmp_path: Path) -> None:
+    """The gateway sends nobody the cookie that a pod has set for another user."""
+    (tmp_path / "gateway.py").write_text(PROGRAMS["gateway.py"], encoding="utf-8")
+    (tmp_path / "cookie_pod.py").write_text(COOKIE_POD, encoding="utf-8")
+    env = {"REDIS_URL": own_server.url, "STATEFUL_ROUTE_SERVICE_NAME": "room", "STATEFUL_ROUTE_POD_NAME": "room-0"}
+    with application(tmp_path, "cookie_pod", env), application(tmp_path, "gateway", env) as gateway:
+        async with httpx.AsyncClient(timeout=20.0) as http:
+
+            async def answered() -> bool:
+                return (await http.post(f"{gateway.url}/rooms/alice")).status_code == 200
+
+            await eventually(answered, within=30.0)
+            cookies = [(await http.post(f"{gateway.url}/rooms/{room}")).json() for room in ("alice", "bob")]
+
+    assert [{}, {}] == cookies
+
+
+async def test_redis_comes_back_empty(programs: Programs, own_server: LocalServer) -> None:
+    """A pod that lives keeps its rooms when Redis comes back empty: nobody else had them in between."""
+    rooms = [f"room-{number}" for number in range(10)]
+    before = [await programs.posted(room, "one") for room in rooms]
+    own_server.restart()
+    after = [await programs.posted(room, "two") for room in rooms]
+
+    assert [(pod, ["one", "two"]) for pod, _ in before] == after
+
+
 async def test_a_killed_pod(programs: Programs) -> None:
     """The rooms of a pod that is killed are answered with "later", then by the other pod; the gateway has no error."""
     rooms = [f"room-{number}" for number in range(10)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -18,18 +19,22 @@ import httpx
 import psutil
 import pytest
 
-from stateful_route import __version__
+from stateful_route import BaseConfig, ServerInfo, StatefulRoute, __version__
 from stateful_route.cli import main
 from stateful_route.demo.database import Database, DatabaseClient, Sizes, StaleEpochError
+from stateful_route.demo.gateway import Gateway
 from stateful_route.demo.load import Answer, Checker, Load
+from stateful_route.demo.names import MESSAGES_PATH, SERVICE_NAME
 from stateful_route.demo.processes import Child, ChildError, Fleet
 from stateful_route.demo.report import percentile
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from stateful_route.store.embedded import LocalServer
+
+    Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 COMMAND = Path(sys.executable).with_name("stateful-route")
 BOUND = 40.0
@@ -493,3 +498,42 @@ def test_a_count_is_a_whole_number_from_one(count: str, capsys: pytest.CaptureFi
 
     assert 2 == ended.value.code
     assert f"argument --pods: '{count}' is not a whole number from 1" in capsys.readouterr().err
+
+
+def ignoring_the_end(answer: Answering) -> Answering:
+    """Return the function of a connection, which ends it when the client does."""
+
+    async def until_it_ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await answer(reader, writer)
+        writer.close()
+
+    return until_it_ends
+
+
+async def test_cookies_of_other_users(shared_server: LocalServer, namespace: str) -> None:
+    """The gateway sends nobody the cookie that a pod has set for another user."""
+    cookies: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            cookies.extend(re.findall(r"(?im)^cookie:.*", head.decode()))
+            told = "HTTP/1.1 200 OK\r\nset-cookie: session=alice; Path=/\r\ncontent-type: text/plain\r\ncontent-length: 0"
+            writer.write(f"{told}\r\n\r\n".encode())
+
+    async def post(http: httpx.AsyncClient, uid: str) -> int:
+        return (await http.post(MESSAGES_PATH.format(uid=uid))).status_code
+
+    info = ServerInfo(namespace=namespace, service_name=SERVICE_NAME, pod_name="chat-0", pod_index=0)
+    async with await asyncio.start_server(ignoring_the_end(answer), "127.0.0.1", 0) as pod:
+        port = pod.sockets[0].getsockname()[1]
+        config = BaseConfig(namespace=namespace, address=f"http://127.0.0.1:{port}")
+        gateway = Gateway(shared_server.url, BaseConfig(namespace=namespace))
+        async with StatefulRoute.from_url(shared_server.url, config) as route, route.server(info):
+            async with gateway.lifespan(gateway.application):
+                transport = httpx.ASGITransport(gateway.application)
+                async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+                    statuses = [await post(http, uid) for uid in ("alice", "bob")]
+
+    assert [200, 200] == statuses
+    assert [] == cookies
