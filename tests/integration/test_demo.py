@@ -518,7 +518,9 @@ async def test_cookies_of_other_users(shared_server: LocalServer, namespace: str
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n"):
             cookies.extend(re.findall(r"(?im)^cookie:.*", head.decode()))
-            told = "HTTP/1.1 200 OK\r\nset-cookie: session=alice; Path=/\r\ncontent-type: text/plain\r\ncontent-length: 0"
+            told = (
+                "HTTP/1.1 200 OK\r\nset-cookie: session=alice; Path=/\r\ncontent-type: text/plain\r\ncontent-length: 0"
+            )
             writer.write(f"{told}\r\n\r\n".encode())
 
     async def post(http: httpx.AsyncClient, uid: str) -> int:
