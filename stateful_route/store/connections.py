@@ -63,7 +63,9 @@ def check_client(client: object) -> None:
 
     """
     if not isinstance(client, Redis | RedisCluster):
-        raise ConfigError("redis_client", client, "a redis.asyncio.Redis or RedisCluster")
+        # By its type: of a URL that is no string, or a client of another kind, the repr may hold a password.
+        allowed = "a redis.asyncio.Redis or RedisCluster, or a URL as a string"
+        raise ConfigError("redis_client", f"of type {type(client).__name__}", allowed)
 
 
 def connections_of(client: RedisClient, deadline: float, limit: int) -> Connections:

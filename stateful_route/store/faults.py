@@ -88,6 +88,9 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(_NO_DATABASE), "name a database that the server has, by its setting 'databases'"),
 )
 
+_QUOTED = re.compile(r",? with args beginning with:.*", re.DOTALL)
+"""What follows the name of a command that a server does not know."""
+
 REDIS_ERRORS = (raised.RedisError, raised.RedisClusterException, OSError)
 """What a call through redis-py raises when it fails."""
 
@@ -150,7 +153,15 @@ def away(error: Exception, operation: str, at: str, *, silent: float, pause: flo
 
 
 def plain(error: Exception) -> Exception:
-    """Return the error itself; that Sentinel names no primary without the inside of its clients."""
+    """Return the error itself, or one without what nobody should read.
+
+    That is the inside of Sentinel's clients, the arguments of a command that a server does not know, which quotes them
+    (of AUTH and HELLO it is the password), and what could not be encoded, which Python keeps in the error.
+    """
+    if any(isinstance(part, UnicodeError) for part in (error, *error.args)):
+        return raised.ConnectionError("something that is to be sent cannot be encoded, be it user or password")
+    if isinstance(error, raised.RedisError) and _QUOTED.search(str(error)):
+        return type(error)(_QUOTED.sub("", str(error)))
     if not isinstance(error, MasterNotFoundError):
         return error
     first, _, rest = str(error).partition(" : ")

@@ -236,19 +236,39 @@ async def test_valkey(given: str, same: str) -> None:
         assert connections is not None
 
 
+PLAIN = "client_name, db, password, protocol, socket_connect_timeout, socket_keepalive, username"
+TLS = (
+    "ssl_ca_certs, ssl_ca_data, ssl_ca_path, ssl_cert_reqs, ssl_certfile, ssl_check_hostname, ssl_ciphers, "
+    "ssl_exclude_verify_flags, ssl_include_verify_flags, ssl_keyfile, ssl_min_version, ssl_password"
+)
+ALL = f"{PLAIN.replace('username', 'ssl, username')}, {TLS}"
+MISREAD = "host:port, the port a number; in a user or password '/', '?' and '@' are written %2F, %3F and %40"
+EMBEDDED = "embedded://, or that and the name or path of a server, without a user or options"
+
+
 @pytest.mark.parametrize(
     ("url", "allowed"),
     [
         ("redis://u:secret@localhost/x", "the number of a database as the path, as in redis://host:6379/0"),
         ("redis:/u:secret@localhost", "a URL that begins with redis://"),
-        ("redis://host?foo=bar&password=secret", "what redis-py knows in a query: unknown query parameter 'foo'"),
-        ("redis+sentinel://u:secret@host/s?foo=bar", "what redis-py knows in a query: unknown query parameter 'foo'"),
-        ("redis://host?ssl_ca_certs=/ca&password=secret", "the query parameter 'ssl_ca_certs' only in a rediss:// URL"),
-        ("redis+cluster://u:secret@host?ssl_ca_certs=/ca", "the query parameter 'ssl_ca_certs' only with ssl=true"),
-        (
-            "redis://:secret/1@host",
-            "host:port, the port a number; in a user or password '/', '?' and '@' are written %2F, %3F and %40",
-        ),
+        ("redis://host?foo=bar&password=secret", f"of options {PLAIN}; the one at place 1 is not known"),
+        ("redis+sentinel://u:secret@host/s?foo=bar", f"of options {ALL}; the one at place 1 is not known"),
+        ("redis://host?PASSWORD=secret", f"of options {PLAIN}; the one at place 1 is not known (is 'password' meant?)"),
+        ("redis://host?retry=1&password=secret", f"of options {PLAIN}; 'retry' is none of such a URL"),
+        ("redis://host?protocol=secret", "for the option 'protocol': 2 or 3"),
+        ("redis://host?db=1&password=secret&db=2", "each option once; 'db' is there again"),
+        ("redis://u:secret@host?password=other", "one password: before the host, or in the query"),
+        ("redis://host?secret", "name=value for each option; the one at place 1 is none"),
+        ("redis://host?ssl_ca_certs=/ca&password=secret", "the option 'ssl_ca_certs' only in a rediss:// URL"),
+        ("unix://:secret@/run/s?ssl_ca_certs=/ca", "the option 'ssl_ca_certs' only for TLS over TCP"),
+        ("redis+cluster://u:secret@host?ssl_ca_certs=/ca", "the option 'ssl_ca_certs' only with ssl=true"),
+        ("redis://u:secret%40host", MISREAD),
+        ("redis://:secret", MISREAD),
+        ("unix:///:secret@/run/s", MISREAD),
+        ("redis://:secret@host:65536", MISREAD),
+        ("redis://:secret@host:0", MISREAD),
+        ("embedded://:secret@redis-server", EMBEDDED),
+        ("redis://:secret/1@host", MISREAD),
         ("redis://:secret#1@host", "a URL without '#': in a user or password it is written %23"),
     ],
 )
