@@ -12,7 +12,7 @@ import attrs
 
 from stateful_route import _json
 from stateful_route._checks import (
-    MAX_POD_INDEX,
+    RESOLUTION,
     as_float,
     check_bool,
     check_capacity,
@@ -39,14 +39,30 @@ _ORDINAL = re.compile(r"-(\d{1,4})$")
 _SLIP = 0.8
 _MAX_CHOICES = 1024
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+# A process has no more descriptors, and a server seldom takes more connections.
 _MAX_CONNECTIONS = 10_000
+# Seconds of work for a server: what waits longer is late anyway. Each costs some 500 bytes here.
 _MAX_PENDING = 1_000_000
+# At 144 bytes a link that is 14 GB: more is a slip, or belongs to several processes.
+_MAX_CACHED = 100_000_000
+# Longer than this nobody waits gladly for a cache miss, however long the lease is.
+_LONGEST_DEFAULT_CALL = 1.0
+
+
+class _Derived(float):
+    """A setting that was not set and follows from others: ``attrs.evolve`` derives it anew."""
+
+    __slots__ = ()
+
+
+def _as_set(value: Any) -> Any:
+    return None if isinstance(value, _Derived) else as_float(value)
 
 
 def _setting(default: Any, check: Callable[..., None], *args: object, unit: str, doc: str, kind: type) -> Any:
     return attrs.field(
         default=default,
-        converter=as_float if kind is float else None,
+        converter=_as_set if kind is float else None,
         validator=checked(check, *args, optional=default is None),
         metadata={"unit": unit, "doc": doc, "kind": kind},
     )
@@ -89,17 +105,21 @@ class BaseConfig(_json.JsonForm):
         kind=float,
     )
     max_links: int | None = _setting(
-        None, check_count, unit="links", doc="with so many links this pod is full and gets no new uids", kind=int
+        None, check_count, unit="links", doc="number of links at which this pod is full and gets no new uids", kind=int
     )
 
-    call_deadline: float = _seconds(1.0, "longest time of one call to Redis, connecting included")
+    call_deadline: float | None = _seconds(
+        None,
+        "longest time of one call to Redis, connecting included; unset: a quarter of the lease, at most 1 s; "
+        "in a pod at most half of the lease",
+    )
     max_pending: int = _setting(
         10_000,
         check_int,
         1,
-        MAX_POD_INDEX,
+        _MAX_PENDING,
         unit="",
-        doc="commands under way to one Redis server; further calls wait",
+        doc="commands in flight to one Redis server; further calls wait",
         kind=int,
     )
     max_connections: int = _setting(
@@ -120,71 +140,109 @@ class BaseConfig(_json.JsonForm):
         kind=float,
     )
     heartbeat: float = _seconds(1.0, "time between two heartbeats of a pod")
-    lease: float | None = _seconds(None, "a pod without a heartbeat for so long is dead; unset: 5 heartbeats")
+    lease: float | None = _seconds(None, "time without a heartbeat after which a pod is dead; unset: 5 heartbeats")
     heartbeat_jitter: float = _setting(
-        0.1, check_fraction, unit="", doc="share of a period by which a periodic task varies", kind=float
+        0.1, check_fraction, unit="", doc="share of its period by which a periodic task varies", kind=float
     )
-    pod_retention: float = _seconds(86400.0, "how long Redis remembers a pod that is gone")
+    pod_retention: float = _seconds(86400.0, "time for which Redis remembers a pod that is gone; at least two leases")
     index_is_exclusive: bool = _setting(
         False,  # noqa: FBT003 - the default of a flag
         check_bool,
         unit="",
-        doc="no two processes have one pod index, as a StatefulSet guarantees: a restarted pod owns at once",
+        doc="whether no two processes have one pod index, as a StatefulSet guarantees: a restarted pod owns at once",
         kind=bool,
     )
     drain_deadline: float = _seconds(
-        20.0, "longest time of a drain: announcing it, and handing the uids over", check_seconds
+        20.0, "longest time of a drain, from its announcement until all uids are handed over", check_seconds
     )
     drain_rate: float = _setting(
-        2000.0, check_rate, unit="uids/s", doc="most uids that a pod hands over in a second", kind=float
+        2000.0, check_rate, unit="uids/s", doc="most uids that a pod hands over per second", kind=float
     )
     rebalance: bool = _setting(
         False,  # noqa: FBT003 - the default of a flag
         check_bool,
         unit="",
-        doc="a pod with more than its share lets links go that `movable` names",
+        doc="whether a pod with more than its share of the load lets links go that `movable` names",
         kind=bool,
     )
-    rebalance_period: float = _seconds(10.0, "time between two looks of a pod at its share")
+    rebalance_period: float = _seconds(10.0, "time between two comparisons of a pod's load with the mean")
     rebalance_tolerance: float = _setting(
         0.1,
         check_fraction,
         unit="",
-        doc="load above the mean, as a share of it, at which that ends; it begins at twice as much",
+        doc="rebalancing stops within this share of the mean load, and starts above twice this share",
         kind=float,
     )
     rebalance_share: float = _setting(
-        0.05, check_fraction, unit="", doc="share of its links that a pod lets go at most in one period", kind=float
+        0.05, check_fraction, unit="", doc="largest share of its links that a pod lets go in one period", kind=float
     )
     stop_deadline: float = _seconds(
-        5.0, "longest time that stop() takes after the drain, for what was claimed since and the goodbye"
+        5.0, "longest time of stop() after the drain, to hand over what was claimed meanwhile and to say goodbye"
     )
 
-    link_ttl: float = _seconds(600.0, "life of a temporary link that nobody asks for")
+    link_ttl: float = _seconds(600.0, "life of a temporary link that is neither renewed nor confirmed")
     cache_ttl: float = _seconds(240.0, "longest time that a client trusts a cached link")
-    cache_margin: float = _seconds(1.0, "a cached link ends so long before the link itself", check_seconds)
+    cache_margin: float = _seconds(1.0, "a cached entry expires this long before its link", check_seconds)
     cache_size: int = _setting(
-        100_000, check_int, 1, MAX_POD_INDEX, unit="links", doc="most links that a client caches", kind=int
+        100_000, check_int, 1, _MAX_CACHED, unit="links", doc="most links that a client caches", kind=int
     )
     listen_patience: float = _seconds(
-        1.0, "silence after which a client asks Redis for a sign of life; deaf after twice it"
+        1.0,
+        "silence on a subscription after which Redis is pinged; after twice as long the subscription counts as lost",
     )
-    degraded_grace: float = _seconds(60.0, "cached links are used so long while Redis does not answer", check_seconds)
-    refresh: float = _seconds(1.0, "time between two readings of the pods of a service in use")
+    degraded_grace: float = _seconds(
+        60.0, "time for which cached links are used while Redis does not answer", check_seconds
+    )
+    refresh: float = _seconds(1.0, "time between two readings of the pods of each service in use")
     choices: int = _setting(
         3, check_int, 1, _MAX_CHOICES, unit="", doc="pods compared for a new uid; the best of them gets it", kind=int
     )
-    settle: float = _seconds(1.0, "time until a new link shows in the load that its pod publishes", check_seconds)
+    settle: float = _seconds(1.0, "time until a new link counts in the load that its pod publishes", check_seconds)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse settings that do not go together."""
+        """Refuse settings that do not go together, and derive what is not set."""
         if self.lease is not None and self.lease < 2 * self.heartbeat:
             raise ConfigError("lease", self.lease, f"at least two heartbeats, {2 * self.heartbeat:g} s")
+        if self.call_deadline is None:
+            # So that there is time for another heartbeat after one over a connection that went silent.
+            derived = _Derived(max(RESOLUTION, min(_LONGEST_DEFAULT_CALL, self.lease_seconds / 4)))
+            object.__setattr__(self, "call_deadline", derived)
 
     @property
     def lease_seconds(self) -> float:
-        """The lease: as set, or 5 heartbeats."""
+        """The lease in force: as set, or 5 heartbeats."""
         return 5 * self.heartbeat if self.lease is None else self.lease
+
+    @property
+    def call_deadline_seconds(self) -> float:
+        """The deadline of a call in force: as set, or the lesser of 1 s and a quarter of the lease."""
+        return _LONGEST_DEFAULT_CALL if self.call_deadline is None else self.call_deadline
+
+    @property
+    def retention_seconds(self) -> float:
+        """The time for which Redis remembers a pod: as set, and at least two leases.
+
+        Forgotten within its lease, a pod that may still own is unknown to the next one with its index, which owns too.
+        """
+        return max(self.pod_retention, 2 * self.lease_seconds)
+
+    def check_for_pod(self) -> None:
+        """Refuse what would cost a pod its life.
+
+        Raises:
+            ConfigError: if ``call_deadline`` is above half of the lease: a heartbeat over a connection that went silent
+                would use up what the lease leaves for the next one.
+
+        """
+        most = self.lease_seconds / 2
+        if self.call_deadline_seconds > most:
+            allowed = f"at most half of the lease, {most:g} s, in a pod; unset, it is a quarter of it"
+            raise ConfigError("call_deadline", self.call_deadline, allowed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form as a dict; what was not set is not set in it either."""
+        derived = {"callDeadline": None} if isinstance(self.call_deadline, _Derived) else {}
+        return super().to_dict() | derived
 
     def server_info(self) -> ServerInfo:
         """Return the identity of this pod.

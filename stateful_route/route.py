@@ -82,11 +82,13 @@ class StatefulRoute:
             raise LifecycleError(f"{self!r} is open already")
         config = self._config
         if isinstance(self._source, str):
-            limits = Limits(config.call_deadline, pending=config.max_pending, connections=config.max_connections)
+            limits = Limits(
+                config.call_deadline_seconds, pending=config.max_pending, connections=config.max_connections
+            )
             opened = await open_url(self._source, limits)
             self._store = RedisStore(opened.connections, close=opened.close)
         else:
-            self._store = RedisStore(connections_of(self._source, config.call_deadline, config.max_connections))
+            self._store = RedisStore(connections_of(self._source, config.call_deadline_seconds, config.max_connections))
         try:
             await _warn_of_eviction(self._store)
         except BaseException:
@@ -131,7 +133,7 @@ class StatefulRoute:
         Raises:
             InvalidArgumentError: if ``load_source``, ``hand_off`` or ``movable`` cannot be called as they are.
             ConfigError: if no pod is given and the config does not name one; if CPU is to be measured without psutil;
-                or if ``rebalance`` is set and there is no ``movable``.
+                if ``rebalance`` is set and there is no ``movable``; or if ``call_deadline`` is above half of the lease.
             LifecycleError: if the store is not open.
 
         """

@@ -261,7 +261,7 @@ class RoutingTable:
             return version is None
         if version is not None:
             table.changes_read_at = read_at
-        return table.apply(pods, read_at, longest_gap=2 * self._config.refresh + self._config.call_deadline)
+        return table.apply(pods, read_at, longest_gap=2 * self._config.refresh + self._config.call_deadline_seconds)
 
     def _is_idle(self, table: ServiceTable) -> bool:
         """Whether nobody asks for uids that are not cached, and no pod is in doubt: only deaths matter."""
@@ -309,7 +309,9 @@ class RoutingTable:
                 await self._confirm(table, life)
 
     async def _confirm(self, table: ServiceTable, life: PodLife) -> bool:
-        dead = await self._store.confirm_death(table.namespace, table.service_name, life, self._config.pod_retention)
+        dead = await self._store.confirm_death(
+            table.namespace, table.service_name, life, self._config.retention_seconds
+        )
         if dead:
             table.mark_dead(life)
         return dead

@@ -78,7 +78,7 @@ class ServerDriver(Driver):
             InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
                 generator; if ``movable`` cannot be called with a number, or is an ``async def``.
             ConfigError: if CPU is to be weighed twice, or is to be measured without psutil; or if ``rebalance`` is set
-                and there is no ``movable``.
+                and there is no ``movable``; or if ``call_deadline`` is above half of the lease.
 
         """
         super().__init__()
@@ -90,6 +90,7 @@ class ServerDriver(Driver):
         self._server = server_info
         self._name = name_of(server_info)
         self._config = BaseConfig() if config is None else config
+        self._config.check_for_pod()
         self._load_state: int | None = None
         self._load = LoadMeter(source_of(load_source, self._config.cpu_factor), clock)
         self._routing_state = RoutingState.READY
@@ -99,7 +100,7 @@ class ServerDriver(Driver):
             server_info,
             self._report,
             lease=self._config.lease_seconds,
-            retention=self._config.pod_retention,
+            retention=self._config.retention_seconds,
             exclusive=self._config.index_is_exclusive,
             clock=clock,
             process=secrets.token_hex(8),
@@ -150,7 +151,7 @@ class ServerDriver(Driver):
 
     @property
     def healthy(self) -> bool:
-        """Whether this process is of any more use: what a liveness probe asks. Local: no I/O.
+        """Whether this process can still own uids: what a liveness probe asks. Local: no I/O.
 
         ``False`` once the driver was stopped or could not start, once a newer process with its pod index has superseded
         it, and if its heartbeats have ended by a fault of the package: every call fails for good then, and only

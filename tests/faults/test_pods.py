@@ -100,7 +100,7 @@ class PodProcess:
 
 def settings(namespace: str, pod_index: int | None = None, **more: Any) -> BaseConfig:
     config = BaseConfig(
-        namespace=namespace, heartbeat=HEARTBEAT, lease=LEASE, refresh=0.1, call_deadline=0.4, listen_patience=0.2
+        namespace=namespace, heartbeat=HEARTBEAT, lease=LEASE, refresh=0.1, call_deadline=LEASE / 2, listen_patience=0.2
     )
     if pod_index is not None:
         config = attrs.evolve(config, service_name="room", pod_name=f"room-{pod_index}", pod_index=pod_index)

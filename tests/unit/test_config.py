@@ -10,7 +10,8 @@ import attrs
 import pytest
 
 import stateful_route
-from stateful_route import BaseConfig, ConfigError, InvalidArgumentError, ServerInfo
+from stateful_route import BaseConfig, ConfigError, InvalidArgumentError, ServerDriver, ServerInfo
+from stateful_route.testing import MemoryStore
 
 FIELDS = attrs.fields(BaseConfig)
 _PACKAGE = Path(stateful_route.__file__).parent
@@ -36,6 +37,64 @@ def test_lease_rule(lease: float) -> None:
         attrs.evolve(BaseConfig(lease=2.0), heartbeat=1.1)
 
     assert ("lease", lease) == (caught.value.setting, caught.value.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 1.0),
+        ({"lease": 3.0}, 0.75),
+        ({"heartbeat": 0.2}, 0.25),
+        ({"heartbeat": 60.0}, 1.0),
+        ({"heartbeat": 0.001}, 0.00125),
+        ({"heartbeat": 0.001, "lease": 0.002}, 0.001),
+        ({"heartbeat": 0.2, "call_deadline": 0.7}, 0.7),
+    ],
+)
+def test_call_deadline(settings: dict[str, float], expected: float) -> None:
+    """Unless it is set the deadline of a call is a quarter of the lease, and at most a second."""
+    config = BaseConfig(**settings)  # type: ignore[arg-type]  # by name
+
+    assert (expected, expected) == (config.call_deadline, config.call_deadline_seconds)
+
+
+def test_call_deadline_follows() -> None:
+    """A deadline that was not set follows from the lease of a changed copy too, be it changed by way of JSON."""
+    quick = attrs.evolve(BaseConfig(), heartbeat=0.2)
+    read = attrs.evolve(BaseConfig.from_json(BaseConfig().to_json()), heartbeat=0.2)
+    given = attrs.evolve(BaseConfig(call_deadline=1.0), heartbeat=0.2)
+
+    assert (0.25, 0.25, 1.0) == (quick.call_deadline, read.call_deadline, given.call_deadline)
+    assert BaseConfig() == attrs.evolve(quick, heartbeat=1.0)
+
+
+@pytest.mark.parametrize(("call_deadline", "lease"), [(2.51, None), (1.0, 1.9), (30.0, 59.0)])
+def test_call_deadline_beside_the_lease(call_deadline: float, lease: float | None) -> None:
+    """A pod refuses a deadline of more than half of its lease: one silent connection would cost it its life."""
+    config = BaseConfig(call_deadline=call_deadline, lease=lease, heartbeat=0.5 if lease else 1.0)
+    info = ServerInfo(namespace="prod", service_name="room", pod_name="room-0", pod_index=0)
+    with pytest.raises(ConfigError, match="at most half of the lease") as caught:
+        ServerDriver(MemoryStore(), info, config)
+
+    assert ("call_deadline", call_deadline) == (caught.value.setting, caught.value.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, 86400.0), ({"pod_retention": 1.0}, 10.0), ({"pod_retention": 1.0, "lease": 40.0}, 80.0)],
+)
+def test_retention(settings: dict[str, float], expected: float) -> None:
+    """Redis remembers a pod for two leases at least: one that it forgot within its lease could still own."""
+    assert expected == BaseConfig(**settings).retention_seconds  # type: ignore[arg-type]  # by name
+
+
+@pytest.mark.parametrize(("name", "most"), [("max_pending", 1_000_000), ("cache_size", 100_000_000)])
+def test_bounds(name: str, most: int) -> None:
+    """What is bounded by what a process can hold has a bound of its own."""
+    with pytest.raises(InvalidArgumentError, match=f"{name} is .*; allowed is an int from 1 to {most}"):
+        attrs.evolve(BaseConfig(), **{name: most + 1})  # type: ignore[arg-type]  # by name
+
+    assert most == getattr(attrs.evolve(BaseConfig(), **{name: most}), name)  # type: ignore[arg-type]  # by name
 
 
 def test_evolve() -> None:
