@@ -12,6 +12,7 @@ Nothing is cut off at full: of two pods that are too full, the fuller one publis
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import logging
@@ -262,7 +263,7 @@ class LoadMeter:
         begin = self._clock()
         try:
             load = min(round(_as_load(self._source(facts))), MAX_EXACT_INT)
-        except Exception:  # noqa: BLE001 - code of the application: without heartbeats the pod would be taken for dead
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the application's: heartbeats must go on; it never waits
             if not self._failing:
                 _log.warning("the load source %r fails; the last load stands", self._source, exc_info=True)
             self._failing = True

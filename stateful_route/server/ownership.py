@@ -167,5 +167,5 @@ class Ownership:
         for callback in callbacks:
             try:
                 callback()
-            except Exception as error:  # noqa: BLE001 - the application's: the handle is lost all the same
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's: it is lost all the same
                 self._owned.faults.note(self.uid, error)

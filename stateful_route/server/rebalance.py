@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from stateful_route._periodic import PeriodicTask
-from stateful_route.errors import ConfigError, StoreError
+from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
 from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterator
     from random import Random
 
     from stateful_route.config import BaseConfig
@@ -23,6 +26,9 @@ _log = logging.getLogger("stateful_route")
 
 # The mean of so many pods is near that of all: if the loads vary by 30 % of it, it is within 3 % of it (one sigma).
 _ENOUGH = 100
+
+# What is not owned is passed over; so many names are looked at above what the pod owns, should they never end.
+_NAMES = 1000
 
 Movable: TypeAlias = "Callable[[int], Iterable[str]]"
 """Names up to so many uids that may go to another pod, those that are missed least first: idle ones, say."""
@@ -83,11 +89,18 @@ class Rebalancer:
         self._random = random
         self._pods = 0
         self._shedding = False
+        self._fault: type[BaseException] | None = None
         self.moved = 0
         """How many links were let go since the pod started."""
 
     async def cycle(self) -> None:
-        """Look once, and let go what should go now."""
+        """Look once, and let go what should go now. Whatever goes wrong is logged, and left to the next time."""
+        try:
+            await self._cycle()
+        except Exception as error:  # noqa: BLE001 - of the application, or of a store of its own
+            self._note(error)
+
+    async def _cycle(self) -> None:
         try:
             table = await self._look()
         except StoreError as error:
@@ -118,19 +131,63 @@ class Rebalancer:
         return table
 
     async def _shed(self, count: int) -> None:
-        before, tried = self.moved, 0
-        for uid in self._movable(count):
-            if tried >= count:
-                break
-            if self._owned.get(uid) is None:
-                continue
-            tried += 1
+        before = self.moved
+        for uid in self._choose(count):
             try:
                 self.moved += await self._let_go(uid)
             except StoreError as error:
                 _log.info("rebalancing stops for now: %s", error)
                 break
         _log.info("%s let %d of %d links go", name_of(self._server), self.moved - before, len(self._owned))
+
+    def _choose(self, count: int) -> list[str]:
+        """Return what ``movable`` names and the pod owns, before any of it goes: it may name what then changes.
+
+        If it fails midway, that is what it had named by then.
+        """
+        chosen: dict[str, None] = {}
+        try:
+            for uid in itertools.islice(_uids(self._movable(count)), len(self._owned) + _NAMES):
+                if self._owned.get(uid) is not None:
+                    chosen[uid] = None
+                if len(chosen) >= count:
+                    break
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's; nobody cancels a def
+            self._note(error)
+        else:
+            self._note_none()
+        return list(chosen)
+
+    def _note(self, error: BaseException) -> None:
+        """Log a fault, and not again in each period until it is over, or another one comes."""
+        again = type(error) is self._fault
+        self._fault = type(error)
+        _log.log(
+            logging.DEBUG if again else logging.ERROR,
+            "rebalancing of %s fails, and is tried again each period",
+            name_of(self._server),
+            exc_info=error,
+        )
+
+    def _note_none(self) -> None:
+        if self._fault is not None:
+            _log.info("rebalancing of %s works again", name_of(self._server))
+        self._fault = None
+
+
+def _uids(named: Iterable[object]) -> Iterator[str]:
+    """Give what the application has named.
+
+    Raises:
+        InvalidArgumentError: if that is no uid; one string would be taken for a uid of each of its characters.
+
+    """
+    if isinstance(named, str | bytes) or not isinstance(named, Iterable):
+        raise InvalidArgumentError("what movable() returned", named, "uids: an iterable of strings")
+    for uid in named:
+        if not isinstance(uid, str):
+            raise InvalidArgumentError("what movable() named", uid, "a uid, a string")
+        yield uid
 
 
 def rebalancing_task(

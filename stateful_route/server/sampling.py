@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from stateful_route.server.load import PodFacts
+
+_log = logging.getLogger("stateful_route")
 
 _MEMORY = 5.0  # long enough that one burst sends nobody away, short beside the life of a link
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of cgroup v2: "quota period" or "max period", in microseconds
@@ -122,6 +125,7 @@ class CpuUsage:
         self._mean = _RecentMean()
         self._used_at: tuple[float, float] | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._failing = False
         self._sampling = PeriodicTask(
             "CPU usage",
             self._sample,
@@ -162,8 +166,19 @@ class CpuUsage:
         return facts.load_at(self._mean.value)
 
     async def _sample(self) -> None:
-        if self._thread is not None:
-            self._observe(*await asyncio.get_running_loop().run_in_executor(self._thread, self._look))
+        """Take a sample; while none can be taken the last mean stands, and the log says so once."""
+        if self._thread is None:
+            return
+        try:
+            seen = await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+        except Exception:  # noqa: BLE001 - of the operating system, or of the application's ``read``
+            if not self._failing:
+                _log.warning("the CPU usage cannot be read; the last mean stands", exc_info=True)
+            self._failing = True
+            self._used_at = None
+        else:
+            self._failing = False
+            self._observe(*seen)
 
     def _look(self) -> tuple[float, float]:
         return self._read(), self._clock()

@@ -308,11 +308,12 @@ class TestDrain:
 
             assert RoutingState.DENY_NEW_CALL is await routing_state(store)
 
-    async def test_raising_callback(self, make_pod: MakePod) -> None:
+    @pytest.mark.parametrize("error", [ValueError("careless"), asyncio.CancelledError()])
+    async def test_raising_callback(self, make_pod: MakePod, error: BaseException) -> None:
         """A callback of on_lost that raises, against its contract, keeps stop() from nothing."""
 
         def careless() -> None:
-            raise ValueError("careless")
+            raise error
 
         pod = make_pod()
         await pod.start()

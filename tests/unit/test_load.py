@@ -35,6 +35,7 @@ from stateful_route.testing import ManualClock
 from tests.unit.conftest import CONFIG, room
 from tests.unit.test_periodic import VirtualLoop
 from tests.unit.test_periodic import clock as loop_clock
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ class Scripted:
 
     def __call__(self, _facts: PodFacts) -> float:
         answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer  # type: ignore[no-any-return]  # that is what some tests are about
 
@@ -283,6 +284,23 @@ class TestCpuUsage:
 
         assert {asyncio.current_task()} == asyncio.all_tasks()
 
+    async def test_a_reading_that_fails(self, caplog: pytest.LogCaptureFixture) -> None:
+        """While CPU cannot be read the last mean stands, the log says so once, and the samples go on after it."""
+        answers: list[float | Exception] = [0.0, OSError("no /proc"), OSError("no /proc"), 5.0]
+        clock = ManualClock()
+
+        def read() -> float:
+            clock.advance(1.0)
+            answer = answers.pop(0) if answers else clock()
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        async with CpuUsage(cores=1, period=0.001, read=read, clock=clock) as usage:
+            await eventually(lambda: usage.percent > 0)
+
+        assert ["the CPU usage cannot be read; the last mean stands"] == caplog.messages
+
 
 class TestWeighing:
     @pytest.mark.parametrize(("factor", "load"), [(0.0, 100.0), (0.25, 275.0), (0.5, 450.0), (1.0, 800.0)])
@@ -384,7 +402,10 @@ class TestWeighing:
 
 
 class TestMeter:
-    @pytest.mark.parametrize("wrong", [-1, -0.5, math.nan, math.inf, -math.inf, True, None, "7", ValueError("broken")])
+    @pytest.mark.parametrize(
+        "wrong",
+        [-1, -0.5, math.nan, math.inf, -math.inf, True, None, "7", ValueError("broken"), asyncio.CancelledError()],
+    )
     def test_a_source_that_fails(self, wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
         """While a source fails its last good load stands; the log says when that begins and when it ends."""
         caplog.set_level(logging.INFO)

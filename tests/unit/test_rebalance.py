@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from stateful_route.server.rebalance import links_to_shed
 from tests.unit.conftest import CONFIG, room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from stateful_route.testing import ManualClock, MemoryStore
 
@@ -121,6 +123,123 @@ async def test_driver(store: MemoryStore, clock: ManualClock) -> None:
         assert [f"user-{number}" for number in range(5)] == handed
         assert 95 == left
         assert full.owned("user-0") is None
+
+
+def raises(_count: int) -> Iterable[str]:
+    raise RuntimeError("the database was away")
+
+
+def cancels(_count: int) -> Iterable[str]:
+    raise asyncio.CancelledError
+
+
+def names_and_raises(_count: int) -> Iterator[str]:
+    yield "user-0"
+    raise OSError("the database went away")
+
+
+def never_ends(_count: int) -> Iterator[str]:
+    while True:
+        yield "nobody's"
+
+
+@pytest.mark.parametrize(
+    ("fault", "released"),
+    [
+        (raises, 0),
+        (cancels, 0),
+        (names_and_raises, 1),
+        (lambda _: None, 0),
+        (lambda _: 5, 0),
+        (lambda _: "user-0", 0),
+        (lambda _: [["user-0"]], 0),
+        (lambda _: ["user-0", None], 1),
+        (lambda _: [b"user-0"], 0),
+    ],
+)
+async def test_movable_that_fails(
+    store: MemoryStore, clock: ManualClock, caplog: pytest.LogCaptureFixture, fault: Any, released: int
+) -> None:
+    """Whatever is wrong with movable() is logged once, and the next period goes on as if nothing had been."""
+    caplog.set_level(logging.DEBUG, "stateful_route")
+    answers = [fault]
+
+    def movable(count: int) -> Iterable[str]:
+        named: Iterable[str] = answers[-1](count)
+        return named
+
+    config = attrs.evolve(CONFIG, rebalance=True)
+    full = ServerDriver(store, room(0), config, movable=movable, clock=clock)
+    async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
+        for number in range(100):
+            await full.claim(f"user-{number}")
+        await full._heart.beat()
+        assert full._rebalancing is not None
+        left = []
+        for _ in range(3):
+            await full._rebalancing._action()
+            left.append(len(full._owned))
+        answers.append(lambda count: full._owned.uids[:count])
+        await full._rebalancing._action()
+        after = len(full._owned)
+
+    assert [100 - released] * 3 == left
+    assert left[-1] - after in {4, 5}
+    logged = [record.levelno for record in caplog.records if "rebalancing of" in record.getMessage()]
+    assert [logging.ERROR, logging.INFO] == [level for level in logged if level > logging.DEBUG]
+
+
+async def test_movable_that_never_ends(store: MemoryStore, clock: ManualClock) -> None:
+    """Names without an end, none of them of a uid that is owned, do not hold the event loop."""
+    config = attrs.evolve(CONFIG, rebalance=True)
+    full = ServerDriver(store, room(0), config, movable=never_ends, clock=clock)
+    async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
+        for number in range(100):
+            await full.claim(f"user-{number}")
+        await full._heart.beat()
+        assert full._rebalancing is not None
+        await full._rebalancing._action()
+
+        assert 100 == len(full._owned)
+
+
+async def test_movable_that_names_what_the_hand_off_changes(store: MemoryStore, clock: ManualClock) -> None:
+    """movable() may return the very dict from which the hand-off deletes."""
+    sessions = {f"user-{number}": number for number in range(100)}
+
+    async def hand_off(uid: str) -> None:
+        del sessions[uid]
+
+    config = attrs.evolve(CONFIG, rebalance=True)
+    full = ServerDriver(store, room(0), config, hand_off=hand_off, movable=lambda _: sessions, clock=clock)
+    async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
+        for uid in list(sessions):
+            await full.claim(uid)
+        await full._heart.beat()
+        assert full._rebalancing is not None
+        await full._rebalancing._action()
+
+        assert 95 == len(full._owned) == len(sessions)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+async def test_movable_that_ends_the_process(
+    store: MemoryStore, clock: ManualClock, error: type[BaseException]
+) -> None:
+    """What is meant to end the process is not kept from it."""
+
+    def movable(_count: int) -> Iterable[str]:
+        raise error
+
+    config = attrs.evolve(CONFIG, rebalance=True)
+    full = ServerDriver(store, room(0), config, movable=movable, clock=clock)
+    async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
+        for number in range(100):
+            await full.claim(f"user-{number}")
+        await full._heart.beat()
+        assert full._rebalancing is not None
+        with pytest.raises(error):
+            await full._rebalancing._action()
 
 
 async def test_failing_hand_off(store: MemoryStore, clock: ManualClock) -> None:
