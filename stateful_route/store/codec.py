@@ -20,6 +20,7 @@ from stateful_route.models import (
     PodState,
     PodTable,
     PreviousOwner,
+    Registration,
     RoutingState,
     StateObj,
 )
@@ -112,8 +113,8 @@ def services(script: Script, reply: Any) -> dict[str, int]:
 
     """
     try:
-        return {name.decode(): pod_index for name, pod_index in zip(reply[::2], reply[1::2], strict=True)}
-    except (ValueError, AttributeError) as error:
+        return {name.decode(): int(pod_index) for name, pod_index in zip(reply[::2], reply[1::2], strict=True)}
+    except (ValueError, TypeError, AttributeError) as error:
         raise unreadable_reply(script, reply) from error
 
 
@@ -131,12 +132,38 @@ def rest(report: PodReport) -> str:
     )
 
 
-async def pod_table(reply: Any) -> PodTable:
+def registration(script: Script, reply: Any) -> Registration:
+    """Read what a pod that registers is told.
+
+    Raises:
+        StoreProtocolError: if it cannot be read.
+
+    """
+    incarnation, previous, left_ms, own = reply
+    if not all(isinstance(number, int) for number in reply):
+        raise unreadable_reply(script, reply)
+    return Registration(incarnation, previous or None, to_seconds(left_ms), own=bool(own), refused=not incarnation)
+
+
+async def pod_table(script: Script, reply: Any) -> PodTable:
     """Read the pods of a service; an entry that cannot be read is left out and counted.
 
     The event loop gets its turn after each slice.
+
+    Raises:
+        StoreProtocolError: if the whole cannot be read.
+
     """
+    try:
+        return await _pod_table(reply)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise unreadable_reply(script, reply) from error
+
+
+async def _pod_table(reply: Any) -> PodTable:
     now_ms, version, digest, whole, next_deadline_ms, living, overdue, entries = reply
+    if not all(isinstance(number, int) for number in reply[:6]):
+        raise TypeError(reply[:6])
     if isinstance(entries, dict):  # as a borrowed RESP3 client may give it
         entries = [part for pair in entries.items() for part in pair]
     pods: dict[int, PodState] = {}

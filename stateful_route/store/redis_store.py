@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stateful_route._checks import to_ms, to_seconds
+from stateful_route._checks import to_ms
 from stateful_route.errors import StoreError, StoreProtocolError
-from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, Outcome, PodLife, Registration
+from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, Outcome, PodLife
 from stateful_route.store import codec, scripts
 from stateful_route.store.keys import KeySpace, encode
 from stateful_route.store.link_batches import LinkBatches
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import Announcement, PodReport, PodTable, ServerInfo
+    from stateful_route.models import Announcement, PodReport, PodTable, Registration, ServerInfo
     from stateful_route.store.connections import Connections
     from stateful_route.store.port import NamespaceListener
 
@@ -148,7 +148,7 @@ class RedisStore:
         expected: int | None = None,
     ) -> Registration:
         """See ``Store.register``."""
-        incarnation, previous, left_ms, own = await self._run(
+        reply = await self._run(
             _REGISTER,
             self._keys.pod_keys(server.namespace, server.service_name),
             (
@@ -163,7 +163,7 @@ class RedisStore:
                 codec.optional(expected),
             ),
         )
-        return Registration(incarnation, previous or None, to_seconds(left_ms), own=bool(own), refused=not incarnation)
+        return codec.registration(_REGISTER, reply)
 
     async def heartbeat(
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
@@ -210,7 +210,8 @@ class RedisStore:
     ) -> PodTable:
         """See ``Store.read_pods``."""
         args = codec.optional(since), ",".join(map(str, also))
-        return await codec.pod_table(await self._run(_PODS, self._keys.pod_keys(namespace, service_name), args))
+        reply = await self._run(_PODS, self._keys.pod_keys(namespace, service_name), args)
+        return await codec.pod_table(_PODS, reply)
 
     def listen(
         self, namespace: str, patience: float

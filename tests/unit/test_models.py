@@ -14,7 +14,7 @@ from stateful_route import BaseConfig, InvalidArgumentError, PodReport, RoutingS
 from stateful_route._checks import MAX_EXACT_INT, MAX_POD_INDEX
 from stateful_route.errors import ConfigError
 from stateful_route.models import LinkChange, LinkKind, Outcome, PodLife, PodState
-from stateful_route.store import codec
+from stateful_route.store import codec, scripts
 
 JsonValue = ServerInfo | StateObj | PodReport | BaseConfig
 
@@ -227,7 +227,9 @@ def test_texts_are_words(kind: type[Outcome | LinkKind]) -> None:
 )
 async def test_unreadable_pods(entry: bytes) -> None:
     """An entry of a pod that cannot be read is left out and counted, and the other pods are there."""
-    table = await codec.pod_table([2000, 1, 1, 1, 0, 0, [], [b"0", b"1 1 1000 5000 READY 1 0 0 0 p 0 {}", b"1", entry]])
+    table = await codec.pod_table(
+        scripts.load("pods"), [2000, 1, 1, 1, 0, 0, [], [b"0", b"1 1 1000 5000 READY 1 0 0 0 p 0 {}", b"1", entry]]
+    )
 
     assert (0, 2) == (table.pods[0].pod_index, len(table.pods) + table.unreadable)
 

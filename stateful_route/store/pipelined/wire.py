@@ -150,6 +150,9 @@ class Wire(asyncio.Protocol):
         except redis.exceptions.InvalidResponse as error:
             self.abort(error)
             return
+        except Exception as error:  # noqa: BLE001 - of hiredis, of which a map with a list for a key is a TypeError
+            self.abort(redis.exceptions.InvalidResponse(f"unreadable reply: {type(error).__name__}: {error}"))
+            return
         if self.writable:
             self._ready()
 
