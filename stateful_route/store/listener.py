@@ -176,9 +176,9 @@ def again(error: E) -> E:
 
 def parse(message: list[Any], keys: KeySpace, namespace: str) -> Announcement | None:
     """Read a message of the subscription: an announcement, or ``None`` for anything else, which is a sign of life."""
-    if message[0] != b"message":
-        return None
     try:
+        if message[0] != b"message":
+            return None
         kind, *parts = message[2].decode().split(" ")
         if kind == "link":
             name, epoch = parts
@@ -187,6 +187,6 @@ def parse(message: list[Any], keys: KeySpace, namespace: str) -> Announcement | 
         if kind == "pod":
             service_name, pod_index, incarnation, state = parts
             return PodAnnouncement(namespace, decode(service_name), int(pod_index), int(incarnation), state)
-    except ValueError:
-        pass  # of a newer release, or nobody's
+    except (ValueError, TypeError, LookupError, AttributeError):
+        pass  # of a newer release, or nobody's, or no message at all
     return None
