@@ -108,7 +108,7 @@ class ServerDriver(Driver):
             alive=self._go_on_reclaiming,
             ended=self._lose_all,
         )
-        self._owned = Owned(store, self._heart, server_info, deadline=self._config.call_deadline)
+        self._owned = Owned(store, self._heart, server_info, deadline=self._config.call_deadline_seconds)
         self._hand_over = HandOver(self._owned, hand_off, rate=self._config.drain_rate)
         self._draining: asyncio.Task[bool] | None = None
         self._reclaiming: asyncio.Task[None] | None = None
@@ -361,7 +361,7 @@ class ServerDriver(Driver):
         self._check_running()
         self._heart.check_not_ended()
         self._routing_state = state
-        async with within(self._config.call_deadline, "heartbeat"):
+        async with within(self._config.call_deadline_seconds, "heartbeat"):
             if state is RoutingState.SHUTDOWN:
                 await self._heart.say_goodbye()  # its uids may be taken over at once
             else:
@@ -410,7 +410,7 @@ class ServerDriver(Driver):
             self._check_not_waiting(uid)
             holder = (await self._owned.claim(uid, steal_temporary=True)).pod_index
         else:
-            async with within(self._config.call_deadline, "claim"):
+            async with within(self._config.call_deadline_seconds, "claim"):
                 answer = await self._store.claim(key, await self._life_of(key, pod_index), steal_temporary=True)
             holder = None if answer.link is None else answer.link.pod_index
         return pod_index if holder is None else holder
@@ -434,7 +434,7 @@ class ServerDriver(Driver):
         return (await self._store.release(key, pod_index=pod_index, grace=grace)).done
 
     async def _assign(self, key: LinkKey, pod_index: int) -> LinkChange:
-        async with within(self._config.call_deadline, "assign"):
+        async with within(self._config.call_deadline_seconds, "assign"):
             return await self._store.assign(key, await self._life_of(key, pod_index))
 
     def _key(self, namespace: str, uid: str, service_name: str) -> LinkKey:

@@ -102,7 +102,10 @@ def claim_change(script: Script, reply: Any) -> LinkChange:
     """
     change = link_change(script, reply)
     _, _, ended = reply.partition(b" ended:")
-    return attrs.evolve(change, ended=int(ended)) if ended.isdigit() else change
+    try:
+        return attrs.evolve(change, ended=int(ended)) if ended.isdigit() else change
+    except ValueError as error:  # as long as no number of ours
+        raise unreadable_reply(script, reply) from error
 
 
 def services(script: Script, reply: Any) -> dict[str, int]:
