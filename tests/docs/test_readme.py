@@ -207,6 +207,12 @@ async def test_redis_comes_back_empty(programs: Programs, own_server: LocalServe
     rooms = [f"room-{number}" for number in range(10)]
     before = [await programs.posted(room, "one") for room in rooms]
     own_server.restart()
+    async with StatefulRoute.from_url(own_server.url) as route:
+
+        async def claimed_again() -> bool:
+            return None not in await route.store.get_links("default", rooms, "room")
+
+        await eventually(claimed_again, within=30.0)
     after = [await programs.posted(room, "two") for room in rooms]
 
     assert [(pod, ["one", "two"]) for pod, _ in before] == after
