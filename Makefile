@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test demo check lint format bench wheel clean
+.PHONY: help test demo check lint audit format bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ lint: $(READY) ## check format, lint, types and import walls
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+audit: $(READY) ## look up known vulnerabilities of what the package needs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	$(BIN)/pip-audit --strict --progress-spinner off .
 
 format: $(READY) ## format, and mend what ruff can mend
 	$(BIN)/ruff format
