@@ -27,6 +27,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from stateful_route import BaseConfig, ConfigError, StatefulRoute, StatefulRouteError, StoreUnavailableError
+from stateful_route.store.connections import connections_of
+from stateful_route.store.redis_store import RedisStore
 from stateful_route.store.urls import read_url, shown
 from tests.scripted_server import ScriptedServer, Words, echo
 from tests.store.script_calls import connections_at
@@ -167,7 +169,7 @@ SLIPS = [
         [WHOLE[0]],
         {"url": WHOLE[0]},
     ],
-    ids=repr,
+    ids=lambda url: url if isinstance(url, str) else type(url).__name__,
 )
 def test_no_password(url: Any) -> None:
     """Neither a URL that works nor one with a slip, as a string or another object, gives its password away."""
@@ -203,14 +205,11 @@ async def test_a_server_that_quotes_the_password(protocol: int) -> None:
         async with StatefulRoute.from_url(url, CONFIG) as route:
             with pytest.raises(StatefulRouteError) as pipelined:
                 await route.store.info()
-        async with (
-            Redis(
-                unix_socket_path=server.path, username="user", password=MARK, protocol=protocol, retry=ONCE
-            ) as client,
-            StatefulRoute(client, CONFIG) as route,
-        ):
+        async with Redis(
+            unix_socket_path=server.path, username="user", password=MARK, protocol=protocol, retry=ONCE
+        ) as client:
             with pytest.raises(StatefulRouteError) as borrowed:
-                await route.store.info()
+                await RedisStore(connections_of(client, 0.2, 1)).info()
 
     assert [] == [text for error in (pipelined.value, borrowed.value) for text in told(error) if MARK in text]
     assert "unknown command" in str(pipelined.value)
@@ -222,10 +221,9 @@ async def test_a_password_that_cannot_be_sent() -> None:
     async with (
         server.run(),
         Redis(unix_socket_path=server.path, password=f"{MARK}\udc80", retry=ONCE) as client,
-        StatefulRoute(client, CONFIG) as route,
     ):
         with pytest.raises(StoreUnavailableError) as raised:
-            await route.store.info()
+            await RedisStore(connections_of(client, 0.2, 1)).info()
 
     assert [] == [text for text in told(raised.value) if MARK in text]
 
