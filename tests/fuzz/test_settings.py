@@ -18,7 +18,18 @@ _PARTS = [
     *("ssl_cert_reqs=none", "ssl_min_version=771", "ssl_ca_certs=/x", "retry=1", "client_name=a", "password=p", "u:p@"),
     *(" ", "\n", "\0", "é", "℀", "\ud800", "\uff11", "socket_connect_timeout=nan", "socket_keepalive=maybe"),
 ]
-urls = st.builds("{}{}".format, st.sampled_from(_SCHEMES), st.lists(st.sampled_from(_PARTS), max_size=10).map("".join))
+_QUERY = st.lists(st.sampled_from([part for part in _PARTS if "=" in part]) | st.text(max_size=4), max_size=3)
+orderly = st.builds(
+    "{}://{}{}{}?{}".format,
+    st.sampled_from(_SCHEMES),
+    st.sampled_from(["", "u:p@", "u@", ":p@"]),
+    st.sampled_from(["", "host", "host:6379", "[::1]:1", "a,b:1", "h:x"]),
+    st.sampled_from(["", "/", "/0", "/1", "/name", "/run/s"]),
+    _QUERY.map("&".join),
+)
+urls = orderly | st.builds(
+    "{}{}".format, st.sampled_from(_SCHEMES), st.lists(st.sampled_from(_PARTS), max_size=10).map("".join)
+)
 
 
 def test_urls() -> None:

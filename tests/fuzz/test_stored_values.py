@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from stateful_route import LinkKey, PodReport, ServerInfo
-from stateful_route.models import PodLife
+from stateful_route.models import LinkChange, PodLife, PodTable, Registration
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.store.topology import Limits, open_url
@@ -34,9 +34,9 @@ numbers = st.integers(-(2**70), 2**70) | st.integers(0, 10) | st.just(int(time.t
 texts = st.lists(st.sampled_from(_PIECES) | numbers.map(str), max_size=12).map(" ".join).map(str.encode)
 link_like = st.builds("{} {} {} {}".format, st.sampled_from("tpgx"), numbers, numbers, numbers).map(str.encode)
 pod_like = st.builds(
-    "{} {} {} {} {} {} {} {} {} {}".format,
+    "{} {} {} {} {} {} {} {} {} {} {} {}".format,
     *(numbers, numbers, numbers, numbers, st.sampled_from(["READY", "DEAD", "SHUTDOWN", "x", ""])),
-    *(numbers, numbers, numbers, numbers, st.sampled_from(_PIECES)),
+    *(numbers, numbers, numbers, numbers, st.sampled_from(["-", "p1", "a b"]), numbers, st.sampled_from(_PIECES)),
 ).map(str.encode)
 values = texts | link_like | pod_like | st.binary(max_size=40)
 fields = st.sampled_from([b"table", b"0", b"1", b"2", b"room", b"-1", b"", b"1.5", b"2147483648", b"\xff"]) | values
@@ -49,6 +49,7 @@ held = st.none() | values | hashes | st.tuples(scores) | st.lists(values, min_si
 async def write(redis: Redis, key: str, held: Any) -> None:
     """Write whatever it is."""
     client: Any = redis
+    await client.delete(key)
     if isinstance(held, bytes):
         await client.set(key, held)
     elif isinstance(held, dict):
@@ -104,6 +105,17 @@ def test_links(shared_server: LocalServer) -> None:
                     await typed(store.get_services(key.namespace, "alice")),
                     await typed(store.release(key)),
                 ]
+            changes = (
+                store.place(key, life, 5.0),
+                store.claim(key, life, steal_temporary=True),
+                store.assign(key, life),
+            )
+            for change in changes:  # each finds the garbage, and writes over it
+                await write(stored.redis, names[0], link)
+                await write(stored.redis, names[1], index)
+                assert isinstance(await change, LinkChange)
+            await write(stored.redis, names[1], index)
+            assert (await store.release(key)).done
             await stored.redis.delete(*names)
             claimed = await store.claim(key, life)
             assert claimed.link is not None
@@ -132,6 +144,8 @@ def test_pods(shared_server: LocalServer) -> None:
             for name, what in zip(names, (pods, versions, deadlines), strict=True):
                 await write(stored.redis, name, what)
             report, answers = PodReport(load=1, links=1), list[object]()
+            if pods is None or isinstance(pods, dict):  # what can be read is there, and no entry denies the others
+                assert isinstance(await store.read_pods(namespace, "room"), PodTable)
             for _ in range(2):
                 answers += [
                     await typed(store.read_pods(namespace, "room")),
@@ -141,6 +155,10 @@ def test_pods(shared_server: LocalServer) -> None:
                     await typed(store.confirm_death(namespace, "room", PodLife(0, 5), 10.0)),
                     await typed(store.register(info, report, 5.0, 10.0)),
                 ]
+            for name, what in zip(names, (pods, versions, deadlines), strict=True):
+                await write(stored.redis, name, what)
+            assert isinstance(await store.register(info, report, 5.0, 10.0), Registration)
+            assert isinstance(await store.read_pods(namespace, "room"), PodTable)
             await stored.redis.delete(*names)
             began = await store.register(info, report, 5.0, 10.0)
             table = await store.read_pods(namespace, "room")
