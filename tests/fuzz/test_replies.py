@@ -269,7 +269,7 @@ def test_announcements() -> None:
     with Harness() as harness:
 
         @fuzzing(60)
-        @given(st.lists(messages, max_size=4))
+        @given(st.lists(messages, max_size=4) | st.lists(garbage, max_size=2))
         def check(replies: list[bytes]) -> None:
             harness.run(hear(replies), within=5.0)
 
