@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def within(seconds: float, operation: str, *, writes: bool = True) -> AsyncIterator[None]:
-    """Cancel what runs in the block once ``seconds`` have passed.
+async def within(
+    seconds: float, operation: str, *, writes: bool = True, since: float | None = None
+) -> AsyncIterator[None]:
+    """Cancel what runs in the block once ``seconds`` have passed, from now or from ``since``, a time of the loop.
 
     ``operation`` names the call in the error; ``writes`` says whether it may have changed anything.
 
@@ -22,7 +24,7 @@ async def within(seconds: float, operation: str, *, writes: bool = True) -> Asyn
         StoreTimeoutError: if the block did not end in time.
 
     """
-    bound = asyncio.timeout(seconds)
+    bound = asyncio.timeout(seconds) if since is None else asyncio.timeout_at(since + seconds)
     try:
         async with bound:
             yield

@@ -156,18 +156,34 @@ class NoRoutablePodError(RoutingError):
         namespace: the namespace of the service.
         service_name: the service.
         pods: what is known of its pods, by pod index; empty if none was ever seen.
+        reclaiming: the pods that have not claimed again what they own, after the store has lost its links: until they
+            have, or their leases have ended, a uid without a link may be one of theirs. Empty in all other cases.
 
     """
 
     def __init__(
-        self, namespace: str, service_name: str, pods: Sequence[PodState] = (), now: float | None = None
+        self,
+        namespace: str,
+        service_name: str,
+        pods: Sequence[PodState] = (),
+        now: float | None = None,
+        *,
+        reclaiming: Sequence[int] = (),
     ) -> None:
         """Name the service and what is known of its pods, ``now`` by the clock of the store."""
         known = ", ".join(f"{pod.pod_index}: {pod.summary(now)}" for pod in pods) or _NO_PODS
-        super().__init__(f"no routable pod of {service_name!r} in namespace {namespace!r}; pods: {known}")
+        message = f"no routable pod of {service_name!r} in namespace {namespace!r}"
+        if reclaiming:
+            numbers = ", ".join(map(str, reclaiming))
+            message += (
+                f" yet: the store has lost its links, and the uid may belong to a pod that has not claimed"
+                f" its own again ({numbers})"
+            )
+        super().__init__(f"{message}; pods: {known}")
         self.namespace = namespace
         self.service_name = service_name
         self.pods = tuple(pods)
+        self.reclaiming = tuple(reclaiming)
 
 
 class NoCapacityError(RoutingError):

@@ -39,14 +39,21 @@ class StatefulRouteForClientDriver(_Lifecycle, Protocol):
         """Return the index of the pod of the uid; if it has none, choose one by load and link it.
 
         Raises:
-            NoRoutablePodError: if it has none, and no pod takes new uids.
+            NoRoutablePodError: if it has none, and no pod takes new uids; or if the store has lost its links, and a pod
+                that may have the uid has not claimed its own again yet: its ``reclaiming`` is not empty then.
             NoCapacityError: if it has none, and all pods that take new uids are full.
 
         """
         ...
 
     async def set_linked_pod_if_absent(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int:
-        """Link the uid to that pod if it has no link; return the index of the pod that holds the link now."""
+        """Link the uid to that pod if it has no link; return the index of the pod that holds the link now.
+
+        Raises:
+            NoRoutablePodError: if the store has lost its links, and a pod that may have the uid has not claimed its own
+                again yet.
+
+        """
         ...
 
     async def get_linked_pod(self, namespace: str, uid: str, service_name: str) -> int | None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import time
+from collections import deque
 from typing import TYPE_CHECKING, TypeAlias
 
 from stateful_route.client.front import Front
@@ -32,6 +33,8 @@ _EPOCH_MASK = (1 << _EPOCH_BITS) - 1
 
 # So many holders may be there before those are sought of which all links have ended.
 _FEW_HOLDERS = 1000
+# So many of a service stay after a flush, for their links as hints. Each was the life of a pod.
+_MOST_FLUSHED = 4096
 
 
 _Life: TypeAlias = "tuple[Pod, int, LinkKind | None]"
@@ -40,7 +43,7 @@ _Life: TypeAlias = "tuple[Pod, int, LinkKind | None]"
 class _Service:
     """What is cached of one service."""
 
-    __slots__ = ("front", "holders", "latest", "prefix")
+    __slots__ = ("flushed", "front", "holders", "latest", "prefix")
 
     def __init__(self, prefix: str, front: Part) -> None:
         self.prefix = prefix
@@ -48,12 +51,14 @@ class _Service:
         self.holders: dict[_Life, _Holder] = {}
         self.latest: dict[Pod, _Holder] = {}
         """The holder of each pod that was put last, which is most often that of the next one."""
+        self.flushed = deque[_Holder]()
+        """Those whose links were flushed, and tell where their uids were; the oldest first."""
 
 
 class _Holder:
     """A life of a pod that holds links of one kind: what all these links have in common."""
 
-    __slots__ = ("expires", "incarnation", "kind", "number", "pod")
+    __slots__ = ("expires", "flushed", "incarnation", "kind", "number", "pod")
 
     def __init__(self, number: int, pod: Pod, incarnation: int, kind: LinkKind | None) -> None:
         self.number = number
@@ -63,13 +68,16 @@ class _Holder:
         """``None`` if only the pod is known: the entry was put there by hand."""
         self.expires = 0
         """The millisecond in which the last of its links ends."""
+        self.flushed = False
+        """Whether its links are no more than hints."""
 
 
 class LinkCache:
     """A cache whose entries end with their links.
 
     An entry that has ended is dropped when it comes up for eviction, a few of them as others are added; and those of a
-    namespace end all at once because their holders are forgotten: no sweep holds up the event loop.
+    namespace end all at once because their holders are flushed: no sweep holds up the event loop. Until its own end
+    such an entry still tells where its uid was.
     """
 
     def __init__(
@@ -99,6 +107,8 @@ class LinkCache:
         self._asked: dict[CacheKey, int] = {}
         self._outdated: dict[CacheKey, int] = {}
         self._flushed_at = -math.inf
+        self.has_hints = False
+        """Whether there may be entries that were flushed, and tell where a uid was."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -205,12 +215,32 @@ class LinkCache:
     def flush(self, namespace: str) -> None:
         """End all entries of a namespace, and drop the answers that are under way.
 
-        The entries are dropped as they come up; it takes a moment for each pod, not for each of them.
+        The entries are dropped as they come up, and are hints until then; it takes a moment for each pod, not for each
+        of them.
         """
         self._flushed_at = self._clock()
         for service in self._by_namespace.get(namespace, {}).values():
-            self._forget(service, tuple(service.holders))
+            for holder in service.holders.values():
+                holder.flushed = self.has_hints = True
+            service.flushed.extend(service.holders.values())
+            service.holders.clear()
+            service.latest.clear()
+            while len(service.flushed) > _MOST_FLUSHED:
+                del self._holders[service.flushed.popleft().number]
             self._front.drop(service.front)
+
+    def hint(self, key: CacheKey) -> int | None:
+        """Return the pod index of an entry that has not ended, be it flushed and its pod usable or not.
+
+        What was put by hand is no hint.
+        """
+        entry = self._find(key)
+        if not entry or self._has_ended(entry):
+            if self.has_hints and self._clock() > self._flushed_at + self._ttl:
+                self.has_hints = False
+            return None
+        holder = self._holders[entry >> _HOLDER]
+        return None if holder.kind is None else holder.pod.pod_index
 
     def pop(self, key: CacheKey) -> Pod | None:
         """Drop the entry; return its pod if it had not ended."""
@@ -247,7 +277,7 @@ class LinkCache:
             return 0
         entry = shard[entry_key]
         holder = self._holders.get(entry >> _HOLDER)
-        if holder is None or not holder.pod.usable:
+        if holder is None or holder.flushed or not holder.pod.usable:
             return 0
         expires = (entry >> _EXPIRES & _EXPIRES_MASK) / 1000
         now = self._clock()
@@ -262,7 +292,7 @@ class LinkCache:
 
     def _is_usable(self, entry: int) -> bool:
         holder = self._holders.get(entry >> _HOLDER)
-        return holder is not None and holder.pod.usable and not self._has_ended(entry)
+        return holder is not None and not holder.flushed and holder.pod.usable and not self._has_ended(entry)
 
     def _has_ended(self, entry: int) -> bool:
         return entry >> _HOLDER not in self._holders or (entry >> _EXPIRES & _EXPIRES_MASK) <= self._clock() * 1000
@@ -325,7 +355,11 @@ class LinkCache:
         now = self._clock() * 1000
         for (namespace, service_name), service in tuple(self._services.items()):
             self._forget(service, [life for life, holder in service.holders.items() if holder.expires <= now])
-            if not service.holders:
+            for holder in service.flushed:
+                if holder.expires <= now:
+                    del self._holders[holder.number]
+            service.flushed = deque(holder for holder in service.flushed if holder.expires > now)
+            if not service.holders and not service.flushed:
                 self._front.remove(namespace, service_name)
                 del self._services[namespace, service_name]
                 del self._by_prefix[service.prefix]

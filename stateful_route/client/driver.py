@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route._checks import check_callable, check_id, check_pod_index
+from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver
 from stateful_route.client.batch import Batch, checked_uids
 from stateful_route.client.cache import LinkCache
@@ -88,6 +89,7 @@ class ClientDriver(Driver):
         self._store = store
         self._namespace = config.namespace
         self._clock = clock
+        self._deadline = config.call_deadline_seconds
         self._cache = LinkCache(config.cache_size, config.cache_ttl, config.cache_margin, clock, config.namespace)
         self._front = self._cache.front
         self._table = RoutingTable(store, config, self._cache, random=random, clock=clock)
@@ -97,6 +99,7 @@ class ClientDriver(Driver):
             self._table,
             BestOfRandom(config.choices) if strategy is None else strategy,
             link_ttl=config.link_ttl,
+            deadline=config.call_deadline_seconds,
             random=random,
             clock=clock,
         )
@@ -275,7 +278,8 @@ class ClientDriver(Driver):
         check_pod_index("pod_index", pod_index)
         self._check_running()
         table = self._table.peek(namespace, service_name)
-        await self._table.read(table)
+        async with within(self._deadline, "pod", writes=False):
+            await self._table.read(table)
         return table.state(pod_index)
 
     async def pods(self, namespace: str, service_name: str) -> dict[int, PodState]:
@@ -305,7 +309,8 @@ class ClientDriver(Driver):
         check_id("service_name", service_name)
         check_pod_index("pod_index", pod_index)
         self._check_running()
-        await self._table.report_unreachable(self._table.peek(namespace, service_name), pod_index)
+        async with within(self._deadline, "report_unreachable"):
+            await self._table.report_unreachable(self._table.peek(namespace, service_name), pod_index)
 
     def service(self, service_name: str, namespace: str = "") -> ServiceView:
         """Return a view of this driver that is bound to one service.

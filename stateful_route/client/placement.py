@@ -68,7 +68,7 @@ class OwnPlacements:
         self._changed()
 
     def placed(self, at: float) -> None:
-        """Note a placement, made at that second by the clock of the store, as far as this client knows it."""
+        """Note a placement, made at that second of the clock of this process."""
         if self._bursts and at - self._bursts[-1].began < _BURST:
             burst = self._bursts[-1]
             burst.count += 1
@@ -80,7 +80,7 @@ class OwnPlacements:
         self._changed()
 
     def published(self, at: float, settle: float) -> None:
-        """Forget what a heartbeat at that second shows: what was placed ``settle`` seconds earlier, or before."""
+        """Forget what a heartbeat at that second, of the same clock, shows: what was placed ``settle`` before it."""
         if not self._bursts or self._bursts[0].ended > at - settle:
             return
         while self._bursts and self._bursts[0].ended <= at - settle:

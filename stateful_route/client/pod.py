@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from stateful_route.client.placement import OwnPlacements
-from stateful_route.models import PodLife
+from stateful_route.models import PodLife, RoutingState
 
 if TYPE_CHECKING:
     from stateful_route.client.front import Target
@@ -30,6 +30,7 @@ class Pod:
         "own",
         "pod_index",
         "reported",
+        "ripe_at",
         "state",
         "targets",
         "told",
@@ -53,6 +54,8 @@ class Pod:
         """What was last told of the pod, and the state that this was, without the time of a later heartbeat."""
         self.overdue = False
         """Whether its lease had ended at the last reading, and its death is not confirmed."""
+        self.ripe_at = 0.0
+        """If so, from when on the lease has ended by the clock of this process too."""
         self.available = True
         """Whether the pod may keep its uids, as far as it is known: nothing says that it is dead or shut down."""
         self.absent_lease = 0.0
@@ -60,7 +63,7 @@ class Pod:
         self.absent_since: float | None = None
         """When it was first missed in the table, after it had been there; on the clock of this process."""
         self.reported: float | None = None
-        """When somebody could not reach it, by the clock of the store; ``None`` once there is a later heartbeat."""
+        """When somebody could not reach it, on the clock of this process; ``None`` once there is a later heartbeat."""
         self.trusted = False
         """Whether the pod is known, and nothing is known against it."""
         self.usable = False
@@ -116,6 +119,11 @@ class Pod:
     def version(self) -> str | None:
         """What revision of the application the pod runs, if it says so."""
         return self.state.report.version if self.state else None
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether the pod may get new uids, and is known and not held for unreachable."""
+        return self.trusted and self.state is not None and self.state.report.routing_state is RoutingState.READY
 
     @property
     def full(self) -> bool:

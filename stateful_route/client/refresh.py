@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from stateful_route._deadline import within
 from stateful_route._flights import SingleFlight
 from stateful_route._periodic import PeriodicTask
 from stateful_route._tasks import Tasks
 from stateful_route.client.invalidation import InvalidationListener
-from stateful_route.client.routing import ServiceTable
+from stateful_route.client.routing import Doubts, ServiceTable
 from stateful_route.errors import StoreError
 from stateful_route.models import LinkAnnouncement, PodLife
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from random import Random
 
     from stateful_route.client.cache import LinkCache
+    from stateful_route.client.pod import Pod
     from stateful_route.config import BaseConfig
     from stateful_route.models import Announcement, PodState
     from stateful_route.store.port import Store
@@ -33,15 +35,22 @@ _AFTER_LEASE = 0.005
 _BETWEEN_LOOKS = 0.1
 _BETWEEN_ANNOUNCED = 0.25
 
+# Seconds between two readings, at least, while somebody waits for what is lost to be claimed again; twice it at most.
+_BETWEEN_POLLS = 0.05
+
+# Seconds: for what will be so by then one waits, and does not read once more. Replies are late by as much.
+_SOON = 0.02
+
 
 class RoutingTable:
     """The tables of all services in use, and what keeps them true.
 
     They are read each ``refresh`` seconds, when a pod is announced to be in another state, and when the lease of a pod
     is about to end. Of those in which nothing was looked up since, as all is in the cache, only the leases are watched,
-    just often enough to see a pod die. A reading brings what has changed since the one before. What is announced of
-    links drops them from the cache; while nothing can be heard, cached links are not used, unless the store does not
-    answer at all.
+    just often enough to see a pod die. A reading brings what has changed since the one before. What is announced is
+    no truth, for anybody may announce, and one channel serves all databases of a server: that a link has changed drops
+    it from the cache, and that a pod has changed makes the client read. While nothing can be heard, cached links are
+    not used, unless the store does not answer at all.
     """
 
     def __init__(
@@ -61,8 +70,10 @@ class RoutingTable:
         self._clock = clock
         self._tables: dict[tuple[str, str], ServiceTable] = {}
         self._listeners: dict[str, InvalidationListener] = {}
-        self._reading = SingleFlight[tuple[str, str], None]()
-        self._watching = SingleFlight[tuple[str, str], bool]()
+        self._doubts: dict[str, Doubts] = {}
+        deadline = config.call_deadline_seconds
+        self._reading = SingleFlight[tuple[str, str], None](deadline, "read_pods", writes=False)
+        self._watching = SingleFlight[tuple[str, str], bool](deadline, "read_pods", writes=False)
         self._left: set[InvalidationListener] = set()
         """Those that listen no more, and may still be ending."""
         self._tasks = Tasks()
@@ -95,7 +106,9 @@ class RoutingTable:
         """Return the table of a service as it is, be it empty."""
         table = self._tables.get((namespace, service_name))
         if table is None:
-            table = ServiceTable(namespace, service_name, self._config.settle)
+            doubts = self._doubts.setdefault(namespace, Doubts())
+            lease = self._config.lease_seconds
+            table = ServiceTable(namespace, service_name, self._config.settle, doubts, lease)
             self._tables[namespace, service_name] = table
             listener = self._listener(namespace)
             listener.tables.add(table)
@@ -113,18 +126,6 @@ class RoutingTable:
         table.used = True
         return table.state(pod_index)
 
-    async def table(self, namespace: str, service_name: str) -> ServiceTable:
-        """Return the table of a service, read from the store the first time.
-
-        Raises:
-            StoreError: if it was never read, and cannot be read now.
-
-        """
-        table = self.peek(namespace, service_name)
-        if not table.loaded:
-            await self.read(table)
-        return table
-
     async def fresh_table(self, namespace: str, service_name: str) -> ServiceTable:
         """Return the table of a service, read from the store if it is older than that of a service in use.
 
@@ -135,7 +136,8 @@ class RoutingTable:
         table = self.peek(namespace, service_name)
         if not table.loaded or self._clock() - table.changes_read_at > 2 * self._config.refresh:
             try:
-                await self.read(table)
+                async with within(self._config.call_deadline_seconds, "pods", writes=False):
+                    await self.read(table)
             except StoreError:
                 if not table.loaded:
                     raise
@@ -150,6 +152,24 @@ class RoutingTable:
         """
         await self._listener(table.namespace).tried()
         await self._reading.run((table.namespace, table.service_name), lambda: self._read(table, table.version))
+
+    async def read_anew(self, table: ServiceTable) -> None:
+        """Read the table by a reading that begins after what made it doubtful; callers at the same time share it.
+
+        Raises:
+            StoreError: if it cannot be read.
+
+        """
+        await self.read(table)
+        if table.doubtful:  # the reading may have begun before
+            await self.read(table)
+
+    async def wait(self, table: ServiceTable, pods: Collection[Pod | None]) -> None:
+        """Return once a pod is missing no more, as ``ServiceTable.wait`` does; look more often meanwhile."""
+        if not table.polled:
+            table.polled = True
+            self._tasks.start(self._poll(table), f"waits for pods of {table.service_name!r}")
+        await table.wait(pods)
 
     async def refresh_all(self) -> None:
         """Read the tables that are in use, and drop those of which no cached link is left.
@@ -176,7 +196,10 @@ class RoutingTable:
             listener.store_answered()
 
     def store_failed(self, namespace: str) -> None:
-        """Note that the store did not answer a call."""
+        """Note that the store did not answer a call: what is known of the pods is doubtful until it is read again."""
+        doubts = self._doubts.get(namespace)
+        if doubts is not None:
+            doubts.count += 1
         self._listener(namespace).store_failed()
 
     async def report_unreachable(self, table: ServiceTable, pod_index: int) -> None:
@@ -186,11 +209,9 @@ class RoutingTable:
             StoreError: if the store did not answer.
 
         """
-        if not table.loaded:
-            await self.read(table)
-        reported_before = table.pod(pod_index).reported is not None
+        seen = table.loaded and table.pod(pod_index).reported is not None
         table.report_unreachable(pod_index, self._clock())
-        if not reported_before or self._clock() - table.read_at >= _BETWEEN_LOOKS:
+        if not seen or self._clock() - table.read_at >= _BETWEEN_LOOKS:
             await self._look(table)
 
     async def bury(self, table: ServiceTable, life: PodLife) -> bool:
@@ -206,18 +227,30 @@ class RoutingTable:
         if not table.is_dead(life):
             # Or no pod of that index is known, and none has come in the time in which a living one would have.
             lease = max(self._config.lease_seconds, pod.absent_lease)
-            absent = pod.state is None and table.absent_for(pod) >= lease
-            confirmable = absent or life in table.confirmable()
+            absent = pod.state is None and table.absent_for(pod, lease) >= lease
+            confirmable = absent or life in table.confirmable(self._clock() + _SOON)
             if not (confirmable and await self._confirm(table, life)):
                 return False
         table.met_dead(life)
         return True
+
+    async def _poll(self, table: ServiceTable) -> None:
+        """Read a table often, as long as somebody waits for its pods."""
+        try:
+            while True:
+                await anyio.sleep(_BETWEEN_POLLS * (1 + self._random.random()))
+                if not table.waited_for:
+                    return
+                await self._refresh(table)
+        finally:
+            table.polled = False
 
     async def _forget_namespaces(self) -> None:
         """Stop listening where no service is in use any more; one that comes back gets another listener."""
         for namespace, listener in tuple(self._listeners.items()):
             if not listener.tables and namespace != self._config.namespace:
                 del self._listeners[namespace]
+                self._doubts.pop(namespace, None)
                 listener.close()
                 self._left.add(listener)
         await self._end_listeners()
@@ -248,6 +281,7 @@ class RoutingTable:
     async def _read_since(self, table: ServiceTable, version: int | None) -> bool:
         """Read what has changed since that version, if any; return whether nothing is missing then."""
         read_at = self._clock()
+        raised = table.raised
         if version is not None:
             table.used = False
         try:
@@ -256,12 +290,17 @@ class RoutingTable:
             table.broken()
             self.store_failed(table.namespace)
             raise
+        received_at = self._clock()
         self.store_answered(table.namespace)
         if read_at < table.read_at:  # a watch has overtaken a reading, or the other way round
             return version is None
         if version is not None:
             table.changes_read_at = read_at
-        return table.apply(pods, read_at, longest_gap=2 * self._config.refresh + self._config.call_deadline_seconds)
+        longest_gap = 2 * self._config.refresh + self._config.call_deadline_seconds
+        complete = table.apply(pods, read_at, longest_gap, received_at)
+        if complete and version is not None:
+            table.cleared = raised
+        return complete
 
     def _is_idle(self, table: ServiceTable) -> bool:
         """Whether nobody asks for uids that are not cached, and no pod is in doubt: only deaths matter."""
@@ -288,6 +327,9 @@ class RoutingTable:
         except StoreError as error:
             _log.debug("the pods of %r cannot be read: %s", table.service_name, error)
             return
+        except Exception:  # noqa: BLE001 - of a store that keeps no contract: the next reading is made all the same
+            _log.exception("the pods of %r cannot be read", table.service_name)
+            return
         if not table.awaited:
             table.awaited = True
             self._tasks.start(self._await_end(table), f"awaits the end of a lease in {table.service_name!r}")
@@ -301,14 +343,25 @@ class RoutingTable:
             await self._refresh(table, watch=self._is_idle(table))
 
     async def _confirm_deaths(self, table: ServiceTable) -> None:
-        # All clients do this at once: each in an order of its own, and what one confirms the others hear.
-        lives = table.confirmable()
+        # All clients do this at once: each in an order of its own, and what one has confirmed the others need not.
+        lives = table.confirmable(self._clock() + _SOON)
         self._random.shuffle(lives)
+        left_out = False
         for life in lives:
-            if not table.is_dead(life):
+            if life in table.rumoured:
+                left_out = True
+            elif not table.is_dead(life):
                 await self._confirm(table, life)
+        if left_out:  # the store says whether that is so
+            await self.read(table)
+            for life in table.confirmable(self._clock() + _SOON):
+                if not table.is_dead(life):
+                    await self._confirm(table, life)
 
     async def _confirm(self, table: ServiceTable, life: PodLife) -> bool:
+        early = table.ripe_at(life) - self._clock()
+        if early > 0:
+            await anyio.sleep(early)
         dead = await self._store.confirm_death(
             table.namespace, table.service_name, life, self._config.retention_seconds
         )
@@ -342,8 +395,8 @@ class RoutingTable:
         table = self._tables.get((announcement.namespace, announcement.service_name))
         if table is None:
             return
-        all_said = table.take_in(announcement)
-        if not table.refreshing and not (all_said and not self._is_being_read(table)):
+        table.take_in(announcement)
+        if not table.refreshing:
             table.refreshing = True
             self._tasks.start(self._refresh_announced(table), f"reads the pods of {table.service_name!r}")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
+from stateful_route._deadline import within
 from stateful_route._flights import SingleFlight
 from stateful_route.client.cache import CacheKey
 from stateful_route.client.pod import Pod
@@ -19,7 +22,7 @@ from stateful_route.errors import (
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from random import Random
 
     from stateful_route.client.batch import Answers
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from stateful_route.client.refresh import RoutingTable
     from stateful_route.client.routing import ServiceTable
     from stateful_route.client.strategies import PlacementStrategy
+    from stateful_route.models import PodLife
     from stateful_route.store.port import Store
 
 _NEW_OWNER = (Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN)
@@ -40,6 +44,9 @@ _NONE = ()
 # The first finds a link whose owner has died since the table was read, the second takes it over; one to spare.
 _PLACEMENTS = 3
 
+# The share of the deadline that is left for it: whether the link is there by now, for which one has waited.
+_LAST_QUESTION = 0.2
+
 
 class Resolver:
     """Asks the store for links and makes them. Concurrent calls for one uid share one question."""
@@ -52,10 +59,15 @@ class Resolver:
         strategy: PlacementStrategy,
         *,
         link_ttl: float,
+        deadline: float,
         random: Random,
         clock: Callable[[], float],
     ) -> None:
-        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``table``."""
+        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``table``.
+
+        Every call ends within ``deadline`` seconds. A single question to the store has its own deadline, which is as
+        long: only what needs more than that is bounded here.
+        """
         self._store = store
         self._cache = cache
         self._table = table
@@ -63,8 +75,11 @@ class Resolver:
         self._link_ttl = link_ttl
         self._random = random
         self._clock = clock
-        self._placing = SingleFlight[CacheKey, Link]()
-        self._finding = SingleFlight[tuple[CacheKey, tuple[LinkKind, ...]], Link | None]()
+        self._deadline = deadline
+        self._placing = SingleFlight[CacheKey, Link](deadline, "place")
+        self._finding = SingleFlight[tuple[CacheKey, tuple[LinkKind, ...]], Link | None](
+            deadline, "get_link", writes=False
+        )
         self.misses = 0
         self.placed = 0
         self.unreadable = 0
@@ -90,8 +105,14 @@ class Resolver:
         """Return the link of a uid, made for that pod if there is none."""
         self.misses += 1
         namespace, _, service_name = key
-        table = await self._table.table(namespace, service_name)
-        return await self._place_on(key, table, table.pod(pod_index))
+        table = self._table.peek(namespace, service_name)
+        if table.loaded and not (table.doubtful or self._may_be_elsewhere(table, [key[1]])):
+            return await self._place_on(key, table, table.pod(pod_index))
+        until = asyncio.get_running_loop().time() + self._deadline
+        async with within(self._deadline, "place"):
+            await self._table.read_anew(table)
+            found = await self._recovered(key, table, until, table.pod(pod_index))
+            return await self._place_on(key, table, table.pod(pod_index)) if found is None else found
 
     async def find(self, key: CacheKey) -> Link | None:
         """Return the link of a uid, if there is one, and keep it in the cache."""
@@ -146,26 +167,111 @@ class Resolver:
             StoreError: if what is known of the pods is not enough, and the store did not tell it.
 
         """
+        began = asyncio.get_running_loop().time()
         table = self._table.peek(namespace, service_name)
-        if not table.has_room(len(uids)):
-            await self._table.read(table)  # what follows is about to fail
         placed: Answers = {}
-        if table.has_room(len(uids)):
+        if table.has_room(len(uids)) and not (table.doubtful or self._may_be_elsewhere(table, uids)):
             self.misses += len(uids)
+            placed = await self._place_all(table, uids)
         else:
-            found = await self.find_many(namespace, uids, service_name)
-            placed = {uid: link for uid, link in found.items() if not _is_dead(table, link)}
+            try:
+                async with within(self._deadline, "place_links", since=began):
+                    placed = await self._place_where_room_is(table, uids, began + self._deadline)
+            except _AWAY:
+                self._table.store_failed(namespace)
+                raise
+        doubtful = [
+            uid for uid, link in placed.items() if isinstance(link, Link) and not table.pod(link.pod_index).trusted
+        ]
+        if doubtful:
+            try:
+                async with within(self._deadline, "place_links", since=began):
+                    placed |= await self._place_stranded(table, placed, doubtful)
+            except StoreError as error:
+                placed |= dict.fromkeys(doubtful, error)
+                self._note(namespace, placed)
+        return placed
+
+    async def _place_where_room_is(self, table: ServiceTable, uids: Sequence[str], until: float) -> Answers:
+        """Place uids once it is known where: the pods seem to have no room, or the store to be another one."""
+        await self._table.read_anew(table)
+        placed: Answers = {}
+        if self._may_be_elsewhere(table, uids):
+            placed = await self._place_recovering(table, uids, until)
+            uids = [uid for uid in uids if uid not in placed]
+        if not table.has_room(len(uids)):
+            placed |= await self._found_alive(table, uids)
             uids = [uid for uid in uids if uid not in placed]
             if uids and not table.has_room(len(uids)):
                 raise _nowhere(table)
-        if uids:
-            placed |= await self._place_all(table, uids)
-        stranded = [uid for uid, link in placed.items() if await self._is_stranded(table, link)]
-        if stranded:
-            if not table.has_room(len(stranded)):
-                raise _nowhere(table)
-            placed |= await self._place_all(table, stranded)
-        return placed
+        else:
+            self.misses += len(uids)
+        return placed | await self._place_all(table, uids) if uids else placed
+
+    async def _found_alive(self, table: ServiceTable, uids: Sequence[str]) -> Answers:
+        """Return the links of those uids that have one whose owner is not known to be dead."""
+        found = await self.find_many(table.namespace, uids, table.service_name)
+        return {uid: link for uid, link in found.items() if not _is_dead(table, link)}
+
+    async def _place_recovering(self, table: ServiceTable, uids: Sequence[str], until: float) -> Answers:
+        """Place those of which it is known that no other pod has them, and wait for the others.
+
+        Raises:
+            NoRoutablePodError: if that takes too long.
+
+        """
+        placed: Answers = {}
+        asked = False
+        while True:
+            ready, missing = self._ready_and_missing(table, uids)
+            if ready:
+                self.misses += len(ready)
+                placed |= await self._place_all(table, ready)
+            uids = [uid for uid in uids if uid not in placed]
+            last = asked and self._time_is_up(until)
+            if uids and (last or not asked):
+                asked = True
+                found = await self._found_alive(table, uids)
+                if found:  # the others may wait for less
+                    placed |= found
+                    uids = [uid for uid in uids if uid not in placed]
+                    continue
+            if not uids or not missing:
+                return placed
+            if last:
+                raise _not_yet(table, missing)
+            await self._wait(table, missing, until)
+
+    def _ready_and_missing(self, table: ServiceTable, uids: Sequence[str]) -> tuple[list[str], set[Pod | None]]:
+        """Return the uids whose pods are there again, and for what the others wait."""
+        ready: list[str] = []
+        missing: set[Pod | None] = set()
+        for uid in uids:
+            hinted = self._hinted((table.namespace, uid, table.service_name), table)
+            if hinted is not None and hinted.takes_new:
+                ready.append(uid)
+            elif hinted is not None and table.awaits(hinted):
+                missing.add(hinted)
+            elif table.recovering:
+                missing.add(None)
+        return ready, missing
+
+    async def _place_stranded(self, table: ServiceTable, placed: Answers, doubtful: Sequence[str]) -> Answers:
+        """Place those again whose owner is dead, though the store was not told so when it was asked for them."""
+        dead: dict[PodLife, bool] = {}
+        stranded: list[str] = []
+        for uid in doubtful:
+            link = placed[uid]
+            if isinstance(link, Link):
+                if link.owner not in dead:
+                    dead[link.owner] = await self._is_stranded(table, link)
+                if dead[link.owner]:
+                    stranded.append(uid)
+        if not stranded:
+            return {}
+        if not table.has_room(len(stranded)):
+            raise _nowhere(table)
+        return await self._place_all(table, stranded)
 
     async def _place_all(self, table: ServiceTable, uids: Sequence[str]) -> Answers:
         """Place uids, each on a pod of the strategy's choice."""
@@ -175,8 +281,8 @@ class Resolver:
         with self._cache.asking([(namespace, uid, service_name) for uid in uids]) as keys:
             try:
                 pods = table.candidates
-                for _ in uids:
-                    chosen.append(self._choose(pods))
+                for key in keys:
+                    chosen.append(self._choose(pods, self._hinted(key, table)))
                     if chosen[-1].full:
                         pods = table.candidates
                 asked_at = self._clock()
@@ -204,36 +310,107 @@ class Resolver:
         elif not any(isinstance(answer, StoreError) for answer in answers.values()):
             self._table.store_answered(namespace)
 
-    async def _is_stranded(self, table: ServiceTable, link: Link | StoreError) -> bool:
+    async def _is_stranded(self, table: ServiceTable, link: Link) -> bool:
         """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
-        if isinstance(link, StoreError):
-            return False
         return not table.pod(link.pod_index).trusted and await self._table.bury(table, link.owner)
 
     async def _place(self, key: CacheKey) -> Link:
+        began = asyncio.get_running_loop().time()
         namespace, _, service_name = key
         table = self._table.peek(namespace, service_name)
-        if not table.candidates:
-            await self._table.read(table)  # what follows is about to fail
-        for _ in range(_PLACEMENTS):
-            pods = table.candidates
-            if not pods:
-                break
-            pod = self._choose(pods)
-            try:
-                link = await self._place_on(key, table, pod)
-            finally:
-                pod.own.answered()
-            if table.pod(link.pod_index).trusted or not await self._is_stranded(table, link):
+        link = None
+        pods = table.candidates
+        hinted = None
+        if self._cache.has_hints or not table.serves_cached:
+            hinted = self._hinted(key, table)
+        if pods and not (table.doubtful or table.recovering or (hinted is not None and table.awaits(hinted))):
+            link = await self._place_on_one_of(pods, key, table, hinted)
+            if table.pod(link.pod_index).trusted:
                 return link
-        found = await self._ask(key, _FOUND)
-        if found is None or table.is_dead(found.owner):
-            raise _nowhere(table)
-        return found
+        async with within(self._deadline, "place", since=began):
+            return await self._place_in_steps(key, table, link, began + self._deadline)
 
-    def _choose(self, pods: list[Pod]) -> Pod:
-        """Return the pod for a new uid, with the placement counted as pending."""
-        pod = self._strategy(pods, self._random)
+    async def _place_in_steps(self, key: CacheKey, table: ServiceTable, link: Link | None, until: float) -> Link:
+        """Place a uid that one placement is not enough for.
+
+        There are no candidates, its owner may be dead, or the store may be another one than it was.
+        """
+        placements = 0 if link is None else 1
+        if link is None:
+            await self._table.read_anew(table)
+            link = await self._recovered(key, table, until)
+        while link is None or await self._is_stranded(table, link):
+            pods = table.candidates
+            if placements == _PLACEMENTS or not pods:
+                found = await self._ask(key, _FOUND)
+                if found is None or table.is_dead(found.owner):
+                    raise _nowhere(table)
+                return found
+            link = await self._place_on_one_of(pods, key, table, self._hinted(key, table))
+            placements += 1
+        return link
+
+    async def _recovered(self, key: CacheKey, table: ServiceTable, until: float, pod: Pod | None = None) -> Link | None:
+        """Return the link of a uid, or nothing once it is known that no pod has it that the store has lost.
+
+        That is so if this client knows where the uid was, and that pod is there, and is ``pod`` if one is given; or as
+        soon as all pods are there again and have claimed what they own, or their leases have ended.
+
+        Raises:
+            NoRoutablePodError: if that takes too long.
+
+        """
+        asked = False
+        hinted = self._hinted(key, table)
+        while table.recovering or (hinted is not None and table.awaits(hinted)):
+            if hinted is not None and hinted.takes_new and pod in (None, hinted):
+                return None
+            last = asked and self._time_is_up(until)
+            if last or not asked:
+                asked = True
+                found = await self._ask(key, _FOUND)
+                if found is not None:
+                    return found if found.kind in _FOUND else None
+            if last:
+                raise _not_yet(table, {hinted})
+            missing = hinted if hinted is not None and table.awaits(hinted) else None
+            await self._wait(table, {missing}, until)
+            hinted = self._hinted(key, table)
+        return None
+
+    def _may_be_elsewhere(self, table: ServiceTable, uids: Sequence[str]) -> bool:
+        """Whether a pod may have one of the uids that the store has lost."""
+        if table.recovering or (table.serves_cached and not self._cache.has_hints):
+            return table.recovering
+        hinted = (self._hinted((table.namespace, uid, table.service_name), table) for uid in uids)
+        return any(pod is not None and table.awaits(pod) for pod in hinted)
+
+    def _hinted(self, key: CacheKey, table: ServiceTable) -> Pod | None:
+        """Return the pod that had a uid when its link was cached, if that is known, and had to be forgotten."""
+        if table.serves_cached and not self._cache.has_hints:
+            return None
+        pod_index = self._cache.hint(key)
+        return None if pod_index is None else table.pod(pod_index)
+
+    def _time_is_up(self, until: float) -> bool:
+        return asyncio.get_running_loop().time() >= until - _LAST_QUESTION * self._deadline
+
+    async def _wait(self, table: ServiceTable, pods: Collection[Pod | None], until: float) -> None:
+        """Wait for pods to be there again, and leave time for a last question."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until - _LAST_QUESTION * self._deadline):
+                await self._table.wait(table, pods)
+
+    async def _place_on_one_of(self, pods: list[Pod], key: CacheKey, table: ServiceTable, hinted: Pod | None) -> Link:
+        pod = self._choose(pods, hinted)
+        try:
+            return await self._place_on(key, table, pod)
+        finally:
+            pod.own.answered()
+
+    def _choose(self, pods: list[Pod], hinted: Pod | None = None) -> Pod:
+        """Return the pod for a new uid, with the placement counted as pending: the one that had it if that may be."""
+        pod = hinted if hinted is not None and hinted.takes_new else self._strategy(pods, self._random)
         try:
             pod.own.chosen()
         except AttributeError:
@@ -310,3 +487,11 @@ def _nowhere(table: ServiceTable) -> NoRoutablePodError | NoCapacityError:
     """Return the error of a uid that has no link, and that no pod takes."""
     error = NoCapacityError if table.routable else NoRoutablePodError
     return error(table.namespace, table.service_name, table.states, table.now)
+
+
+def _not_yet(table: ServiceTable, missing: Collection[Pod | None]) -> NoRoutablePodError:
+    """Return the error of a uid that may be one of pods that are missing, or have not claimed again what is theirs."""
+    pods = {*table.recovered_from, *(pod.pod_index for pod in missing if pod is not None)}
+    return NoRoutablePodError(
+        table.namespace, table.service_name, table.states, table.now, reclaiming=tuple(sorted(pods))
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -16,10 +17,25 @@ from stateful_route.client.view import StoreView
 from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from stateful_route.client.candidates import Candidates
 
 # A script cannot take any number of pods at once; the next reading asks for others.
 _MOST_ASKED_FOR = 1000
+
+# Who waits for the same thing goes on in turns of so many.
+_WOKEN = 100
+
+
+class Doubts:
+    """How often the store did not answer, so that all tables of a namespace are to be doubted."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        """Begin without doubt."""
+        self.count = 0
 
 
 class ServiceTable:
@@ -30,8 +46,10 @@ class ServiceTable:
     may be at most by the deadline that comes next.
     """
 
-    def __init__(self, namespace: str, service_name: str, settle: float) -> None:
-        """Make an empty table."""
+    def __init__(
+        self, namespace: str, service_name: str, settle: float, doubts: Doubts | None = None, lease: float = 0.0
+    ) -> None:
+        """Make an empty table; ``doubts`` are those of its namespace, ``lease`` that of a pod that was never seen."""
         self.namespace = namespace
         self.service_name = service_name
         self.loaded = False
@@ -50,11 +68,20 @@ class ServiceTable:
         """When it was last read for that, on the clock of this process."""
         self.awaited = False
         """Whether the table is about to be read, because the lease of a pod will have ended."""
+        self.polled = False
+        """Whether the table is read often, because somebody waits for its pods."""
         self.version = 0
         """The version of the table in the store that this is."""
+        self.doubts = Doubts() if doubts is None else doubts
+        self._unheard = 0
+        self.cleared = 0
+        """How many doubts the last reading has cleared."""
+        self.recovering = False
+        """Whether the store may lack links that living pods own: it has lost them, and not all were claimed again."""
         self._digest = 0
         self._unaccounted = 0
         self._settle = settle
+        self._lease = lease
         self._pods: dict[int, Pod] = {}
         self._view = StoreView()
         self._ready = ReadyPods()
@@ -62,8 +89,13 @@ class ServiceTable:
         self._dead = DeadLives()
         self._leaving = LeavingLives()
         self._suspects: set[Pod] = set()
+        self._absent: set[Pod] = set()
+        self._reclaiming: set[Pod] = set()
+        self._waiting: dict[Pod | None, set[asyncio.Future[None]]] = {}
         self._reported: set[Pod] = set()
-        self._hearsay: set[Pod] = set()
+        self._confirmed: set[Pod] = set()
+        self.rumoured: set[PodLife] = set()
+        """The lives, of those whose death can be confirmed, of which it was announced since the last reading."""
         self._placed_on: set[Pod] = set()
         self._rates = PlacementRates()
         self._own_placed = 0
@@ -97,10 +129,10 @@ class ServiceTable:
     def asked_for(self) -> tuple[int, ...]:
         """The pods of which the next reading has to bring what the store says, be it new or not.
 
-        Those that somebody could not reach, for the time of their last heartbeat; and those that were changed here by
-        what was announced, which may have been overtaken by the last reading.
+        Those that somebody could not reach, for the time of their last heartbeat; and those whose death this client has
+        confirmed: a reading that was under way then may not say so.
         """
-        return tuple(pod.pod_index for pod in islice(self._reported | self._hearsay, _MOST_ASKED_FOR))
+        return tuple(pod.pod_index for pod in islice(self._reported | self._confirmed, _MOST_ASKED_FOR))
 
     @property
     def candidates(self) -> Candidates[Pod]:
@@ -125,7 +157,7 @@ class ServiceTable:
         A pod that was never read has no load to which it could be added.
         """
         if pod.state is not None:
-            pod.own.placed(self._view.store_time(at))
+            pod.own.placed(at)
             self._placed_on.add(pod)
             self._own_placed += 1
 
@@ -139,8 +171,55 @@ class ServiceTable:
         """What the store last said of each pod."""
         return tuple(self._heard(pod, pod.state) for _, pod in sorted(self._pods.items()) if pod.state is not None)
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the store may be another one than it was when the table was read: the pods have other lives there."""
+        return self.cleared != self.doubts.count + self._unheard
+
+    @property
+    def raised(self) -> int:
+        """How many doubts there were."""
+        return self.doubts.count + self._unheard
+
+    def awaits(self, pod: Pod) -> bool:
+        """Whether a pod is missing, as in a store that has lost it, for less than its lease.
+
+        It lived when it was seen last; or it was never seen, and somebody knows that it had uids.
+        """
+        if pod.absent_since is not None:
+            return pod in self._absent
+        return pod.state is None and self.absent_for(pod, self._lease) < self._lease
+
+    @property
+    def recovered_from(self) -> tuple[int, ...]:
+        """The pods that have not claimed again what is theirs, as far as the store has lost it."""
+        return tuple(sorted(pod.pod_index for pod in self._absent | self._reclaiming))
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits for pods that are missing or claim again."""
+        return bool(self._waiting)
+
+    async def wait(self, pods: Collection[Pod | None]) -> None:
+        """Return once one of the pods is missing no more; with ``None`` among them, once nothing is lost any more."""
+        if not all(self._may_wait_for(pod) for pod in pods):
+            return
+        future = asyncio.get_running_loop().create_future()
+        for pod in pods:
+            self._waiting.setdefault(pod, set()).add(future)
+        try:
+            await future
+        finally:
+            for pod in pods:
+                waiting = self._waiting.get(pod)
+                if waiting is not None:
+                    waiting.discard(future)
+                    if not waiting:
+                        del self._waiting[pod]
+
     def serve_cached(self, serves: bool) -> None:  # noqa: FBT001 - the one thing that it says
-        """Take in whether cached links may be used."""
+        """Take in whether cached links may be used from now on, which is doubtful whenever it is said."""
+        self._unheard += 1
         self.serves_cached = serves
         for pod in self._pods.values():
             pod.settle()
@@ -148,7 +227,7 @@ class ServiceTable:
     def report_unreachable(self, pod_index: int, now: float) -> None:
         """Avoid a pod until there is a heartbeat later than ``now``, which is on the clock of this process."""
         pod = self.pod(pod_index)
-        pod.reported = self._view.store_time(now)
+        pod.reported = now
         pod.settle()
         self._reported.add(pod)
         self._ready.list_again(self._reported, others=True)
@@ -162,7 +241,7 @@ class ServiceTable:
         self._dead.met(life, self._view.now or 0.0)
 
     def mark_dead(self, life: PodLife) -> None:
-        """Take in that the death of a life was confirmed."""
+        """Take in that the store has confirmed the death of a life to this client."""
         now = self._view.now or 0.0
         self._dead.add(life, now, now)
         pod = self.pod(life.pod_index)
@@ -174,57 +253,59 @@ class ServiceTable:
             self._set_state(pod, dead, overdue=False)
         pod.available = False
         pod.settle()
-        self._hearsay.add(pod)
+        self._confirmed.add(pod)
         self._ready.list_again(self._reported)
 
-    def take_in(self, announcement: PodAnnouncement) -> bool:
-        """Take in what a pod is announced to be, as far as that says all; return whether it does.
+    def take_in(self, announcement: PodAnnouncement) -> None:
+        """Take in what a pod is announced to be: nobody's word but the store's, which is to be read now, says that.
 
-        Only what takes uids away from a pod is taken in: the rest needs what the pod reports.
+        Announcements know no databases, and who may only publish owns nothing. One thing is made of it: a death of
+        which another client says that it has confirmed it need not be confirmed before the next reading.
         """
-        life = PodLife(announcement.pod_index, announcement.incarnation)
-        pod = self.pod(life.pod_index)
-        if announcement.state == "DEAD":
-            self.mark_dead(life)
-            return True
-        if pod.state is None or pod.state.life != life or pod.state.dead:
-            return False
-        if announcement.state not in {RoutingState.DENY_NEW_CALL, RoutingState.SHUTDOWN}:
-            return False
-        report = attrs.evolve(pod.state.report, routing_state=announcement.state)
-        self._set_state(pod, attrs.evolve(pod.state, report=report), overdue=pod.overdue)
-        self._hearsay.add(pod)
-        self._ready.list_again(self._reported)
-        return announcement.state == RoutingState.DENY_NEW_CALL
+        pod = self._pods.get(announcement.pod_index)
+        if announcement.state == "DEAD" and pod in self._suspects:
+            life = PodLife(announcement.pod_index, announcement.incarnation)
+            if pod is not None and pod.state is not None and pod.state.life == life:
+                self.rumoured.add(life)
 
-    def confirmable(self) -> list[PodLife]:
+    def confirmable(self, now: float | None = None) -> list[PodLife]:
         """Return the lives whose death can be confirmed: they said goodbye, or their lease has ended.
 
         The latter only if this client has read the table all the time since: after a time without Redis the pods need
-        some of it to be heard again.
+        some of it to be heard again. And only if it has ended by the clock of this process too, which says ``now``, or
+        what it said at the last reading: the clock of the store may have been set forward.
         """
+        now = self._view.received_at if now is None else now
         return [
             pod.state.life
             for pod in self._suspects
             if pod.state is not None
             and (
-                pod.state.report.routing_state is RoutingState.SHUTDOWN or self.unbroken_for >= pod.state.load_state.ttl
+                pod.state.report.routing_state is RoutingState.SHUTDOWN
+                or (
+                    pod.ripe_at <= now and self._view.unbroken_for(pod.state.load_state.ttl) >= pod.state.load_state.ttl
+                )
             )
         ]
 
+    def ripe_at(self, life: PodLife) -> float:
+        """Return when the lease of a life has ended by the clock of this process, if it has by that of the store."""
+        pod = self._pods.get(life.pod_index)
+        return pod.ripe_at if pod in self._suspects and pod is not None and pod.overdue else -math.inf
+
     @property
     def doubted(self) -> bool:
-        """Whether a pod is expected to be dead soon, or was reported: it is to be looked at more often."""
-        return bool(self._suspects or self._reported)
+        """Whether a pod is expected to be dead soon, or missing, or was reported: it is to be looked at more often."""
+        return bool(self._suspects or self._reported or self.recovering)
 
     @property
     def unbroken_for(self) -> float:
-        """For how many seconds, up to the last reading, the table was read without a failure or a gap."""
-        return self._view.unbroken_for
+        """For how many seconds, up to the last reading, the table was read without a gap for any of its pods."""
+        return self._view.unbroken_for(self._view.shortest_lease or math.inf)
 
-    def absent_for(self, pod: Pod) -> float:
-        """Return for how many seconds of these the pod was not in it."""
-        unbroken = self.unbroken_for
+    def absent_for(self, pod: Pod, lease: float) -> float:
+        """Return for how many seconds of those without a gap for that lease the pod was not in the table."""
+        unbroken = self._view.unbroken_for(max(lease, self._view.shortest_lease or 0.0))
         return unbroken if pod.absent_since is None else min(unbroken, self.read_at - pod.absent_since)
 
     def broken(self) -> None:
@@ -232,29 +313,46 @@ class ServiceTable:
         self._view.broken()
 
     def next_look(self, now: float) -> float | None:
-        """Return in how many seconds to read the table at the latest; ``None`` if no pod is alive."""
-        return self._view.next_look(now)
+        """Return in how many seconds to read the table at the latest; ``None`` if no pod is alive.
 
-    def apply(self, table: PodTable, read_at: float, longest_gap: float = 0.0) -> bool:
+        The death of a pod whose lease has ended is looked at again as soon as it can be confirmed.
+        """
+        left = self._view.next_look(now)
+        if left is None:
+            return None
+        for pod in self._suspects:
+            if pod.state is not None and pod.overdue:
+                lease = pod.state.load_state.ttl
+                ripe_at = max(pod.ripe_at, self.read_at + lease - self._view.unbroken_for(lease))
+                if ripe_at > self._view.received_at:
+                    left = min(left, ripe_at - now)
+        return max(0.0, left)
+
+    def apply(
+        self, table: PodTable, read_at: float, longest_gap: float = 0.0, received_at: float | None = None
+    ) -> bool:
         """Take in what was read from the store, asked for at ``read_at`` by the clock of this process.
+
+        The answer was there at ``received_at``, by default at once.
 
         Synchronous: a call sees all of it or nothing. ``StoreView`` says what ``longest_gap`` is about.
 
         Return whether this is the whole truth now; if not, the table is to be read as a whole.
         """
-        seconds, placed_by_all = self._view.begin(table, read_at), 0
+        seconds, placed_by_all = self._view.begin(table, read_at, read_at if received_at is None else received_at), 0
+        self.rumoured.clear()
         self.version = table.version or self.version
         overdue = self._overdue(table)
         if table.whole:
-            self._hearsay.clear()
+            self._confirmed.clear()
             self._dead.clear()
             self._forget_all_but({state.pod_index for state in table.pods})
         for state in table.pods:
             pod = self.pod(state.pod_index)
-            self._hearsay.discard(pod)
+            self._confirmed.discard(pod)
             placed_by_all += _newly_placed(pod.state, state)
             self._set_state(pod, state, overdue=state.pod_index in overdue)
-            pod.own.published(state.load_state.timestamp, self._settle)
+            pod.own.published(self._heard_at(pod, state), self._settle)
         for pod in [*self._suspects, *(self.pod(pod_index) for pod_index in overdue)]:
             if pod.state is not None and pod.overdue is not (pod.pod_index in overdue):
                 self._set_state(pod, pod.state, overdue=not pod.overdue)
@@ -262,6 +360,7 @@ class ServiceTable:
         recovered = self._forget_what_was_heard()
         self._ready.list_again(self._reported, others=recovered)
         self._view.end(longest_gap)
+        self._recover()
         self._weigh(seconds, placed_by_all)
         self.loaded = True
         if not table.version and not table.whole:  # no changes were asked for
@@ -269,6 +368,20 @@ class ServiceTable:
         if table.whole:
             self._unaccounted = (table.digest - self._digest) % DIGEST_MODULUS
         return (self._digest + self._unaccounted) % DIGEST_MODULUS == table.digest
+
+    def _recover(self) -> None:
+        """See which pods are missing yet, and let those go on who waited for others."""
+        for pod in tuple(self._absent):
+            # By then a pod that lives would have registered again.
+            if self.absent_for(pod, pod.absent_lease) >= pod.absent_lease:
+                self._absent.discard(pod)
+        self.recovering = bool(self._absent or self._reclaiming)
+        for pod_or_all in tuple(self._waiting):
+            if not self._may_wait_for(pod_or_all):
+                _wake(list(self._waiting.pop(pod_or_all)))
+
+    def _may_wait_for(self, pod: Pod | None) -> bool:
+        return self.recovering if pod is None else self.awaits(pod)
 
     def _overdue(self, table: PodTable) -> set[int]:
         """Return the pods, not known to be dead, whose lease has ended."""
@@ -279,6 +392,8 @@ class ServiceTable:
 
     def _set_state(self, pod: Pod, state: PodState | None, *, overdue: bool) -> None:
         """Take in what a pod is now."""
+        if state is not None and overdue and not (pod.overdue and state == pod.state):
+            pod.ripe_at = self._view.ripe_at(state.load_state.ttl)
         if pod.state is not None:
             self._digest -= pod.state.version
             self._view.count(pod.state, -1)
@@ -286,6 +401,7 @@ class ServiceTable:
         if state is None:
             pod.available = False
             self._suspects.discard(pod)
+            self._reclaiming.discard(pod)
             self._leaving.note(pod.life, leaving=False)
             self._ready.note(pod, None)
             pod.settle()
@@ -298,6 +414,11 @@ class ServiceTable:
         pod.capacity = state.report.capacity
         pod.available = alive and routing_state is not RoutingState.SHUTDOWN
         pod.absent_since = None
+        self._absent.discard(pod)
+        if alive and state.report.reclaiming:
+            self._reclaiming.add(pod)
+        else:
+            self._reclaiming.discard(pod)
         if state.dead:
             self._dead.add(state.life, state.load_state.timestamp, self._view.now or 0.0)
         else:
@@ -314,6 +435,8 @@ class ServiceTable:
         for pod_index, pod in self._pods.items():
             if pod_index not in seen and pod.state is not None:
                 pod.absent_lease = pod.state.load_state.ttl
+                if pod.available:
+                    self._absent.add(pod)
                 self._set_state(pod, None, overdue=False)
                 pod.absent_since = self.read_at
 
@@ -324,7 +447,7 @@ class ServiceTable:
         """
         for pod in tuple(self._placed_on):
             if pod.state is not None:
-                pod.own.published(self._view.heard_at(pod.state, overdue=pod.overdue), self._settle)
+                pod.own.published(self._heard_at(pod, pod.state), self._settle)
             if not pod.own.settling:
                 self._placed_on.discard(pod)
         recovered = [
@@ -333,13 +456,21 @@ class ServiceTable:
             if pod.state is not None
             and pod.reported is not None
             # There is no later heartbeat of one that is dead.
-            and (pod.state.dead or self._view.heard_at(pod.state, overdue=pod.overdue) > pod.reported)
+            and (pod.state.dead or self._heard_at(pod, pod.state) > pod.reported)
         ]
         for pod in recovered:
             pod.reported = None
             pod.settle()
             self._reported.discard(pod)
         return bool(recovered)
+
+    def _heard_at(self, pod: Pod, state: PodState) -> float:
+        """Return when the last heartbeat of a pod came at the earliest, on the clock of this process.
+
+        Of one that came before the clock of the store was set back nothing is known.
+        """
+        at = self._view.heard_at(state, overdue=pod.overdue)
+        return -math.inf if at > (self._view.now or 0.0) else self._view.own_time(at)
 
     def _heard(self, pod: Pod, state: PodState) -> PodState:
         """Return what the store last said of a pod, with the time at which it must have been heard last."""
@@ -356,6 +487,15 @@ class ServiceTable:
             self._rates.observe(placed_by_all, self._own_placed, seconds)
         self._own_placed = 0
         self.weight_of_own = self._ready.mean_weight * self._rates.scale
+
+
+def _wake(waiting: list[asyncio.Future[None]]) -> None:
+    """Let those who wait go on, some at a time."""
+    for future in waiting[:_WOKEN]:
+        if not future.done():
+            future.set_result(None)
+    if len(waiting) > _WOKEN:
+        asyncio.get_running_loop().call_soon(_wake, waiting[_WOKEN:])
 
 
 def _newly_placed(before: PodState | None, now: PodState) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from typing import TYPE_CHECKING
+
+import attrs
 
 if TYPE_CHECKING:
     from stateful_route.models import PodState, PodTable
@@ -11,21 +14,60 @@ if TYPE_CHECKING:
 # The share of a lease after which a table is read at the latest: a gap of half a lease is none that was seen.
 _SHARE_OF_LEASE = 0.45
 
+# Readings are remembered for so many of the longest lease: each heartbeat that can matter came between two of them.
+# Of those that follow each other within this share of the shortest lease only the worst is remembered; and if these are
+# too many all the same, of pairs of the older ones.
+_REMEMBERED = 1.5
+_FINE_SHARE = 0.125
+_MOST_READINGS = 512
+
+
+@attrs.define
+class _Readings:
+    """One reading, or several in a row.
+
+    Attributes:
+        began: when the first of them was asked for, on the clock of this process.
+        gap: seconds since the reading before that, or by which the clock of the store went ahead of this one meanwhile.
+        inner: the same of the others, at most.
+        ahead: how far the clock of the store was ahead of this one, at least.
+
+    """
+
+    began: float
+    gap: float
+    ahead: float
+    inner: float = 0.0
+
+    def join(self, later: _Readings) -> None:
+        """Add those that follow."""
+        self.inner = max(self.inner, later.gap, later.inner)
+        self.ahead = min(self.ahead, later.ahead)
+
 
 class StoreView:
-    """The readings of the pods of a service, as far as they are about time."""
+    """The readings of the pods of a service, as far as they are about time.
+
+    The clock of the store may be set forward or back at any time; that of this process goes on. The leases of the pods
+    end by clocks of their own, which go on too: a lease has ended if the clock of this process says so as well.
+    """
 
     def __init__(self) -> None:
         """Begin without a reading."""
         self.now: float | None = None
         """The clock of the store at the last reading."""
         self.read_at = 0.0
-        """When that was, on the clock of this process."""
+        """When that was asked for, on the clock of this process."""
+        self.received_at = 0.0
+        """When it was answered."""
         self._leases = Counter[float]()
+        self._longest_lease = 0.0
         self._next_deadline: float | None = None
-        self._unbroken_since: float | None = None
-        self._elapsed = 0.0
-        self._jumped_by = 0.0
+        self._readings = deque[_Readings]()
+        self._gap = math.inf
+        self._ahead = 0.0
+        self._seen_for: dict[float, float] = {}
+        self._ripe_at: dict[float, float] = {}
 
     @property
     def shortest_lease(self) -> float | None:
@@ -37,10 +79,36 @@ class StoreView:
         """How many pods are not dead."""
         return self._leases.total()
 
-    @property
-    def unbroken_for(self) -> float:
-        """For how many seconds, up to the last reading, the table was read without a failure or a gap."""
-        return 0.0 if self._unbroken_since is None else self.read_at - self._unbroken_since
+    def unbroken_for(self, lease: float) -> float:
+        """For how many seconds, up to the last reading, the table was read without a failure or a gap for that lease.
+
+        If a reading is more than half of a lease later than the one before, a time without the store in between may
+        have swallowed heartbeats of a pod that has it. If the clock of the store went ahead of this one by more than
+        that, its lease ended before its time.
+        """
+        known = self._seen_for.get(lease)
+        if known is None:
+            known = self._seen_for[lease] = self.read_at - self._unbroken_since(lease / 2)
+        return known
+
+    def ripe_at(self, lease: float) -> float:
+        """Return when a lease that has ended, and had not at the reading before, has ended by this process's clock too.
+
+        The last heartbeat came a lease before ``now`` at the latest, by the clock of the store then. If that has gone
+        ahead since, it came later by this clock than it seems: as much as in the readings from which it can be.
+        """
+        known = self._ripe_at.get(lease)
+        if known is not None:
+            return known
+        ahead = self._ahead
+        oldest = self.read_at - _REMEMBERED * lease
+        for readings in reversed(self._readings):
+            ahead = min(ahead, readings.ahead)
+            if readings.began < oldest:
+                break
+        # Since this reading there was none, or the lease would not have ended.
+        ripe_at = self._ripe_at[lease] = min((self.now or 0.0) - ahead, self.received_at + lease)
+        return ripe_at
 
     def store_time(self, at: float) -> float:
         """Return what the clock of the store says at a second of the clock of this process; 0 before the first reading.
@@ -49,36 +117,67 @@ class StoreView:
         """
         return 0.0 if self.now is None else self.now + at - self.read_at
 
-    def begin(self, table: PodTable, read_at: float) -> float | None:
-        """Take in a reading; return the seconds since the one before, by the clock of the store."""
-        seconds = None if self.now is None else table.now - self.now
-        self._elapsed = read_at - self.read_at
-        self._jumped_by = 0.0 if seconds is None else seconds - self._elapsed
-        self.now, self.read_at = table.now, read_at
+    def own_time(self, at: float) -> float:
+        """Return the opposite: what this clock said at a second of the clock of the store, or a bit less."""
+        return 0.0 if self.now is None else at - self.now + self.read_at
+
+    def begin(self, table: PodTable, read_at: float, received_at: float) -> float | None:
+        """Take in a reading; return the seconds since the one before."""
+        elapsed = None if self.now is None else read_at - self.read_at
+        jumped_by = 0.0 if self.now is None else table.now - self.store_time(read_at)
+        self._gap = max(math.inf if elapsed is None else elapsed, jumped_by)
+        self._ahead = table.now - received_at
+        self._ripe_at.clear()
+        self.now, self.read_at, self.received_at = table.now, read_at, received_at
         self._next_deadline = _next_deadline(table)
-        return seconds
+        return elapsed
 
     def end(self, longest_gap: float) -> None:
-        """Judge the reading, after its pods were counted.
+        """Remember the reading, after its pods were counted.
 
-        If the one before is more than half of the shortest lease ago, or ``longest_gap`` seconds if there is no lease,
-        a time without the store in between may have swallowed heartbeats. If the clock of the store went ahead of this
-        one by more than that, the leases ended before their time.
+        If none of them is alive, nobody says how often to read: up to ``longest_gap`` seconds are no gap.
         """
-        if self.shortest_lease is not None:
-            longest_gap = self.shortest_lease / 2
-        if self._unbroken_since is None or max(self._elapsed, self._jumped_by) > longest_gap:
-            self._unbroken_since = self.read_at
+        self._seen_for.clear()
+        gap, readings = self._gap, self._readings
+        shortest = self.shortest_lease
+        if shortest is None:
+            gap = math.inf if gap > longest_gap else 0.0
+        fine = _FINE_SHARE * (shortest or 0.0)
+        this = _Readings(self.read_at, gap, self._ahead)
+        if readings and self.read_at - readings[-1].began < fine and gap <= fine:
+            readings[-1].join(this)
+        else:
+            readings.append(this)
+            if len(readings) > _MOST_READINGS:
+                older = [readings.popleft() for _ in range(_MOST_READINGS // 2)]
+                for first, second in zip(older[::2], older[1::2], strict=True):
+                    first.join(second)
+                readings.extendleft(reversed(older[::2]))
+        while len(readings) > 1 and readings[1].began < self.read_at - _REMEMBERED * self._longest_lease:
+            readings.popleft()
 
     def broken(self) -> None:
         """Take in that the table could not be read."""
-        self._unbroken_since = None
+        self._readings.clear()
+        self._seen_for.clear()
+
+    def _unbroken_since(self, longest_gap: float) -> float:
+        """Return when the first reading after the last gap was made; now if there is none."""
+        since = self.read_at
+        for readings in reversed(self._readings):
+            if readings.inner > longest_gap:
+                break
+            since = readings.began
+            if readings.gap > longest_gap:
+                break
+        return since
 
     def count(self, state: PodState, pods: int) -> None:
         """Count one pod with that lease more, or less."""
         if not state.dead:
             lease = state.load_state.ttl
             self._leases[lease] += pods
+            self._longest_lease = max(self._longest_lease, lease)
             if not self._leases[lease]:
                 del self._leases[lease]
 

@@ -226,7 +226,53 @@ class TestFlush:
         cache.flush("prod")
 
         assert 1000 == len(cache)
-        assert {} == cache._holders
+        assert all(holder.flushed for holder in cache._holders.values())
+
+    def test_hint(self, cache: LinkCache, clock: ManualClock) -> None:
+        """What ended tells where its uid was, until its own end; what was announced to be so no more does not."""
+        for number, uid in enumerate("abc"):
+            cache.put(key_of(uid), pod(number), link(epoch=5), clock())
+        none = cache.hint(key_of("other")), cache.has_hints
+        cache.flush("prod")
+        cache.outdate(key_of("b"), 5)
+        hints = [cache.hint(key_of(uid)) for uid in "abc"]
+        cached = indexes(*(cache.pod(key_of(uid)) for uid in "abc"))
+        clock.advance(100.0)
+        late = [cache.hint(key_of(uid)) for uid in "abc"], cache.has_hints
+        clock.advance(0.1)
+        cache.hint(key_of("a"))
+
+        assert (None, False) == none
+        assert ([0, None, 2], [None] * 3) == (hints, cached)
+        assert ([None] * 3, True) == late
+        assert not cache.has_hints
+
+    def test_hint_is_replaced(self, cache: LinkCache, clock: ManualClock) -> None:
+        """An answer replaces a hint, be its epoch lower, as that of a store that has lost all."""
+        cache.put(KEY, pod(1), link(epoch=9), clock())
+        cache.flush("prod")
+        cache.put(KEY, pod(2), link(epoch=3), clock())
+
+        assert [2] == indexes(cache.pod(KEY))
+        assert 2 == cache.hint(KEY)
+
+    def test_put_by_hand(self, cache: LinkCache, clock: ManualClock) -> None:
+        """What was put by hand is no hint."""
+        cache.put(KEY, pod(1), None, clock())
+        cache.flush("prod")
+
+        assert cache.hint(KEY) is None
+
+    def test_many_flushes(self, clock: ManualClock) -> None:
+        """However often it is flushed, and whichever pods there were, what is kept for the hints has a bound."""
+        cache = LinkCache(100, ttl=100.0, margin=1.0, clock=clock)
+        for life in range(10_000):
+            cache.put(key_of(life % 100), pod(life % 7), link(incarnation=life), clock())
+            cache.flush("prod")
+
+        assert 4096 >= len(cache._holders)
+        assert 9999 % 7 == cache.hint(key_of(99))
+        assert all(holder.number in cache._holders for holder in cache._services["prod", "room"].flushed)
 
 
 class TestFront:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stateful_route import StoreTimeoutError
 from stateful_route._flights import SingleFlight
 
 if TYPE_CHECKING:
@@ -113,12 +114,12 @@ async def test_cancelled_leaders(
     """Leaders may be cancelled one after the other until one is left."""
     tasks = ask(4)
     await turns()
-    for task in tasks[:3]:
-        task.cancel()
+    for number in (0, 3, 2):  # who came last is the next
+        tasks[number].cancel()
         await turns()
     work.calls[-1].set_result(7)
 
-    assert 7 == await tasks[3]
+    assert 7 == await tasks[1]
     assert (4, {}) == (len(work.calls), flight._under_way)
 
 
@@ -157,3 +158,58 @@ async def test_all_cancelled(
 
     assert {} == flight._under_way
     assert [] == reported
+
+
+DEADLINE = 0.2
+LATE = StoreTimeoutError("no answer", operation="place", maybe_applied=True)
+
+
+async def ends(task: asyncio.Task[int], began: float) -> float:
+    """Return how many deadlines after that time of the loop the task ended, in time-out."""
+    with pytest.raises(StoreTimeoutError):
+        await task
+    return (asyncio.get_running_loop().time() - began) / DEADLINE
+
+
+async def test_late_follower(work: Work) -> None:
+    """Who joins late is not cut by the deadline of the first, and gets its answer by a call of its own."""
+    flight = SingleFlight[str, int](DEADLINE)
+    first = asyncio.create_task(flight.run("a", work))
+    await turns()
+    tasks = [asyncio.create_task(flight.run("a", work)) for _ in range(3)]
+    await turns()
+    work.calls[0].set_exception(LATE)
+    await turns()
+    work.calls[1].set_result(7)
+
+    assert [LATE, 7, 7, 7] == await asyncio.gather(first, *tasks, return_exceptions=True)
+    assert (2, 2, {}) == (len(work.calls), flight.joined, flight._under_way)
+
+
+async def test_own_deadline(work: Work) -> None:
+    """Whoever asks, first or last, waits for its own deadline and not longer, however often the call is run again."""
+    flight = SingleFlight[str, int](DEADLINE)
+    now = asyncio.get_running_loop().time
+    began, tasks = [], []
+    for _ in range(5):
+        began.append(now())
+        tasks.append(asyncio.create_task(flight.run("a", work)))
+        await asyncio.sleep(DEADLINE / 10)  # what is tested
+    await asyncio.sleep(began[0] + DEADLINE - now())
+    work.calls[0].set_exception(LATE)  # as the store does
+    took = await asyncio.gather(*map(ends, tasks, began))
+
+    assert all(0.99 <= deadlines < 1.5 for deadlines in took)
+    assert len(work.calls) <= 3
+    assert {} == flight._under_way
+
+
+async def test_no_time_left(work: Work) -> None:
+    """Who has no time left when the first one gives up asks no more."""
+    flight = SingleFlight[str, int](0.0)
+    tasks = [asyncio.create_task(flight.run("a", work)) for _ in range(3)]
+    await turns()
+    work.calls[0].set_exception(LATE)
+
+    assert [LATE] * 3 == await asyncio.gather(*tasks, return_exceptions=True)
+    assert 1 == len(work.calls)

@@ -6,6 +6,8 @@ import contextlib
 from random import Random
 from typing import TYPE_CHECKING
 
+import pytest
+
 from stateful_route import BaseConfig, ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
 from stateful_route.models import PodAnnouncement, PodLife
 from stateful_route.testing import ManualClock, MemoryStore
@@ -67,31 +69,89 @@ async def test_lost_pods(make_client: MakeClient, store: MemoryStore) -> None:
         assert [1] == routable(client)
 
 
-async def test_announced_drain(make_client: MakeClient, store: MemoryStore) -> None:
-    """That a pod drains is known from the announcement, without asking the store."""
+@pytest.mark.parametrize("state", ["DENY_NEW_CALL", "SHUTDOWN"])
+async def test_announced(make_client: MakeClient, store: MemoryStore, state: str) -> None:
+    """That a pod drains or leaves is known at once, by one reading, as soon as it was announced."""
     lives = await begin(store, 2)
     async with make_client() as client:
         await client.pods("", SERVICE)
         store.operations.clear()
-        await store.heartbeat(room(1), lives[1].incarnation, 1, DRAINING, LEASE, RETENTION)
+        report = PodReport(routing_state=RoutingState(state))
+        await store.heartbeat(room(1), lives[1].incarnation, 1, report, LEASE, RETENTION)
         await eventually(lambda: [0] == routable(client))
 
-        assert 0 == store.operations["read_pods"]
+        assert 1 == store.operations["read_pods"]
 
 
-async def test_overtaken_announcement(make_client: MakeClient, store: MemoryStore) -> None:
-    """An announcement that arrives after a reading that is newer is put right by the next reading."""
-    (life,) = await begin(store, 1)
+async def test_announced_death(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+    """A death that one client has confirmed is known to the others by a message and one reading."""
+    lives = await begin(store, 2)
     async with make_client() as client:
-        await store.heartbeat(room(0), life.incarnation, 1, DRAINING, LEASE, RETENTION)
-        await store.heartbeat(room(0), life.incarnation, 2, PodReport(), LEASE, RETENTION)
         await client.pods("", SERVICE)
-        for state in ("DENY_NEW_CALL", "DEAD"):
-            client._table._heard(PodAnnouncement(NAMESPACE, SERVICE, 0, life.incarnation, state))
-            late = routable(client)  # which looks the service up
-            await client._table.refresh_all()
+        for sequence in range(1, 6):
+            clock.advance(LEASE / 5)
+            await store.heartbeat(room(0), lives[0].incarnation, sequence, PodReport(), LEASE, RETENTION)
+        store.operations.clear()
+        await store.confirm_death(NAMESPACE, SERVICE, lives[1], RETENTION)  # by another client
+        await eventually(lambda: is_dead_to(client)(lives[1]))
 
-            assert ([], [0]) == (late, routable(client))
+        assert (1, 1) == (store.operations["read_pods"], store.operations["confirm_death"])
+
+
+@pytest.mark.parametrize("incarnation", [0, -1, 1, 2**53, 10**40, None])
+@pytest.mark.parametrize("state", ["DENY_NEW_CALL", "SHUTDOWN", "DEAD", "READY", "HIDDEN", ""])
+async def test_false_word(make_client: MakeClient, store: MemoryStore, state: str, incarnation: int | None) -> None:
+    """Who may only publish, as a client of another database of the server, costs a living pod nothing."""
+    (life,) = await begin(store, 1)
+    await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), life)
+    async with make_client() as client:
+        await client.compute_linked_pod("", "alice", SERVICE)
+        table = client._table.peek(NAMESPACE, SERVICE)
+        store.operations.clear()
+        number = life.incarnation if incarnation is None else incarnation
+        client._table._heard(PodAnnouncement(NAMESPACE, SERVICE, 0, number, state))
+        known = client.peek("", "alice", SERVICE), routable(client), table.dead, table.leaving, table.confirmable()
+        await eventually(lambda: store.operations["read_pods"] > 0)
+        placed = await client.route("", "bob", SERVICE)
+
+        assert (0, [0], (), (), []) == known
+        assert (0, 0) == (client.peek("", "alice", SERVICE), placed.pod_index)
+        assert not store.operations["confirm_death"]
+
+
+async def test_false_words_of_many_pods(make_client: MakeClient, store: MemoryStore) -> None:
+    """What is announced of pods that nobody knows, however many, is forgotten at once, and is a few readings."""
+    await begin(store, 1)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        table = client._table.peek(NAMESPACE, SERVICE)
+        store.operations.clear()
+        for pod_index in range(100_000):
+            client._table._heard(PodAnnouncement(NAMESPACE, SERVICE, pod_index, 1, "DEAD"))
+            client._table._heard(PodAnnouncement(NAMESPACE, f"made-up-{pod_index}", 0, 1, "DEAD"))
+        await eventually(lambda: not table.refreshing and store.operations["read_pods"] > 0)
+
+        assert [0] == list(table._pods)
+        assert not table.rumoured
+        assert 1 == len(client._table._tables)
+        assert 2 >= store.operations["read_pods"]
+
+
+async def test_false_word_of_a_dead_pod(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+    """Word of a death that nobody has confirmed keeps no client from confirming it."""
+    living, dying = await begin(store, 2)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        for sequence in range(1, 6):
+            clock.advance(LEASE / 5)
+            await store.heartbeat(room(0), living.incarnation, sequence, PodReport(), LEASE, RETENTION)
+            await client._table._read(client._table.peek(NAMESPACE, SERVICE), 1)
+        client._table._heard(PodAnnouncement(NAMESPACE, SERVICE, 1, dying.incarnation, "DEAD"))
+        rumoured = set(client._table.peek(NAMESPACE, SERVICE).rumoured)
+        await client._table._confirm_deaths(client._table.peek(NAMESPACE, SERVICE))
+
+        assert {dying} == rumoured
+        assert is_dead_to(client)(dying)
 
 
 async def test_storm(make_client: MakeClient, store: MemoryStore) -> None:
@@ -201,3 +261,23 @@ async def test_unheard_death(make_client: MakeClient, store: MemoryStore) -> Non
         await client._table._watch(table)
 
         assert [True, False] == [table.pod(i).usable for i in range(2)]
+
+
+async def test_unforeseen_error(make_client: MakeClient, store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+    """An error that no store should raise is logged, and ends neither the refresh nor what was spawned for good."""
+    await begin(store, 1)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        read = store.read_pods
+
+        async def broken(*_args: object, **_more: object) -> object:
+            raise ZeroDivisionError
+
+        store.read_pods = broken  # type: ignore[method-assign,assignment]  # as a store that keeps no contract
+        client._table.peek(NAMESPACE, SERVICE)
+        await client._table.refresh_all()
+        store.read_pods = read  # type: ignore[method-assign]
+        await begin(store, 2)
+        await eventually(lambda: [0, 1] == routable(client))
+
+    assert [ZeroDivisionError] == [record.exc_info[0] for record in caplog.records if record.exc_info]

@@ -336,27 +336,29 @@ def test_stamp_of_a_quiet_pod(table: ServiceTable) -> None:
     assert (1, 0) == (early, table.pod(0).own.unseen)
 
 
-def test_announced(table: ServiceTable) -> None:
-    """What takes uids away from a pod is taken in as it is announced; whether that was all is said."""
-    read(table, state(0), state(1), state(2), state(3))
-    said = [
-        table.take_in(PodAnnouncement("prod", "room", pod_index, 1, announced))
-        for pod_index, announced in enumerate(["DENY_NEW_CALL", "SHUTDOWN", "DEAD", "READY"])
-    ]
-
-    assert [True, False, True, False] == said
-    assert [3] == [pod.pod_index for pod in table.routable]
-    assert [True, False, False, True] == [table.pod(pod_index).usable for pod_index in range(4)]
-    assert ((PodLife(0, 1), PodLife(1, 1)), (PodLife(2, 1),)) == (table.leaving, table.dead)
-
-
-@pytest.mark.parametrize("announced", ["DENY_NEW_CALL", "SHUTDOWN", "DEAD"])
-def test_announced_of_an_older_life(table: ServiceTable, announced: str) -> None:
-    """What is announced of an older life takes nothing from the present one."""
-    read(table, state(0, incarnation=2))
-    table.take_in(PodAnnouncement("prod", "room", 0, 1, announced))
+@pytest.mark.parametrize("announced", [*RoutingState, "DEAD", "HIDDEN"])
+def test_announced(table: ServiceTable, announced: str) -> None:
+    """What is announced of a pod changes nothing: the store has to say it."""
+    read(table, state(0))
+    for pod_index in (0, 1):
+        for incarnation in (0, 1, 2, 10**30):
+            table.take_in(PodAnnouncement("prod", "room", pod_index, incarnation, announced))
 
     assert [True] == [pod.usable for pod in table.routable]
+    assert ((), (), (), set()) == (table.leaving, table.dead, table.asked_for, table.rumoured)
+    assert [0] == list(table._pods)
+
+
+def test_rumoured(table: ServiceTable) -> None:
+    """That the death of a pod whose lease has ended was confirmed is kept in mind until the next reading."""
+    read(table, state(0, incarnation=2))
+    read(table, state(0, incarnation=2), now=NOW + 5.0)
+    for incarnation in (1, 2, 3):
+        table.take_in(PodAnnouncement("prod", "room", 0, incarnation, "DEAD"))
+    rumoured = set(table.rumoured)
+    read(table, state(0, incarnation=2), now=NOW + 5.0)
+
+    assert ({PodLife(0, 2)}, set()) == (rumoured, table.rumoured)
 
 
 def test_cost_of_a_change() -> None:

@@ -1,0 +1,170 @@
+"""Redis dies and comes back empty while the pods live: nobody moves, and its clients do not storm it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from stateful_route import BaseConfig, ServerInfo, StatefulRoute, StatefulRouteError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stateful_route import ClientDriver, ServerDriver
+    from stateful_route.store.embedded import LocalServer
+
+PODS = 3
+
+
+@contextlib.asynccontextmanager
+async def deployment(
+    server: LocalServer, config: BaseConfig, clients: int
+) -> AsyncIterator[tuple[list[ServerDriver], list[ClientDriver]]]:
+    """Run pods and clients, each with connections of its own."""
+    async with contextlib.AsyncExitStack() as stack:
+        pods, gateways = [], []
+        for index in range(PODS):
+            route = await stack.enter_async_context(StatefulRoute.from_url(server.url, config))
+            info = ServerInfo(
+                namespace=config.namespace, service_name="room", pod_name=f"room-{index}", pod_index=index
+            )
+            pods.append(await stack.enter_async_context(route.server(info)))
+        for _ in range(clients):
+            route = await stack.enter_async_context(StatefulRoute.from_url(server.url, config))
+            gateways.append(await stack.enter_async_context(route.client()))
+        yield pods, gateways
+
+
+@pytest.mark.parametrize("down", [0.0, 1.0])
+async def test_nobody_moves(own_server: LocalServer, namespace: str, down: float) -> None:
+    """Under traffic each uid of an emptied store stays with the pod that has it, also if another gateway asks first.
+
+    A gateway without a memory of its own waits until the pods have claimed again what is theirs. Up to 203 of 300 uids
+    went to another pod.
+    """
+    config = BaseConfig(namespace=namespace, index_is_exclusive=True, heartbeat=0.2, lease=3.0, refresh=0.2)
+    uids = [f"user-{number}" for number in range(300)]
+    async with deployment(own_server, config, 2) as (pods, (knows, forgetful)):
+        owners = {}
+        for uid in uids:
+            owners[uid] = await knows.compute_linked_pod("", uid, "room")
+            await pods[owners[uid]].claim(uid)
+        await forgetful.pods("", "room")
+        own_server.kill()
+        await asyncio.sleep(down)  # what is tested
+        await asyncio.to_thread(own_server.restart)
+        ends = time.monotonic() + 2.0
+        answers: Counter[bool] = Counter()
+
+        async def user(client: ClientDriver, uid: str) -> None:
+            while time.monotonic() < ends:
+                with contextlib.suppress(StatefulRouteError):
+                    pod_index = await client.compute_linked_pod("", uid, "room")
+                    answers[pod_index == owners[uid]] += 1
+                    await pods[pod_index].claim(uid)
+                await asyncio.sleep(0.1)  # between two requests
+
+        await asyncio.gather(*(user(client, uid) for uid in uids for client in (forgetful, knows)))
+        moved = [uid for uid in uids if await knows.compute_linked_pod("", uid, "room") != owners[uid]]
+
+    assert [] == moved
+    assert 0 == answers[False]
+    assert len(uids) < answers[True]
+
+
+async def evaluated(server: LocalServer) -> int:
+    """Return how many scripts the server has run since it started."""
+    text = await asyncio.to_thread(server.ask, "INFO", "commandstats")
+    return sum(
+        int(line.split("calls=")[1].split(",")[0]) for line in text.splitlines() if line.startswith("cmdstat_eval")
+    )
+
+
+@attrs.define
+class Traffic:
+    """What the users of all gateways do, at a steady rate, and how long it takes."""
+
+    gateways: list[ClientDriver]
+    uids: list[str]
+    begun: int = 0
+    ended: int = 0
+    slowest: float = 0.0
+    stall: float = 0.0
+    errors: Counter[str] = attrs.field(factory=Counter)
+
+    async def run(self, rate: float, seconds: float) -> None:
+        began = now = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            while now < began + seconds:
+                for number in range(self.begun, int((now - began) * rate)):
+                    self.begun += 1
+                    client = self.gateways[number % len(self.gateways)]
+                    group.create_task(self.call(client, self.uids[number * 7919 % len(self.uids)]))
+                await asyncio.sleep(0.005)  # between two looks
+                self.stall = max(self.stall, time.monotonic() - now - 0.005)
+                now = time.monotonic()
+
+    async def call(self, client: ClientDriver, uid: str) -> None:
+        began = time.monotonic()
+        try:
+            await client.compute_linked_pod("", uid, "room")
+        except StatefulRouteError as error:
+            self.errors[type(error).__name__] += 1
+        self.ended += 1
+        self.slowest = max(self.slowest, time.monotonic() - began)
+
+
+async def claim_all(gateway: ClientDriver, pods: list[ServerDriver], uids: list[str]) -> dict[str, int]:
+    """Route uids, and let their pods claim them; return the pod of each."""
+    by_pod = await gateway.batch_compute_linked_pod("", uids, "room")
+    for pod_index, routed in by_pod.items():
+        for start in range(0, len(routed), 200):
+            await asyncio.gather(*(pods[pod_index].claim(uid) for uid in routed[start : start + 200]))
+    return {uid: pod_index for pod_index, routed in by_pod.items() for uid in routed}
+
+
+async def test_no_stampede(own_server: LocalServer, namespace: str) -> None:
+    """When Redis returns empty, clients with thousands of uids each send it what their users ask for, and little more.
+
+    STATEFUL_ROUTE_STAMPEDE=50x10000x2000 runs 50 clients with 10,000 uids each, and 2,000 calls a second.
+    """
+    clients, count, rate = map(int, os.environ.get("STATEFUL_ROUTE_STAMPEDE", "10x500x500").split("x"))
+    config = BaseConfig(namespace=namespace, index_is_exclusive=True, lease=5.0)
+    uids = [f"user-{number}" for number in range(count)]
+    async with deployment(own_server, config, clients) as (pods, gateways):
+        owners = await claim_all(gateways[0], pods, uids)
+        for client in gateways:
+            await client.batch_get_linked_pod("", uids, "room")
+        cached = sum(client.statistics().cached for client in gateways)
+        await asyncio.to_thread(own_server.kill)
+        await asyncio.sleep(1.0)  # what is tested
+        await asyncio.to_thread(own_server.restart)
+        traffic = Traffic(gateways, uids)
+        calling = asyncio.create_task(traffic.run(rate, 4.0))
+        samples = [(time.monotonic(), await evaluated(own_server))]
+        while not calling.done():
+            await asyncio.sleep(0.1)  # between two samples
+            samples.append((time.monotonic(), await evaluated(own_server)))
+        await calling
+        by_pod = await gateways[-1].batch_compute_linked_pod("", uids, "room")
+
+    moved = sum(owners[uid] != pod_index for pod_index, routed in by_pod.items() for uid in routed)
+    rates = [(after[1] - before[1]) / (after[0] - before[0]) for before, after in itertools.pairwise(samples)]
+    print(  # noqa: T201 - it is asked for
+        f"\n{clients} clients with {cached} links, {rate} calls/s: {traffic.ended} calls in 4 s,"
+        f" {samples[-1][1]} scripts, at most {max(rates):.0f}/s in a tenth of a second; slowest call"
+        f" {traffic.slowest:.2f} s, longest stall of the loop {traffic.stall:.3f} s,"
+        f" errors {dict(traffic.errors)}, moved {moved}"
+    )
+    assert (clients * count, 0) == (cached, moved)
+    assert traffic.slowest < config.call_deadline_seconds + 0.5
+    # What is asked for, twice at most; what the pods claim again; what is read, often while somebody waits.
+    assert samples[-1][1] < 2 * traffic.ended + 2 * count + 4 * 20 * clients
