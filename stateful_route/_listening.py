@@ -60,8 +60,8 @@ class ListeningTask(abc.ABC):
         while True:
             try:
                 async with self._store.listen(self._namespace, self._patience) as announcements:
-                    pause = _FIRST_PAUSE
                     await self._begin()
+                    pause = _FIRST_PAUSE
                     async for announcement in announcements:
                         if announcement is not None:
                             await self._take_in(announcement)

@@ -145,7 +145,7 @@ class HandOver:
                 except StoreError:  # as before: it was logged
                     break
                 self._taken.pop(uid, None)
-            del self._unreleased[uid]
+            self._unreleased.pop(uid, None)
         return done
 
     def _take_new(self) -> collections.deque[str]:
@@ -163,9 +163,8 @@ class HandOver:
         claimed = self._owned.held(uid)
         if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
-        if not self._releases and not claimed.is_owned():
-            self._owned.forget(uid)
-            return False
+        if not claimed.is_owned():  # so may this one be: what is remembered of it may be older than that
+            return leaving and await self._give_up(claimed)
         if self._hand_off is not None:
             error = await _call(self._hand_off, uid)
             if error is not None:
@@ -175,12 +174,16 @@ class HandOver:
         handle = self._owned.held(uid)
         if handle is None or not (handle is claimed or handle.continues(claimed)):
             return False  # lost meanwhile; what was claimed since has a turn of its own
+        return await self._give_up(handle) or not self._releases
+
+    async def _give_up(self, handle: Ownership) -> bool:
+        """Release the uid, or only forget it if nothing is released; return whether it was released."""
         if not self._releases:
-            self._owned.forget(uid)
-            return True
-        self._unreleased[uid] = handle
+            self._owned.forget(handle.uid)
+            return False
+        self._unreleased[handle.uid] = handle
         released = await handle.release()
-        del self._unreleased[uid]
+        self._unreleased.pop(handle.uid, None)
         return released
 
 

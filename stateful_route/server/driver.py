@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from random import Random
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from stateful_route.server.load import LoadMeter, PodFacts, source_of
 from stateful_route.server.names import name_of
 from stateful_route.server.owned import Owned
 from stateful_route.server.rebalance import rebalancing_task
+from stateful_route.server.reclaim import Reclaim
 from stateful_route.server.watch import Watch
 
 if TYPE_CHECKING:
@@ -103,18 +103,14 @@ class ServerDriver(Driver):
             retention=self._config.retention_seconds,
             exclusive=self._config.index_is_exclusive,
             clock=clock,
-            process=secrets.token_hex(8),
             lost=self._note_lost,
-            alive=self._go_on_reclaiming,
+            alive=self._note_alive,
             ended=self._lose_all,
         )
         self._owned = Owned(store, self._heart, server_info, deadline=self._config.call_deadline_seconds)
+        self._reclaim = Reclaim(self._owned, self._heart, self._name, lease=self._config.lease_seconds, clock=clock)
         self._hand_over = HandOver(self._owned, hand_off, rate=self._config.drain_rate)
         self._draining: asyncio.Task[bool] | None = None
-        self._reclaiming: asyncio.Task[None] | None = None
-        self._lives_lost = self._lives_reclaimed = 0
-        self._heard_since = False
-        """Whether the store has answered a heartbeat since the last attempt to claim again began."""
         self._watch = Watch(
             store,
             server_info,
@@ -125,6 +121,14 @@ class ServerDriver(Driver):
         )
         self._rebalancing = rebalancing_task(
             store, server_info, self._owned, movable, self._hand_over, self._config, clock=clock, random=random
+        )
+        self._caring = PeriodicTask(
+            f"care for the links of {self._name}",
+            self._owned.look_after,
+            self._config.heartbeat,
+            jitter=self._config.heartbeat_jitter,
+            random=random,
+            clock=clock,
         )
         self._beating = PeriodicTask(
             f"heartbeat of {server_info.service_name} {server_info.pod_index}",
@@ -181,6 +185,7 @@ class ServerDriver(Driver):
         await self._heart.register()
         self._beating.start()
         self._watch.start()
+        self._caring.start()
         if self._rebalancing is not None:
             self._rebalancing.start()
 
@@ -217,9 +222,8 @@ class ServerDriver(Driver):
     async def _end_tasks(self, deadline: float) -> None:
         await self._beating.stop()
         await self._watch.stop()
-        if self._reclaiming is not None:
-            self._reclaiming.cancel()
-            await asyncio.wait([self._reclaiming])
+        await self._caring.stop()
+        await self._reclaim.stop()
         self._routing_state = RoutingState.SHUTDOWN
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
@@ -268,6 +272,7 @@ class ServerDriver(Driver):
         if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
             await self._rebalancing.stop()
             self._rebalancing.start()
+        await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
         _log.info("%s drains: it hands %d uids over", self._name, len(self._owned))
         handed = await self._hand_over.run(deadline - anyio.current_time())
         took = anyio.current_time() - begin
@@ -298,32 +303,10 @@ class ServerDriver(Driver):
             _log.warning(message, self._name, handed.left)
 
     def _note_lost(self) -> None:
-        """Take in that what this process still serves is to be claimed again: the store has lost its life."""
-        self._lives_lost += 1
+        self._reclaim.lost()
 
-    def _go_on_reclaiming(self) -> None:
-        """Begin to claim again, or go on after the store was away, if there is something left to do."""
-        self._heard_since = True
-        if self._is_reclaiming and (self._reclaiming is None or self._reclaiming.done()):
-            self._reclaiming = asyncio.create_task(self._reclaim(), name=f"stateful_route reclaim of {self!r}")
-
-    @property
-    def _is_reclaiming(self) -> bool:
-        return self._lives_reclaimed < self._lives_lost
-
-    async def _reclaim(self) -> None:
-        while self._is_reclaiming:  # another life may begin meanwhile
-            lives, self._heard_since = self._lives_lost, False
-            try:
-                await self._owned.reclaim()
-                self._lives_reclaimed = lives
-                await self._heart.publish()  # the clients wait for it
-            except LifecycleError:
-                return  # it owns nothing for good
-            except StoreError as error:
-                if not self._heard_since:
-                    _log.warning("%s could not claim all of its uids again yet: %s", self._name, error)
-                    return
+    def _note_alive(self) -> None:
+        self._reclaim.go_on()
 
     def _lose_all(self) -> None:
         self._owned.lose_all()
@@ -341,7 +324,7 @@ class ServerDriver(Driver):
             address=config.address,
             zone=config.zone,
             version=config.version,
-            reclaiming=self._is_reclaiming and links > 0,
+            reclaiming=self._reclaim.told,
         )
 
     async def set_load_state(self, load_state: int) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 from typing import TYPE_CHECKING
 
+import attrs
+
 from stateful_route.errors import LifecycleError, StoreError, StoreUnavailableError
-from stateful_route.models import ENDED_TENURE_SECONDS, HeartbeatOutcome, PodLife
+from stateful_route.models import ENDED_TENURE_SECONDS, HeartbeatOutcome, PodLife, RoutingState
 from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ _MARGIN = 0.002
 # A registration finds another life than the one that is expected if others register at the same time, or if an older
 # registration, which was not answered, has arrived at last.
 _REGISTRATIONS = 5
+
+# What no life has for an incarnation.
+_NO_LIFE = -1
 
 _SUPERSEDED = (
     "was superseded and owns nothing any more: a newer process has this pod index "
@@ -55,14 +61,13 @@ class Heart:
         retention: float,
         exclusive: bool,
         clock: Callable[[], float],
-        process: str,
         lost: Callable[[], None],
         alive: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         """Make a heart that does not beat; ``report`` is asked for what each heartbeat says.
 
-        ``exclusive`` says that no other process has this pod index; ``process`` is a name that no other process has.
+        ``exclusive`` says that no other process has this pod index.
         ``lost`` is called when the store does not have this life any more, before the next one begins; ``alive`` when
         a heartbeat was accepted or a new life has begun; ``ended`` when this process owns nothing for good.
         """
@@ -74,7 +79,7 @@ class Heart:
         self._retention = retention
         self._exclusive = exclusive
         self._clock = clock
-        self._process = process
+        self._process = ""
         self._lost = lost
         self._alive = alive
         self._end_of_life = ended
@@ -87,8 +92,8 @@ class Heart:
         self._expected = 0
         """The life of this pod that the store has, as far as it is known; 0 for none."""
         self._unbroken: set[int] = set()
-        """The lives of this process that it held until the store lost them."""
-        self._resumes_until = math.inf
+        """The life of this process that it held until the store lost it, if the last one was such a one."""
+        self._resumes_until = -math.inf
         self._failing = False
         self._ended = ""
         self._parting = False
@@ -144,6 +149,7 @@ class Heart:
             StoreError: if the store did not answer.
 
         """
+        self._process = secrets.token_hex(8)  # here, and not before a fork: no other process has it
         async with self._publishing:
             await self._begin_life()
 
@@ -201,17 +207,18 @@ class Heart:
                 await self._part()
 
     async def _part(self) -> None:
-        """Publish the last heartbeat, unless an answer to an earlier one is what has come."""
-        # Without an incarnation the store may know this pod or not: if it does, its lease ends by itself.
-        # Nor is it said while an older life may still own: who comes next has to wait for that one too.
-        if self.incarnation and not self.waiting:
-            await self._beat_once()
+        """Publish the last heartbeat."""
+        if self.incarnation:  # without one the store may know this pod or not: if it does, its lease ends by itself
+            report = self._report()
+            if self.waiting:  # who comes next has to wait for the older life too: so this is no goodbye
+                report = attrs.evolve(report, routing_state=RoutingState.DENY_NEW_CALL)
+            await self._beat_once(report)
         self._parting = False
 
-    async def _beat_once(self) -> HeartbeatOutcome:
+    async def _beat_once(self, report: PodReport) -> HeartbeatOutcome:
         self._sequence += 1
         return await self._store.heartbeat(
-            self._server, self.incarnation, self._sequence, self._report(), self._lease, self._retention
+            self._server, self.incarnation, self._sequence, report, self._lease, self._retention
         )
 
     async def _publish(self) -> None:
@@ -219,29 +226,48 @@ class Heart:
             await self._begin_life()
             return
         sent = self._clock()
-        outcome = await self._beat_once()
+        outcome = await self._beat_once(self._report())
         if self._ended:  # meanwhile: the last heartbeat is still to come
             return
         if outcome is HeartbeatOutcome.ACCEPTED:
             self._good_until = sent + self._lease - _MARGIN
             self._alive()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
-            self._supersede()
+            self._good_until = -math.inf
+            if await self._is_own_ghost():
+                await self._begin_life()
+            else:
+                self._supersede()
         elif outcome is not HeartbeatOutcome.OUTDATED:
             self._lose(outcome)
             await self._begin_life()
+
+    async def _is_own_ghost(self) -> bool:
+        """Whether the newer life of the pod is a registration of this process that was not answered, and came late."""
+        there = await self._store.register(
+            self._server, self._report(), self._lease, self._retention, process=self._process, expected=_NO_LIFE
+        )
+        if there.own:
+            self._expected = there.previous_incarnation or 0
+            self._lives.add(self._expected)
+            self._forget_unbroken()
+            self._lost()
+        return there.own
+
+    def _forget_unbroken(self) -> None:
+        self._unbroken.clear()
+        self._resumes_until = -math.inf
 
     def _lose(self, outcome: HeartbeatOutcome) -> None:
         """Take in that the store does not have this life any more."""
         why = _WHY_LOST[outcome] % self._name
         _log.warning("%s: a new life begins, and its %d uids are claimed again", why, self._report().links)
+        # Of a life before this one nothing can be said any more: what the store told of tenures since is lost as well.
+        self._forget_unbroken()
         if outcome is HeartbeatOutcome.UNKNOWN and self.owns(self.incarnation):
             heard = self._good_until + _MARGIN - self._lease
             self._unbroken.add(self.incarnation)
-            self._resumes_until = min(self._resumes_until, heard + ENDED_TENURE_SECONDS)
-        else:
-            self._unbroken.clear()
-            self._resumes_until = math.inf
+            self._resumes_until = heard + ENDED_TENURE_SECONDS
         self._expected = self.incarnation if outcome is HeartbeatOutcome.DEAD else 0
         self._lost()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
-import anyio
 import attrs
 
 from stateful_route._deadline import within
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from stateful_route.server.heart import Heart
     from stateful_route.server.turns import Turn
     from stateful_route.store.port import Store
+
+# Links of uids that are held, and releases without an answer, that are looked at with each heartbeat.
+_LOOKS, _SETTLED = 100, 16
 
 # Uids that are claimed again at the same time after the store was lost: a hundred pods that do so keep it busy, and let
 # it answer within a few milliseconds.
@@ -52,10 +56,15 @@ class Owned:
         self._handles: dict[str, Ownership] = {}
         self._turns = Turns()
         self._claiming = SingleFlight[tuple[str, bool, int], Ownership]()
-        self._unsure: dict[str, int | None] = {}
-        """The epochs of releases that were not answered."""
+        self._unsure: dict[str, set[int]] = {}
+        """The epochs of releases that were sent, and for which nothing shows yet that they can end nothing more."""
         self._unsure_claims: set[str] = set()
         """The uids that are held, and for which a claim was not answered since."""
+        self._unclaimed: set[str] = set()
+        """The uids that could not be claimed again when that was tried last."""
+        self._to_look_at: list[str] = []
+        self.left_behind = 0
+        """How many handles were left in an older life after ``reclaim`` had passed them."""
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -91,21 +100,26 @@ class Owned:
             return await self._claim_in_turn(uid, turn, steal_temporary=steal_temporary)
 
     async def _claim_in_turn(self, uid: str, turn: Turn, *, steal_temporary: bool = False) -> Ownership:
-        await self._settle_release(uid)
-        while True:
-            owner = self.heart.life()
+        await self._settle_releases(uid)
+        handle = None
+        try:
+            while True:
+                owner = self.heart.life()
 
-            async def ask(_: LinkChange | None = None, owner: PodLife = owner) -> LinkChange:
-                return await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
+                async def claim(owner: PodLife = owner) -> LinkChange:
+                    return await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
 
-            handle = self._note(uid, owner, await self._ask(uid, turn, ask, again=ask))
-            if self._is_present(owner):
-                return handle
+                handle = self._note(uid, owner, await self._ask(uid, turn, claim))
+                if self._is_present(owner):
+                    return handle
+        except BaseException:
+            self.left_behind += handle is not None and handle.held
+            raise
 
     async def assign(self, uid: str) -> LinkChange:
         """Make the link of the uid this pod's by force. While the outcome is unknown the uid is not owned."""
         async with within(self._deadline, "assign"), self._turns.take(uid) as turn:
-            await self._settle_release(uid)
+            await self._settle_releases(uid)
             owner = self.heart.life()
 
             async def assign() -> LinkChange:
@@ -115,12 +129,12 @@ class Owned:
                 return attrs.evolve(answer, link=await self._store.get_link(self._key(uid)))
 
             try:
-                answer = await self._ask(uid, turn, assign, again=look)
+                answer = await self._ask(uid, turn, assign, look=look)
             except BaseException:
                 self.forget(uid)
                 raise
             if self._is_present(owner):
-                self._note(uid, owner, answer)
+                self._note(uid, owner, answer, tells_end=False)
             else:
                 self.forget(uid)
             return answer
@@ -160,91 +174,143 @@ class Owned:
 
     async def release(self, handle: Ownership, grace: float) -> bool:
         """Give up the uid of the handle; return whether the link was still that of the handle."""
+        epoch = self._give_up(handle, handle.epoch)  # before the turn: what is next in it may be long in coming
         async with within(self._deadline, "release"), self._turns.take(handle.uid):
-            now = self._handles.get(handle.uid)
-            epoch = handle.epoch
-            if now is not None and (now.epoch == epoch or now.continues(handle)):
-                epoch = now.epoch
-                self.forget(handle.uid)
-            return (await self._release(handle.uid, self.pod_index, epoch, grace)).done
+            epoch = self._give_up(handle, epoch)
+            return epoch is not None and (await self._release(handle.uid, self.pod_index, epoch, grace)).done
 
-    async def _release(self, uid: str, pod_index: int, epoch: int | None, grace: float) -> LinkChange:
-        earlier = uid in self._unsure  # an earlier release, which may be on its way whatever becomes of this one
+    def _give_up(self, handle: Ownership, epoch: int | None) -> int | None:
+        """Forget the uid if what is held now is the tenure of the handle; return the epoch that it has now."""
+        now = self._handles.get(handle.uid)
+        if now is None or not (now.epoch == epoch or now.continues(handle)):
+            return epoch
+        self.forget(handle.uid)
+        return now.epoch
+
+    async def _release(self, uid: str, pod_index: int, epoch: int, grace: float) -> LinkChange:
+        pending = self._unsure.get(uid, set()) if pod_index == self.pod_index else set()
         if pod_index == self.pod_index:
-            self._unsure[uid] = epoch
+            self._unsure[uid] = pending | {epoch}
         try:
             answer = await self._store.release(self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace)
         except StoreError as error:
-            if not (error.maybe_applied or earlier):
-                self._unsure.pop(uid, None)
+            if not error.maybe_applied:
+                self._keep_unsure(uid, pending)
             raise
-        # A link in grace keeps its epoch: the earlier release would end a claim that revives it.
-        if not (earlier and answer.link is not None and answer.link.epoch == epoch):
-            self._unsure.pop(uid, None)
+        # An earlier release may still arrive. It ends nothing any more, unless the link has the epoch that it names, as
+        # one in grace has, which a claim would revive.
+        self._keep_unsure(uid, pending & {None if answer.link is None else answer.link.epoch})
         return answer
 
-    async def _settle_release(self, uid: str) -> None:
+    def _keep_unsure(self, uid: str, epochs: set[int]) -> None:
+        if epochs:
+            self._unsure[uid] = epochs
+        else:
+            self._unsure.pop(uid, None)
+
+    async def _settle_releases(self, uid: str) -> None:
         """Release again what was released without an answer, within a turn.
 
         It may still be on its way, and would end a claim that found the same epoch. After this the epoch is another.
         """
-        if uid in self._unsure:
-            await self._release(uid, self.pod_index, self._unsure[uid], 0.0)
+        while epochs := self._unsure.get(uid):
+            await self._release(uid, self.pod_index, max(epochs), 0.0)
+
+    async def settle(self, most: int) -> None:
+        """Release again what was released without an answer, of so many uids at most: nobody else may ever do so."""
+        for uid in list(self._unsure)[:most]:
+            async with within(self._deadline, "release"), self._turns.take(uid):
+                await self._settle_releases(uid)
 
     async def reclaim(self) -> None:
         """Claim all that was held in an older life again, 16 at a time; what another pod has by now is lost.
 
+        What is not answered is left to the next time, when it comes last; if nothing is answered, so is the rest.
+
         Raises:
-            StoreError: if the store did not answer.
+            StoreError: if something was not answered; the first error.
             LifecycleError: if this process owns nothing for good.
 
         """
-        waiting = deque(self.uids)
-        failed: list[StoreError | LifecycleError] = []
+        waiting = deque(sorted(self.uids, key=self._unclaimed.__contains__))
+        self._unclaimed.clear()
+        failed: list[StoreError] = []
+        claimed = 0
 
         async def work() -> None:
-            while waiting and not failed:
+            nonlocal claimed
+            while waiting and (claimed or len(failed) < _RECLAIMS):
+                uid = waiting.popleft()
                 try:
-                    await self._reclaim(waiting.popleft())
-                except (StoreError, LifecycleError) as error:
+                    claimed += await self._reclaim(uid)
+                except StoreError as error:
                     failed.append(error)
+                    self._unclaimed.add(uid)
+                except LifecycleError:
+                    return
 
-        async with anyio.create_task_group() as group:
+        async with asyncio.TaskGroup() as group:
             for _ in range(min(_RECLAIMS, len(waiting))):
-                group.start_soon(work)
+                group.create_task(work())
+        self.heart.check_not_ended()
         if failed:
             raise failed[0]
 
-    async def _reclaim(self, uid: str) -> None:
+    async def _reclaim(self, uid: str) -> bool:
+        """Claim a uid again; return whether there was something to claim."""
         async with within(self._deadline, "claim"), self._turns.take(uid, claims=True) as turn:
             handle = self._handles.get(uid)
-            if handle is not None and handle.incarnation != self.heart.incarnation:
-                try:
-                    await self._claim_in_turn(uid, turn)
-                except StoreProtocolError:  # it would be no other one the next time
-                    self.forget(uid)
+            if handle is None or not handle.held or handle.incarnation == self.heart.incarnation:
+                return False
+            try:
+                await self._claim_in_turn(uid, turn)
+            except StoreProtocolError:  # it would be no other one the next time
+                self.forget(uid)
+            return True
 
-    async def verify(self, uids: Sequence[str]) -> None:
+    async def look_after(self) -> None:
+        """Do what need not be done at once, and must be some day: settle releases, and look at the next 100 links.
+
+        An announcement may be missed, and a store may lose a link without one: two pods may own then, for as long as it
+        takes to look at all links once.
+        """
+        with contextlib.suppress(StoreError):
+            await self.settle(_SETTLED)
+        if not self._to_look_at:
+            self._to_look_at = self.uids
+        some, self._to_look_at = self._to_look_at[:_LOOKS], self._to_look_at[_LOOKS:]
+        await self.verify([uid for uid in some if uid in self._handles])
+
+    async def verify(self, uids: Sequence[str]) -> list[str]:
         """Look at the links of uids that are held, and lose those that are not this pod's any more.
 
-        Raises:
-            StoreError: if the store did not answer.
-
+        Return the uids of which that is not known yet: the store did not answer, or another operation is in flight.
         """
+        if not uids:
+            return []
         links = await self._store.get_links(self._server.namespace, uids, self._server.service_name)
+        left = []
         for uid, link in zip(uids, links, strict=True):
             if isinstance(link, StoreProtocolError):
                 self.forget(uid)
-            elif isinstance(link, StoreError):
-                raise link
-            elif not self._agrees(uid, link):
-                await self._verify_in_turn(uid)
+            elif isinstance(link, StoreError) or not (self._agrees(uid, link) or await self._verify_in_turn(uid)):
+                left.append(uid)
+        return left
 
-    async def _verify_in_turn(self, uid: str) -> None:
-        """Look again when no operation on the uid is in flight, whose answer would explain the difference."""
+    async def _verify_in_turn(self, uid: str) -> bool:
+        """Look again while no operation on the uid is in flight; return whether that could be done now."""
+        if self._turns.is_taken(uid):
+            return False
         async with self._turns.take(uid, claims=True):
-            if not self._agrees(uid, await self._store.get_link(self._key(uid))):
+            try:
+                link = await self._store.get_link(self._key(uid))
+            except StoreProtocolError:
+                link = None
+            except StoreError:
+                return False
+            if not self._agrees(uid, link):
                 self.forget(uid)
+        return True
 
     def _agrees(self, uid: str, link: Link | None) -> bool:
         handle = self._handles.get(uid)
@@ -286,9 +352,9 @@ class Owned:
         uid: str,
         turn: Turn,
         operation: Callable[[], Awaitable[LinkChange]],
-        again: Callable[[LinkChange], Awaitable[LinkChange]],
+        look: Callable[[LinkChange], Awaitable[LinkChange]] | None = None,
     ) -> LinkChange:
-        """Return the answer to an operation; if that is overtaken by an invalidation, the answer to ``again``."""
+        """Return the answer to an operation. If an invalidation overtakes it, ``look``, or run the operation again."""
         turn.listen()
         try:
             answer = await operation()
@@ -298,7 +364,7 @@ class Owned:
                 and answer.link.epoch <= turn.invalidated
             ):
                 turn.listen()
-                looked = await again(answer)
+                looked = await (operation() if look is None else look(answer))
                 if looked.link is None or looked.link.epoch != answer.link.epoch:
                     answer = looked
         except BaseException as error:
@@ -311,13 +377,16 @@ class Owned:
         """Whether the life that asked is the present one; if none comes after it, its answer counts all the same."""
         return self.heart.ended or self.heart.incarnation == owner.incarnation
 
-    def _note(self, uid: str, owner: PodLife, answer: LinkChange) -> Ownership:
-        """Take in what the store answered, within a turn."""
+    def _note(self, uid: str, owner: PodLife, answer: LinkChange, *, tells_end: bool = True) -> Ownership:
+        """Take in what the store answered, within a turn; ``tells_end`` is whether it would tell of an ended tenure."""
         before = self._handles.get(uid)
-        resumed = before if before is not None and self._continues(before, owner, answer) else None
+        resumed = None
+        if before is not None and self._continues(before, owner, answer, tells_end=tells_end):
+            resumed = before
         inherited = answer.outcome is Outcome.INHERITED and resumed is None
         handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=resumed)
         if handle.held and before is not None and before.held and before.epoch == handle.epoch:
+            self._unsure_claims.discard(uid)
             return before
         self.forget(uid)
         if self.heart.ended:
@@ -327,7 +396,7 @@ class Owned:
             self.placed_total += resumed is None
         return handle
 
-    def _continues(self, before: Ownership, owner: PodLife, answer: LinkChange) -> bool:
+    def _continues(self, before: Ownership, owner: PodLife, answer: LinkChange, *, tells_end: bool) -> bool:
         """Whether an answer that this pod has the uid goes on with a handle that is held, with nobody in between.
 
         The link tells it, or the mark of the last tenure that ended, if they have the epoch of the handle. Or the store
@@ -341,7 +410,8 @@ class Owned:
         if answer.ended is not None:
             return answer.ended == before.epoch
         return (
-            (previous is None or self.heart.is_own(previous.pod_index, previous.incarnation))
+            tells_end
+            and (previous is None or self.heart.is_own(previous.pod_index, previous.incarnation))
             and before.uid not in self._unsure_claims
             and self.heart.may_resume(before.incarnation)
         )

@@ -51,6 +51,10 @@ class Turns:
         turn = self._turns.get(uid)
         return 0 if turn is None else turn.changes
 
+    def is_taken(self, uid: str) -> bool:
+        """Whether an operation on the uid runs, or waits for its turn."""
+        return uid in self._turns
+
     @contextlib.asynccontextmanager
     async def take(self, uid: str, *, claims: bool = False) -> AsyncIterator[Turn]:
         """Wait for the turn of the uid, and hold it; the order is that of the calls."""

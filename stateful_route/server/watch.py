@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._listening import ListeningTask
-from stateful_route.errors import LifecycleError
+from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import LinkAnnouncement
 from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
     from random import Random
 
-    from stateful_route.errors import StoreError
     from stateful_route.models import Announcement, ServerInfo
     from stateful_route.server.heart import Heart
     from stateful_route.server.owned import Owned
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stateful_route")
 
+# Links that are looked at together, and the seconds until those are looked at again that could not be.
 _SLICE = 1000
+_PAUSE = 0.05, 1.0
 
 
 class Watch(ListeningTask):
@@ -30,6 +32,7 @@ class Watch(ListeningTask):
 
     A link that another pod got by force is lost within the time of a message; a word about this pod makes it ask at
     once whether it is still the one. After a time in which nothing was heard, all links that are held are looked at.
+    Another task does that: no announcement waits for a link that cannot be looked at.
     """
 
     def __init__(
@@ -41,39 +44,45 @@ class Watch(ListeningTask):
         self._heart = heart
         self._owned = owned
         self._deaf = False
+        self._doubtful: dict[str, None] = {}
+        """The uids whose links are to be looked at, in that order."""
+        self._in_doubt = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Watch of pod {self._server.pod_index} of {self._server.service_name!r}>"
 
+    def start(self) -> None:
+        """Begin to listen."""
+        super().start()
+        self._looking = asyncio.create_task(self._look(), name=f"stateful_route {self!r} looks")
+
+    async def stop(self) -> None:
+        """Stop listening, and wait until that has ended."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await super().stop()
+
     async def _begin(self) -> None:
-        """Look at all that is held, and only then count as hearing."""
+        """Have all looked at that is held, unless the store has lost this life: then all is claimed again."""
         self._owned.invalidate_in_flight()
-        await self._look()
+        incarnation = self._heart.incarnation
+        if self._owned.uids:
+            with contextlib.suppress(LifecycleError):  # superseded: it was logged, and all is lost
+                await self._heart.publish()
+        if incarnation == self._heart.incarnation:
+            self._doubt(*self._owned.uids)
         if self._deaf:
             _log.info("%s hears announcements again", name_of(self._server))
         self._deaf = False
-
-    async def _look(self) -> None:
-        """Look at all that is held. If the store has lost this life, that comes first: then all is claimed again."""
-        uids = self._owned.uids
-        if not uids:
-            return
-        incarnation = self._heart.incarnation
-        try:
-            await self._heart.publish()
-        except LifecycleError:  # superseded: it was logged, and all is lost
-            return
-        if incarnation != self._heart.incarnation:
-            return
-        for start in range(0, len(uids), _SLICE):
-            await self._owned.verify(uids[start : start + _SLICE])
 
     async def _take_in(self, announcement: Announcement) -> None:
         server = self._server
         if isinstance(announcement, LinkAnnouncement):
             key = announcement.key
             if key.service_name == server.service_name and self._owned.invalidate(key.uid, announcement.epoch):
-                await self._owned.verify([key.uid])
+                self._doubt(key.uid)
         elif (announcement.service_name, announcement.pod_index) == (server.service_name, server.pod_index) and (
             announcement.incarnation > self._heart.incarnation or announcement.state == "DEAD"
         ):
@@ -84,3 +93,28 @@ class Watch(ListeningTask):
         if not self._deaf:
             _log.warning("%s hears no announcements: %s", name_of(self._server), error)
         self._deaf = True
+
+    def _doubt(self, *uids: str) -> None:
+        self._doubtful.update(dict.fromkeys(uids))
+        self._in_doubt.set()
+
+    async def _look(self) -> None:
+        """Look at the links that are in doubt; at those that cannot be looked at, again after the others."""
+        pause, longest = _PAUSE
+        while True:
+            await self._in_doubt.wait()
+            self._in_doubt.clear()
+            while self._doubtful:
+                uids = list(self._doubtful)[:_SLICE]
+                for uid in uids:
+                    del self._doubtful[uid]
+                left = await self._owned.verify([uid for uid in uids if self._owned.held(uid) is not None])
+                self._doubtful.update(dict.fromkeys(left))
+                if len(left) == len(self._doubtful) > 0:  # nothing else is to be done meanwhile
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self._in_doubt.wait()
+                    self._in_doubt.clear()
+                    pause = min(2 * pause, longest)
+                else:
+                    pause = _PAUSE[0]

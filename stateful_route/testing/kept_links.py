@@ -69,8 +69,12 @@ def _next(previous: int | None, now: Moment) -> int:
     return now.us if previous is None else max(previous + 1, now.us)
 
 
-def _new(before: _Entry | None, owner: PodLife, kind: LinkKind, ends_ms: float, now: Moment) -> _Entry:
-    return _Entry(owner, _next(before.epoch if before else None, now), kind, ends_ms)
+def _new(
+    before: _Entry | None, owner: PodLife, kind: LinkKind, ends_ms: float, now: Moment, last: int | None = None
+) -> _Entry:
+    """Return a link for a new owner: its epoch is above that of the link before, and of the one that ended last."""
+    epochs = [epoch for epoch in (before.epoch if before else None, last) if epoch is not None]
+    return _Entry(owner, _next(max(epochs, default=None), now), kind, ends_ms)
 
 
 def _place(
@@ -99,8 +103,8 @@ def _confirm(before: _Entry) -> _Decision:
     return Outcome.CONFIRMED, attrs.evolve(before, kind=LinkKind.PERSISTENT, ends_ms=_NEVER)
 
 
-def _claim(before: _Entry | None, owner: PodLife, now: Moment, *, steal_temporary: bool) -> _Decision:
-    taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now)
+def _claim(before: _Entry | None, owner: PodLife, now: Moment, *, steal_temporary: bool, last: int | None) -> _Decision:
+    taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now, last)
     if before is None:
         return Outcome.CREATED, taken
     if before.owner == owner:
@@ -113,12 +117,14 @@ def _claim(before: _Entry | None, owner: PodLife, now: Moment, *, steal_temporar
     return Outcome.REFUSED, before
 
 
-def _assign(before: _Entry | None, owner: PodLife, expected_epoch: int | None, now: Moment) -> _Decision:
+def _assign(
+    before: _Entry | None, owner: PodLife, expected_epoch: int | None, now: Moment, last: int | None
+) -> _Decision:
     if expected_epoch is not None and (before is None or before.epoch != expected_epoch):
         return Outcome.REFUSED, before
     if before is not None and before.owner == owner:
         return _confirm(before)
-    taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now)
+    taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now, last)
     return (Outcome.CREATED if before is None else Outcome.REPLACED), taken
 
 
@@ -210,16 +216,20 @@ class KeptLinks:
 
     def claim(self, key: LinkKey, owner: PodLife, now: Moment, *, steal_temporary: bool) -> Written:
         """Make a link persistent for ``owner``, if there is none or it is its own."""
-        decision = _claim(self._before(key, now), owner, now, steal_temporary=steal_temporary)
+        last = self._last_ended(key, now)
+        decision = _claim(self._before(key, now), owner, now, steal_temporary=steal_temporary, last=last)
         change, outdated = self._write(key, decision, now)
-        epoch, until_ms = self._ended.get(key, (0, 0))
-        if change.outcome in _TOLD and now.ms < until_ms:
-            change = attrs.evolve(change, ended=epoch)
+        if change.outcome in _TOLD:
+            # What begins now is a tenure of its own: should its link be lost, that one was not the last.
+            self._ended.pop(key, None)
+            if change.outcome is not Outcome.OVERWRITTEN:
+                change = attrs.evolve(change, ended=last)
         return change, outdated
 
     def assign(self, key: LinkKey, owner: PodLife, expected_epoch: int | None, now: Moment) -> Written:
         """Make a link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
-        return self._write(key, _assign(self._before(key, now), owner, expected_epoch, now), now)
+        last = self._last_ended(key, now)
+        return self._write(key, _assign(self._before(key, now), owner, expected_epoch, now, last), now)
 
     def release(
         self,
@@ -259,6 +269,11 @@ class KeptLinks:
             self._links[key] = after
         self._mark_ended(key, found, change.outcome, after, now)
         return change, _outdated(found, after)
+
+    def _last_ended(self, key: LinkKey, now: Moment) -> int | None:
+        """Return the epoch of the link that ended last, if that was of late."""
+        epoch, until_ms = self._ended.get(key, (0, 0))
+        return epoch if now.ms < until_ms else None
 
     def _mark_ended(
         self, key: LinkKey, before: _Entry | _Poison | None, outcome: Outcome, after: _Entry | None, now: Moment

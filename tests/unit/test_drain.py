@@ -592,7 +592,7 @@ class TestReclaim:
             store._pods.clear()
             store.fail_with(AWAY, "claim")
             await pod._heart.beat()
-            await eventually(lambda: pod._reclaiming is not None and pod._reclaiming.done())
+            await eventually(lambda: pod._reclaim._task is not None and pod._reclaim._task.done())
             store.fail_with(None)
             await pod._heart.beat()
 

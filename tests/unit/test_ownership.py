@@ -580,7 +580,7 @@ class TestEmptiedStore:
             await store.wait_held()
             (during,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
-            await eventually(lambda: not pod._is_reclaiming)
+            await eventually(lambda: not pod._reclaim.pending)
             await pod._heart.beat()
             (after,) = (await store.read_pods("prod", "room")).pods
 

@@ -16,7 +16,7 @@ if link and is_owner(link, ARGV[2], ARGV[3]) then
   write_link(link)
   return reply('confirmed', link)
 end
-local assigned = new_link('p', ARGV[2], ARGV[3], -1, link)
+local assigned = new_link('p', ARGV[2], ARGV[3], -1, link, last_ended())
 if link and link.kind == 'p' then mark_ended(link, 0) end
 write_new_link(assigned, link, unreadable)
 return reply(link and 'replaced' or created(unreadable), assigned, link)

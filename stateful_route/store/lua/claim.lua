@@ -5,23 +5,26 @@
 -- returns: outcome ttl_ms previous kind pod incarnation epoch ended?, in a line
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged"
--- cost: 1 command if nothing changes, 7 otherwise if it is the only link of its uid
+-- cost: 1 command if nothing changes, 7 or 8 otherwise if it is the only link of its uid
 -- include: value
 -- include: index
 -- include: link
 local link, unreadable = read_link(value)
 
--- The epoch of the link of the uid that ended last, if that was of late.
-local function ended()
-  local epoch = redis.pcall('GET', KEYS[3])
-  return type(epoch) == 'string' and string.match(epoch, '^%d+$') and ' ended:' .. epoch or ''
+-- Tells which link of the uid ended last, if that was of late. The mark goes: what begins now is a tenure of its own, and
+-- should its link be lost, that one was not the last.
+local last = nil
+local function told()
+  if last then redis.call('DEL', KEYS[3]) end
+  return last and not unreadable and ' ended:' .. last or ''
 end
 
 if link and is_owner(link, ARGV[2], ARGV[3]) then
   if link.kind == 'p' then return reply('unchanged', link) end
+  last = last_ended()
   link.kind = 'p'
   write_link(link)
-  return reply('confirmed', link) .. ended()
+  return reply('confirmed', link) .. told()
 end
 local outcome = created(unreadable)
 if link then
@@ -33,6 +36,7 @@ if link then
     outcome = 'replaced'
   end
 end
-local claimed = new_link('p', ARGV[2], ARGV[3], -1, link)
+last = last_ended()
+local claimed = new_link('p', ARGV[2], ARGV[3], -1, link, last)
 write_new_link(claimed, link, unreadable)
-return reply(outcome, claimed, link) .. ended()
+return reply(outcome, claimed, link) .. told()

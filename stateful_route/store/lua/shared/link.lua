@@ -63,9 +63,16 @@ local function mark_ended(link, grace_ms)
   redis.call('SET', KEYS[3], link.epoch, 'PX', integer(ENDED_MS + grace_ms))
 end
 
--- A link for a new owner: its epoch is above that of the link before.
-local function new_link(kind, pod, incarnation, left_ms, before)
+-- Returns the epoch of the link of the uid that ended last, if that was of late, or nil.
+local function last_ended()
+  local epoch = redis.pcall('GET', KEYS[3])
+  return type(epoch) == 'string' and #epoch <= 16 and string.match(epoch, '^%d+$') or nil
+end
+
+-- A link for a new owner: its epoch is above that of the link before, and of the one that ended last if that is given.
+local function new_link(kind, pod, incarnation, left_ms, before, last)
   local epoch = now_us
+  if last and tonumber(last) >= tonumber(epoch) then epoch = integer(last + 1) end
   if before and tonumber(before.epoch) >= tonumber(epoch) then epoch = integer(before.epoch + 1) end
   return { kind = kind, pod = pod, incarnation = incarnation, epoch = epoch, more = '', left_ms = left_ms }
 end
