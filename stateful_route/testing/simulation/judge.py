@@ -1,0 +1,286 @@
+"""What must hold at every step of a simulated run, and what explains that for a moment it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from stateful_route.models import Link, LinkChange, LinkKey, LinkKind
+from stateful_route.testing.simulation.store import run_now
+
+if TYPE_CHECKING:
+    from stateful_route.server.ownership import Ownership
+    from stateful_route.testing.simulation.loop import Machine
+    from stateful_route.testing.simulation.processes import PodProcess
+    from stateful_route.testing.simulation.store import Request, StoreServer
+    from stateful_route.testing.simulation.trace import Trace
+
+_ENDS = frozenset({"place", "place_links", "claim", "release", "assign"})
+_FORCES = frozenset({"assign", "release"})
+
+
+@attrs.frozen
+class Violation:
+    """Something that must not be: which invariant, when, and what was seen."""
+
+    invariant: str
+    at: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} at {self.at:.6f} s: {self.text}"
+
+
+@attrs.define
+class _Forced:
+    at: float
+    by: str
+    until: float
+
+
+@attrs.frozen
+class _Was:
+    """Who held a link from a time on; ``ends`` is when it ends by itself, by the time of the simulation."""
+
+    at: float
+    pod_index: int | None
+    epoch: int
+    ends: float
+
+
+class Judge:
+    """Looks at all handles of all machines that were not killed.
+
+    A machine that stands still is judged as any other, by what its handles would say if it ran now: it may go on at any
+    moment. Two handles that are owned for one uid are a violation unless the store lost something, or somebody who did
+    not own the link changed it by force (``set_linked_pod``, ``remove_linked_pod``), not longer ago than it takes the
+    owner to hear of it; and then the epochs must differ.
+    """
+
+    def __init__(self, server: StoreServer, uids: list[str], service: tuple[str, str], trace: Trace) -> None:
+        """Judge what happens to these uids of one service."""
+        self.server = server
+        self.loop = server.loop
+        self.uids = uids
+        self.keys = {uid: LinkKey(service[0], uid, service[1]) for uid in uids}
+        self.trace = trace
+        self.violation: Violation | None = None
+        self.pods: list[PodProcess] = []
+        self.bound = 5.0
+        """Seconds in which an owner hears of a forced change, if nothing is wrong with its machine or the store."""
+        self.bound_of_loss = 10.0
+        """Seconds in which all agree again after the store has lost something."""
+        self.bound_of_cache = 5.0
+        self.bound_of_degraded = 10.0
+        self.lost_until = 0.0
+        self.clock_went_back = False
+        self.clock_stepped_until = 0.0
+        self.troubled: dict[str, float] = {}
+        """Until when something was wrong with a machine, or with the store as it sees it."""
+        self.ledger: dict[str, int] = dict.fromkeys(uids, 0)
+        self.forced: dict[str, _Forced] = {}
+        self.history: dict[str, list[_Was]] = {uid: [_Was(0.0, None, 0, 1e18)] for uid in uids}
+        self.serves = 0
+        self._top: dict[str, tuple[int, str]] = {}
+        self._owners: dict[str, dict[PodProcess, Ownership]] = {uid: {} for uid in uids}
+        server.before = self._before
+        server.after = self._after
+
+    def violate(self, invariant: str, text: str) -> None:
+        """Note that something is wrong, and end the run."""
+        if self.violation is None:
+            self.violation = Violation(invariant, self.loop.now, text)
+            self.trace.note("VIOLATION", "", f"{invariant}: {text}")
+            self.loop.stop()
+
+    def trouble(self, machine: Machine, seconds: float) -> None:
+        """Take in that something is wrong with a machine for so long."""
+        self.troubled[machine.name] = max(self.troubled.get(machine.name, 0.0), self.loop.now + seconds)
+
+    def lost(self, away: float) -> None:
+        """Take in that the store has lost something, and is away for so long."""
+        self.lost_until = max(self.lost_until, self.loop.now + away)
+
+    # -- ownership
+
+    def look_at(self, pod: PodProcess) -> None:
+        """Look at what a pod owns after it has made a step."""
+        driver = pod.driver
+        if driver is None:
+            return
+        for uid in self.uids:
+            handle = driver.owned(uid)
+            owners = self._owners[uid]
+            if handle is None:
+                if pod in owners:
+                    del owners[pod]
+                    self.trace.note(pod.name, "ceases to own", uid)
+                continue
+            if owners.get(pod) is not handle:
+                owners[pod] = handle
+                self.trace.note(pod.name, "owns", f"{uid} at epoch {handle.epoch}")
+                self._check_epoch(uid, pod, handle)
+            if len(owners) > 1:
+                self._check_owners(uid)
+
+    def _check_epoch(self, uid: str, pod: PodProcess, handle: Ownership) -> None:
+        epoch = handle.epoch or 0
+        top, who = self._top.get(uid, (0, ""))
+        if epoch == top and who != pod.name:
+            self.violate("one epoch, one owner", f"{uid} is owned at epoch {epoch} by {pod.name}, and was by {who}")
+        elif epoch < top and not (self.clock_went_back or self.lost_until):
+            self.violate("epochs rise", f"{uid} is owned by {pod.name} at epoch {epoch}, after {who} at {top}")
+        if epoch > top:
+            self._top[uid] = epoch, pod.name
+
+    def _check_owners(self, uid: str) -> None:
+        owners = self.owners(uid)
+        if len(owners) < 2:
+            return
+        epochs = [handle.epoch for _, handle in owners]
+        what = f"{uid} is owned by " + " and ".join(f"{pod.name} at epoch {handle.epoch}" for pod, handle in owners)
+        if len(set(epochs)) < len(epochs):
+            self.violate("one epoch, one owner", what)
+        elif not self.excused(uid, [pod for pod, _ in owners]):
+            self.violate("one owner", what + self._since(uid))
+
+    def owners(self, uid: str) -> list[tuple[PodProcess, Ownership]]:
+        """Return who would serve a uid now."""
+        found = []
+        for pod, handle in tuple(self._owners[uid].items()):
+            if pod.machine.alive and handle.is_owned():
+                found.append((pod, handle))
+            elif not pod.machine.alive:
+                del self._owners[uid][pod]
+        return found
+
+    def excused(self, uid: str, pods: list[PodProcess]) -> bool:
+        """Whether a loss or a forced change explains that more than one owns."""
+        now = self.loop.now
+        troubled = max([0.0, *(self.troubled.get(pod.machine.name, 0.0) for pod in pods)])
+        if self.lost_until and now < max(self.lost_until, troubled) + self.bound_of_loss:
+            return True
+        if now < self.clock_stepped_until:
+            return True
+        forced = self.forced.get(uid)
+        return forced is not None and now < max(forced.at, troubled) + self.bound
+
+    def _since(self, uid: str) -> str:
+        forced = self.forced.get(uid)
+        if forced is None:
+            return ""
+        return f"; {forced.by} changed it by force {self.loop.now - forced.at:.3f} s ago"
+
+    # -- memory
+
+    def served(self, pod: PodProcess, handle: Ownership, version: int) -> int:
+        """Take in that a pod serves a uid from its memory; return what it remembers from now on."""
+        uid = handle.uid
+        self.serves += 1
+        owners = self.owners(uid)
+        if len(owners) > 1:
+            self._check_owners(uid)
+        known = self.ledger[uid]
+        if version != known and not self.excused(uid, [pod, *(other for other, _ in owners)]) and not pod.torn(uid):
+            self.violate(
+                "memory is never stale",
+                f"{pod.name} serves {uid} at epoch {handle.epoch} from a memory of write {version}; the last is {known}",
+            )
+        pod.served_in_peace(uid)
+        if version != known or len(owners) > 1:
+            for other, _ in owners:  # what each misses of the others is explained, and loaded by none
+                other.tear(uid)
+        self.ledger[uid] = known + 1
+        return known + 1
+
+    # -- the store
+
+    def link(self, uid: str) -> Link | None:
+        """Return the link in the store."""
+        found = run_now(self.server.core.get_link(self.keys[uid]))
+        return found if isinstance(found, Link) else None
+
+    def _before(self, request: Request) -> None:
+        self._links_before: dict[str, Link | None] = {}
+        if request.name in _ENDS:
+            for uid in _uids_of(request):
+                if uid in self.keys:
+                    self._links_before[uid] = self.link(uid)
+
+    def _after(self, request: Request, answer: Any) -> None:
+        self.trace.request("applied", request, answer)
+        for uid, before in self._links_before.items():
+            change = answer[0] if isinstance(answer, list) else answer
+            if not isinstance(change, LinkChange):
+                continue
+            after = self.link(uid) if change.done or request.name.startswith("place") else before
+            self._note(uid, after)
+            if before is None or before.kind is not LinkKind.PERSISTENT:
+                continue
+            if after is None or after.epoch != before.epoch or after.kind is not LinkKind.PERSISTENT:
+                self._ended(uid, before, request)
+
+    def _ended(self, uid: str, before: Link, request: Request) -> None:
+        """Look at who would serve a link that the store has just ended."""
+        by = request.machine
+        forced = request.name in _FORCES
+        own = any(
+            pod.machine is by and handle.epoch == before.epoch for pod, handle in self._owners[uid].items()
+        ) or by.name in self._held_by(before)
+        if forced and not own:
+            self.forced[uid] = _Forced(self.loop.now, by.name, 0.0)
+        for pod, handle in self.owners(uid):
+            if handle.epoch == before.epoch and not (forced and pod.machine is not by):
+                if self.lost_until and self.loop.now < self.lost_until + self.bound_of_loss:
+                    continue
+                if self.loop.now < self.clock_stepped_until:
+                    continue
+                what = f"{request.name} by {by.name} ends the link of {uid} at epoch {before.epoch}, which {pod.name} owns"
+                self.violate("an owner is not robbed", what)
+
+    def _held_by(self, link: Link) -> set[str]:
+        return {pod.name for pod in self.pods if link.incarnation in pod.lives}
+
+    def _note(self, uid: str, link: Link | None) -> None:
+        now = self.loop.now
+        if link is None:
+            self.history[uid].append(_Was(now, None, 0, 1e18))
+        else:
+            ends = 1e18 if link.ttl is None else now + link.ttl
+            self.history[uid].append(_Was(now, link.pod_index, link.epoch, ends))
+
+    def note_all(self) -> None:
+        """Look at all links, after something happened to the store itself."""
+        for uid in self.uids:
+            self._note(uid, self.link(uid))
+
+    # -- caches
+
+    def cached(self, client: str, uid: str, pod_index: int) -> None:
+        """Take in that a client routed a uid by its cache alone."""
+        now = self.loop.now
+        since = now - self.bound_of_cache
+        troubled = self.troubled.get(client, 0.0)
+        if now < troubled + self.bound_of_cache:
+            since -= self.bound_of_degraded
+        later = now
+        for was in reversed(self.history[uid]):
+            if min(later, was.ends) < since:
+                break
+            if was.pod_index == pod_index:
+                return
+            later = was.at
+        if self.clock_stepped_until or (self.lost_until and now < self.lost_until + self.bound_of_loss):
+            return
+        self.violate(
+            "no stale cache",
+            f"{client} routes {uid} to pod {pod_index} by its cache, whose it was not in the last {now - since:.2f} s",
+        )
+
+
+def _uids_of(request: Request) -> list[str]:
+    if request.name == "place_links":
+        return [uid for uid, _ in request.args[1]]
+    key = request.args[0]
+    return [key.uid] if isinstance(key, LinkKey) else []

@@ -1,0 +1,32 @@
+"""What is left inside drivers that have nothing to do any more: only here the simulator looks at their insides."""
+
+# ruff: noqa: SLF001 - that is the job of this module
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stateful_route.client.driver import ClientDriver
+    from stateful_route.server.driver import ServerDriver
+
+
+def leftovers_of_client(driver: ClientDriver) -> str:
+    """Return what is left of calls of a client that has stopped."""
+    left = {
+        "placing": driver._resolver._placing._under_way,
+        "finding": driver._resolver._finding._under_way,
+        "asked": driver._cache._asked,
+        "outdated": driver._cache._outdated,
+        "reading": driver._table._reading._under_way,
+    }
+    return ", ".join(f"{name} {what}" for name, what in left.items() if what)
+
+
+def leftovers_of_pod(driver: ServerDriver, held: str | None = None) -> str:
+    """Return what is left of a pod that has stopped; or whether it holds a uid."""
+    owned = driver._owned
+    if held is not None:
+        handle = owned.held(held)
+        return repr(handle) if handle is not None else ""
+    left = {"turns": owned._turns, "handles": owned._handles}
+    return ", ".join(f"{name} {what}" for name, what in left.items() if what)

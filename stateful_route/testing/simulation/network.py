@@ -1,0 +1,256 @@
+"""A network between simulated machines and a store: late, silent, cut, and in order within one connection only."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from stateful_route.testing.simulation.loop import Machine, VirtualLoop
+
+_APART = 1e-7  # seconds between two things that arrive over one connection
+
+
+@attrs.frozen
+class Latency:
+    """How long a message is on its way, in seconds: a base, an exponential part, and now and then much more."""
+
+    base: float = 0.0005
+    mean: float = 0.0005
+    spikes: float = 0.0
+    """The chance that a message takes up to ``spike`` seconds more; those behind it wait for it."""
+    spike: float = 0.0
+
+    def draw(self, random: Random) -> float:
+        """Return the time of one message."""
+        seconds = self.base + random.expovariate(1.0) * self.mean
+        if self.spikes and random.random() < self.spikes:
+            seconds += random.random() * self.spike
+        return seconds
+
+
+class Channel:
+    """One direction of a connection: what is sent arrives late, and in its order."""
+
+    def __init__(self, loop: VirtualLoop, latency: Latency, arrive: Callable[[Any], object]) -> None:
+        """Call ``arrive`` with each thing that was sent."""
+        self._loop = loop
+        self._latency = latency
+        self._arrive = arrive
+        self._last = 0.0
+        self._sent = 0
+        self._arrived = 0
+        self._cut_after: int | None = None
+        self._held_until = 0.0
+        self._held: deque[tuple[int, Any]] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        """How many things were sent and have not arrived."""
+        return self._sent - self._arrived
+
+    def send(self, item: Any) -> None:
+        """Send something; nothing is sent over a channel that was cut."""
+        if self._cut_after is not None:
+            return
+        self._sent += 1
+        loop = self._loop
+        self._last = max(loop.now + self._latency.draw(loop.random), self._last + _APART)
+        loop.at(self._last, self._come, self._sent, item)
+
+    def hold(self, seconds: float) -> None:
+        """Let nothing arrive for so long; then all of it does, in its order."""
+        until = self._loop.now + seconds
+        if until > self._held_until:
+            self._held_until = until
+            self._loop.at(until, self._let_go, until)
+
+    def cut(self, delivered: int) -> None:
+        """Lose all but the first ``delivered`` things that are in flight, and what is sent from now on."""
+        if self._cut_after is None or self._cut_after > self._arrived + delivered:
+            self._cut_after = self._arrived + delivered
+
+    def _come(self, number: int, item: Any) -> None:
+        if self._held or self._held_until > self._loop.now:
+            self._held.append((number, item))
+        else:
+            self._take(number, item)
+
+    def _take(self, number: int, item: Any) -> None:
+        self._arrived = number
+        if self._cut_after is None or number <= self._cut_after:
+            self._arrive(item)
+
+    def _let_go(self, until: float) -> None:
+        if until != self._held_until:
+            return
+        self._held_until = 0.0
+        self._let_next_go()
+
+    def _let_next_go(self) -> None:
+        if self._held and self._held_until <= self._loop.now:
+            self._take(*self._held.popleft())
+            if self._held:
+                self._loop.after(_APART + self._loop.random.random() * self._latency.mean, self._let_next_go)
+
+
+_LOST = object()
+
+
+class Connection:
+    """A connection of a machine to the store.
+
+    ``to_store`` gets what the machine sends; ``to_machine`` is called on the machine with what the store answers, and
+    ``lost`` once, when the machine learns that the connection is gone.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        machine: Machine,
+        kind: str,
+        to_store: Callable[[Connection, Any], object],
+    ) -> None:
+        """Open a connection; what is sent over it tells whether it is any good."""
+        self.network = network
+        self.machine = machine
+        self.kind = kind
+        self.number = network.loop.next_number()
+        self.to_machine: Callable[[Any], object] = _ignore
+        self.lost: Callable[[], object] = _nothing
+        self.open = True
+        """Whether the store may still answer over it."""
+        self.closed_here = False
+        self.up = Channel(network.loop, network.latency, lambda item: to_store(self, item))
+        self.down = Channel(network.loop, network.latency, self._deliver)
+        network.connections.append(self)
+
+    def __repr__(self) -> str:
+        return f"{self.machine.name}/{self.kind}{self.number}"
+
+    def send(self, item: Any) -> None:
+        """Send something to the store."""
+        if not self.closed_here:
+            self.up.send(item)
+
+    def answer(self, item: Any) -> None:
+        """Send something to the machine."""
+        if self.open:
+            self.down.send(item)
+
+    def close(self) -> None:
+        """Close it on the side of the machine. What is in flight may still arrive: some of it, and late."""
+        if self.closed_here:
+            return
+        self.closed_here = True
+        self.network.forget(self)
+        self._lose_some(self.up)
+        self.down.cut(0)
+        self.network.loop.after(0.0, self._end)
+
+    def reset(self, *, told: bool = True) -> None:
+        """Break it: what is in flight arrives or not. ``told`` is whether the machine learns it at once."""
+        if not self.open:
+            return
+        self._lose_some(self.up)
+        if told:
+            self._end()
+            delivered = self._some_of(self.down)
+            self.down.send(_LOST)
+            if delivered < self.down.in_flight - 1:  # the word of it comes instead of what is lost
+                self.down.cut(delivered)
+                self.network.loop.after(self.network.latency.draw(self.network.loop.random), self._deliver, _LOST)
+        else:
+            self._end()
+            self.down.cut(self._some_of(self.down))
+
+    def _end(self) -> None:
+        self.open = False
+        self.network.gone(self)
+
+    def _lose_some(self, channel: Channel) -> None:
+        random = self.network.loop.random
+        channel.cut(self._some_of(channel))
+        if channel.in_flight and random.random() < 0.3:
+            channel.hold(random.random() * self.network.latest)
+
+    def _some_of(self, channel: Channel) -> int:
+        return self.network.loop.random.randint(0, channel.in_flight)
+
+    def _deliver(self, item: Any) -> None:
+        if self.closed_here:
+            return
+        if item is _LOST:
+            self.closed_here = True
+            self.network.forget(self)
+            self.machine.call(self.lost)
+        else:
+            self.machine.call(self.to_machine, item)
+
+
+def _ignore(_: Any) -> None:
+    """Drop what comes before anybody listens."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+class Network:
+    """All connections, and what is wrong with them."""
+
+    def __init__(self, loop: VirtualLoop, latency: Latency, latest: float) -> None:
+        """Deliver after ``latency``; what is sent over a connection that breaks arrives up to ``latest`` later."""
+        self.loop = loop
+        self.latency = latency
+        self.latest = latest
+        self.connections: list[Connection] = []
+        self.gone: Callable[[Connection], object] = _ignore
+        self._cuts: dict[str, list[tuple[float, str, bool, bool]]] = {}
+
+    def connect(self, machine: Machine, kind: str, to_store: Callable[[Connection, Any], object]) -> Connection:
+        """Open a connection of a machine; a silence that covers its kind covers it too."""
+        connection = Connection(self, machine, kind, to_store)
+        for until, kinds, up, down in self._cuts.get(machine.name, ()):
+            if until > self.loop.now and kinds in ("", kind):
+                self._hold(connection, until - self.loop.now, up=up, down=down)
+        return connection
+
+    def forget(self, connection: Connection) -> None:
+        """Forget a connection that is closed on the side of its machine."""
+        if connection in self.connections:
+            self.connections.remove(connection)
+
+    def of(self, machine: Machine, kind: str = "") -> list[Connection]:
+        """Return the connections of a machine."""
+        return [each for each in self.connections if each.machine is machine and kind in ("", each.kind)]
+
+    def silence(
+        self, machine: Machine, seconds: float, kind: str = "", *, up: bool = True, down: bool = True, new: bool = True
+    ) -> None:
+        """Let nothing through from or to a machine for so long; with ``new`` also over connections made meanwhile."""
+        if new:
+            self._cuts.setdefault(machine.name, []).append((self.loop.now + seconds, kind, up, down))
+        for connection in self.of(machine, kind):
+            self._hold(connection, seconds, up=up, down=down)
+
+    def reset(self, machine: Machine, kind: str = "", *, told: bool = True) -> None:
+        """Break the connections of a machine."""
+        for connection in self.of(machine, kind):
+            connection.reset(told=told)
+
+    def kill(self, machine: Machine) -> None:
+        """Break the connections of a machine that was killed: what it sent may still arrive."""
+        for connection in self.of(machine):
+            connection.close()
+
+    def _hold(self, connection: Connection, seconds: float, *, up: bool, down: bool) -> None:
+        if up:
+            connection.up.hold(seconds)
+        if down:
+            connection.down.hold(seconds)

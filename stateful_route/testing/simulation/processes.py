@@ -1,0 +1,414 @@
+"""The processes of a simulated world: an application on the real drivers, with a memory of what it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from stateful_route.client.driver import ClientDriver
+from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError
+from stateful_route.models import RoutingState, ServerInfo
+from stateful_route.server.driver import ServerDriver
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from random import Random
+
+    from stateful_route.config import BaseConfig
+    from stateful_route.server.ownership import Ownership
+    from stateful_route.testing.simulation.judge import Judge
+    from stateful_route.testing.simulation.loop import Machine
+    from stateful_route.testing.simulation.network import Network
+    from stateful_route.testing.simulation.store import SimulatedStore
+
+SERVICE = "room"
+_FOREIGN = "it is another's"
+
+
+@types.coroutine
+def cancelled_at(coro: Coroutine[Any, Any, Any], step: int) -> Generator[Any, Any, Any]:
+    """Run a coroutine, and cancel the task that runs it when it waits for the ``step``-th time."""
+    task = asyncio.current_task()
+    send: Callable[[Any], Any] = coro.send
+    value: Any = None
+    while True:
+        try:
+            awaited = send(value)
+        except StopIteration as end:
+            return end.value
+        step -= 1
+        if step == 0 and task is not None:
+            task.get_loop().call_soon(task.cancel)
+        try:
+            value = yield awaited
+            send = coro.send
+        except BaseException as error:  # noqa: BLE001 - it is passed on
+            value, send = error, coro.throw
+
+
+class Process:
+    """A process on a machine of its own."""
+
+    def __init__(
+        self, machine: Machine, store: SimulatedStore, network: Network, config: BaseConfig, judge: Judge, random: Random
+    ) -> None:
+        """Make a process that does not run."""
+        self.machine = machine
+        self.name = machine.name
+        self.store = store
+        self.network = network
+        self.config = config
+        self.judge = judge
+        self.random = random
+        self.leaving = False
+        self.asked: set[str] = set()
+        self.longest: dict[str, float] = {}
+
+    def do(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]], action: dict[str, Any]) -> None:
+        """Run an operation of the application in a task of its own."""
+        self.machine.spawn(self._do(name, work, action))
+
+    async def _do(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]], action: dict[str, Any]) -> None:
+        machine, trace = self.machine, self.judge.trace
+        label = f"{name} {action}" if trace.on else ""
+        trace.note(self.name, "calls", label)
+        began, stalled = machine.loop.now, machine.stalled_for
+        result: object
+        try:
+            if "cancel" in action:
+                result = await cancelled_at(work(), action["cancel"])
+            elif "timeout" in action:
+                result = "given up"
+                with anyio.move_on_after(action["timeout"]):
+                    result = await work()
+            else:
+                result = await work()
+        except asyncio.CancelledError:
+            result = "cancelled"
+        except (StoreError, RoutingError) as error:
+            result = error
+        except LifecycleError as error:
+            result = error
+            if not self.may_be_out:
+                self.judge.violate("errors are expected", f"{self.name} {name}: {error}")
+        except StatefulRouteError as error:
+            result = error
+            self.judge.violate("errors are expected", f"{self.name} {name}: {type(error).__name__}: {error}")
+        took = machine.loop.now - began - (machine.stalled_for - stalled)
+        if took > self.longest.get(name, 0.0):
+            self.longest[name] = took
+        trace.note(self.name, "ends", f"{label} after {took:.4f} s: {type(result).__name__} {result}" if trace.on else "")
+        bound = self.bound(name)
+        if took > bound:
+            text = f"{self.name} {name} took {took:.3f} s: {bound:.3f} s is its bound"
+            self.judge.violate("every call ends in time", text)
+
+    def bound(self, name: str) -> float:
+        """Return how long an operation may take, in seconds in which the machine runs."""
+        steps = BOUNDS.get(name)
+        if steps is None:
+            return 1e9
+        return steps * self.config.call_deadline + 0.02
+
+    @property
+    def may_be_out(self) -> bool:
+        """Whether its driver may refuse calls for good."""
+        return self.leaving
+
+
+BOUNDS: dict[str, float] = {}
+"""How long each operation may take, in call deadlines; what is not in it ends when the application lets it."""
+
+
+class PodProcess(Process):
+    """A pod, and the application in it: it claims what it is asked for, and serves it while it owns it."""
+
+    def __init__(self, index: int, *args: Any) -> None:
+        """Make a process of pod ``index`` that does not run."""
+        super().__init__(*args)
+        self.index = index
+        self.driver: ServerDriver | None = None
+        self.lives: set[int] = set()
+        self.memory: dict[str, tuple[Ownership, int]] = {}
+        self.started = False
+        self.over = False
+        """Whether its driver has stopped."""
+        self.states = 0
+        self._torn: set[str] = set()
+        info = ServerInfo(namespace=self.config.namespace, service_name=SERVICE, pod_name=self.name, pod_index=index)
+        self.driver = ServerDriver(
+            self.store,
+            info,
+            self.config,
+            hand_off=self._hand_off,
+            movable=self._movable if self.config.rebalance else None,
+            clock=self.machine,
+            random=self.random,
+        )
+        self.machine.spawn(self._run())
+
+    async def _run(self) -> None:
+        driver = self.driver
+        assert driver is not None
+        for _ in range(1000):
+            try:
+                await driver.start()
+            except StoreError:
+                pass
+            except LifecycleError:
+                if not self.leaving:
+                    raise
+                self.over = True
+                return
+            else:
+                self.started = True
+                return
+            if self.leaving:
+                self.over = True
+                return
+            await asyncio.sleep(0.1)
+            self.judge.trace.note(self.name, "makes a new driver")
+            driver = self.driver = ServerDriver(
+                self.store,
+                driver.server_info,
+                self.config,
+                hand_off=self._hand_off,
+                movable=self._movable if self.config.rebalance else None,
+                clock=self.machine,
+                random=self.random,
+            )
+
+    @property
+    def may_be_out(self) -> bool:
+        """Whether its driver may refuse calls for good."""
+        return self.leaving or self.driver is None or not self.driver.healthy or not self.started
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls make sense now."""
+        return self.machine.alive and self.started and not self.over and self.driver is not None and self.driver.running
+
+    # -- the application
+
+    async def request(self, uid: str) -> tuple[str, int | None]:
+        """Serve one request; return what came of it."""
+        driver = self.driver
+        if driver is None or not self.usable:
+            return "out", None
+        try:
+            handle = driver.owned(uid)
+            if handle is None or uid not in self.memory or self.memory[uid][0] is not handle:
+                handle = await driver.claim(uid)
+                if not handle.is_owned():
+                    return "elsewhere", None if handle.pod_index == self.index else handle.pod_index
+                await self.load(handle)
+        except (StoreError, LifecycleError):
+            return "error", None
+        return ("served", self.index) if self.serve(uid) else ("elsewhere", None)
+
+    def serve(self, uid: str) -> bool:
+        """Serve a uid from memory, if it is owned and loaded: in one step, as an application does that asks before."""
+        handle = self.driver.owned(uid) if self.driver is not None else None
+        if handle is None or uid not in self.memory:
+            return False
+        of, version = self.memory[uid]
+        if of is not handle:
+            return False
+        self.memory[uid] = handle, self.judge.served(self, handle, version)
+        return True
+
+    async def load(self, handle: Ownership) -> None:
+        """Load what a uid needs, unless what is remembered is good."""
+        uid = handle.uid
+        if uid in self.memory:
+            older, version = self.memory[uid]
+            if older is handle:
+                return
+            if handle.epoch == older.epoch or handle.resumes(older):
+                self.judge.trace.note(self.name, "resumes", f"{uid} at epoch {handle.epoch} from {older.epoch}")
+                self.memory[uid] = handle, version
+                return
+        await asyncio.sleep(self.random.random() * 0.004)
+        version = self.judge.ledger[uid]
+        self._torn.discard(uid)
+        await asyncio.sleep(self.random.random() * 0.002)
+        if self.driver is not None and self.driver.owned(uid) is handle and not self._newer(uid, handle):
+            if self.judge.ledger[uid] == version:
+                self.memory[uid] = handle, version
+
+    def _newer(self, uid: str, handle: Ownership) -> bool:
+        return uid in self.memory and self.memory[uid][0] is handle
+
+    def tear(self, uid: str) -> None:
+        """Note that another one served a uid at the same time, and that this was explained."""
+        self._torn.add(uid)
+
+    def torn(self, uid: str) -> bool:
+        """Whether what is remembered may miss something for a known reason."""
+        return uid in self._torn
+
+    def served_in_peace(self, uid: str) -> None:
+        """Note that what is remembered is what all others will see."""
+        self._torn.discard(uid)
+
+    async def _hand_off(self, uid: str) -> None:
+        await asyncio.sleep(self.random.random() * 0.01)
+        if self.random.random() < 0.05:
+            raise ValueError(uid)
+        await asyncio.sleep(self.random.random() * 0.01)
+
+    def _movable(self, count: int) -> list[str]:
+        owned = [uid for uid in self.judge.uids if self.driver is not None and self.driver.owned(uid) is not None]
+        return owned[:count]
+
+    # -- what the plan asks for
+
+    async def act(self, kind: str, args: dict[str, Any]) -> object:
+        """Do what an action says."""
+        driver = self.driver
+        if driver is None:
+            return None
+        uid = f"u{args.get('uid', 0)}"
+        if kind == "claim":
+            handle = await driver.claim(uid, steal_temporary=args.get("steal", False))
+            if handle.is_owned():
+                await self.load(handle)
+                self.serve(uid)
+            return handle
+        if kind == "release":
+            handle = self.memory[uid][0] if uid in self.memory else driver.owned(uid)  # type: ignore[assignment]
+            return None if handle is None else await handle.release(args.get("grace", 0.0))
+        if kind == "try_set":
+            return await driver.try_set_linked_pod("", uid, SERVICE, args["pod"])
+        if kind == "set":
+            return await driver.set_linked_pod("", uid, SERVICE, args["pod"])
+        if kind == "remove":
+            return await driver.remove_linked_pod("", uid, SERVICE)
+        if kind == "remove_with_id":
+            return await driver.remove_linked_pod_with_id("", uid, SERVICE, args["pod"], args.get("grace", 0.0))
+        if kind == "routing_state":
+            return await self._set_state(RoutingState(args["state"]))
+        if kind == "drain":
+            self.states += 1
+            return await driver.drain()
+        raise ValueError(kind)
+
+    async def _set_state(self, state: RoutingState) -> None:
+        driver = self.driver
+        assert driver is not None
+        self.states += 1
+        number = self.states
+        if state is RoutingState.SHUTDOWN:
+            self.leaving = True
+        await driver.set_routing_state(state)
+        if number == self.states and not driver.stopped and driver.incarnation:
+            self.check_state(state, "set_routing_state returned")
+
+    def check_state(self, state: RoutingState, when: str) -> None:
+        """See that the store has the routing state of this pod."""
+        driver = self.driver
+        judge = self.judge
+        if driver is None or judge.loop.now < judge.lost_until + judge.bound_of_loss * (judge.lost_until > 0):
+            return
+        table = judge.server.apply("read_pods", self.config.namespace, SERVICE)
+        for pod in table.pods:
+            if pod.pod_index == self.index and pod.incarnation == driver.incarnation and not pod.dead:
+                if pod.report.routing_state is not state:
+                    text = f"{when}: {self.name} is {pod.report.routing_state} in the store, not {state}"
+                    judge.violate("a routing state is in the store", text)
+
+    def stop(self) -> None:
+        """Stop the driver, as SIGTERM makes it."""
+        if not self.leaving or not self.over:
+            self.leaving = True
+            self.machine.spawn(self._stop())
+
+    async def _stop(self) -> None:
+        judge, driver = self.judge, self.driver
+        if driver is None:
+            return
+        judge.trace.note(self.name, "stops")
+        began, stalled = self.machine.loop.now, self.machine.stalled_for
+        await driver.stop()
+        took = self.machine.loop.now - began - (self.machine.stalled_for - stalled)
+        self.longest["stop"] = max(took, self.longest.get("stop", 0.0))
+        judge.trace.note(self.name, "has stopped", f"after {took:.3f} s")
+        bound = max(self.config.drain_deadline, self.config.stop_deadline) + self.config.stop_deadline
+        bound += 0.2 + self.config.call_deadline + 0.02  # a load source, and a hand-off that ends
+        if took > bound:
+            judge.violate("every call ends in time", f"{self.name} stop() took {took:.3f} s: {bound:.3f} s is its bound")
+        await self.store.aclose()
+        self.over = True
+
+
+class ClientProcess(Process):
+    """A gateway: it asks for the pod of a uid and goes there."""
+
+    def __init__(self, *args: Any) -> None:
+        """Make a gateway, and start it."""
+        super().__init__(*args)
+        self.driver = ClientDriver(self.store, self.config, clock=self.machine, random=self.random)
+        self.reach: Callable[[ClientProcess, int, str], Awaitable[tuple[str, int | None]]] = _nowhere
+        self.machine.spawn(self._start())
+
+    async def _start(self) -> None:
+        await self.driver.start()
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls make sense now."""
+        return self.machine.alive and self.driver.running
+
+    async def act(self, kind: str, args: dict[str, Any]) -> object:
+        """Do what an action says."""
+        driver = self.driver
+        uid = f"u{args.get('uid', 0)}"
+        if kind == "request":
+            return await self.request(uid)
+        if kind == "compute":
+            return await self.compute(uid)
+        if kind == "batch_compute":
+            return await driver.batch_compute_linked_pod("", self.judge.uids, SERVICE)
+        if kind == "batch_get":
+            return await driver.batch_get_linked_pod("", self.judge.uids, SERVICE)
+        if kind == "get":
+            return await driver.get_linked_pod("", uid, SERVICE)
+        if kind == "set_if_absent":
+            return await driver.set_linked_pod_if_absent("", uid, SERVICE, args["pod"])
+        if kind == "report":
+            return await driver.report_unreachable("", SERVICE, args["pod"])
+        if kind == "pods":
+            return await driver.pods("", SERVICE)
+        raise ValueError(kind)
+
+    async def compute(self, uid: str) -> int:
+        """Return the pod of a uid."""
+        cached = self.driver.peek("", uid, SERVICE)
+        if cached is not None:
+            self.judge.cached(self.name, uid, cached)
+            return cached
+        return await self.driver.compute_linked_pod("", uid, SERVICE)
+
+    async def request(self, uid: str) -> object:
+        """Route a request, and go where it leads, a few times."""
+        went = []
+        for _ in range(4):
+            pod = await self.compute(uid)
+            what, elsewhere = await self.reach(self, pod, uid)
+            went.append((pod, what))
+            if what == "served":
+                break
+            if what == "unreachable":
+                await self.driver.report_unreachable("", SERVICE, pod)
+            else:
+                await self.driver.cache_expired("", uid, SERVICE)
+            await asyncio.sleep(0.01 * self.random.random())
+        return went
+
+
+async def _nowhere(client: ClientProcess, pod: int, uid: str) -> tuple[str, int | None]:
+    del client, pod, uid
+    return "unreachable", None
