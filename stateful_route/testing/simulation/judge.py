@@ -32,11 +32,10 @@ class Violation:
         return f"{self.invariant} at {self.at:.6f} s: {self.text}"
 
 
-@attrs.define
+@attrs.frozen
 class _Forced:
     at: float
     by: str
-    until: float
 
 
 @attrs.frozen
@@ -129,7 +128,7 @@ class Judge:
         top, who = self._top.get(uid, (0, ""))
         if epoch == top and who != pod.name:
             self.violate("one epoch, one owner", f"{uid} is owned at epoch {epoch} by {pod.name}, and was by {who}")
-        elif epoch < top and not (self.clock_went_back or self.lost_until):
+        elif epoch < top and not (self.clock_went_back or self.lost_until or self.excused(uid, [pod])):
             self.violate("epochs rise", f"{uid} is owned by {pod.name} at epoch {epoch}, after {who} at {top}")
         if epoch > top:
             self._top[uid] = epoch, pod.name
@@ -229,7 +228,7 @@ class Judge:
             pod.machine is by and handle.epoch == before.epoch for pod, handle in self._owners[uid].items()
         ) or by.name in self._held_by(before)
         if forced and not own:
-            self.forced[uid] = _Forced(self.loop.now, by.name, 0.0)
+            self.forced[uid] = _Forced(self.loop.now, by.name)
         for pod, handle in self.owners(uid):
             if handle.epoch == before.epoch and not (forced and pod.machine is not by):
                 if self.lost_until and self.loop.now < self.lost_until + self.bound_of_loss:

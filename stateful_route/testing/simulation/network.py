@@ -37,10 +37,10 @@ class Latency:
 class Channel:
     """One direction of a connection: what is sent arrives late, and in its order."""
 
-    def __init__(self, loop: VirtualLoop, latency: Latency, arrive: Callable[[Any], object]) -> None:
+    def __init__(self, network: Network, arrive: Callable[[Any], object]) -> None:
         """Call ``arrive`` with each thing that was sent."""
-        self._loop = loop
-        self._latency = latency
+        self._network = network
+        self._loop = network.loop
         self._arrive = arrive
         self._last = 0.0
         self._sent = 0
@@ -60,7 +60,7 @@ class Channel:
             return
         self._sent += 1
         loop = self._loop
-        self._last = max(loop.now + self._latency.draw(loop.random), self._last + _APART)
+        self._last = max(loop.now + self._network.latency.draw(loop.random), self._last + _APART)
         loop.at(self._last, self._come, self._sent, item)
 
     def hold(self, seconds: float) -> None:
@@ -96,7 +96,7 @@ class Channel:
         if self._held and self._held_until <= self._loop.now:
             self._take(*self._held.popleft())
             if self._held:
-                self._loop.after(_APART + self._loop.random.random() * self._latency.mean, self._let_next_go)
+                self._loop.after(_APART + self._loop.random.random() * self._network.latency.mean, self._let_next_go)
 
 
 _LOST = object()
@@ -126,8 +126,8 @@ class Connection:
         self.open = True
         """Whether the store may still answer over it."""
         self.closed_here = False
-        self.up = Channel(network.loop, network.latency, lambda item: to_store(self, item))
-        self.down = Channel(network.loop, network.latency, self._deliver)
+        self.up = Channel(network, lambda item: to_store(self, item))
+        self.down = Channel(network, self._deliver)
         network.connections.append(self)
 
     def __repr__(self) -> str:
@@ -212,6 +212,10 @@ class Network:
         self.connections: list[Connection] = []
         self.gone: Callable[[Connection], object] = _ignore
         self._cuts: dict[str, list[tuple[float, str, bool, bool]]] = {}
+
+    def calm(self) -> None:
+        """Be a network without faults from now on: no message takes much longer than others."""
+        self.latency = attrs.evolve(self.latency, spikes=0.0)
 
     def connect(self, machine: Machine, kind: str, to_store: Callable[[Connection, Any], object]) -> Connection:
         """Open a connection of a machine; a silence that covers its kind covers it too."""

@@ -5,6 +5,19 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from stateful_route.models import (
+    Link,
+    LinkAnnouncement,
+    LinkChange,
+    LinkKey,
+    PodAnnouncement,
+    PodLife,
+    PodReport,
+    PodState,
+    PodTable,
+    ServerInfo,
+)
+
 if TYPE_CHECKING:
     from stateful_route.testing.simulation.loop import VirtualLoop
     from stateful_route.testing.simulation.store import Request
@@ -27,9 +40,10 @@ class Trace:
     def request(self, what: str, request: Request, answer: Any) -> None:
         """Keep a line about a request."""
         if self.on:
-            args = " ".join(map(_short, (*request.args, *request.kwargs.values())))
-            text = f"#{request.number} {request.name} {args}"
-            if what != "asks":
+            text = f"#{request.number} {request.name}"
+            if what == "asks":
+                text += "".join(f" {_short(value)}" for value in (*request.args, *request.kwargs.values()))
+            else:
                 text += f" -> {_short(answer)}"
             self.note(request.machine.name, what, text)
 
@@ -51,8 +65,30 @@ class Trace:
 _DULL = frozenset({"read_pods"})
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    for long, short in (("<LinkKind.", ""), ("PodLife(pod_index=", "life("), ("incarnation=", ""), ("ServerInfo", "")):
-        text = text.replace(long, short)
-    return text if len(text) < 300 else text[:297] + "..."
+def _short(value: Any) -> str:  # noqa: PLR0911 - a table
+    match value:
+        case LinkKey():
+            return value.uid
+        case PodLife():
+            return f"{value.pod_index}:{value.incarnation}"
+        case ServerInfo():
+            return f"pod {value.pod_index}"
+        case PodReport():
+            return f"{value.routing_state} links={value.links}" + " reclaiming" * value.reclaiming
+        case Link():
+            left = "" if value.ttl is None else f" for {value.ttl:.3f} s"
+            return f"{value.kind} {value.pod_index}:{value.incarnation} epoch {value.epoch}{left}"
+        case LinkChange():
+            return f"{value.outcome} [{_short(value.link)}]"
+        case LinkAnnouncement():
+            return f"{value.key.uid} is stale up to epoch {value.epoch}"
+        case PodAnnouncement():
+            return f"{value.pod_index}:{value.incarnation} is {value.state}"
+        case PodTable():
+            return ", ".join(map(_short, value.pods)) + f" overdue {value.overdue}" * bool(value.overdue)
+        case PodState():
+            state = "DEAD" if value.dead else value.report.routing_state
+            return f"{value.pod_index}:{value.incarnation} {state} heard {value.load_state.timestamp:.3f}"
+        case list() | tuple():
+            return "[" + ", ".join(map(_short, value)) + "]"
+    return str(value)
