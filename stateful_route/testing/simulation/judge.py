@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind
+from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Registration
 from stateful_route.testing.simulation.store import run_now
 
 if TYPE_CHECKING:
@@ -70,9 +70,13 @@ class Judge:
         """Seconds in which an owner hears of a forced change, if nothing is wrong with its machine or the store."""
         self.bound_of_loss = 10.0
         """Seconds in which all agree again after the store has lost something."""
+        self.slowest = 0.0
+        """How long a message may take if nothing is wrong, in seconds."""
         self.bound_of_cache = 5.0
         self.bound_of_degraded = 10.0
         self.lost_until = 0.0
+        self.flushed = False
+        """Whether the store was emptied without a connection being lost: no cache learns of that before it ends."""
         self.clock_went_back = False
         self.clock_stepped_until = 0.0
         self.troubled: dict[str, float] = {}
@@ -81,6 +85,8 @@ class Judge:
         self.forced: dict[str, _Forced] = {}
         self.history: dict[str, list[_Was]] = {uid: [_Was(0.0, None, 0, 1e18)] for uid in uids}
         self.serves = 0
+        self.newest: dict[int, tuple[int, Machine]] = {}
+        """The newest life of each pod that the store has begun, and whose it is."""
         self._top: dict[str, tuple[int, str]] = {}
         self._owners: dict[str, dict[PodProcess, Ownership]] = {uid: {} for uid in uids}
         server.before = self._before
@@ -209,6 +215,8 @@ class Judge:
 
     def _after(self, request: Request, answer: Any) -> None:
         self.trace.request("applied", request, answer)
+        if isinstance(answer, Registration) and answer.incarnation:
+            self.newest[request.args[0].pod_index] = answer.incarnation, request.machine
         for uid, before in self._links_before.items():
             change = answer[0] if isinstance(answer, list) else answer
             if not isinstance(change, LinkChange):
@@ -270,7 +278,7 @@ class Judge:
             if was.pod_index == pod_index:
                 return
             later = was.at
-        if self.clock_stepped_until or (self.lost_until and now < self.lost_until + self.bound_of_loss):
+        if self.flushed or self.clock_stepped_until or (self.lost_until and now < self.lost_until + self.bound_of_loss):
             return
         self.violate(
             "no stale cache",

@@ -30,3 +30,8 @@ def leftovers_of_pod(driver: ServerDriver, held: str | None = None) -> str:
         return repr(handle) if handle is not None else ""
     left = {"turns": owned._turns, "handles": owned._handles}
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
+
+
+def is_waiting(driver: ServerDriver) -> bool:
+    """Whether a pod waits for the lease of an older life of its index: it says no goodbye then."""
+    return driver._heart.waiting

@@ -12,6 +12,7 @@ from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError
 from stateful_route.models import RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
+from stateful_route.testing.simulation.leftovers import is_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -136,7 +137,10 @@ class PodProcess(Process):
         self.started = False
         self.over = False
         """Whether its driver has stopped."""
+        self.stopped_well = False
+        """Whether it has stopped while nothing was wrong with its machine or the store."""
         self.states = 0
+        self.left_waiting = False
         self._torn: set[str] = set()
         info = ServerInfo(namespace=self.config.namespace, service_name=SERVICE, pod_name=self.name, pod_index=index)
         self.driver = ServerDriver(
@@ -303,8 +307,9 @@ class PodProcess(Process):
         number = self.states
         if state is RoutingState.SHUTDOWN:
             self.leaving = True
+            self.left_waiting = is_waiting(driver)
         await driver.set_routing_state(state)
-        if number == self.states and not driver.stopped and driver.incarnation:
+        if number == self.states and not driver.stopped and driver.incarnation and not is_waiting(driver):
             self.check_state(state, "set_routing_state returned")
 
     def check_state(self, state: RoutingState, when: str) -> None:
@@ -332,7 +337,10 @@ class PodProcess(Process):
             return
         judge.trace.note(self.name, "stops")
         began, stalled = self.machine.loop.now, self.machine.stalled_for
+        waiting = is_waiting(driver) or self.left_waiting
         await driver.stop()
+        troubled = judge.troubled.get(self.name, 0.0) >= began or judge.server.refuses
+        self.stopped_well = self.started and not (waiting or troubled or self.config.call_deadline < judge.slowest)
         took = self.machine.loop.now - began - (self.machine.stalled_for - stalled)
         self.longest["stop"] = max(took, self.longest.get("stop", 0.0))
         judge.trace.note(self.name, "has stopped", f"after {took:.3f} s")

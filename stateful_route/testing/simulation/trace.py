@@ -42,7 +42,8 @@ class Trace:
         if self.on:
             text = f"#{request.number} {request.name}"
             if what == "asks":
-                text += "".join(f" {_short(value)}" for value in (*request.args, *request.kwargs.values()))
+                named = (f"{name}={_short(value)}" for name, value in request.kwargs.items() if name not in _UNREPEATABLE)
+                text += "".join(f" {word}" for word in (*map(_short, request.args), *named))
             else:
                 text += f" -> {_short(answer)}"
             self.note(request.machine.name, what, text)
@@ -63,6 +64,9 @@ class Trace:
 
 
 _DULL = frozenset({"read_pods"})
+
+# What a driver draws from a source that no seed governs: nothing but its being the same or not matters.
+_UNREPEATABLE = frozenset({"process"})
 
 
 def _short(value: Any) -> str:  # noqa: PLR0911 - a table

@@ -107,6 +107,7 @@ class World:
         config, latency = self.config, self.plan.latency
         late = latency.spike + 10 * latency.mean + latency.base
         heard = 2 * config.listen_patience + 2.2 + 6 * config.call_deadline + 4 * late
+        self.judge.slowest = late
         self.judge.bound = heard
         self.judge.bound_of_loss = heard + config.lease_seconds + 2 * config.heartbeat + 10 * config.call_deadline
         self.judge.bound_of_cache = 2 * config.listen_patience + config.call_deadline + 4 * late + 0.1
@@ -171,14 +172,14 @@ class World:
             if driver.incarnation not in pod.lives:
                 pod.lives.add(driver.incarnation)
                 self.trace.note(pod.name, "lives", driver.incarnation)
-            if not driver.healthy and not pod.leaving:
+            if pod.started and not driver.healthy and not pod.leaving:
                 self._check_out(pod)
         self.judge.look_at(pod)
 
     def _check_out(self, pod: PodProcess) -> None:
-        """A pod that is out for good has a successor."""
-        slot = self.pods[pod.index]
-        if slot[-1] is pod and not (pod.over or pod.leaving):
+        """A pod that is out for good has a successor, which is another process."""
+        newest = self.judge.newest.get(pod.index)
+        if newest is not None and newest[1] is pod.machine and not (pod.over or pod.leaving):
             text = f"{pod.name} is out for good, and no newer process has its index"
             self.judge.violate("a healthy pod stays in", text)
 
@@ -221,11 +222,10 @@ class World:
         self.clients.append(client)
 
     def _pod(self, index: int) -> PodProcess | None:
-        """Return the process of a pod that is reached by its index: the newest that lives."""
-        for pod in reversed(self.pods[index]):
-            if pod.machine.alive and not pod.over:
-                return pod
-        return None
+        """Return the process of a pod that is reached by its index: the newest that lives, and is of use."""
+        living = [pod for pod in reversed(self.pods[index]) if pod.machine.alive and not pod.over]
+        useful = [pod for pod in living if not pod.started or (pod.driver is not None and pod.driver.healthy)]
+        return (useful or living or [None])[0]
 
     async def _reach(self, client: ClientProcess, index: int, uid: str) -> tuple[str, int | None]:
         """Carry a request to a pod, and its answer back."""
@@ -317,6 +317,7 @@ class World:
         if action.kind == "lose_all" or args.get("lose"):
             server.lose_all()
             judge.lost(seconds)
+            judge.flushed |= action.kind == "lose_all"
         elif action.kind == "snapshot":
             self.snapshot = server.snapshot()
         elif action.kind == "fail_over" and self.snapshot is not None:
@@ -370,7 +371,8 @@ class World:
                 self._check_ownerless(uid, link)
             for client in self.clients:
                 cached = client.driver.peek("", uid, SERVICE)
-                if cached is not None and (link is None or link.pod_index != cached):
+                stale = cached is not None and (link is None or link.pod_index != cached)
+                if stale and not (judge.flushed and self.config.cache_ttl > self.quiet_for):
                     what = f"{client.name} routes {uid} to pod {cached}; the store has {link}"
                     judge.violate("all agree after quiet", what)
         if judge.violation is None:
@@ -417,7 +419,7 @@ class World:
                 if self.judge.violation is not None:
                     return
                 places.append(went[-1][0])
-            if len(set(places)) > 1:
+            if len(set(places)) > 1 and not self.config.rebalance:
                 self.judge.violate("all agree after quiet", f"{uid} is served by the pods {places}")
 
     async def _stop_all(self) -> None:
@@ -457,7 +459,7 @@ class World:
                     judge.violate("no error is unhandled", f"{machine.name}: {task.get_name()}: {task.exception()!r}")
         for slot in self.pods:
             pod = slot[-1]
-            if pod.machine.alive and pod.over and pod.started:
+            if pod.machine.alive and pod.stopped_well:
                 pod.check_state(RoutingState.SHUTDOWN, "stop() returned")
 
 
