@@ -191,6 +191,11 @@ class PodProcess(Process):
         return self.leaving or self.driver is None or not self.driver.healthy or not self.started
 
     @property
+    def healthy(self) -> bool:
+        """Whether a liveness probe would leave it alone."""
+        return self.driver is not None and self.driver.healthy
+
+    @property
     def usable(self) -> bool:
         """Whether calls make sense now."""
         return self.machine.alive and self.started and not self.over and self.driver is not None and self.driver.running

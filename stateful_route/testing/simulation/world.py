@@ -224,7 +224,7 @@ class World:
     def _pod(self, index: int) -> PodProcess | None:
         """Return the process of a pod that is reached by its index: the newest that lives, and is of use."""
         living = [pod for pod in reversed(self.pods[index]) if pod.machine.alive and not pod.over]
-        useful = [pod for pod in living if not pod.started or (pod.driver is not None and pod.driver.healthy)]
+        useful = [pod for pod in living if not pod.leaving and (not pod.started or pod.healthy)]
         return (useful or living or [None])[0]
 
     async def _reach(self, client: ClientProcess, index: int, uid: str) -> tuple[str, int | None]:

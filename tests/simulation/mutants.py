@@ -1,0 +1,210 @@
+"""How soon the simulator finds slips in the drivers: ``python tests/simulation/mutants.py [--seeds N] [NAME ...]``.
+
+Each mutation is a slip that somebody could make: a text of the package that is replaced, in a copy of it. For each the
+simulator says which seed was the first to find it, and after how many seconds. Not a test: it takes its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import attrs
+
+PACKAGE = Path(__file__).parents[2] / "stateful_route"
+
+
+@attrs.frozen
+class Mutation:
+    """One slip: ``old`` is ``new`` in a file of the package; with ``every`` more than once."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    every: bool = False
+
+    def apply(self, package: Path) -> None:
+        """Change a copy of the package."""
+        path = package / self.file
+        text = path.read_text(encoding="utf-8")
+        found = text.count(self.old)
+        if not (found == 1 or (found and self.every)):
+            raise ValueError(f"{self.name}: {self.file} has that text {found} times")
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+HEART, OWNED, OWNERSHIP = "server/heart.py", "server/owned.py", "server/ownership.py"
+WATCH, DRAIN, DRIVER, TURNS = "server/watch.py", "server/drain.py", "server/driver.py", "server/turns.py"
+CACHE, RESOLVER, ROUTING = "client/cache.py", "client/resolver.py", "client/routing.py"
+REFRESH, HEARING, FLIGHTS = "client/refresh.py", "client/hearing.py", "_flights.py"
+
+REVERTS = [
+    Mutation("r14 an answer overtaken by an invalidation counts", OWNED, "<= turn.invalidated", "<= -1"),
+    Mutation(
+        "r02 a forced write does not settle a release",
+        OWNED,
+        "self._turns.take(uid) as turn:\n            await self._settle_release(uid)\n            owner = self.heart.life()\n",
+        "self._turns.take(uid) as turn:\n            owner = self.heart.life()\n",
+    ),
+    Mutation(
+        "r02 a claim does not settle a release",
+        OWNED,
+        "        await self._settle_release(uid)\n        while True:",
+        "        while True:",
+    ),
+    Mutation(
+        "r03 to remove drops the handle after the answer",
+        OWNED,
+        "            handle = self._handles.get(uid)\n            self.forget(uid)\n",
+        "            handle = self._handles.get(uid)\n",
+    ),
+    Mutation(
+        "r03 to give drops the handle after the answer",
+        OWNED,
+        "            self.forget(uid)\n            return await operation()",
+        "            answer = await operation()\n            self.forget(uid)\n            return answer",
+    ),
+    Mutation(
+        "r01 an earlier answer ends the parting",
+        HEART,
+        "        if self._ended:  # meanwhile: the last heartbeat is still to come\n",
+        "        if self._ended:\n            self._parting = False\n",
+    ),
+    Mutation("r17 a late registration counts", HEART, "expected=self._expected,", "expected=None,"),
+    Mutation(
+        "r04 calls have no deadline of their own for the turn",
+        OWNED,
+        'async with within(self._deadline, "claim"):\n            key',
+        "if True:\n            key",
+    ),
+]
+
+SLIPS = [
+    # the life of a pod
+    Mutation(
+        "the lease counts from the answer",
+        HEART,
+        "            self._good_until = sent + self._lease - _MARGIN\n",
+        "            self._good_until = self._clock() + self._lease - _MARGIN\n",
+        every=True,
+    ),
+    Mutation("a pod does not fence itself", HEART, " <= self._clock() < self._good_until", " <= self._clock()"),
+    Mutation("a handle outlives the life", HEART, "return incarnation == self.incarnation and ", "return "),
+    Mutation("a new life does not wait", HEART, "if began.previous_left and not self._exclusive:", "if False:"),
+    Mutation("a waiting life says goodbye", HEART, "if self.incarnation and not self.waiting:", "if self.incarnation:"),
+    Mutation("superseded, and it goes on", HEART, "            self._supersede()\n        elif", "            pass\n        elif"),
+    Mutation(
+        "all may be resumed",
+        HEART,
+        "return incarnation in self._unbroken and self._clock() < self._resumes_until",
+        "return True",
+    ),
+    Mutation("a lost life is not reclaimed", HEART, "        self._lost()\n", ""),
+    Mutation("the old incarnation stays while it registers", HEART, "        self.incarnation = 0\n        self._sequence = 0\n", "        self._sequence = 0\n"),
+    # handles
+    Mutation(
+        "release drops the handle after the answer",
+        OWNERSHIP,
+        "        self.drop()\n        if self._given_up",
+        "        if self._given_up",
+    ),
+    Mutation("a temporary link is owned", OWNERSHIP, " and answer.link.kind is LinkKind.PERSISTENT", ""),
+    Mutation("any memory is good", OWNERSHIP, "return self.continues(older) or (", "return self.held or ("),
+    # what a pod owns
+    Mutation("verify forgets the epoch", OWNED, "(self.pod_index, handle.epoch) == (link.pod_index, link.epoch)", "self.pod_index == link.pod_index"),
+    Mutation("a waiting life claims", OWNED, "        if self.heart.waiting:\n", "        if False:\n"),
+    Mutation("a refused claim keeps the handle", OWNED, "            return before\n        self.forget(uid)\n", "            return before\n"),
+    Mutation("nothing is lost at the end", OWNED, "            for uid in self.uids:\n                self.forget(uid)\n        self._unsure", "            pass\n        self._unsure"),
+    Mutation("operations do not wait for their turn", TURNS, "            async with turn.lock:\n                yield turn", "            yield turn"),
+    Mutation("a turn stays", TURNS, "            if not turn.users:\n                del self._turns[uid]\n", ""),
+    Mutation("a forced write that failed leaves the handle", OWNED, "            except BaseException:\n                self.forget(uid)\n                raise\n", "            except BaseException:\n                raise\n"),
+    Mutation("an answer of an older life counts", OWNED, "return self.heart.ended or self.heart.incarnation == owner.incarnation", "return True"),
+    Mutation("a release names no epoch", OWNED, "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace)", "self._key(uid), pod_index=pod_index, epoch=None, grace=grace)"),
+    # announcements to a pod
+    Mutation("a pod that hears again does not look", WATCH, "        await self._look()\n", ""),
+    Mutation("a pod does not verify what is announced", WATCH, "                await self._owned.verify([key.uid])\n", "                pass\n"),
+    # leaving
+    Mutation("released before it is handed off", DRAIN, "        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)", "        await claimed.release()\n        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)"),
+    Mutation("a drain releases nothing", DRAIN, "        released = await handle.release()\n", "        released = True\n"),
+    Mutation("stop says no goodbye", DRIVER, "                await self._heart.say_goodbye()\n            except StoreError as error:", "                pass\n            except StoreError as error:"),
+    Mutation("a stop leaves the heart beating", DRIVER, "        await self._beating.stop()\n", ""),
+    # the cache
+    Mutation("an answer that was overtaken is cached", CACHE, "            if epoch <= self._outdated.get(key, -1):\n                return\n", ""),
+    Mutation("an entry of that epoch stays", CACHE, "(entry >> _EPOCH & _EPOCH_MASK) <= epoch:", "(entry >> _EPOCH & _EPOCH_MASK) < epoch:"),
+    Mutation("an entry outlives its link", CACHE, "lasting = min(lasting, link.ttl - self._margin)", "lasting = max(lasting, link.ttl)"),
+    Mutation("a question is never answered", RESOLVER, "        finally:\n            self._cache.answered(key)\n\n    async def _look_up", "        finally:\n            pass\n\n    async def _look_up"),
+    Mutation("dead owners are not named", RESOLVER, "LinkKey(*key), pod.life, self._link_ttl, dead=table.dead,", "LinkKey(*key), pod.life, self._link_ttl, dead=(),"),
+    Mutation("nobody looks whether an owner is dead", RESOLVER, "            if table.pod(link.pod_index).trusted or not await self._is_stranded(table, link):\n", "            if True:\n"),
+    # hearing
+    Mutation("what is cached stays when it hears again", HEARING, "serves=True, flush=True)", "serves=True, flush=False)"),
+    Mutation("a deaf client serves what is cached", HEARING, "            self._listening = False\n            self._deaf_since", "            self._deaf_since"),
+    Mutation("a degraded client stays so", HEARING, "            self._store_away = False\n            self._end_degraded()", "            self._store_away = False"),
+    Mutation("the grace has no end", HEARING, "return self._clock() - self._deaf_since < self._grace", "return True"),
+    Mutation("link announcements are not taken in", REFRESH, "            self._cache.outdate((key.namespace, key.uid, key.service_name), announcement.epoch)\n", ""),
+    # the table
+    Mutation("what has died is available", ROUTING, "        pod.available = False\n        pod.settle()\n        self._hearsay.add(pod)", "        pod.settle()\n        self._hearsay.add(pod)"),
+    Mutation("no lease ends", ROUTING, "alive = state.report.routing_state, not (state.dead or overdue)", "alive = state.report.routing_state, not state.dead"),
+    Mutation("nothing can be confirmed", ROUTING, "            for pod in self._suspects\n", "            for pod in ()\n"),
+    Mutation("a pod that leaves gets new uids", ROUTING, "if alive and routing_state is RoutingState.READY else None", "if alive else None"),
+    # flights
+    Mutation("a failed flight is not told", FLIGHTS, "            for future in self._end(key):\n                future.set_exception(error if isinstance(error, Exception) else _AbandonedError())\n            raise", "            self._end(key)\n            raise"),
+    Mutation("a cancelled flight cancels all", FLIGHTS, "error if isinstance(error, Exception) else _AbandonedError()", "error"),
+]
+
+
+def run(mutation: Mutation, seeds: int) -> str:
+    """Return a line of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(PACKAGE, Path(folder) / "stateful_route", ignore=shutil.ignore_patterns("__pycache__"))
+        try:
+            mutation.apply(Path(folder) / "stateful_route")
+        except ValueError as error:
+            return f"| {mutation.name} | - | - | CANNOT BE APPLIED: {error} |"
+        done = subprocess.run(  # noqa: S603 - our own
+            [sys.executable, "-m", "stateful_route.testing.simulation", "--seeds", str(seeds)],
+            env={**os.environ, "PYTHONPATH": folder},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        summary = re.search(r"^(\d+) seeds, \d+ steps in ([\d.]+) s", done.stdout, re.MULTILINE)
+        if summary is None:
+            return f"| {mutation.name} | - | - | CRASHED: {done.stderr.strip().splitlines()[-1:]} |"
+        found = re.search(r"^seed \d+: (.*?) at ", done.stdout, re.MULTILINE)
+        what = found[1] if found else "NOT FOUND"
+        return f"| {mutation.name} | {summary[1]} | {summary[2]} | {what} |"
+
+
+def main() -> int:
+    """Run the mutations that are asked for, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="parts of the names of those to run; all by default")
+    parser.add_argument("--seeds", type=int, default=10_000, help="how many seeds at most (default: 10000)")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
+    options = parser.parse_args()
+    wanted = [
+        mutation
+        for mutation in REVERTS + SLIPS
+        if not options.names or any(name in mutation.name for name in options.names)
+    ]
+    sys.stdout.write("| mutation | seeds | seconds | found by |\n|---|---|---|---|\n")
+    failed = False
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for line in pool.map(lambda mutation: run(mutation, options.seeds), wanted):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+            failed |= any(word in line for word in ("NOT FOUND", "CANNOT", "CRASHED"))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
