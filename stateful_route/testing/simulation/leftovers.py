@@ -22,14 +22,21 @@ def leftovers_of_client(driver: ClientDriver) -> str:
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
 
 
-def leftovers_of_pod(driver: ServerDriver, held: str | None = None) -> str:
-    """Return what is left of a pod that has stopped; or whether it holds a uid."""
+def leftovers_of_pod(driver: ServerDriver) -> str:
+    """Return what is left of a pod that has stopped."""
     owned = driver._owned
-    if held is not None:
-        handle = owned.held(held)
-        return repr(handle) if handle is not None else ""
-    left = {"turns": owned._turns, "handles": owned._handles}
+    left = {
+        "turns": owned._turns._turns,
+        "handles": owned._handles,
+        "claims": owned._claiming._under_way,
+        "unsure claims": owned._unsure_claims,
+    }
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
+
+
+def holds_in_vain(driver: ServerDriver, uid: str) -> bool:
+    """Whether a pod holds a uid that it does not own."""
+    return driver._owned.held(uid) is not None and driver.owned(uid) is None
 
 
 def is_waiting(driver: ServerDriver) -> bool:

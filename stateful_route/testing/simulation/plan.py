@@ -62,38 +62,22 @@ class Plan:
         return "\n".join([world, settings, *map(str, self.actions)])
 
 
-# What may happen, with a weight; each run draws anew which of them it has, and how often.
-_OF_PODS = {
-    "claim": 6,
-    "release": 4,
-    "try_set": 2,
-    "set": 2,
-    "remove": 2,
-    "remove_with_id": 2,
-    "routing_state": 1,
-    "drain": 1,
-    "stop": 2,
-    "kill": 2,
-    "start": 3,
-    "stall": 2,
-    "silence": 3,
-    "reset": 2,
+_SHARES: dict[str, float] = {
+    "race": 5,
+    "late": 4,
+    "cut off": 3,
+    "deaf": 2,
+    "restart": 3,
+    "leave": 2,
+    "store": 1,
+    "any": 3,
 }
-_OF_CLIENTS = {
-    "request": 12,
-    "compute": 2,
-    "batch_compute": 1,
-    "batch_get": 1,
-    "get": 2,
-    "set_if_absent": 1,
-    "report": 1,
-    "pods": 1,
-    "silence": 2,
-    "reset": 1,
-    "stall": 1,
-}
-_OF_STORE = {"pause": 2, "restart": 1, "lose_all": 1, "fail_over": 1, "clock": 1}
-_FAULTS = frozenset({"kill", "stall", "silence", "reset", "pause", "restart", "lose_all", "fail_over", "clock"})
+"""The scenes of a run, with their weights; each run draws anew which of them it has, and how often."""
+
+_TAKES = ("claim", "claim", "claim", "set", "try_set")
+_GIVES = ("release", "release", "remove", "remove_with_id", "set")
+_ASKS = ("request", "request", "request", "compute", "get", "batch_compute", "batch_get", "set_if_absent", "pods")
+_FAULTLESS = frozenset({"race", "leave", "restart", "any"})
 
 
 def make_plan(seed: int, *, seconds: float | None = None) -> Plan:
@@ -102,20 +86,25 @@ def make_plan(seed: int, *, seconds: float | None = None) -> Plan:
 
 
 class _Maker:
+    """Draws scenes: a few actions close to each other, about one uid and by a small cast, with or without a fault."""
+
     def __init__(self, seed: int, seconds: float | None) -> None:
         self.random = random = Random(f"plan {seed}")  # noqa: S311 - it guards nothing
         self.seed = seed
         self.pods = random.choice([1, 2, 2, 2, 3, 4])
         self.clients = random.choice([0, 1, 1, 2, 3])
-        self.uids = random.choice([1, 1, 2, 3, 6])
-        self.seconds = seconds or random.choice([3.0, 6.0, 10.0, 15.0])
+        self.uids = random.choice([2, 3, 5, 8])
+        self.seconds = seconds or random.choice([3.0, 6.0, 10.0])
         self.deadline = random.choice([0.1, 0.2, 0.5])
         self.heartbeat = random.choice([0.2, 0.3, 0.5, 1.0])
-        self.lease = self.heartbeat * random.choice([3.0, 5.0, 5.0])
+        self.lease = round(self.heartbeat * random.choice([3.0, 5.0, 5.0]), 3)
+        self.faulty = random.random() < 0.8
+        self.actions: list[Action] = []
+        self.fresh = 0
 
     def make(self) -> Plan:
         random = self.random
-        spiky = random.random() < 0.4
+        spiky = self.faulty and random.random() < 0.4
         latency = Latency(
             base=random.choice([0.0001, 0.0005, 0.002]),
             mean=random.choice([0.0002, 0.001, 0.005]),
@@ -138,9 +127,10 @@ class _Maker:
             "rebalance": random.random() < 0.2,
             "rebalance_period": 1.0,
             "rebalance_share": 0.5,
-            "pod_retention": random.choice([86400.0, 3 * self.lease]),
+            "pod_retention": random.choice([86400.0, round(3 * self.lease, 3)]),
         }
-        actions = sorted(self._actions(settings["index_is_exclusive"]), key=lambda action: action.at)
+        self._draw_scenes()
+        self._draw_traffic()
         return Plan(
             seed=self.seed,
             pods=self.pods,
@@ -149,89 +139,210 @@ class _Maker:
             seconds=self.seconds,
             latency=latency,
             settings=settings,
-            actions=tuple(actions),
+            actions=tuple(sorted(self.actions, key=lambda action: action.at)),
             schedule=self.seed,
             drift=random.choice([0.0, 0.0, 1e-4]),
             slowness=random.choice([0.0, 0.0, 0.02, 0.1]),
         )
 
-    def _actions(self, exclusive: bool) -> list[Action]:  # noqa: FBT001 - the one thing that it says
+    def _draw_scenes(self) -> None:
         random = self.random
-        actions: list[Action] = []
-        faulty = random.random() < 0.75
-        kinds: dict[tuple[str, str], float] = {}
-        for group, weights in (("pod", _OF_PODS), ("client", _OF_CLIENTS), ("store", _OF_STORE)):
-            share = {"pod": 1.0, "client": 0.6 * (self.clients > 0), "store": 0.15 if random.random() < 0.5 else 0.0}
-            for kind, weight in weights.items():
-                if kind in _FAULTS and not faulty:
-                    continue
-                kinds[group, kind] = weight * share[group] * random.choice([0, 1, 1, 2, 5])
-        kinds = {kind: weight for kind, weight in kinds.items() if weight} or {("pod", "claim"): 1}
-        names, weights = list(kinds), list(kinds.values())
-        bursts = max(1, int(self.seconds * random.choice([0.5, 1.0, 2.0])))
-        for _ in range(bursts):
-            at = 0.2 + random.random() * self.seconds
-            close = random.choice([0.0005, 0.003, 0.02, self.deadline])
-            uid = random.randrange(self.uids)
-            for _ in range(random.randint(2, 7)):
-                at += random.expovariate(1 / close)
-                group, kind = random.choices(names, weights)[0]
-                actions += self._action(at, group, kind, uid, exclusive=exclusive)
-        return actions
+        shares = {
+            scene: share * random.choice([0, 0, 1, 1, 3])
+            for scene, share in _SHARES.items()
+            if self.faulty or scene in _FAULTLESS
+        }
+        if not any(shares.values()):
+            shares = {"race": 1}
+        self.forces = random.random() < 0.6
+        count = max(1, round(self.seconds * random.choice([0.4, 0.8, 1.5])))
+        for scene in random.choices(list(shares), list(shares.values()), k=count):
+            self._draw_scene(scene, round(0.2 + random.random() * self.seconds, 4))
 
-    def _action(self, at: float, group: str, kind: str, uid: int, *, exclusive: bool) -> list[Action]:
+    def _draw_scene(self, scene: str, at: float) -> None:
         random = self.random
-        if group == "store":
-            return self._of_store(at, kind)
-        number = random.randrange(self.pods if group == "pod" else self.clients)
-        who = f"{group}{number}"
-        args: dict[str, Any] = {}
+        uid = self._uid()
+        pod, other = random.randrange(self.pods), random.randrange(self.pods)
+        if scene == "race":
+            if self.faulty and random.random() < 0.4:
+                self._silence(at, f"pod{pod}", random.random() * 1.5 * self.deadline, "pipe", up=False, new=False)
+            self._ops(at, (pod, other), uid, random.choice([0.0005, 0.003, 0.02]))
+        elif scene == "late":
+            up = random.random() < 0.8
+            seconds = self.deadline * (0.5 + 3 * random.random())
+            self._op(at - self.deadline * random.random(), pod, uid, "claim")
+            self._silence(at, f"pod{pod}", seconds, "pipe", up=up, down=not up, new=random.random() < 0.2)
+            self._op(at + 0.001, pod, uid, random.choice(_GIVES + _TAKES))
+            self._ops(at + self.deadline * random.random(), (pod, pod, other), uid, self.deadline * 0.7)
+        elif scene == "cut off":
+            self._cut_off(at, pod, other, uid)
+        elif scene == "deaf":
+            who = f"client{random.randrange(self.clients)}" if self.clients and random.random() < 0.4 else f"pod{pod}"
+            seconds = random.choice([0.3, 1.0, 3.0]) * random.random() * 2
+            if random.random() < 0.7:
+                self._silence(at, who, seconds, "subscription", up=True, new=random.random() < 0.6)
+            else:
+                self._add(at, who, "reset", of="subscription", told=random.random() < 0.5)
+            self._op(at - 0.1 * random.random(), pod, uid, "claim")
+            self._ops(at + 0.3 * random.random(), (pod, other), uid, random.choice([0.01, 0.2]))
+        elif scene == "restart":
+            self._restart(at, pod, other, uid)
+        elif scene == "leave":
+            self._ops(at - 0.05, (pod, pod, other), uid, 0.02)
+            kind = random.choice(["drain", "stop", "stop", "routing_state"])
+            if kind == "routing_state":
+                self._add(at, f"pod{pod}", kind, state=random.choice(["READY", "DENY_NEW_CALL", "SHUTDOWN"]))
+            else:
+                self._add(at, f"pod{pod}", kind)
+            if random.random() < 0.4 and self.faulty:
+                self._silence(at, f"pod{pod}", self.deadline * 3 * random.random(), "", new=random.random() < 0.5)
+            self._ops(at + 0.01, (pod, pod, other), uid, 0.02)
+            self._add(at + self.lease * (0.1 + random.random()), f"pod{pod}", "start")
+        elif scene == "store":
+            self._op(at - 0.1, pod, uid, "claim")
+            self._store(at)
+            self._ops(at + random.choice([0.0, self.heartbeat]), (pod, other), uid, random.choice([0.02, 0.3]))
+        else:
+            self._fault(at, f"pod{pod}")
+            self._ops(at, (pod, other), uid, random.choice([0.003, 0.02, self.deadline]))
+
+    def _cut_off(self, at: float, pod: int, other: int, uid: int) -> None:
+        """A pod does not reach the store for about its lease, while others want what it has."""
+        random, who = self.random, f"pod{pod}"
+        self._op(at - 0.2, pod, uid, "claim")
+        late = random.random() * self.deadline
+        if random.random() < 0.5:  # the answers of the last heartbeats that get through are late
+            for number in range(3):
+                self._silence(at - self.heartbeat + number * 0.4 * self.heartbeat, who, late, "pipe", up=False, new=False)
+            at += late
+        seconds = self.lease * (0.7 + 1.5 * random.random())
+        if random.random() < 0.3:
+            self._add(at, who, "stall", seconds=round(seconds, 4), timers_first=random.random() < 0.5)
+        else:
+            self._silence(at, who, seconds, "", up=random.random() < 0.8)
+        end = at + self.lease
+        for number in range(random.randint(4, 14)):
+            moment = end + (number - 3) * 0.04 * (0.5 + random.random())
+            if self.clients:
+                self._ask(moment, uid, "request")
+            self._op(moment + 0.01 * random.random(), other, uid, "claim")
+            self._op(moment + 0.01 * random.random(), pod, uid, "serve")
+
+    def _restart(self, at: float, pod: int, other: int, uid: int) -> None:
+        """Processes with one index come and go."""
+        random, who = self.random, f"pod{pod}"
+        self._op(at - 0.1, pod, uid, "claim")
+        first = random.choice(["kill", "stop", "stall", "none"])
+        if first == "stall":
+            self._add(at, who, "stall", seconds=round(self.lease * 2 * random.random(), 4), timers_first=random.random() < 0.5)
+        elif first != "none":
+            self._add(at, who, first)
+        for _ in range(random.randint(1, 3)):
+            at += random.choice([0.001, 0.05, self.lease / 2]) * random.random()
+            self._add(at, who, "start")
+            self._ops(at + 0.01, (pod, pod, other), uid, random.choice([0.003, 0.1, self.lease / 3]))
+            at += random.choice([0.01, 0.1, self.lease / 2]) * random.random()
+            if random.random() < 0.5:
+                kind = random.choice(["stop", "kill", "routing_state"])
+                self._add(at, who, kind, **({"state": "SHUTDOWN"} if kind == "routing_state" else {}))
+        self._add(at + self.lease * random.random(), who, "start")
+
+    def _draw_traffic(self) -> None:
+        random = self.random
+        if not self.clients or random.random() < 0.5:
+            return
+        at, pause = 0.2, random.choice([0.05, 0.2])
+        while at < self.seconds:
+            self._ask(at, random.randrange(self.uids), random.choice(_ASKS))
+            at += random.expovariate(1 / pause)
+
+    # -- single actions
+
+    def _uid(self) -> int:
+        """Return a uid, one that nobody has used most often."""
+        if self.fresh < self.uids and self.random.random() < 0.6:
+            self.fresh += 1
+            return self.fresh - 1
+        return self.random.randrange(self.uids)
+
+    def _ops(self, at: float, cast: tuple[int, ...], uid: int, pause: float) -> None:
+        random = self.random
+        for _ in range(random.randint(2, 6)):
+            at += random.expovariate(1 / pause)
+            if self.clients and random.random() < 0.25:
+                self._ask(at, uid, random.choice(_ASKS))
+            else:
+                self._op(at, random.choice(cast), uid, random.choice(_TAKES + _GIVES))
+
+    def _op(self, at: float, pod: int, uid: int, kind: str) -> None:
+        random = self.random
+        args: dict[str, Any] = {"uid": uid}
+        if not self.forces and kind in {"set", "remove", "remove_with_id"}:
+            kind = {"set": "claim"}.get(kind, "release")
+        if kind in {"try_set", "set", "remove_with_id"}:
+            args["pod"] = pod if random.random() < 0.7 else random.randrange(self.pods)
+        if kind in {"release", "remove_with_id"}:
+            args["grace"] = random.choice([0.0, 0.0, 0.5, 3.0])
+        if kind == "claim":
+            args["steal"] = random.random() < 0.2
+        self._add(at, f"pod{pod}", kind, **self._cut_short(args))
+
+    def _ask(self, at: float, uid: int, kind: str) -> None:
+        args: dict[str, Any] = {"uid": uid}
+        if kind == "set_if_absent":
+            args["pod"] = self.random.randrange(self.pods)
+        self._add(at, f"client{self.random.randrange(self.clients)}", kind, **self._cut_short(args))
+
+    def _cut_short(self, args: dict[str, Any]) -> dict[str, Any]:
+        random = self.random
+        if random.random() < 0.1:
+            args["cancel"] = random.choice([1, 1, 2, 3, 5])
+        elif random.random() < 0.06:
+            args["timeout"] = round(random.random() * self.deadline, 4)
+        return args
+
+    def _fault(self, at: float, who: str) -> None:
+        """Let something go wrong with a machine, or nothing."""
+        random = self.random
+        kind = random.choice(["stall", "silence", "silence", "reset", "kill"]) if self.faulty else ""
         if kind == "stall":
-            args = {"seconds": random.choice([0.05, self.deadline, self.lease, 1.6 * self.lease]) * random.random() * 1.3}
-            args["timers_first"] = random.random() < 0.5
+            seconds = random.choice([0.05, self.deadline, self.lease, 1.6 * self.lease]) * random.random() * 1.3
+            self._add(at, who, kind, seconds=round(seconds, 4), timers_first=random.random() < 0.5)
         elif kind == "silence":
-            args = {
-                "seconds": random.choice([self.deadline, 2.5 * self.deadline, self.lease, 2 * self.lease]) * random.random() * 1.3,
-                "of": random.choice(["", "pipe", "pipe", "subscription"]),
-                "up": random.random() < 0.7,
-                "down": random.random() < 0.7,
-                "new": random.random() < 0.5,
-            }
+            seconds = random.choice([self.deadline, 2.5 * self.deadline, self.lease, 2 * self.lease])
+            of = random.choice(["", "pipe", "pipe", "subscription"])
+            up, down, new = (random.random() < share for share in (0.7, 0.7, 0.5))
+            self._silence(at, who, seconds * random.random() * 1.3, of, up=up, down=down, new=new)
         elif kind == "reset":
-            args = {"of": random.choice(["", "pipe", "subscription"]), "told": random.random() < 0.7}
-        elif kind in {"kill", "stop"}:
-            back = at + random.choice([0.01, 0.3, self.lease]) * (0.2 + random.random())
-            return [Action(at, who, kind), Action(back, who, "start")]
-        elif kind == "start":
-            if exclusive:
-                return []
-        elif kind == "routing_state":
-            args = {"state": random.choice(["READY", "DENY_NEW_CALL", "SHUTDOWN"])}
-        elif kind != "drain":
-            args = {"uid": uid if random.random() < 0.8 else random.randrange(self.uids)}
-            if kind in {"try_set", "set", "remove_with_id", "set_if_absent", "report"}:
-                args["pod"] = number if group == "pod" and random.random() < 0.6 else random.randrange(self.pods)
-            if kind in {"release", "remove_with_id"}:
-                args["grace"] = random.choice([0.0, 0.0, 0.5, 3.0])
-            if kind == "claim":
-                args["steal"] = random.random() < 0.3
-            if random.random() < 0.15:
-                args["cancel"] = random.choice([1, 1, 2, 3, 5])
-            elif random.random() < 0.1:
-                args["timeout"] = random.random() * self.deadline
-        return [Action(at, who, kind, args)]
+            of = random.choice(["", "pipe", "subscription"])
+            self._add(at, who, kind, of=of, told=random.random() < 0.7)
+        elif kind == "kill":
+            self._add(at, who, kind)
+            self._add(at + random.choice([0.01, 0.3, self.lease]) * (0.2 + random.random()), who, "start")
 
-    def _of_store(self, at: float, kind: str) -> list[Action]:
+    def _silence(
+        self, at: float, who: str, seconds: float, of: str, *, up: bool = True, down: bool = True, new: bool = True
+    ) -> None:
+        self._add(at, who, "silence", seconds=round(seconds, 4), of=of, up=up, down=down, new=new)
+
+    def _store(self, at: float) -> None:
         random = self.random
+        kind = random.choice(["pause", "pause", "restart", "restart", "lose_all", "fail_over", "fail_over", "clock"])
         if kind == "pause":
             seconds = random.choice([self.deadline, 3 * self.deadline, self.lease, 2 * self.lease]) * random.random()
-            return [Action(at, "store", "pause", {"seconds": seconds})]
-        if kind == "clock":
+            self._add(at, "store", kind, seconds=round(seconds, 4))
+        elif kind == "clock":
             step = random.choice([-1, 1]) * random.choice([0.1, self.lease / 2.5, 3 * self.lease]) * random.random()
-            return [Action(at, "store", "clock", {"step": step})]
-        if kind == "restart":
-            return [Action(at, "store", "restart", {"seconds": random.random() * 2 * self.lease, "lose": random.random() < 0.5})]
-        if kind == "fail_over":
-            lag = random.random() * 2
-            return [Action(max(0.0, at - lag), "store", "snapshot"), Action(at, "store", "fail_over", {"seconds": random.random()})]
-        return [Action(at, "store", "lose_all")]
+            self._add(at, "store", kind, step=round(step, 4))
+        elif kind == "restart":
+            seconds = random.choice([0.01, 0.2, 2 * self.lease]) * random.random()
+            self._add(at, "store", kind, seconds=round(seconds, 4), lose=random.random() < 0.6)
+        elif kind == "fail_over":
+            self._add(at - random.random() * 2, "store", "snapshot")
+            self._add(at, "store", kind, seconds=round(random.random(), 4))
+        else:
+            self._add(at, "store", kind)
+
+    def _add(self, at: float, who: str, kind: str, **args: Any) -> None:
+        if at < self.seconds:
+            self.actions.append(Action(round(max(at, 0.05), 6), who, kind, args))

@@ -120,7 +120,22 @@ class Process:
         return self.leaving
 
 
-BOUNDS: dict[str, float] = {}
+BOUNDS: dict[str, float] = {
+    "claim": 1,
+    "release": 1,
+    "set": 1,
+    "try_set": 1,
+    "remove": 1,
+    "remove_with_id": 1,
+    "routing_state": 1,
+    "compute": 2,
+    "get": 1,
+    "set_if_absent": 3,
+    "batch_compute": 3,
+    "batch_get": 1,
+    "report": 3,
+    "pods": 3,
+}
 """How long each operation may take, in call deadlines; what is not in it ends when the application lets it."""
 
 
@@ -283,10 +298,13 @@ class PodProcess(Process):
         uid = f"u{args.get('uid', 0)}"
         if kind == "claim":
             handle = await driver.claim(uid, steal_temporary=args.get("steal", False))
+            self._check_believed(handle)
             if handle.is_owned():
                 await self.load(handle)
                 self.serve(uid)
             return handle
+        if kind == "serve":
+            return self.serve(uid)
         if kind == "release":
             handle = self.memory[uid][0] if uid in self.memory else driver.owned(uid)  # type: ignore[assignment]
             return None if handle is None else await handle.release(args.get("grace", 0.0))
@@ -304,6 +322,12 @@ class PodProcess(Process):
             self.states += 1
             return await driver.drain()
         raise ValueError(kind)
+
+    def _check_believed(self, handle: Ownership) -> None:
+        """See that who was told that another pod has the uid does not own it by an older claim."""
+        mine = self.driver.owned(handle.uid) if self.driver is not None else None
+        if mine is not None and handle.pod_index not in {None, self.index} and (mine.epoch or 0) < (handle.epoch or 0):
+            self.judge.violate("an answer is believed", f"{self.name} is told {handle!r}, and has {mine!r}")
 
     async def _set_state(self, state: RoutingState) -> None:
         driver = self.driver

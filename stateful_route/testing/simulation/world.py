@@ -16,7 +16,7 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import StatefulRouteError
 from stateful_route.models import LinkKind, RoutingState
 from stateful_route.testing.simulation.judge import Judge, Violation
-from stateful_route.testing.simulation.leftovers import leftovers_of_client, leftovers_of_pod
+from stateful_route.testing.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod
 from stateful_route.testing.simulation.loop import Machine, SimulationError, VirtualLoop, failed
 from stateful_route.testing.simulation.network import Network
 from stateful_route.testing.simulation.processes import SERVICE, ClientProcess, PodProcess
@@ -367,8 +367,9 @@ class World:
                 if link is None or link.kind is not LinkKind.PERSISTENT or link.epoch != handle.epoch:
                     what = f"{pod.name} owns {uid} at epoch {handle.epoch}; the store has {link}"
                     judge.violate("all agree after quiet", what)
-            if link is not None and link.kind is LinkKind.PERSISTENT and not owners:
-                self._check_ownerless(uid, link)
+            for pod in self._running():
+                if pod.driver is not None and pod.healthy and holds_in_vain(pod.driver, uid):
+                    judge.violate("all agree after quiet", f"{pod.name} holds {uid} and does not own it; {link}")
             for client in self.clients:
                 cached = client.driver.peek("", uid, SERVICE)
                 stale = cached is not None and (link is None or link.pod_index != cached)
@@ -377,13 +378,6 @@ class World:
                     judge.violate("all agree after quiet", what)
         if judge.violation is None:
             await self._probe()
-
-    def _check_ownerless(self, uid: str, link: Any) -> None:
-        """A persistent link whose pod lives and does not serve it may be one that somebody set for it."""
-        for pod in self._running():
-            driver = pod.driver
-            if driver is not None and driver.incarnation == link.incarnation and leftovers_of_pod(driver, held=uid):
-                self.judge.violate("all agree after quiet", f"{pod.name} holds {uid} and does not own it; {link}")
 
     async def _probe(self) -> None:
         """Each client gets each uid served, and all at the same pod."""
