@@ -87,6 +87,7 @@ class Judge:
         self.serves = 0
         self.newest: dict[int, tuple[int, Machine]] = {}
         """The newest life of each pod that the store has begun, and whose it is."""
+        self._owned_since: dict[str, float] = {}
         self._top: dict[str, tuple[int, str]] = {}
         self._owners: dict[str, dict[PodProcess, Ownership]] = {uid: {} for uid in uids}
         server.before = self._before
@@ -124,6 +125,7 @@ class Judge:
                 continue
             if owners.get(pod) is not handle:
                 owners[pod] = handle
+                self._owned_since[uid] = self.loop.now
                 self.trace.note(pod.name, "owns", f"{uid} at epoch {handle.epoch}")
                 self._check_epoch(uid, pod, handle)
             if len(owners) > 1:
@@ -231,18 +233,16 @@ class Judge:
     def _ended(self, uid: str, before: Link, request: Request) -> None:
         """Look at who would serve a link that the store has just ended."""
         by = request.machine
-        forced = request.name in _FORCES
-        own = any(
-            pod.machine is by and handle.epoch == before.epoch for pod, handle in self._owners[uid].items()
-        ) or by.name in self._held_by(before)
-        if forced and not own:
+        own = by.name in self._held_by(before)
+        if request.name == "assign" and request.asked_at < self._owned_since.get(uid, 0.0):
+            own = False  # it was meant for who had the link before: a late force takes it from whoever has it
+        if request.name in _FORCES and not own:
             self.forced[uid] = _Forced(self.loop.now, by.name)
+            return
+        if self.loop.now < max(self.lost_until + self.bound_of_loss * (self.lost_until > 0), self.clock_stepped_until):
+            return
         for pod, handle in self.owners(uid):
-            if handle.epoch == before.epoch and not (forced and pod.machine is not by):
-                if self.lost_until and self.loop.now < self.lost_until + self.bound_of_loss:
-                    continue
-                if self.loop.now < self.clock_stepped_until:
-                    continue
+            if handle.epoch == before.epoch:
                 what = f"{request.name} by {by.name} ends the link of {uid} at epoch {before.epoch}, which {pod.name} owns"
                 self.violate("an owner is not robbed", what)
 

@@ -35,8 +35,9 @@ def leftovers_of_pod(driver: ServerDriver) -> str:
 
 
 def holds_in_vain(driver: ServerDriver, uid: str) -> bool:
-    """Whether a pod holds a uid that it does not own."""
-    return driver._owned.held(uid) is not None and driver.owned(uid) is None
+    """Whether a pod holds a uid, has not begun to release it, and does not own it."""
+    handle = driver._owned.held(uid)
+    return handle is not None and handle.held and not handle.is_owned()
 
 
 def is_waiting(driver: ServerDriver) -> bool:

@@ -129,10 +129,10 @@ BOUNDS: dict[str, float] = {
     "remove_with_id": 1,
     "routing_state": 1,
     "compute": 2,
-    "get": 1,
+    "get": 2,
     "set_if_absent": 3,
     "batch_compute": 3,
-    "batch_get": 1,
+    "batch_get": 2,
     "report": 3,
     "pods": 3,
 }
@@ -368,7 +368,8 @@ class PodProcess(Process):
         began, stalled = self.machine.loop.now, self.machine.stalled_for
         waiting = is_waiting(driver) or self.left_waiting
         await driver.stop()
-        troubled = judge.troubled.get(self.name, 0.0) >= began or judge.server.refuses
+        before = began - 4 * self.config.call_deadline  # it fails at once while the pipe waits to connect again
+        troubled = judge.troubled.get(self.name, 0.0) >= before or judge.server.refuses
         self.stopped_well = self.started and not (waiting or troubled or self.config.call_deadline < judge.slowest)
         took = self.machine.loop.now - began - (self.machine.stalled_for - stalled)
         self.longest["stop"] = max(took, self.longest.get("stop", 0.0))

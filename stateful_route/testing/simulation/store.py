@@ -52,6 +52,7 @@ class Request:
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    asked_at: float
 
 
 class StoreServer:
@@ -325,7 +326,8 @@ class SimulatedStore:
         return answer
 
     def _request(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
-        request = Request(self.network.loop.next_number(), self.machine, name, args, kwargs)
+        loop = self.network.loop
+        request = Request(loop.next_number(), self.machine, name, args, kwargs, loop.now)
         self.server.seen("asks", request, None)
         return request
 
