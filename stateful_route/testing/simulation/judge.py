@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -88,6 +89,8 @@ class Judge:
         self.newest: dict[int, tuple[int, Machine]] = {}
         """The newest life of each pod that the store has begun, and whose it is."""
         self._owned_since: dict[str, float] = {}
+        self._kept: dict[PodProcess, dict[Ownership, bool]] = {}
+        """The handles that each pod ever had, and whether it was told that it lost them."""
         self._top: dict[str, tuple[int, str]] = {}
         self._owners: dict[str, dict[PodProcess, Ownership]] = {uid: {} for uid in uids}
         server.before = self._before
@@ -126,10 +129,26 @@ class Judge:
             if owners.get(pod) is not handle:
                 owners[pod] = handle
                 self._owned_since[uid] = self.loop.now
+                if handle not in self._kept.setdefault(pod, {}):
+                    self._kept[pod][handle] = False
+                    handle.on_lost(functools.partial(self._note_lost, pod, handle))
                 self.trace.note(pod.name, "owns", f"{uid} at epoch {handle.epoch}")
                 self._check_epoch(uid, pod, handle)
             if len(owners) > 1:
                 self._check_owners(uid)
+
+    def _note_lost(self, pod: PodProcess, handle: Ownership) -> None:
+        if self._kept[pod][handle]:
+            self.violate("a loss is told once", f"{pod.name} hears again that it lost {handle!r}")
+        self._kept[pod][handle] = True
+        if handle.is_owned():
+            self.violate("a loss is a loss", f"{pod.name} hears that it lost {handle!r}")
+
+    def check_losses(self, pod: PodProcess) -> None:
+        """See that a pod that has stopped was told of the loss of each handle that it had."""
+        for handle, lost in self._kept.get(pod, {}).items():
+            if not lost:
+                self.violate("a loss is told", f"{pod.name} has stopped, and was not told that it lost {handle!r}")
 
     def _check_epoch(self, uid: str, pod: PodProcess, handle: Ownership) -> None:
         epoch = handle.epoch or 0

@@ -201,6 +201,9 @@ class _Maker:
         elif scene == "store":
             self._op(at - 0.1, pod, uid, "claim")
             self._store(at)
+            if random.random() < 0.4:
+                seconds = self.heartbeat + self.deadline * 3 * random.random()
+                self._silence(at, f"pod{pod}", seconds, "pipe", down=random.random() < 0.5, new=False)
             self._ops(at + random.choice([0.0, self.heartbeat]), (pod, other), uid, random.choice([0.02, 0.3]))
         else:
             self._fault(at, f"pod{pod}")
@@ -240,6 +243,9 @@ class _Maker:
         for _ in range(random.randint(1, 3)):
             at += random.choice([0.001, 0.05, self.lease / 2]) * random.random()
             self._add(at, who, "start")
+            if self.faulty and random.random() < 0.3:
+                seconds = self.deadline * (0.3 + 2 * random.random())
+                self._silence(at + 0.0001, who, seconds, "pipe", up=random.random() < 0.7, new=random.random() < 0.3)
             self._ops(at + 0.01, (pod, pod, other), uid, random.choice([0.003, 0.1, self.lease / 3]))
             at += random.choice([0.01, 0.1, self.lease / 2]) * random.random()
             if random.random() < 0.5:

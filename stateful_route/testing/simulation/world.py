@@ -444,6 +444,8 @@ class World:
             for pod in slot:
                 if pod.driver is not None and pod.machine.alive and (left := leftovers_of_pod(pod.driver)):
                     judge.violate("nothing is left over", f"{pod.name}: {left}")
+                if pod.machine.alive and pod.over:
+                    judge.check_losses(pod)
         for machine in self._machines():
             tasks = [task for task in machine.tasks if not task.done()]
             if tasks:
