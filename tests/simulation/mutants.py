@@ -113,14 +113,16 @@ SLIPS = [
     Mutation(
         "release drops the handle after the answer",
         OWNERSHIP,
-        "        self.drop()\n        if self._given_up",
-        "        if self._given_up",
+        "        self.drop()\n        if self._given_up or self.epoch is None:\n            return False\n"
+        "        released = await self._owned.release(self, grace)\n",
+        "        if self._given_up or self.epoch is None:\n            return False\n"
+        "        self._owned.forget = lambda uid: None\n"
+        "        try:\n            released = await self._owned.release(self, grace)\n"
+        "        finally:\n            del self._owned.forget\n            self._owned.forget(self.uid)\n",
     ),
-    Mutation("a temporary link is owned", OWNERSHIP, " and answer.link.kind is LinkKind.PERSISTENT", ""),
     Mutation("any memory is good", OWNERSHIP, "return self.continues(older) or (", "return self.held or ("),
     # what a pod owns
     Mutation("verify forgets the epoch", OWNED, "(self.pod_index, handle.epoch) == (link.pod_index, link.epoch)", "self.pod_index == link.pod_index"),
-    Mutation("a waiting life claims", OWNED, "        if self.heart.waiting:\n", "        if False:\n"),
     Mutation("a refused claim keeps the handle", OWNED, "            return before\n        self.forget(uid)\n", "            return before\n"),
     Mutation("nothing is lost at the end", OWNED, "            for uid in self.uids:\n                self.forget(uid)\n        self._unsure", "            pass\n        self._unsure"),
     Mutation("operations do not wait for their turn", TURNS, "            async with turn.lock:\n                yield turn", "            yield turn"),
