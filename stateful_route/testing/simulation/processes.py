@@ -10,7 +10,7 @@ import anyio
 
 from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError
-from stateful_route.models import RoutingState, ServerInfo
+from stateful_route.models import PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
 from stateful_route.testing.simulation.leftovers import is_waiting
 
@@ -54,7 +54,13 @@ class Process:
     """A process on a machine of its own."""
 
     def __init__(
-        self, machine: Machine, store: SimulatedStore, network: Network, config: BaseConfig, judge: Judge, random: Random
+        self,
+        machine: Machine,
+        store: SimulatedStore,
+        network: Network,
+        config: BaseConfig,
+        judge: Judge,
+        random: Random,
     ) -> None:
         """Make a process that does not run."""
         self.machine = machine
@@ -101,7 +107,9 @@ class Process:
         took = machine.loop.now - began - (machine.stalled_for - stalled)
         if took > self.longest.get(name, 0.0):
             self.longest[name] = took
-        trace.note(self.name, "ends", f"{label} after {took:.4f} s: {type(result).__name__} {result}" if trace.on else "")
+        trace.note(
+            self.name, "ends", f"{label} after {took:.4f} s: {type(result).__name__} {result}" if trace.on else ""
+        )
         bound = self.bound(name)
         if took > bound:
             text = f"{self.name} {name} took {took:.3f} s: {bound:.3f} s is its bound"
@@ -259,9 +267,9 @@ class PodProcess(Process):
         version = self.judge.ledger[uid]
         self._torn.discard(uid)
         await asyncio.sleep(self.random.random() * 0.002)
-        if self.driver is not None and self.driver.owned(uid) is handle and not self._newer(uid, handle):
-            if self.judge.ledger[uid] == version:
-                self.memory[uid] = handle, version
+        owned = self.driver is not None and self.driver.owned(uid) is handle
+        if owned and not self._newer(uid, handle) and self.judge.ledger[uid] == version:
+            self.memory[uid] = handle, version
 
     def _newer(self, uid: str, handle: Ownership) -> bool:
         return uid in self.memory and self.memory[uid][0] is handle
@@ -296,32 +304,43 @@ class PodProcess(Process):
         if driver is None:
             return None
         uid = f"u{args.get('uid', 0)}"
-        if kind == "claim":
-            handle = await driver.claim(uid, steal_temporary=args.get("steal", False))
-            self._check_believed(handle)
-            if handle.is_owned():
-                await self.load(handle)
-                self.serve(uid)
-            return handle
-        if kind == "serve":
-            return self.serve(uid)
-        if kind == "release":
-            handle = self.memory[uid][0] if uid in self.memory else driver.owned(uid)  # type: ignore[assignment]
-            return None if handle is None else await handle.release(args.get("grace", 0.0))
-        if kind == "try_set":
-            return await driver.try_set_linked_pod("", uid, SERVICE, args["pod"])
-        if kind == "set":
-            return await driver.set_linked_pod("", uid, SERVICE, args["pod"])
-        if kind == "remove":
-            return await driver.remove_linked_pod("", uid, SERVICE)
-        if kind == "remove_with_id":
-            return await driver.remove_linked_pod_with_id("", uid, SERVICE, args["pod"], args.get("grace", 0.0))
-        if kind == "routing_state":
-            return await self._set_state(RoutingState(args["state"]))
-        if kind == "drain":
-            self.states += 1
-            return await driver.drain()
-        raise ValueError(kind)
+        pod: int = args.get("pod", 0)
+        grace: float = args.get("grace", 0.0)
+        work: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "claim": lambda: self._claim(uid, steal=args.get("steal", False)),
+            "serve": lambda: self._serve(uid),
+            "release": lambda: self._release(uid, grace),
+            "try_set": lambda: driver.try_set_linked_pod("", uid, SERVICE, pod),
+            "set": lambda: driver.set_linked_pod("", uid, SERVICE, pod),
+            "remove": lambda: driver.remove_linked_pod("", uid, SERVICE),
+            "remove_with_id": lambda: driver.remove_linked_pod_with_id("", uid, SERVICE, pod, grace),
+            "routing_state": lambda: self._set_state(RoutingState(args["state"])),
+            "drain": self._drain,
+        }
+        return await work[kind]()
+
+    async def _claim(self, uid: str, *, steal: bool) -> object:
+        assert self.driver is not None
+        handle = await self.driver.claim(uid, steal_temporary=steal)
+        self._check_believed(handle)
+        if handle.is_owned():
+            await self.load(handle)
+            self.serve(uid)
+        return handle
+
+    async def _serve(self, uid: str) -> object:
+        return self.serve(uid)
+
+    async def _release(self, uid: str, grace: float) -> object:
+        assert self.driver is not None
+        handle = self.memory[uid][0] if uid in self.memory else self.driver.owned(uid)
+        return None if handle is None else await handle.release(grace)
+
+    async def _drain(self) -> object:
+        assert self.driver is not None
+        self.states += 1
+        await self.driver.drain()
+        return "drained"
 
     def _check_believed(self, handle: Ownership) -> None:
         """See that who was told that another pod has the uid does not own it by an older claim."""
@@ -348,11 +367,11 @@ class PodProcess(Process):
         if driver is None or judge.loop.now < judge.lost_until + judge.bound_of_loss * (judge.lost_until > 0):
             return
         table = judge.server.apply("read_pods", self.config.namespace, SERVICE)
+        life = PodLife(self.index, driver.incarnation)
         for pod in table.pods:
-            if pod.pod_index == self.index and pod.incarnation == driver.incarnation and not pod.dead:
-                if pod.report.routing_state is not state:
-                    text = f"{when}: {self.name} is {pod.report.routing_state} in the store, not {state}"
-                    judge.violate("a routing state is in the store", text)
+            if pod.life == life and not pod.dead and pod.report.routing_state is not state:
+                text = f"{when}: {self.name} is {pod.report.routing_state} in the store, not {state}"
+                judge.violate("a routing state is in the store", text)
 
     def stop(self) -> None:
         """Stop the driver, as SIGTERM makes it."""
@@ -377,7 +396,9 @@ class PodProcess(Process):
         bound = max(self.config.drain_deadline, self.config.stop_deadline) + self.config.stop_deadline
         bound += 0.2 + self.config.call_deadline + 0.02  # a load source, and a hand-off that ends
         if took > bound:
-            judge.violate("every call ends in time", f"{self.name} stop() took {took:.3f} s: {bound:.3f} s is its bound")
+            judge.violate(
+                "every call ends in time", f"{self.name} stop() took {took:.3f} s: {bound:.3f} s is its bound"
+            )
         await self.store.aclose()
         self.over = True
 
@@ -402,25 +423,24 @@ class ClientProcess(Process):
 
     async def act(self, kind: str, args: dict[str, Any]) -> object:
         """Do what an action says."""
-        driver = self.driver
+        driver, uids = self.driver, self.judge.uids
         uid = f"u{args.get('uid', 0)}"
-        if kind == "request":
-            return await self.request(uid)
-        if kind == "compute":
-            return await self.compute(uid)
-        if kind == "batch_compute":
-            return await driver.batch_compute_linked_pod("", self.judge.uids, SERVICE)
-        if kind == "batch_get":
-            return await driver.batch_get_linked_pod("", self.judge.uids, SERVICE)
-        if kind == "get":
-            return await driver.get_linked_pod("", uid, SERVICE)
-        if kind == "set_if_absent":
-            return await driver.set_linked_pod_if_absent("", uid, SERVICE, args["pod"])
-        if kind == "report":
-            return await driver.report_unreachable("", SERVICE, args["pod"])
-        if kind == "pods":
-            return await driver.pods("", SERVICE)
-        raise ValueError(kind)
+        pod: int = args.get("pod", 0)
+        work: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "request": lambda: self.request(uid),
+            "compute": lambda: self.compute(uid),
+            "batch_compute": lambda: driver.batch_compute_linked_pod("", uids, SERVICE),
+            "batch_get": lambda: driver.batch_get_linked_pod("", uids, SERVICE),
+            "get": lambda: driver.get_linked_pod("", uid, SERVICE),
+            "set_if_absent": lambda: driver.set_linked_pod_if_absent("", uid, SERVICE, pod),
+            "report": lambda: self._report(pod),
+            "pods": lambda: driver.pods("", SERVICE),
+        }
+        return await work[kind]()
+
+    async def _report(self, pod: int) -> object:
+        await self.driver.report_unreachable("", SERVICE, pod)
+        return "reported"
 
     async def compute(self, uid: str) -> int:
         """Return the pod of a uid."""
@@ -435,7 +455,7 @@ class ClientProcess(Process):
         went = []
         for _ in range(4):
             pod = await self.compute(uid)
-            what, elsewhere = await self.reach(self, pod, uid)
+            what, _ = await self.reach(self, pod, uid)
             went.append((pod, what))
             if what == "served":
                 break

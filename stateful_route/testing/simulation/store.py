@@ -1,4 +1,4 @@
-"""A memory store behind the simulated network, and the store that a machine has: the shipped pipe over a simulated wire.
+"""A memory store behind the network, and the store that a machine has: the shipped pipe over a simulated wire.
 
 ``Pipe`` and ``Wire`` of ``store.pipelined`` are the real ones: deadlines, retired connections and back-off are theirs.
 Only the socket, and what is written to it, is simulated: a line with the number of a request, and the number of its
@@ -357,9 +357,7 @@ class SimulatedStore:
             return [error] * len(calls)
         if len(requests) == 1:
             replies = [replies]
-        answers = [
-            reply if isinstance(reply, StoreError) else self.server.answer_of(reply)[0] for reply in replies
-        ]
+        answers = [reply if isinstance(reply, StoreError) else self.server.answer_of(reply)[0] for reply in replies]
         for request, answer in zip(requests, answers, strict=True):
             self.server.seen("answered", request, answer)
         return answers

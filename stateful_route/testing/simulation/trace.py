@@ -42,7 +42,9 @@ class Trace:
         if self.on:
             text = f"#{request.number} {request.name}"
             if what == "asks":
-                named = (f"{name}={_short(value)}" for name, value in request.kwargs.items() if name not in _UNREPEATABLE)
+                named = (
+                    f"{name}={_short(value)}" for name, value in request.kwargs.items() if name not in _UNREPEATABLE
+                )
                 text += "".join(f" {word}" for word in (*map(_short, request.args), *named))
             else:
                 text += f" -> {_short(answer)}"
@@ -69,7 +71,7 @@ _DULL = frozenset({"read_pods"})
 _UNREPEATABLE = frozenset({"process"})
 
 
-def _short(value: Any) -> str:  # noqa: PLR0911 - a table
+def _short(value: Any) -> str:  # noqa: C901, PLR0911 - a table
     match value:
         case LinkKey():
             return value.uid

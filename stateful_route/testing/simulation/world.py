@@ -19,7 +19,7 @@ from stateful_route.testing.simulation.judge import Judge, Violation
 from stateful_route.testing.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod
 from stateful_route.testing.simulation.loop import Machine, SimulationError, VirtualLoop, failed
 from stateful_route.testing.simulation.network import Network
-from stateful_route.testing.simulation.processes import SERVICE, ClientProcess, PodProcess
+from stateful_route.testing.simulation.processes import SERVICE, ClientProcess, PodProcess, Process
 from stateful_route.testing.simulation.store import SimulatedStore, StoreServer
 from stateful_route.testing.simulation.trace import Trace
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from stateful_route.testing.simulation.plan import Action, Plan
 
 NAMESPACE = "default"
+
+_MOST_PROCESSES = 6
+"""Of one pod, in a run."""
 
 
 @attrs.frozen
@@ -86,8 +89,8 @@ class World:
     def __init__(self, plan: Plan, *, trace: bool) -> None:
         """Make a world in which nothing has happened yet."""
         self.plan = plan
-        self.random = Random(f"world {plan.seed}")  # noqa: S311
-        self.loop = VirtualLoop(Random(f"schedule {plan.schedule}"), most_steps=400_000)  # noqa: S311
+        self.random = Random(f"world {plan.seed}")
+        self.loop = VirtualLoop(Random(f"schedule {plan.schedule}"), most_steps=400_000)
         self.config = BaseConfig(namespace=NAMESPACE, **plan.settings)
         self.trace = Trace(self.loop, on=trace)
         self.network = Network(self.loop, plan.latency, 3 * self.config.call_deadline)
@@ -125,8 +128,7 @@ class World:
             if judge.violation is None:
                 judge.violate("it comes to an end", str(error))
         for context in self.loop.errors:
-            error = context.get("exception")
-            judge.violate("no error is unhandled", f"{context.get('message')}: {error!r}")
+            judge.violate("no error is unhandled", f"{context.get('message')}: {context.get('exception')!r}")
         processes = [*(pod for slot in self.pods for pod in slot), *self.clients]
         longest: dict[str, float] = {}
         for process in processes:
@@ -186,7 +188,7 @@ class World:
     # -- machines
 
     def _machine(self, name: str) -> Machine:
-        random = Random(f"machine {self.plan.seed} {name}")  # noqa: S311
+        random = Random(f"machine {self.plan.seed} {name}")
         drift = self.plan.drift * random.choice([-1.0, 0.0, 1.0])
         machine = Machine(self.loop, name, offset=round(random.random() * 1e5, 3), drift=drift)
         machine.slowness = self.plan.slowness
@@ -198,7 +200,7 @@ class World:
         machine = self._machine(name)
         self.trace.note(name, "starts")
         store = SimulatedStore(self.network, self.server, machine, self.config.call_deadline)
-        random = Random(f"process {self.plan.seed} {name}")  # noqa: S311
+        random = Random(f"process {self.plan.seed} {name}")
         before, self.loop.current = self.loop.current, machine
         try:
             pod = PodProcess(index, machine, store, self.network, self.config, self.judge, random)
@@ -212,7 +214,7 @@ class World:
         name = f"client{number}"
         machine = self._machine(name)
         store = SimulatedStore(self.network, self.server, machine, self.config.call_deadline)
-        random = Random(f"process {self.plan.seed} {name}")  # noqa: S311
+        random = Random(f"process {self.plan.seed} {name}")
         before, self.loop.current = self.loop.current, machine
         try:
             client = ClientProcess(machine, store, self.network, self.config, self.judge, random)
@@ -225,7 +227,8 @@ class World:
         """Return the process of a pod that is reached by its index: the newest that lives, and is of use."""
         living = [pod for pod in reversed(self.pods[index]) if pod.machine.alive and not pod.over]
         useful = [pod for pod in living if not pod.leaving and (not pod.started or pod.healthy)]
-        return (useful or living or [None])[0]
+        found = useful or living
+        return found[0] if found else None
 
     async def _reach(self, client: ClientProcess, index: int, uid: str) -> tuple[str, int | None]:
         """Carry a request to a pod, and its answer back."""
@@ -269,9 +272,8 @@ class World:
             return
         pod = self._pod(index)
         if action.kind == "start":
-            if pod is None or not self.config.index_is_exclusive:
-                if len(self.pods[index]) < 6:
-                    self._start_pod(index)
+            if (pod is None or not self.config.index_is_exclusive) and len(self.pods[index]) < _MOST_PROCESSES:
+                self._start_pod(index)
             return
         if pod is None or self._fault(pod.machine, action):
             return
@@ -308,9 +310,7 @@ class World:
         seconds = args.get("seconds", 0.0)
         if action.kind == "pause":
             server.pause(seconds)
-        elif action.kind == "restart":
-            server.restart(seconds)
-        elif action.kind == "fail_over":
+        elif action.kind in {"restart", "fail_over"}:
             server.restart(seconds)
         for machine in self._machines():
             judge.trouble(machine, seconds)
@@ -380,50 +380,50 @@ class World:
             await self._probe()
 
     async def _probe(self) -> None:
-        """Each client gets each uid served, and all at the same pod."""
-        running = [pod for pod in self._running() if pod.driver is not None and pod.driver.healthy]
-        routable = []
-        for pod in running:
-            if pod.driver is not None and await pod.driver.get_routing_state() is RoutingState.READY:
-                routable.append(pod)
-        if not routable:
-            return
+        """Each pod can claim, and each client gets each uid served, all at the same pod."""
+        routable = [pod for pod in self._running() if pod.healthy and await self._is_ready(pod)]
         for pod in routable:
-            done = self.loop.create_future()
-            pod.machine.spawn(_into(done, pod.driver.claim(f"probe of {pod.name}")))  # type: ignore[union-attr]
-            handle = await done
+            if pod.driver is None:
+                continue
+            handle = await self._on(pod, pod.driver.claim(f"probe of {pod.name}"))
             if isinstance(handle, StatefulRouteError) or not handle.is_owned():
                 self.judge.violate("a pod works after quiet", f"{pod.name} claims a new uid: {handle!r}")
                 return
-        for uid in self.judge.uids:
-            places = []
-            for client in self.clients:
-                # A client that did not use the service before confirms no death in its first lease.
-                ends = self.loop.now + self.config.lease_seconds + 3 * self.config.refresh + self.config.call_deadline
-                served = False
-                while not served and self.judge.violation is None:
-                    done = self.loop.create_future()
-                    client.machine.spawn(_into(done, client.request(uid)))
-                    went = await done
-                    served = not isinstance(went, StatefulRouteError) and went[-1][1] == "served"
-                    if not served and self.loop.now > ends:
-                        self.judge.violate("a request is served after quiet", f"{client.name} asks for {uid}: {went!r}")
-                    if not served:
-                        await asyncio.sleep(self.config.refresh / 4)
-                if self.judge.violation is not None:
-                    return
-                places.append(went[-1][0])
+        for uid in self.judge.uids if routable else ():
+            places = [await self._served_at(client, uid) for client in self.clients]
             if len(set(places)) > 1 and not self.config.rebalance:
                 self.judge.violate("all agree after quiet", f"{uid} is served by the pods {places}")
+            if self.judge.violation is not None:
+                return
+
+    async def _is_ready(self, pod: PodProcess) -> bool:
+        return pod.driver is not None and await pod.driver.get_routing_state() is RoutingState.READY
+
+    async def _served_at(self, client: ClientProcess, uid: str) -> int | None:
+        """Return which pod serves a request; a client new to the service confirms no death in its first lease."""
+        ends = self.loop.now + self.config.lease_seconds + 3 * self.config.refresh + self.config.call_deadline
+        while self.judge.violation is None:
+            went = await self._on(client, client.request(uid))
+            if not isinstance(went, StatefulRouteError) and went[-1][1] == "served":
+                place: int = went[-1][0]
+                return place
+            if self.loop.now > ends:
+                self.judge.violate("a request is served after quiet", f"{client.name} asks for {uid}: {went!r}")
+            await asyncio.sleep(self.config.refresh / 4)
+        return None
+
+    async def _on(self, process: Process, work: Any) -> Any:
+        """Do something on the machine of a process, and return what comes of it."""
+        done = self.loop.create_future()
+        process.machine.spawn(_into(done, work))
+        return await done
 
     async def _stop_all(self) -> None:
         judge = self.judge
         if judge.violation is not None:
             return
         for client in self.clients:
-            done = self.loop.create_future()
-            client.machine.spawn(_into(done, _stop_client(client)))
-            await done
+            await self._on(client, _stop_client(client))
         pods = [pod for slot in self.pods for pod in slot if pod.machine.alive and not pod.over]
         for pod in pods:
             pod.stop()
@@ -436,27 +436,29 @@ class World:
             self._check_leftovers()
 
     def _check_leftovers(self) -> None:
-        judge = self.judge
         for client in self.clients:
-            if left := leftovers_of_client(client.driver):
-                judge.violate("nothing is left over", f"{client.name}: {left}")
+            self._check_left(client, leftovers_of_client(client.driver))
         for slot in self.pods:
             for pod in slot:
-                if pod.driver is not None and pod.machine.alive and (left := leftovers_of_pod(pod.driver)):
-                    judge.violate("nothing is left over", f"{pod.name}: {left}")
+                if pod.driver is not None and pod.machine.alive:
+                    self._check_left(pod, leftovers_of_pod(pod.driver))
                 if pod.machine.alive and pod.over:
-                    judge.check_losses(pod)
+                    self.judge.check_losses(pod)
+            if slot[-1].machine.alive and slot[-1].stopped_well:
+                slot[-1].check_state(RoutingState.SHUTDOWN, "stop() returned")
         for machine in self._machines():
-            tasks = [task for task in machine.tasks if not task.done()]
-            if tasks:
-                judge.violate("nothing is left over", f"{machine.name} has tasks: {tasks[0].get_name()}")
-            for task in machine.tasks:
-                if failed(task):
-                    judge.violate("no error is unhandled", f"{machine.name}: {task.get_name()}: {task.exception()!r}")
-        for slot in self.pods:
-            pod = slot[-1]
-            if pod.machine.alive and pod.stopped_well:
-                pod.check_state(RoutingState.SHUTDOWN, "stop() returned")
+            self._check_tasks(machine)
+
+    def _check_left(self, process: Process, left: str) -> None:
+        if left:
+            self.judge.violate("nothing is left over", f"{process.name}: {left}")
+
+    def _check_tasks(self, machine: Machine) -> None:
+        for task in machine.tasks:
+            if not task.done():
+                self.judge.violate("nothing is left over", f"{machine.name} has a task: {task.get_name()}")
+            elif failed(task):
+                self.judge.violate("no error is unhandled", f"{machine.name}: {task.get_name()}: {task.exception()!r}")
 
 
 async def _stop_client(client: ClientProcess) -> None:
