@@ -255,7 +255,7 @@ class Judge:
         own = by.name in self._held_by(before)
         if request.name == "assign" and request.asked_at < self._owned_since.get(uid, 0.0):
             own = False  # it was meant for who had the link before: a late force takes it from whoever has it
-        if request.name in _FORCES and not own or self._in_the_name_of(request, before):
+        if (request.name in _FORCES and not own) or self._in_the_name_of(request, before):
             self.forced[uid] = _Forced(self.loop.now, by.name)
             return
         if self.loop.now < max(self.lost_until + self.bound_of_loss * (self.lost_until > 0), self.clock_stepped_until):
