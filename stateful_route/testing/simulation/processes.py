@@ -388,7 +388,7 @@ class PodProcess(Process):
         waiting = is_waiting(driver) or self.left_waiting
         await driver.stop()
         before = began - 4 * self.config.call_deadline  # it fails at once while the pipe waits to connect again
-        troubled = judge.troubled.get(self.name, 0.0) >= before or judge.server.refuses
+        troubled = judge.troubled.get(self.name, 0.0) >= before or judge.server.refuses or judge.lost_until > 0
         self.stopped_well = self.started and not (waiting or troubled or self.config.call_deadline < judge.slowest)
         took = self.machine.loop.now - began - (self.machine.stalled_for - stalled)
         self.longest["stop"] = max(took, self.longest.get("stop", 0.0))

@@ -323,6 +323,10 @@ class World:
         elif action.kind == "fail_over" and self.snapshot is not None:
             server.roll_back(self.snapshot)
             judge.lost(seconds)
+            # Who released a uid before, and has it again by the older state, cannot know who had it in between.
+            for pod in judge.pods:
+                for uid in judge.uids:
+                    pod.tear(uid)
         elif action.kind == "clock":
             server.offset += args["step"]
             judge.clock_went_back |= args["step"] < 0
