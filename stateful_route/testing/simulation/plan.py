@@ -251,7 +251,7 @@ class _Maker:
         """Processes with one index come and go."""
         random, who = self.random, f"pod{pod}"
         self._op(at - 0.1, pod, uid, "claim")
-        first = random.choice(["kill", "stop", "stall", "none"])
+        first = random.choice(["kill", "stop", "stall", "stall", "none"])
         if first == "stall":
             self._add(
                 at, who, "stall", seconds=round(self.lease * 2 * random.random(), 4), timers_first=random.random() < 0.5
@@ -269,6 +269,8 @@ class _Maker:
             if random.random() < 0.5:
                 kind = random.choice(["stop", "kill", "routing_state"])
                 self._add(at, who, kind, **({"state": "SHUTDOWN"} if kind == "routing_state" else {}))
+                for number in range(4 if self.clients else 0):
+                    self._ask(at + (0.01 + number * 0.15 * random.random()) * self.lease, uid, "request")
         self._add(at + self.lease * random.random(), who, "start")
 
     def _draw_traffic(self) -> None:

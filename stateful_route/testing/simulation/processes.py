@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -290,6 +291,10 @@ class PodProcess(Process):
         await asyncio.sleep(self.random.random() * 0.01)
         if self.random.random() < 0.05:
             raise ValueError(uid)
+        if self.random.random() < 0.1 and self.driver is not None:
+            with contextlib.suppress(StoreError):  # it is moved to a pod that the application has chosen
+                other = self.random.randrange(2)
+                await self.driver.set_linked_pod("", uid, SERVICE, other)
         await asyncio.sleep(self.random.random() * 0.01)
 
     def _movable(self, count: int) -> list[str]:
