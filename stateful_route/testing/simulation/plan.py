@@ -95,9 +95,10 @@ class _Maker:
         self.clients = random.choice([0, 1, 1, 2, 3])
         self.uids = random.choice([2, 3, 5, 8])
         self.seconds = seconds or random.choice([3.0, 6.0, 10.0])
-        self.deadline = random.choice([0.1, 0.2, 0.5])
+        deadline = random.choice([0.1, 0.2, 0.5])
         self.heartbeat = random.choice([0.2, 0.3, 0.5, 1.0])
         self.lease = round(self.heartbeat * random.choice([3.0, 5.0, 5.0]), 3)
+        self.deadline = min(deadline, self.lease / 2)  # above it a pod refuses it
         self.faulty = random.random() < 0.8
         self.actions: list[Action] = []
         self.fresh = 0

@@ -121,7 +121,7 @@ class Process:
         steps = BOUNDS.get(name)
         if steps is None:
             return 1e9
-        return steps * self.config.call_deadline + 0.02
+        return steps * self.config.call_deadline_seconds + 0.02
 
     @property
     def may_be_out(self) -> bool:
@@ -392,14 +392,14 @@ class PodProcess(Process):
         began, stalled = self.machine.loop.now, self.machine.stalled_for
         waiting = is_waiting(driver) or self.left_waiting
         await driver.stop()
-        before = began - 4 * self.config.call_deadline  # it fails at once while the pipe waits to connect again
+        before = began - 4 * self.config.call_deadline_seconds  # it fails at once while the pipe waits to connect again
         troubled = judge.troubled.get(self.name, 0.0) >= before or judge.server.refuses or judge.lost_until > 0
-        self.stopped_well = self.started and not (waiting or troubled or self.config.call_deadline < judge.slowest)
+        self.stopped_well = self.started and not (waiting or troubled or self.config.call_deadline_seconds < judge.slowest)
         took = self.machine.loop.now - began - (self.machine.stalled_for - stalled)
         self.longest["stop"] = max(took, self.longest.get("stop", 0.0))
         judge.trace.note(self.name, "has stopped", f"after {took:.3f} s")
         bound = max(self.config.drain_deadline, self.config.stop_deadline) + self.config.stop_deadline
-        bound += 0.2 + self.config.call_deadline + 0.02  # a load source, and a hand-off that ends
+        bound += 0.2 + self.config.call_deadline_seconds + 0.02  # a load source, and a hand-off that ends
         if took > bound:
             judge.violate(
                 "every call ends in time", f"{self.name} stop() took {took:.3f} s: {bound:.3f} s is its bound"

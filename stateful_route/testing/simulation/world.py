@@ -93,7 +93,7 @@ class World:
         self.loop = VirtualLoop(Random(f"schedule {plan.schedule}"), most_steps=400_000)
         self.config = BaseConfig(namespace=NAMESPACE, **plan.settings)
         self.trace = Trace(self.loop, on=trace)
-        self.network = Network(self.loop, plan.latency, 3 * self.config.call_deadline)
+        self.network = Network(self.loop, plan.latency, 3 * self.config.call_deadline_seconds)
         self.server = StoreServer(self.network)
         self.server.seen = self.trace.seen
         self.judge = Judge(self.server, [f"u{i}" for i in range(plan.uids)], (NAMESPACE, SERVICE), self.trace)
@@ -109,12 +109,12 @@ class World:
     def _set_bounds(self) -> None:
         config, latency = self.config, self.plan.latency
         late = latency.spike + 10 * latency.mean + latency.base
-        heard = 2 * config.listen_patience + 2.2 + 6 * config.call_deadline + 4 * late
+        heard = 2 * config.listen_patience + 2.2 + 6 * config.call_deadline_seconds + 4 * late
         self.judge.slowest = late
         self.judge.bound = heard
-        self.judge.bound_of_loss = heard + config.lease_seconds + 2 * config.heartbeat + 10 * config.call_deadline
-        self.judge.bound_of_cache = 2 * config.listen_patience + config.call_deadline + 4 * late + 0.1
-        self.judge.bound_of_degraded = config.degraded_grace + 1.2 * config.refresh + 2 * config.call_deadline
+        self.judge.bound_of_loss = heard + config.lease_seconds + 2 * config.heartbeat + 10 * config.call_deadline_seconds
+        self.judge.bound_of_cache = 2 * config.listen_patience + config.call_deadline_seconds + 4 * late + 0.1
+        self.judge.bound_of_degraded = config.degraded_grace + 1.2 * config.refresh + 2 * config.call_deadline_seconds
         self.quiet_for = self.judge.bound_of_loss + config.lease_seconds + 1.0
 
     # -- the run
@@ -133,7 +133,7 @@ class World:
         longest: dict[str, float] = {}
         for process in processes:
             for name, took in process.longest.items():
-                longest[name] = max(longest.get(name, 0.0), took / self.config.call_deadline)
+                longest[name] = max(longest.get(name, 0.0), took / self.config.call_deadline_seconds)
         for machine in self._machines():
             machine.kill()
         return Result(
@@ -199,7 +199,7 @@ class World:
         name = f"pod{index}" + "'" * len(self.pods[index])
         machine = self._machine(name)
         self.trace.note(name, "starts")
-        store = SimulatedStore(self.network, self.server, machine, self.config.call_deadline)
+        store = SimulatedStore(self.network, self.server, machine, self.config.call_deadline_seconds)
         random = Random(f"process {self.plan.seed} {name}")
         before, self.loop.current = self.loop.current, machine
         try:
@@ -213,7 +213,7 @@ class World:
     def _start_client(self, number: int) -> None:
         name = f"client{number}"
         machine = self._machine(name)
-        store = SimulatedStore(self.network, self.server, machine, self.config.call_deadline)
+        store = SimulatedStore(self.network, self.server, machine, self.config.call_deadline_seconds)
         random = Random(f"process {self.plan.seed} {name}")
         before, self.loop.current = self.loop.current, machine
         try:
@@ -245,7 +245,7 @@ class World:
 
         loop.after(latency.draw(loop.random), pod.machine.call, lambda: pod.machine.spawn(serve()))
         try:
-            async with asyncio.timeout(4 * self.config.call_deadline):
+            async with asyncio.timeout(4 * self.config.call_deadline_seconds):
                 return await answer
         except TimeoutError:
             return "unreachable", None
@@ -299,7 +299,7 @@ class World:
                 machine, args["seconds"], args["of"], up=args["up"], down=args["down"], new=args["new"]
             )
         elif action.kind == "reset":
-            self.judge.trouble(machine, 0.0 if args["told"] else 4 * self.config.call_deadline)
+            self.judge.trouble(machine, 0.0 if args["told"] else 4 * self.config.call_deadline_seconds)
             self.network.reset(machine, args["of"], told=args["told"])
         else:
             return False
@@ -405,7 +405,7 @@ class World:
 
     async def _served_at(self, client: ClientProcess, uid: str) -> int | None:
         """Return which pod serves a request; a client new to the service confirms no death in its first lease."""
-        ends = self.loop.now + self.config.lease_seconds + 3 * self.config.refresh + self.config.call_deadline
+        ends = self.loop.now + self.config.lease_seconds + 3 * self.config.refresh + self.config.call_deadline_seconds
         while self.judge.violation is None:
             went = await self._on(client, client.request(uid))
             if not isinstance(went, StatefulRouteError) and went[-1][1] == "served":
