@@ -45,7 +45,7 @@ class Mutation:
 HEART, OWNED, OWNERSHIP = "server/heart.py", "server/owned.py", "server/ownership.py"
 WATCH, DRAIN, DRIVER, TURNS = "server/watch.py", "server/drain.py", "server/driver.py", "server/turns.py"
 CACHE, RESOLVER, ROUTING = "client/cache.py", "client/resolver.py", "client/routing.py"
-REFRESH, HEARING, FLIGHTS = "client/refresh.py", "client/hearing.py", "_flights.py"
+REFRESH, HEARING, FLIGHTS = "client/refresh.py", "client/invalidation.py", "_flights.py"
 
 REVERTS = [
     Mutation("r14 an answer overtaken by an invalidation counts", OWNED, "<= turn.invalidated", "<= -1"),
@@ -240,13 +240,13 @@ SLIPS = [
     ),
     # hearing
     Mutation(
-        "what is cached stays when it hears again", HEARING, "serves=True, flush=True)", "serves=True, flush=False)"
+        "what is cached stays when it hears again", HEARING, "        self._flush(self._namespace)\n        self._serve()\n", "        self._serve()\n"
     ),
     Mutation(
         "a deaf client serves what is cached",
         HEARING,
-        "            self._listening = False\n            self._deaf_since",
-        "            self._deaf_since",
+        "            self._listening = False\n            self.listening_since = math.inf\n",
+        "            self.listening_since = math.inf\n",
     ),
     Mutation(
         "a degraded client stays so",
