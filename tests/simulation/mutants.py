@@ -240,7 +240,10 @@ SLIPS = [
     ),
     # hearing
     Mutation(
-        "what is cached stays when it hears again", HEARING, "        self._flush(self._namespace)\n        self._serve()\n", "        self._serve()\n"
+        "what is cached stays when it hears again",
+        HEARING,
+        "        self._flush(self._namespace)\n        self._serve()\n",
+        "        self._serve()\n",
     ),
     Mutation(
         "a deaf client serves what is cached",

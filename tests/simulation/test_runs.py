@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,10 @@ def test_public_names() -> None:
     """What is exported is there, and sorted."""
     assert sorted(simulation.__all__, key=str.lower) == sorted(set(simulation.__all__), key=str.lower)
     assert all(hasattr(simulation, name) for name in simulation.__all__)
+
+
+def test_the_example_of_the_page() -> None:
+    """The example of docs/testing.md runs as it stands."""
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+    (example,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "VirtualLoop" in text]
+    exec(example, {})  # noqa: S102 - our own page

@@ -199,9 +199,12 @@ class _Maker:
         """A pod drains, stops or says what it takes, and comes back."""
         random = self.random
         self._ops(at - 0.05, (pod, pod, other), uid, 0.02)
-        kind = random.choice(["drain", "stop", "stop", "routing_state"])
+        if self.faulty and random.random() < 0.4:  # a heartbeat is in flight
+            late = min(self.deadline, self.heartbeat) * random.random()
+            self._silence(at - late * random.random(), f"pod{pod}", late, "pipe", up=False, new=False)
+        kind = random.choice(["drain", "stop", "stop", "routing_state", "routing_state"])
         if kind == "routing_state":
-            self._add(at, f"pod{pod}", kind, state=random.choice(["READY", "DENY_NEW_CALL", "SHUTDOWN"]))
+            self._add(at, f"pod{pod}", kind, state=random.choice(["READY", "DENY_NEW_CALL", "SHUTDOWN", "SHUTDOWN"]))
         else:
             self._add(at, f"pod{pod}", kind)
         if random.random() < 0.4 and self.faulty:

@@ -392,9 +392,11 @@ class PodProcess(Process):
         began, stalled = self.machine.loop.now, self.machine.stalled_for
         waiting = is_waiting(driver) or self.left_waiting
         await driver.stop()
-        before = began - 4 * self.config.call_deadline_seconds  # it fails at once while the pipe waits to connect again
+        before = began - 4 * self.config.call_deadline_seconds  # the pipe waits to connect again
         troubled = judge.troubled.get(self.name, 0.0) >= before or judge.server.refuses or judge.lost_until > 0
-        self.stopped_well = self.started and not (waiting or troubled or self.config.call_deadline_seconds < judge.slowest)
+        self.stopped_well = self.started and not (
+            waiting or troubled or self.config.call_deadline_seconds < judge.slowest
+        )
         took = self.machine.loop.now - began - (self.machine.stalled_for - stalled)
         self.longest["stop"] = max(took, self.longest.get("stop", 0.0))
         judge.trace.note(self.name, "has stopped", f"after {took:.3f} s")

@@ -107,15 +107,16 @@ class World:
         self.loop.after_step = self._after_step
 
     def _set_bounds(self) -> None:
-        config, latency = self.config, self.plan.latency
+        config, judge, latency = self.config, self.judge, self.plan.latency
+        deadline, lease = config.call_deadline_seconds, config.lease_seconds
         late = latency.spike + 10 * latency.mean + latency.base
-        heard = 2 * config.listen_patience + 2.2 + 6 * config.call_deadline_seconds + 4 * late
-        self.judge.slowest = late
-        self.judge.bound = heard
-        self.judge.bound_of_loss = heard + config.lease_seconds + 2 * config.heartbeat + 10 * config.call_deadline_seconds
-        self.judge.bound_of_cache = 2 * config.listen_patience + config.call_deadline_seconds + 4 * late + 0.1
-        self.judge.bound_of_degraded = config.degraded_grace + 1.2 * config.refresh + 2 * config.call_deadline_seconds
-        self.quiet_for = self.judge.bound_of_loss + config.lease_seconds + 1.0
+        judge.slowest = late
+        # Two patiences until a subscription counts as deaf, at most 2 s of pause, then it looks at all that is held.
+        judge.bound = 2 * config.listen_patience + 2.2 + 6 * deadline + 4 * late
+        judge.bound_of_loss = judge.bound + lease + 2 * config.heartbeat + 10 * deadline
+        judge.bound_of_cache = 2 * config.listen_patience + deadline + 4 * late + 0.1
+        judge.bound_of_degraded = config.degraded_grace + 1.2 * config.refresh + 2 * deadline
+        self.quiet_for = judge.bound_of_loss + lease + 1.0
 
     # -- the run
 
