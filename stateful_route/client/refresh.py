@@ -281,7 +281,7 @@ class RoutingTable:
     async def _read_since(self, table: ServiceTable, version: int | None) -> bool:
         """Read what has changed since that version, if any; return whether nothing is missing then."""
         read_at = self._clock()
-        raised = table.raised
+        raised, recovering = table.raised, table.recovering
         if version is not None:
             table.used = False
         try:
@@ -300,6 +300,9 @@ class RoutingTable:
         complete = table.apply(pods, read_at, longest_gap, received_at)
         if complete and version is not None:
             table.cleared = raised
+        if table.recovering and not recovering:
+            # Pods are gone, so links may be: nobody announced that, as it happens to a store that is emptied.
+            self._cache.flush(table.namespace)
         return complete
 
     def _is_idle(self, table: ServiceTable) -> bool:
