@@ -76,8 +76,6 @@ class Judge:
         self.bound_of_cache = 5.0
         self.bound_of_degraded = 10.0
         self.lost_until = 0.0
-        self.flushed = False
-        """Whether the store was emptied without a connection being lost: no cache learns of that before it ends."""
         self.clock_went_back = False
         self.clock_stepped_until = 0.0
         self.troubled: dict[str, float] = {}
@@ -311,7 +309,7 @@ class Judge:
             if was.pod_index == pod_index:
                 return
             later = was.at
-        if self.flushed or self.clock_stepped_until or (self.lost_until and now < self.lost_until + self.bound_of_loss):
+        if self.clock_stepped_until or (self.lost_until and now < self.lost_until + self.bound_of_loss):
             return
         self.violate(
             "no stale cache",

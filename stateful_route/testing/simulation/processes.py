@@ -137,13 +137,13 @@ BOUNDS: dict[str, float] = {
     "remove": 1,
     "remove_with_id": 1,
     "routing_state": 1,
-    "compute": 2,
-    "get": 2,
-    "set_if_absent": 3,
-    "batch_compute": 3,
-    "batch_get": 2,
-    "report": 3,
-    "pods": 3,
+    "compute": 1,
+    "get": 1,
+    "set_if_absent": 1,
+    "batch_compute": 1,
+    "batch_get": 1,
+    "report": 1,
+    "pods": 1,
 }
 """How long each operation may take, in call deadlines; what is not in it ends when the application lets it."""
 

@@ -318,7 +318,6 @@ class World:
         if action.kind == "lose_all" or args.get("lose"):
             server.lose_all()
             judge.lost(seconds)
-            judge.flushed |= action.kind == "lose_all"
         elif action.kind == "snapshot":
             self.snapshot = server.snapshot()
         elif action.kind == "fail_over" and self.snapshot is not None:
@@ -378,7 +377,7 @@ class World:
             for client in self.clients:
                 cached = client.driver.peek("", uid, SERVICE)
                 stale = cached is not None and (link is None or link.pod_index != cached)
-                if stale and not (judge.flushed and self.config.cache_ttl > self.quiet_for):
+                if stale:
                     what = f"{client.name} routes {uid} to pod {cached}; the store has {link}"
                     judge.violate("all agree after quiet", what)
         if judge.violation is None:
