@@ -107,7 +107,7 @@ class ServerDriver(Driver):
             alive=self._note_alive,
             ended=self._lose_all,
         )
-        self._owned = Owned(store, self._heart, server_info, deadline=self._config.call_deadline_seconds)
+        self._owned = Owned(store, self._heart, server_info, deadline=self._config.call_deadline_seconds, random=random)
         self._reclaim = Reclaim(self._owned, self._heart, self._name, lease=self._config.lease_seconds, clock=clock)
         self._hand_over = HandOver(self._owned, hand_off, rate=self._config.drain_rate)
         self._draining: asyncio.Task[bool] | None = None

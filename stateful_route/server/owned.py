@@ -19,6 +19,7 @@ from stateful_route.server.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from random import Random
 
     from stateful_route.models import Link, ServerInfo
     from stateful_route.server.heart import Heart
@@ -44,7 +45,7 @@ class Owned:
     handle before it asks; and an answer that was overtaken by an invalidation is looked at again before it counts.
     """
 
-    def __init__(self, store: Store, heart: Heart, server: ServerInfo, *, deadline: float) -> None:
+    def __init__(self, store: Store, heart: Heart, server: ServerInfo, *, deadline: float, random: Random) -> None:
         """Own nothing yet. ``deadline`` is that of a call, in seconds, the wait for the turn included."""
         self.heart = heart
         self.pod_index = server.pod_index
@@ -53,6 +54,7 @@ class Owned:
         self._store = store
         self._server = server
         self._deadline = deadline
+        self._random = random
         self._handles: dict[str, Ownership] = {}
         self._turns = Turns()
         self._claiming = SingleFlight[tuple[str, bool, int], Ownership]()
@@ -225,14 +227,17 @@ class Owned:
     async def reclaim(self) -> None:
         """Claim all that was held in an older life again, 16 at a time; what another pod has by now is lost.
 
-        What is not answered is left to the next time, when it comes last; if nothing is answered, so is the rest.
+        What is not answered is left to the next time, when it comes last. If none of the first ones is answered, they
+        all are left: the order is by chance, lest those whose part of the store is away be first each time.
 
         Raises:
             StoreError: if something was not answered; the first error.
             LifecycleError: if this process owns nothing for good.
 
         """
-        waiting = deque(sorted(self.uids, key=self._unclaimed.__contains__))
+        uids = self.uids
+        self._random.shuffle(uids)
+        waiting = deque(sorted(uids, key=self._unclaimed.__contains__))
         self._unclaimed.clear()
         failed: list[StoreError] = []
         claimed = 0

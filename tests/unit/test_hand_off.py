@@ -641,3 +641,18 @@ async def test_drain_is_told(make_pod: MakePod, caplog: pytest.LogCaptureFixture
         "pod 0 of 'room' (room-0) drains: it hands 17 uids over",
         "pod 0 of 'room' (room-0) has drained: it handed 17 uids over in T s",
     ] == [re.sub(r"in [\d.]+ s", "in T s", line) for line in told]
+
+
+async def test_what_is_not_owned(make_pod: MakePod, store: MemoryStore) -> None:
+    """A uid that the pod cannot serve when it drains is released and not handed off: another pod may have it."""
+    saved: list[str] = []
+
+    async def hand_off(uid: str) -> None:
+        saved.append(uid)
+
+    async with make_pod(hand_off) as pod:
+        await pod.claim("alice")
+        pod._heart._good_until = -1.0  # its lease has ended
+        await pod._hand_over.run(10.0)
+
+        assert ([], None) == (saved, await store.get_link(LinkKey(NAMESPACE, "alice", SERVICE)))

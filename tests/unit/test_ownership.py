@@ -13,13 +13,14 @@ from stateful_route.models import PodLife
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from stateful_route import ServerDriver
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeServer, RunPods
 
 ALICE = LinkKey("prod", "alice", "room")
+AWAY = StoreUnavailableError("away", operation="any", maybe_applied=False)
 TIMEOUT = StoreTimeoutError("no answer", operation="release", maybe_applied=True)
 
 
@@ -585,3 +586,198 @@ class TestEmptiedStore:
             (after,) = (await store.read_pods("prod", "room")).pods
 
             assert (True, False) == (during.report.reclaiming, after.report.reclaiming)
+
+
+class TestOneOfMany:
+    """What cannot be looked at, claimed or released now holds up nothing else, and is not forgotten."""
+
+    async def test_a_link_that_cannot_be_read(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A link whose part of the store is away keeps the pod from hearing about no other."""
+        get_links = store.get_links
+
+        async def without_alice(namespace: str, uids: Sequence[str], service_name: str) -> Any:
+            links = await get_links(namespace, uids, service_name)
+            return [AWAY if uid == "alice" else link for uid, link in zip(uids, links, strict=True)]
+
+        async with run_pods(2) as (first, second):
+            for uid in ("alice", "bob"):
+                await first.claim(uid)
+            store.get_links = without_alice  # type: ignore[method-assign]  # one part of the store is away
+            store.deafen()
+            await eventually(lambda: not store._listeners)
+            store.hear_again()
+            await eventually(lambda: len(store._listeners) == 2)
+            beats = store.operations["heartbeat"]
+            await second.set_linked_pod("", "bob", "room", 1)
+            await eventually(lambda: first.owned("bob") is None)
+
+            assert first.owned("alice") is not None
+            assert store.operations["heartbeat"] <= beats + 1
+
+    async def test_uids_that_cannot_be_claimed_again(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Uids that cannot be claimed again keep none of the others from it."""
+        good, bad = [f"good-{i}" for i in range(100)], [f"bad-{i}" for i in range(40)]
+        claim = store.claim
+
+        async def without_bad(key: LinkKey, owner: PodLife, **settings: Any) -> Any:
+            if key.uid in bad:
+                raise AWAY
+            return await claim(key, owner, **settings)
+
+        async with run_pods(1) as (pod,):
+            for uid in bad + good:
+                await pod.claim(uid)
+            store.claim = without_bad  # type: ignore[method-assign]  # one part of the store is away
+            store._pods.clear()
+            for _ in range(2):
+                await pod._heart.beat()
+                await pod._reclaim.wait(10.0)
+
+            assert all(pod.owned(uid) for uid in good)
+            assert (True, True) == (pod._reclaim.pending, pod._reclaim.told)
+
+            store.claim = claim  # type: ignore[method-assign]  # it is back
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+
+            assert all(pod.owned(uid) for uid in bad)
+            assert not pod._reclaim.pending
+
+    async def test_reclaiming_is_told_for_a_lease(
+        self, run_pods: RunPods, store: MemoryStore, clock: ManualClock
+    ) -> None:
+        """A pod that cannot claim all again says that it reclaims for a lease at most."""
+        async with run_pods(1) as (pod,):
+            await pod.claim("alice")
+            store.fail_with(AWAY, "claim")
+            store._pods.clear()
+            await pod._heart.beat()
+            told = pod._report().reclaiming
+            clock.advance(501.0)
+
+            assert (True, False, True) == (told, pod._report().reclaiming, pod._reclaim.pending)
+
+    async def test_a_link_that_is_lost_without_a_word(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Two pods own what the store has lost for as long as it takes to look at all links once."""
+        async with run_pods(2) as (first, second):
+            for i in range(150):
+                await first.claim(f"user-{i}")
+            await first.claim("alice")
+            store.expire_link(ALICE)
+            await second.claim("alice")
+            for _ in range(2):
+                await first._owned.look_after()
+
+            assert [False, True] == [pod.owned("alice") is not None for pod in (first, second)]
+            assert 150 == len(first._owned)
+
+    async def test_a_release_of_a_uid_that_never_comes_back(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A release that was not answered is repeated some day, and not remembered for ever."""
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            store.fail_with(TIMEOUT, "release")
+            with pytest.raises(StoreTimeoutError):
+                await handle.release()
+            store.fail_with(None)
+            await pod._owned.look_after()
+
+            assert ({}, None) == (pod._owned._unsure, await store.get_link(ALICE))
+
+    async def test_an_older_release_does_not_settle_a_newer_one(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A claim settles the release that may still end it, though an older one was answered in between."""
+        async with run_pods(1) as (pod,):
+            older = await pod.claim("alice")
+            store.fail_with(AWAY, "release")
+            with pytest.raises(StoreUnavailableError):
+                await older.release()
+            store.fail_with(None)
+            await store.release(ALICE)
+            newer = await pod.claim("alice")
+            store.fail_with(TIMEOUT, "release")
+            with pytest.raises(StoreTimeoutError):
+                await newer.release()
+            store.fail_with(None)
+            await older.release()
+            await pod.claim("alice")
+            late = await store.release(ALICE, pod_index=0, epoch=newer.epoch)
+
+            assert not late.done
+
+    async def test_a_release_that_never_had_its_turn(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A uid that was given up is not claimed again by the next life, though its release was never sent."""
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            store.hold("claim")
+            claiming = asyncio.create_task(pod.claim("alice"))
+            await store.wait_held()
+            releasing = asyncio.create_task(handle.release())
+            await asyncio.sleep(0)
+            for task in (releasing, claiming):
+                task.cancel()
+            await asyncio.wait([releasing, claiming])
+            store.release_held()
+            store.mark_dead("prod", "room", 0)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+
+            assert ([], None) == (pod._owned.uids, pod.owned("alice"))
+
+
+class TestWhatResumes:
+    """``resumes`` is true only if nobody can have had the uid in between."""
+
+    async def test_by_force(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A forced link does not tell who had the uid in between, so nothing is resumed by it."""
+        async with run_pods(2) as (pod, other):
+            before = await pod.claim("alice")
+            store.lose_all()
+            await (await other.claim("alice")).release()
+            store.fail_with(AWAY, "claim")
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            await pod.set_linked_pod("", "alice", "room", 0)
+            after = pod.owned("alice")
+
+            assert after is not None
+            assert not after.resumes(before)
+
+    async def test_lost_twice(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """What was not claimed again before a second loss of the store is not resumed: a mark was lost with it."""
+        async with run_pods(2) as (pod, other):
+            before = await pod.claim("alice")
+            store.fail_with(AWAY, "claim")
+            store.lose_all()
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            store.fail_with(None)
+            await other._heart.beat()
+            await (await other.claim("alice")).release()
+            store.lose_all()
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            after = await pod.claim("alice")
+
+            assert (True, False) == (after.is_owned(), after.resumes(before))
+
+    async def test_a_mark_is_of_the_last_tenure(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A mark of an own tenure says nothing once another pod has claimed the uid since, be its link lost."""
+        async with run_pods(2) as (pod, other):
+            before = await pod.claim("alice")
+            await before.release()
+            await other.claim("alice")
+            store.expire_link(ALICE)
+            after = await pod.claim("alice")
+
+            assert (True, False) == (after.is_owned(), after.resumes(before))
+
+    async def test_the_clock_is_put_back(self, run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
+        """The epoch of a uid that is claimed again rises, though the clock of the store was put back."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            await before.release()
+            store._clock = lambda: clock() - 10.0
+            after = await pod.claim("alice")
+
+            assert before.epoch is not None
+            assert after.epoch is not None
+            assert before.epoch < after.epoch

@@ -789,3 +789,33 @@ class TestLateAnswers:
             confirmed = await store.confirm_death("prod", "room", PodLife(0, dead.incarnation), 86400.0)
 
             assert confirmed
+
+    async def test_shutdown_of_a_life_that_waits(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A pod that is shut down while it waits for an older life gets no new uids, and does not say goodbye."""
+        older = make_server()
+        await older.start()
+        async with make_server() as newer:
+            await newer.set_routing_state(RoutingState.SHUTDOWN)
+            (state,) = (await store.read_pods("prod", "room")).pods
+
+            assert RoutingState.DENY_NEW_CALL is state.report.routing_state
+        await older.stop()
+
+    async def test_its_own_late_registration(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A registration of a process that comes late, to a store that was emptied since, does not end the process."""
+        sent: list[tuple[Any, Any]] = []
+        register = store.register
+
+        async def note(*args: Any, **settings: Any) -> Any:
+            sent.append((args, settings))
+            return await register(*args, **settings)
+
+        store.register = note  # type: ignore[method-assign]  # what was sent arrives again below
+        async with make_server() as pod:
+            await pod.claim("alice")
+            store.lose_all()
+            await register(*sent[0][0], **sent[0][1])
+            await pod._heart.beat()
+            await eventually(lambda: pod.owned("alice") is not None)
+
+            assert pod.healthy
