@@ -102,6 +102,25 @@ class Tenures(Parts):
 
         assert last.epoch == claimed.ended
 
+    async def test_it_is_told_once(self, store: Store, key: LinkKey) -> None:
+        """The claim that begins the next tenure ends the mark: it is not that of the last tenure any more."""
+        before = await given_link(store, key, PERSISTENT)
+        await store.release(key)
+
+        claimed = [await store.claim(key, life) for life in (OWNER, NEWER)]
+
+        assert [before.epoch, None] == [change.ended for change in claimed]
+
+    async def test_not_of_what_cannot_be_read(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
+        """A claim that overwrites a value which cannot be read tells nothing: that may have been another tenure."""
+        await given_link(store, key, PERSISTENT)
+        await store.release(key)
+        await store_kit.poison_link(key)
+
+        claimed = await store.claim(key, OTHER)
+
+        assert (Outcome.OVERWRITTEN, None) == (claimed.outcome, claimed.ended)
+
     @pytest.fixture
     def server(self, key: LinkKey) -> ServerInfo:
         """Return a pod, in a namespace of the test's own."""
