@@ -235,8 +235,8 @@ SLIPS = [
     Mutation(
         "nobody looks whether an owner is dead",
         RESOLVER,
-        "            if table.pod(link.pod_index).trusted or not await self._is_stranded(table, link):\n",
-        "            if True:\n",
+        "            if table.pod(link.pod_index).trusted:\n                return link\n        async with",
+        "            return link\n        async with",
     ),
     # hearing
     Mutation(

@@ -87,7 +87,7 @@ def test_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     assert failed.violation is not None
     assert violation is not None
     assert failed.violation.invariant == violation.invariant
-    assert len(plan.actions) <= 8 < len(failed.plan.actions)
+    assert 2 * len(plan.actions) < len(failed.plan.actions)
 
 
 def _serve_what_is_not_owned(pod: PodProcess, uid: str) -> bool:

@@ -11,9 +11,9 @@ import anyio
 
 from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError
-from stateful_route.models import PodLife, RoutingState, ServerInfo
+from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
-from stateful_route.testing.simulation.leftovers import is_waiting
+from stateful_route.testing.simulation.leftovers import gave_up, is_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -288,6 +288,10 @@ class PodProcess(Process):
         self._torn.discard(uid)
 
     async def _hand_off(self, uid: str) -> None:
+        judge = self.judge
+        calm = judge.troubled.get(self.name, 0.0) + judge.bound < judge.loop.now and not judge.lost_until
+        if calm and self.driver is not None and self.driver.owned(uid) is None and not gave_up(self.driver, uid):
+            judge.violate("what is handed off is owned", f"{self.name} hands {uid} off, and does not own it")
         await asyncio.sleep(self.random.random() * 0.01)
         if self.random.random() < 0.05:
             raise ValueError(uid)
@@ -384,6 +388,13 @@ class PodProcess(Process):
             self.leaving = True
             self.machine.spawn(self._stop())
 
+    def _check_released(self, owned: list[Ownership]) -> None:
+        """See that a drain with time enough has released what was owned."""
+        for handle in owned:
+            link = self.judge.link(handle.uid)
+            if link is not None and link.epoch == handle.epoch and link.kind is LinkKind.PERSISTENT:
+                self.judge.violate("a pod that leaves releases", f"{self.name} has stopped, and has {link} still")
+
     async def _stop(self) -> None:
         judge, driver = self.judge, self.driver
         if driver is None:
@@ -391,6 +402,7 @@ class PodProcess(Process):
         judge.trace.note(self.name, "stops")
         began, stalled = self.machine.loop.now, self.machine.stalled_for
         waiting = is_waiting(driver) or self.left_waiting
+        owned = [handle for uid in judge.uids if (handle := driver.owned(uid)) is not None]
         await driver.stop()
         before = began - 4 * self.config.call_deadline_seconds  # the pipe waits to connect again
         troubled = judge.troubled.get(self.name, 0.0) >= before or judge.server.refuses or judge.lost_until > 0
@@ -398,6 +410,10 @@ class PodProcess(Process):
             waiting or troubled or self.config.call_deadline_seconds < judge.slowest
         )
         took = self.machine.loop.now - began - (self.machine.stalled_for - stalled)
+        newest = judge.newest.get(self.index)
+        superseded = newest is not None and newest[1] is not self.machine
+        if self.stopped_well and not superseded and took < self.config.drain_deadline:
+            self._check_released(owned)
         self.longest["stop"] = max(took, self.longest.get("stop", 0.0))
         judge.trace.note(self.name, "has stopped", f"after {took:.3f} s")
         bound = max(self.config.drain_deadline, self.config.stop_deadline) + self.config.stop_deadline

@@ -21,10 +21,10 @@ _SCHEDULES = 4
 
 
 def shrink(result: Result, *, seconds: float = 60.0) -> Plan:
-    """Return a plan with less in it that violates the same invariant; look for one for so many seconds."""
+    """Return a plan with less in it that violates the same invariant; look for so many seconds of processor time."""
     if result.violation is None:
         return result.plan
-    shrinker = _Shrinker(result.violation.invariant, time.monotonic() + seconds)
+    shrinker = _Shrinker(result.violation.invariant, time.process_time() + seconds)
     return shrinker.shrink(result.plan)
 
 
@@ -36,7 +36,7 @@ class _Shrinker:
     def shrink(self, plan: Plan) -> Plan:
         """Try to take away more and more, until nothing can go."""
         before: Plan | None = None
-        while before != plan and time.monotonic() < self._ends:
+        while before != plan and time.process_time() < self._ends:
             before = plan
             plan = self._shrink_actions(plan)
             for simpler in _simpler(plan):
@@ -61,7 +61,7 @@ class _Shrinker:
         if simpler == plan:
             return plan
         for schedule in (plan.schedule, *range(_SCHEDULES)):
-            if time.monotonic() > self._ends:
+            if time.process_time() > self._ends:
                 return plan
             tried = attrs.evolve(simpler, schedule=schedule)
             violation = run_plan(tried).violation
