@@ -227,7 +227,9 @@ class RoutingTable:
         if not table.is_dead(life):
             # Or no pod of that index is known, and none has come in the time in which a living one would have.
             lease = max(self._config.lease_seconds, pod.absent_lease)
-            absent = pod.state is None and table.absent_for(pod, lease) >= lease
+            # So it is if all that is known is the death of an older life: the store had forgotten the pod before that.
+            unknown = pod.state is None or (pod.state.dead and pod.state.incarnation < life.incarnation)
+            absent = unknown and table.absent_for(pod, lease) >= lease
             confirmable = absent or life in table.confirmable(self._clock() + _SOON)
             if not (confirmable and await self._confirm(table, life)):
                 return False
