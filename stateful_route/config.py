@@ -199,6 +199,14 @@ class BaseConfig(_json.JsonForm):
     )
     settle: float = _seconds(1.0, "time until a new link counts in the load that its pod publishes", check_seconds)
 
+    durable: bool = _setting(
+        False,  # noqa: FBT003 - the default of a flag
+        check_bool,
+        unit="",
+        doc="a change of a link is answered once a replica of Redis has it: a failover loses none that was answered",
+        kind=bool,
+    )
+
     def __attrs_post_init__(self) -> None:
         """Refuse settings that do not go together, and derive what is not set."""
         if self.lease is not None and self.lease < 2 * self.heartbeat:

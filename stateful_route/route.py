@@ -81,14 +81,16 @@ class StatefulRoute:
         if self._store is not None:
             raise LifecycleError(f"{self!r} is open already")
         config = self._config
+        durable = config.call_deadline_seconds if config.durable else None
         if isinstance(self._source, str):
             limits = Limits(
                 config.call_deadline_seconds, pending=config.max_pending, connections=config.max_connections
             )
             opened = await open_url(self._source, limits)
-            self._store = RedisStore(opened.connections, close=opened.close)
+            self._store = RedisStore(opened.connections, close=opened.close, durable_within=durable)
         else:
-            self._store = RedisStore(connections_of(self._source, config.call_deadline_seconds, config.max_connections))
+            connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
+            self._store = RedisStore(connections, durable_within=durable)
         try:
             await _warn_of_eviction(self._store)
         except BaseException:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import redis.exceptions
+from redis.asyncio.cluster import PipelineCommand
 
 from stateful_route.errors import StoreError
+from stateful_route.store.durable import marker, shortfall
 from stateful_route.store.exchange import Attempt, exchange, pipeline
 from stateful_route.store.faults import address_of, command_name, translate
 from stateful_route.store.subscriber import open_subscriber
@@ -23,9 +25,14 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis, RedisCluster
 
+    from stateful_route.store.durable import DurableCall
     from stateful_route.store.resp import Command
     from stateful_route.store.scripts import ScriptCall
     from stateful_route.store.subscriber import Subscriber
+
+
+# Seconds before a call is tried again whose keys are on their way from one primary to another.
+_MOVING = 0.01
 
 
 class NodeConnections:
@@ -52,6 +59,20 @@ class NodeConnections:
                     return await exchange(connection, call.eval)
             finally:
                 await self._pool.release(connection)
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica has what it wrote."""
+        script, behind = call.script, marker(call.keys[0], call.wait)
+        async with self._attempt(script.name, writes=script.writes) as attempt, self._places:
+            connection = await self._pool.get_connection()
+            try:
+                attempt.sent = True
+                replies = await pipeline(connection, (call.evalsha, *behind))
+                if isinstance(replies[0], redis.exceptions.NoScriptError):
+                    replies = await pipeline(connection, (call.eval, *behind))
+            finally:
+                await self._pool.release(connection)
+            return _durable(replies, call, attempt.at)
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script, sent in one pipeline."""
@@ -118,6 +139,36 @@ class ClusterConnections:
             except redis.exceptions.NoScriptError:
                 return await self._execute(node, call.eval)
 
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
+        script, key = call.script, call.keys[0]
+        async with Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
+            command, asked = call.evalsha, None
+            while True:
+                await self._client.initialize()
+                node: Any = self._client.get_node_from_key(key) if asked is None else asked
+                attempt.at = f"{node.host}:{node.port}"
+                attempt.sent = True
+                asking: list[Command] = [] if asked is None else [("ASKING",)]
+                touch, wait = marker(key, call.wait)
+                replies = await _together(node, [*asking, command, *asking, touch, wait])
+                replies = [replies[len(asking)], *replies[-2:]]
+                match replies[0]:
+                    case redis.exceptions.NoScriptError():
+                        command = call.eval
+                    case redis.exceptions.AskError() as error:
+                        asked = self._client.get_node(host=error.host, port=error.port)
+                        if asked is None:
+                            raise error
+                    case redis.exceptions.MovedError():
+                        # A read goes where it is sent, and the client learns of it.
+                        await self._execute(node, ("EXISTS", key))
+                        asked = None
+                    case redis.exceptions.TryAgainError():
+                        await asyncio.sleep(_MOVING)
+                    case _:
+                        return _durable(replies, call, attempt.at)
+
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script: those for one key in their order, the others side by side."""
         places: dict[str, list[int]] = {}
@@ -159,3 +210,27 @@ class ClusterConnections:
 
     async def _execute(self, node: Any, command: Command) -> Any:
         return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
+
+
+def _durable(replies: Sequence[Any], call: DurableCall, at: str) -> Any:
+    """Return the reply of a script if the replies to its ``marker``, which follow, say that a replica has it.
+
+    Raises:
+        RedisError: if the server refused it.
+        StoreError: if no replica is known to have it.
+
+    """
+    reply, *acknowledged = replies
+    if isinstance(reply, Exception):
+        raise reply
+    fault = shortfall(acknowledged, call.name, call.wait, at)
+    if fault is not None:
+        raise fault
+    return reply
+
+
+async def _together(node: Any, commands: Sequence[Command]) -> list[Any]:
+    """Return the replies of a node of a cluster to commands over one connection."""
+    sent = [PipelineCommand(place, *command, NEVER_DECODE=True) for place, command in enumerate(commands)]
+    await node.execute_pipeline(sent)
+    return [command.result for command in sent]

@@ -12,6 +12,7 @@ from stateful_route.store.borrowed import ClusterConnections, NodeConnections
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from stateful_route.store.durable import DurableCall
     from stateful_route.store.scripts import ScriptCall
     from stateful_route.store.subscriber import Subscriber
 
@@ -39,6 +40,15 @@ class Connections(Protocol):
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply of each script, or its ``StoreError``, in their order."""
+        ...
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica has what it wrote.
+
+        Raises:
+            StoreError: as ``run``; a ``StoreTimeoutError`` if no replica is known to have it in time.
+
+        """
         ...
 
     async def command(self, *command: str | int) -> Any:

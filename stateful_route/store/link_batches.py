@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.models import LinkChange
-    from stateful_route.store.connections import Connections
+    from stateful_route.store.durable import Runner
     from stateful_route.store.scripts import Script, ScriptCall
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class LinkBatches:
     One script for a chunk is a third less work for the server than one for each link. It needs all keys on one server.
     """
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Runner) -> None:
         """Run scripts over ``connections``."""
         self._connections = connections
         self._together = connections.is_one_server

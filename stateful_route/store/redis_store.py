@@ -8,6 +8,7 @@ from stateful_route._checks import to_ms
 from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, Outcome, PodLife
 from stateful_route.store import codec, scripts
+from stateful_route.store.durable import Durably
 from stateful_route.store.keys import KeySpace, encode
 from stateful_route.store.link_batches import LinkBatches
 from stateful_route.store.listener import attach, listening
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from stateful_route.models import Announcement, PodReport, PodTable, Registration, ServerInfo
     from stateful_route.store.connections import Connections
+    from stateful_route.store.durable import Runner
     from stateful_route.store.port import NamespaceListener
 
 _GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN, _SERVICES = map(
@@ -42,10 +44,17 @@ class RedisStore:
         *,
         keys: KeySpace | None = None,
         close: Callable[[], Awaitable[None]] = _nothing,
+        durable_within: float | None = None,
     ) -> None:
-        """Run over ``connections``; ``close`` ends what was opened for them."""
+        """Run over ``connections``; ``close`` ends what was opened for them.
+
+        With ``durable_within``, the deadline of a call in seconds, a changed link is answered once a replica has it.
+        """
         self._connections = connections
         self._batches = LinkBatches(connections)
+        changing: Runner = connections if durable_within is None else Durably(connections, durable_within)
+        self._changing = changing.run
+        self._placing = LinkBatches(changing)
         self._keys = keys or KeySpace()
         self._close = close
         self._subscription = SharedSubscription(connections)
@@ -86,7 +95,7 @@ class RedisStore:
         """See ``Store.place``."""
         lives = (codec.lives(dead), codec.lives(leaving)) if dead or leaving else ()
         call = self._place_call(key, candidate, to_ms(ttl), lives)
-        return codec.link_change(_PLACE, await self._connections.run(call))
+        return codec.link_change(_PLACE, await self._changing(call))
 
     async def place_links(
         self,
@@ -111,12 +120,12 @@ class RedisStore:
             owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
             return _PLACE_MANY.command(tuple(keys), (service_name, ttl_ms, *lives, *owners))
 
-        return await self._batches.run(candidates, place, place_all)
+        return await self._placing.run(candidates, place, place_all)
 
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
         args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "")
-        return codec.claim_change(_CLAIM, await self._connections.run(self._link_call(_CLAIM, key, *args)))
+        return codec.claim_change(_CLAIM, await self._changing(self._link_call(_CLAIM, key, *args)))
 
     async def release(
         self,
@@ -130,12 +139,12 @@ class RedisStore:
         """See ``Store.release``."""
         matching = (codec.optional(pod_index), codec.optional(incarnation), codec.optional(epoch))
         call = self._link_call(_RELEASE, key, *matching, to_ms(grace))
-        return codec.link_change(_RELEASE, await self._connections.run(call))
+        return codec.link_change(_RELEASE, await self._changing(call))
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
         """See ``Store.assign``."""
         args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch))
-        return codec.link_change(_ASSIGN, await self._connections.run(self._link_call(_ASSIGN, key, *args)))
+        return codec.link_change(_ASSIGN, await self._changing(self._link_call(_ASSIGN, key, *args)))
 
     async def register(
         self,

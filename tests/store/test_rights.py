@@ -43,6 +43,7 @@ DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
 GREETING = {"client|setinfo"}
 OF_THE_URL = {"client|setname", "select"}  # with a client name, with a database other than 0
 OF_A_CLUSTER = {"asking", "cluster|slots"}
+OF_DURABLE = {"wait"}
 OF_A_BORROWED_CLUSTER = {"command"}  # redis-py's own
 
 SERVICE = "room"
@@ -62,7 +63,7 @@ def sent() -> set[str]:
     return {f"{command}|{part}".lower() if part else command.lower() for command, part in found}
 
 
-ON_ONE_SERVER = in_scripts() | (sent() - OF_A_CLUSTER) | GREETING
+ON_ONE_SERVER = in_scripts() | (sent() - OF_A_CLUSTER - OF_DURABLE) | GREETING
 EVERYWHERE = ON_ONE_SERVER | OF_THE_URL | OF_A_CLUSTER
 
 
@@ -118,7 +119,9 @@ def test_documented() -> None:
     line = " ".join(user(ON_ONE_SERVER)).replace("app reset on", "app on").replace(">secret", ">PASSWORD")
 
     assert line in page
-    assert [] == [name for name in OF_THE_URL | OF_A_CLUSTER | OF_A_BORROWED_CLUSTER if f"+{name}" not in page]
+    assert [] == [
+        name for name in OF_THE_URL | OF_A_CLUSTER | OF_DURABLE | OF_A_BORROWED_CLUSTER if f"+{name}" not in page
+    ]
 
 
 def pod(namespace: str, pod_index: int) -> ServerInfo:

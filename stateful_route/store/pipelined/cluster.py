@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stateful_route.errors import StoreError
 from stateful_route.store.faults import command_name
-from stateful_route.store.pipelined.script_pipe import Reading, ScriptPipe, as_list, settled
+from stateful_route.store.pipelined.script_pipe import Reading, ScriptPipe, answer, as_list, raised, settled
 from stateful_route.store.pipelined.slots import SlotTable
 from stateful_route.store.resp import ReplyError
 from stateful_route.store.subscriber import open_subscriber
@@ -15,6 +15,7 @@ from stateful_route.store.subscriber import open_subscriber
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from stateful_route.store.durable import DurableCall
     from stateful_route.store.pipelined.slots import Address
     from stateful_route.store.scripts import ScriptCall
     from stateful_route.store.subscriber import Subscriber
@@ -86,6 +87,19 @@ class PipelinedCluster:
 
         await asyncio.gather(*(run_share(pipe, share) for pipe, share in shares.items()), *map(run_alone, lost))
         return replies
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
+        expires = asyncio.get_running_loop().time() + self._deadline
+        pipe = self._table.owner(call.keys[0])
+        if pipe is None:
+            pipe = await self._table.find_owner(call.keys[0], call.script, expires)
+        try:
+            reply = await self._second(pipe, call, await pipe.run(call, expires), expires)
+        except StoreError:
+            self._table.refresh()
+            raise
+        return raised(answer(reply, call, pipe.address))
 
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command, from any primary."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from stateful_route._tasks import log_failure
-from stateful_route.errors import StoreError
+from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.store import resp
+from stateful_route.store.durable import DurableCall
 from stateful_route.store.faults import command_name, translate
+from stateful_route.store.pipelined.lane import DurableLane
 from stateful_route.store.pipelined.pipe import Pipe
 from stateful_route.store.resp import ReplyError
 
@@ -85,6 +87,7 @@ class ScriptPipe(Pipe):
         self._on_fault = on_fault
         self._on_error = self._end_first  # once, for it is a new object each time that it is asked for
         self._seconds: set[asyncio.Task[Any]] = set()
+        self._lane: DurableLane | None = None
         self._on_the_way: set[str] = set()
         """The scripts that the server is being given, by their SHA-1."""
         self._given: set[str] = set()
@@ -115,9 +118,17 @@ class ScriptPipe(Pipe):
             self._given.clear()
         super()._connect_for_waiting()
 
+    def replace(self) -> None:
+        """See ``Pipe.replace``."""
+        super().replace()
+        if self._lane is not None:
+            self._lane.replace()
+
     async def aclose(self) -> None:
         """See ``Pipe.aclose``; wait for the second tries too."""
         await super().aclose()
+        if self._lane is not None:
+            await self._lane.aclose()
         if self._seconds:
             await asyncio.wait(self._seconds)
 
@@ -189,6 +200,21 @@ class ScriptPipe(Pipe):
             future.set_result(outcome)
 
     async def _last(self, command: Command, call: ScriptCall, expires: float, before: tuple[Command, ...]) -> Any:
+        if isinstance(call, DurableCall):
+            return await self._lane_of_all().run((*before, command), call, expires)
         data = b"".join([resp.pack(one) for one in (*before, command)])
         count = len(before) + 1
         return raised(as_list(await self.submit(data, call.script, expires, count), count)[-1])
+
+    def _lane_of_all(self) -> DurableLane:
+        """Return the connection beside this one for what waits for a replica.
+
+        Raises:
+            StoreUnavailableError: if the pipe is closed.
+
+        """
+        if self._closed:
+            raise StoreUnavailableError("it is closed", operation="connect", maybe_applied=False)
+        if self._lane is None:
+            self._lane = DurableLane(self.kind, self.settings, self._deadline, self._max_pending)
+        return self._lane

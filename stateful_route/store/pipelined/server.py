@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.store.pipelined.script_pipe import ScriptPipe, as_list, is_error, settled
+from stateful_route.store.pipelined.script_pipe import ScriptPipe, answer, as_list, is_error, raised, settled
 from stateful_route.store.resp import ReplyError
 from stateful_route.store.subscriber import open_subscriber
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stateful_route.store.durable import DurableCall
     from stateful_route.store.scripts import ScriptCall
     from stateful_route.store.subscriber import Subscriber
 
@@ -44,6 +45,12 @@ class PipelinedServer:
 
         await asyncio.gather(*(settle(i) for i, reply in enumerate(replies) if isinstance(reply, ReplyError)))
         return replies
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica has what it wrote."""
+        expires = asyncio.get_running_loop().time() + self._deadline
+        reply = await _second(self._pipe, call, await self._pipe.run(call, expires), expires)
+        return raised(answer(reply, call, self._pipe.address))
 
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command."""

@@ -1,0 +1,137 @@
+"""Writes that are answered once a replica has them: what is sent behind a script for it, and what comes of it.
+
+``WAIT`` alone is not enough. It speaks of what its own connection wrote last, and a script that found all as it should
+be wrote nothing: a claim that is tried again, be it over another connection, would be called safe while what the first
+one wrote is on no replica. So a small write goes before the ``WAIT``, which has to follow all that was written before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from stateful_route.errors import StoreError, StoreTimeoutError
+from stateful_route.store.faults import translate
+from stateful_route.store.scripts import ScriptCall
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from stateful_route.store.resp import Command
+
+_REPLICAS = 1
+
+# Of the deadline of a call: one that waits for the turn of another has time for both, and for the way.
+_SHARE = 0.4
+
+# Milliseconds for which the small write stays.
+_KEPT = 1000
+
+
+def patience(deadline: float) -> float:
+    """Return for how many seconds a replica is waited for, of a call with that deadline."""
+    return _SHARE * deadline
+
+
+@attrs.define(eq=False)
+class DurableCall(ScriptCall):
+    """A call of a script whose answer counts only once a replica has what it wrote."""
+
+    wait: float = attrs.field(kw_only=True)
+    """How long that may take, in seconds."""
+
+
+def marker(key: str, wait: float) -> tuple[Command, Command]:
+    """Return what goes behind scripts on the same connection: a write in the slot of ``key``, and the ``WAIT``.
+
+    The reply to the latter is for ``shortfall``.
+    """
+    tag = key[key.index("{") : key.index("}") + 1]
+    prefix = key[: key.index(":") + 1]
+    touch: Command = ("SET", f"{prefix}durable:{tag}", "", "PX", _KEPT)
+    return touch, ("WAIT", _REPLICAS, max(1, round(wait * 1000)))
+
+
+def shortfall(replies: Sequence[Any], operation: str, wait: float, at: str) -> StoreError | None:
+    """Return the error of a call if the replies to its ``marker`` do not say that a replica has it."""
+    for reply in replies:
+        if isinstance(
+            reply, Exception
+        ):  # the connection was lost, the server became a replica itself, no right to WAIT
+            lower = (
+                reply if isinstance(reply, StoreError) else translate(reply, operation, sent=True, writes=True, at=at)
+            )
+            return of_operation(lower, operation, maybe_applied=True)
+    if replies[-1] >= _REPLICAS:
+        return None
+    message = f"no replica of {at} had it within {wait:g} s; a failover now would lose it"
+    return StoreTimeoutError(message, operation=operation, maybe_applied=True)
+
+
+def of_operation(error: StoreError, operation: str, *, maybe_applied: bool) -> StoreError:
+    """Return an error of many calls as that of one of them."""
+    message = str(error).removeprefix(f"{error.operation}: ").rpartition(" (")[0]
+    mine = type(error)(message, operation=operation, maybe_applied=maybe_applied)
+    mine.__cause__ = error.__cause__
+    return mine
+
+
+class Runner(Protocol):
+    """Runs scripts; each ``Connections`` is one."""
+
+    @property
+    def is_one_server(self) -> bool:
+        """Whether all keys are on one server, as far as it is known."""
+        ...
+
+    def run(self, call: ScriptCall) -> Awaitable[Any]:
+        """Return the reply of a script."""
+        ...
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply of each script, or its ``StoreError``, in their order."""
+        ...
+
+
+class DurableConnections(Protocol):
+    """Connections that can wait for a replica."""
+
+    is_one_server: bool
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica has what it wrote."""
+        ...
+
+
+class Durably:
+    """Runs scripts that write, over such connections, and returns once a replica has what they wrote.
+
+    Raises:
+        StoreTimeoutError: with ``maybe_applied``, if no replica had it in time: it may be there, and may be lost yet.
+
+    """
+
+    def __init__(self, connections: DurableConnections, deadline: float) -> None:
+        """Wait for two fifths of the ``deadline`` of a call, in seconds."""
+        self._connections = connections
+        self._wait = patience(deadline)
+
+    @property
+    def is_one_server(self) -> bool:
+        """See ``Connections``."""
+        return self._connections.is_one_server
+
+    async def run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script."""
+        return await self._connections.run_durably(DurableCall(call.script, call.keys, call.args, wait=self._wait))
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply of each script, or its ``StoreError``."""
+        # Side by side: they share a WAIT where connections are shared.
+        replies = await asyncio.gather(*map(self.run, calls), return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException) and not isinstance(reply, StoreError):
+                raise reply
+        return replies

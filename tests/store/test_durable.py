@@ -1,0 +1,168 @@
+"""With ``durable`` a link that was answered is on a replica, in each topology; what is not is said to be unsure."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from stateful_route import (
+    BaseConfig,
+    Link,
+    LinkChange,
+    LinkKey,
+    PodLife,
+    StatefulRoute,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from stateful_route.models import Outcome
+from stateful_route.testing import cluster, local_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from stateful_route.store.embedded import LocalServer
+    from stateful_route.store.port import Store
+
+OWNER = PodLife(0, 1)
+DURABLE = BaseConfig(call_deadline=1.0, durable=True)
+PATIENT = BaseConfig(call_deadline=5.0, durable=True)
+
+
+@contextmanager
+def primary_and_replica() -> Iterator[tuple[LocalServer, LocalServer]]:
+    with local_server("--repl-diskless-sync-delay", "0", tcp=True) as primary:
+        with local_server("--replicaof", "127.0.0.1", str(primary.port), tcp=True) as replica:
+            deadline = time.monotonic() + 20.0
+            while "master_link_status:up" not in replica.ask("INFO", "replication"):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield primary, replica
+
+
+@asynccontextmanager
+async def store_at(url: str, config: BaseConfig, kind: str) -> AsyncIterator[Store]:
+    async with AsyncExitStack() as stack:
+        source: Any = url
+        if kind == "borrowed":
+            client = RedisCluster if url.startswith("redis+cluster") else Redis
+            address = url.replace("redis+cluster", "redis").split(",")[0]
+            source = await stack.enter_async_context(client.from_url(address))
+        route = await stack.enter_async_context(StatefulRoute(source, config))
+        yield route.store
+
+
+def key_of(namespace: str, uid: str) -> LinkKey:
+    return LinkKey(namespace, uid, "room")
+
+
+@pytest.mark.parametrize("kind", ["owned", "borrowed"])
+async def test_answered_is_replicated(namespace: str, kind: str) -> None:
+    """A link that was placed, claimed or assigned is on the replica when the call returns; a released one is not."""
+    with primary_and_replica() as (primary, replica):
+        primary.ask("SCRIPT", "FLUSH")
+        async with store_at(primary.url, PATIENT, kind) as store, store_at(replica.url, BaseConfig(), "owned") as copy:
+            for number in range(20):
+                key = key_of(namespace, f"user-{number}")
+                assert Outcome.CREATED is (await store.place(key, OWNER, 60.0)).outcome
+                assert await copy.get_link(key) is not None
+                claimed = await store.claim(key, OWNER)
+                assert claimed.link == await copy.get_link(key)
+                assigned = await store.assign(key, PodLife(1, 1))
+                assert assigned.link == await copy.get_link(key)
+                await store.release(key)
+                assert await copy.get_link(key) is None
+            placed = await store.place_links(namespace, [(f"many-{i}", OWNER) for i in range(300)], "room", 60.0)
+            found = await copy.get_links(namespace, [f"many-{i}" for i in range(300)], "room")
+
+    epochs = [change.link and change.link.epoch for change in placed if isinstance(change, LinkChange)]
+    assert epochs == [isinstance(link, Link) and link.epoch for link in found]
+
+
+@pytest.mark.parametrize("kind", ["owned", "borrowed"])
+async def test_replica_away(namespace: str, kind: str) -> None:
+    """Without a replica in time a change is an error that says maybe, also of what is there already; reads go on."""
+    with primary_and_replica() as (primary, replica):
+        async with store_at(primary.url, DURABLE, kind) as store, store_at(primary.url, DURABLE, kind) as other:
+            await store.claim(key_of(namespace, "before"), OWNER)
+            replica.pause()
+            with pytest.raises(StoreTimeoutError, match="no replica") as raised:
+                await store.claim(key_of(namespace, "alice"), OWNER)
+            with pytest.raises(StoreTimeoutError, match="no replica"):  # it finds it there, and writes nothing
+                await other.claim(key_of(namespace, "alice"), OWNER)
+            waiting = asyncio.create_task(store.claim(key_of(namespace, "bob"), OWNER))
+            await asyncio.sleep(0.05)  # until it is under way
+            link = await store.get_link(key_of(namespace, "alice"))
+            still_waiting = not waiting.done()
+            replica.resume()
+            await asyncio.wait([waiting])
+            waiting.exception()  # it may have been in time, or not
+            again = await store.claim(key_of(namespace, "alice"), OWNER)
+
+    assert ("claim", True) == (raised.value.operation, raised.value.maybe_applied)
+    assert link is not None
+    assert still_waiting
+    assert Outcome.UNCHANGED is again.outcome
+
+
+async def test_one_wait_for_many(namespace: str) -> None:
+    """Calls of one moment share a WAIT: 2,000 claims need a small part of as many."""
+    with primary_and_replica() as (primary, _):
+        async with store_at(primary.url, PATIENT, "owned") as store:
+            await asyncio.gather(*(store.claim(key_of(namespace, f"user-{i}"), OWNER) for i in range(2000)))
+        stats = primary.ask("INFO", "commandstats").splitlines()
+
+    waits = next(int(line.split("calls=")[1].split(",")[0]) for line in stats if line.startswith("cmdstat_wait:"))
+    assert waits <= 100
+
+
+async def test_cancelled(namespace: str) -> None:
+    """A caller who is cancelled takes no other's answer, and those beside it have theirs."""
+    with primary_and_replica() as (primary, _):
+        async with store_at(primary.url, PATIENT, "owned") as store:
+            tasks = [
+                asyncio.create_task(store.claim(key_of(namespace, f"user-{i}"), PodLife(i, 1))) for i in range(300)
+            ]
+            for number, task in enumerate(tasks[::3]):
+                asyncio.get_running_loop().call_later(0.0001 * (number % 50), task.cancel)
+            await asyncio.wait(tasks)
+            wrong = [
+                number
+                for number, task in enumerate(tasks)
+                if not task.cancelled() and task.result().link.pod_index != number  # type: ignore[union-attr]  # its own
+            ]
+
+    assert [] == wrong
+
+
+@pytest.mark.parametrize("kind", ["owned", "borrowed"])
+async def test_cluster(namespace: str, kind: str) -> None:
+    """In a cluster the replica that counts is that of the slot: where it is away calls are unsure, elsewhere not."""
+    with cluster(primaries=3, replicas=1) as nodes:
+        async with store_at(nodes.url, DURABLE, kind) as store:
+            keys = [key_of(namespace, f"user-{i}") for i in range(60)]
+            before = await asyncio.gather(*(store.claim(key, OWNER) for key in keys))
+            nodes.nodes[3].pause()
+            answers = await asyncio.gather(*(store.assign(key, PodLife(1, 1)) for key in keys), return_exceptions=True)
+            nodes.nodes[3].resume()
+        sure = sum(not isinstance(answer, BaseException) for answer in answers)
+
+    assert {Outcome.CREATED} == {answer.outcome for answer in before}
+    assert 20 < sure < 60
+    assert {StoreTimeoutError} == {type(answer) for answer in answers if isinstance(answer, BaseException)}
+
+
+async def test_no_right_to_wait(namespace: str) -> None:
+    """A user who may not WAIT hears which right is missing, and that the link may be there."""
+    with local_server(tcp=True) as server:
+        server.ask("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-wait")
+        async with store_at(f"redis://app:secret@127.0.0.1:{server.port}", DURABLE, "owned") as store:
+            with pytest.raises(StoreUnavailableError, match=r"\+wait") as raised:
+                await store.claim(key_of(namespace, "alice"), OWNER)
+
+    assert raised.value.maybe_applied
