@@ -1,4 +1,7 @@
-"""The command line: ``python -m benchmarks [NAMES...] [--quick] [--json FILE] [--plots FOLDER] [--list]``."""
+"""The command line: ``python -m benchmarks [NAMES...] [--quick] [--json FILE] [--plots FOLDER] [--list]``.
+
+``python -m benchmarks soak --minutes N`` is something else: see ``benchmarks.soak``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import asyncio
 import datetime as dt
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +18,7 @@ from typing import TYPE_CHECKING
 from benchmarks import loops, plot, record, report
 from benchmarks.cases import CASES
 from benchmarks.rows import Options
+from benchmarks.soak import __main__ as soak
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["soak"]:
+        sys.exit(soak.main(arguments[1:]))
     by_name = {case.name: case for case in CASES}
     parser = _parser(list(by_name))
     given = parser.parse_args(arguments)

@@ -1,0 +1,1 @@
+"""A soak: pods and gateways as processes under load, with random faults, and invariants that are checked throughout."""
