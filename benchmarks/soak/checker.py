@@ -90,8 +90,7 @@ class Tenures:
         return [
             overlap
             for overlap in self._overlaps.values()
-            if excused
-            == any(loss.covers(overlap.newer.first_end, overlap.older.last_begin) for loss in self.losses)
+            if excused == any(loss.covers(overlap.newer.first_end, overlap.older.last_begin) for loss in self.losses)
         ]
 
     def all_violations(self) -> list[str]:

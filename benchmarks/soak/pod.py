@@ -163,7 +163,7 @@ async def _main(part: Part) -> None:
                 if verb == "owned":
                     say("O", owned=pod.owned(), incarnation=driver.incarnation)
                 elif verb == "stall":
-                    time.sleep(float(rest[0]))  # noqa: ASYNC251 - what is tested
+                    time.sleep(float(rest[0]))
 
         async def end_if_useless() -> None:
             while driver.healthy:
