@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 import asyncio
 import enum
+import os
+import weakref
 from typing import TYPE_CHECKING, Self
 
 from stateful_route._tasks import outlast
@@ -23,6 +25,7 @@ class Phase(enum.StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    FORKED = "of the process that this one was forked from"
 
 
 # For each miss: to hash a member of an enum, or to look one up in it, takes longer than all else that is checked.
@@ -30,7 +33,25 @@ _RUNNING, _STOPPING = Phase.RUNNING, Phase.STOPPING
 
 _FOR_GOOD = "stopped for good: make a new driver"
 _START = ": call start(), or use it inside 'async with'"
-_ADVICE = {Phase.NEW: _START, Phase.READY: _START, Phase.STARTING: ": wait until start() has returned"}
+_ADVICE = {
+    Phase.NEW: _START,
+    Phase.READY: _START,
+    Phase.STARTING: ": wait until start() has returned",
+    Phase.FORKED: ": open a route and make a driver in each process",
+}
+
+_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
+"""All of this process."""
+
+
+def _leave_to_the_parent() -> None:
+    """In a child: what was started is the parent's, its connections and what it owns."""
+    for driver in list(_drivers):
+        driver._after_fork()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):  # Windows has none, and does not fork
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class Driver(abc.ABC):
@@ -40,8 +61,11 @@ class Driver(abc.ABC):
         """Make a driver that is not started."""
         self._phase = Phase.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.home: asyncio.AbstractEventLoop | None = None
+        """The event loop that the store of the driver belongs to, if that is known."""
         self._start_ended = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        _drivers.add(self)
 
     @property
     def running(self) -> bool:
@@ -57,12 +81,15 @@ class Driver(abc.ABC):
         """Bind the driver to the running event loop. ``start()`` does it, if nobody did.
 
         Raises:
-            LifecycleError: if the driver was initialized before.
+            LifecycleError: if the driver was initialized before, or its route was opened in another event loop.
 
         """
         if self._phase is not Phase.NEW:
             raise LifecycleError(f"{self!r} cannot be initialized: it is {self._state}")
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if self.home is not None and self.home is not loop:
+            raise LifecycleError(f"{self!r} is of a route of another event loop: open one in each")
+        self._loop = loop
         self._phase = Phase.READY
 
     async def start(self) -> None:
@@ -96,6 +123,8 @@ class Driver(abc.ABC):
 
         It comes to its end even if the caller is cancelled; the cancellation is raised after it.
         """
+        if self._phase is Phase.FORKED:
+            return
         if self._phase in {Phase.NEW, Phase.STOPPED}:
             self._phase = Phase.STOPPED
             return
@@ -113,6 +142,11 @@ class Driver(abc.ABC):
                 await self._stop()
         finally:
             self._phase = Phase.STOPPED
+
+    def _after_fork(self) -> None:
+        """Leave what was started to the process that did; what was not can be started in this one."""
+        if self._phase not in {Phase.NEW, Phase.STOPPED}:
+            self._phase = Phase.FORKED
 
     async def __aenter__(self) -> Self:
         """Start the driver."""

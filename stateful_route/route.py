@@ -50,6 +50,7 @@ class StatefulRoute:
         self._source = redis_client
         self._config = BaseConfig() if config is None else config
         self._store: Store | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._drivers: list[Driver] = []
         if isinstance(redis_client, str):
             check_url(redis_client)
@@ -80,6 +81,7 @@ class StatefulRoute:
         """
         if self._store is not None:
             raise LifecycleError(f"{self!r} is open already")
+        self._loop = asyncio.get_running_loop()
         config = self._config
         durable = config.call_deadline_seconds if config.durable else None
         if isinstance(self._source, str):
@@ -175,6 +177,7 @@ class StatefulRoute:
 
     def _keep(self, driver: D) -> D:
         """Note a driver that has to be stopped in the end; those that were stopped are forgotten."""
+        driver.home = self._loop
         self._drivers = [kept for kept in self._drivers if not kept.stopped]
         self._drivers.append(driver)
         return driver

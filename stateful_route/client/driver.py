@@ -111,6 +111,11 @@ class ClientDriver(Driver):
     async def _start(self) -> None:
         await self._table.start()
 
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        for _ in self._cache.close():  # nobody here hears what is announced
+            pass
+
     async def _stop(self) -> None:
         await self._table.stop()
         for _ in self._cache.close():

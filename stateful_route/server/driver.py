@@ -162,7 +162,7 @@ class ServerDriver(Driver):
         another process helps. ``True`` otherwise: also before the start, while the pod drains or after it was set to
         SHUTDOWN, as it leaves by itself, and while Redis is away, as no restart brings that back.
         """
-        return not (self._phase is Phase.STOPPED or self._heart.superseded or self._beating.failed)
+        return not (self._phase in {Phase.STOPPED, Phase.FORKED} or self._heart.superseded or self._beating.failed)
 
     async def stop(self) -> None:
         """Drain, say goodbye, and leave no task behind. A second call waits for the first, or does nothing.
@@ -188,6 +188,10 @@ class ServerDriver(Driver):
         self._caring.start()
         if self._rebalancing is not None:
             self._rebalancing.start()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._owned.leave_to_the_parent()
 
     async def _stop(self) -> None:
         """Drain, and say goodbye, if the store answers."""

@@ -36,6 +36,7 @@ _SUPERSEDED = (
     "was superseded and owns nothing any more: a newer process has this pod index "
     "(uvicorn --workers, or two replicas with one STATEFUL_ROUTE_POD_INDEX?): end this process"
 )
+_FORKED = "is of the process that this one was forked from, and owns nothing here: make a driver in each process"
 _GOODBYE = "has said goodbye and owns nothing any more: make a new driver"
 _WHY_LOST = {
     HeartbeatOutcome.UNKNOWN: "Redis does not know %s any more",
@@ -331,6 +332,12 @@ class Heart:
         self.superseded = True
         self._end(_SUPERSEDED)
         _log.error("%s %s", self._name, _SUPERSEDED)
+
+    def leave_to_the_parent(self) -> None:
+        """Own nothing, and publish nothing, in a process that was forked from the one that does."""
+        self._ended = _FORKED
+        self._parting = False
+        self._good_until = -math.inf
 
     def _end(self, why: str) -> None:
         self._ended = self._ended or why

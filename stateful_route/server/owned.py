@@ -338,6 +338,13 @@ class Owned:
         """Take in that invalidations may have been missed: answers that are in flight are looked at again."""
         self._turns.invalidate_all()
 
+    def leave_to_the_parent(self) -> None:
+        """Own nothing, in a process that was forked from the one that does."""
+        for handle in self._handles.values():
+            handle.leave_to_the_parent()
+        self._handles.clear()
+        self.heart.leave_to_the_parent()
+
     def lose_all(self) -> None:
         """Note that nothing is owned any more, for good."""
         with self.faults.together():

@@ -50,4 +50,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         with Path(path).open("a") as file:
             file.write(f"{json.dumps(words)}\n")
     return outcome
-

@@ -1,7 +1,9 @@
 """A pod in a process of its own: claims the uids that it is told on its input, and says on its output what happens.
 
-Arguments: the URL of the server, and the settings as JSON. Lines of input: ``claim uid uid ...`` and ``owned``.
-Each line of output is a JSON object with one of these: ``ready``, ``claimed``, ``owned``, ``hand_off``, ``woke``.
+Arguments: the URL of the server, and the settings as JSON. Lines of input: ``claim uid uid ...``, ``owned``, and
+``stall seconds``, for which the event loop stands still.
+Each line of output is a JSON object with one of these: ``ready``, ``claimed``, ``owned``, ``stalled``,
+``hand_off``, ``woke``.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from stateful_route import BaseConfig, StatefulRoute
@@ -41,6 +44,9 @@ async def obey(pod: ServerDriver, uids: list[str]) -> None:
             say(claimed={handle.uid: [handle.is_owned(), handle.epoch, handle.inherited] for handle in handles})
         elif verb == "owned":
             say(owned=[uid for uid in uids if pod.owned(uid)], incarnation=pod.incarnation)
+        elif verb == "stall":
+            time.sleep(float(names[0]))  # noqa: ASYNC251 - what is tested
+            say(stalled=[uid for uid in uids if pod.owned(uid)])
 
 
 async def main(url: str, config: BaseConfig) -> None:

@@ -45,7 +45,9 @@ class PodProcess:
 
     async def __aenter__(self) -> Self:
         pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(*self._arguments, stdin=pipe, stdout=pipe, limit=1 << 20, env=self._environment)
+        self._process = await asyncio.create_subprocess_exec(
+            *self._arguments, stdin=pipe, stdout=pipe, limit=1 << 20, env=self._environment
+        )
         self.incarnation = (await self.hear("ready"))["ready"]
         return self
 
@@ -131,3 +133,8 @@ async def viewed_for_a_lease(rooms: ServiceView, lease: float = LEASE) -> None:
     """Return once the client has seen the pods for long enough to confirm a death."""
     table = rooms.driver._table.peek(rooms.namespace, rooms.service_name)
     await eventually(lambda: table.unbroken_for >= lease)
+
+
+async def incarnations(rooms: ServiceView) -> dict[int, tuple[int, bool]]:
+    table = await rooms.driver._store.read_pods(rooms.namespace, rooms.service_name)
+    return {pod.pod_index: (pod.incarnation, pod.dead) for pod in table.pods}

@@ -19,7 +19,9 @@ class Scenario:
 
 
 SCENARIOS = {
-    1: Scenario("SCRIPT FLUSH, restart", "scripts are sent again, in batches too", "0 errors of callers in 10,000 calls"),
+    1: Scenario(
+        "SCRIPT FLUSH, restart", "scripts are sent again, in batches too", "0 errors of callers in 10,000 calls"
+    ),
     2: Scenario(
         "Redis comes back empty",
         "typed errors meanwhile; pods register, and claim again what they serve",
@@ -30,7 +32,9 @@ SCENARIOS = {
         "placed anew at a higher epoch; the pod that had it is out",
         "epoch rises in 100 %; 0 writes accepted of an older epoch; with `durable`: 0 acknowledged links lost",
     ),
-    4: Scenario("Sentinel fails over", "an outage that is bounded, nobody hangs", "recovery in down-after + 2 s; 0 stuck"),
+    4: Scenario(
+        "Sentinel fails over", "an outage that is bounded, nobody hangs", "recovery in down-after + 2 s; 0 stuck"
+    ),
     5: Scenario(
         "Cluster: failover, slots that move",
         "redirections are followed",
@@ -42,11 +46,15 @@ SCENARIOS = {
         "writes accepted for max-lag + 1 s at most; epochs rise after it",
     ),
     7: Scenario(
-        "a gateway is cut off from Redis", "cached uids are served, a new one is a typed error", "99.9 % served; in a deadline"
+        "a gateway is cut off from Redis",
+        "cached uids are served, a new one is a typed error",
+        "99.9 % served; in a deadline",
     ),
     8: Scenario("Redis is slow", "nothing piles up, one question for a uid", "all calls end within their deadline"),
     9: Scenario("Redis stands still", "time-outs, then all as before", "recovery in 100 ms; 0 crossed replies"),
-    10: Scenario("a pod stands still, shorter than its lease", "nothing happens to it", "0 taken over, 0 epochs changed"),
+    10: Scenario(
+        "a pod stands still, shorter than its lease", "nothing happens to it", "0 taken over, 0 epochs changed"
+    ),
     11: Scenario(
         "a pod stands still, longer than its lease, or its machine was suspended",
         "it knows that it owns nothing before it serves",
@@ -71,7 +79,9 @@ SCENARIOS = {
     24: Scenario("the entry of a pod cannot be read", "it is left out, and the others work", "100 % routed"),
     25: Scenario("a link cannot be read", "placed over; a typed error to a reader", "0 other errors"),
     26: Scenario("Redis may evict keys", "a warning when the route is opened", "warned"),
-    27: Scenario("READONLY, LOADING, OOM, no password, no right", "typed, and honest about what was done", "100 % typed"),
+    27: Scenario(
+        "READONLY, LOADING, OOM, no password, no right", "typed, and honest about what was done", "100 % typed"
+    ),
     28: Scenario("closed under load", "nothing is left", "0 tasks, 0 sockets"),
     29: Scenario("a fork, two event loops", "a typed error; a child owns nothing", "0 silent misuses"),
 }

@@ -54,7 +54,9 @@ async def test_life_of_a_service(deployment: Deployment, namespace: str, measure
                 nonlocal moved_early
                 now = await routes(rooms)
                 gone = sum(now[uid].pod_index != 0 for uid in UIDS[:20])
-                moved_early += gone and time.monotonic() - killed < LEASE - 0.3  # its last heartbeat was before the kill
+                moved_early += (
+                    gone and time.monotonic() - killed < LEASE - 0.3
+                )  # its last heartbeat was before the kill
                 return gone == 20
 
             await eventually(elsewhere)

@@ -229,7 +229,14 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def test_split_brain(namespace: str, measured: Measured, binary: str) -> None:
     """A primary that is cut off from its replica refuses one client's writes after max-lag; what it took loses by epoch."""
     max_lag = 1
-    guarding = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", str(max_lag), "--repl-ping-replica-period", "1")
+    guarding = (
+        "--min-replicas-to-write",
+        "1",
+        "--min-replicas-max-lag",
+        str(max_lag),
+        "--repl-ping-replica-period",
+        "1",
+    )
     program = system_redis() if binary == "Redis" else None
     async with behind_a_cut(*guarding, binary=program) as (primary, replica, cut):
         async with StatefulRoute.from_url(primary.url, PATIENT) as route:

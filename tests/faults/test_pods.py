@@ -16,6 +16,7 @@ from tests.faults.pods import (
     LEASE,
     UIDS,
     PodProcess,
+    incarnations,
     pods,
     rooms_of,
     routes,
@@ -116,11 +117,6 @@ async def test_frozen_for_longer_than_the_lease(shared_server: LocalServer, name
 
     assert [] == woke
     assert (UIDS if watched else []) == owned
-
-
-async def incarnations(rooms: ServiceView) -> dict[int, tuple[int, bool]]:
-    table = await rooms.driver._store.read_pods(rooms.namespace, rooms.service_name)
-    return {pod.pod_index: (pod.incarnation, pod.dead) for pod in table.pods}
 
 
 @pytest.mark.parametrize("refresh", [0.1, 1.0])
