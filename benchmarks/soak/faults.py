@@ -84,7 +84,8 @@ class Faults:
 
     async def _at(self, index: int, fault: OfPod) -> None:
         try:
-            await fault(self, index)
+            with self.world.pod_fault(index):
+                await fault(self, index)
         finally:
             self._busy.discard(index)
 

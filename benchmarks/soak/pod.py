@@ -18,7 +18,7 @@ from benchmarks.soak.child import Calls, Lag, Part, orders, report, run, say, sa
 from stateful_route import LifecycleError, StatefulRoute, StoreError, drain_on_signal
 
 if TYPE_CHECKING:
-    from stateful_route import Ownership, ServerDriver
+    from stateful_route import HandOff, Ownership, ServerDriver
 
 SUPERSEDED = 3
 """The status of a pod that ended as a newer process has its index."""
@@ -131,6 +131,34 @@ class Pod:
         handles = ((uid, self.driver.owned(uid)) for uid in list(self.rooms))
         return {uid: handle.epoch for uid, handle in handles if handle is not None}
 
+    def more(self) -> dict[str, object]:
+        return {"rooms": len(self.rooms), "resumed": self.resumed, "longest": self.calls.longest}
+
+    async def obey(self) -> None:
+        async for verb, *rest in orders():
+            if verb == "owned":
+                say("O", owned=self.owned(), incarnation=self.driver.incarnation)
+            elif verb == "stall":
+                time.sleep(float(rest[0]))  # what is tested
+
+    async def end_if_useless(self, ended: asyncio.Event) -> None:
+        while self.driver.healthy:  # noqa: ASYNC110 - a probe, as an orchestrator has one
+            await asyncio.sleep(0.1)
+        say("D", text="superseded")
+        ended.set()
+
+
+async def _started(route: StatefulRoute, hand_off: HandOff) -> ServerDriver:
+    """Start a driver, as often as an orchestrator would start its process."""
+    while True:
+        driver = route.server(hand_off=hand_off)
+        try:
+            await driver.start()
+        except StoreError:
+            await asyncio.sleep(0.2)
+        else:
+            return driver
+
 
 async def _main(part: Part) -> None:
     ended, lag = asyncio.Event(), Lag()
@@ -143,14 +171,7 @@ async def _main(part: Part) -> None:
     loop = asyncio.get_running_loop()
     signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(ended.set))
     async with StatefulRoute.from_url(part.url, part.settings) as route:
-        driver = route.server(hand_off=hand_off)
-        while True:  # as an orchestrator would start it again
-            try:
-                await driver.start()
-                break
-            except StoreError:
-                driver = route.server(hand_off=hand_off)
-                await asyncio.sleep(0.2)
+        driver = await _started(route, hand_off)
         pod = Pod(part, driver, calls)
         application.append(pod)
         path = Path(part.pod_socket(driver.server_info.pod_index))
@@ -158,23 +179,10 @@ async def _main(part: Part) -> None:
         server = await asyncio.start_unix_server(pod.accept, path)
         own = path.stat().st_ino
 
-        async def obey() -> None:
-            async for verb, *rest in orders():
-                if verb == "owned":
-                    say("O", owned=pod.owned(), incarnation=driver.incarnation)
-                elif verb == "stall":
-                    time.sleep(float(rest[0]))
-
-        async def end_if_useless() -> None:
-            while driver.healthy:
-                await asyncio.sleep(0.1)
-            say("D", text="superseded")
-            ended.set()
-
-        more = lambda: {"rooms": len(pod.rooms), "resumed": pod.resumed, "longest": calls.longest}  # noqa: E731
         with drain_on_signal(driver):
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(each) for each in (lag.watch(), report(more), obey(), end_if_useless())]
+                beside = (lag.watch(), report(pod.more), pod.obey(), pod.end_if_useless(ended))
+                tasks = [group.create_task(each) for each in beside]
                 say("ready", incarnation=driver.incarnation)
                 await ended.wait()
                 for task in tasks:

@@ -76,6 +76,8 @@ class World:
         self.database = Database()
         self.store_faults: list[Window] = []
         """When calls to the store may fail."""
+        self.pod_faults: defaultdict[str, list[Window]] = defaultdict(list)
+        """When those of a pod may, by the pod."""
         self.pods: list[Process] = []
         self.gateways: list[Process] = []
         self.proxies: dict[str, FaultProxy] = {}
@@ -253,10 +255,21 @@ class World:
             for window in windows:
                 window.end = time.monotonic() + _AFTER
 
+    @contextlib.contextmanager
+    def pod_fault(self, index: int) -> Any:
+        """Expect errors of a pod until some time after the block: it was away, and begins another life."""
+        window = Window(time.monotonic() - DEADLINE)
+        self.pod_faults[f"pod-{index}"].append(window)
+        try:
+            yield
+        finally:
+            window.end = time.monotonic() + _AFTER
+
     def judge_errors(self) -> None:
         """Tell the errors that a fault explains from those that none does."""
         for error in self.errors:
-            explained = any(fault.touches(error["begin"], error["end"]) for fault in self.store_faults)
+            own = self.pod_faults[error["process"].partition(".")[0]]
+            explained = any(fault.touches(error["begin"], error["end"]) for fault in (*self.store_faults, *own))
             typed = error["kind"] == "store" or error["error"] in {
                 "NoRoutablePodError",
                 "LifecycleError",

@@ -45,7 +45,7 @@ async def obey(pod: ServerDriver, uids: list[str]) -> None:
         elif verb == "owned":
             say(owned=[uid for uid in uids if pod.owned(uid)], incarnation=pod.incarnation)
         elif verb == "stall":
-            time.sleep(float(names[0]))  # noqa: ASYNC251 - what is tested
+            time.sleep(float(names[0]))
             say(stalled=[uid for uid in uids if pod.owned(uid)])
 
 

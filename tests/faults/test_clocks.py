@@ -9,9 +9,8 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import pytest
 
 from stateful_route import BaseConfig, LinkKey, PodLife, PodReport, ServerInfo, StatefulRoute, StoreError
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 GATEWAY = Path(__file__).with_name("gateway_process.py")
 LEASE = 2.0
-MORE = {"lease": LEASE, "heartbeat": 0.2, "call_deadline": 0.5}
+MORE: dict[str, Any] = {"lease": LEASE, "heartbeat": 0.2, "call_deadline": 0.5}
 
 
 def info(namespace: str, index: int) -> ServerInfo:
@@ -101,11 +100,9 @@ async def test_epochs_rise(namespace: str, measured: Measured) -> None:
 
 
 @contextlib.asynccontextmanager
-async def two_pods(
-    direct: str, through: str, namespace: str, **more: float
-) -> AsyncIterator[tuple[ServerDriver, ServerDriver]]:
+async def two_pods(direct: str, through: str, namespace: str) -> AsyncIterator[tuple[ServerDriver, ServerDriver]]:
     """Run two pods in this process, the first of which reaches Redis by a way of its own."""
-    config = attrs.evolve(settings(namespace, **MORE), **more)  # type: ignore[arg-type]  # settings
+    config = settings(namespace, **MORE)
     async with StatefulRoute.from_url(through, config) as one, StatefulRoute.from_url(direct, config) as other:
         async with one.server(info(namespace, 0)) as first, other.server(info(namespace, 1)) as second:
             yield first, second

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import pytest
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.store.pipelined import pipe
@@ -18,10 +19,9 @@ from tests.store.script_calls import connections_at, script_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
-
     from stateful_route.store.connections import Connections
     from stateful_route.store.embedded import LocalServer
+    from tests.faults.conftest import Measured
 
 CALLS = 100_000
 AT_ONCE = 200
@@ -87,11 +87,13 @@ def nothing(number: int) -> None:
     """Let them be."""
 
 
-async def test_one_server(own_server: LocalServer) -> None:
+@pytest.mark.scenario(17)
+async def test_one_server(own_server: LocalServer, measured: Measured) -> None:
     """Of 100,000 calls on one server, whose connections are killed now and then, none has another's reply."""
     async with connections_at(own_server.url) as connections:
         tally = await call_often(connections, CALLS, killing(own_server))
 
+    measured(f"{tally.crossed} crossed of {CALLS:,}, {tally.cancelled:,} of them cancelled")
     assert 0 == tally.crossed
     assert CALLS // 100 < tally.cancelled
     assert CALLS // 2 < tally.right
@@ -107,6 +109,7 @@ class Careless(Wire):
         super().data_received(data)
 
 
+@pytest.mark.scenario(17)
 async def test_the_test_has_power(own_server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same calls do cross over a connection that forgets whose reply comes next: the test would see it."""
     monkeypatch.setattr(pipe, "Wire", Careless)
@@ -116,6 +119,7 @@ async def test_the_test_has_power(own_server: LocalServer, monkeypatch: pytest.M
     assert 0 < tally.crossed
 
 
+@pytest.mark.scenario(17)
 async def test_bad_network(own_server: LocalServer) -> None:
     """Nor has one of 10,000 behind a proxy that loses requests and replies and is late."""
     async with FaultProxy(own_server) as proxy, connections_at(proxy.url) as connections:
@@ -132,6 +136,7 @@ async def test_bad_network(own_server: LocalServer) -> None:
     assert CALLS // 30 < tally.right
 
 
+@pytest.mark.scenario(17)
 async def test_cluster() -> None:
     """Nor has one of 10,000 on a cluster, whose nodes' connections are killed now and then."""
     with cluster() as nodes:
@@ -143,6 +148,7 @@ async def test_cluster() -> None:
     assert CALLS // 30 < tally.right
 
 
+@pytest.mark.scenario(17)
 async def test_batches(own_server: LocalServer) -> None:
     """Nor has a batch, be it cancelled, or cut by a connection that ends."""
     crossed = done = 0

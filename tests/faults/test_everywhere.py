@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import BaseConfig, Link, LinkKey, Outcome, PodLife, StatefulRoute, StoreError
+from stateful_route import BaseConfig, Link, LinkChange, LinkKey, Outcome, PodLife, StatefulRoute, StoreError
 from tests.faults.deployments import DEPLOYMENTS
 from tests.faults.pods import UIDS, PodProcess, pods, rooms_of, routes, settings, viewed_for_a_lease
 from tests.leaks import nothing_left
@@ -33,7 +33,7 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
 
 @pytest.mark.scenario(12, 13, 21)
 async def test_life_of_a_service(deployment: Deployment, namespace: str, measured: Measured) -> None:
-    """A killed pod keeps its uids if it is back in time, loses them after a lease, and one that drains hands all over."""
+    """A killed pod that is back in time keeps all, one that is not loses them, and one that drains hands them over."""
     url = deployment.url
     async with pods(url, namespace, 3, **MORE) as (first, second, _), rooms_of(url, namespace, **MORE) as rooms:
         await first.claim(*UIDS[:20])
@@ -93,7 +93,7 @@ async def test_scripts_forgotten(deployment: Deployment, namespace: str, measure
         async with StatefulRoute.from_url(deployment.url, BaseConfig(call_deadline=20.0)) as route:
             forgetting = asyncio.create_task(forget())
             owner = PodLife(0, 1)
-            answers = []
+            answers: list[LinkChange | StoreError] = []
             for begin in range(0, 10_000, 1000):
                 keys = [LinkKey(namespace, f"user-{begin + i}", "room") for i in range(500)]
                 answers += await asyncio.gather(*(route.store.place(key, owner, 60.0) for key in keys))
@@ -114,7 +114,7 @@ def _role(server) -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001 - a Lo
 
 @pytest.mark.scenario(9)
 async def test_stands_still(deployment: Deployment, namespace: str, measured: Measured) -> None:
-    """While all servers stand still calls end at their deadline; they work again at once after it, and none is crossed."""
+    """While all servers stand still calls end at their deadline; after it they work at once, and none is crossed."""
     async with nothing_left():
         async with StatefulRoute.from_url(deployment.url, BaseConfig(call_deadline=0.5)) as route:
             keys = [LinkKey(namespace, f"user-{i}", "room") for i in range(30)]

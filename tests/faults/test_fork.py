@@ -1,4 +1,4 @@
-"""A process that forks, and more than one event loop: a typed error, and never two that own or read each other's replies."""
+"""A process that forks, and more than one event loop: typed errors, and never two that own or share their replies."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def _by_multiprocessing(*parts: Any) -> dict[str, Any]:
 
 
 async def test_made_before_a_fork(shared_server: LocalServer, namespace: str) -> None:
-    """What was made and not started before a fork, as by a server that loads its application first, works in the child."""
+    """What was made before a fork and not started, as by a server that loads its application first, works."""
     route = StatefulRoute.from_url(shared_server.url, settings(namespace))
 
     async def use() -> bool:

@@ -1,4 +1,4 @@
-"""Redis loses what it has acknowledged: a failover before the replica had it, and a primary on the wrong side of a cut."""
+"""Redis loses what it has acknowledged: in a failover before the replica had it, and on the wrong side of a cut."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.asyncio import Redis
 
 from benchmarks.soak.checker import Database
 from stateful_route import BaseConfig, Link, LinkKey, PodLife, ServerInfo, StatefulRoute, StoreError, StoreTimeoutError
@@ -91,8 +92,6 @@ async def test_acknowledged_links_lost(namespace: str, measured: Measured) -> No
 @pytest.mark.parametrize("borrowed", [False, True])
 async def test_durable(namespace: str, measured: Measured, borrowed: bool) -> None:
     """With ``durable`` a failover loses no link that was acknowledged; those that it loses were reported as unsure."""
-    from redis.asyncio import Redis  # noqa: PLC0415 - here alone: the other tests have no client of their own
-
     async with behind_a_cut() as (primary, replica, cut):
         config = BaseConfig(call_deadline=2.0, durable=True)
         async with contextlib.AsyncExitStack() as stack:
@@ -124,7 +123,7 @@ async def test_durable(namespace: str, measured: Measured, borrowed: bool) -> No
 
 @pytest.mark.scenario(3)
 async def test_pod_that_held_them(namespace: str, measured: Measured) -> None:
-    """The pod whose links a failover lost, and others took, owns none of them two leases after, and writes are fenced."""
+    """A pod whose links a failover lost, and another took, owns none of them soon after, and has the older epochs."""
     lease = 2.0
     config = settings(namespace, 0, lease=lease, heartbeat=0.3, call_deadline=0.5)
     room = ServerInfo(namespace=namespace, service_name="room", pod_name="other", pod_index=1)
@@ -140,7 +139,7 @@ async def test_pod_that_held_them(namespace: str, measured: Measured) -> None:
                     promote(primary, replica)
                     address.to_second = True
                     up = time.monotonic()
-                    taken = {}
+                    taken: dict[str, int | None] = {}
                     while len(taken) < 50 and time.monotonic() < up + 10:
                         for i in range(50):
                             with contextlib.suppress(StoreError):
@@ -227,7 +226,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 @pytest.mark.scenario(6)
 @pytest.mark.parametrize("binary", ["Valkey", "Redis"])
 async def test_split_brain(namespace: str, measured: Measured, binary: str) -> None:
-    """A primary that is cut off from its replica refuses one client's writes after max-lag; what it took loses by epoch."""
+    """A primary that is cut off from its replica refuses writes after max-lag; what it took before loses by epoch."""
     max_lag = 1
     guarding = (
         "--min-replicas-to-write",

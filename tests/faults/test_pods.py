@@ -12,7 +12,6 @@ import pytest
 
 from stateful_route import StoreError
 from tests.faults.pods import (
-    HEARTBEAT,
     LEASE,
     UIDS,
     PodProcess,
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Measured
 
 
-async def test_killed(shared_server: LocalServer, namespace: str) -> None:
+@pytest.mark.scenario(12)
+async def test_killed(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """Each uid of a pod that is killed is routed elsewhere once its lease has ended, at a higher epoch."""
     async with pods(shared_server.url, namespace, 3) as (victim, *_), rooms_of(shared_server.url, namespace) as rooms:
         await victim.claim(*UIDS)
@@ -47,12 +47,13 @@ async def test_killed(shared_server: LocalServer, namespace: str) -> None:
         took = time.monotonic() - killed
         after = await routes(rooms)
 
-    print(f"\nall {len(UIDS)} uids of a killed pod elsewhere after {took:.2f} s")  # noqa: T201 - it is asked for
+    measured(f"all {len(UIDS)} elsewhere after {took:.2f} s, at a lease of {LEASE:g} s")
     assert {0} == {link.pod_index for link in before.values()}
     assert all(before[uid].epoch < after[uid].epoch for uid in UIDS)
 
 
-async def test_killed_and_restarted(shared_server: LocalServer, namespace: str) -> None:
+@pytest.mark.scenario(13)
+async def test_killed_and_restarted(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """A killed pod that is back before its lease has ended keeps its uids, and is told that it inherits each."""
     async with pods(shared_server.url, namespace, 2) as (victim, _), rooms_of(shared_server.url, namespace) as rooms:
         await victim.claim(*UIDS)
@@ -63,12 +64,14 @@ async def test_killed_and_restarted(shared_server: LocalServer, namespace: str) 
             claimed = await again.claim(*UIDS)
             after = await routes(rooms)
 
+    measured(f"{sum(inherited for _, _, inherited in claimed.values())} of {len(UIDS)} inherited")
     assert victim.incarnation < again.incarnation
     assert {(True, True)} == {(owned, inherited) for owned, _, inherited in claimed.values()}
     assert {0} == {link.pod_index for link in after.values()}
 
 
-async def test_frozen_for_less_than_the_lease(shared_server: LocalServer, namespace: str) -> None:
+@pytest.mark.scenario(10)
+async def test_frozen_for_less_than_the_lease(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """A pod that is frozen for a part of its lease loses nothing, and no link moves."""
     lease = 4 * LEASE  # a busy machine freezes it for some time more
     async with (
@@ -86,13 +89,18 @@ async def test_frozen_for_less_than_the_lease(shared_server: LocalServer, namesp
         after = await routes(rooms)
         owned = await frozen.owned()
 
+    changed = sum(before[uid].epoch != after[uid].epoch for uid in UIDS)
+    measured(f"{changed} of {len(UIDS)} epochs changed")
     assert UIDS == woke
     assert UIDS == owned
     assert {uid: link.epoch for uid, link in before.items()} == {uid: link.epoch for uid, link in after.items()}
 
 
+@pytest.mark.scenario(11)
 @pytest.mark.parametrize("watched", [True, False])
-async def test_frozen_for_longer_than_the_lease(shared_server: LocalServer, namespace: str, watched: bool) -> None:
+async def test_frozen_for_longer_than_the_lease(
+    shared_server: LocalServer, namespace: str, watched: bool, measured: Measured
+) -> None:
     """A pod that was frozen for twice its lease owns nothing at its first look, be its uids taken over or not."""
     async with pods(shared_server.url, namespace, 2) as (frozen, other):
         await frozen.claim(*UIDS)
@@ -115,10 +123,12 @@ async def test_frozen_for_longer_than_the_lease(shared_server: LocalServer, name
             await eventually(settled)
             owned = await other.owned()
 
+    measured(f"{len(woke)} owned at the first look")
     assert [] == woke
     assert (UIDS if watched else []) == owned
 
 
+@pytest.mark.scenario(9)
 @pytest.mark.parametrize("refresh", [0.1, 1.0])
 async def test_server_stopped(own_server: LocalServer, namespace: str, refresh: float) -> None:
     """A server that stands still for twice the lease and comes back costs no living pod a uid or its life."""
@@ -151,8 +161,9 @@ async def answers(rooms: ServiceView) -> bool:
     return True
 
 
+@pytest.mark.scenario(2)
 @pytest.mark.parametrize("down", [0.0, 2 * LEASE])
-async def test_server_restarted_empty(own_server: LocalServer, namespace: str, down: float) -> None:
+async def test_server_restarted_empty(own_server: LocalServer, namespace: str, down: float, measured: Measured) -> None:
     """After a server came back empty, at once or later, the pods register, claim what they serve again, and serve."""
     async with pods(own_server.url, namespace, 2) as running, rooms_of(own_server.url, namespace) as rooms:
         for number, pod in enumerate(running):
@@ -160,6 +171,7 @@ async def test_server_restarted_empty(own_server: LocalServer, namespace: str, d
         own_server.kill()
         await asyncio.sleep(down)  # what is tested
         own_server.restart()
+        up = time.monotonic()
 
         async def registered() -> bool:
             return await answers(rooms) and len(await incarnations(rooms)) == 2
@@ -174,12 +186,17 @@ async def test_server_restarted_empty(own_server: LocalServer, namespace: str, d
 
         with contextlib.suppress(AssertionError):  # what it has come to says more
             await eventually(claimed_again)
+        took = time.monotonic() - up
+        wrong = sum(link.pod_index != number % 2 for number, link in enumerate((await routes(rooms)).values()))
 
+    measured(f"{sum(counts)} of {len(UIDS)} claimed again {took:.1f} s after it is up; {wrong} at a wrong pod")
+    assert 0 == wrong
     assert ready <= {0, 1}
     assert [20, 20] == counts
 
 
-async def test_told_to_leave(shared_server: LocalServer, namespace: str) -> None:
+@pytest.mark.scenario(21)
+async def test_told_to_leave(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """At SIGTERM a pod hands each uid over and leaves; no call fails meanwhile, and no new uid goes to it."""
     async with pods(shared_server.url, namespace, 3) as (leaving, *_), rooms_of(shared_server.url, namespace) as rooms:
         await leaving.claim(*UIDS)
@@ -208,13 +225,16 @@ async def test_told_to_leave(shared_server: LocalServer, namespace: str) -> None
         fresh = await routes(rooms, [f"new-{i}" for i in range(20)])
         lives = await rooms.pods()
 
+    to_it = sum(link.pod_index == 0 for link in fresh.values())
+    measured(f"{len(failures)} failed calls, {len(set(leaving.handed_off))} uids handed off, {to_it} new ones to it")
     assert (0, []) == (code, failures)
     assert set(UIDS) <= set(leaving.handed_off)
     assert 0 not in {link.pod_index for link in fresh.values()}
     assert "READY" != lives[0].report.routing_state
 
 
-async def test_two_processes_of_one_index(shared_server: LocalServer, namespace: str) -> None:
+@pytest.mark.scenario(14)
+async def test_two_processes_of_one_index(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """Of two processes with one index the newer one wins, and the older owns nothing before the newer owns anything."""
     async with pods(shared_server.url, namespace, 1) as (older,):
         await older.claim(*UIDS)
@@ -231,5 +251,6 @@ async def test_two_processes_of_one_index(shared_server: LocalServer, namespace:
 
             await eventually(owns)
 
+            measured(f"{overlaps} owned by both")
             assert 0 == overlaps
             assert [] == await older.owned()

@@ -123,7 +123,7 @@ async def test_suspended(shared_server: LocalServer, namespace: str, measured: M
 
 @pytest.mark.scenario(10, 12)
 async def test_leases_of_their_own(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
-    """Of pods with different leases each is given up after its own: the patient one outlives a stall, the other does not."""
+    """Of pods with different leases each is given up after its own: in one stall one loses all, the other nothing."""
     short = {"lease": 1.0, "heartbeat": 0.2, "call_deadline": 0.25}
     long = {"lease": 8.0, "heartbeat": 0.2, "call_deadline": 0.5}
     url = shared_server.url

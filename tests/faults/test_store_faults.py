@@ -187,6 +187,7 @@ class TestServer:
         assert Outcome.CREATED is changed.outcome
         assert {changed.link} == set(found)
 
+    @pytest.mark.scenario(1)
     async def test_script_flush_under_load(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """Forgotten scripts cause no error in 2,000 calls."""
         async with route_to(own_server) as route, Redis.from_url(own_server.url) as redis:
@@ -204,6 +205,7 @@ class TestServer:
 
         assert {Outcome.CREATED} == {answer.outcome for answer in answers}
 
+    @pytest.mark.scenario(1)
     async def test_restart(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """A server that is killed gives typed errors, and one that is back is used at the first call."""
         async with route_to(own_server, BaseConfig(call_deadline=DEADLINE)) as route:
@@ -219,6 +221,7 @@ class TestServer:
         assert not raised.value.maybe_applied
         assert Outcome.CREATED is changed.outcome
 
+    @pytest.mark.scenario(9)
     async def test_stopped_process(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """While the server's process is stopped, calls end at their deadline; afterwards none is crossed."""
         async with route_to(own_server, BaseConfig(call_deadline=0.2)) as route:
@@ -233,6 +236,7 @@ class TestServer:
         assert {StoreTimeoutError} == {type(answer) for answer in answers}
         assert list(range(20)) == [link.pod_index for link in links if link]
 
+    @pytest.mark.scenario(27)
     async def test_read_only(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """A replica that refuses to write is unavailable, and nothing was changed."""
         with local_server(tcp=True) as primary:
@@ -243,6 +247,7 @@ class TestServer:
 
         assert not raised.value.maybe_applied
 
+    @pytest.mark.scenario(27)
     async def test_no_password(self, route_to: Route, namespace: str) -> None:
         """A server that wants a password is unavailable, and says why."""
         with local_server("--requirepass", "secret") as guarded:
@@ -250,6 +255,7 @@ class TestServer:
                 with pytest.raises(StoreUnavailableError, match=r"(?i)auth"):
                     await route.store.claim(key_of(namespace), OWNER)
 
+    @pytest.mark.scenario(27)
     async def test_out_of_memory(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """A server without memory is unavailable, and nothing was changed."""
         own_server.ask("CONFIG", "SET", "maxmemory", "1")
@@ -259,6 +265,7 @@ class TestServer:
 
         assert not raised.value.maybe_applied
 
+    @pytest.mark.scenario(18)
     async def test_many_at_once(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
         """Of 5,000 calls at once, of which 10 may be under way, none fails, and they take their turns."""
         config = BaseConfig(max_pending=10, max_connections=10, call_deadline=30.0)
@@ -316,6 +323,7 @@ class TestCancellation:
         for number in range(97):
             await direct.claim(key_of(namespace, f"user-{number}"), PodLife(number, 1))
 
+    @pytest.mark.scenario(17)
     async def test_no_crossed_reply(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
         """Cancelling a third of 10,000 calls gives no caller the reply of another."""
         async with route_to(shared_server) as route:
