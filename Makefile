@@ -11,13 +11,19 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test simulate demo check lint audit format bench wheel clean
+.PHONY: help test test-faults soak simulate demo check lint audit format bench wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 test: $(READY) ## run the tests
 	$(BIN)/pytest --numprocesses 2 --dist loadscope $(ARGS)
+
+test-faults: $(READY) ## run the tests of faults only, on real servers: docs/faults.md
+	$(BIN)/pytest --numprocesses 2 --dist load tests/faults $(ARGS)
+
+soak: $(READY) ## a minute of random faults, invariants checked throughout; ARGS="--minutes 10 --seed 1"
+	$(BIN)/python -m benchmarks soak $(ARGS)
 
 simulate: $(READY) ## a minute of simulated worlds; ARGS="--seed 1 --shrink" replays one
 	$(BIN)/python -m stateful_route.testing.simulation --jobs 0 $(or $(ARGS),--seconds 60 --from $$(date +%s))

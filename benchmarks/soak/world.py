@@ -227,9 +227,15 @@ class World:
                 self.unexpected.append(f"{process.name} ended by itself with status {process.status}")
 
     def _hear_of_error(self, process: Process, said: dict[str, Any]) -> None:
-        # Of a pod that has to hear that another process has its index, the error in the log is right.
-        if not (process.expected_to_end and "superseded" in said["text"]):
+        # Of a pod that has to hear that another process has its index, the error in the log is right; and so is that of
+        # a gateway that has not reached the store for long, if it could not.
+        superseded = process.expected_to_end and "superseded" in said["text"]
+        away = "the store has not answered" in said["text"] and self._store_faulty(said["time"], said["time"])
+        if not (superseded or away):
             self.unexpected.append("{}: {logger}: {text} at {time:.3f}".format(process.name, **said))
+
+    def _store_faulty(self, begin: float, end: float) -> bool:
+        return any(fault.touches(begin, end) for fault in self.store_faults)
 
     def _measure(self, process: Process, said: dict[str, Any]) -> None:
         self.samples[process.name].append(Sample(said["time"], said["rss"], said["fds"], said["tasks"]))
@@ -269,7 +275,8 @@ class World:
         """Tell the errors that a fault explains from those that none does."""
         for error in self.errors:
             own = self.pod_faults[error["process"].partition(".")[0]]
-            explained = any(fault.touches(error["begin"], error["end"]) for fault in (*self.store_faults, *own))
+            begin, end = error["begin"], error["end"]
+            explained = self._store_faulty(begin, end) or any(fault.touches(begin, end) for fault in own)
             typed = error["kind"] == "store" or error["error"] in {
                 "NoRoutablePodError",
                 "LifecycleError",

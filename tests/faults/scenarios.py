@@ -33,7 +33,9 @@ SCENARIOS = {
         "epoch rises in 100 %; 0 writes accepted of an older epoch; with `durable`: 0 acknowledged links lost",
     ),
     4: Scenario(
-        "Sentinel fails over", "an outage that is bounded, nobody hangs", "recovery in down-after + 2 s; 0 stuck"
+        "Sentinel fails over",
+        "an outage that is bounded, nobody hangs",
+        "recovery 2 s after a primary was promoted, which takes Sentinel down-after + 2 s; 0 stuck",
     ),
     5: Scenario(
         "Cluster: failover, slots that move",
@@ -66,8 +68,8 @@ SCENARIOS = {
     15: Scenario("the clocks of machines differ by an hour", "nobody notices", "the same routes, 0 lives ended"),
     16: Scenario(
         "the clock of Redis steps",
-        "epochs rise all the same; a step ahead costs leases, and no second owner beyond what it stepped",
-        "0 epochs that fall; both own for the step at most",
+        "epochs rise all the same; a step ahead lets another own beside a pod that is cut off, not longer than it",
+        "0 epochs that fall; both own for the step at most; a dead pod is given up a lease + 3 s after it died",
     ),
     17: Scenario("calls are cancelled", "no reply is another's", "0 crossed in 10,000"),
     18: Scenario("more calls than may be under way", "they take turns", "0 errors; all within their deadline"),

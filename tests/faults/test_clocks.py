@@ -198,8 +198,8 @@ async def test_step_far_ahead(namespace: str, measured: Measured) -> None:
 
 @pytest.mark.scenario(16)
 async def test_step_back_after_a_kill(namespace: str, measured: Measured) -> None:
-    """If the clock of Redis steps back right after a pod was killed, its uids wait for the step besides the lease."""
-    back = 3.0
+    """If the clock of Redis steps back right after a pod was killed, its uids wait for its lease, not for the step."""
+    back = 30.0
     with stepping_server() as (server, step):
         async with (
             PodProcess(server.url, settings(namespace, 0, **MORE)) as victim,
@@ -222,5 +222,5 @@ async def test_step_back_after_a_kill(namespace: str, measured: Measured) -> Non
             after = await routes(rooms)
 
     measured(f"routed elsewhere after {took:.1f} s, at a step back of {back:g} s and a lease of {LEASE:g} s")
-    assert took < LEASE + back + 3.0
+    assert took < LEASE + 3.0
     assert all(before[uid].epoch < after[uid].epoch for uid in UIDS)
