@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from random import Random
 from typing import TYPE_CHECKING
 
 import anyio
 
 from stateful_route._checks import check_count, check_id, check_pod_index, check_seconds
+from stateful_route._clock import lease_clock
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
 from stateful_route._periodic import PeriodicTask
@@ -60,10 +60,12 @@ class ServerDriver(Driver):
         load_source: LoadSource | None = None,
         hand_off: HandOff | None = None,
         movable: Movable | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lease_clock,
         random: Random | None = None,
     ) -> None:
         """Make a driver that is not started. ``clock`` is in seconds and never goes back.
+
+        The default goes on while the machine is suspended, where there is such a clock (Linux, macOS).
 
         ``load_source`` says how loaded the pod is, by default by its links; ``cpu_factor`` weighs it with CPU.
         ``hand_off`` is called with each uid before it is released by ``drain()``, ``stop()`` or a rebalancing, which

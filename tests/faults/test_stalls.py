@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import ServerDriver, ServerInfo, StatefulRoute
+from stateful_route._clock import lease_clock
 from tests.faults.pods import UIDS, PodProcess, incarnations, pods, rooms_of, routes, settings, viewed_for_a_lease
 from tests.waiting import eventually
 
@@ -159,3 +161,16 @@ async def test_leases_of_their_own(shared_server: LocalServer, namespace: str, m
     assert halves[1] == kept
     assert took < 6.0  # long before the other one would be
     assert {before[uid].epoch for uid in halves[1]} == {after[uid].epoch for uid in halves[1]}
+
+
+@pytest.mark.scenario(11)
+def test_default_clock() -> None:
+    """A server driver that is not told otherwise counts its lease by the clock that goes on in a suspended machine."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        pytest.skip("no such clock on this platform")
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    told = lease_clock()
+    after = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    assert before <= told <= after
+    assert lease_clock is inspect.signature(ServerDriver).parameters["clock"].default
