@@ -17,11 +17,13 @@ from stateful_route import (
     LinkKey,
     PodLife,
     StatefulRoute,
+    StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import Outcome
 from stateful_route.testing import cluster, local_server
+from tests.leaks import nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -166,3 +168,21 @@ async def test_no_right_to_wait(namespace: str) -> None:
                 await store.claim(key_of(namespace, "alice"), OWNER)
 
     assert raised.value.maybe_applied
+
+
+async def test_closed_while_waiting(namespace: str) -> None:
+    """A route that is closed while calls wait for a replica ends them in time, and leaves no task and no socket."""
+    with primary_and_replica() as (primary, replica):
+        async with nothing_left():
+            async with store_at(primary.url, DURABLE, "owned") as store:
+                await store.claim(key_of(namespace, "first"), OWNER)
+                replica.pause()
+                claims = [asyncio.ensure_future(store.claim(key_of(namespace, str(i)), OWNER)) for i in range(200)]
+                await asyncio.sleep(0.05)  # until they are under way
+                began = time.monotonic()
+            took = time.monotonic() - began
+            answers = await asyncio.gather(*claims, return_exceptions=True)
+        replica.resume()
+
+    assert all(isinstance(answer, StoreError) and answer.maybe_applied for answer in answers)
+    assert took < 5.0
