@@ -119,6 +119,28 @@ async def two_processes(faults: Faults, index: int) -> None:
     await faults.world.retire(older)
 
 
+async def two_processes_one_deaf(faults: Faults, index: int) -> None:
+    """The older process does not hear that it is superseded, as it was stopped, or is cut off. It has callers yet."""
+    world, older = faults.world, faults.pod(index, "a second process with its index, of which it does not hear")
+    older.expected_to_end = True
+    stops = faults.random.random() < 0.5 or not world.proxies
+    with world.store_fault(loses=False):
+        if stops:
+            older.send(signal.SIGSTOP)
+            starting = asyncio.create_task(faults.start_again(index))
+            await asyncio.sleep(faults.random.uniform(0.3, 0.8) * LEASE)
+            older.send(signal.SIGCONT)
+            await starting
+        else:
+            world.proxies[older.name].black_hole()
+            await faults.start_again(index)
+            await asyncio.sleep(1.5 * LEASE)
+            world.proxies[older.name].refuse()
+            world.proxies[older.name].pass_through()
+        world.note(f"{older.name} hears again")
+        await world.retire(older)
+
+
 def stop_for(least: float, most: float) -> OfPod:
     async def stop(faults: Faults, index: int) -> None:
         seconds = faults.random.uniform(least, most) * LEASE
@@ -250,6 +272,7 @@ _OF_PODS: dict[str, OfPod] = {
     "loop stalled, shorter than the lease": stall_for(0.1, 0.6),
     "loop stalled, longer": stall_for(1.1, 2.5),
     "two processes of one index": two_processes,
+    "two of them, the older deaf": two_processes_one_deaf,
     "pod cut off": cut,
     "a gateway cut off": lambda faults, index: cut_gateway(faults),
 }

@@ -7,9 +7,12 @@ import contextlib
 import time
 from collections import Counter
 from random import Random
+from typing import TypeAlias
 
 from benchmarks.soak.child import SERVICE, Calls, Lag, Part, orders, report, run, say
 from stateful_route import RoutingError, StatefulRoute, StoreError
+
+Connections: TypeAlias = dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
 _SLACK = 0.4
 _AGAIN = 0.05
@@ -29,22 +32,23 @@ class Gateway:
         self.attempts: Counter[str] = Counter()
 
     async def caller(self) -> None:
+        pods: Connections = {}
         while True:
             uid = f"user-{int(self.part.uids * self.random.random() ** 2)}"
-            self.answers[await self.request(uid)] += 1
+            self.answers[await self.request(uid, pods)] += 1
             await asyncio.sleep(self.part.pause * (0.5 + self.random.random()))
 
-    async def request(self, uid: str) -> str:
+    async def request(self, uid: str, pods: Connections) -> str:
         """Return ``ok``, or why the last attempt failed when the patience has ended."""
         ends = time.monotonic() + self.part.patience
         while True:
-            answer = await self.attempt(uid)
+            answer = await self.attempt(uid, pods)
             self.attempts[answer] += 1
             if answer == "ok" or time.monotonic() > ends:
                 return answer
             await asyncio.sleep(_AGAIN)
 
-    async def attempt(self, uid: str) -> str:
+    async def attempt(self, uid: str, pods: Connections) -> str:
         try:
             with self.calls.call("route"):
                 link = await self.rooms.route(uid)
@@ -52,7 +56,7 @@ class Gateway:
             return type(error).__name__
         try:
             async with asyncio.timeout(_ANSWER):
-                answer = await self.send(link.pod_index, uid)
+                answer = await self.send(link.pod_index, uid, pods)
         except (OSError, TimeoutError):
             with contextlib.suppress(StoreError), self.calls.call("report_unreachable"):
                 await self.rooms.report_unreachable(link.pod_index)
@@ -63,13 +67,21 @@ class Gateway:
             await self.client.cache_expired("", uid, SERVICE)
         return {"n": "not the owner", "e": f"pod: {answer.partition(' ')[2]}"}.get(answer[:1], "pod away")
 
-    async def send(self, pod_index: int, uid: str) -> str:
-        reader, writer = await asyncio.open_unix_connection(self.part.pod_socket(pod_index))
+    async def send(self, pod_index: int, uid: str, pods: Connections) -> str:
+        """Send it over the connection that was kept alive, which may be to an older process with that index."""
+        if pod_index not in pods:
+            pods[pod_index] = await asyncio.open_unix_connection(self.part.pod_socket(pod_index))
+        reader, writer = pods.pop(pod_index)
+        answer = ""
         try:
             writer.write(f"{uid}\n".encode())
-            return (await reader.readline()).decode().strip()
+            answer = (await reader.readline()).decode().strip()
         finally:
-            writer.close()
+            if answer:
+                pods[pod_index] = (reader, writer)
+            else:
+                writer.close()
+        return answer
 
     async def routes(self, uids: list[str]) -> dict[str, int | None]:
         found: dict[str, int | None] = {}

@@ -44,13 +44,24 @@ class Pod:
         self.calls = calls
         self.rooms: dict[str, Room] = {}
         self.resumed = 0
+        self.talks: set[asyncio.Task[None]] = set()
         self._random = Random(part.seed)
         self._database = part.database
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = asyncio.create_task(self.talk(reader, writer))
+        self.talks.add(talk)
+        talk.add_done_callback(self.talks.discard)
+
+    async def hang_up(self) -> None:
+        for talk in self.talks:
+            talk.cancel()
+        if self.talks:
+            await asyncio.wait(self.talks)
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
-            uid = (await reader.readline()).decode().strip()
-            if uid:
+            while uid := (await reader.readline()).decode().strip():  # kept alive: an older process has its callers yet
                 writer.write(f"{await self.answer(uid)}\n".encode())
                 await writer.drain()
         writer.close()
@@ -189,6 +200,7 @@ async def _main(part: Part) -> None:
                     task.cancel()
         useless = not driver.healthy
         server.close()
+        await pod.hang_up()
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == own:
                 path.unlink()
