@@ -15,6 +15,7 @@ from stateful_route import RoutingError, StatefulRoute, StoreError
 Connections: TypeAlias = dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
 _SLACK = 0.4
+_KEPT = 0.7  # of the connections: the others are made anew, to the newest process with that index
 _AGAIN = 0.05
 _ANSWER = 2.0
 
@@ -77,7 +78,7 @@ class Gateway:
             writer.write(f"{uid}\n".encode())
             answer = (await reader.readline()).decode().strip()
         finally:
-            if answer:
+            if answer and self.random.random() < _KEPT:
                 pods[pod_index] = (reader, writer)
             else:
                 writer.close()
