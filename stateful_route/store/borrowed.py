@@ -142,7 +142,7 @@ class ClusterConnections:
     async def run_durably(self, call: DurableCall) -> Any:
         """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
         script, key = call.script, call.keys[0]
-        async with Attempt(script.name, self._deadline, writes=script.writes) as attempt, self._places:
+        async with Attempt(script.name, self.deadline, writes=script.writes) as attempt, self._places:
             command, asked = call.evalsha, None
             while True:
                 await self._client.initialize()

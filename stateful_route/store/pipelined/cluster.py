@@ -90,7 +90,7 @@ class PipelinedCluster:
 
     async def run_durably(self, call: DurableCall) -> Any:
         """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
-        expires = asyncio.get_running_loop().time() + self._deadline
+        expires = asyncio.get_running_loop().time() + self.deadline
         pipe = self._table.owner(call.keys[0])
         if pipe is None:
             pipe = await self._table.find_owner(call.keys[0], call.script, expires)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from stateful_route._tasks import log_failure
 from stateful_route.errors import StoreError
 from stateful_route.store import resp
 from stateful_route.store.durable import marker, of_operation, shortfall
@@ -76,6 +77,7 @@ class DurableLane:
         self._waiting.append(change)
         if self._committing is None:
             self._committing = loop.create_task(self._commit(), name=f"stateful_route writes durably: {self._pipe!r}")
+            self._committing.add_done_callback(log_failure)
         try:
             async with asyncio.timeout_at(expires):
                 return await change.future
