@@ -203,7 +203,7 @@ class BaseConfig(_json.JsonForm):
         False,  # noqa: FBT003 - the default of a flag
         check_bool,
         unit="",
-        doc="a change of a link is answered once a replica of Redis has it: a failover loses none that was answered",
+        doc="whether a change of a link is answered only once a replica of Redis has it, so that a failover does not lose it",
         kind=bool,
     )
 

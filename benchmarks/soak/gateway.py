@@ -96,7 +96,7 @@ class Gateway:
 
 async def _main(part: Part) -> None:
     lag = Lag()
-    calls = Calls(lag, part.settings.call_deadline + _SLACK)
+    calls = Calls(lag, part.settings.call_deadline_seconds + _SLACK)
     async with StatefulRoute.from_url(part.url, part.settings) as route:
         gateway = Gateway(part, route, calls)
 

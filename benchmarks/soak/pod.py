@@ -173,7 +173,7 @@ async def _started(route: StatefulRoute, hand_off: HandOff) -> ServerDriver:
 
 async def _main(part: Part) -> None:
     ended, lag = asyncio.Event(), Lag()
-    calls = Calls(lag, part.settings.call_deadline + _SLACK)
+    calls = Calls(lag, part.settings.call_deadline_seconds + _SLACK)
     application: list[Pod] = []
 
     async def hand_off(uid: str) -> None:
