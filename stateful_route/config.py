@@ -203,7 +203,7 @@ class BaseConfig(_json.JsonForm):
         False,  # noqa: FBT003 - the default of a flag
         check_bool,
         unit="",
-        doc="whether a change of a link is answered only once a replica of Redis has it, so that a failover does not lose it",
+        doc="whether a change of a link is answered only once a replica of Redis has it: a failover keeps it then",
         kind=bool,
     )
 

@@ -63,7 +63,7 @@ async def test_machines_differ(shared_server: LocalServer, namespace: str, measu
         lives = [pod.incarnation for pod in pods]
         for index, pod in enumerate(pods):
             await pod.claim(*UIDS[index::3])
-        await viewed_for_a_lease(rooms, 2 * LEASE)
+        await viewed_for_a_lease(rooms, LEASE)
         here = [[link.pod_index, link.epoch] for link in (await routes(rooms)).values()]
         config = settings(namespace, **MORE)
         ahead, behind = await asyncio.gather(

@@ -63,7 +63,7 @@ async def test_hostile_ids(shared_server: LocalServer, namespace: str, measured:
 @pytest.mark.scenario(24)
 async def test_poisoned_pod(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """Entries of pods that cannot be read are left out, and the other pods get all uids."""
-    config = BaseConfig(namespace=namespace, lease=10.0, refresh=0.1, call_deadline=10.0)
+    config = BaseConfig(namespace=namespace, lease=30.0, refresh=0.1, call_deadline=10.0)
     key = KEYS.pods(namespace, "room")
     async with StatefulRoute.from_url(shared_server.url, config) as route, Redis.from_url(shared_server.url) as redis:
         async with route.server(info(namespace, 0)), route.server(info(namespace, 1)):
