@@ -68,8 +68,8 @@ SCENARIOS = {
     15: Scenario("the clocks of machines differ by an hour", "nobody notices", "the same routes, 0 lives ended"),
     16: Scenario(
         "the clock of Redis steps",
-        "epochs rise all the same; a step ahead lets another own beside a pod that is cut off, not longer than it",
-        "0 epochs that fall; both own for the step at most; a dead pod is given up a lease + 3 s after it died",
+        "epochs rise all the same, and no second owner comes of it",
+        "0 epochs that fall; 0 s with two owners; a dead pod is given up a lease + 3 s after it died",
     ),
     17: Scenario("calls are cancelled", "no reply is another's", "0 crossed in 10,000"),
     18: Scenario("more calls than may be under way", "they take turns", "0 errors; all within their deadline"),

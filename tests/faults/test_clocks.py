@@ -134,7 +134,7 @@ async def overlap(first: ServerDriver, second: ServerDriver, seconds: float, als
 
 @pytest.mark.scenario(16)
 async def test_step_ahead_while_a_pod_is_cut_off(namespace: str, measured: Measured) -> None:
-    """If the clock of Redis steps ahead while a pod is cut off, another owns beside it for the step at most."""
+    """If the clock of Redis steps ahead while a pod is cut off, no other owns beside it."""
     ahead = 0.8  # seconds
     with stepping_server() as (server, step):
         async with FaultProxy(server) as proxy, two_pods(server.url, proxy.url, namespace) as (first, second):
@@ -160,7 +160,7 @@ async def test_step_ahead_while_a_pod_is_cut_off(namespace: str, measured: Measu
                 proxy.pass_through()
 
     measured(f"both owned for {both:.2f} s, at a step of {ahead:g} s")
-    assert both <= ahead + 0.4  # a busy machine
+    assert both < 0.1
     assert owned > 0
 
 
