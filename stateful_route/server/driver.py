@@ -269,6 +269,8 @@ class ServerDriver(Driver):
     async def _drain(self) -> bool:
         if self._heart.ended or not self._heart.may_be_known:
             return False
+        if not self._heart.registered:
+            self._heart.spare_others()
         if self._routing_state is RoutingState.READY:
             self._routing_state = RoutingState.DENY_NEW_CALL
         begin = anyio.current_time()

@@ -90,6 +90,7 @@ class Heart:
         self._good_until = -math.inf
         self._last_incarnation = 0
         self._lives: set[int] = set()
+        self._spares_others = False
         self._expected = 0
         """The life of this pod that the store has, as far as it is known; 0 for none."""
         self._unbroken: set[int] = set()
@@ -142,6 +143,10 @@ class Heart:
         it is not so long ago that a mark of a tenure that began and ended since can be gone.
         """
         return incarnation in self._unbroken and self._clock() < self._resumes_until
+
+    def spare_others(self) -> None:
+        """Take the place of no other process from now on: this one could not start, and only ends what it began."""
+        self._spares_others = True
 
     async def register(self) -> None:
         """Begin a life.
@@ -322,6 +327,9 @@ class Heart:
             self._expected = began.previous_incarnation or 0
             if began.own:
                 self._lives.add(self._expected)
+            elif self._spares_others:
+                self._end(_GOODBYE)
+                return sent, began
             elif 0 < self._last_incarnation < self._expected:
                 self._supersede()
                 return sent, began

@@ -65,6 +65,8 @@ class Owned:
         self._unclaimed: set[str] = set()
         """The uids that could not be claimed again when that was tried last."""
         self._to_look_at: list[str] = []
+        self.interruptions = 0
+        """How often nothing was heard for a time."""
         self.left_behind = 0
         """How many handles were left in an older life after ``reclaim`` had passed them."""
 
@@ -336,6 +338,7 @@ class Owned:
 
     def invalidate_in_flight(self) -> None:
         """Take in that invalidations may have been missed: answers that are in flight are looked at again."""
+        self.interruptions += 1
         self._turns.invalidate_all()
 
     def leave_to_the_parent(self) -> None:

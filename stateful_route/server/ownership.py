@@ -32,6 +32,7 @@ class Ownership:
     __slots__ = (
         "_ended",
         "_given_up",
+        "_heard",
         "_held",
         "_incarnation",
         "_on_lost",
@@ -61,6 +62,7 @@ class Ownership:
         self.inherited = inherited
         self.previous: PreviousOwner | None = answer.previous
         self._ended = answer.ended
+        self._heard = owned.interruptions
         self._incarnation = owner.incarnation
         self._held = answer.link is not None and answer.link.owner == owner and answer.link.kind is LinkKind.PERSISTENT
         self._resumed: frozenset[int | None] = frozenset()
@@ -87,10 +89,13 @@ class Ownership:
     def resumes(self, older: Ownership) -> bool:
         """Whether this goes on where the older handle of this process ended, as nobody owned the uid in between.
 
-        What the process remembers of the uid is good then. It is so after another life of the pod began, if the link
-        or a mark in the store tells it; and after a release, for a minute (``models.ENDED_TENURE_SECONDS``).
+        What the process remembers of the uid is good then. It is so after another life of the pod began, if the link or
+        a mark in the store tells it, or if the store was lost and no mark tells otherwise; and after a release, for a
+        minute (``models.ENDED_TENURE_SECONDS``), if the pod has heard all that was announced since.
         """
-        return self.continues(older) or (self.held and older.epoch is not None and self._ended == older.epoch)
+        # A store that was rolled back by a failover may have a mark of long ago; but who is cut off notices.
+        marked = older.epoch is not None and self._ended == older.epoch and self._heard == older._heard
+        return self.continues(older) or (self.held and marked)
 
     def continues(self, older: Ownership) -> bool:
         """Whether this is the same tenure as the older handle's: claimed again, and not given up in between."""

@@ -90,6 +90,7 @@ class Watch(ListeningTask):
                 await self._heart.publish()
 
     def _lose(self, error: StoreError) -> None:
+        self._owned.interruptions += 1
         if not self._deaf:
             _log.warning("%s hears no announcements: %s", name_of(self._server), error)
         self._deaf = True

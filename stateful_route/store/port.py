@@ -20,6 +20,7 @@ release, it matches            ABSENT           RELEASED                RELEASED
 - it does not match            ABSENT           REFUSED                 REFUSED                 REFUSED
 assign                         CREATED          CONFIRMED or REPLACED   UNCHANGED or REPLACED   CONFIRMED or REPLACED
 - not the expected epoch       REFUSED          REFUSED                 REFUSED                 REFUSED
+- an older life of the owner                    SUPERSEDED              SUPERSEDED              SUPERSEDED
 =============================  ===============  ======================  ======================  ======================
 
 A value that cannot be read: place, claim and assign OVERWRITE it; release leaves it (UNREADABLE); get raises.
@@ -158,7 +159,10 @@ class Store(Protocol):
         ...
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
-        """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
+        """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one.
+
+        A newer life of the same pod keeps it: the call has arrived late. (Incarnation 0 is a life that is not known.)
+        """
         ...
 
     async def register(

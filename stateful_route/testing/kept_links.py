@@ -117,6 +117,11 @@ def _claim(before: _Entry | None, owner: PodLife, now: Moment, *, steal_temporar
     return Outcome.REFUSED, before
 
 
+def _is_late(present: PodLife, owner: PodLife) -> bool:
+    """Whether a newer life of the same pod is there; a life that is not known is 0."""
+    return present.pod_index == owner.pod_index and present.incarnation > owner.incarnation > 0
+
+
 def _assign(
     before: _Entry | None, owner: PodLife, expected_epoch: int | None, now: Moment, last: int | None
 ) -> _Decision:
@@ -124,6 +129,8 @@ def _assign(
         return Outcome.REFUSED, before
     if before is not None and before.owner == owner:
         return _confirm(before)
+    if before is not None and _is_late(before.owner, owner):
+        return Outcome.SUPERSEDED, before
     taken = _new(before, owner, LinkKind.PERSISTENT, _NEVER, now, last)
     return (Outcome.CREATED if before is None else Outcome.REPLACED), taken
 

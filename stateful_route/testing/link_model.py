@@ -259,7 +259,12 @@ def _assign(held: _Held | None, call: LinkCall, epoch: int) -> _Effect:
         return _Effect(Outcome.REFUSED, held)
     if held is None:
         return _Effect(Outcome.CREATED, _new(call, _P, epoch))
-    return _confirm(held) if held.owner == call.life else _Effect(Outcome.REPLACED, _new(call, _P, epoch))
+    if held.owner == call.life:
+        return _confirm(held)
+    present, life = held.owner, call.life
+    if life is not None and present.pod_index == life.pod_index and present.incarnation > life.incarnation > 0:
+        return _Effect(Outcome.SUPERSEDED, held)  # it has arrived late
+    return _Effect(Outcome.REPLACED, _new(call, _P, epoch))
 
 
 _EFFECTS: Mapping[str, Callable[[_Held | None, LinkCall, int], _Effect]] = {

@@ -105,6 +105,8 @@ def _model_assign(link: Link | None, new: PodLife, epoch: int | None) -> _Expect
         return _Expected(Outcome.REFUSED, link.kind, link.ttl) if link else _Expected(Outcome.REFUSED)
     if link is None:
         return _Expected(Outcome.CREATED, PERSISTENT, owner=new)
+    if link.pod_index == new.pod_index and link.incarnation > new.incarnation > 0:
+        return _Expected(Outcome.SUPERSEDED, link.kind, link.ttl)
     if link.owner != new:
         return _Expected(Outcome.REPLACED, PERSISTENT, owner=new)
     return _Expected(Outcome.UNCHANGED if link.kind is PERSISTENT else Outcome.CONFIRMED, PERSISTENT)

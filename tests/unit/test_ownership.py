@@ -781,3 +781,16 @@ class TestWhatResumes:
             assert before.epoch is not None
             assert after.epoch is not None
             assert before.epoch < after.epoch
+
+    async def test_a_mark_from_before_a_failover(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A release is resumed by its mark only if all was heard since: a store that was rolled back has old marks."""
+        async with run_pods(1) as (pod,):
+            await eventually(lambda: bool(store._listeners))
+            before = await pod.claim("alice")
+            await before.release()
+            store.deafen()
+            await eventually(lambda: not store._listeners)
+            store.hear_again()
+            after = await pod.claim("alice")
+
+            assert (True, False) == (after.is_owned(), after.resumes(before))

@@ -819,3 +819,26 @@ class TestLateAnswers:
             await eventually(lambda: pod.owned("alice") is not None)
 
             assert pod.healthy
+
+    async def test_a_start_that_failed_spares_a_living_process(
+        self, make_server: MakeServer, store: MemoryStore
+    ) -> None:
+        """A process whose registration was not answered does not take the index from another one as it ends."""
+        async with make_server(index_is_exclusive=True) as living:
+            store.fail_with(TIMEOUT, "register")
+            failing = make_server()
+            real = failing._heart.publish
+
+            async def publish() -> None:
+                store.fail_with(None)
+                await real()
+
+            failing._heart.publish = publish  # type: ignore[method-assign]  # the store answers again
+            with pytest.raises(StoreTimeoutError):
+                await failing.start()
+            await living._heart.beat()
+
+            assert (living.healthy, living.incarnation) == (
+                True,
+                (await store.read_pods("prod", "room")).pods[0].incarnation,
+            )

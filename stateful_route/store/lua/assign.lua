@@ -1,4 +1,5 @@
--- Makes a link persistent for a life of a pod, whoever holds it; with an expected epoch, only if that is its epoch.
+-- Makes a link persistent for a life of a pod, whoever holds it; with an expected epoch, only if that is its epoch. A
+-- newer life of the same pod keeps it: a call of an older one has arrived late. (A life that is not known is 0.)
 -- keys: link index ended
 -- args: service pod incarnation expected_epoch
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
@@ -15,6 +16,10 @@ if link and is_owner(link, ARGV[2], ARGV[3]) then
   link.kind = 'p'
   write_link(link)
   return reply('confirmed', link)
+end
+if link and tonumber(link.pod) == tonumber(ARGV[2]) and tonumber(link.incarnation) > tonumber(ARGV[3])
+  and tonumber(ARGV[3]) > 0 then
+  return reply('superseded', link)
 end
 local assigned = new_link('p', ARGV[2], ARGV[3], -1, link, last_ended())
 if link and link.kind == 'p' then mark_ended(link, 0) end

@@ -11,6 +11,7 @@ from stateful_route.testing.conformance.shared import (
     GONE,
     GRACE,
     LONG,
+    OLDER,
     OTHER,
     OWNER,
     PERSISTENT,
@@ -67,6 +68,15 @@ class Links(Parts):
         assert LinkChange(Outcome.CREATED, made(largest, 0, PERSISTENT, None)) == change
         assert change.link == await store.get_link(key)
         assert Outcome.SUPERSEDED is (await store.claim(key, PodLife(2**31 - 1, 2**53 - 2))).outcome
+
+    @pytest.mark.parametrize("kind", [TEMPORARY, PERSISTENT, GRACE])
+    async def test_assign_of_an_older_life(self, store: Store, key: LinkKey, kind: LinkKind) -> None:
+        """A forced link for an older life of the pod that holds it has arrived late, and changes nothing."""
+        before = await given_link(store, key, kind)
+
+        change = await store.assign(key, OLDER)
+
+        assert LinkChange(Outcome.SUPERSEDED, later(before)) == change
 
     async def test_unknown_incarnation(self, store: Store, key: LinkKey) -> None:
         """A link of a life that is not known is of the oldest: a life claims it as inherited, a dead one frees it."""

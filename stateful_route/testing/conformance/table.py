@@ -156,7 +156,7 @@ TABLE = (
     _release_row("at a newer epoch", Outcome.REFUSED, lambda epoch: {"pod_index": 0, "epoch": epoch + 1}),
     _assign_row("the same life", OWNER, (Outcome.CREATED, *_CONFIRMED)),
     _assign_row("another pod", OTHER, (Outcome.CREATED, *_TAKEN)),
-    _assign_row("an older life of the owner", OLDER, (Outcome.CREATED, *_TAKEN)),
+    _assign_row("an older life of the owner", OLDER, (Outcome.CREATED, *_SUPERSEDED[-3:])),
     _assign_row("a newer life of the owner", NEWER, (Outcome.CREATED, *_TAKEN)),
     _assign_row("the same life, as expected", OWNER, (Outcome.REFUSED, *_CONFIRMED), off=0),
     _assign_row("another pod, as expected", OTHER, (Outcome.REFUSED, *_TAKEN), off=0),
