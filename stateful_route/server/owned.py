@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -192,7 +191,7 @@ class Owned:
         return now.epoch
 
     async def _release(self, uid: str, pod_index: int, epoch: int, grace: float) -> LinkChange:
-        pending = self._unsure.get(uid, set()) if pod_index == self.pod_index else set()
+        pending = self._unsure.get(uid, set())
         if pod_index == self.pod_index:
             self._unsure[uid] = pending | {epoch}
         try:
@@ -223,8 +222,13 @@ class Owned:
     async def settle(self, most: int) -> None:
         """Release again what was released without an answer, of so many uids at most: nobody else may ever do so."""
         for uid in list(self._unsure)[:most]:
-            async with within(self._deadline, "release"), self._turns.take(uid):
-                await self._settle_releases(uid)
+            try:
+                async with within(self._deadline, "release"), self._turns.take(uid):
+                    await self._settle_releases(uid)
+            except StoreError:
+                if uid in self._unsure:
+                    self._unsure[uid] = self._unsure.pop(uid)  # the others first, the next time
+                return
 
     async def reclaim(self) -> None:
         """Claim all that was held in an older life again, 16 at a time; what another pod has by now is lost.
@@ -281,8 +285,7 @@ class Owned:
         An announcement may be missed, and a store may lose a link without one: two pods may own then, for as long as it
         takes to look at all links once.
         """
-        with contextlib.suppress(StoreError):
-            await self.settle(_SETTLED)
+        await self.settle(_SETTLED)
         if not self._to_look_at:
             self._to_look_at = self.uids
         some, self._to_look_at = self._to_look_at[:_LOOKS], self._to_look_at[_LOOKS:]
@@ -296,6 +299,8 @@ class Owned:
         if not uids:
             return []
         links = await self._store.get_links(self._server.namespace, uids, self._server.service_name)
+        if None in links and not await self._goes_on():  # the store was lost: all is claimed again
+            return list(uids)
         left = []
         for uid, link in zip(uids, links, strict=True):
             if isinstance(link, StoreProtocolError):
@@ -303,6 +308,15 @@ class Owned:
             elif isinstance(link, StoreError) or not (self._agrees(uid, link) or await self._verify_in_turn(uid)):
                 left.append(uid)
         return left
+
+    async def _goes_on(self) -> bool:
+        """Whether the store knows the present life of the pod."""
+        incarnation = self.heart.incarnation
+        try:
+            await self.heart.publish()
+        except (StoreError, LifecycleError):
+            return False
+        return incarnation == self.heart.incarnation
 
     async def _verify_in_turn(self, uid: str) -> bool:
         """Look again while no operation on the uid is in flight; return whether that could be done now."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._tasks import log_failure
 from stateful_route.errors import LifecycleError, StoreError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Reclaim:
         self._heard_since = True
         if self.pending and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run(), name=f"stateful_route reclaim of {self._name}")
+            self._task.add_done_callback(log_failure)
 
     async def wait(self, seconds: float) -> None:
         """Return once nothing is claimed again at the moment, or after so many seconds."""

@@ -106,16 +106,25 @@ class Watch(ListeningTask):
             await self._in_doubt.wait()
             self._in_doubt.clear()
             while self._doubtful:
-                uids = list(self._doubtful)[:_SLICE]
-                for uid in uids:
-                    del self._doubtful[uid]
-                left = await self._owned.verify([uid for uid in uids if self._owned.held(uid) is not None])
-                self._doubtful.update(dict.fromkeys(left))
-                if len(left) == len(self._doubtful) > 0:  # nothing else is to be done meanwhile
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(pause):
-                            await self._in_doubt.wait()
-                    self._in_doubt.clear()
-                    pause = min(2 * pause, longest)
-                else:
+                if await self._look_once():
                     pause = _PAUSE[0]
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._in_doubt.wait()
+                self._in_doubt.clear()
+                pause = min(2 * pause, longest)
+
+    async def _look_once(self) -> bool:
+        """Look at the next links; return whether that was of use, and there are others to look at."""
+        uids = list(self._doubtful)[:_SLICE]
+        for uid in uids:
+            del self._doubtful[uid]
+        uids = [uid for uid in uids if self._owned.held(uid) is not None]
+        try:
+            left = await self._owned.verify(uids)
+        except Exception:  # noqa: BLE001 - it was logged, and one error ends no looking for good
+            _log.exception("%r could not look at links", self)
+            left = uids
+        self._doubtful.update(dict.fromkeys(left))
+        return len(left) < len(self._doubtful) or not left

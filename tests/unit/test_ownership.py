@@ -495,6 +495,16 @@ class TestEmptiedStore:
             assert [True] * 100 == [new.resumes(old) for new, old in zip(after, before, strict=True)]
             assert [False] * 100 == [handle.inherited for handle in after]
 
+    async def test_a_link_is_missed_first(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A pod that misses a link before it knows that the store was lost claims it again, and resumes it."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            store.lose_all()
+            await pod._owned.look_after()
+            await eventually(lambda: pod.owned("alice") not in {None, before})
+
+            assert (await pod.claim("alice")).resumes(before)
+
     async def test_placed_meanwhile(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A uid that a client placed on the old life of its pod is resumed too."""
         async with run_pods(1) as (pod,):
@@ -682,6 +692,28 @@ class TestOneOfMany:
             await pod._owned.look_after()
 
             assert ({}, None) == (pod._owned._unsure, await store.get_link(ALICE))
+
+    async def test_releases_of_a_part_that_is_away(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A release that cannot be repeated now keeps no other from it."""
+        release = store.release
+
+        async def without_alice(key: LinkKey, **settings: Any) -> Any:
+            if key.uid == "alice":
+                raise AWAY
+            return await release(key, **settings)
+
+        async with run_pods(1) as (pod,):
+            handles = [await pod.claim(uid) for uid in ("alice", "bob")]
+            store.fail_with(TIMEOUT, "release")
+            for handle in handles:
+                with pytest.raises(StoreTimeoutError):
+                    await handle.release()
+            store.fail_with(None)
+            store.release = without_alice  # type: ignore[method-assign]  # one part of the store is away
+            for _ in range(2):
+                await pod._owned.look_after()
+
+            assert ["alice"] == list(pod._owned._unsure)
 
     async def test_an_older_release_does_not_settle_a_newer_one(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A claim settles the release that may still end it, though an older one was answered in between."""
