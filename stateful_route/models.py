@@ -225,8 +225,8 @@ class LinkChange:
         outcome: what it did.
         link: the link as it is now; ``None`` if there is none, or it cannot be read.
         previous: who held it before, if the owner or its incarnation changed.
-        ended: of a claim that changed something, the epoch of the last link of the uid that was released, removed or
-            taken over, if the store still knows it; see ``ENDED_TENURE_SECONDS``.
+        ended: of a claim, the epoch of the link before that was released, removed, taken over or lost, if there was one
+            of late; see ``ENDED_TENURE_SECONDS``.
 
     """
 

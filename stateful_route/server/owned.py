@@ -33,7 +33,7 @@ _LOOKS, _SETTLED = 100, 16
 _RECLAIMS = 16
 
 # What a claim answers if nobody but this pod can have owned the uid since the mark that it looked for.
-_TAKEN = (Outcome.CREATED, Outcome.CONFIRMED, Outcome.INHERITED)
+_TAKEN = (Outcome.CREATED, Outcome.CONFIRMED, Outcome.UNCHANGED, Outcome.INHERITED)
 
 
 class Owned:
@@ -59,8 +59,6 @@ class Owned:
         self._claiming = SingleFlight[tuple[str, bool, int], Ownership]()
         self._unsure: dict[str, set[int]] = {}
         """The epochs of releases that were sent, and for which nothing shows yet that they can end nothing more."""
-        self._unsure_claims: set[str] = set()
-        """The uids that are held, and for which a claim was not answered since."""
         self._unclaimed: set[str] = set()
         """The uids that could not be claimed again when that was tried last."""
         self._to_look_at: list[str] = []
@@ -112,7 +110,7 @@ class Owned:
                 async def claim(owner: PodLife = owner) -> LinkChange:
                     return await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
 
-                handle = self._note(uid, owner, await self._ask(uid, turn, claim))
+                handle = self._note(uid, owner, await self._ask(turn, claim))
                 if self._is_present(owner):
                     return handle
         except BaseException:
@@ -132,7 +130,7 @@ class Owned:
                 return attrs.evolve(answer, link=await self._store.get_link(self._key(uid)))
 
             try:
-                answer = await self._ask(uid, turn, assign, look=look)
+                answer = await self._ask(turn, assign, look=look)
             except BaseException:
                 self.forget(uid)
                 raise
@@ -372,34 +370,27 @@ class Owned:
     def forget(self, uid: str) -> None:
         """Note that the uid is not owned any more."""
         handle = self._handles.pop(uid, None)
-        self._unsure_claims.discard(uid)
         if handle is not None:
             handle.drop()
 
     async def _ask(
         self,
-        uid: str,
         turn: Turn,
         operation: Callable[[], Awaitable[LinkChange]],
         look: Callable[[LinkChange], Awaitable[LinkChange]] | None = None,
     ) -> LinkChange:
         """Return the answer to an operation. If an invalidation overtakes it, ``look``, or run the operation again."""
         turn.listen()
-        try:
-            answer = await operation()
-            while (
-                answer.link is not None
-                and answer.link.pod_index == self.pod_index
-                and answer.link.epoch <= turn.invalidated
-            ):
-                turn.listen()
-                looked = await (operation() if look is None else look(answer))
-                if looked.link is None or looked.link.epoch != answer.link.epoch:
-                    answer = looked
-        except BaseException as error:
-            if uid in self._handles and not (isinstance(error, StoreError) and not error.maybe_applied):
-                self._unsure_claims.add(uid)
-            raise
+        answer = await operation()
+        while (
+            answer.link is not None
+            and answer.link.pod_index == self.pod_index
+            and answer.link.epoch <= turn.invalidated
+        ):
+            turn.listen()
+            looked = await (operation() if look is None else look(answer))
+            if looked.link is None or looked.link.epoch != answer.link.epoch:
+                answer = looked
         return answer
 
     def _is_present(self, owner: PodLife) -> bool:
@@ -415,7 +406,6 @@ class Owned:
         inherited = answer.outcome is Outcome.INHERITED and resumed is None
         handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=resumed)
         if handle.held and before is not None and before.held and before.epoch == handle.epoch:
-            self._unsure_claims.discard(uid)
             return before
         self.forget(uid)
         if self.heart.ended:
@@ -441,7 +431,6 @@ class Owned:
         return (
             tells_end
             and (previous is None or self.heart.is_own(previous.pod_index, previous.incarnation))
-            and before.uid not in self._unsure_claims
             and self.heart.may_resume(before.incarnation)
         )
 

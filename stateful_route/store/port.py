@@ -138,8 +138,8 @@ class Store(Protocol):
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """Make the link persistent for ``owner``, if there is none or it is its own.
 
-        With ``steal_temporary`` a temporary or grace link of another pod is taken too. If it changes the link, the
-        answer tells which link of the uid was released, removed or taken over last: ``LinkChange.ended``.
+        With ``steal_temporary`` a temporary or grace link of another pod is taken too. The answer tells which
+        link of the uid was released, removed or taken over last: ``LinkChange.ended``.
         """
         ...
 

@@ -52,6 +52,15 @@ class _Entry:
         return Link(self.owner.pod_index, self.owner.incarnation, self.epoch, self.kind, ttl)
 
 
+@attrs.frozen
+class _Mark:
+    """What is remembered of a uid: which tenure ended last, and which one began after it, if one did."""
+
+    ended: int
+    began: int | None
+    until_ms: int
+
+
 _Decision = tuple[Outcome, _Entry | None]
 Written = tuple[LinkChange, int | None]
 """What became of a link, and up to which epoch what is known of it is not so any more; ``None`` if all of it is."""
@@ -177,8 +186,7 @@ class KeptLinks:
     def __init__(self) -> None:
         """Begin empty."""
         self._links: dict[LinkKey, _Entry | _Poison] = {}
-        self._ended: dict[LinkKey, tuple[int, int]] = {}
-        """The epoch of the link that ended last, and until when that is remembered, in milliseconds since 1970."""
+        self._ended: dict[LinkKey, _Mark] = {}
 
     def __len__(self) -> int:
         return len(self._links)
@@ -223,20 +231,27 @@ class KeptLinks:
 
     def claim(self, key: LinkKey, owner: PodLife, now: Moment, *, steal_temporary: bool) -> Written:
         """Make a link persistent for ``owner``, if there is none or it is its own."""
-        last = self._last_ended(key, now)
-        decision = _claim(self._before(key, now), owner, now, steal_temporary=steal_temporary, last=last)
+        before = self._before(key, now)
+        last = self._last_ended(key, before, now)
+        decision = _claim(before, owner, now, steal_temporary=steal_temporary, last=last)
         change, outdated = self._write(key, decision, now)
         if change.outcome in _TOLD:
-            # What begins now is a tenure of its own: should its link be lost, that one was not the last.
-            self._ended.pop(key, None)
-            if change.outcome is not Outcome.OVERWRITTEN:
-                change = attrs.evolve(change, ended=last)
+            self._mark_begun(key, last, decision[1], now)
+        if change.outcome in _TOLD | {Outcome.UNCHANGED} and change.outcome is not Outcome.OVERWRITTEN:
+            change = attrs.evolve(change, ended=last)
         return change, outdated
 
     def assign(self, key: LinkKey, owner: PodLife, expected_epoch: int | None, now: Moment) -> Written:
         """Make a link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
-        last = self._last_ended(key, now)
-        return self._write(key, _assign(self._before(key, now), owner, expected_epoch, now, last), now)
+        before = self._before(key, now)
+        last = self._last_ended(key, before, now)
+        if before is not None and before.kind is LinkKind.PERSISTENT:
+            last = before.epoch
+        decision = _assign(before, owner, expected_epoch, now, last)
+        change, outdated = self._write(key, decision, now)
+        if change.outcome in _TOLD - {Outcome.CONFIRMED}:
+            self._mark_begun(key, last, decision[1], now)
+        return change, outdated
 
     def release(
         self,
@@ -277,10 +292,18 @@ class KeptLinks:
         self._mark_ended(key, found, change.outcome, after, now)
         return change, _outdated(found, after)
 
-    def _last_ended(self, key: LinkKey, now: Moment) -> int | None:
-        """Return the epoch of the link that ended last, if that was of late."""
-        epoch, until_ms = self._ended.get(key, (0, 0))
-        return epoch if now.ms < until_ms else None
+    def _last_ended(self, key: LinkKey, link: _Entry | None, now: Moment) -> int | None:
+        """Return the epoch of the tenure that ended last before that of the link, if that was of late."""
+        mark = self._ended.get(key)
+        if mark is None or mark.until_ms <= now.ms:
+            return None
+        same = mark.began is None or (link is not None and mark.began == link.epoch)
+        return mark.ended if same else mark.began  # or else its link was lost, and did not end
+
+    def _mark_begun(self, key: LinkKey, last: int | None, link: _Entry | None, now: Moment) -> None:
+        """Remember that a tenure has begun, if it is known which one ended last."""
+        if last is not None and link is not None:
+            self._ended[key] = _Mark(last, link.epoch, now.ms + to_ms(ENDED_TENURE_SECONDS))
 
     def _mark_ended(
         self, key: LinkKey, before: _Entry | _Poison | None, outcome: Outcome, after: _Entry | None, now: Moment
@@ -291,4 +314,4 @@ class KeptLinks:
         taken_over = outcome is Outcome.REPLACED and before.kind is LinkKind.PERSISTENT
         if taken_over or outcome in {Outcome.RELEASED, Outcome.GRACE}:
             ends_ms = now.ms if after is None or taken_over else int(after.ends_ms)
-            self._ended[key] = before.epoch, ends_ms + to_ms(ENDED_TENURE_SECONDS)
+            self._ended[key] = _Mark(before.epoch, None, ends_ms + to_ms(ENDED_TENURE_SECONDS))

@@ -553,11 +553,15 @@ class TestEmptiedStore:
 
             assert not (await pod.claim("alice")).resumes(before)
 
-    async def test_an_unanswered_claim(self, run_pods: RunPods, store: MemoryStore) -> None:
-        """A uid is not resumed if an earlier claim after the loss was not answered: it has used up what a mark told."""
-        async with run_pods(1) as (pod,):
+    @pytest.mark.parametrize("had", [False, True])
+    async def test_an_unanswered_claim(self, run_pods: RunPods, store: MemoryStore, had: bool) -> None:
+        """A claim after a loss that is repeated, as its answer was lost, is told the same."""
+        async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
             store.lose_all()
+            if had:
+                store.deafen()  # so that the pod does not look at the link first
+                await (await other.claim("alice")).release()
             claims = store.operations["claim"]
             store.fail_with(TIMEOUT, "claim", applied=True)
             await pod._heart.beat()
@@ -566,7 +570,7 @@ class TestEmptiedStore:
             await pod._heart.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
-            assert not (await pod.claim("alice")).resumes(before)
+            assert (not had) is (await pod.claim("alice")).resumes(before)
 
     async def test_release_and_claim(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A uid that was released and claimed again by the same process is resumed, if nobody had it in between."""

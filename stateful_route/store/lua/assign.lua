@@ -21,7 +21,8 @@ if link and tonumber(link.pod) == tonumber(ARGV[2]) and tonumber(link.incarnatio
   and tonumber(ARGV[3]) > 0 then
   return reply('superseded', link)
 end
-local assigned = new_link('p', ARGV[2], ARGV[3], -1, link, last_ended())
-if link and link.kind == 'p' then mark_ended(link, 0) end
+local last = link and link.kind == 'p' and link.epoch or last_ended(link and link.epoch)
+local assigned = new_link('p', ARGV[2], ARGV[3], -1, link, last)
+mark_begun(last, assigned)
 write_new_link(assigned, link, unreadable)
 return reply(link and 'replaced' or created(unreadable), assigned, link)

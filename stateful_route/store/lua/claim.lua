@@ -4,27 +4,25 @@
 -- args: service pod incarnation steal
 -- returns: outcome ttl_ms previous kind pod incarnation epoch ended?, in a line
 -- writes: yes
--- rerun: safe; the second run of one that changed the owner says "unchanged"
--- cost: 1 command if nothing changes, 7 or 8 otherwise if it is the only link of its uid
+-- rerun: safe; the second run of one that changed the owner says "unchanged", and tells the same
+-- cost: 2 commands if nothing changes, 7 or 8 otherwise if it is the only link of its uid
 -- include: value
 -- include: index
 -- include: link
 local link, unreadable = read_link(value)
 
--- Tells which link of the uid ended last, if that was of late. The mark goes: what begins now is a tenure of its own, and
--- should its link be lost, that one was not the last.
-local last = nil
-local function told()
-  if last then redis.call('DEL', KEYS[3]) end
+-- Tells which tenure of the uid ended last, if that was of late.
+local function told(last)
   return last and not unreadable and ' ended:' .. last or ''
 end
 
 if link and is_owner(link, ARGV[2], ARGV[3]) then
-  if link.kind == 'p' then return reply('unchanged', link) end
-  last = last_ended()
+  local last = last_ended(link.epoch)
+  if link.kind == 'p' then return reply('unchanged', link) .. told(last) end
+  mark_begun(last, link)
   link.kind = 'p'
   write_link(link)
-  return reply('confirmed', link) .. told()
+  return reply('confirmed', link) .. told(last)
 end
 local outcome = created(unreadable)
 if link then
@@ -36,7 +34,8 @@ if link then
     outcome = 'replaced'
   end
 end
-last = last_ended()
+local last = last_ended(link and link.epoch)
 local claimed = new_link('p', ARGV[2], ARGV[3], -1, link, last)
+mark_begun(last, claimed)
 write_new_link(claimed, link, unreadable)
-return reply(outcome, claimed, link) .. told()
+return reply(outcome, claimed, link) .. told(last)

@@ -29,7 +29,6 @@ def leftovers_of_pod(driver: ServerDriver) -> str:
         "turns": owned._turns._turns,
         "handles": owned._handles,
         "claims": owned._claiming._under_way,
-        "unsure claims": owned._unsure_claims,
     }
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
 

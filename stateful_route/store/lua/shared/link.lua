@@ -63,10 +63,18 @@ local function mark_ended(link, grace_ms)
   redis.call('SET', KEYS[3], link.epoch, 'PX', integer(ENDED_MS + grace_ms))
 end
 
--- Returns the epoch of the link of the uid that ended last, if that was of late, or nil.
-local function last_ended()
-  local epoch = redis.pcall('GET', KEYS[3])
-  return type(epoch) == 'string' and #epoch <= 16 and string.match(epoch, '^%d+$') or nil
+-- Returns the epoch of the tenure of the uid that ended last before that of the link with this epoch, or before now if
+-- it is nil; nil if that is not known. The mark is "<ended>", or "<ended> <began>" once another tenure has begun.
+local function last_ended(epoch)
+  local mark = redis.pcall('GET', KEYS[3])
+  local ended, began = string.match(type(mark) == 'string' and #mark <= 33 and mark or '', '^(%d+) ?(%d*)$')
+  if not ended or began == '' or began == epoch then return ended end
+  return began -- its link was lost, and did not end
+end
+
+-- Notes that a tenure has begun, so that whoever asks again is told the same, and one that is lost is not overlooked.
+local function mark_begun(last, link)
+  if last then redis.call('SET', KEYS[3], last .. ' ' .. link.epoch, 'PX', ENDED_MS) end
 end
 
 -- A link for a new owner: its epoch is above that of the link before, and of the one that ended last if that is given.
