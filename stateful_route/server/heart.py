@@ -90,6 +90,8 @@ class Heart:
         self._good_until = -math.inf
         self._last_incarnation = 0
         self._lives: set[int] = set()
+        self._above = 0
+        """An incarnation that a link names, and that the next life is to be above."""
         self._spares_others = False
         self._expected = 0
         """The life of this pod that the store has, as far as it is known; 0 for none."""
@@ -238,6 +240,8 @@ class Heart:
         if outcome is HeartbeatOutcome.ACCEPTED:
             self._good_until = sent + self._lease - _MARGIN
             self._alive()
+            if self._above > self.incarnation:
+                await self._rise()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
             self._good_until = -math.inf
             if await self._is_own_ghost():
@@ -247,6 +251,22 @@ class Heart:
         elif outcome is not HeartbeatOutcome.OUTDATED:
             self._lose(outcome)
             await self._begin_life()
+
+    def outlived(self, incarnation: int) -> None:
+        """Take in that a link names a newer life of the pod; the next heartbeat tells whether there is one.
+
+        If this life is the newest, the store has lost the other one, and its clock was put back. The links of that one
+        would be nobody's for ever.
+        """
+        self._above = max(self._above, incarnation)
+
+    async def _rise(self) -> None:
+        """Begin another life, above one that the store has lost: this one was accepted, so it is the newest."""
+        _log.warning("%s begins a newer life: a link names one that Redis does not know any more", self._name)
+        self._expected = self.incarnation
+        self._forget_unbroken()
+        self._lost()
+        await self._begin_life()
 
     async def _is_own_ghost(self) -> bool:
         """Whether the newer life of the pod is a registration of this process that was not answered, and came late."""
@@ -321,6 +341,7 @@ class Heart:
                 self._retention,
                 process=self._process,
                 expected=self._expected,
+                above=max(self._above, self._last_incarnation),
             )
             if not began.refused:
                 return sent, began

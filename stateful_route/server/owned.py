@@ -297,8 +297,9 @@ class Owned:
         if not uids:
             return []
         links = await self._store.get_links(self._server.namespace, uids, self._server.service_name)
-        if None in links and not await self._goes_on():  # the store was lost: all is claimed again
-            return list(uids)
+        known = [(uid, link) for uid, link in zip(uids, links, strict=True) if not isinstance(link, StoreError)]
+        if not (all(self._agrees(uid, link) for uid, link in known) or await self._goes_on()):
+            return list(uids)  # the store was lost, and all is claimed again
         left = []
         for uid, link in zip(uids, links, strict=True):
             if isinstance(link, StoreProtocolError):
@@ -399,6 +400,8 @@ class Owned:
 
     def _note(self, uid: str, owner: PodLife, answer: LinkChange, *, tells_end: bool = True) -> Ownership:
         """Take in what the store answered, within a turn; ``tells_end`` is whether it would tell of an ended tenure."""
+        if answer.outcome is Outcome.SUPERSEDED and answer.link is not None:
+            self.heart.outlived(answer.link.incarnation)
         before = self._handles.get(uid)
         resumed = None
         if before is not None and self._continues(before, owner, answer, tells_end=tells_end):

@@ -174,12 +174,14 @@ class Store(Protocol):
         *,
         process: str = "",
         expected: int | None = None,
+        above: int = 0,
     ) -> Registration:
         """Begin a life of a pod: take an incarnation and publish the first heartbeat.
 
         With ``expected`` it does so only in place of the life with that incarnation (0: if there is none), so that a
         call that arrives late, after another one, changes nothing. ``process`` is a name without white space: a life
-        of the same process is not one that has to end before the new one may own.
+        of the same process is not one that has to end before the new one may own. The incarnation is higher than
+        ``above``, which a store that was lost, and whose clock was put back, does not know.
         Entries of pods that have said nothing for ``retention`` seconds are dropped on the way.
         """
         ...

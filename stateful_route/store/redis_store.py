@@ -155,6 +155,7 @@ class RedisStore:
         *,
         process: str = "",
         expected: int | None = None,
+        above: int = 0,
     ) -> Registration:
         """See ``Store.register``."""
         reply = await self._run(
@@ -170,6 +171,7 @@ class RedisStore:
                 *self._announcement(server),
                 process,
                 codec.optional(expected),
+                above,
             ),
         )
         return codec.registration(_REGISTER, reply)

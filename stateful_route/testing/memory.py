@@ -301,6 +301,7 @@ class MemoryStore:
         *,
         process: str = "",
         expected: int | None = None,
+        above: int = 0,
     ) -> Registration:
         """Begin a life of a pod; drop the pods that have said nothing for ``retention`` seconds."""
         async with self._operation("register"):
@@ -313,6 +314,7 @@ class MemoryStore:
                 self._now(),
                 process=process,
                 expected=expected,
+                above=above,
             )
             if not began.refused:
                 self._announce_pod(

@@ -115,9 +115,12 @@ class RecordingStore:
         *,
         process: str = "",
         expected: int | None = None,
+        above: int = 0,
     ) -> Registration:
         """See ``Store.register``."""
-        return await self._store.register(server, report, lease, retention, process=process, expected=expected)
+        return await self._store.register(
+            server, report, lease, retention, process=process, expected=expected, above=above
+        )
 
     async def heartbeat(
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float

@@ -121,6 +121,7 @@ class ServicePods:
         *,
         process: str = "",
         expected: int | None = None,
+        above: int = 0,
     ) -> Registration:
         """Begin a life of a pod, if the one before is the expected one; drop the pods that were silent for long."""
         known = self._pods.get(pod_index)
@@ -133,7 +134,7 @@ class ServicePods:
         if now.ms - heard_ms > lease_ms / 2:
             self._silent_ms, self._began_ms = now.ms, heard_ms
         known = self._pods.get(pod_index)
-        incarnation = now.us if known is None else max(known.incarnation + 1, now.us)
+        incarnation = max(now.us, above + 1, 0 if known is None else known.incarnation + 1)
         free_ms = 0
         if known is not None:
             free_ms = known.free_ms

@@ -842,3 +842,28 @@ class TestLateAnswers:
                 True,
                 (await store.read_pods("prod", "room")).pods[0].incarnation,
             )
+
+    async def test_incarnations_rise(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
+        """The lives of a process rise, though the store has lost them, and its clock was put back."""
+        async with make_server() as pod:
+            before = pod.incarnation
+            handle = await pod.claim("alice")
+            store._pods.clear()
+            store._clock = lambda: clock() - 1000.0
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+
+            assert pod.incarnation > before
+            assert (await pod.claim("alice")).resumes(handle)
+
+    async def test_a_link_of_a_newer_life(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A link that names a newer life of the pod, which the store does not know, is claimed after a heartbeat."""
+        async with make_server() as pod:
+            lost = PodLife(0, pod.incarnation + 10_000_000_000)
+            await store.claim(LinkKey("prod", "alice", "room"), lost)
+            refused = await pod.claim("alice")
+            await pod._heart.beat()
+            claimed = await pod.claim("alice")
+
+            assert [False, True] == [refused.is_owned(), claimed.is_owned()]
+            assert pod.incarnation > lost.incarnation

@@ -1,8 +1,9 @@
 -- Begins a life of a pod: a new incarnation, its first heartbeat, and the announcement of both. With `expected` it does
 -- so only in place of the life that has that incarnation (0: of none), so that a call that arrives late changes nothing.
+-- With `above` the incarnation is above that too, be it lost and the clock put back.
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.
 -- keys: pods versions deadlines
--- args: pod lease_ms state load links placed rest retention_ms channel service process? expected?
+-- args: pod lease_ms state load links placed rest retention_ms channel service process? expected? above?
 -- returns: incarnation previous_incarnation previous_left_ms own
 -- writes: yes
 -- rerun: safe; without `expected` each run begins another life, which supersedes the one before
@@ -35,7 +36,7 @@ if pods.pruned_ms + retention_ms / 100 < now_ms then
     end
   end
 end
-local incarnation = math.max(there + 1, now_us)
+local incarnation = math.max(there + 1, now_us, (tonumber(ARGV[13] or '') or 0) + 1)
 -- When the older lives of other processes own nothing any more: the one before, and those before that.
 local free_ms = before and before.free_ms or 0
 if before and own == 0 and before.state ~= 'SHUTDOWN' and before.state ~= 'DEAD' then

@@ -149,6 +149,16 @@ class Tenures(Parts):
         assert second.incarnation > first.incarnation
         assert About(LONG) == second.previous_left
 
+    async def test_above(self, store: Store, server: ServerInfo) -> None:
+        """An incarnation is above that which its pod names, though the store does not know it."""
+        first = await store.register(server, REPORT, LONG, RETENTION)
+        above = first.incarnation + 10_000_000_000
+        second = await store.register(server, REPORT, LONG, RETENTION, expected=first.incarnation, above=above)
+        third = await store.register(server, REPORT, LONG, RETENTION)
+
+        assert above + 1 == second.incarnation
+        assert third.incarnation > second.incarnation
+
     async def test_own_life(self, store: Store, server: ServerInfo) -> None:
         """A process need not wait for an older life of its own, but for all those of others before that."""
         await store.register(server, REPORT, LONGER, RETENTION, process=ANOTHER)

@@ -319,6 +319,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         while not self._stopping:  # type: ignore[attr-defined]
             if events and (not runnable or events[0][0] <= self.now or at_once > _MOST_STEPS_AT_ONCE):
                 when, _, callback, args = heapq.heappop(events)
+                for machine in runnable:  # they have too much to do at once, and are late by so much
+                    machine.stalled_for += max(0.0, when - self.now)
                 self.now = max(self.now, when)
                 at_once = 0
                 callback(*args)
