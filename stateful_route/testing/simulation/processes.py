@@ -377,8 +377,10 @@ class PodProcess(Process):
             return
         table = judge.server.apply("read_pods", self.config.namespace, SERVICE)
         life = PodLife(self.index, driver.incarnation)
+        # A life that waits for an older one says no goodbye, or its successor would not wait.
+        accepted = {state, RoutingState.DENY_NEW_CALL} if driver._heart.waiting else {state}
         for pod in table.pods:
-            if pod.life == life and not pod.dead and pod.report.routing_state is not state:
+            if pod.life == life and not pod.dead and pod.report.routing_state not in accepted:
                 text = f"{when}: {self.name} is {pod.report.routing_state} in the store, not {state}"
                 judge.violate("a routing state is in the store", text)
 
