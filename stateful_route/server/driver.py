@@ -17,7 +17,7 @@ from stateful_route._periodic import PeriodicTask
 from stateful_route._tasks import outlast
 from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, NotOwnerError, StoreError
-from stateful_route.models import LinkKey, PodLife, PodReport, RoutingState
+from stateful_route.models import HeartbeatOutcome, LinkKey, PodLife, PodReport, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import HandOver
 from stateful_route.server.heart import Heart
@@ -310,8 +310,8 @@ class ServerDriver(Driver):
             message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
             _log.warning(message, self._name, handed.left)
 
-    def _note_lost(self) -> None:
-        self._reclaim.lost()
+    def _note_lost(self, outcome: HeartbeatOutcome) -> None:
+        self._reclaim.lost(links_too=outcome is HeartbeatOutcome.UNKNOWN)
 
     def _note_alive(self) -> None:
         self._reclaim.go_on()

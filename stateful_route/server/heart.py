@@ -62,14 +62,15 @@ class Heart:
         retention: float,
         exclusive: bool,
         clock: Callable[[], float],
-        lost: Callable[[], None],
+        lost: Callable[[HeartbeatOutcome], None],
         alive: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         """Make a heart that does not beat; ``report`` is asked for what each heartbeat says.
 
         ``exclusive`` says that no other process has this pod index.
-        ``lost`` is called when the store does not have this life any more, before the next one begins; ``alive`` when
+        ``lost`` is called when the store does not have this life any more, with what it says, before the next one
+        begins; ``alive`` when
         a heartbeat was accepted or a new life has begun; ``ended`` when this process owns nothing for good.
         """
         self._store = store
@@ -265,7 +266,7 @@ class Heart:
         _log.warning("%s begins a newer life: a link names one that Redis does not know any more", self._name)
         self._expected = self.incarnation
         self._forget_unbroken()
-        self._lost()
+        self._lost(HeartbeatOutcome.SUPERSEDED)
         await self._begin_life()
 
     async def _is_own_ghost(self) -> bool:
@@ -277,7 +278,7 @@ class Heart:
             self._expected = there.previous_incarnation or 0
             self._lives.add(self._expected)
             self._forget_unbroken()
-            self._lost()
+            self._lost(HeartbeatOutcome.SUPERSEDED)
         return there.own
 
     def _forget_unbroken(self) -> None:
@@ -295,7 +296,7 @@ class Heart:
             self._unbroken.add(self.incarnation)
             self._resumes_until = heard + ENDED_TENURE_SECONDS
         self._expected = self.incarnation if outcome is HeartbeatOutcome.DEAD else 0
-        self._lost()
+        self._lost(outcome)
 
     async def _begin_life(self) -> None:
         # Forgotten first: if the answer is lost, the store may know a newer life, and this one must not be superseded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from stateful_route._tasks import log_failure
@@ -29,7 +30,7 @@ class Reclaim:
         self._lease = lease
         self._clock = clock
         self._lost = self._reclaimed = 0
-        self._told_until = 0.0
+        self._told_until = -math.inf
         self._heard_since = False
         self._task: asyncio.Task[None] | None = None
 
@@ -43,10 +44,11 @@ class Reclaim:
         """Whether the pod says that it reclaims: for a lease at most, as clients place nobody new meanwhile."""
         return self.pending and len(self._owned) > 0 and self._clock() < self._told_until
 
-    def lost(self) -> None:
-        """Take in that the store has lost the life of the pod."""
+    def lost(self, *, links_too: bool) -> None:
+        """Take in that the store has lost the life of the pod, and perhaps its links: clients wait for these."""
         self._lost += 1
-        self._told_until = self._clock() + self._lease
+        if links_too:
+            self._told_until = self._clock() + self._lease
 
     def go_on(self) -> None:
         """Begin, or go on after the store was away, if there is something left to do: the store has answered."""

@@ -585,6 +585,19 @@ class TestEmptiedStore:
 
             assert (True, False) == (resumed, third.resumes(second))
 
+    async def test_a_death_is_no_loss_of_links(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A pod that was taken for dead does not say that it reclaims: its links are there."""
+        async with run_pods(1) as (pod,):
+            await pod.claim("alice")
+            store.mark_dead("prod", "room", 0)
+            store.hold("claim")
+            await pod._heart.beat()
+            await store.wait_held()
+            (during,) = (await store.read_pods("prod", "room")).pods
+            store.release_held()
+
+            assert not during.report.reclaiming
+
     async def test_it_says_that_it_reclaims(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A pod reports that it claims again from its registration on, until it has."""
         async with run_pods(1) as (pod,):

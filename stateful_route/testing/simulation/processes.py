@@ -378,7 +378,7 @@ class PodProcess(Process):
         table = judge.server.apply("read_pods", self.config.namespace, SERVICE)
         life = PodLife(self.index, driver.incarnation)
         # A life that waits for an older one says no goodbye, or its successor would not wait.
-        accepted = {state, RoutingState.DENY_NEW_CALL} if driver._heart.waiting else {state}
+        accepted = {state, RoutingState.DENY_NEW_CALL} if driver._heart.waiting else {state}  # noqa: SLF001
         for pod in table.pods:
             if pod.life == life and not pod.dead and pod.report.routing_state not in accepted:
                 text = f"{when}: {self.name} is {pod.report.routing_state} in the store, not {state}"
