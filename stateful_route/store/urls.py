@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import ssl
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,8 @@ from stateful_route.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_log = logging.getLogger("stateful_route")
 
 Kind = Literal["single", "sentinel", "cluster", "embedded"]
 
@@ -38,7 +41,7 @@ _MAX_DATABASE = 2**31 - 1
 
 # A host as it may be shown: the user and the password are never taken for one.
 _HOST = r"[\w.-]+|\[[\w:.%-]+\]"
-_PLACE = re.compile(rf"({_HOST}|)(?::([0-9]{{1,5}}))?")
+_PLACE = re.compile(rf"({_HOST}|)(?::([0-9]{{0,5}}))?")
 _SHOWN_PLACES = re.compile(rf"(?:{_HOST})(?::[0-9]{{1,5}})?(?:,(?:{_HOST})(?::[0-9]{{1,5}})?)*")
 _BINARY = re.compile(r"[\w./ +-]*")
 _DATABASE_PATH = re.compile("/?[0-9]*")
@@ -53,7 +56,7 @@ _CERT_REQS = ("none", "optional", "required")
 _TLS_VERSIONS = {
     text: version.value
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
-    for text in (version.name.replace("_", "."), str(version.value))
+    for text in (version.name.replace("_", "."), version.name, str(version.value))
 }
 
 
@@ -129,39 +132,45 @@ _OPTIONS = {
     "ssl_password": _Option(_text),
 }
 
-# What redis-py takes as well: what we set ourselves, or what is no text, or what would do nothing here.
+# What redis-py takes, and would do nothing here: another program that is given the same URL may need it.
+_IGNORED = frozenset(
+    {
+        "decode_responses",
+        "encoding",
+        "encoding_errors",
+        "health_check_interval",
+        "max_connections",
+        "retry_on_error",
+        "retry_on_timeout",
+        "socket_timeout",
+        "timeout",
+    }
+)
+
+# What redis-py takes as well: what we set ourselves, or what is no text.
 _NOT_IN_A_URL = frozenset(
     {
         "auto_close_connection_pool",
         "connection_class",
         "connection_pool",
         "credential_provider",
-        "decode_responses",
         "driver_info",
         "encoder_class",
-        "encoding",
-        "encoding_errors",
         "event_dispatcher",
-        "health_check_interval",
         "host",
         "legacy_responses",
         "lib_name",
         "lib_version",
         "maint_notifications_config",
-        "max_connections",
         "parser_class",
         "path",
         "port",
         "redis_connect_func",
         "retry",
-        "retry_on_error",
-        "retry_on_timeout",
         "single_connection_client",
         "socket_keepalive_options",
         "socket_read_size",
-        "socket_timeout",
         "socket_type",
-        "timeout",
     }
 )
 
@@ -294,7 +303,10 @@ def _wrong_place(scheme: str, places: tuple[tuple[str, int], ...], path: str, op
         "unix": ((not name or hosts, "the path of a socket, as in unix:///run/valkey.sock"),),
         "redis+sentinel": (
             (not hosts, "a host at each place, as in redis+sentinel://host:port,host:port/service"),
-            (not name, "the name of a service as the path, as in redis+sentinel://host:26379/mymaster"),
+            (
+                not name or "/" in name,
+                "the name of a service as the path, as in redis+sentinel://host:26379/mymaster?db=0",
+            ),
         ),
         "redis+cluster": (
             (not hosts, "a host at each place, as in redis+cluster://host:port,host:port"),
@@ -323,10 +335,13 @@ def _options(query: str, scheme: str) -> dict[str, Any]:
     """Read the query. As in redis-py an empty value is none: that of a template whose variable was not set."""
     allowed = [name for name in _OPTIONS if _is_allowed(name, scheme)]
     options: dict[str, Any] = {}
-    for number, part in enumerate(query.split("&") if query else (), 1):
+    for number, part in enumerate(query.removesuffix("&").split("&") if query else (), 1):
         if "=" not in part:
             raise _RefusedError(f"name=value for each option; the one at place {number} is none")
         ((name, value),) = parse_qsl(part, keep_blank_values=True)
+        if name in _IGNORED:
+            _log.warning("the option %s of the URL does nothing here: calls have deadlines, and one connection", name)
+            continue
         if name not in allowed:
             raise _RefusedError(_instead_of(name, number, allowed, scheme))
         if name in options:
@@ -362,7 +377,7 @@ def _instead_of(name: str, number: int, allowed: list[str], scheme: str) -> str:
     if name in _OPTIONS and name.startswith("ssl"):
         return f"the option {name!r} only {'for TLS over TCP' if scheme == 'unix' else 'in a rediss:// URL'}"
     if name in _NOT_IN_A_URL or name in _OPTIONS:
-        what = f"{name!r} is none of such a URL"
+        what = f"{name!r} is not for such a URL"
     else:
         meant = difflib.get_close_matches(name.lower(), allowed, n=1)
         what = f"the one at place {number} is not known" + (f" (is {meant[0]!r} meant?)" if meant else "")

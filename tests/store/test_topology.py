@@ -254,7 +254,7 @@ EMBEDDED = "embedded://, or that and the name or path of a server, without a use
         ("redis://host?foo=bar&password=secret", f"of options {PLAIN}; the one at place 1 is not known"),
         ("redis+sentinel://u:secret@host/s?foo=bar", f"of options {ALL}; the one at place 1 is not known"),
         ("redis://host?PASSWORD=secret", f"of options {PLAIN}; the one at place 1 is not known (is 'password' meant?)"),
-        ("redis://host?retry=1&password=secret", f"of options {PLAIN}; 'retry' is none of such a URL"),
+        ("redis://host?retry=1&password=secret", f"of options {PLAIN}; 'retry' is not for such a URL"),
         ("redis://host?protocol=secret", "for the option 'protocol': 2 or 3"),
         ("redis://host?db=1&password=secret&db=2", "each option once; 'db' is there again"),
         ("redis://u:secret@host?password=other", "one password: before the host, or in the query"),
