@@ -162,6 +162,7 @@ class PodProcess(Process):
         self.over = False
         """Whether its driver has stopped."""
         self.stopped_well = False
+        self.stopped_at = 0.0
         """Whether it has stopped while nothing was wrong with its machine or the store."""
         self.states = 0
         self.left_waiting = False
@@ -425,7 +426,7 @@ class PodProcess(Process):
                 "every call ends in time", f"{self.name} stop() took {took:.3f} s: {bound:.3f} s is its bound"
             )
         await self.store.aclose()
-        self.over = True
+        self.over, self.stopped_at = True, self.machine.loop.now
 
 
 class ClientProcess(Process):

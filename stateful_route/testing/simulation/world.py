@@ -448,7 +448,8 @@ class World:
                     self._check_left(pod, leftovers_of_pod(pod.driver))
                 if pod.machine.alive and pod.over:
                     self.judge.check_losses(pod)
-            if slot[-1].machine.alive and slot[-1].stopped_well:
+            kept = self.judge.lost_until <= slot[-1].stopped_at  # the store lost nothing since
+            if slot[-1].machine.alive and slot[-1].stopped_well and kept:
                 slot[-1].check_state(RoutingState.SHUTDOWN, "stop() returned")
         for machine in self._machines():
             self._check_tasks(machine)
