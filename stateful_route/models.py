@@ -408,6 +408,8 @@ class Registration:
             believe to be alive; 0.0 if there is none.
         own: whether the life before was one of the same process.
         refused: whether another life was there than expected, so that nothing was changed.
+        previous_born: the first incarnation of the process of the life before, as far as that process knew it; 0 if
+            there is none.
 
     """
 
@@ -416,6 +418,7 @@ class Registration:
     previous_left: float
     own: bool = False
     refused: bool = False
+    previous_born: int = attrs.field(default=0, eq=False)
 
 
 class HeartbeatOutcome(enum.StrEnum):

@@ -245,7 +245,7 @@ class Heart:
                 await self._rise()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
             self._good_until = -math.inf
-            if await self._is_own_ghost():
+            if await self._may_come_back():
                 await self._begin_life()
             else:
                 self._supersede()
@@ -269,17 +269,35 @@ class Heart:
         self._lost(HeartbeatOutcome.SUPERSEDED)
         await self._begin_life()
 
-    async def _is_own_ghost(self) -> bool:
-        """Whether the newer life of the pod is a registration of this process that was not answered, and came late."""
+    @property
+    def _named(self) -> str:
+        """The name of this process, behind its first incarnation if there was one."""
+        return f"{min(self._lives)}:{self._process}" if self._last_incarnation else self._process
+
+    def _is_older_than(self, there: Registration) -> bool:
+        """Whether the process of the life that is there was born later than this one, which had a life before.
+
+        After the store was lost, the older of two processes may have been the first to register again.
+        """
+        return self._last_incarnation > 0 and min(self._lives) < there.previous_born
+
+    async def _may_come_back(self) -> bool:
+        """Whether the newer life of the pod is none of a newer process.
+
+        It may be a registration of this process that was not answered, and came late; or one of an older process, after
+        the store was lost.
+        """
         there = await self._store.register(
-            self._server, self._report(), self._lease, self._retention, process=self._process, expected=_NO_LIFE
+            self._server, self._report(), self._lease, self._retention, process=self._named, expected=_NO_LIFE
         )
+        if not there.own and self._is_older_than(there):
+            return False
+        self._expected = there.previous_incarnation or 0
         if there.own:
-            self._expected = there.previous_incarnation or 0
             self._lives.add(self._expected)
-            self._forget_unbroken()
-            self._lost(HeartbeatOutcome.SUPERSEDED)
-        return there.own
+        self._forget_unbroken()
+        self._lost(HeartbeatOutcome.SUPERSEDED)
+        return True
 
     def _forget_unbroken(self) -> None:
         self._unbroken.clear()
@@ -340,7 +358,7 @@ class Heart:
                 self._report(),
                 self._lease,
                 self._retention,
-                process=self._process,
+                process=self._named,
                 expected=self._expected,
                 above=max(self._above, self._last_incarnation),
             )
@@ -352,7 +370,7 @@ class Heart:
             elif self._spares_others:
                 self._end(_GOODBYE)
                 return sent, began
-            elif 0 < self._last_incarnation < self._expected:
+            elif self._is_older_than(began):
                 self._supersede()
                 return sent, began
         message = "others register this pod at the same time, again and again"

@@ -142,10 +142,11 @@ def registration(script: Script, reply: Any) -> Registration:
         StoreProtocolError: if it cannot be read.
 
     """
-    incarnation, previous, left_ms, own = reply
+    incarnation, previous, left_ms, own, born = reply
     if not all(isinstance(number, int) for number in reply):
         raise unreadable_reply(script, reply)
-    return Registration(incarnation, previous or None, to_seconds(left_ms), own=bool(own), refused=not incarnation)
+    left = to_seconds(left_ms)
+    return Registration(incarnation, previous or None, left, own=bool(own), refused=not incarnation, previous_born=born)
 
 
 async def pod_table(script: Script, reply: Any) -> PodTable:

@@ -179,9 +179,10 @@ class Store(Protocol):
         """Begin a life of a pod: take an incarnation and publish the first heartbeat.
 
         With ``expected`` it does so only in place of the life with that incarnation (0: if there is none), so that a
-        call that arrives late, after another one, changes nothing. ``process`` is a name without white space: a life
-        of the same process is not one that has to end before the new one may own. The incarnation is higher than
-        ``above``, which a store that was lost, and whose clock was put back, does not know.
+        call that arrives late, after another one, changes nothing. ``process`` is a name without white space, behind
+        the first incarnation of the process and a colon if it has had one: a life of the same process is not one that
+        has to end before the new one may own, and of two processes the one that was born later is the newer one. The
+        incarnation is higher than ``above``, which a store that was lost, and whose clock was put back, does not know.
         Entries of pods that have said nothing for ``retention`` seconds are dropped on the way.
         """
         ...

@@ -76,6 +76,16 @@ class _Pod:
         )
 
 
+def _name(process: str) -> str:
+    return process.rpartition(":")[2]
+
+
+def _born(pod: _Pod) -> int:
+    """Return the first incarnation of the process of a pod, as far as it knew it."""
+    born, colon, _ = pod.process.rpartition(":")
+    return int(born) if colon else pod.incarnation
+
+
 def _without_numbers(report: PodReport) -> PodReport:
     return attrs.evolve(report, load=0, links=0, placed_total=0)
 
@@ -125,9 +135,11 @@ class ServicePods:
     ) -> Registration:
         """Begin a life of a pod, if the one before is the expected one; drop the pods that were silent for long."""
         known = self._pods.get(pod_index)
-        own = known is not None and bool(process) and known.process == process
+        own = known is not None and bool(process) and _name(known.process) == _name(process)
+        born = 0 if known is None else _born(known)
         if expected not in {None, 0 if known is None else known.incarnation}:
-            return Registration(0, known.incarnation if known else None, 0.0, own=own, refused=True)
+            before = known.incarnation if known else None
+            return Registration(0, before, 0.0, own=own, refused=True, previous_born=born)
         self._leave_future(pod_index, now)
         self._prune(pod_index, retention_ms, now)
         heard_ms = self._heard_ms()
@@ -143,7 +155,7 @@ class ServicePods:
         began = _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, lease_ms, 0, process=process, free_ms=free_ms)
         self._change(pod_index, began, now)
         left = to_seconds(max(0, free_ms - now.ms))
-        return Registration(incarnation, known.incarnation if known else None, left, own=own)
+        return Registration(incarnation, known.incarnation if known else None, left, own=own, previous_born=born)
 
     def beat(
         self, pod_index: int, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment

@@ -867,3 +867,19 @@ class TestLateAnswers:
 
             assert [False, True] == [refused.is_owned(), claimed.is_owned()]
             assert pod.incarnation > lost.incarnation
+
+    @pytest.mark.parametrize("first", ["older", "newer"])
+    async def test_two_processes_after_a_loss(
+        self, make_server: MakeServer, store: MemoryStore, clock: ManualClock, first: str
+    ) -> None:
+        """Of two processes with one index it is the newer one that goes on after a loss, whichever registers first."""
+        async with make_server() as older, make_server(index_is_exclusive=True) as newer:
+            store.deafen()  # the older one has not heard of the newer one
+            store.lose_all()
+            for process in (older, newer) if first == "older" else (newer, older):
+                await process._heart.beat()
+            await older._heart.beat()
+            await newer._heart.beat()
+
+            assert (False, True) == (older.healthy, newer.healthy)
+            assert (await newer.claim("alice")).is_owned()

@@ -4,7 +4,7 @@
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.
 -- keys: pods versions deadlines
 -- args: pod lease_ms state load links placed rest retention_ms channel service process? expected? above?
--- returns: incarnation previous_incarnation previous_left_ms own
+-- returns: incarnation previous_incarnation previous_left_ms own previous_born
 -- writes: yes
 -- rerun: safe; without `expected` each run begins another life, which supersedes the one before
 -- cost: 13 commands, and 4 for each pod that is dropped
@@ -15,8 +15,13 @@ local before = parse_pod(redis.call('HGET', KEYS[1], pod))
 local there = before and before.incarnation or 0
 local process = ARGV[11] or ''
 if process == '' then process = '-' end
-local own = before and process ~= '-' and before.process == process and 1 or 0
-if (ARGV[12] or '') ~= '' and tonumber(ARGV[12]) ~= there then return { 0, there, 0, own } end
+-- A process is "<the first of its incarnations>:<name>", or the name alone before it has one.
+local function name_of(text)
+  return string.match(text, '[^:]*$')
+end
+local own = before and process ~= '-' and name_of(before.process) == name_of(process) and 1 or 0
+local born = before and tonumber(string.match(before.process, '^(%d+):') or '') or there
+if (ARGV[12] or '') ~= '' and tonumber(ARGV[12]) ~= there then return { 0, there, 0, own, born } end
 if before and before.at_ms > now_ms then
   leave_future()
   before = parse_pod(redis.call('HGET', KEYS[1], pod))
@@ -48,4 +53,4 @@ write_pod(pod, {
   process = process, free_ms = free_ms, rest = ARGV[7],
 }, true, before ~= nil, retention_ms)
 announce(ARGV[9], ARGV[10], pod, incarnation, ARGV[3])
-return { incarnation, there, math.max(0, free_ms - now_ms), own }
+return { incarnation, there, math.max(0, free_ms - now_ms), own, born }

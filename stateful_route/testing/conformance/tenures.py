@@ -159,6 +159,19 @@ class Tenures(Parts):
         assert above + 1 == second.incarnation
         assert third.incarnation > second.incarnation
 
+    async def test_the_birth_of_a_process(self, store: Store, server: ServerInfo) -> None:
+        """A registration tells the first incarnation of the process before: that of the life, or the one it names."""
+        first = await store.register(server, REPORT, LONG, RETENTION, process=PROCESS)
+        again = await store.register(server, REPORT, LONG, RETENTION, process=f"{first.incarnation}:{PROCESS}")
+        other = await store.register(server, REPORT, LONG, RETENTION, process=ANOTHER, expected=0)
+
+        assert (0, first.incarnation, first.incarnation) == (
+            first.previous_born,
+            again.previous_born,
+            other.previous_born,
+        )
+        assert (True, True) == (again.own, other.refused)
+
     async def test_own_life(self, store: Store, server: ServerInfo) -> None:
         """A process need not wait for an older life of its own, but for all those of others before that."""
         await store.register(server, REPORT, LONGER, RETENTION, process=ANOTHER)
