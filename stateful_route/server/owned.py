@@ -152,9 +152,9 @@ class Owned:
         What is sent names the epoch of the link: one that arrives late ends no later claim.
         """
         async with within(self._deadline, "release"), self._turns.take(uid):
-            handle = self._handles.get(uid)
-            self.forget(uid)
-            if handle is not None and pod_index in {None, self.pod_index}:
+            handle = self._handles.get(uid) if pod_index in {None, self.pod_index} else None
+            if handle is not None:
+                self.forget(uid)
                 owner, epoch = self.pod_index, handle.epoch
             else:
                 owner, epoch = await self._holder(uid)

@@ -419,6 +419,14 @@ class TestGivenUp:
             assert removed
             assert [before.link.epoch] == [settings["epoch"] for settings in sent]
 
+    async def test_removal_for_another_pod(self, run_pods: RunPods) -> None:
+        """A removal of the link if another pod has it leaves what this pod owns alone."""
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            removed = await pod.remove_linked_pod_with_id("", "alice", "room", 7)
+
+            assert (False, True) == (removed, handle.is_owned())
+
     async def test_removal_of_what_has_moved(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A removal by a pod whose handle is out of date removes the link all the same, whoever holds it."""
         async with run_pods(1) as (pod,):
