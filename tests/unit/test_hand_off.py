@@ -373,7 +373,8 @@ class TestOnce:
             before = list(handed)
         store.fail_with(None)
 
-        assert ([], uids) == (before, handed)
+        # In the order of the uids only as long as the loop is not late.
+        assert ([], sorted(uids)) == (before, sorted(handed))
         assert handle is not None
         assert not handle.is_owned()
         assert [True] * 100 == [await linked(store, uid) for uid in uids]

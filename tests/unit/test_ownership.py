@@ -143,6 +143,22 @@ async def test_released_twice_around_a_claim(run_pods: RunPods) -> None:
         assert (False, True) == (done, second.is_owned())
 
 
+async def test_older_release_again(run_pods: RunPods, store: MemoryStore) -> None:
+    """A release that is tried again gives up nothing of a newer tenure that began meanwhile."""
+    async with run_pods(1) as (pod,):
+        older = await pod.claim("alice")
+        store.fail_with(AWAY, "release")
+        with pytest.raises(StoreUnavailableError):
+            await older.release()
+        store.fail_with(None)
+        await store.release(ALICE)
+        newer = await pod.claim("alice")
+        done = await older.release()
+
+        assert (False, True) == (done, newer.is_owned())
+        assert newer is pod.owned("alice")
+
+
 async def test_release_while_the_store_is_away(run_pods: RunPods, store: MemoryStore) -> None:
     """A release without an answer is not owned all the same, and can be repeated."""
     async with run_pods(1) as (pod,):
