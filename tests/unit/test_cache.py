@@ -473,6 +473,16 @@ class TestBounds:
         assert len(cache._services) <= 1001
         assert len(cache._by_prefix) == len(cache._services) == len(cache.front["prod"])
 
+    def test_namespaces_that_are_gone(self, clock: ManualClock) -> None:
+        """Of a namespace whose links have all ended nothing is left, be it in the front or not."""
+        cache = LinkCache(100, ttl=10.0, margin=1.0, clock=clock)
+        for number in range(3000):
+            cache.put((f"tenant-{number}", "alice", "room"), pod(), link(), clock())
+            clock.advance(0.1)
+
+        assert len(cache._services) <= 1001
+        assert len(cache._services) == len(cache._by_namespace) == len(cache.front) - 1  # "" is the own one
+
     def test_nothing_for_the_collector(self, clock: ManualClock) -> None:
         """A link is no object for the garbage collector: there are as many with 20,000 links as with a few."""
         cache = LinkCache(50_000, ttl=100.0, margin=1.0, clock=clock)

@@ -613,6 +613,48 @@ class TestReclaim:
 
             assert (None, None) == (pod.owned("alice"), await store.get_link(ALICE))
 
+    async def test_released_before_its_turn(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Uids that are released while others are claimed again are not claimed again."""
+        async with run_pods(1) as (pod,):
+            handles = [await pod.claim(f"user-{number}") for number in range(20)]
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            store.hold("claim")
+            await pod._heart.beat()
+            await store.wait_held(16)
+            releases = [asyncio.create_task(handle.release()) for handle in handles]
+            await asyncio.sleep(0)  # so that each waits for its turn, or is sent
+            store.release_held()
+            await asyncio.gather(*releases)
+            await pod._reclaim.wait(10.0)
+
+            assert [] == pod._owned.uids
+            assert [None] * 20 == [await store.get_link(LinkKey(NAMESPACE, h.uid, SERVICE)) for h in handles]
+
+    async def test_failed_ones_come_last(self, store: MemoryStore, clock: ManualClock) -> None:
+        """What could not be claimed again comes last the next time, so that it does not keep the others from it."""
+
+        class InOrder(Random):
+            def shuffle(self, x: object) -> None:
+                """Leave all as it is."""
+
+        claim = store.claim
+
+        async def without_bad(key: LinkKey, owner: PodLife, **settings: Any) -> Any:
+            if key.uid != "good":
+                raise AWAY
+            return await claim(key, owner, **settings)
+
+        async with ServerDriver(store, room(0), CONFIG, clock=clock, random=InOrder()) as pod:
+            for uid in [*(f"bad-{number}" for number in range(20)), "good"]:
+                await pod.claim(uid)
+            store.claim = without_bad  # type: ignore[method-assign]  # one part of the store is away
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            for _ in range(2):
+                await pod._heart.beat()
+                await pod._reclaim.wait(10.0)
+
+            assert pod.owned("good") is not None
+
     async def test_life_lost_during_it(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A life that is lost while the uids are claimed again costs none of them."""
         async with run_pods(1) as (pod,):

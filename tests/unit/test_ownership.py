@@ -294,6 +294,49 @@ async def test_resumes_over_two_lives(run_pods: RunPods, store: MemoryStore) -> 
         assert ([True] * 2, [False] * 3) == (after, [another.resumes(older) for older in handles])
 
 
+@pytest.mark.parametrize("how", ["another life", "release"])
+async def test_lost_handle_resumes_nothing(run_pods: RunPods, store: MemoryStore, how: str) -> None:
+    """A handle that has gone on with an older one does so no more once it is given up itself."""
+    async with run_pods(1) as (pod,):
+        await eventually(lambda: bool(store._listeners))
+        before = await pod.claim("alice")
+        if how == "release":
+            await before.release()
+        else:
+            store.mark_dead("prod", "room", 0)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+        after = await pod.claim("alice")
+        resumed = after.resumes(before)
+        await after.release()
+
+        assert (True, False) == (resumed, after.resumes(before))
+
+
+async def test_answer_after_the_end(run_pods: RunPods, store: MemoryStore) -> None:
+    """A claim that is answered after the pod has said goodbye is lost at once, and whoever asks is told so."""
+    async with run_pods(1) as (pod,):
+        store.hold("claim", answers=True)
+        claiming = asyncio.create_task(pod.claim("alice"))
+        await store.wait_held()
+        await pod._heart.say_goodbye()
+        store.release_held()
+        handle = await claiming
+        await asyncio.wait_for(handle.lost(), 1.0)
+
+        assert (False, []) == (handle.is_owned(), pod._owned.uids)
+
+
+async def test_nothing_to_look_after(run_pods: RunPods, store: MemoryStore) -> None:
+    """A pod that owns nothing asks the store for no links."""
+    async with run_pods(1) as (pod,):
+        await eventually(lambda: bool(store._listeners))
+        before = store.operations["get_links"]
+        await pod._owned.look_after()
+
+        assert before == store.operations["get_links"]
+
+
 class TestOvertaken:
     """An answer that is overtaken by an invalidation is looked at again before it counts."""
 
@@ -559,16 +602,29 @@ class TestEmptiedStore:
 
             assert not (await pod.claim("alice")).resumes(before)
 
-    async def test_an_unanswered_claim(self, run_pods: RunPods, store: MemoryStore) -> None:
+    @pytest.mark.parametrize("how", ["timed out", "cancelled"])
+    async def test_an_unanswered_claim(self, run_pods: RunPods, store: MemoryStore, how: str) -> None:
         """A uid is not resumed if an earlier claim after the loss was not answered: it has used up what a mark told."""
-        async with run_pods(1) as (pod,):
+        async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
             store.lose_all()
-            claims = store.operations["claim"]
-            store.fail_with(TIMEOUT, "claim", applied=True)
-            await pod._heart.beat()
-            await eventually(lambda: store.operations["claim"] > claims)
-            store.fail_with(None)
+            await (await other.claim("alice")).release()
+            if how == "cancelled":
+                store.hold("claim", answers=True)
+                await pod._heart.beat()
+                await store.wait_held()
+                await pod._reclaim.stop()
+                store.release_held()
+            else:
+                claims = store.operations["claim"]
+                store.fail_with(TIMEOUT, "claim", applied=True)
+                await pod._heart.beat()
+                await eventually(lambda: store.operations["claim"] > claims)
+                await pod._reclaim.wait(10.0)
+                store.fail_with(None)
+            store.expire_link(ALICE)
             await pod._heart.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
@@ -658,6 +714,7 @@ class TestOneOfMany:
 
             assert all(pod.owned(uid) for uid in bad)
             assert not pod._reclaim.pending
+            assert set() == pod._owned._unclaimed
 
     async def test_reclaiming_is_told_for_a_lease(
         self, run_pods: RunPods, store: MemoryStore, clock: ManualClock
