@@ -141,6 +141,15 @@ class TestDrain:
 
         assert took >= 0.2
 
+    async def test_first_is_at_once(self, make_pod: MakePod) -> None:
+        """The first uid waits for nothing, however low the rate is."""
+        async with make_pod(drain_rate=0.1) as pod:
+            await pod.claim("alice")
+            async with asyncio.timeout(5.0):
+                await pod.drain()
+
+            assert [] == pod._owned.uids
+
     async def test_failing_hand_off(
         self, make_pod: MakePod, store: MemoryStore, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -629,6 +638,26 @@ class TestReclaim:
 
             assert [] == pod._owned.uids
             assert [None] * 20 == [await store.get_link(LinkKey(NAMESPACE, h.uid, SERVICE)) for h in handles]
+
+    async def test_left_behind(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A uid whose claim was answered to a life that is lost, and to the next one not, is claimed again."""
+        async with run_pods(1) as (pod,):
+            await eventually(lambda: bool(store._listeners))
+            store.hold("claim", answers=True)
+            claiming = asyncio.create_task(pod.claim("alice"))
+            await store.wait_held()
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)  # of nothing
+            store.fail_with(AWAY, "claim")
+            store.release_held()
+            with pytest.raises(StoreUnavailableError):
+                await claiming
+            store.fail_with(None)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+
+            assert pod.owned("alice") is not None
 
     async def test_failed_ones_come_last(self, store: MemoryStore, clock: ManualClock) -> None:
         """What could not be claimed again comes last the next time, so that it does not keep the others from it."""

@@ -162,6 +162,21 @@ class TestOnce:
 
         assert ["alice"] == handed
 
+    async def test_released_by_its_hand_off(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A hand-off may release its uid itself: the drain goes on with the others, and all are gone."""
+
+        async def hand_off(uid: str) -> None:
+            handle = pod.owned(uid)
+            assert handle is not None
+            await handle.release()
+
+        async with make_pod(hand_off) as pod:
+            uids = await claim(pod, 3)
+            await pod.drain()
+
+            assert [False] * 3 == [await linked(store, uid) for uid in uids]
+            assert [] == pod._owned.uids
+
     async def test_slow_one(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A hand-off that takes long keeps 63 others at a time from nothing, and no more than 64 run at once."""
         running, most = 0, 0

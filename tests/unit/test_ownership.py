@@ -659,6 +659,19 @@ class TestEmptiedStore:
 
             assert (True, False) == (during.report.reclaiming, after.report.reclaiming)
 
+    async def test_nothing_to_reclaim(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A pod that owned nothing does not say that it claims again, as nobody has to wait for it."""
+        async with run_pods(1) as (pod,):
+            store.lose_all()
+            store.hold("register", answers=True)
+            beating = asyncio.create_task(pod._heart.beat())
+            await store.wait_held()
+            (state,) = (await store.read_pods("prod", "room")).pods
+            store.release_held()
+            await beating
+
+            assert not state.report.reclaiming
+
 
 class TestOneOfMany:
     """What cannot be looked at, claimed or released now holds up nothing else, and is not forgotten."""
@@ -803,6 +816,8 @@ class TestWhatResumes:
         """A forced link does not tell who had the uid in between, so nothing is resumed by it."""
         async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
             store.lose_all()
             await (await other.claim("alice")).release()
             store.fail_with(AWAY, "claim")
@@ -814,10 +829,26 @@ class TestWhatResumes:
             assert after is not None
             assert not after.resumes(before)
 
+    async def test_another_process_had_it(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A uid that another process with the same index had after the store was lost is inherited, not resumed."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other process claims
+            await eventually(lambda: not store._listeners)
+            store.lose_all()
+            await store.claim(ALICE, PodLife(0, pod.incarnation + 1))
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            after = await pod.claim("alice")
+
+            assert (True, True, False) == (after.is_owned(), after.inherited, after.resumes(before))
+
     async def test_lost_twice(self, run_pods: RunPods, store: MemoryStore) -> None:
         """What was not claimed again before a second loss of the store is not resumed: a mark was lost with it."""
         async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
             store.fail_with(AWAY, "claim")
             store.lose_all()
             await pod._heart.beat()
