@@ -132,6 +132,24 @@ class TestOnce:
 
         assert ["alice"] == hand_off.uids
 
+    async def test_another_life_during_it(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A uid whose tenure goes on in another life of the pod while it is handed off is released after it."""
+        handed: list[str] = []
+
+        async def hand_off(uid: str) -> None:
+            handed.append(uid)
+            store.mark_dead("prod", "room", 0)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            assert pod.owned(uid) is not None
+
+        async with make_pod(hand_off) as pod:
+            await claim(pod, 1)
+            await pod.drain()
+            left = await linked(store, "user-0")
+
+        assert (["user-0"], False) == (handed, left)
+
     async def test_swallowed_cancellation(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A hand-off that ends without an error when it is cut off has not done its work: its uid is left."""
 
