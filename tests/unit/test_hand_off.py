@@ -95,6 +95,20 @@ class TestOnce:
         assert ["alice", "bob"] == hand_off.uids
         assert [True, True] == [await linked(store, uid) for uid in ("alice", "bob")]
 
+    async def test_claimed_anew(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A uid whose hand-off was cut off is handed off again if it was given up and claimed anew since."""
+        hand_off = NeverEnds()
+        pod = make_pod(hand_off, drain_deadline=0.5, stop_deadline=1.0)
+        await pod.start()
+        handle = await pod.claim("alice")
+        await pod.drain()
+        await handle.release()
+        await pod.claim("alice")
+        await pod.stop()
+
+        assert ["alice", "alice"] == hand_off.uids
+        assert await linked(store, "alice")
+
     async def test_goodbye_after_it(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A late hand-off that does not end leaves stop() the time to say goodbye within stop_deadline."""
         pod = make_pod(NeverEnds(), stop_deadline=1.0)

@@ -653,8 +653,7 @@ class TestEmptiedStore:
             await store.wait_held()
             (during,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
-            await eventually(lambda: not pod._reclaim.pending)
-            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)  # it says so itself, and not with the next heartbeat
             (after,) = (await store.read_pods("prod", "room")).pods
 
             assert (True, False) == (during.report.reclaiming, after.report.reclaiming)
