@@ -275,6 +275,22 @@ class TestOnce:
 
         assert sorted(uids) == sorted(handed)
 
+    async def test_failed_once(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A uid that stays, as its hand-off failed, can be handed off by the next rebalancing."""
+        handed: list[str] = []
+
+        async def hand_off(uid: str) -> None:
+            handed.append(uid)
+            if len(handed) == 1:
+                raise ValueError(uid)
+
+        async with make_pod(hand_off) as pod:
+            await claim(pod, 1)
+            released = [await pod._hand_over.let_go("user-0") for _ in range(2)]
+            left = await linked(store, "user-0")
+
+        assert ([False, True], False) == (released, left)
+
     @pytest.mark.parametrize("ends", ["returns", "raises"])
     async def test_rebalancing_that_keeps_its_cancellation(
         self, make_pod: MakePod, store: MemoryStore, ends: str
