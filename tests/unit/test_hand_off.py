@@ -275,6 +275,26 @@ class TestOnce:
 
         assert sorted(uids) == sorted(handed)
 
+    async def test_two_at_once(self, make_pod: MakePod) -> None:
+        """A uid that is being handed off is not handed off by another rebalancing beside it."""
+        handed: list[str] = []
+        go_on = asyncio.Event()
+
+        async def hand_off(uid: str) -> None:
+            handed.append(uid)
+            await go_on.wait()
+
+        async with make_pod(hand_off) as pod:
+            await claim(pod, 1)
+            first = asyncio.create_task(pod._hand_over.let_go("user-0"))
+            await eventually(lambda: bool(handed))
+            second = asyncio.create_task(pod._hand_over.let_go("user-0"))
+            await asyncio.sleep(0)  # so that it begins
+            go_on.set()
+            released = await asyncio.gather(first, second)
+
+        assert (["user-0"], [True, False]) == (handed, released)
+
     async def test_failed_once(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A uid that stays, as its hand-off failed, can be handed off by the next rebalancing."""
         handed: list[str] = []
