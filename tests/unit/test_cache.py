@@ -473,6 +473,20 @@ class TestBounds:
         assert len(cache._services) <= 1001
         assert len(cache._by_prefix) == len(cache._services) == len(cache.front["prod"])
 
+    def test_life_that_was_forgotten(self, clock: ManualClock) -> None:
+        """A life that was forgotten, as all its links had ended, gets new ones that are found."""
+        cache = LinkCache(5000, ttl=10.0, margin=1.0, clock=clock)
+        here = pod()
+        cache.put(KEY, here, link(), clock())
+        clock.advance(10.0)
+        for number in range(1001):
+            cache.put(key_of(number), pod(), link(), clock())
+        forgotten = here not in cache._services["prod", "room"].latest
+        cache.put(KEY, here, link(), clock())
+
+        assert forgotten
+        assert here is cache.pod(KEY)
+
     def test_namespaces_that_are_gone(self, clock: ManualClock) -> None:
         """Of a namespace whose links have all ended nothing is left, be it in the front or not."""
         cache = LinkCache(100, ttl=10.0, margin=1.0, clock=clock)
