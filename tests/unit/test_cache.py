@@ -172,6 +172,14 @@ class TestOldNews:
         assert [None, 2, 3] == indexes(first, second, cache.pod(KEY))
         assert ({}, {}) == (cache._asked, cache._outdated)
 
+    def test_asked_for_many(self, cache: LinkCache) -> None:
+        """Once many questions are answered, nothing is kept of them."""
+        with cache.asking([key_of(uid) for uid in "abc"]) as keys:
+            for key in keys:
+                cache.outdate(key, 5)
+
+        assert ({}, {}) == (cache._asked, cache._outdated)
+
     def test_outdate(self, cache: LinkCache, clock: ManualClock) -> None:
         """An entry of the announced epoch or an earlier one is dropped, one by hand always, and no later one."""
         cache.put(key_of("a"), pod(), link(epoch=5), clock())

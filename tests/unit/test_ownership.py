@@ -572,19 +572,22 @@ class TestEmptiedStore:
         """A uid that another pod had in between is not resumed, though nothing but a mark is left of that."""
         async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
             store.lose_all()
             await (await other.claim("alice")).release(grace)
             clock.advance(2.0)
             await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
             after = await pod.claim("alice")
 
             assert (True, False) == (after.is_owned(), after.resumes(before))
 
-    async def test_lease_had_ended(self, run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
+    async def test_lease_had_ended(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
         """A uid is not resumed if the pod heard of the loss after its lease: in between it may have been taken over."""
-        async with run_pods(1) as (pod,):
+        async with make_server(heartbeat=5.0, lease=20.0) as pod:
             before = await pod.claim("alice")
-            clock.advance(501.0)
+            clock.advance(21.0)
             store.lose_all()
             await pod._heart.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
@@ -827,6 +830,43 @@ class TestWhatResumes:
 
             assert after is not None
             assert not after.resumes(before)
+
+    @pytest.mark.parametrize("how", ["own mark", "dead", "unreadable"])
+    async def test_what_the_store_has(self, run_pods: RunPods, store: MemoryStore, how: str) -> None:
+        """A mark of the own tenure tells that nobody had the uid since; no mark after a death does not."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost with the link
+            await eventually(lambda: not store._listeners)
+            if how == "unreadable":
+                store.lose_all()
+                store.poison_link(ALICE)
+            else:
+                store.mark_dead("prod", "room", 0)
+                if how == "own mark":
+                    await store.release(ALICE)
+                else:
+                    store.expire_link(ALICE)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            after = await pod.claim("alice")
+
+            assert (True, how == "own mark") == (after.is_owned(), after.resumes(before))
+
+    async def test_nothing_is_known(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
+        """A claim goes on with no handle of which nothing is known, as one has while an older life is waited for."""
+        older = make_server()
+        await older.start()
+        await older._beating.stop()  # as if it were killed
+        async with make_server() as pod:
+            await eventually(lambda: bool(store._listeners))
+            before = await pod.claim("alice")
+            clock.advance(501.0)
+            await pod._heart.beat()
+            after = await pod.claim("alice")
+
+            assert (None, True, False) == (before.epoch, after.is_owned(), after.resumes(before))
+        await older.stop()
 
     async def test_another_process_had_it(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A uid that another process with the same index had after the store was lost is inherited, not resumed."""
