@@ -55,6 +55,7 @@ class Owned:
         self._deadline = deadline
         self._random = random
         self._handles: dict[str, Ownership] = {}
+        """Those that are held: one that is dropped is taken out in the same step."""
         self._turns = Turns()
         self._claiming = SingleFlight[tuple[str, bool, int], Ownership]()
         self._unsure: dict[str, set[int]] = {}
@@ -269,7 +270,7 @@ class Owned:
         """Claim a uid again; return whether there was something to claim."""
         async with within(self._deadline, "claim"), self._turns.take(uid, claims=True) as turn:
             handle = self._handles.get(uid)
-            if handle is None or not handle.held or handle.incarnation == self.heart.incarnation:
+            if handle is None or handle.incarnation == self.heart.incarnation:
                 return False
             try:
                 await self._claim_in_turn(uid, turn)
@@ -408,7 +409,7 @@ class Owned:
             resumed = before
         inherited = answer.outcome is Outcome.INHERITED and resumed is None
         handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=resumed)
-        if handle.held and before is not None and before.held and before.epoch == handle.epoch:
+        if handle.held and before is not None and before.epoch == handle.epoch:
             return before
         self.forget(uid)
         if self.heart.ended:

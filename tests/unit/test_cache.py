@@ -172,6 +172,14 @@ class TestOldNews:
         assert [None, 2, 3] == indexes(first, second, cache.pod(KEY))
         assert ({}, {}) == (cache._asked, cache._outdated)
 
+    def test_asked_for_many(self, cache: LinkCache) -> None:
+        """Once many questions are answered, nothing is kept of them."""
+        with cache.asking([key_of(uid) for uid in "abc"]) as keys:
+            for key in keys:
+                cache.outdate(key, 5)
+
+        assert ({}, {}) == (cache._asked, cache._outdated)
+
     def test_outdate(self, cache: LinkCache, clock: ManualClock) -> None:
         """An entry of the announced epoch or an earlier one is dropped, one by hand always, and no later one."""
         cache.put(key_of("a"), pod(), link(epoch=5), clock())
@@ -472,6 +480,30 @@ class TestBounds:
         assert len(cache._holders) <= 1001
         assert len(cache._services) <= 1001
         assert len(cache._by_prefix) == len(cache._services) == len(cache.front["prod"])
+
+    def test_life_that_was_forgotten(self, clock: ManualClock) -> None:
+        """A life that was forgotten, as all its links had ended, gets new ones that are found."""
+        cache = LinkCache(5000, ttl=10.0, margin=1.0, clock=clock)
+        here = pod()
+        cache.put(KEY, here, link(), clock())
+        clock.advance(10.0)
+        for number in range(1001):
+            cache.put(key_of(number), pod(), link(), clock())
+        forgotten = here not in cache._services["prod", "room"].latest
+        cache.put(KEY, here, link(), clock())
+
+        assert forgotten
+        assert here is cache.pod(KEY)
+
+    def test_namespaces_that_are_gone(self, clock: ManualClock) -> None:
+        """Of a namespace whose links have all ended nothing is left, be it in the front or not."""
+        cache = LinkCache(100, ttl=10.0, margin=1.0, clock=clock)
+        for number in range(3000):
+            cache.put((f"tenant-{number}", "alice", "room"), pod(), link(), clock())
+            clock.advance(0.1)
+
+        assert len(cache._services) <= 1001
+        assert len(cache._services) == len(cache._by_namespace) == len(cache.front) - 1  # "" is the own one
 
     def test_nothing_for_the_collector(self, clock: ManualClock) -> None:
         """A link is no object for the garbage collector: there are as many with 20,000 links as with a few."""

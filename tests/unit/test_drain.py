@@ -141,6 +141,15 @@ class TestDrain:
 
         assert took >= 0.2
 
+    async def test_first_is_at_once(self, make_pod: MakePod) -> None:
+        """The first uid waits for nothing, however low the rate is."""
+        async with make_pod(drain_rate=0.1) as pod:
+            await pod.claim("alice")
+            async with asyncio.timeout(5.0):
+                await pod.drain()
+
+            assert [] == pod._owned.uids
+
     async def test_failing_hand_off(
         self, make_pod: MakePod, store: MemoryStore, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -612,6 +621,68 @@ class TestReclaim:
             await release
 
             assert (None, None) == (pod.owned("alice"), await store.get_link(ALICE))
+
+    async def test_released_before_its_turn(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Uids that are released while others are claimed again are not claimed again."""
+        async with run_pods(1) as (pod,):
+            handles = [await pod.claim(f"user-{number}") for number in range(20)]
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            store.hold("claim")
+            await pod._heart.beat()
+            await store.wait_held(16)
+            releases = [asyncio.create_task(handle.release()) for handle in handles]
+            await asyncio.sleep(0)  # so that each waits for its turn, or is sent
+            store.release_held()
+            await asyncio.gather(*releases)
+            await pod._reclaim.wait(10.0)
+
+            assert [] == pod._owned.uids
+            assert [None] * 20 == [await store.get_link(LinkKey(NAMESPACE, h.uid, SERVICE)) for h in handles]
+
+    async def test_left_behind(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A uid whose claim was answered to a life that is lost, and to the next one not, is claimed again."""
+        async with run_pods(1) as (pod,):
+            await eventually(lambda: bool(store._listeners))
+            store.hold("claim", answers=True)
+            claiming = asyncio.create_task(pod.claim("alice"))
+            await store.wait_held()
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)  # of nothing
+            store.fail_with(AWAY, "claim")
+            store.release_held()
+            with pytest.raises(StoreUnavailableError):
+                await claiming
+            store.fail_with(None)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+
+            assert pod.owned("alice") is not None
+
+    async def test_failed_ones_come_last(self, store: MemoryStore, clock: ManualClock) -> None:
+        """What could not be claimed again comes last the next time, so that it does not keep the others from it."""
+
+        class InOrder(Random):
+            def shuffle(self, x: object) -> None:
+                """Leave all as it is."""
+
+        claim = store.claim
+
+        async def without_bad(key: LinkKey, owner: PodLife, **settings: Any) -> Any:
+            if key.uid != "good":
+                raise AWAY
+            return await claim(key, owner, **settings)
+
+        async with ServerDriver(store, room(0), CONFIG, clock=clock, random=InOrder()) as pod:
+            for uid in [*(f"bad-{number}" for number in range(20)), "good"]:
+                await pod.claim(uid)
+            store.claim = without_bad  # type: ignore[method-assign]  # one part of the store is away
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            for _ in range(2):
+                await pod._heart.beat()
+                await pod._reclaim.wait(10.0)
+
+            assert pod.owned("good") is not None
 
     async def test_life_lost_during_it(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A life that is lost while the uids are claimed again costs none of them."""

@@ -95,6 +95,20 @@ class TestOnce:
         assert ["alice", "bob"] == hand_off.uids
         assert [True, True] == [await linked(store, uid) for uid in ("alice", "bob")]
 
+    async def test_claimed_anew(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A uid whose hand-off was cut off is handed off again if it was given up and claimed anew since."""
+        hand_off = NeverEnds()
+        pod = make_pod(hand_off, drain_deadline=0.5, stop_deadline=1.0)
+        await pod.start()
+        handle = await pod.claim("alice")
+        await pod.drain()
+        await handle.release()
+        await pod.claim("alice")
+        await pod.stop()
+
+        assert ["alice", "alice"] == hand_off.uids
+        assert await linked(store, "alice")
+
     async def test_goodbye_after_it(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A late hand-off that does not end leaves stop() the time to say goodbye within stop_deadline."""
         pod = make_pod(NeverEnds(), stop_deadline=1.0)
@@ -132,6 +146,24 @@ class TestOnce:
 
         assert ["alice"] == hand_off.uids
 
+    async def test_another_life_during_it(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A uid whose tenure goes on in another life of the pod while it is handed off is released after it."""
+        handed: list[str] = []
+
+        async def hand_off(uid: str) -> None:
+            handed.append(uid)
+            store.mark_dead("prod", "room", 0)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            assert pod.owned(uid) is not None
+
+        async with make_pod(hand_off) as pod:
+            await claim(pod, 1)
+            await pod.drain()
+            left = await linked(store, "user-0")
+
+        assert (["user-0"], False) == (handed, left)
+
     async def test_swallowed_cancellation(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A hand-off that ends without an error when it is cut off has not done its work: its uid is left."""
 
@@ -161,6 +193,21 @@ class TestOnce:
             await pod.drain()
 
         assert ["alice"] == handed
+
+    async def test_released_by_its_hand_off(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A hand-off may release its uid itself: the drain goes on with the others, and all are gone."""
+
+        async def hand_off(uid: str) -> None:
+            handle = pod.owned(uid)
+            assert handle is not None
+            await handle.release()
+
+        async with make_pod(hand_off) as pod:
+            uids = await claim(pod, 3)
+            await pod.drain()
+
+            assert [False] * 3 == [await linked(store, uid) for uid in uids]
+            assert [] == pod._owned.uids
 
     async def test_slow_one(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A hand-off that takes long keeps 63 others at a time from nothing, and no more than 64 run at once."""
@@ -227,6 +274,42 @@ class TestOnce:
                 await pod.drain()
 
         assert sorted(uids) == sorted(handed)
+
+    async def test_two_at_once(self, make_pod: MakePod) -> None:
+        """A uid that is being handed off is not handed off by another rebalancing beside it."""
+        handed: list[str] = []
+        go_on = asyncio.Event()
+
+        async def hand_off(uid: str) -> None:
+            handed.append(uid)
+            await go_on.wait()
+
+        async with make_pod(hand_off) as pod:
+            await claim(pod, 1)
+            first = asyncio.create_task(pod._hand_over.let_go("user-0"))
+            await eventually(lambda: bool(handed))
+            second = asyncio.create_task(pod._hand_over.let_go("user-0"))
+            await asyncio.sleep(0)  # so that it begins
+            go_on.set()
+            released = await asyncio.gather(first, second)
+
+        assert (["user-0"], [True, False]) == (handed, list(released))
+
+    async def test_failed_once(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """A uid that stays, as its hand-off failed, can be handed off by the next rebalancing."""
+        handed: list[str] = []
+
+        async def hand_off(uid: str) -> None:
+            handed.append(uid)
+            if len(handed) == 1:
+                raise ValueError(uid)
+
+        async with make_pod(hand_off) as pod:
+            await claim(pod, 1)
+            released = [await pod._hand_over.let_go("user-0") for _ in range(2)]
+            left = await linked(store, "user-0")
+
+        assert ([False, True], False) == (released, left)
 
     @pytest.mark.parametrize("ends", ["returns", "raises"])
     async def test_rebalancing_that_keeps_its_cancellation(
@@ -373,6 +456,7 @@ class TestOnce:
             before = list(handed)
         store.fail_with(None)
 
+        # In the order of the uids only as long as the loop is not late.
         assert ([], sorted(uids)) == (before, sorted(handed))
         assert handle is not None
         assert not handle.is_owned()

@@ -143,6 +143,22 @@ async def test_released_twice_around_a_claim(run_pods: RunPods) -> None:
         assert (False, True) == (done, second.is_owned())
 
 
+async def test_older_release_again(run_pods: RunPods, store: MemoryStore) -> None:
+    """A release that is tried again gives up nothing of a newer tenure that began meanwhile."""
+    async with run_pods(1) as (pod,):
+        older = await pod.claim("alice")
+        store.fail_with(AWAY, "release")
+        with pytest.raises(StoreUnavailableError):
+            await older.release()
+        store.fail_with(None)
+        await store.release(ALICE)
+        newer = await pod.claim("alice")
+        done = await older.release()
+
+        assert (False, True) == (done, newer.is_owned())
+        assert newer is pod.owned("alice")
+
+
 async def test_release_while_the_store_is_away(run_pods: RunPods, store: MemoryStore) -> None:
     """A release without an answer is not owned all the same, and can be repeated."""
     async with run_pods(1) as (pod,):
@@ -276,6 +292,49 @@ async def test_resumes_over_two_lives(run_pods: RunPods, store: MemoryStore) -> 
         another = await server.claim("alice")
 
         assert ([True] * 2, [False] * 3) == (after, [another.resumes(older) for older in handles])
+
+
+@pytest.mark.parametrize("how", ["another life", "release"])
+async def test_lost_handle_resumes_nothing(run_pods: RunPods, store: MemoryStore, how: str) -> None:
+    """A handle that has gone on with an older one does so no more once it is given up itself."""
+    async with run_pods(1) as (pod,):
+        await eventually(lambda: bool(store._listeners))
+        before = await pod.claim("alice")
+        if how == "release":
+            await before.release()
+        else:
+            store.mark_dead("prod", "room", 0)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+        after = await pod.claim("alice")
+        resumed = after.resumes(before)
+        await after.release()
+
+        assert (True, False) == (resumed, after.resumes(before))
+
+
+async def test_answer_after_the_end(run_pods: RunPods, store: MemoryStore) -> None:
+    """A claim that is answered after the pod has said goodbye is lost at once, and whoever asks is told so."""
+    async with run_pods(1) as (pod,):
+        store.hold("claim", answers=True)
+        claiming = asyncio.create_task(pod.claim("alice"))
+        await store.wait_held()
+        await pod._heart.say_goodbye()
+        store.release_held()
+        handle = await claiming
+        await asyncio.wait_for(handle.lost(), 1.0)
+
+        assert (False, []) == (handle.is_owned(), pod._owned.uids)
+
+
+async def test_nothing_to_look_after(run_pods: RunPods, store: MemoryStore) -> None:
+    """A pod that owns nothing asks the store for no links."""
+    async with run_pods(1) as (pod,):
+        await eventually(lambda: bool(store._listeners))
+        before = store.operations["get_links"]
+        await pod._owned.look_after()
+
+        assert before == store.operations["get_links"]
 
 
 class TestOvertaken:
@@ -531,19 +590,22 @@ class TestEmptiedStore:
         """A uid that another pod had in between is not resumed, though nothing but a mark is left of that."""
         async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
             store.lose_all()
             await (await other.claim("alice")).release(grace)
             clock.advance(2.0)
             await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
             after = await pod.claim("alice")
 
             assert (True, False) == (after.is_owned(), after.resumes(before))
 
-    async def test_lease_had_ended(self, run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
+    async def test_lease_had_ended(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
         """A uid is not resumed if the pod heard of the loss after its lease: in between it may have been taken over."""
-        async with run_pods(1) as (pod,):
+        async with make_server(heartbeat=5.0, lease=20.0) as pod:
             before = await pod.claim("alice")
-            clock.advance(501.0)
+            clock.advance(21.0)
             store.lose_all()
             await pod._heart.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
@@ -566,19 +628,49 @@ class TestEmptiedStore:
         """A claim after a loss that is repeated, as its answer was lost, is told the same."""
         async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
             store.lose_all()
             if had:
-                store.deafen()  # so that the pod does not look at the link first
                 await (await other.claim("alice")).release()
             claims = store.operations["claim"]
             store.fail_with(TIMEOUT, "claim", applied=True)
             await pod._heart.beat()
             await eventually(lambda: store.operations["claim"] > claims)
+            await pod._reclaim.wait(10.0)
             store.fail_with(None)
             await pod._heart.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert (not had) is (await pod.claim("alice")).resumes(before)
+
+    @pytest.mark.parametrize("how", ["timed out", "cancelled"])
+    async def test_an_unanswered_claim_that_is_lost(self, run_pods: RunPods, store: MemoryStore, how: str) -> None:
+        """A uid is not resumed after a claim without an answer whose link was lost, if somebody had it before that."""
+        async with run_pods(2) as (pod, other):
+            before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
+            store.lose_all()
+            await (await other.claim("alice")).release()
+            if how == "cancelled":
+                store.hold("claim", answers=True)
+                await pod._heart.beat()
+                await store.wait_held()
+                await pod._reclaim.stop()
+                store.release_held()
+            else:
+                claims = store.operations["claim"]
+                store.fail_with(TIMEOUT, "claim", applied=True)
+                await pod._heart.beat()
+                await eventually(lambda: store.operations["claim"] > claims)
+                await pod._reclaim.wait(10.0)
+                store.fail_with(None)
+            store.expire_link(ALICE)
+            await pod._heart.beat()
+            await eventually(lambda: pod.owned("alice") not in {None, before})
+
+            assert not (await pod.claim("alice")).resumes(before)
 
     async def test_release_and_claim(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A uid that was released and claimed again by the same process is resumed, if nobody had it in between."""
@@ -616,11 +708,23 @@ class TestEmptiedStore:
             await store.wait_held()
             (during,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
-            await eventually(lambda: not pod._reclaim.pending)
-            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)  # it says so itself, and not with the next heartbeat
             (after,) = (await store.read_pods("prod", "room")).pods
 
             assert (True, False) == (during.report.reclaiming, after.report.reclaiming)
+
+    async def test_nothing_to_reclaim(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A pod that owned nothing does not say that it claims again, as nobody has to wait for it."""
+        async with run_pods(1) as (pod,):
+            store.lose_all()
+            store.hold("register", answers=True)
+            beating = asyncio.create_task(pod._heart.beat())
+            await store.wait_held()
+            (state,) = (await store.read_pods("prod", "room")).pods
+            store.release_held()
+            await beating
+
+            assert not state.report.reclaiming
 
 
 class TestOneOfMany:
@@ -677,6 +781,7 @@ class TestOneOfMany:
 
             assert all(pod.owned(uid) for uid in bad)
             assert not pod._reclaim.pending
+            assert set() == pod._owned._unclaimed
 
     async def test_reclaiming_is_told_for_a_lease(
         self, run_pods: RunPods, store: MemoryStore, clock: ManualClock
@@ -787,6 +892,8 @@ class TestWhatResumes:
         """A forced link does not tell who had the uid in between, so nothing is resumed by it."""
         async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
             store.lose_all()
             await (await other.claim("alice")).release()
             store.fail_with(AWAY, "claim")
@@ -798,10 +905,63 @@ class TestWhatResumes:
             assert after is not None
             assert not after.resumes(before)
 
+    @pytest.mark.parametrize("how", ["own mark", "dead", "unreadable"])
+    async def test_what_the_store_has(self, run_pods: RunPods, store: MemoryStore, how: str) -> None:
+        """A mark of the own tenure tells that nobody had the uid since; no mark after a death does not."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost with the link
+            await eventually(lambda: not store._listeners)
+            if how == "unreadable":
+                store.lose_all()
+                store.poison_link(ALICE)
+            else:
+                store.mark_dead("prod", "room", 0)
+                if how == "own mark":
+                    await store.release(ALICE)
+                else:
+                    store.expire_link(ALICE)
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            after = await pod.claim("alice")
+
+            assert (True, how == "own mark") == (after.is_owned(), after.resumes(before))
+
+    async def test_nothing_is_known(self, make_server: MakeServer, store: MemoryStore, clock: ManualClock) -> None:
+        """A claim goes on with no handle of which nothing is known, as one has while an older life is waited for."""
+        older = make_server()
+        await older.start()
+        await older._beating.stop()  # as if it were killed
+        async with make_server() as pod:
+            await eventually(lambda: bool(store._listeners))
+            before = await pod.claim("alice")
+            clock.advance(501.0)
+            await pod._heart.beat()
+            after = await pod.claim("alice")
+
+            assert (None, True, False) == (before.epoch, after.is_owned(), after.resumes(before))
+        await older.stop()
+
+    async def test_another_process_had_it(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A uid that another process with the same index had after the store was lost is inherited, not resumed."""
+        async with run_pods(1) as (pod,):
+            before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other process claims
+            await eventually(lambda: not store._listeners)
+            store.lose_all()
+            await store.claim(ALICE, PodLife(0, pod.incarnation + 1))
+            await pod._heart.beat()
+            await pod._reclaim.wait(10.0)
+            after = await pod.claim("alice")
+
+            assert (True, True, False) == (after.is_owned(), after.inherited, after.resumes(before))
+
     async def test_lost_twice(self, run_pods: RunPods, store: MemoryStore) -> None:
         """What was not claimed again before a second loss of the store is not resumed: a mark was lost with it."""
         async with run_pods(2) as (pod, other):
             before = await pod.claim("alice")
+            store.deafen()  # or the handle would be lost as the other pod claims
+            await eventually(lambda: not store._listeners)
             store.fail_with(AWAY, "claim")
             store.lose_all()
             await pod._heart.beat()

@@ -20,7 +20,7 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import PodLife
+from stateful_route.models import HeartbeatOutcome, PodLife
 from stateful_route.testing import ManualClock
 from tests.unit.conftest import CONFIG, room
 from tests.waiting import eventually
@@ -620,6 +620,20 @@ class TestWords:
         assert expected == str(caught.value)
         assert [expected] == lines(caplog, logging.WARNING)
 
+    async def test_failing_heartbeats(
+        self, make_server: MakeServer, store: MemoryStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each time that heartbeats begin to fail is told once, and so is each time that they succeed again."""
+        caplog.set_level(logging.INFO, "stateful_route")
+        async with make_server() as server:
+            for error in (AWAY, AWAY, None, None, AWAY, None):
+                store.fail_with(error, "heartbeat")
+                await server._heart.beat()
+            told = [line.partition(":")[0] for line in lines(caplog, logging.INFO)[1:]]
+
+        fail, succeed = (f"heartbeats of pod 0 of 'room' (room-0) {what}" for what in ("fail", "succeed again"))
+        assert [fail, succeed] * 2 == told
+
     async def test_failed_start(
         self, make_server: MakeServer, store: MemoryStore, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -801,6 +815,53 @@ class TestLateAnswers:
             assert RoutingState.DENY_NEW_CALL is state.report.routing_state
         await older.stop()
 
+    async def test_a_heartbeat_that_arrives_late(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """A heartbeat that arrives after a later one changes nothing: what was said last counts."""
+        sent: list[tuple[Any, ...]] = []
+        heartbeat = store.heartbeat
+
+        async def note(*args: Any) -> Any:
+            sent.append(args)
+            return await heartbeat(*args)
+
+        store.heartbeat = note  # type: ignore[method-assign,assignment]  # what was sent arrives again below
+        async with make_server() as pod:
+            await pod._heart.beat()
+            await pod.set_routing_state(RoutingState.DENY_NEW_CALL)
+            late = await heartbeat(*sent[0])
+            state = await pod_0(store)
+
+            assert (HeartbeatOutcome.OUTDATED, RoutingState.DENY_NEW_CALL) == (late, state.report.routing_state)
+
+    @pytest.mark.parametrize("how", ["lost", "dead"])
+    async def test_one_registration_is_enough(self, make_server: MakeServer, store: MemoryStore, how: str) -> None:
+        """A pod whose life is gone names the life that the store has by now at once, and registers once."""
+        async with make_server() as pod:
+            if how == "lost":
+                store.lose_all()
+            else:
+                store.mark_dead("prod", "room", 0)
+            before = store.operations["register"]
+            await pod._heart.beat()
+
+            assert 1 == store.operations["register"] - before
+
+    async def test_no_life_without_an_answer(self, make_server: MakeServer, store: MemoryStore) -> None:
+        """While the store has not answered to a registration nothing is asked in the name of a life."""
+        async with make_server() as pod:
+            store.mark_dead("prod", "room", 0)
+            store.fail_with(TIMEOUT, "register")
+            await pod._heart.beat()
+            store.fail_with(None)
+            before = dict(store.operations)
+            with pytest.raises(StoreUnavailableError):
+                await pod.claim("alice")
+            asked = store.operations["claim"] - before.get("claim", 0)
+            await pod._heart.beat()
+
+            assert (0, before["heartbeat"]) == (asked, store.operations["heartbeat"])
+            assert (await pod.claim("alice")).is_owned()
+
     async def test_its_own_late_registration(self, make_server: MakeServer, store: MemoryStore) -> None:
         """A registration of a process that comes late, to a store that was emptied since, does not end the process."""
         sent: list[tuple[Any, Any]] = []
@@ -814,11 +875,15 @@ class TestLateAnswers:
         async with make_server() as pod:
             await pod.claim("alice")
             store.lose_all()
+            before = store.operations["register"]
             await register(*sent[0][0], **sent[0][1])
+            ghost = (await pod_0(store)).incarnation
             await pod._heart.beat()
             await eventually(lambda: pod.owned("alice") is not None)
 
             assert pod.healthy
+            assert pod._heart.is_own(0, ghost)
+            assert 3 == store.operations["register"] - before  # the late one, whose it is, and the next life over it
 
     async def test_a_start_that_failed_spares_a_living_process(
         self, make_server: MakeServer, store: MemoryStore
