@@ -9,6 +9,7 @@
     +- StoreError                          the store did not do what was asked
     |  +- StoreUnavailableError            it cannot be reached, or refuses to work now
     |  +- StoreTimeoutError                no answer within the deadline of the call
+    |  +- NotReplicatedError               it did it, and with ``durable`` no replica is known to have that yet
     |  +- StoreProtocolError               a reply, or a value in the store, that cannot be read
     |  +- BatchError                       it did not do it for some of the uids of a batch, and did for the others
     +- RoutingError                        the store answered; the answer is that it cannot be done
@@ -115,6 +116,22 @@ class StoreUnavailableError(StoreError):
 
 class StoreTimeoutError(StoreError):
     """The store did not answer within the deadline of the call."""
+
+
+class NotReplicatedError(StoreError):
+    """The store did what was asked, and too few replicas had it in time: a failover now may lose it.
+
+    Only with the setting ``durable``. To try again is safe. The store is not away: it has answered.
+
+    Attributes:
+        replicas: how many replicas had it; below the one that is waited for.
+
+    """
+
+    def __init__(self, message: str, *, operation: str, maybe_applied: bool = True, replicas: int = 0) -> None:
+        """Say what was waited for, of which operation, and how many replicas had it."""
+        super().__init__(message, operation=operation, maybe_applied=maybe_applied)
+        self.replicas = replicas
 
 
 class StoreProtocolError(StoreError):

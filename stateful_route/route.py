@@ -94,7 +94,7 @@ class StatefulRoute:
             connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
             self._store = RedisStore(connections, durable_within=durable)
         try:
-            await _warn_of_eviction(self._store)
+            await _warn_of_settings(self._store, durable=config.durable)
         except BaseException:
             await self.aclose()
             raise
@@ -191,8 +191,11 @@ async def _close(drivers: list[Driver], store: Store) -> None:
             stack.push_async_callback(driver.stop)
 
 
-async def _warn_of_eviction(store: Store) -> None:
-    """Say so if the server may delete links by itself; that it cannot be asked is no reason to fail."""
+async def _warn_of_settings(store: Store, *, durable: bool) -> None:
+    """Say so if the server may delete links by itself, or has no replica that could be waited for.
+
+    That it cannot be asked is no reason to fail.
+    """
     try:
         info = await store.info()
     except StoreError as error:
@@ -203,4 +206,9 @@ async def _warn_of_eviction(store: Store) -> None:
             "%s has maxmemory-policy %r: it may delete links when its memory is full; set it to 'noeviction'",
             info.product,
             info.eviction_policy,
+        )
+    if durable and info.replicas == 0:
+        _log.warning(
+            "durable is set, and %s has no replica connected: until it has one, a changed link is a NotReplicatedError",
+            info.product,
         )

@@ -15,7 +15,7 @@ import redis.exceptions
 from redis.asyncio.cluster import PipelineCommand
 
 from stateful_route.errors import StoreError
-from stateful_route.store.durable import marker, shortfall
+from stateful_route.store.durable import marker, replicated, shortfall
 from stateful_route.store.exchange import Attempt, exchange, pipeline
 from stateful_route.store.faults import address_of, command_name, translate
 from stateful_route.store.subscriber import open_subscriber
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 # Seconds before a call is tried again whose keys are on their way from one primary to another.
 _MOVING = 0.01
+
+# Of the deadline of a call: no other attempt begins so late.
+_LAST = 0.05
 
 
 class NodeConnections:
@@ -143,8 +146,11 @@ class ClusterConnections:
         """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
         script, key = call.script, call.keys[0]
         async with Attempt(script.name, self.deadline, writes=script.writes) as attempt, self._places:
+            loop = asyncio.get_running_loop()
+            expires = loop.time() + self.deadline
             command, asked = call.evalsha, None
             while True:
+                began = loop.time()
                 await self._client.initialize()
                 node: Any = self._client.get_node_from_key(key) if asked is None else asked
                 attempt.at = f"{node.host}:{node.port}"
@@ -164,7 +170,12 @@ class ClusterConnections:
                         # A read goes where it is sent, and the client learns of it.
                         await self._execute(node, ("EXISTS", key))
                         asked = None
-                    case redis.exceptions.TryAgainError():
+                    case redis.exceptions.TryAgainError() as error:
+                        now = loop.time()
+                        # One that is under way when the time is up is unsure.
+                        if now + max(_LAST * self.deadline, _MOVING + 2 * (now - began)) >= expires:
+                            raise error
+                        attempt.sent = False
                         await asyncio.sleep(_MOVING)
                     case _:
                         return _durable(replies, call, attempt.at)
@@ -223,10 +234,7 @@ def _durable(replies: Sequence[Any], call: DurableCall, at: str) -> Any:
     reply, *acknowledged = replies
     if isinstance(reply, Exception):
         raise reply
-    fault = shortfall(acknowledged, call.name, call.wait, at)
-    if fault is not None:
-        raise fault
-    return reply
+    return replicated(reply, call.name, shortfall(acknowledged, call.name, call.wait, at))
 
 
 async def _together(node: Any, commands: Sequence[Command]) -> list[Any]:

@@ -46,7 +46,8 @@ class Connections(Protocol):
         """Return the reply of a script once a replica has what it wrote.
 
         Raises:
-            StoreError: as ``run``; a ``StoreTimeoutError`` if no replica is known to have it in time.
+            StoreError: as ``run``; a ``NotReplicatedError`` if no replica is known to have it in time. Of
+                a script for many links it is in the place of each that was changed.
 
         """
         ...

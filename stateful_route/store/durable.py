@@ -3,6 +3,10 @@
 ``WAIT`` alone is not enough. It speaks of what its own connection wrote last, and a script that found all as it should
 be wrote nothing: a claim that is tried again, be it over another connection, would be called safe while what the first
 one wrote is on no replica. So a small write goes before the ``WAIT``, which has to follow all that was written before.
+
+For that reason "unchanged" is waited for too, and so is "absent" of a release, and "renewed" of a placement: each may
+repeat a call that fell short. Not so what cannot be a repetition: a placement makes no persistent link, and one that
+finds one has read it, as ``get`` does; and a "no" promises nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from stateful_route.errors import StoreError, StoreTimeoutError
+from stateful_route.errors import NotReplicatedError, StoreError
 from stateful_route.store.faults import translate
 from stateful_route.store.scripts import ScriptCall
 
@@ -28,6 +32,9 @@ _SHARE = 0.4
 
 # Milliseconds for which the small write stays.
 _KEPT = 1000
+
+# Outcomes with which a script has written nothing, and says that it does not do what was asked.
+_NO = frozenset({b"refused", b"superseded", b"unreadable"})
 
 
 def patience(deadline: float) -> float:
@@ -67,7 +74,31 @@ def shortfall(replies: Sequence[Any], operation: str, wait: float, at: str) -> S
     if replies[-1] >= _REPLICAS:
         return None
     message = f"no replica of {at} had it within {wait:g} s; a failover now would lose it"
-    return StoreTimeoutError(message, operation=operation, maybe_applied=True)
+    return NotReplicatedError(message, operation=operation, replicas=replies[-1])
+
+
+def counts_only_replicated(reply: Any, operation: str) -> bool:
+    """Whether the answer to a call may be given only once a replica has what it, or the same call before, wrote."""
+    if isinstance(reply, list):
+        return any(counts_only_replicated(one, operation) for one in reply)
+    if isinstance(reply, Exception):
+        return False
+    outcome = reply.partition(b" ")[0] if isinstance(reply, bytes) else b""
+    return not (outcome in _NO or (outcome == b"unchanged" and operation == "place"))
+
+
+def replicated(reply: Any, operation: str, fault: StoreError | None) -> Any:
+    """Return the reply to a call, with the ``fault`` in the place of each of many that counts only without it.
+
+    Raises:
+        StoreError: the fault, if the reply is that of one link.
+
+    """
+    if fault is None or not counts_only_replicated(reply, operation):
+        return reply
+    if isinstance(reply, list):
+        return [fault if counts_only_replicated(one, operation) else one for one in reply]
+    raise fault
 
 
 def of_operation(error: StoreError, operation: str, *, maybe_applied: bool) -> StoreError:
@@ -109,7 +140,7 @@ class Durably:
     """Runs scripts that write, over such connections, and returns once a replica has what they wrote.
 
     Raises:
-        StoreTimeoutError: with ``maybe_applied``, if no replica had it in time: it may be there, and may be lost yet.
+        NotReplicatedError: if no replica had it in time: it may be there, and may be lost yet.
 
     """
 

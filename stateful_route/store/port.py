@@ -60,11 +60,13 @@ class StoreInfo:
     Attributes:
         product: for example ``"valkey 9.1.2"``.
         eviction_policy: the server's ``maxmemory-policy``; ``None`` if it does not say.
+        replicas: how many are connected to the server; ``None`` if it does not say.
 
     """
 
     product: str
     eviction_policy: str | None
+    replicas: int | None = None
 
     @property
     def may_evict_links(self) -> bool:
@@ -80,7 +82,8 @@ class Store(Protocol):
 
     Every method raises ``StoreUnavailableError`` or ``StoreTimeoutError`` within the deadline of the store,
     with ``maybe_applied`` saying whether the operation may have happened, and ``StoreProtocolError`` for a reply
-    that makes no sense. A method never runs an operation again of which it does not know whether it ran.
+    that makes no sense; if the store waits for replicas, ``NotReplicatedError`` for a change that none had in time.
+    A method never runs an operation again of which it does not know whether it ran.
     """
 
     async def get_link(self, key: LinkKey) -> Link | None:

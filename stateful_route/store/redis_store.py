@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._checks import to_ms
-from stateful_route.errors import StoreError, StoreProtocolError
-from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, Outcome, PodLife
+from stateful_route._deadline import within
+from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError
+from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.store import codec, scripts
-from stateful_route.store.durable import Durably
+from stateful_route.store.durable import Durably, of_operation
 from stateful_route.store.keys import KeySpace, encode
 from stateful_route.store.link_batches import LinkBatches
 from stateful_route.store.listener import attach, listening
@@ -51,6 +53,7 @@ class RedisStore:
         With ``durable_within``, the deadline of a call in seconds, a changed link is answered once a replica has it.
         """
         self._connections = connections
+        self._durable_within = durable_within
         self._batches = LinkBatches(connections)
         changing: Runner = connections if durable_within is None else Durably(connections, durable_within)
         self._changing = changing.run
@@ -95,6 +98,8 @@ class RedisStore:
         """See ``Store.place``."""
         lives = (codec.lives(dead), codec.lives(leaving)) if dead or leaving else ()
         call = self._place_call(key, candidate, to_ms(ttl), lives)
+        if self._durable_within is not None:
+            return await self._place_durably(key, call, dead, self._durable_within)
         return codec.link_change(_PLACE, await self._changing(call))
 
     async def place_links(
@@ -120,7 +125,20 @@ class RedisStore:
             owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
             return _PLACE_MANY.command(tuple(keys), (service_name, ttl_ms, *lives, *owners))
 
-        return await self._placing.run(candidates, place, place_all)
+        if self._durable_within is None:
+            return await self._placing.run(candidates, place, place_all)
+        began = asyncio.get_running_loop().time()
+        found = await self.get_links(namespace, [uid for uid, _ in candidates], service_name)
+        known = [_known(answer, dead) for answer in found]
+        rest = [candidate for candidate, answer in zip(candidates, known, strict=True) if answer is None]
+        placed: list[LinkChange | StoreError] = []
+        try:
+            async with within(self._durable_within, "place", since=began):
+                placed = await self._placing.run(rest, place, place_all) if rest else []
+        except StoreTimeoutError as error:
+            placed = [error] * len(rest)
+        answers = iter(placed)
+        return [next(answers) if answer is None else answer for answer in known]
 
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
@@ -239,7 +257,9 @@ class RedisStore:
         facts = _parse_info(await self._connections.command("INFO"))
         version = facts.get("valkey_version") or facts.get("redis_version", "unknown")
         product = facts.get("server_name", "redis")
-        return StoreInfo(f"{product} {version}", facts.get("maxmemory_policy"))
+        replicas = facts.get("connected_slaves", "")
+        policy = facts.get("maxmemory_policy")
+        return StoreInfo(f"{product} {version}", policy, int(replicas) if replicas.isdecimal() else None)
 
     async def aclose(self) -> None:
         """See ``Store.aclose``."""
@@ -248,6 +268,20 @@ class RedisStore:
             await self._subscription.aclose()
         finally:
             await close()
+
+    async def _place_durably(
+        self, key: LinkKey, call: scripts.ScriptCall, dead: Sequence[PodLife], deadline: float
+    ) -> LinkChange:
+        """Place a uid once a replica has it; a persistent link was placed by nobody, so to read it is enough."""
+        began = asyncio.get_running_loop().time()
+        try:
+            found = codec.link_change(_GET, await self._connections.run(self._get_call(key))).link
+        except StoreError as error:
+            raise of_operation(error, _PLACE.name, maybe_applied=False) from error
+        if (known := _known(found, dead)) is not None and not isinstance(known, StoreError):
+            return known
+        async with within(deadline, _PLACE.name, since=began):
+            return codec.link_change(_PLACE, await self._changing(call))
 
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""
@@ -270,6 +304,19 @@ class RedisStore:
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))
+
+
+def _known(found: Link | StoreError | None, dead: Sequence[PodLife]) -> LinkChange | StoreError | None:
+    """Return what a placement answers where a link was read, or an error; ``None`` if it may have to write."""
+    if isinstance(found, StoreProtocolError):  # the placement overwrites it
+        return None
+    if isinstance(found, StoreError):
+        return of_operation(found, _PLACE.name, maybe_applied=False)
+    if found is None or found.kind is not LinkKind.PERSISTENT:
+        return None
+    if any(life.pod_index == found.pod_index and life.incarnation >= found.incarnation for life in dead):
+        return None
+    return LinkChange(Outcome.UNCHANGED, found, None)
 
 
 def _found(answer: LinkChange) -> Link | None:

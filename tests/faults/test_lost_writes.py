@@ -11,7 +11,17 @@ import pytest
 from redis.asyncio import Redis
 
 from benchmarks.soak.checker import Database
-from stateful_route import BaseConfig, Link, LinkKey, PodLife, ServerInfo, StatefulRoute, StoreError, StoreTimeoutError
+from stateful_route import (
+    BaseConfig,
+    Link,
+    LinkKey,
+    NotReplicatedError,
+    PodLife,
+    ServerInfo,
+    StatefulRoute,
+    StoreError,
+    StoreTimeoutError,
+)
 from stateful_route.testing import FaultProxy, local_server
 from tests.faults.deployments import system_redis
 from tests.faults.pods import settings
@@ -101,6 +111,8 @@ async def test_durable(namespace: str, measured: Measured, borrowed: bool) -> No
             async def claim(key: LinkKey) -> bool | None:
                 try:
                     return (await route.store.claim(key, OLD)).done
+                except NotReplicatedError:
+                    return None
                 except StoreTimeoutError as error:
                     return None if error.maybe_applied else False  # a borrowed client has not so many connections
 

@@ -8,12 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from redis.crc import key_slot
 
 from stateful_route import BaseConfig, LinkKey, PodLife, StatefulRoute, StoreError
-from stateful_route.store.keys import KeySpace
 from stateful_route.testing import cluster
 from tests.leaks import nothing_left
+from tests.slots import ask, key_in_slot_of, slot_of
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -25,16 +24,6 @@ if TYPE_CHECKING:
 
 UIDS = 60
 CALLERS = 12
-
-
-def key_in_slot_of(namespace: str, number: int, slots: range) -> LinkKey:
-    """Return a link in one of these slots, another one for each number."""
-    names = (LinkKey(namespace, f"user-{number}-{i}", "room") for i in range(100_000))
-    return next(key for key in names if slot_of(key) in slots)
-
-
-def slot_of(key: LinkKey) -> int:
-    return key_slot(KeySpace().link(key.namespace, key.uid, key.service_name).encode())
 
 
 class Load:
@@ -73,11 +62,6 @@ class Load:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-
-
-async def ask(node: LocalServer, *words: str) -> str:
-    """Give an order without holding up the callers."""
-    return await asyncio.to_thread(node.ask, *words)
 
 
 async def move_slot(slot: int, source: LocalServer, target: LocalServer, nodes: tuple[LocalServer, ...]) -> int:

@@ -18,6 +18,7 @@ from stateful_route import (
     NoCapacityError,
     NoRoutablePodError,
     NotOwnerError,
+    NotReplicatedError,
     ServerDriver,
     StatefulRouteError,
     StatefulRouteForClientDriver,
@@ -150,6 +151,7 @@ def test_typed() -> None:
     [
         InvalidArgumentError("uid", " ", "something else"),
         StoreTimeoutError("no answer", operation="place", maybe_applied=True),
+        NotReplicatedError("no replica", operation="claim", replicas=0),
         NoRoutablePodError("prod", "room"),
         NoCapacityError("prod", "room"),
         NotOwnerError("alice", 3, 17),

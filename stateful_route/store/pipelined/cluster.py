@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Seconds before a call is tried again whose keys are on their way from one primary to another.
 _MOVING = 0.01
 
+# Of the deadline of a call: no other attempt begins so late.
+_LAST = 0.05
+
 _MOST_REDIRECTIONS = 8
 
 # What a node answers that cannot serve a slot, be it its own or not.
@@ -130,7 +133,8 @@ class PipelinedCluster:
 
     async def _second(self, pipe: ScriptPipe, call: ScriptCall, reply: Any, expires: float) -> Any:
         """See ``SecondTry``. Follows redirections."""
-        left = _MOST_REDIRECTIONS
+        loop = asyncio.get_running_loop()
+        left, began = _MOST_REDIRECTIONS, loop.time()
         while left and isinstance(reply, ReplyError):
             left -= 1
             match reply.code:
@@ -141,8 +145,12 @@ class PipelinedCluster:
                     reply = await pipe.run(call, expires)
                 case "ASK":  # for this call alone: the slot is on its way
                     reply = await self._table.redirected(str(reply), pipe).run(call, expires, ("ASKING",))
-                case "TRYAGAIN" if asyncio.get_running_loop().time() + _MOVING < expires:
+                # It has changed nothing yet; one that is under way when the time is up is unsure.
+                case "TRYAGAIN" if (now := loop.time()) + max(
+                    _LAST * self.deadline, _MOVING + 2 * (now - began)
+                ) < expires:
                     await asyncio.sleep(_MOVING)
+                    began = loop.time()
                     reply = await pipe.run(call, expires)
                     left = _MOST_REDIRECTIONS
                 case code:

@@ -2,6 +2,9 @@
 
 ``WAIT`` holds up all that is behind it on its connection, so reads do not go this way. Nor does each script have a
 ``WAIT`` of its own: the calls that come while one is waited for go out together behind it, with one for all of them.
+
+On a cluster the small write before the ``WAIT`` needs a slot that the server serves, and one that moves to another node
+may be the wrong one: what it answers then says nothing of the other slots, so the write is made again in one of these.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import attrs
 from stateful_route._tasks import log_failure
 from stateful_route.errors import StoreError
 from stateful_route.store import resp
-from stateful_route.store.durable import marker, of_operation, shortfall
+from stateful_route.store.durable import counts_only_replicated, marker, of_operation, replicated, shortfall
 from stateful_route.store.faults import timed_out
 from stateful_route.store.pipelined.pipe import Pipe
 from stateful_route.store.resp import ReplyError
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 
 # Calls that share a WAIT at most: the server does some milliseconds of work for them.
 _MOST = 512
+
+# What a server answers to the small write if its slot is moving, or was moved.
+_ELSEWHERE = frozenset({"ASK", "MOVED", "TRYAGAIN"})
+
+# Slots in which the small write is tried again at most.
+_MOST_MARKERS = 4
 
 
 @attrs.frozen
@@ -58,11 +67,13 @@ class DurableLane:
 
     def __init__(self, kind: Any, settings: dict[str, Any], deadline: float, max_pending: int) -> None:
         """See ``Pipe``."""
-        self._pipe = Pipe(kind, settings, deadline, max_pending + 2)
+        self._pipe = Pipe(kind, settings, deadline, max_pending + 3)
         self._most = min(_MOST, max_pending)
         self._deadline = deadline
         self._waiting: deque[_Change] = deque()
         self._committing: asyncio.Task[None] | None = None
+        self._home: str | None = None
+        """A key in whose slot the server took the last small write."""
 
     async def run(self, commands: Sequence[Command], call: DurableCall, expires: float) -> Any:
         """Return the reply to the last of the commands, be it an error: the others are to be sent right before it.
@@ -111,20 +122,62 @@ class DurableLane:
             self._committing = None
 
     async def _commit_together(self, changes: list[_Change]) -> None:
-        last = changes[-1].call
-        behind = marker(last.keys[0], last.wait)
+        last = changes[-1]
+        key, wait = last.call.keys[0] if self._home is None else self._home, last.call.wait
+        asking = self._home is None and last.count > 1  # its slot is on its way here, and takes nothing else
+        behind = _behind(key, wait, asking=asking)
         for change in changes:
             change.sent = True
         data = b"".join([change.data for change in changes] + [resp.pack(command) for command in behind])
         count = sum(change.count for change in changes) + len(behind)
+        expires = max(change.expires for change in changes)
+        connection = self._connection()
         try:
-            replies = await self._pipe.submit(data, _TOGETHER, max(change.expires for change in changes), count)
+            replies = await self._pipe.submit(data, _TOGETHER, expires, count)
         except StoreError as error:  # it was not sent
             replies = [error] * count
+        answers = []
         begin = 0
         for change in changes:
             begin += change.count
-            self._answer(change, replies[begin - 1], replies[-len(behind) :])
+            answers.append((change, replies[begin - 1]))
+        marked = replies[-2:]
+        if _is_elsewhere(marked):
+            self._home = None
+            # If no replica has what was written before, none has the rest.
+            short = marked[1] == 0
+            marked = marked[1:] if short else await self._mark_elsewhere(answers, marked, expires, connection)
+        elif not (isinstance(marked[0], Exception) or asking):
+            self._home = key
+        for change, reply in answers:
+            self._answer(change, reply, marked)
+
+    async def _mark_elsewhere(
+        self, answers: list[tuple[_Change, Any]], marked: list[Any], expires: float, connection: int
+    ) -> list[Any]:
+        """Return the replies to a small write and a ``WAIT`` over the same connection, in a slot that has not moved."""
+        sure = {
+            change.call.keys[0]: change for change, reply in answers if counts_only_replicated(reply, change.call.name)
+        }
+        for key, change in list(sure.items())[:_MOST_MARKERS]:
+            asking = change.count > 1
+            behind = _behind(key, change.call.wait, asking=asking)
+            data = b"".join([resp.pack(command) for command in behind])
+            try:
+                again: list[Any] = (await self._pipe.submit(data, _TOGETHER, expires, len(behind)))[-2:]
+            except StoreError as error:
+                return [error]
+            if self._connection() != connection:  # to another server, it may be, which has nothing of the first one
+                return marked
+            if not _is_elsewhere(again):
+                if not (isinstance(again[0], Exception) or asking):
+                    self._home = key
+                return again
+        return marked
+
+    def _connection(self) -> int:
+        """Return which connection the next submission goes over, if none is lost."""
+        return self._pipe.connects + (not self._pipe.connected)
 
     def _answer(self, change: _Change, reply: Any, behind: list[Any]) -> None:
         if change.future.done():
@@ -134,7 +187,20 @@ class DurableLane:
             change.future.set_exception(of_operation(reply, name, maybe_applied=reply.maybe_applied))
         elif isinstance(reply, ReplyError):  # it wrote nothing that would have to be kept
             change.future.set_result(reply)
-        elif (fault := shortfall(behind, name, change.call.wait, self._pipe.address)) is not None:
-            change.future.set_exception(fault)
         else:
-            change.future.set_result(reply)
+            fault = shortfall(behind, name, change.call.wait, self._pipe.address)
+            try:
+                change.future.set_result(replicated(reply, name, fault))
+            except StoreError as error:
+                change.future.set_exception(error)
+
+
+def _behind(key: str, wait: float, *, asking: bool) -> list[Command]:
+    """Return the commands that go behind scripts, of which the last two are those of ``marker``."""
+    before: list[Command] = [("ASKING",)] if asking else []
+    return [*before, *marker(key, wait)]
+
+
+def _is_elsewhere(marked: list[Any]) -> bool:
+    """Whether the small write was refused for its slot alone."""
+    return isinstance(marked[0], ReplyError) and marked[0].code in _ELSEWHERE

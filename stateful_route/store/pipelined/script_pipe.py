@@ -88,6 +88,8 @@ class ScriptPipe(Pipe):
         self._on_error = self._end_first  # once, for it is a new object each time that it is asked for
         self._seconds: set[asyncio.Task[Any]] = set()
         self._lane: DurableLane | None = None
+        self._given_durably: set[str] = set()
+        """The scripts that were run over the connection for what waits for a replica."""
         self._on_the_way: set[str] = set()
         """The scripts that the server is being given, by their SHA-1."""
         self._given: set[str] = set()
@@ -139,6 +141,9 @@ class ScriptPipe(Pipe):
             StoreError: if there is none.
 
         """
+        if isinstance(call, DurableCall) and call.script.sha not in self._given_durably:
+            self._given_durably.add(call.script.sha)  # to be told that it is missing would take another turn
+            return await self._last(call.eval, call, expires, before)
         reply = await self._last(call.evalsha, call, expires, before)
         return await self.give(call, expires, *before) if is_error(reply, "NOSCRIPT") else reply
 
