@@ -42,9 +42,3 @@ def holds_in_vain(driver: ServerDriver, uid: str) -> bool:
 def is_waiting(driver: ServerDriver) -> bool:
     """Whether a pod waits for the lease of an older life of its index: it says no goodbye then."""
     return driver._heart.waiting
-
-
-def gave_up(driver: ServerDriver, uid: str) -> bool:
-    """Whether a pod has begun to release a uid, and does not know whether it did."""
-    handle = driver._owned.held(uid)
-    return handle is not None and not handle.held

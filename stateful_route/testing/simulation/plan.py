@@ -42,6 +42,10 @@ class Plan:
     """The clocks of the machines are fast or slow by up to this share."""
     slowness: float = 0.0
     """The chance that a machine stands still for a moment after a step."""
+    nodes: int = 1
+    """Of the store: with more than one, each machine has a connection to each, and the first one has the pods."""
+    later_lease: float | None = None
+    """The lease of processes that take the place of others, if it is another one."""
 
     def to_json(self) -> str:
         """Return it as text."""
