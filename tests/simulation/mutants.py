@@ -347,7 +347,9 @@ SLIPS = [
         "            pass\n",
     ),
     Mutation("a mark counts over an interruption", OWNERSHIP, " and self._heard == older._heard", ""),
-    Mutation("a late forced link of an older life overwrites", LINKS, "present.incarnation > owner.incarnation > 0", "False"),
+    Mutation(
+        "a late forced link of an older life overwrites", LINKS, "present.incarnation > owner.incarnation > 0", "False"
+    ),
     Mutation(
         "nobody looks after what is held",
         OWNED,

@@ -92,8 +92,8 @@ class Judge:
         self.forced: dict[str, _Forced] = {}
         self.history: dict[str, list[_Was]] = {uid: [_Was(0.0, None, 0, 1e18)] for uid in uids}
         self.serves = 0
-        self.newest: dict[int, tuple[int, Machine]] = {}
-        """The newest life of each pod that the store has begun, and whose it is."""
+        self.newest: dict[int, tuple[int, Machine, str]] = {}
+        """The newest life of each pod that the store has begun, and whose it is: of which machine, and which driver."""
         self._unfit: dict[int, tuple[RoutingState | None, float]] = {}
         """Since when each pod has not been READY; in what state it is, with ``None`` if it is dead."""
         self._owned_since: dict[str, float] = {}
@@ -248,7 +248,7 @@ class Judge:
     def _after(self, request: Request, answer: Any) -> None:
         self.trace.request("applied", request, answer)
         if isinstance(answer, Registration) and answer.incarnation:
-            self.newest[request.args[0].pod_index] = answer.incarnation, request.machine
+            self.newest[request.args[0].pod_index] = answer.incarnation, request.machine, request.kwargs["process"]
         if request.name in _STATES:
             self._note_states()
         if request.name in {"place", "place_links"}:
@@ -303,7 +303,9 @@ class Judge:
             pod_index = change.link.pod_index
             unfit = self._unfit_for(pod_index, request.asked_at, new=True)
             if unfit > self.bound_of_table:
-                what = f"{request.machine.name} places a uid on pod {pod_index}, which has not been fit for {unfit:.2f} s"
+                what = (
+                    f"{request.machine.name} places a uid on pod {pod_index}, which has not been fit for {unfit:.2f} s"
+                )
                 self.violate("new uids go to pods that take them", what)
 
     def _ended(self, uid: str, before: Link, request: Request) -> None:

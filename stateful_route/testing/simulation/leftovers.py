@@ -42,3 +42,8 @@ def holds_in_vain(driver: ServerDriver, uid: str) -> bool:
 def is_waiting(driver: ServerDriver) -> bool:
     """Whether a pod waits for the lease of an older life of its index: it says no goodbye then."""
     return driver._heart.waiting
+
+
+def process_of(driver: ServerDriver) -> str:
+    """Return by what name the store knows a driver: each has its own, also in one process."""
+    return driver._heart._process

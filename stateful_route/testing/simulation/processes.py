@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from stateful_route.client.driver import ClientDriver
-from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError, StoreTimeoutError
+from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError
 from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
 from stateful_route.testing.simulation.leftovers import holds_in_vain, is_waiting
@@ -108,16 +108,18 @@ class Process:
         except StatefulRouteError as error:
             result = error
             self.judge.violate("errors are expected", f"{self.name} {name}: {type(error).__name__}: {error}")
-        took = machine.loop.now - began - (machine.stalled_for - stalled)
+        self._look_at_end(name, label, result, began, machine.stalled_for - stalled)
+
+    def _look_at_end(self, name: str, label: str, result: object, began: float, stalled: float) -> None:
+        """See that a call has ended in time, and not with an error that nothing explains."""
+        took = self.machine.loop.now - began - stalled
         if took > self.longest.get(name, 0.0):
             self.longest[name] = took
-        trace.note(
-            self.name, "ends", f"{label} after {took:.4f} s: {type(result).__name__} {result}" if trace.on else ""
-        )
+        ends = f"{label} after {took:.4f} s: {type(result).__name__} {result}" if self.judge.trace.on else ""
+        self.judge.trace.note(self.name, "ends", ends)
         bound = self.bound(name)
-        if name in _NOT_SHARED_OUT and isinstance(result, StoreTimeoutError) and took < 0.9 * (bound - 0.02):
-            text = f"{self.name} {name} was given up after {took:.3f} s: it had {bound:.3f} s"
-            self.judge.violate("every call has its time", text)
+        if isinstance(result, StoreError) and self.must_be_answered(began):
+            self.judge.violate("errors are expected", f"{self.name} {name}: {result}, and nothing was wrong")
         if took > bound:
             text = f"{self.name} {name} took {took:.3f} s: {bound:.3f} s is its bound"
             self.judge.violate("every call ends in time", text)
@@ -128,6 +130,11 @@ class Process:
         if steps is None:
             return 1e9
         return steps * self.config.call_deadline_seconds + 0.02
+
+    def must_be_answered(self, began: float) -> bool:
+        """Whether nothing was wrong that would explain an error of the store."""
+        del began
+        return False
 
     @property
     def may_be_out(self) -> bool:
@@ -152,10 +159,6 @@ BOUNDS: dict[str, float] = {
     "pods": 1,
 }
 """How long each operation may take, in call deadlines; what is not in it ends when the application lets it."""
-
-
-_NOT_SHARED_OUT = frozenset({"compute", "get"})
-"""What has its whole time, also if it waits for another call that had less left."""
 
 
 class PodProcess(Process):
@@ -488,6 +491,12 @@ class ClientProcess(Process):
         self.driver = ClientDriver(self.store, self.config, clock=self.machine, random=self.random)
         self.reach: Callable[[ClientProcess, int, str], Awaitable[tuple[str, int | None]]] = _nowhere
         self.machine.spawn(self._start())
+
+    def must_be_answered(self, began: float) -> bool:
+        """Whether nothing was wrong that would explain an error of the store."""
+        judge, deadline = self.judge, self.config.call_deadline_seconds
+        troubled = judge.away.get(self.name, 0.0) + 6 * deadline
+        return troubled < began and 4 * judge.slowest < deadline and not self.machine.slowness and self.driver.running
 
     async def _start(self) -> None:
         await self.driver.start()
