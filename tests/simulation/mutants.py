@@ -116,10 +116,10 @@ SLIPS = [
     ),
     Mutation("a lost life is not reclaimed", DRIVER, "        self._reclaim.lost()\n", "        pass\n"),
     Mutation(
-        "the old incarnation stays while it registers",
+        "who was taken for dead goes on",
         HEART,
-        "        self.incarnation = 0\n        self._sequence = 0\n",
-        "        self._sequence = 0\n",
+        "elif outcome is not HeartbeatOutcome.OUTDATED:",
+        "elif outcome is HeartbeatOutcome.UNKNOWN:",
     ),
     # handles
     Mutation(
