@@ -156,10 +156,10 @@ class Judge:
             self.violate("a loss is a loss", f"{pod.name} hears that it lost {handle!r}")
 
     def check_losses(self, pod: PodProcess) -> None:
-        """See that a pod that has stopped was told of the loss of each handle that it had."""
+        """See that a pod that is out for good was told of the loss of each handle that it had."""
         for handle, lost in self._kept.get(pod, {}).items():
             if not lost:
-                self.violate("a loss is told", f"{pod.name} has stopped, and was not told that it lost {handle!r}")
+                self.violate("a loss is told", f"{pod.name} is out for good, and was not told that it lost {handle!r}")
 
     def _check_epoch(self, uid: str, pod: PodProcess, handle: Ownership) -> None:
         epoch = handle.epoch or 0

@@ -114,6 +114,7 @@ class Maker:
         self.fresh = 0
         self.settings: dict[str, Any] = {}
         self.nodes = 1
+        self.base: float | None = None
         self.later_lease: float | None = None
 
     def make(self) -> Plan:
@@ -127,7 +128,7 @@ class Maker:
             script(self)
         spiky = self.faulty and random.random() < 0.4
         latency = Latency(
-            base=random.choice([0.0001, 0.0005, 0.002]),
+            base=random.choice([0.0001, 0.0005, 0.002]) if self.base is None else self.base,
             mean=random.choice([0.0002, 0.001, 0.005]),
             spikes=random.choice([0.01, 0.05]) if spiky else 0.0,
             spike=random.choice([0.05, self.deadline, 3 * self.deadline]) if spiky else 0.0,

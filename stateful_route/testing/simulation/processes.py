@@ -13,7 +13,7 @@ from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError
 from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
-from stateful_route.testing.simulation.leftovers import holds_in_vain, is_waiting
+from stateful_route.testing.simulation.leftovers import is_waiting
 from stateful_route.testing.simulation.store import noting_requests
 
 if TYPE_CHECKING:
@@ -390,11 +390,11 @@ class PodProcess(Process):
         return count
 
     async def _check_reclaimed(self, uids: list[int]) -> object:
-        """See that uids whose part of the store answers are owned again, whatever the others do."""
+        """See that uids whose part of the store answers are owned again, whatever the others do; nobody took them."""
         driver = self.driver
         if driver is not None and driver.healthy:
             for uid in (f"u{number}" for number in uids):
-                if holds_in_vain(driver, uid):
+                if driver.owned(uid) is None:
                     what = f"{self.name} does not claim {uid} again, though the store is there"
                     self.judge.violate("what was lost is claimed again", what)
         return "checked"

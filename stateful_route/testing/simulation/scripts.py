@@ -185,7 +185,7 @@ def _part_of_the_store_is_down(maker: Maker) -> None:
     maker.nodes = 3
     for uid in range(36):
         maker.op(0.2 + 0.01 * uid, 0, uid, "claim", plain=True)
-    at = 1.2
+    at = 1.2 + 0.2 * maker.random.random()
     maker.add(at, "store", "lose_all")
     maker.add(at, "store", "node_down", node=1, seconds=4.0)
     others = [uid for uid in range(36) if node_of(f"u{uid}", 3) == 2]
@@ -197,6 +197,7 @@ def _claim_spans_a_loss(maker: Maker) -> None:
     _set_up(maker, clients=0)
     maker.nodes, maker.deadline, maker.lease = 2, 0.5, 1.0
     at = 1.0
+    maker.op(0.4, 0, 1, "claim", plain=True)
     maker.op(at, 0, 0, maker.random.choice(["claim", "claim", "try_set"]), plain=True)
     maker.silence(at - 0.01, "pod0", 0.42, "pipe1", up=False, new=False)
     if maker.random.random() < 0.6:
@@ -212,13 +213,14 @@ def _crowd(maker: Maker) -> None:
     maker.add(0.2, "pod0", "ballast", count=700)
     at = 2.0 + random.random()
     how = random.choice(["heard", "missed", "in flight"])
+    maker.nodes = 2
     if how != "in flight":
         maker.op(1.6, 0, 0, "claim", plain=True)
     if how == "missed":
         maker.silence(at - 0.05, "pod0", 0.5, "subscription", new=True)
     elif how == "in flight":
         maker.op(at - 0.01, 0, 0, "claim", plain=True)
-        maker.silence(at - 0.012, "pod0", 0.18, "pipe", up=False, new=False)
+        maker.silence(at - 0.012, "pod0", 0.18, "pipe1", up=False, new=False)
         maker.add(at - 0.003, "pod0", "reset", of="subscription", told=True)
     maker.add(at + 0.004 * random.random(), "pod1", "set", uid=0, pod=1)
 
@@ -246,22 +248,20 @@ def _late_releases(maker: Maker) -> None:
     """Two handles of a uid are released without an answer, and it is claimed again before the requests arrive."""
     random, who = maker.random, "pod0"
     _set_up(maker, clients=0)
-    wait = 1.5 * maker.deadline
+    maker.lease, late = 1.0, maker.deadline
     at = 1.0
     maker.op(0.4, 0, 0, "claim", plain=True)
-    maker.silence(at, who, 2 * maker.deadline, "pipe", down=False, new=False)
+    maker.silence(at, who, 2 * late, "pipe", down=False, new=False)
     maker.op(at + 0.001, 0, 0, "release", grace=0.0, plain=True)
-    at += 2.5 * maker.deadline
+    at += 2.5 * late
     maker.op(at, 0, 0, "claim", plain=True)
     at += 0.1
-    maker.silence(at, who, 6 * maker.deadline, "pipe", down=False, new=False)
+    for number in range(random.choice([1, 3, 3, 3])):
+        maker.silence(at + 1.25 * number * late, who, (8 - number) * late, "pipe", down=False, new=False)
     maker.op(at + 0.001, 0, 0, "release", grace=0.0, plain=True)
-    at += wait
-    if random.random() < 0.7:
-        maker.silence(at, who, 6 * maker.deadline, "pipe", new=False)
-    maker.add(at + 0.001, who, "release_again", uid=0, before=1)
-    at += wait
-    maker.op(at, 0, 0, "claim", plain=True)
+    maker.add(at + 0.5 * late, who, "release_again", uid=0, before=1)
+    for number in range(8):
+        maker.op(at + (2.5 + 0.25 * number) * late, 0, 0, "claim", plain=True)
 
 
 def _late_registration(maker: Maker) -> None:
@@ -273,7 +273,7 @@ def _late_registration(maker: Maker) -> None:
     maker.op(0.4, 0, 0, "claim", plain=True)
     maker.add(at, "store", "lose_all")
     maker.silence(at + 0.001, "pod0", 0.25, "pipe", up=False, new=False)
-    late = 1.0 + 0.5 * random.random()
+    late = 1.1 + 0.4 * random.random()
     maker.silence(at + 0.25, "pod0", late, "pipe", down=False, new=False)
     if random.random() < 0.7:
         maker.add(at + 0.25 + late - 0.12 * random.random(), "store", "lose_all")
@@ -334,13 +334,14 @@ def _flock(maker: Maker) -> None:
     _set_up(maker, uids=3, seconds=3.0)
     maker.deadline = 0.5
     maker.lease = 1.0
+    maker.base = 0.01
     maker.ask(0.3, 2, "compute")
     for uid in range(2):
         at = 0.8 + 0.5 * uid
         kind = random.choice(["compute", "compute", "get"])
-        maker.add(at, "client0", kind, uid=uid, cancel=random.choice([1, 2]))
+        maker.add(at, "client0", kind, uid=uid, timeout=0.01)
         for number in range(3):
-            maker.add(at + 0.00001 * (number + 1), "client0", kind, uid=uid)
+            maker.add(at + 0.002 * (number + 1), "client0", kind, uid=uid)
 
 
 def _stops_without_the_store(maker: Maker) -> None:

@@ -191,6 +191,7 @@ class World:
         The latter if a driver whose start failed registers late, in a store that was emptied since: the store takes it
         for another process. Known: it takes two faults, and costs a restart.
         """
+        self.judge.check_losses(pod)
         newest = self.judge.newest.get(pod.index)
         own = newest is not None and pod.driver is not None and newest[2] == process_of(pod.driver)
         if own and not (pod.over or pod.leaving):
