@@ -334,7 +334,9 @@ class Owned:
 
     def _agrees(self, uid: str, link: Link | None) -> bool:
         handle = self._handles.get(uid)
-        return handle is None or (
+        if handle is None or (link is None and handle.incarnation != self.heart.incarnation):
+            return True  # what an older life held is claimed again if nobody has it
+        return (
             link is not None
             and link.kind is LinkKind.PERSISTENT
             and (self.pod_index, handle.epoch) == (link.pod_index, link.epoch)
