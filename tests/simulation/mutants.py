@@ -315,8 +315,11 @@ SLIPS = [
     Mutation(
         "a reclaim stops at the first error, in a fixed order",
         OWNED,
-        "                    failed.append(error)\n                    self._unclaimed.add(uid)\n",
-        "                    failed.append(error)\n                    waiting.clear()\n",
+        "        self._random.shuffle(uids)\n        waiting = deque(sorted(uids, key=self._unclaimed.__contains__))\n"
+        "        self._unclaimed.clear()\n        failed: list[StoreError] = []\n        claimed = 0\n\n"
+        "        async def work() -> None:\n            nonlocal claimed\n            while waiting and (",
+        "        waiting = deque(uids)\n        failed: list[StoreError] = []\n        claimed = 0\n\n"
+        "        async def work() -> None:\n            nonlocal claimed\n            while waiting and not failed and (",
     ),
     Mutation("a reclaim that failed counts as done", OWNED, "        if failed:\n            raise failed[0]\n", ""),
     Mutation(

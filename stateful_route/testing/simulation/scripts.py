@@ -197,11 +197,12 @@ def _claim_spans_a_loss(maker: Maker) -> None:
     _set_up(maker, clients=0)
     maker.nodes, maker.deadline, maker.lease = 2, 0.5, 1.0
     at = 1.0
-    maker.op(0.4, 0, 1, "claim", plain=True)
+    maker.op(0.4, 0, 1, "claim", plain=True)  # so that there is a connection
+    maker.op(0.6, 0, 1, "release", grace=0.0, plain=True)
     maker.op(at, 0, 0, maker.random.choice(["claim", "claim", "try_set"]), plain=True)
     maker.silence(at - 0.01, "pod0", 0.42, "pipe1", up=False, new=False)
     if maker.random.random() < 0.6:
-        maker.silence(at + 0.03, "pod0", 1.0, "pipe1", down=False, new=False)
+        maker.add(at + 0.3, "store", "node_down", node=1, seconds=0.5)
     maker.add(at + 0.02 + 0.05 * maker.random.random(), "store", "lose_all")
 
 
@@ -256,12 +257,16 @@ def _late_releases(maker: Maker) -> None:
     at += 2.5 * late
     maker.op(at, 0, 0, "claim", plain=True)
     at += 0.1
-    for number in range(random.choice([1, 3, 3, 3])):
-        maker.silence(at + 1.25 * number * late, who, (8 - number) * late, "pipe", down=False, new=False)
-    maker.op(at + 0.001, 0, 0, "release", grace=0.0, plain=True)
-    maker.add(at + 0.5 * late, who, "release_again", uid=0, before=1)
-    for number in range(8):
-        maker.op(at + (2.5 + 0.25 * number) * late, 0, 0, "claim", plain=True)
+    # A call of another uid finds out first, so that there is another connection when the first release is given up.
+    maker.silence(at, who, 8 * late, "pipe", down=False, new=False)
+    maker.op(at + 0.0005, 0, 1, "claim", plain=True)
+    maker.op(at + 1.05 * late, 0, 1, "claim", plain=True)
+    maker.op(at + 0.5 * late, 0, 0, "release", grace=0.0, plain=True)
+    maker.add(at + 0.6 * late, who, "release_again", uid=0, before=1)
+    if random.random() < 0.8:
+        maker.silence(at + 1.35 * late, who, 6 * late, "pipe", down=False, new=False)
+    for number in range(14):
+        maker.op(at + (1.7 + 0.25 * number) * late, 0, 0, "claim", plain=True)
 
 
 def _late_registration(maker: Maker) -> None:
@@ -275,8 +280,8 @@ def _late_registration(maker: Maker) -> None:
     maker.silence(at + 0.001, "pod0", 0.25, "pipe", up=False, new=False)
     late = 1.1 + 0.4 * random.random()
     maker.silence(at + 0.25, "pod0", late, "pipe", down=False, new=False)
-    if random.random() < 0.7:
-        maker.add(at + 0.25 + late - 0.12 * random.random(), "store", "lose_all")
+    if random.random() < 0.9:
+        maker.add(at + 0.25 + late - 0.004 - 0.05 * random.random(), "store", "lose_all")
 
 
 def _clock_goes_back(maker: Maker) -> None:
