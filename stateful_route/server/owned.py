@@ -436,6 +436,8 @@ class Owned:
         return (
             tells_end
             and (previous is None or self.heart.is_own(previous.pod_index, previous.incarnation))
+            # Or else the life that asked may be lost too, and not know it yet: the marks of its time with it.
+            and self.heart.owns(owner.incarnation)
             and self.heart.may_resume(before.incarnation)
         )
 

@@ -706,6 +706,30 @@ class TestOneOfMany:
             assert [False, True] == [pod.owned("alice") is not None for pod in (first, second)]
             assert 150 == len(first._owned)
 
+    async def test_a_life_whose_lease_has_ended_resumes_nothing(
+        self, make_server: MakeServer, store: MemoryStore, clock: ManualClock
+    ) -> None:
+        """A pod that could not claim again what one loss took resumes nothing after a second one that it missed."""
+        settings = {"heartbeat": 5.0, "lease": 20.0}
+        async with make_server(0, **settings) as pod, make_server(1, **settings) as other:
+            older = await pod.claim("alice")
+            store.lose_all()
+            store.fail_with(AWAY, "claim")
+            await pod._heart.beat()
+            await pod._reclaim.wait(1.0)
+            store.fail_with(None)
+            clock.advance(21.0)
+            await other._heart.beat()
+            await (await other.claim("alice")).release()
+            store.lose_all()
+            await pod.claim("alice")
+            await pod._heart.beat()
+            await pod._reclaim.wait(1.0)
+            newer = pod.owned("alice")
+
+            assert newer is not None
+            assert not newer.resumes(older)
+
     async def test_what_an_emptied_store_lacks_is_not_lost(self, run_pods: RunPods, store: MemoryStore) -> None:
         """Who looks at a link before the heartbeat tells that the store was emptied keeps it, and claims it again."""
         async with run_pods(1) as (pod,):
