@@ -114,7 +114,12 @@ SLIPS = [
         "return incarnation in self._unbroken and self._clock() < self._resumes_until",
         "return True",
     ),
-    Mutation("a lost life is not reclaimed", DRIVER, "        self._reclaim.lost()\n", "        pass\n"),
+    Mutation(
+        "a lost life is not reclaimed",
+        DRIVER,
+        "        self._reclaim.lost(links_too=outcome is HeartbeatOutcome.UNKNOWN)\n",
+        "        pass\n",
+    ),
     Mutation(
         "who was taken for dead goes on",
         HEART,
@@ -328,7 +333,12 @@ SLIPS = [
         "            self.left_behind += handle is not None and handle.held\n",
         "",
     ),
-    Mutation("the mark of an older tenure outlives a claim", LINKS, "            self._ended.pop(key, None)\n", ""),
+    Mutation(
+        "the mark of an older tenure outlives a claim",
+        LINKS,
+        "        if change.outcome in _TOLD:\n            self._mark_begun(key, last, decision[1], now)\n",
+        "",
+    ),
     Mutation(
         "a second loss of the store is taken for the first",
         HEART,
