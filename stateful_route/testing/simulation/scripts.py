@@ -360,6 +360,28 @@ def _stops_without_the_store(maker: Maker) -> None:
     maker.add(at + maker.lease * (0.5 + random.random()), "pod0", random.choice(["stop", "stop", "drain"]))
 
 
+def _goodbye_beside_a_heartbeat(maker: Maker) -> None:
+    """A pod is shut down while a heartbeat is in flight."""
+    _set_up(maker)
+    maker.deadline, maker.lease = 0.5, 1.0
+    at = 1.0 + 0.5 * maker.random.random()
+    maker.silence(at, "pod0", 0.3, "pipe", up=maker.random.random() < 0.3, new=False)
+    maker.add(at + 0.2 + 0.09 * maker.random.random(), "pod0", "routing_state", state="SHUTDOWN")
+
+
+def _late_heartbeat(maker: Maker) -> None:
+    """The answer to a heartbeat comes late, and is the last one; others want what the pod has."""
+    _set_up(maker)
+    maker.deadline, maker.lease = 0.5, 1.0
+    at = 1.0 + 0.2 * maker.random.random()
+    maker.op(0.4, 0, 0, "claim", plain=True)
+    maker.ask(0.6, 0, "request")
+    maker.silence(at, "pod0", 0.44, "pipe", up=False, new=False)
+    maker.silence(at + 0.439, "pod0", 3.0, "", down=False, new=True)
+    for number in range(20):
+        maker.ask(at + 0.95 + 0.03 * number, 0, "request")
+
+
 SCRIPTS: tuple[Callable[[Maker], None], ...] = (
     _answer_is_overtaken,
     _client_is_deaf,
@@ -384,4 +406,6 @@ SCRIPTS: tuple[Callable[[Maker], None], ...] = (
     _leases_differ,
     _flock,
     _stops_without_the_store,
+    _goodbye_beside_a_heartbeat,
+    _late_heartbeat,
 )
