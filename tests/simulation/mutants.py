@@ -358,6 +358,7 @@ SLIPS = [
         "        self._forget_unbroken()\n",
         "",
     ),
+    Mutation("a life that has ended resumes", OWNED, "            and self.heart.owns(owner.incarnation)\n", ""),
     Mutation("a release forgets an older unsure one", OWNED, "= pending | {epoch}", "= {epoch}"),
     Mutation(
         "a release that is answered settles all",
