@@ -71,8 +71,8 @@ REVERTS = [
     Mutation(
         "r03 to remove drops the handle after the answer",
         OWNED,
-        "            handle = self._handles.get(uid)\n            self.forget(uid)\n",
-        "            handle = self._handles.get(uid)\n",
+        "            if handle is not None:\n                self.forget(uid)\n                owner, epoch",
+        "            if handle is not None:\n                owner, epoch",
     ),
     Mutation(
         "r03 to give drops the handle after the answer",
@@ -91,7 +91,7 @@ REVERTS = [
         HEART,
         "expected=self._expected,",
         "expected=None,",
-        also=(("if await self._is_own_ghost():", "if False:"),),
+        also=(("if await self._may_come_back():", "if False:"),),
     ),
     Mutation(
         "r04 calls have no deadline of their own for the turn",
@@ -383,7 +383,7 @@ SLIPS = [
         "",
     ),
     Mutation("answers in flight survive a deaf period", OWNED, "        self._turns.invalidate_all()\n", ""),
-    Mutation("a late registration of its own ends a process", HEART, "if await self._is_own_ghost():", "if False:"),
+    Mutation("a late registration of its own ends a process", HEART, "if await self._may_come_back():", "if False:"),
     Mutation(
         "entries from the future stay",
         PODS,

@@ -248,7 +248,11 @@ class Judge:
     def _after(self, request: Request, answer: Any) -> None:
         self.trace.request("applied", request, answer)
         if isinstance(answer, Registration) and answer.incarnation:
-            self.newest[request.args[0].pod_index] = answer.incarnation, request.machine, request.kwargs["process"]
+            self.newest[request.args[0].pod_index] = (
+                answer.incarnation,
+                request.machine,
+                request.kwargs["process"].rpartition(":")[2],
+            )
         if request.name in _STATES:
             self._note_states()
         if request.name in {"place", "place_links"}:
