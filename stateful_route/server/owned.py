@@ -335,7 +335,9 @@ class Owned:
 
     def _agrees(self, uid: str, link: Link | None) -> bool:
         handle = self._handles.get(uid)
-        return handle is None or (
+        if handle is None or (link is None and handle.incarnation != self.heart.incarnation):
+            return True  # what an older life held is claimed again if nobody has it
+        return (
             link is not None
             and link.kind is LinkKind.PERSISTENT
             and (self.pod_index, handle.epoch) == (link.pod_index, link.epoch)
@@ -435,6 +437,8 @@ class Owned:
         return (
             tells_end
             and (previous is None or self.heart.is_own(previous.pod_index, previous.incarnation))
+            # Or else the life that asked may be lost too, and not know it yet: the marks of its time with it.
+            and self.heart.owns(owner.incarnation)
             and self.heart.may_resume(before.incarnation)
         )
 

@@ -24,13 +24,14 @@ PACKAGE = Path(__file__).parents[2] / "stateful_route"
 
 @attrs.frozen
 class Mutation:
-    """One slip: ``old`` is ``new`` in a file of the package; with ``every`` more than once."""
+    """One slip: ``old`` is ``new`` in a file of the package; with ``every`` more than once; and so is what is ``also``."""
 
     name: str
     file: str
     old: str
     new: str
     every: bool = False
+    also: tuple[tuple[str, str], ...] = ()
 
     def apply(self, package: Path) -> None:
         """Change a copy of the package."""
@@ -39,33 +40,39 @@ class Mutation:
         found = text.count(self.old)
         if not (found == 1 or (found and self.every)):
             raise ValueError(f"{self.name}: {self.file} has that text {found} times")
-        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+        text = text.replace(self.old, self.new)
+        for old, new in self.also:
+            if text.count(old) != 1:
+                raise ValueError(f"{self.name}: {self.file} has {old!r} {text.count(old)} times")
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
 
 
 HEART, OWNED, OWNERSHIP = "server/heart.py", "server/owned.py", "server/ownership.py"
 WATCH, DRAIN, DRIVER, TURNS = "server/watch.py", "server/drain.py", "server/driver.py", "server/turns.py"
 CACHE, RESOLVER, ROUTING = "client/cache.py", "client/resolver.py", "client/routing.py"
 REFRESH, HEARING, FLIGHTS = "client/refresh.py", "client/invalidation.py", "_flights.py"
+LINKS, PODS = "testing/kept_links.py", "testing/service_pods.py"  # as the scripts do it
 
 REVERTS = [
     Mutation("r14 an answer overtaken by an invalidation counts", OWNED, "<= turn.invalidated", "<= -1"),
     Mutation(
         "r02 a forced write does not settle a release",
         OWNED,
-        "self._turns.take(uid) as turn:\n            await self._settle_release(uid)\n            owner = self.heart.life()\n",
+        "self._turns.take(uid) as turn:\n            await self._settle_releases(uid)\n            owner = self.heart.life()\n",
         "self._turns.take(uid) as turn:\n            owner = self.heart.life()\n",
     ),
     Mutation(
         "r02 a claim does not settle a release",
         OWNED,
-        "        await self._settle_release(uid)\n        while True:",
-        "        while True:",
+        "        await self._settle_releases(uid)\n        handle = None\n",
+        "        handle = None\n",
     ),
     Mutation(
         "r03 to remove drops the handle after the answer",
         OWNED,
-        "            handle = self._handles.get(uid)\n            self.forget(uid)\n",
-        "            handle = self._handles.get(uid)\n",
+        "            if handle is not None:\n                self.forget(uid)\n                owner, epoch",
+        "            if handle is not None:\n                owner, epoch",
     ),
     Mutation(
         "r03 to give drops the handle after the answer",
@@ -79,7 +86,13 @@ REVERTS = [
         "        if self._ended:  # meanwhile: the last heartbeat is still to come\n",
         "        if self._ended:\n            self._parting = False\n",
     ),
-    Mutation("r17 a late registration counts", HEART, "expected=self._expected,", "expected=None,"),
+    Mutation(
+        "r17 a late registration counts",
+        HEART,
+        "expected=self._expected,",
+        "expected=None,",
+        also=(("if await self._may_come_back():", "if False:"),),
+    ),
     Mutation(
         "r04 calls have no deadline of their own for the turn",
         OWNED,
@@ -100,7 +113,7 @@ SLIPS = [
     Mutation("a pod does not fence itself", HEART, " <= self._clock() < self._good_until", " <= self._clock()"),
     Mutation("a handle outlives the life", HEART, "return incarnation == self.incarnation and ", "return "),
     Mutation("a new life does not wait", HEART, "if began.previous_left and not self._exclusive:", "if False:"),
-    Mutation("a waiting life says goodbye", HEART, "if self.incarnation and not self.waiting:", "if self.incarnation:"),
+    Mutation("a waiting life says goodbye", HEART, "if self.waiting:  # who comes next", "if False:  # who comes next"),
     Mutation(
         "superseded, and it goes on",
         HEART,
@@ -113,12 +126,17 @@ SLIPS = [
         "return incarnation in self._unbroken and self._clock() < self._resumes_until",
         "return True",
     ),
-    Mutation("a lost life is not reclaimed", HEART, "        self._lost()\n", ""),
     Mutation(
-        "the old incarnation stays while it registers",
+        "a lost life is not reclaimed",
+        DRIVER,
+        "        self._reclaim.lost(links_too=outcome is HeartbeatOutcome.UNKNOWN)\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "who was taken for dead goes on",
         HEART,
-        "        self.incarnation = 0\n        self._sequence = 0\n",
-        "        self._sequence = 0\n",
+        "elif outcome is not HeartbeatOutcome.OUTDATED:",
+        "elif outcome is HeartbeatOutcome.UNKNOWN:",
     ),
     # handles
     Mutation(
@@ -177,11 +195,16 @@ SLIPS = [
         "self._key(uid), pod_index=pod_index, epoch=None, grace=grace)",
     ),
     # announcements to a pod
-    Mutation("a pod that hears again does not look", WATCH, "        await self._look()\n", ""),
+    Mutation(
+        "a pod that hears again does not look",
+        WATCH,
+        "        if incarnation == self._heart.incarnation:\n            self._doubt(*self._owned.uids)\n",
+        "",
+    ),
     Mutation(
         "a pod does not verify what is announced",
         WATCH,
-        "                await self._owned.verify([key.uid])\n",
+        "                self._doubt(key.uid)\n",
         "                pass\n",
     ),
     # leaving
@@ -268,8 +291,8 @@ SLIPS = [
     Mutation(
         "what has died is available",
         ROUTING,
-        "        pod.available = False\n        pod.settle()\n        self._hearsay.add(pod)",
-        "        pod.settle()\n        self._hearsay.add(pod)",
+        "pod.available = alive and routing_state is not RoutingState.SHUTDOWN",
+        "pod.available = routing_state is not RoutingState.SHUTDOWN",
     ),
     Mutation(
         "no lease ends",
@@ -290,15 +313,96 @@ SLIPS = [
     Mutation(
         "a failed flight is not told",
         FLIGHTS,
-        "            for future in self._end(key):\n                future.set_exception(error if isinstance(error, Exception) else _AbandonedError())\n            raise",
-        "            self._end(key)\n            raise",
+        "            for _, future in self._end(key):\n                future.set_exception(error)\n            return\n",
+        "            self._end(key)\n            return\n",
     ),
     Mutation(
         "a cancelled flight cancels all",
         FLIGHTS,
-        "error if isinstance(error, Exception) else _AbandonedError()",
-        "error",
+        "            future.set_exception(_AbandonedError(error))\n",
+        "            future.cancel()\n",
     ),
+    Mutation(
+        "who is abandoned does not ask again",
+        FLIGHTS,
+        "            if now() >= began + self._seconds:\n",
+        "            if True:\n",
+    ),
+    # what was mended last
+    Mutation(
+        "a reclaim stops at the first error, in a fixed order",
+        OWNED,
+        "        self._random.shuffle(uids)\n        waiting = deque(sorted(uids, key=self._unclaimed.__contains__))\n"
+        "        self._unclaimed.clear()\n        failed: list[StoreError] = []\n        claimed = 0\n\n"
+        "        async def work() -> None:\n            nonlocal claimed\n            while waiting and (",
+        "        waiting = deque(uids)\n        failed: list[StoreError] = []\n        claimed = 0\n\n"
+        "        async def work() -> None:\n            nonlocal claimed\n            while waiting and not failed and (",
+    ),
+    Mutation("a reclaim that failed counts as done", OWNED, "        if failed:\n            raise failed[0]\n", ""),
+    Mutation(
+        "what is left behind in an older life is not claimed again",
+        OWNED,
+        "            self.left_behind += handle is not None and handle.held\n",
+        "",
+    ),
+    Mutation(
+        "the mark of an older tenure outlives a claim",
+        LINKS,
+        "        if change.outcome in _TOLD:\n            self._mark_begun(key, last, decision[1], now)\n",
+        "",
+    ),
+    Mutation(
+        "a second loss of the store is taken for the first",
+        HEART,
+        "        # Of a life before this one nothing can be said any more: what the store told of tenures since is lost as well.\n"
+        "        self._forget_unbroken()\n",
+        "",
+    ),
+    Mutation("a life that has ended resumes", OWNED, "            and self.heart.owns(owner.incarnation)\n", ""),
+    Mutation("a release forgets an older unsure one", OWNED, "= pending | {epoch}", "= {epoch}"),
+    Mutation(
+        "a release that is answered settles all",
+        OWNED,
+        "pending & {None if answer.link is None else answer.link.epoch})",
+        "set())",
+    ),
+    Mutation(
+        "what is not owned is handed off",
+        DRAIN,
+        "            return leaving and await self._give_up(claimed)\n",
+        "            pass\n",
+    ),
+    Mutation("a mark counts over an interruption", OWNERSHIP, " and self._heard == older._heard", ""),
+    Mutation(
+        "a late forced link of an older life overwrites", LINKS, "present.incarnation > owner.incarnation > 0", "False"
+    ),
+    Mutation(
+        "nobody looks after what is held",
+        OWNED,
+        "        await self.verify([uid for uid in some if uid in self._handles])\n",
+        "",
+    ),
+    Mutation("answers in flight survive a deaf period", OWNED, "        self._turns.invalidate_all()\n", ""),
+    Mutation("a late registration of its own ends a process", HEART, "if await self._may_come_back():", "if False:"),
+    Mutation(
+        "entries from the future stay",
+        PODS,
+        "if known is None or known.at_ms <= now.ms:\n            return known\n",
+        "if True:\n            return known\n",
+    ),
+    Mutation(
+        "a death is confirmed beside the lease of an older life",
+        PODS,
+        "max(self.at_ms + self.lease_ms, self.free_ms) - now.ms",
+        "self.at_ms + self.lease_ms - now.ms",
+    ),
+    Mutation(
+        "a link of a newer life than the dead one is not taken over",
+        REFRESH,
+        " or (pod.state.dead and pod.state.incarnation < life.incarnation)",
+        "",
+    ),
+    Mutation("a failed start ends a living process", HEART, "elif self._spares_others:", "elif False:"),
 ]
 
 

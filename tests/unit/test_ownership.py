@@ -811,6 +811,58 @@ class TestOneOfMany:
             assert [False, True] == [pod.owned("alice") is not None for pod in (first, second)]
             assert 150 == len(first._owned)
 
+    async def test_a_life_whose_lease_has_ended_resumes_nothing(
+        self, make_server: MakeServer, store: MemoryStore, clock: ManualClock
+    ) -> None:
+        """A pod that could not claim again what one loss took resumes nothing after a second one that it missed."""
+        settings = {"heartbeat": 5.0, "lease": 20.0}
+        async with make_server(0, **settings) as pod, make_server(1, **settings) as other:
+            older = await pod.claim("alice")
+            store.lose_all()
+            store.fail_with(AWAY, "claim")
+            await pod._heart.beat()
+            await pod._reclaim.wait(1.0)
+            store.fail_with(None)
+            clock.advance(21.0)
+            await other._heart.beat()
+            await (await other.claim("alice")).release()
+            store.lose_all()
+            await pod.claim("alice")
+            await pod._heart.beat()
+            await pod._reclaim.wait(1.0)
+            newer = pod.owned("alice")
+
+            assert newer is not None
+            assert not newer.resumes(older)
+
+    async def test_what_an_emptied_store_lacks_is_not_lost(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Who looks at a link before the heartbeat tells that the store was emptied keeps it, and claims it again."""
+        async with run_pods(1) as (pod,):
+            older = {uid: await pod.claim(uid) for uid in ("alice", "bob")}
+            store.lose_all()
+            await pod._owned.look_after()
+            await pod._reclaim.wait(1.0)
+            newer = {uid: pod.owned(uid) for uid in older}
+
+            assert [True, True] == [handle is not None and handle.resumes(older[uid]) for uid, handle in newer.items()]
+
+    async def test_what_is_to_be_claimed_again_is_not_lost(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Who looks at a link that could not be claimed again yet keeps it: it is not there because it was lost."""
+        async with run_pods(1) as (pod,):
+            older = await pod.claim("alice")
+            store.lose_all()
+            store.fail_with(AWAY, "claim")
+            await pod._heart.beat()
+            await pod._reclaim.wait(1.0)
+            store.fail_with(None)
+            await pod._owned.look_after()
+            await pod._heart.beat()
+            await pod._reclaim.wait(1.0)
+            newer = pod.owned("alice")
+
+            assert newer is not None
+            assert newer.resumes(older)
+
     async def test_a_release_of_a_uid_that_never_comes_back(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A release that was not answered is repeated some day, and not remembered for ever."""
         async with run_pods(1) as (pod,):

@@ -77,6 +77,8 @@ def _many(options: argparse.Namespace) -> int:
     seeds = steps = 0
     found: Counter[str] = Counter()
     first: int | None = None
+    sys.stdout.write(f"seeds from {options.first} on\n")
+    sys.stdout.flush()
     for seed, ran, violation in _run_all(numbers, options.jobs or os.cpu_count() or 1, ends):
         seeds, steps = seeds + 1, steps + ran
         if violation is not None:
@@ -94,6 +96,7 @@ def _many(options: argparse.Namespace) -> int:
     if first is None:
         return 0
     sys.stdout.write(f"replay: python -m stateful_route.testing.simulation --seed {first} --shrink\n")
+    sys.stdout.write(f'   or:  make simulate ARGS="--seed {first} --shrink"\n')
     return 1
 
 

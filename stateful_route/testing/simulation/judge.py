@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Registration
-from stateful_route.testing.simulation.store import run_now
+from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodTable, Registration, RoutingState
+from stateful_route.testing.simulation.store import run_now, uids_of
 
 if TYPE_CHECKING:
     from stateful_route.server.ownership import Ownership
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _ENDS = frozenset({"place", "place_links", "claim", "release", "assign"})
 _FORCES = frozenset({"assign", "release"})
+_NEW_OWNER = frozenset({Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN})
+_STATES = frozenset({"register", "heartbeat", "confirm_death"})
 
 
 @attrs.frozen
@@ -75,17 +77,25 @@ class Judge:
         """How long a message may take if nothing is wrong, in seconds."""
         self.bound_of_cache = 5.0
         self.bound_of_degraded = 10.0
+        self.bound_of_return = 5.0
+        """Seconds until a client asks a store again that did not answer."""
+        self.bound_of_table = 5.0
+        """Seconds until a client knows what state a pod is in, if nothing is wrong."""
         self.lost_until = 0.0
         self.clock_went_back = False
         self.clock_stepped_until = 0.0
         self.troubled: dict[str, float] = {}
         """Until when something was wrong with a machine, or with the store as it sees it."""
+        self.away: dict[str, float] = {}
+        """Until when the store may not have answered a machine."""
         self.ledger: dict[str, int] = dict.fromkeys(uids, 0)
         self.forced: dict[str, _Forced] = {}
         self.history: dict[str, list[_Was]] = {uid: [_Was(0.0, None, 0, 1e18)] for uid in uids}
         self.serves = 0
-        self.newest: dict[int, tuple[int, Machine]] = {}
-        """The newest life of each pod that the store has begun, and whose it is."""
+        self.newest: dict[int, tuple[int, Machine, str]] = {}
+        """The newest life of each pod that the store has begun, and whose it is: of which machine, and which driver."""
+        self._unfit: dict[int, tuple[RoutingState | None, float]] = {}
+        """Since when each pod has not been READY; in what state it is, with ``None`` if it is dead."""
         self._owned_since: dict[str, float] = {}
         self._kept: dict[PodProcess, dict[Ownership, bool]] = {}
         """The handles that each pod ever had, and whether it was told that it lost them."""
@@ -101,9 +111,12 @@ class Judge:
             self.trace.note("VIOLATION", "", f"{invariant}: {text}")
             self.loop.stop()
 
-    def trouble(self, machine: Machine, seconds: float) -> None:
-        """Take in that something is wrong with a machine for so long."""
-        self.troubled[machine.name] = max(self.troubled.get(machine.name, 0.0), self.loop.now + seconds)
+    def trouble(self, machine: Machine, seconds: float, *, away: bool = True) -> None:
+        """Take in that something is wrong with a machine for so long; ``away`` is whether calls may fail."""
+        until = self.loop.now + seconds
+        self.troubled[machine.name] = max(self.troubled.get(machine.name, 0.0), until)
+        if away:
+            self.away[machine.name] = max(self.away.get(machine.name, 0.0), until)
 
     def lost(self, away: float) -> None:
         """Take in that the store has lost something, and is away for so long."""
@@ -143,10 +156,10 @@ class Judge:
             self.violate("a loss is a loss", f"{pod.name} hears that it lost {handle!r}")
 
     def check_losses(self, pod: PodProcess) -> None:
-        """See that a pod that has stopped was told of the loss of each handle that it had."""
+        """See that a pod that is out for good was told of the loss of each handle that it had."""
         for handle, lost in self._kept.get(pod, {}).items():
             if not lost:
-                self.violate("a loss is told", f"{pod.name} has stopped, and was not told that it lost {handle!r}")
+                self.violate("a loss is told", f"{pod.name} is out for good, and was not told that it lost {handle!r}")
 
     def _check_epoch(self, uid: str, pod: PodProcess, handle: Ownership) -> None:
         epoch = handle.epoch or 0
@@ -206,7 +219,7 @@ class Judge:
         if len(owners) > 1:
             self._check_owners(uid)
         known = self.ledger[uid]
-        if version != known and not self.excused(uid, [pod, *(other for other, _ in owners)]) and not pod.torn(uid):
+        if version != known and not (self.loop.now < self.clock_stepped_until or pod.torn(uid)):
             self.violate(
                 "memory is never stale",
                 f"{pod.name} serves {uid} at epoch {handle.epoch} from a memory of write {version}, not {known}",
@@ -228,14 +241,22 @@ class Judge:
     def _before(self, request: Request) -> None:
         self._links_before: dict[str, Link | None] = {}
         if request.name in _ENDS:
-            for uid in _uids_of(request):
+            for uid in uids_of(request.name, request.args):
                 if uid in self.keys:
                     self._links_before[uid] = self.link(uid)
 
     def _after(self, request: Request, answer: Any) -> None:
         self.trace.request("applied", request, answer)
         if isinstance(answer, Registration) and answer.incarnation:
-            self.newest[request.args[0].pod_index] = answer.incarnation, request.machine
+            self.newest[request.args[0].pod_index] = (
+                answer.incarnation,
+                request.machine,
+                request.kwargs["process"].rpartition(":")[2],
+            )
+        if request.name in _STATES:
+            self._note_states()
+        if request.name in {"place", "place_links"}:
+            self._check_placement(request, answer)
         for uid, before in self._links_before.items():
             change = answer[0] if isinstance(answer, list) else answer
             if not isinstance(change, LinkChange):
@@ -246,6 +267,50 @@ class Judge:
                 continue
             if after is None or after.epoch != before.epoch or after.kind is not LinkKind.PERSISTENT:
                 self._ended(uid, before, request)
+
+    def _table(self) -> PodTable:
+        key = next(iter(self.keys.values()))
+        table = run_now(self.server.core.read_pods(key.namespace, key.service_name))
+        assert isinstance(table, PodTable)
+        return table
+
+    def _note_states(self) -> None:
+        for pod in self._table().pods:
+            state = None if pod.dead else pod.report.routing_state
+            if state is RoutingState.READY:
+                self._unfit.pop(pod.pod_index, None)
+            elif self._unfit.get(pod.pod_index, ("", 0.0))[0] != state:
+                self._unfit[pod.pod_index] = state, self.loop.now
+
+    def _unfit_for(self, pod_index: int, at: float, *, new: bool) -> float:
+        """Return for how long a pod has not been fit for requests, or for new uids, as the store knew it then."""
+        state, since = self._unfit.get(pod_index, (RoutingState.READY, at))
+        if state is RoutingState.READY or (state is RoutingState.DENY_NEW_CALL and not new):
+            since = at
+        for pod in self._table().pods:
+            if pod.pod_index == pod_index and not pod.dead:
+                ended = pod.load_state.timestamp + pod.load_state.ttl - self.server.offset
+                since = min(since, ended)
+        return at - since
+
+    def _calm_for(self, client: str, at: float) -> bool:
+        """Whether nothing was wrong with a client, or the store, for so long that it knows all."""
+        ends = self.troubled.get(client, 0.0) + self.bound_of_loss
+        return ends < at and not (self.lost_until or self.clock_stepped_until)
+
+    def _check_placement(self, request: Request, answer: Any) -> None:
+        """See that a client gives no new uid to a pod that is not fit for it, as far as it must know that."""
+        change = answer[0] if isinstance(answer, list) else answer
+        if request.chosen or not isinstance(change, LinkChange) or change.outcome not in _NEW_OWNER:
+            return
+        if change.link is not None and self._calm_for(request.machine.name, request.asked_at):
+            pod_index = change.link.pod_index
+            unfit = self._unfit_for(pod_index, request.asked_at, new=True)
+            if unfit > self.bound_of_table:
+                what = (
+                    f"{request.machine.name} places a uid on pod {pod_index}, which has not been fit for {unfit:.2f} s"
+                )
+                self.violate("new uids go to pods that take them", what)
 
     def _ended(self, uid: str, before: Link, request: Request) -> None:
         """Look at who would serve a link that the store has just ended."""
@@ -299,9 +364,11 @@ class Judge:
         """Take in that a client routed a uid by its cache alone."""
         now = self.loop.now
         since = now - self.bound_of_cache
-        troubled = self.troubled.get(client, 0.0)
-        if now < troubled + self.bound_of_cache:
+        away = self.away.get(client, 0.0)
+        if now < away + self.bound_of_cache + self.bound_of_return:
             since -= self.bound_of_degraded
+        elif self._calm_for(client, now) and self._unfit_for(pod_index, now, new=False) > self.bound_of_table:
+            self.violate("no stale cache", f"{client} routes {uid} to pod {pod_index} by its cache, and that is dead")
         later = now
         for was in reversed(self.history[uid]):
             if min(later, was.ends) < since:
@@ -315,10 +382,3 @@ class Judge:
             "no stale cache",
             f"{client} routes {uid} to pod {pod_index} by its cache, whose it was not in the last {now - since:.2f} s",
         )
-
-
-def _uids_of(request: Request) -> list[str]:
-    if request.name == "place_links":
-        return [uid for uid, _ in request.args[1]]
-    key = request.args[0]
-    return [key.uid] if isinstance(key, LinkKey) else []

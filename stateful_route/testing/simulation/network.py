@@ -221,7 +221,7 @@ class Network:
         """Open a connection of a machine; a silence that covers its kind covers it too."""
         connection = Connection(self, machine, kind, to_store)
         for until, kinds, up, down in self._cuts.get(machine.name, ()):
-            if until > self.loop.now and kinds in ("", kind):
+            if until > self.loop.now and kind.startswith(kinds):
                 self._hold(connection, until - self.loop.now, up=up, down=down)
         return connection
 
@@ -231,8 +231,8 @@ class Network:
             self.connections.remove(connection)
 
     def of(self, machine: Machine, kind: str = "") -> list[Connection]:
-        """Return the connections of a machine."""
-        return [each for each in self.connections if each.machine is machine and kind in ("", each.kind)]
+        """Return the connections of a machine whose kind begins so."""
+        return [each for each in self.connections if each.machine is machine and each.kind.startswith(kind)]
 
     def silence(
         self, machine: Machine, seconds: float, kind: str = "", *, up: bool = True, down: bool = True, new: bool = True

@@ -9,6 +9,7 @@ from typing import Any, Self
 import attrs
 
 from stateful_route.testing.simulation.network import Latency
+from stateful_route.testing.simulation.scripts import SCRIPTS
 
 
 @attrs.frozen
@@ -42,6 +43,10 @@ class Plan:
     """The clocks of the machines are fast or slow by up to this share."""
     slowness: float = 0.0
     """The chance that a machine stands still for a moment after a step."""
+    nodes: int = 1
+    """Of the store: with more than one, each machine has a connection to each, and the first one has the pods."""
+    later_lease: float | None = None
+    """The lease of processes that take the place of others, if it is another one."""
 
     def to_json(self) -> str:
         """Return it as text."""
@@ -82,13 +87,18 @@ _FAULTLESS = frozenset({"race", "leave", "restart", "any"})
 
 def make_plan(seed: int, *, seconds: float | None = None) -> Plan:
     """Make a plan from a seed."""
-    return _Maker(seed, seconds).make()
+    return Maker(seed, seconds).make()
 
 
-class _Maker:
+_SCRIPTED = 0.3
+"""The share of the runs that follow a script instead."""
+
+
+class Maker:
     """Draws scenes: a few actions close to each other, about one uid and by a small cast, with or without a fault."""
 
     def __init__(self, seed: int, seconds: float | None) -> None:
+        """Draw what kind of world it is."""
         self.random = random = Random(f"plan {seed}")
         self.seed = seed
         self.pods = random.choice([1, 2, 2, 2, 3, 4])
@@ -102,12 +112,23 @@ class _Maker:
         self.faulty = random.random() < 0.8
         self.actions: list[Action] = []
         self.fresh = 0
+        self.settings: dict[str, Any] = {}
+        self.nodes = 1
+        self.base: float | None = None
+        self.later_lease: float | None = None
 
     def make(self) -> Plan:
+        """Draw what happens in it."""
         random = self.random
+        follows = Random(f"script {self.seed}")
+        script = follows.choice(SCRIPTS) if follows.random() < _SCRIPTED else None
+        if script is not None:
+            self.faulty = False
+            self.forces = True
+            script(self)
         spiky = self.faulty and random.random() < 0.4
         latency = Latency(
-            base=random.choice([0.0001, 0.0005, 0.002]),
+            base=random.choice([0.0001, 0.0005, 0.002]) if self.base is None else self.base,
             mean=random.choice([0.0002, 0.001, 0.005]),
             spikes=random.choice([0.01, 0.05]) if spiky else 0.0,
             spike=random.choice([0.05, self.deadline, 3 * self.deadline]) if spiky else 0.0,
@@ -130,8 +151,13 @@ class _Maker:
             "rebalance_share": 0.5,
             "pod_retention": random.choice([86400.0, round(3 * self.lease, 3)]),
         }
-        self._draw_scenes()
-        self._draw_traffic()
+        slowness = random.choice([0.0, 0.0, 0.02, 0.1])
+        if script is None:
+            self._draw_scenes()
+            self._draw_traffic()
+        else:
+            settings.update(self.settings)
+            slowness = random.choice([0.0, 0.0, 0.0, 0.02])
         return Plan(
             seed=self.seed,
             pods=self.pods,
@@ -143,7 +169,9 @@ class _Maker:
             actions=tuple(sorted(self.actions, key=lambda action: action.at)),
             schedule=self.seed,
             drift=random.choice([0.0, 0.0, 1e-4]),
-            slowness=random.choice([0.0, 0.0, 0.02, 0.1]),
+            slowness=slowness,
+            nodes=self.nodes,
+            later_lease=self.later_lease,
         )
 
     def _draw_scenes(self) -> None:
@@ -170,7 +198,7 @@ class _Maker:
         """Operations at the same time, some with late answers."""
         random = self.random
         if self.faulty and random.random() < 0.4:
-            self._silence(at, f"pod{pod}", random.random() * 1.5 * self.deadline, "pipe", up=False, new=False)
+            self.silence(at, f"pod{pod}", random.random() * 1.5 * self.deadline, "pipe", up=False, new=False)
         self._ops(at, (pod, other), uid, random.choice([0.0005, 0.003, 0.02]))
 
     def _late(self, at: float, pod: int, other: int, uid: int) -> None:
@@ -178,9 +206,9 @@ class _Maker:
         random = self.random
         up = random.random() < 0.8
         seconds = self.deadline * (0.5 + 3 * random.random())
-        self._op(at - self.deadline * random.random(), pod, uid, "claim")
-        self._silence(at, f"pod{pod}", seconds, "pipe", up=up, down=not up, new=random.random() < 0.2)
-        self._op(at + 0.001, pod, uid, random.choice(_GIVES + _TAKES))
+        self.op(at - self.deadline * random.random(), pod, uid, "claim")
+        self.silence(at, f"pod{pod}", seconds, "pipe", up=up, down=not up, new=random.random() < 0.2)
+        self.op(at + 0.001, pod, uid, random.choice(_GIVES + _TAKES))
         self._ops(at + self.deadline * random.random(), (pod, pod, other), uid, self.deadline * 0.7)
 
     def _deaf(self, at: float, pod: int, other: int, uid: int) -> None:
@@ -189,10 +217,10 @@ class _Maker:
         who = f"client{random.randrange(self.clients)}" if self.clients and random.random() < 0.4 else f"pod{pod}"
         seconds = random.choice([0.3, 1.0, 3.0]) * random.random() * 2
         if random.random() < 0.7:
-            self._silence(at, who, seconds, "subscription", up=True, new=random.random() < 0.6)
+            self.silence(at, who, seconds, "subscription", up=True, new=random.random() < 0.6)
         else:
-            self._add(at, who, "reset", of="subscription", told=random.random() < 0.5)
-        self._op(at - 0.1 * random.random(), pod, uid, "claim")
+            self.add(at, who, "reset", of="subscription", told=random.random() < 0.5)
+        self.op(at - 0.1 * random.random(), pod, uid, "claim")
         self._ops(at + 0.3 * random.random(), (pod, other), uid, random.choice([0.01, 0.2]))
 
     def _leave(self, at: float, pod: int, other: int, uid: int) -> None:
@@ -201,25 +229,25 @@ class _Maker:
         self._ops(at - 0.05, (pod, pod, other), uid, 0.02)
         if self.faulty and random.random() < 0.4:  # a heartbeat is in flight
             late = min(self.deadline, self.heartbeat) * random.random()
-            self._silence(at - late * random.random(), f"pod{pod}", late, "pipe", up=False, new=False)
+            self.silence(at - late * random.random(), f"pod{pod}", late, "pipe", up=False, new=False)
         kind = random.choice(["drain", "stop", "stop", "routing_state", "routing_state"])
         if kind == "routing_state":
-            self._add(at, f"pod{pod}", kind, state=random.choice(["READY", "DENY_NEW_CALL", "SHUTDOWN", "SHUTDOWN"]))
+            self.add(at, f"pod{pod}", kind, state=random.choice(["READY", "DENY_NEW_CALL", "SHUTDOWN", "SHUTDOWN"]))
         else:
-            self._add(at, f"pod{pod}", kind)
+            self.add(at, f"pod{pod}", kind)
         if random.random() < 0.4 and self.faulty:
-            self._silence(at, f"pod{pod}", self.deadline * 3 * random.random(), "", new=random.random() < 0.5)
+            self.silence(at, f"pod{pod}", self.deadline * 3 * random.random(), "", new=random.random() < 0.5)
         self._ops(at + 0.01, (pod, pod, other), uid, 0.02)
-        self._add(at + self.lease * (0.1 + random.random()), f"pod{pod}", "start")
+        self.add(at + self.lease * (0.1 + random.random()), f"pod{pod}", "start")
 
     def _store(self, at: float, pod: int, other: int, uid: int) -> None:
         """Something happens to the store."""
         random = self.random
-        self._op(at - 0.1, pod, uid, "claim")
+        self.op(at - 0.1, pod, uid, "claim")
         self._fault_of_store(at)
         if random.random() < 0.4:
             seconds = self.heartbeat + self.deadline * 3 * random.random()
-            self._silence(at, f"pod{pod}", seconds, "pipe", down=random.random() < 0.5, new=False)
+            self.silence(at, f"pod{pod}", seconds, "pipe", down=random.random() < 0.5, new=False)
         self._ops(at + random.choice([0.0, self.heartbeat]), (pod, other), uid, random.choice([0.02, 0.3]))
 
     def _any(self, at: float, pod: int, other: int, uid: int) -> None:
@@ -230,52 +258,52 @@ class _Maker:
     def _cut_off(self, at: float, pod: int, other: int, uid: int) -> None:
         """A pod does not reach the store for about its lease, while others want what it has."""
         random, who = self.random, f"pod{pod}"
-        self._op(at - 0.2, pod, uid, "claim")
+        self.op(at - 0.2, pod, uid, "claim")
         late = random.random() * self.deadline
         if random.random() < 0.5:  # the answers of the last heartbeats that get through are late
             for number in range(3):
-                self._silence(
+                self.silence(
                     at - self.heartbeat + number * 0.4 * self.heartbeat, who, late, "pipe", up=False, new=False
                 )
             at += late
         seconds = self.lease * (0.7 + 1.5 * random.random())
         if random.random() < 0.3:
-            self._add(at, who, "stall", seconds=round(seconds, 4), timers_first=random.random() < 0.5)
+            self.add(at, who, "stall", seconds=round(seconds, 4), timers_first=random.random() < 0.5)
         else:
-            self._silence(at, who, seconds, "", up=random.random() < 0.8)
+            self.silence(at, who, seconds, "", up=random.random() < 0.8)
         end = at + self.lease
         for number in range(random.randint(4, 14)):
             moment = end + (number - 3) * 0.04 * (0.5 + random.random())
             if self.clients:
-                self._ask(moment, uid, "request")
-            self._op(moment + 0.01 * random.random(), other, uid, "claim")
-            self._op(moment + 0.01 * random.random(), pod, uid, "serve")
+                self.ask(moment, uid, "request")
+            self.op(moment + 0.01 * random.random(), other, uid, "claim")
+            self.op(moment + 0.01 * random.random(), pod, uid, "serve")
 
     def _restart(self, at: float, pod: int, other: int, uid: int) -> None:
         """Processes with one index come and go."""
         random, who = self.random, f"pod{pod}"
-        self._op(at - 0.1, pod, uid, "claim")
+        self.op(at - 0.1, pod, uid, "claim")
         first = random.choice(["kill", "stop", "stall", "stall", "none"])
         if first == "stall":
-            self._add(
+            self.add(
                 at, who, "stall", seconds=round(self.lease * 2 * random.random(), 4), timers_first=random.random() < 0.5
             )
         elif first != "none":
-            self._add(at, who, first)
+            self.add(at, who, first)
         for _ in range(random.randint(1, 3)):
             at += random.choice([0.001, 0.05, self.lease / 2]) * random.random()
-            self._add(at, who, "start")
+            self.add(at, who, "start")
             if self.faulty and random.random() < 0.3:
                 seconds = self.deadline * (0.3 + 2 * random.random())
-                self._silence(at + 0.0001, who, seconds, "pipe", up=random.random() < 0.7, new=random.random() < 0.3)
+                self.silence(at + 0.0001, who, seconds, "pipe", up=random.random() < 0.7, new=random.random() < 0.3)
             self._ops(at + 0.01, (pod, pod, other), uid, random.choice([0.003, 0.1, self.lease / 3]))
             at += random.choice([0.01, 0.1, self.lease / 2]) * random.random()
             if random.random() < 0.5:
                 kind = random.choice(["stop", "kill", "routing_state"])
-                self._add(at, who, kind, **({"state": "SHUTDOWN"} if kind == "routing_state" else {}))
+                self.add(at, who, kind, **({"state": "SHUTDOWN"} if kind == "routing_state" else {}))
                 for number in range(4 if self.clients else 0):
-                    self._ask(at + (0.01 + number * 0.15 * random.random()) * self.lease, uid, "request")
-        self._add(at + self.lease * random.random(), who, "start")
+                    self.ask(at + (0.01 + number * 0.15 * random.random()) * self.lease, uid, "request")
+        self.add(at + self.lease * random.random(), who, "start")
 
     def _draw_traffic(self) -> None:
         random = self.random
@@ -283,7 +311,7 @@ class _Maker:
             return
         at, pause = 0.2, random.choice([0.05, 0.2])
         while at < self.seconds:
-            self._ask(at, random.randrange(self.uids), random.choice(_ASKS))
+            self.ask(at, random.randrange(self.uids), random.choice(_ASKS))
             at += random.expovariate(1 / pause)
 
     # -- single actions
@@ -300,11 +328,12 @@ class _Maker:
         for _ in range(random.randint(2, 6)):
             at += random.expovariate(1 / pause)
             if self.clients and random.random() < 0.25:
-                self._ask(at, uid, random.choice(_ASKS))
+                self.ask(at, uid, random.choice(_ASKS))
             else:
-                self._op(at, random.choice(cast), uid, random.choice(_TAKES + _GIVES))
+                self.op(at, random.choice(cast), uid, random.choice(_TAKES + _GIVES))
 
-    def _op(self, at: float, pod: int, uid: int, kind: str) -> None:
+    def op(self, at: float, pod: int, uid: int, kind: str, *, plain: bool = False, grace: float | None = None) -> None:
+        """Let a pod do something with a uid; with ``plain`` in the simplest way, and to its end."""
         random = self.random
         args: dict[str, Any] = {"uid": uid}
         if not self.forces and kind in {"set", "remove", "remove_with_id"}:
@@ -312,16 +341,17 @@ class _Maker:
         if kind in {"try_set", "set", "remove_with_id"}:
             args["pod"] = pod if random.random() < 0.7 else random.randrange(self.pods)
         if kind in {"release", "remove_with_id"}:
-            args["grace"] = random.choice([0.0, 0.0, 0.5, 3.0])
+            args["grace"] = random.choice([0.0, 0.0, 0.5, 3.0]) if grace is None else grace
         if kind == "claim":
             args["steal"] = random.random() < 0.2
-        self._add(at, f"pod{pod}", kind, **self._cut_short(args))
+        self.add(at, f"pod{pod}", kind, **(args if plain else self._cut_short(args)))
 
-    def _ask(self, at: float, uid: int, kind: str) -> None:
+    def ask(self, at: float, uid: int, kind: str) -> None:
+        """Let a client ask for a uid."""
         args: dict[str, Any] = {"uid": uid}
         if kind == "set_if_absent":
             args["pod"] = self.random.randrange(self.pods)
-        self._add(at, f"client{self.random.randrange(self.clients)}", kind, **self._cut_short(args))
+        self.add(at, f"client{self.random.randrange(self.clients)}", kind, **self._cut_short(args))
 
     def _cut_short(self, args: dict[str, Any]) -> dict[str, Any]:
         random = self.random
@@ -337,42 +367,44 @@ class _Maker:
         kind = random.choice(["stall", "silence", "silence", "reset", "kill"]) if self.faulty else ""
         if kind == "stall":
             seconds = random.choice([0.05, self.deadline, self.lease, 1.6 * self.lease]) * random.random() * 1.3
-            self._add(at, who, kind, seconds=round(seconds, 4), timers_first=random.random() < 0.5)
+            self.add(at, who, kind, seconds=round(seconds, 4), timers_first=random.random() < 0.5)
         elif kind == "silence":
             seconds = random.choice([self.deadline, 2.5 * self.deadline, self.lease, 2 * self.lease])
             of = random.choice(["", "pipe", "pipe", "subscription"])
             up, down, new = (random.random() < share for share in (0.7, 0.7, 0.5))
-            self._silence(at, who, seconds * random.random() * 1.3, of, up=up, down=down, new=new)
+            self.silence(at, who, seconds * random.random() * 1.3, of, up=up, down=down, new=new)
         elif kind == "reset":
             of = random.choice(["", "pipe", "subscription"])
-            self._add(at, who, kind, of=of, told=random.random() < 0.7)
+            self.add(at, who, kind, of=of, told=random.random() < 0.7)
         elif kind == "kill":
-            self._add(at, who, kind)
-            self._add(at + random.choice([0.01, 0.3, self.lease]) * (0.2 + random.random()), who, "start")
+            self.add(at, who, kind)
+            self.add(at + random.choice([0.01, 0.3, self.lease]) * (0.2 + random.random()), who, "start")
 
-    def _silence(
+    def silence(
         self, at: float, who: str, seconds: float, of: str, *, up: bool = True, down: bool = True, new: bool = True
     ) -> None:
-        self._add(at, who, "silence", seconds=round(seconds, 4), of=of, up=up, down=down, new=new)
+        """Let nothing through to or from a machine."""
+        self.add(at, who, "silence", seconds=round(seconds, 4), of=of, up=up, down=down, new=new)
 
     def _fault_of_store(self, at: float) -> None:
         random = self.random
         kind = random.choice(["pause", "pause", "restart", "restart", "lose_all", "fail_over", "fail_over", "clock"])
         if kind == "pause":
             seconds = random.choice([self.deadline, 3 * self.deadline, self.lease, 2 * self.lease]) * random.random()
-            self._add(at, "store", kind, seconds=round(seconds, 4))
+            self.add(at, "store", kind, seconds=round(seconds, 4))
         elif kind == "clock":
             step = random.choice([-1, 1]) * random.choice([0.1, self.lease / 2.5, 3 * self.lease]) * random.random()
-            self._add(at, "store", kind, step=round(step, 4))
+            self.add(at, "store", kind, step=round(step, 4))
         elif kind == "restart":
             seconds = random.choice([0.01, 0.2, 2 * self.lease]) * random.random()
-            self._add(at, "store", kind, seconds=round(seconds, 4), lose=random.random() < 0.6)
+            self.add(at, "store", kind, seconds=round(seconds, 4), lose=random.random() < 0.6)
         elif kind == "fail_over":
-            self._add(at - random.random() * 2, "store", "snapshot")
-            self._add(at, "store", kind, seconds=round(random.random(), 4))
+            self.add(at - random.random() * 2, "store", "snapshot")
+            self.add(at, "store", kind, seconds=round(random.random(), 4))
         else:
-            self._add(at, "store", kind)
+            self.add(at, "store", kind)
 
-    def _add(self, at: float, who: str, kind: str, **args: Any) -> None:
+    def add(self, at: float, who: str, kind: str, **args: Any) -> None:
+        """Let something happen."""
         if at < self.seconds:
             self.actions.append(Action(round(max(at, 0.05), 6), who, kind, args))

@@ -13,7 +13,8 @@ from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError
 from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
-from stateful_route.testing.simulation.leftovers import gave_up, is_waiting
+from stateful_route.testing.simulation.leftovers import is_waiting
+from stateful_route.testing.simulation.store import noting_requests
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -96,6 +97,8 @@ class Process:
                 result = await work()
         except asyncio.CancelledError:
             result = "cancelled"
+            if not {"cancel", "timeout"} & action.keys():
+                self.judge.violate("errors are expected", f"{self.name} {name} was cancelled, and by nobody")
         except (StoreError, RoutingError) as error:
             result = error
         except LifecycleError as error:
@@ -105,13 +108,18 @@ class Process:
         except StatefulRouteError as error:
             result = error
             self.judge.violate("errors are expected", f"{self.name} {name}: {type(error).__name__}: {error}")
-        took = machine.loop.now - began - (machine.stalled_for - stalled)
+        self._look_at_end(name, label, result, began, machine.stalled_for - stalled)
+
+    def _look_at_end(self, name: str, label: str, result: object, began: float, stalled: float) -> None:
+        """See that a call has ended in time, and not with an error that nothing explains."""
+        took = self.machine.loop.now - began - stalled
         if took > self.longest.get(name, 0.0):
             self.longest[name] = took
-        trace.note(
-            self.name, "ends", f"{label} after {took:.4f} s: {type(result).__name__} {result}" if trace.on else ""
-        )
+        ends = f"{label} after {took:.4f} s: {type(result).__name__} {result}" if self.judge.trace.on else ""
+        self.judge.trace.note(self.name, "ends", ends)
         bound = self.bound(name)
+        if isinstance(result, StoreError) and self.must_be_answered(began):
+            self.judge.violate("errors are expected", f"{self.name} {name}: {result}, and nothing was wrong")
         if took > bound:
             text = f"{self.name} {name} took {took:.3f} s: {bound:.3f} s is its bound"
             self.judge.violate("every call ends in time", text)
@@ -122,6 +130,11 @@ class Process:
         if steps is None:
             return 1e9
         return steps * self.config.call_deadline_seconds + 0.02
+
+    def must_be_answered(self, began: float) -> bool:
+        """Whether nothing was wrong that would explain an error of the store."""
+        del began
+        return False
 
     @property
     def may_be_out(self) -> bool:
@@ -167,6 +180,7 @@ class PodProcess(Process):
         self.states = 0
         self.left_waiting = False
         self._torn: set[str] = set()
+        self._claimed: dict[str, list[Ownership]] = {}
         info = ServerInfo(namespace=self.config.namespace, service_name=SERVICE, pod_name=self.name, pod_index=index)
         self.driver = ServerDriver(
             self.store,
@@ -289,10 +303,8 @@ class PodProcess(Process):
         self._torn.discard(uid)
 
     async def _hand_off(self, uid: str) -> None:
-        judge = self.judge
-        calm = judge.troubled.get(self.name, 0.0) + judge.bound < judge.loop.now and not judge.lost_until
-        if calm and self.driver is not None and self.driver.owned(uid) is None and not gave_up(self.driver, uid):
-            judge.violate("what is handed off is owned", f"{self.name} hands {uid} off, and does not own it")
+        if self.driver is not None and self.driver.owned(uid) is None:
+            self.judge.violate("what is handed off is owned", f"{self.name} hands {uid} off, and does not own it")
         await asyncio.sleep(self.random.random() * 0.01)
         if self.random.random() < 0.05:
             raise ValueError(uid)
@@ -321,11 +333,14 @@ class PodProcess(Process):
             "serve": lambda: self._serve(uid),
             "release": lambda: self._release(uid, grace),
             "try_set": lambda: driver.try_set_linked_pod("", uid, SERVICE, pod),
-            "set": lambda: driver.set_linked_pod("", uid, SERVICE, pod),
+            "set": lambda: self._set(uid, pod),
             "remove": lambda: driver.remove_linked_pod("", uid, SERVICE),
             "remove_with_id": lambda: driver.remove_linked_pod_with_id("", uid, SERVICE, pod, grace),
             "routing_state": lambda: self._set_state(RoutingState(args["state"])),
             "drain": self._drain,
+            "release_again": lambda: self._release_again(uid, args.get("before", 1)),
+            "ballast": lambda: self._take_ballast(args.get("count", 0)),
+            "check_reclaimed": lambda: self._check_reclaimed(args["uids"]),
         }
         return await work[kind]()
 
@@ -333,6 +348,7 @@ class PodProcess(Process):
         assert self.driver is not None
         handle = await self.driver.claim(uid, steal_temporary=steal)
         self._check_believed(handle)
+        self._claimed.setdefault(uid, []).append(handle)
         if handle.is_owned():
             await self.load(handle)
             self.serve(uid)
@@ -345,6 +361,43 @@ class PodProcess(Process):
         assert self.driver is not None
         handle = self.memory[uid][0] if uid in self.memory else self.driver.owned(uid)
         return None if handle is None else await handle.release(grace)
+
+    async def _release_again(self, uid: str, before: int) -> object:
+        """Release an older handle than the last one: its first release was not answered."""
+        claimed = [handle for handle in self._claimed.get(uid, ()) if handle.pod_index == self.index]
+        return await claimed[-1 - before].release() if len(claimed) > before else None
+
+    async def _set(self, uid: str, pod: int) -> object:
+        """Force a link; if it is not known whether that was done, the uid is not owned."""
+        assert self.driver is not None
+        before = self.driver.owned(uid)
+        with noting_requests() as requests:
+            try:
+                return await self.driver.set_linked_pod("", uid, SERVICE, pod)
+            except StoreError:
+                asked = any(request.name == "assign" for request in requests)
+                if asked and before is not None and self.driver.owned(uid) is before:
+                    what = f"{self.name} does not know whether {uid} was given to pod {pod}, and owns it"
+                    self.judge.violate("what is not known is not owned", what)
+                raise
+
+    async def _take_ballast(self, count: int) -> object:
+        """Claim uids that nobody asks for, so that it takes long to look at all."""
+        assert self.driver is not None
+        for number in range(0, count, 50):
+            some = range(number, min(number + 50, count))
+            await asyncio.gather(*(self.driver.claim(f"ballast {each}") for each in some), return_exceptions=True)
+        return count
+
+    async def _check_reclaimed(self, uids: list[int]) -> object:
+        """See that uids whose part of the store answers are owned again, whatever the others do; nobody took them."""
+        driver = self.driver
+        if driver is not None and driver.healthy:
+            for uid in (f"u{number}" for number in uids):
+                if driver.owned(uid) is None:
+                    what = f"{self.name} does not claim {uid} again, though the store is there"
+                    self.judge.violate("what was lost is claimed again", what)
+        return "checked"
 
     async def _drain(self) -> object:
         assert self.driver is not None
@@ -439,6 +492,12 @@ class ClientProcess(Process):
         self.reach: Callable[[ClientProcess, int, str], Awaitable[tuple[str, int | None]]] = _nowhere
         self.machine.spawn(self._start())
 
+    def must_be_answered(self, began: float) -> bool:
+        """Whether nothing was wrong that would explain an error of the store."""
+        judge, deadline = self.judge, self.config.call_deadline_seconds
+        troubled = judge.away.get(self.name, 0.0) + 6 * deadline
+        return troubled < began and 4 * judge.slowest < deadline and not self.machine.slowness and self.driver.running
+
     async def _start(self) -> None:
         await self.driver.start()
 
@@ -458,11 +517,15 @@ class ClientProcess(Process):
             "batch_compute": lambda: driver.batch_compute_linked_pod("", uids, SERVICE),
             "batch_get": lambda: driver.batch_get_linked_pod("", uids, SERVICE),
             "get": lambda: driver.get_linked_pod("", uid, SERVICE),
-            "set_if_absent": lambda: driver.set_linked_pod_if_absent("", uid, SERVICE, pod),
+            "set_if_absent": lambda: self._set_if_absent(uid, pod),
             "report": lambda: self._report(pod),
             "pods": lambda: driver.pods("", SERVICE),
         }
         return await work[kind]()
+
+    async def _set_if_absent(self, uid: str, pod: int) -> object:
+        with noting_requests():
+            return await self.driver.set_linked_pod_if_absent("", uid, SERVICE, pod)
 
     async def _report(self, pod: int) -> object:
         await self.driver.report_unreachable("", SERVICE, pod)

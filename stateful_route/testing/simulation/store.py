@@ -8,19 +8,23 @@ answer. Each request is applied at once when it arrives, as a script is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import zlib
 from collections import deque
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import attrs
 
 from stateful_route.errors import StoreError, StoreUnavailableError
+from stateful_route.models import LinkKey
 from stateful_route.store.pipelined.pipe import Pipe
 from stateful_route.testing.memory import MemoryStore
 from stateful_route.testing.simulation.loop import SimulationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route.models import Announcement, Link, LinkChange
@@ -28,6 +32,34 @@ if TYPE_CHECKING:
     from stateful_route.testing.simulation.network import Connection, Network
 
 READS = frozenset({"get_link", "get_links", "get_services", "read_pods", "info"})
+
+
+_NOTED: ContextVar[list[Request] | None] = ContextVar("_NOTED", default=None)
+
+
+@contextlib.contextmanager
+def noting_requests() -> Iterator[list[Request]]:
+    """Note what the store is asked for by a call, in its own task or in those that it begins."""
+    noted: list[Request] = []
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
+def uids_of(name: str, args: tuple[Any, ...]) -> list[str]:
+    """Return the uids that an operation is about."""
+    if name == "place_links":
+        return [uid for uid, _ in args[1]]
+    if name == "get_links":
+        return list(args[1])
+    return [args[0].uid] if args and isinstance(args[0], LinkKey) else []
+
+
+def node_of(uid: str, nodes: int) -> int:
+    """Return which node of a cluster has a link: never the first one, if there are more, for that one has the pods."""
+    return 1 + zlib.crc32(uid.encode()) % (nodes - 1) if nodes > 1 else 0
 
 
 class InstantStore(MemoryStore):
@@ -53,6 +85,8 @@ class Request:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     asked_at: float
+    chosen: bool = False
+    """Whether it is about a pod that the application has chosen."""
 
 
 class StoreServer:
@@ -76,6 +110,10 @@ class StoreServer:
         self._inbox: deque[tuple[Connection, Any]] = deque()
         self._requests: dict[int, Request] = {}
         self._answers: dict[int, Any] = {}
+        self.nodes = 1
+        """How many nodes it has; each machine has a connection to each. They forget and stop together."""
+        self._down: dict[int, float] = {}
+        self._muted: dict[Machine, float] = {}
         network.gone = self._gone
 
     def clock(self) -> float:
@@ -98,6 +136,23 @@ class StoreServer:
         for connection in tuple(self.network.connections):
             connection.reset()
         self.loop.after(away, self._come_back)
+
+    def take_down(self, node: int, seconds: float) -> None:
+        """Answer what is asked of a node with an error for so long, as a cluster does whose slots are not served."""
+        self._down[node] = self.loop.now + seconds
+
+    def mute(self, machine: Machine, seconds: float) -> None:
+        """Tell a machine nothing for so long, over a subscription that works: the bus of a cluster is cut."""
+        self._muted[machine] = self.loop.now + seconds
+
+    def evict(self, key: LinkKey) -> None:
+        """Lose a link, and nothing else."""
+        self.core.expire_link(key)
+
+    def calm(self) -> None:
+        """Be a store of which all nodes work from now on."""
+        self._down.clear()
+        self._muted.clear()
 
     def lose_all(self) -> None:
         """Lose all links and pods."""
@@ -138,9 +193,13 @@ class StoreServer:
     def _handle(self, connection: Connection, item: Any) -> None:
         if isinstance(item, int):
             request = self._requests.pop(item)
-            self.before(request)
-            answer = self.apply(request.name, *request.args, **request.kwargs)
-            self.after(request, answer)
+            if self._is_down(request):
+                message = "the node is down"
+                answer: Any = StoreUnavailableError(message, operation=request.name, maybe_applied=False)
+            else:
+                self.before(request)
+                answer = self.apply(request.name, *request.args, **request.kwargs)
+                self.after(request, answer)
             self._answers[request.number] = answer
             connection.answer(b":%d\r\n" % request.number)
         elif item == "hello":
@@ -151,10 +210,14 @@ class StoreServer:
             self._subscribed[connection] = item[1]
             connection.answer("subscribed")
 
+    def _is_down(self, request: Request) -> bool:
+        uids = uids_of(request.name, request.args) if self._down else ()
+        return any(self._down.get(node_of(uid, self.nodes), 0.0) > self.loop.now for uid in uids)
+
     def _announce(self, namespace: str, announcement: Announcement) -> None:
         self.seen("announces", None, announcement)
         for connection, wanted in self._subscribed.items():
-            if wanted == namespace:
+            if wanted == namespace and self._muted.get(connection.machine, 0.0) <= self.loop.now:
                 connection.answer(announcement)
 
     def _gone(self, connection: Connection) -> None:
@@ -222,13 +285,14 @@ def _operation(name: str) -> _Named:
 class _Dial:
     """What the pipe takes for a connection of redis-py: it leaves a stream when it has connected."""
 
-    def __init__(self, *, store: SimulatedStore, **_: object) -> None:
+    def __init__(self, *, store: SimulatedStore, kind: str, **_: object) -> None:
         self._store = store
+        self._kind = kind
         self._reader: Any = None
         self._writer: Any = None
 
     async def connect(self) -> None:
-        transport = _Transport(self._store)
+        transport = _Transport(self._store, self._kind)
         self._reader = transport
         self._writer = transport
         await transport.shake_hands()
@@ -242,10 +306,10 @@ class _Dial:
 class _Transport:
     """The socket of the pipe: stream, writer and transport in one."""
 
-    def __init__(self, store: SimulatedStore) -> None:
+    def __init__(self, store: SimulatedStore, kind: str) -> None:
         self._protocol: Any = None
         self._lost = False
-        self.connection = store.network.connect(store.machine, "pipe", store.server.receive)
+        self.connection = store.network.connect(store.machine, kind, store.server.receive)
         self.connection.to_machine = self._come
         self.connection.lost = self._lose
         self._welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -304,7 +368,14 @@ class SimulatedStore:
         self.server = server
         self.machine = machine
         self.deadline = deadline
-        self.pipe = Pipe(_Dial, {"store": self, "host": "store", "port": 0}, deadline, 10_000)
+        kinds = [f"pipe{node}" for node in range(server.nodes)] if server.nodes > 1 else ["pipe"]
+        self.pipes = [
+            Pipe(_Dial, {"store": self, "kind": kind, "host": "store", "port": 0}, deadline, 10_000) for kind in kinds
+        ]
+
+    def _pipe(self, request: Request) -> Pipe:
+        uids = uids_of(request.name, request.args)
+        return self.pipes[node_of(uids[0], len(self.pipes)) if uids else 0]
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         """Return an operation of the store."""
@@ -319,7 +390,7 @@ class SimulatedStore:
 
     async def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         request = self._request(name, args, kwargs)
-        answer = self.server.answer_of(await self.pipe.submit(self.server.ask(request), _operation(name)))
+        answer = self.server.answer_of(await self._pipe(request).submit(self.server.ask(request), _operation(name)))
         self.server.seen("answered", request, answer)
         if isinstance(answer, StoreError):
             raise answer
@@ -328,6 +399,10 @@ class SimulatedStore:
     def _request(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         loop = self.network.loop
         request = Request(loop.next_number(), self.machine, name, args, kwargs, loop.now)
+        noted = _NOTED.get()
+        if noted is not None:
+            request.chosen = True
+            noted.append(request)
         self.server.seen("asks", request, None)
         return request
 
@@ -350,17 +425,34 @@ class SimulatedStore:
         if not calls:
             return []
         requests = [self._request(name, args, dict(named)) for args in calls]
+        by_pipe: dict[int, list[Request]] = {}
+        for request in requests:
+            by_pipe.setdefault(self.pipes.index(self._pipe(request)), []).append(request)
+        work = [self._each_over(self.pipes[number], of_it) for number, of_it in by_pipe.items()]
+        parts = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
+        found = {
+            request.number: answer
+            for of_it, part in zip(by_pipe.values(), parts, strict=True)
+            for request, answer in zip(of_it, part, strict=True)
+        }
+        return [found[request.number] for request in requests]
+
+    async def _each_over(self, pipe: Pipe, requests: list[Request]) -> list[Any]:
         data = b"".join(map(self.server.ask, requests))
         try:
-            replies = await self.pipe.submit(data, _operation(name), count=len(requests))
+            replies = await pipe.submit(data, _operation(requests[0].name), count=len(requests))
         except StoreError as error:
-            return [error] * len(calls)
+            return [error] * len(requests)
         if len(requests) == 1:
             replies = [replies]
-        answers = [reply if isinstance(reply, StoreError) else self.server.answer_of(reply)[0] for reply in replies]
+        answers = [self._of_one(reply) for reply in replies]
         for request, answer in zip(requests, answers, strict=True):
             self.server.seen("answered", request, answer)
         return answers
+
+    def _of_one(self, reply: Any) -> Any:
+        answer = reply if isinstance(reply, StoreError) else self.server.answer_of(reply)
+        return answer if isinstance(answer, StoreError) else answer[0]
 
     def listen(
         self, namespace: str, patience: float
@@ -370,7 +462,8 @@ class SimulatedStore:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self.pipe.aclose()
+        for pipe in self.pipes:
+            await pipe.aclose()
 
 
 class _Subscription:
