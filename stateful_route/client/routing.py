@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # A script cannot take any number of pods at once; the next reading asks for others.
 _MOST_ASKED_FOR = 1000
 
+# A pod is missing for a lease without a gap, or for so many leases if gaps are not counted: nobody waits for longer.
+_LEASES_IN_ALL = 3
+
 # Who waits for the same thing goes on in turns of so many.
 _WOKEN = 100
 
@@ -31,11 +34,13 @@ _WOKEN = 100
 class Doubts:
     """How often the store did not answer, so that all tables of a namespace are to be doubted."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "raised_at")
 
     def __init__(self) -> None:
         """Begin without doubt."""
         self.count = 0
+        self.raised_at = -math.inf
+        """When a call last raised one, on the clock of this process."""
 
 
 class ServiceTable:
@@ -78,6 +83,8 @@ class ServiceTable:
         """How many doubts the last reading has cleared."""
         self.recovering = False
         """Whether the store may lack links that living pods own: it has lost them, and not all were claimed again."""
+        self.hints_hold = True
+        """Whether what was cached, and had to be forgotten, may tell where a uid was when the store lost it."""
         self._digest = 0
         self._unaccounted = 0
         self._settle = settle
@@ -99,6 +106,7 @@ class ServiceTable:
         self._placed_on: set[Pod] = set()
         self._rates = PlacementRates()
         self._own_placed = 0
+        self._seen = 0.0
 
     @property
     def routable(self) -> Candidates[Pod]:
@@ -132,7 +140,9 @@ class ServiceTable:
         Those that somebody could not reach, for the time of their last heartbeat; and those whose death this client has
         confirmed: a reading that was under way then may not say so.
         """
-        return tuple(pod.pod_index for pod in islice(self._reported | self._confirmed, _MOST_ASKED_FOR))
+        # Of a pod that the store does not know there is nothing to bring, until it registers and so is a change.
+        pods = self._confirmed | {pod for pod in self._reported if pod.state is not None}
+        return tuple(pod.pod_index for pod in islice(pods, _MOST_ASKED_FOR))
 
     @property
     def candidates(self) -> Candidates[Pod]:
@@ -188,7 +198,29 @@ class ServiceTable:
         """
         if pod.absent_since is not None:
             return pod in self._absent
-        return pod.state is None and self.absent_for(pod, self._lease) < self._lease
+        return (
+            pod.state is None
+            and self._seen < _LEASES_IN_ALL * self._lease
+            and self.absent_for(pod, self._lease) < self._lease
+        )
+
+    def may_have_again(self, pod: Pod) -> bool:
+        """Whether a pod is claiming again what it owns, takes new uids, and is not full."""
+        return pod in self._reclaiming and pod.takes_new and not pod.full
+
+    @property
+    def misses_pods(self) -> bool:
+        """Whether pods that lived are missing, as in a store that has lost them."""
+        return bool(self._absent)
+
+    @property
+    def shortest_lease(self) -> float:
+        """The shortest lease of a pod that is not dead, in seconds; infinite if there is no such pod."""
+        return self._view.shortest_lease or math.inf
+
+    def doubt(self) -> None:
+        """Take in that the pods could not be read."""
+        self._unheard += 1
 
     @property
     def recovered_from(self) -> tuple[int, ...]:
@@ -291,12 +323,15 @@ class ServiceTable:
     def ripe_at(self, life: PodLife) -> float:
         """Return when the lease of a life has ended by the clock of this process, if it has by that of the store."""
         pod = self._pods.get(life.pod_index)
-        return pod.ripe_at if pod in self._suspects and pod is not None and pod.overdue else -math.inf
+        if pod is None or pod not in self._suspects or not pod.overdue or pod.state is None:
+            return -math.inf
+        # One that said goodbye is waited for no longer.
+        return -math.inf if pod.state.report.routing_state is RoutingState.SHUTDOWN else pod.ripe_at
 
     @property
     def doubted(self) -> bool:
         """Whether a pod is expected to be dead soon, or missing, or was reported: it is to be looked at more often."""
-        return bool(self._suspects or self._reported or self.recovering)
+        return bool(self._suspects or self.recovering or any(pod.state is not None for pod in self._reported))
 
     @property
     def unbroken_for(self) -> float:
@@ -306,7 +341,8 @@ class ServiceTable:
     def absent_for(self, pod: Pod, lease: float) -> float:
         """Return for how many seconds of those without a gap for that lease the pod was not in the table."""
         unbroken = self._view.unbroken_for(max(lease, self._view.shortest_lease or 0.0))
-        return unbroken if pod.absent_since is None else min(unbroken, self.read_at - pod.absent_since)
+        absent_since = -math.inf if pod.absent_since is None else pod.absent_since
+        return min(unbroken, self.read_at - max(absent_since, pod.met_at))
 
     def broken(self) -> None:
         """Take in that the table could not be read."""
@@ -360,7 +396,7 @@ class ServiceTable:
         recovered = self._forget_what_was_heard()
         self._ready.list_again(self._reported, others=recovered)
         self._view.end(longest_gap)
-        self._recover()
+        self._recover(seconds or 0.0)
         self._weigh(seconds, placed_by_all)
         self.loaded = True
         if not table.version and not table.whole:  # no changes were asked for
@@ -369,11 +405,15 @@ class ServiceTable:
             self._unaccounted = (table.digest - self._digest) % DIGEST_MODULUS
         return (self._digest + self._unaccounted) % DIGEST_MODULUS == table.digest
 
-    def _recover(self) -> None:
-        """See which pods are missing yet, and let those go on who waited for others."""
+    def _recover(self, seconds: float) -> None:
+        """See which pods are missing yet, ``seconds`` after the last reading; those who wait for others go on."""
+        self._seen += min(seconds, self._lease / 2)
         for pod in tuple(self._absent):
-            # By then a pod that lives would have registered again.
-            if self.absent_for(pod, pod.absent_lease) >= pod.absent_lease:
+            lease = pod.absent_lease
+            if pod.absent_since != self.read_at:
+                pod.absent_seen += min(seconds, lease / 2)
+            # By then a pod that lives would have registered again: also if a reading fails now and then.
+            if self.absent_for(pod, lease) >= lease or pod.absent_seen >= _LEASES_IN_ALL * lease:
                 self._absent.discard(pod)
         self.recovering = bool(self._absent or self._reclaiming)
         for pod_or_all in tuple(self._waiting):
@@ -414,6 +454,7 @@ class ServiceTable:
         pod.capacity = state.report.capacity
         pod.available = alive and routing_state is not RoutingState.SHUTDOWN
         pod.absent_since = None
+        pod.seen(state.incarnation)
         self._absent.discard(pod)
         if alive and state.report.reclaiming:
             self._reclaiming.add(pod)
@@ -438,7 +479,7 @@ class ServiceTable:
                 if pod.available:
                     self._absent.add(pod)
                 self._set_state(pod, None, overdue=False)
-                pod.absent_since = self.read_at
+                pod.absent_since, pod.absent_seen = self.read_at, 0.0
 
     def _forget_what_was_heard(self) -> bool:
         """Forget the own placements, and the reports, that a later heartbeat of their pod has overtaken.
