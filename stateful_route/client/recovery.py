@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from stateful_route._deadline import within
 from stateful_route.errors import NoRoutablePodError, StoreTimeoutError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -40,18 +41,22 @@ class Recovery:
     async def read_anew(self, table: ServiceTable) -> None:
         """Read a table that is doubtful; without an answer it is good enough for as long as a lease.
 
-        On a cluster the shard with the pods may be away, and those with the links answer.
+        On a cluster the shard with the pods may be away, and those with the links answer. A store of which nothing is
+        heard any more may be another one when it is back: then there is no placement before a reading.
 
         Raises:
-            StoreError: if it cannot be read, and is older than a lease or was never read.
+            StoreError: if it cannot be read, and is older than a lease, or was not heard of all the time since.
 
         """
         if not self._table.is_fresh(table):
             await self._table.read_anew(table)
             return
-        with contextlib.suppress(StoreUnavailableError, StoreTimeoutError, TimeoutError):
-            async with asyncio.timeout(_READING * self._deadline):
+        try:
+            async with within(_READING * self._deadline, "pods", writes=False):
                 await self._table.read_anew(table)
+        except (StoreUnavailableError, StoreTimeoutError):
+            if not self._table.is_fresh(table):  # nor is it heard any more
+                raise
 
     def hinted(self, key: CacheKey, table: ServiceTable) -> Pod | None:
         """Return the pod that had a uid when its link was cached, if that is known, and had to be forgotten."""

@@ -165,8 +165,10 @@ class RoutingTable:
             await self.read(table)
 
     def is_fresh(self, table: ServiceTable) -> bool:
-        """Whether a table was read less than a lease ago: what it says of the pods holds yet."""
-        return table.loaded and self._clock() - table.read_at < min(table.shortest_lease, self._config.lease_seconds)
+        """Whether a table was read less than a lease ago, and the store was heard since: it is no other one by now."""
+        return table.heard_throughout and self._clock() - table.read_at < min(
+            table.shortest_lease, self._config.lease_seconds
+        )
 
     async def wait(self, table: ServiceTable, pods: Collection[Pod | None]) -> None:
         """Return once a pod is missing no more, as ``ServiceTable.wait`` does; look more often meanwhile."""
@@ -315,6 +317,7 @@ class RoutingTable:
         complete = table.apply(pods, read_at, longest_gap, received_at)
         if complete and version is not None:
             table.cleared = raised
+            table.heard_throughout = table.serves_cached and table.raised == raised
         if table.misses_pods and not missing:
             # Pods are gone, so links may be: nobody announced that, as it happens to a store that is emptied.
             self._cache.flush(table.namespace, table.service_name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route.client.lives import DeadLives, LeavingLives
+from stateful_route.client.missing import MissingPods
 from stateful_route.client.placement import PlacementRates
 from stateful_route.client.pod import Pod
 from stateful_route.client.ready import ReadyPods
@@ -17,18 +17,10 @@ from stateful_route.client.view import StoreView
 from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from stateful_route.client.candidates import Candidates
 
 # A script cannot take any number of pods at once; the next reading asks for others.
 _MOST_ASKED_FOR = 1000
-
-# A pod is missing for a lease without a gap, or for so many leases if gaps are not counted: nobody waits for longer.
-_LEASES_IN_ALL = 3
-
-# Who waits for the same thing goes on in turns of so many.
-_WOKEN = 100
 
 
 class Doubts:
@@ -79,8 +71,8 @@ class ServiceTable:
         """The version of the table in the store that this is."""
         self.doubts = Doubts() if doubts is None else doubts
         self._unheard = 0
-        self.cleared = 0
-        """How many doubts the last reading has cleared."""
+        self.cleared, self.heard_throughout = 0, False
+        """How many doubts the last reading has cleared, and whether announcements were heard all the time since."""
         self.recovering = False
         """Whether the store may lack links that living pods own: it has lost them, and not all were claimed again."""
         self.hints_hold = True
@@ -88,7 +80,6 @@ class ServiceTable:
         self._digest = 0
         self._unaccounted = 0
         self._settle = settle
-        self._lease = lease
         self._pods: dict[int, Pod] = {}
         self._view = StoreView()
         self._ready = ReadyPods()
@@ -96,9 +87,8 @@ class ServiceTable:
         self._dead = DeadLives()
         self._leaving = LeavingLives()
         self._suspects: set[Pod] = set()
-        self._absent: set[Pod] = set()
-        self._reclaiming: set[Pod] = set()
-        self._waiting: dict[Pod | None, set[asyncio.Future[None]]] = {}
+        self._missing = MissingPods(lease, self.absent_for)
+        self.awaits, self.wait = self._missing.awaits, self._missing.wait
         self._reported: set[Pod] = set()
         self._confirmed: set[Pod] = set()
         self.rumoured: set[PodLife] = set()
@@ -106,7 +96,6 @@ class ServiceTable:
         self._placed_on: set[Pod] = set()
         self._rates = PlacementRates()
         self._own_placed = 0
-        self._seen = 0.0
 
     @property
     def routable(self) -> Candidates[Pod]:
@@ -191,27 +180,14 @@ class ServiceTable:
         """How many doubts there were."""
         return self.doubts.count + self._unheard
 
-    def awaits(self, pod: Pod) -> bool:
-        """Whether a pod is missing, as in a store that has lost it, for less than its lease.
-
-        It lived when it was seen last; or it was never seen, and somebody knows that it had uids.
-        """
-        if pod.absent_since is not None:
-            return pod in self._absent
-        return (
-            pod.state is None
-            and self._seen < _LEASES_IN_ALL * self._lease
-            and self.absent_for(pod, self._lease) < self._lease
-        )
-
     def may_have_again(self, pod: Pod) -> bool:
         """Whether a pod is claiming again what it owns, takes new uids, and is not full."""
-        return pod in self._reclaiming and pod.takes_new and not pod.full
+        return pod in self._missing.reclaiming and pod.takes_new and not pod.full
 
     @property
     def misses_pods(self) -> bool:
         """Whether pods that lived are missing, as in a store that has lost them."""
-        return bool(self._absent)
+        return bool(self._missing.absent)
 
     @property
     def shortest_lease(self) -> float:
@@ -225,34 +201,17 @@ class ServiceTable:
     @property
     def recovered_from(self) -> tuple[int, ...]:
         """The pods that have not claimed again what is theirs, as far as the store has lost it."""
-        return tuple(sorted(pod.pod_index for pod in self._absent | self._reclaiming))
+        return tuple(sorted(pod.pod_index for pod in self._missing.absent | self._missing.reclaiming))
 
     @property
     def waited_for(self) -> bool:
         """Whether somebody waits for pods that are missing or claim again."""
-        return bool(self._waiting)
-
-    async def wait(self, pods: Collection[Pod | None]) -> None:
-        """Return once one of the pods is missing no more; with ``None`` among them, once nothing is lost any more."""
-        if not all(self._may_wait_for(pod) for pod in pods):
-            return
-        future = asyncio.get_running_loop().create_future()
-        for pod in pods:
-            self._waiting.setdefault(pod, set()).add(future)
-        try:
-            await future
-        finally:
-            for pod in pods:
-                waiting = self._waiting.get(pod)
-                if waiting is not None:
-                    waiting.discard(future)
-                    if not waiting:
-                        del self._waiting[pod]
+        return self._missing.waited_for
 
     def serve_cached(self, serves: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Take in whether cached links may be used from now on, which is doubtful whenever it is said."""
         self._unheard += 1
-        self.serves_cached = serves
+        self.serves_cached, self.heard_throughout = serves, False
         for pod in self._pods.values():
             pod.settle()
 
@@ -396,7 +355,7 @@ class ServiceTable:
         recovered = self._forget_what_was_heard()
         self._ready.list_again(self._reported, others=recovered)
         self._view.end(longest_gap)
-        self._recover(seconds or 0.0)
+        self.recovering = self._missing.read(seconds or 0.0, self.read_at)
         self._weigh(seconds, placed_by_all)
         self.loaded = True
         if not table.version and not table.whole:  # no changes were asked for
@@ -404,24 +363,6 @@ class ServiceTable:
         if table.whole:
             self._unaccounted = (table.digest - self._digest) % DIGEST_MODULUS
         return (self._digest + self._unaccounted) % DIGEST_MODULUS == table.digest
-
-    def _recover(self, seconds: float) -> None:
-        """See which pods are missing yet, ``seconds`` after the last reading; those who wait for others go on."""
-        self._seen += min(seconds, self._lease / 2)
-        for pod in tuple(self._absent):
-            lease = pod.absent_lease
-            if pod.absent_since != self.read_at:
-                pod.absent_seen += min(seconds, lease / 2)
-            # By then a pod that lives would have registered again: also if a reading fails now and then.
-            if self.absent_for(pod, lease) >= lease or pod.absent_seen >= _LEASES_IN_ALL * lease:
-                self._absent.discard(pod)
-        self.recovering = bool(self._absent or self._reclaiming)
-        for pod_or_all in tuple(self._waiting):
-            if not self._may_wait_for(pod_or_all):
-                _wake(list(self._waiting.pop(pod_or_all)))
-
-    def _may_wait_for(self, pod: Pod | None) -> bool:
-        return self.recovering if pod is None else self.awaits(pod)
 
     def _overdue(self, table: PodTable) -> set[int]:
         """Return the pods, not known to be dead, whose lease has ended."""
@@ -441,7 +382,7 @@ class ServiceTable:
         if state is None:
             pod.available = False
             self._suspects.discard(pod)
-            self._reclaiming.discard(pod)
+            self._missing.reclaiming.discard(pod)
             self._leaving.note(pod.life, leaving=False)
             self._ready.note(pod, None)
             pod.settle()
@@ -453,13 +394,8 @@ class ServiceTable:
         pod.load = state.report.load
         pod.capacity = state.report.capacity
         pod.available = alive and routing_state is not RoutingState.SHUTDOWN
-        pod.absent_since = None
         pod.seen(state.incarnation)
-        self._absent.discard(pod)
-        if alive and state.report.reclaiming:
-            self._reclaiming.add(pod)
-        else:
-            self._reclaiming.discard(pod)
+        self._missing.find(pod, reclaiming=alive and state.report.reclaiming)
         if state.dead:
             self._dead.add(state.life, state.load_state.timestamp, self._view.now or 0.0)
         else:
@@ -476,10 +412,8 @@ class ServiceTable:
         for pod_index, pod in self._pods.items():
             if pod_index not in seen and pod.state is not None:
                 pod.absent_lease = pod.state.load_state.ttl
-                if pod.available:
-                    self._absent.add(pod)
+                self._missing.lose(pod, self.read_at)
                 self._set_state(pod, None, overdue=False)
-                pod.absent_since, pod.absent_seen = self.read_at, 0.0
 
     def _forget_what_was_heard(self) -> bool:
         """Forget the own placements, and the reports, that a later heartbeat of their pod has overtaken.
@@ -528,15 +462,6 @@ class ServiceTable:
             self._rates.observe(placed_by_all, self._own_placed, seconds)
         self._own_placed = 0
         self.weight_of_own = self._ready.mean_weight * self._rates.scale
-
-
-def _wake(waiting: list[asyncio.Future[None]]) -> None:
-    """Let those who wait go on, some at a time."""
-    for future in waiting[:_WOKEN]:
-        if not future.done():
-            future.set_result(None)
-    if len(waiting) > _WOKEN:
-        asyncio.get_running_loop().call_soon(_wake, waiting[_WOKEN:])
 
 
 def _newly_placed(before: PodState | None, now: PodState) -> int:

@@ -235,6 +235,23 @@ async def test_pods_cannot_be_read(
     assert {"bob", "carol"} == {uid for uids in by_pod.values() for uid in uids}
 
 
+async def test_store_is_away(make_client: MakeClient, store: MemoryStore) -> None:
+    """Nobody is placed by what was read before if nothing was heard since: the store may have come back empty."""
+    await begin(store, 0)
+    async with make_client() as client:
+        await client.pods("", SERVICE)
+        store.fail_with(AWAY, "read_pods")
+        await be_deaf(store, client)
+        store.lose_all()
+        await hear_again(store, client)
+        with pytest.raises(StoreUnavailableError):
+            await client.compute_linked_pod("", "alice", SERVICE)
+        with pytest.raises(StoreUnavailableError):
+            await client.batch_compute_linked_pod("", ["alice"], SERVICE)
+
+        assert 0 == store.operations["place"]
+
+
 async def test_links_that_fail(make_client: MakeClient, store: MemoryStore) -> None:
     """Calls that fail make the pods be read once in a moment, not once each: one shard with links may be away."""
     await begin(store, 0)
