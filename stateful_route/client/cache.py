@@ -212,14 +212,15 @@ class LinkCache:
         if entry and (entry >> _EPOCH & _EPOCH_MASK) <= epoch:
             self._delete(key)
 
-    def flush(self, namespace: str) -> None:
-        """End all entries of a namespace, and drop the answers that are under way.
+    def flush(self, namespace: str, service_name: str | None = None) -> None:
+        """End all entries of a namespace, or of one service in it, and drop the answers that are under way.
 
         The entries are dropped as they come up, and are hints until then; it takes a moment for each pod, not for each
         of them.
         """
         self._flushed_at = self._clock()
-        for service in self._by_namespace.get(namespace, {}).values():
+        services = self._by_namespace.get(namespace, {})
+        for service in services.values() if service_name is None else filter(None, [services.get(service_name)]):
             for holder in service.holders.values():
                 holder.flushed = self.has_hints = True
             service.flushed.extend(service.holders.values())
@@ -228,6 +229,20 @@ class LinkCache:
             while len(service.flushed) > _MOST_FLUSHED:
                 del self._holders[service.flushed.popleft().number]
             self._front.drop(service.front)
+
+    def drop_hints(self, namespace: str, service_name: str) -> None:
+        """Forget where uids of a service were whose links were flushed; those of pods that were never seen stay."""
+        service = self._services.get((namespace, service_name))
+        if service is None or not service.flushed:
+            return
+        kept = deque[_Holder]()
+        for holder in service.flushed:
+            if holder.pod.state is None:
+                kept.append(holder)
+            else:
+                del self._holders[holder.number]
+        service.flushed = kept
+        self.has_hints = any(other.flushed for other in self._services.values())
 
     def hint(self, key: CacheKey) -> int | None:
         """Return the pod index of an entry that has not ended, be it flushed and its pod usable or not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING
 
 from stateful_route.client.placement import OwnPlacements
@@ -19,13 +20,16 @@ class Pod:
 
     __slots__ = (
         "_life",
+        "_met",
         "_service",
         "absent_lease",
+        "absent_seen",
         "absent_since",
         "available",
         "capacity",
         "incarnation",
         "load",
+        "met_at",
         "overdue",
         "own",
         "pod_index",
@@ -62,6 +66,11 @@ class Pod:
         """Its lease when it was in the table last, in seconds: for so long it may own uids."""
         self.absent_since: float | None = None
         """When it was first missed in the table, after it had been there; on the clock of this process."""
+        self.absent_seen = 0.0
+        """For how many seconds since then the table was read, gaps of more than half a lease not counted."""
+        self._met = 0
+        self.met_at = -math.inf
+        """When a link was first met of a life that the table does not know, on the clock of this process."""
         self.reported: float | None = None
         """When somebody could not reach it, on the clock of this process; ``None`` once there is a later heartbeat."""
         self.trusted = False
@@ -84,6 +93,16 @@ class Pod:
             self.usable = usable
             for target in self.targets.values():
                 target.usable = usable
+
+    def met(self, life: PodLife, now: float) -> None:
+        """Take in that a link names a life of this pod that the table does not know."""
+        if life.incarnation > self._met:
+            self._met, self.met_at = life.incarnation, now
+
+    def seen(self, incarnation: int) -> None:
+        """Take in that the table knows that life, and so those that links named before."""
+        if incarnation >= self._met:
+            self._met, self.met_at = 0, -math.inf
 
     @property
     def life(self) -> PodLife:

@@ -109,8 +109,8 @@ class RoutingTable:
             doubts = self._doubts.setdefault(namespace, Doubts())
             lease = self._config.lease_seconds
             table = ServiceTable(namespace, service_name, self._config.settle, doubts, lease)
-            self._tables[namespace, service_name] = table
             listener = self._listener(namespace)
+            self._tables[namespace, service_name] = table
             listener.tables.add(table)
             table.serve_cached(listener.serves_cached)
         table.last_used = self._clock()
@@ -164,6 +164,12 @@ class RoutingTable:
         if table.doubtful:  # the reading may have begun before
             await self.read(table)
 
+    def is_fresh(self, table: ServiceTable) -> bool:
+        """Whether a table was read less than a lease ago, and the store was heard since: it is no other one by now."""
+        return table.heard_throughout and self._clock() - table.read_at < min(
+            table.shortest_lease, self._config.lease_seconds
+        )
+
     async def wait(self, table: ServiceTable, pods: Collection[Pod | None]) -> None:
         """Return once a pod is missing no more, as ``ServiceTable.wait`` does; look more often meanwhile."""
         if not table.polled:
@@ -196,9 +202,14 @@ class RoutingTable:
             listener.store_answered()
 
     def store_failed(self, namespace: str) -> None:
-        """Note that the store did not answer a call: what is known of the pods is doubtful until it is read again."""
+        """Note that the store did not answer a call: what is known of the pods is doubtful until it is read again.
+
+        So it is once in a moment: the shard of a cluster that has some links may be away, and the others answer.
+        """
         doubts = self._doubts.get(namespace)
-        if doubts is not None:
+        now = self._clock()
+        if doubts is not None and now - doubts.raised_at >= _BETWEEN_LOOKS:
+            doubts.raised_at = now
             doubts.count += 1
         self._listener(namespace).store_failed()
 
@@ -228,7 +239,10 @@ class RoutingTable:
             # Or no pod of that index is known, and none has come in the time in which a living one would have.
             lease = max(self._config.lease_seconds, pod.absent_lease)
             # So it is if all that is known is the death of an older life: the store had forgotten the pod before that.
+            # Or it has lost the newer life, as by a failover: a pod that lives registers again in less than a lease.
             unknown = pod.state is None or (pod.state.dead and pod.state.incarnation < life.incarnation)
+            if unknown:
+                pod.met(life, self._clock())
             absent = unknown and table.absent_for(pod, lease) >= lease
             confirmable = absent or life in table.confirmable(self._clock() + _SOON)
             if not (confirmable and await self._confirm(table, life)):
@@ -283,13 +297,14 @@ class RoutingTable:
     async def _read_since(self, table: ServiceTable, version: int | None) -> bool:
         """Read what has changed since that version, if any; return whether nothing is missing then."""
         read_at = self._clock()
-        raised, recovering = table.raised, table.recovering
+        raised, missing = table.raised, table.misses_pods
         if version is not None:
             table.used = False
         try:
             pods = await self._store.read_pods(table.namespace, table.service_name, since=version, also=table.asked_for)
         except StoreError:
             table.broken()
+            table.doubt()
             self.store_failed(table.namespace)
             raise
         received_at = self._clock()
@@ -302,9 +317,15 @@ class RoutingTable:
         complete = table.apply(pods, read_at, longest_gap, received_at)
         if complete and version is not None:
             table.cleared = raised
-        if table.recovering and not recovering:
+            table.heard_throughout = table.serves_cached and table.raised == raised
+        if table.misses_pods and not missing:
             # Pods are gone, so links may be: nobody announced that, as it happens to a store that is emptied.
-            self._cache.flush(table.namespace)
+            self._cache.flush(table.namespace, table.service_name)
+        elif complete and not table.recovering and table.raised == raised:
+            # The store has lost nothing. Links change unheard as long as nothing can be heard.
+            table.hints_hold = table.serves_cached
+            if table.serves_cached:
+                self._cache.drop_hints(table.namespace, table.service_name)
         return complete
 
     def _is_idle(self, table: ServiceTable) -> bool:
@@ -388,8 +409,8 @@ class RoutingTable:
             if self._stopped:
                 listener.close()
                 return listener
-            self._listeners[namespace] = listener
             listener.start(self._store, patience=self._config.listen_patience, random=self._random)
+            self._listeners[namespace] = listener  # one that cannot be started is none
         return listener
 
     def _heard(self, announcement: Announcement) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from stateful_route._deadline import within
 from stateful_route._flights import SingleFlight
 from stateful_route.client.cache import CacheKey
 from stateful_route.client.pod import Pod
+from stateful_route.client.recovery import Recovery, not_yet
 from stateful_route.errors import (
     InvalidArgumentError,
     NoCapacityError,
@@ -22,7 +22,7 @@ from stateful_route.errors import (
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
     from stateful_route.client.batch import Answers
@@ -43,9 +43,6 @@ _NONE = ()
 
 # The first finds a link whose owner has died since the table was read, the second takes it over; one to spare.
 _PLACEMENTS = 3
-
-# The share of the deadline that is left for it: whether the link is there by now, for which one has waited.
-_LAST_QUESTION = 0.2
 
 
 class Resolver:
@@ -76,6 +73,7 @@ class Resolver:
         self._random = random
         self._clock = clock
         self._deadline = deadline
+        self._recovery = Recovery(cache, table, deadline)
         self._placing = SingleFlight[CacheKey, Link](deadline, "place")
         self._finding = SingleFlight[tuple[CacheKey, tuple[LinkKind, ...]], Link | None](
             deadline, "get_link", writes=False
@@ -106,11 +104,11 @@ class Resolver:
         self.misses += 1
         namespace, _, service_name = key
         table = self._table.peek(namespace, service_name)
-        if table.loaded and not (table.doubtful or self._may_be_elsewhere(table, [key[1]])):
+        if table.loaded and not (table.doubtful or self._recovery.may_be_elsewhere(table, [key[1]])):
             return await self._place_on(key, table, table.pod(pod_index))
         until = asyncio.get_running_loop().time() + self._deadline
         async with within(self._deadline, "place"):
-            await self._table.read_anew(table)
+            await self._recovery.read_anew(table)
             found = await self._recovered(key, table, until, table.pod(pod_index))
             return await self._place_on(key, table, table.pod(pod_index)) if found is None else found
 
@@ -170,7 +168,7 @@ class Resolver:
         began = asyncio.get_running_loop().time()
         table = self._table.peek(namespace, service_name)
         placed: Answers = {}
-        if table.has_room(len(uids)) and not (table.doubtful or self._may_be_elsewhere(table, uids)):
+        if table.has_room(len(uids)) and not (table.doubtful or self._recovery.may_be_elsewhere(table, uids)):
             self.misses += len(uids)
             placed = await self._place_all(table, uids)
         else:
@@ -194,9 +192,9 @@ class Resolver:
 
     async def _place_where_room_is(self, table: ServiceTable, uids: Sequence[str], until: float) -> Answers:
         """Place uids once it is known where: the pods seem to have no room, or the store to be another one."""
-        await self._table.read_anew(table)
+        await self._recovery.read_anew(table)
         placed: Answers = {}
-        if self._may_be_elsewhere(table, uids):
+        if self._recovery.may_be_elsewhere(table, uids):
             placed = await self._place_recovering(table, uids, until)
             uids = [uid for uid in uids if uid not in placed]
         if not table.has_room(len(uids)):
@@ -223,15 +221,18 @@ class Resolver:
         placed: Answers = {}
         asked = False
         while True:
-            ready, missing = self._ready_and_missing(table, uids)
+            ready, missing = self._recovery.ready_and_missing(table, uids)
             if ready:
                 self.misses += len(ready)
                 placed |= await self._place_all(table, ready)
             uids = [uid for uid in uids if uid not in placed]
-            last = asked and self._time_is_up(until)
+            last = asked and self._recovery.time_is_up(until)
             if uids and (last or not asked):
                 asked = True
                 found = await self._found_alive(table, uids)
+                fading = [uid for uid, link in found.items() if isinstance(link, Link) and link.kind not in _FOUND]
+                if fading and table.has_room(len(fading)):  # a placement revives a link in grace
+                    found |= await self._place_all(table, fading)
                 if found:  # the others may wait for less
                     placed |= found
                     uids = [uid for uid in uids if uid not in placed]
@@ -239,22 +240,8 @@ class Resolver:
             if not uids or not missing:
                 return placed
             if last:
-                raise _not_yet(table, missing)
-            await self._wait(table, missing, until)
-
-    def _ready_and_missing(self, table: ServiceTable, uids: Sequence[str]) -> tuple[list[str], set[Pod | None]]:
-        """Return the uids whose pods are there again, and for what the others wait."""
-        ready: list[str] = []
-        missing: set[Pod | None] = set()
-        for uid in uids:
-            hinted = self._hinted((table.namespace, uid, table.service_name), table)
-            if hinted is not None and hinted.takes_new:
-                ready.append(uid)
-            elif hinted is not None and table.awaits(hinted):
-                missing.add(hinted)
-            elif table.recovering:
-                missing.add(None)
-        return ready, missing
+                raise not_yet(table, missing)
+            await self._recovery.wait(table, missing, until)
 
     async def _place_stranded(self, table: ServiceTable, placed: Answers, doubtful: Sequence[str]) -> Answers:
         """Place those again whose owner is dead, though the store was not told so when it was asked for them."""
@@ -282,7 +269,9 @@ class Resolver:
             try:
                 pods = table.candidates
                 for key in keys:
-                    chosen.append(self._choose(pods, self._hinted(key, table)))
+                    chosen.append(
+                        self._choose(pods, self._recovery.preferred(key, table) if table.recovering else None)
+                    )
                     if chosen[-1].full:
                         pods = table.candidates
                 asked_at = self._clock()
@@ -320,11 +309,16 @@ class Resolver:
         table = self._table.peek(namespace, service_name)
         link = None
         pods = table.candidates
-        hinted = None
-        if self._cache.has_hints or not table.serves_cached:
-            hinted = self._hinted(key, table)
-        if pods and not (table.doubtful or table.recovering or (hinted is not None and table.awaits(hinted))):
-            link = await self._place_on_one_of(pods, key, table, hinted)
+        if pods and not (
+            table.doubtful
+            or table.recovering
+            or ((self._cache.has_hints or not table.serves_cached) and self._recovery.awaited(key, table) is not None)
+        ):
+            pod = self._choose(pods)
+            try:
+                link = await self._place_on(key, table, pod)
+            finally:
+                pod.own.answered()
             if table.pod(link.pod_index).trusted:
                 return link
         async with within(self._deadline, "place", since=began):
@@ -337,7 +331,7 @@ class Resolver:
         """
         placements = 0 if link is None else 1
         if link is None:
-            await self._table.read_anew(table)
+            await self._recovery.read_anew(table)
             link = await self._recovered(key, table, until)
         while link is None or await self._is_stranded(table, link):
             pods = table.candidates
@@ -346,71 +340,47 @@ class Resolver:
                 if found is None or table.is_dead(found.owner):
                     raise _nowhere(table)
                 return found
-            link = await self._place_on_one_of(pods, key, table, self._hinted(key, table))
+            pod = self._choose(pods, self._recovery.preferred(key, table))
+            try:
+                link = await self._place_on(key, table, pod)
+            finally:
+                pod.own.answered()
             placements += 1
         return link
 
     async def _recovered(self, key: CacheKey, table: ServiceTable, until: float, pod: Pod | None = None) -> Link | None:
         """Return the link of a uid, or nothing once it is known that no pod has it that the store has lost.
 
-        That is so if this client knows where the uid was, and that pod is there, and is ``pod`` if one is given; or as
-        soon as all pods are there again and have claimed what they own, or their leases have ended.
+        That is so if this client knows where the uid was, and that pod is claiming again what it owns, and is ``pod``
+        if one is given; or as soon as all pods are there again and have claimed what they own, or their leases have
+        ended.
 
         Raises:
             NoRoutablePodError: if that takes too long.
 
         """
         asked = False
-        hinted = self._hinted(key, table)
-        while table.recovering or (hinted is not None and table.awaits(hinted)):
-            if hinted is not None and hinted.takes_new and pod in (None, hinted):
+        recovery = self._recovery
+        awaited = recovery.awaited(key, table)
+        while table.recovering or awaited is not None:
+            preferred = recovery.preferred(key, table)
+            if preferred is not None and pod in (None, preferred):
                 return None
-            last = asked and self._time_is_up(until)
+            last = asked and recovery.time_is_up(until)
             if last or not asked:
                 asked = True
                 found = await self._ask(key, _FOUND)
                 if found is not None:
                     return found if found.kind in _FOUND else None
             if last:
-                raise _not_yet(table, {hinted})
-            missing = hinted if hinted is not None and table.awaits(hinted) else None
-            await self._wait(table, {missing}, until)
-            hinted = self._hinted(key, table)
+                raise not_yet(table, {awaited})
+            await recovery.wait(table, {awaited}, until)
+            awaited = recovery.awaited(key, table)
         return None
 
-    def _may_be_elsewhere(self, table: ServiceTable, uids: Sequence[str]) -> bool:
-        """Whether a pod may have one of the uids that the store has lost."""
-        if table.recovering or (table.serves_cached and not self._cache.has_hints):
-            return table.recovering
-        hinted = (self._hinted((table.namespace, uid, table.service_name), table) for uid in uids)
-        return any(pod is not None and table.awaits(pod) for pod in hinted)
-
-    def _hinted(self, key: CacheKey, table: ServiceTable) -> Pod | None:
-        """Return the pod that had a uid when its link was cached, if that is known, and had to be forgotten."""
-        if table.serves_cached and not self._cache.has_hints:
-            return None
-        pod_index = self._cache.hint(key)
-        return None if pod_index is None else table.pod(pod_index)
-
-    def _time_is_up(self, until: float) -> bool:
-        return asyncio.get_running_loop().time() >= until - _LAST_QUESTION * self._deadline
-
-    async def _wait(self, table: ServiceTable, pods: Collection[Pod | None], until: float) -> None:
-        """Wait for pods to be there again, and leave time for a last question."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until - _LAST_QUESTION * self._deadline):
-                await self._table.wait(table, pods)
-
-    async def _place_on_one_of(self, pods: list[Pod], key: CacheKey, table: ServiceTable, hinted: Pod | None) -> Link:
-        pod = self._choose(pods, hinted)
-        try:
-            return await self._place_on(key, table, pod)
-        finally:
-            pod.own.answered()
-
-    def _choose(self, pods: list[Pod], hinted: Pod | None = None) -> Pod:
+    def _choose(self, pods: list[Pod], preferred: Pod | None = None) -> Pod:
         """Return the pod for a new uid, with the placement counted as pending: the one that had it if that may be."""
-        pod = hinted if hinted is not None and hinted.takes_new else self._strategy(pods, self._random)
+        pod = self._strategy(pods, self._random) if preferred is None else preferred
         try:
             pod.own.chosen()
         except AttributeError:
@@ -487,11 +457,3 @@ def _nowhere(table: ServiceTable) -> NoRoutablePodError | NoCapacityError:
     """Return the error of a uid that has no link, and that no pod takes."""
     error = NoCapacityError if table.routable else NoRoutablePodError
     return error(table.namespace, table.service_name, table.states, table.now)
-
-
-def _not_yet(table: ServiceTable, missing: Collection[Pod | None]) -> NoRoutablePodError:
-    """Return the error of a uid that may be one of pods that are missing, or have not claimed again what is theirs."""
-    pods = {*table.recovered_from, *(pod.pod_index for pod in missing if pod is not None)}
-    return NoRoutablePodError(
-        table.namespace, table.service_name, table.states, table.now, reclaiming=tuple(sorted(pods))
-    )

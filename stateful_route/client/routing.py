@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route.client.lives import DeadLives, LeavingLives
+from stateful_route.client.missing import MissingPods
 from stateful_route.client.placement import PlacementRates
 from stateful_route.client.pod import Pod
 from stateful_route.client.ready import ReadyPods
@@ -17,25 +17,22 @@ from stateful_route.client.view import StoreView
 from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from stateful_route.client.candidates import Candidates
 
 # A script cannot take any number of pods at once; the next reading asks for others.
 _MOST_ASKED_FOR = 1000
 
-# Who waits for the same thing goes on in turns of so many.
-_WOKEN = 100
-
 
 class Doubts:
     """How often the store did not answer, so that all tables of a namespace are to be doubted."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "raised_at")
 
     def __init__(self) -> None:
         """Begin without doubt."""
         self.count = 0
+        self.raised_at = -math.inf
+        """When a call last raised one, on the clock of this process."""
 
 
 class ServiceTable:
@@ -74,14 +71,15 @@ class ServiceTable:
         """The version of the table in the store that this is."""
         self.doubts = Doubts() if doubts is None else doubts
         self._unheard = 0
-        self.cleared = 0
-        """How many doubts the last reading has cleared."""
+        self.cleared, self.heard_throughout = 0, False
+        """How many doubts the last reading has cleared, and whether announcements were heard all the time since."""
         self.recovering = False
         """Whether the store may lack links that living pods own: it has lost them, and not all were claimed again."""
+        self.hints_hold = True
+        """Whether what was cached, and had to be forgotten, may tell where a uid was when the store lost it."""
         self._digest = 0
         self._unaccounted = 0
         self._settle = settle
-        self._lease = lease
         self._pods: dict[int, Pod] = {}
         self._view = StoreView()
         self._ready = ReadyPods()
@@ -89,9 +87,8 @@ class ServiceTable:
         self._dead = DeadLives()
         self._leaving = LeavingLives()
         self._suspects: set[Pod] = set()
-        self._absent: set[Pod] = set()
-        self._reclaiming: set[Pod] = set()
-        self._waiting: dict[Pod | None, set[asyncio.Future[None]]] = {}
+        self._missing = MissingPods(lease, self.absent_for)
+        self.awaits, self.wait = self._missing.awaits, self._missing.wait
         self._reported: set[Pod] = set()
         self._confirmed: set[Pod] = set()
         self.rumoured: set[PodLife] = set()
@@ -132,7 +129,9 @@ class ServiceTable:
         Those that somebody could not reach, for the time of their last heartbeat; and those whose death this client has
         confirmed: a reading that was under way then may not say so.
         """
-        return tuple(pod.pod_index for pod in islice(self._reported | self._confirmed, _MOST_ASKED_FOR))
+        # Of a pod that the store does not know there is nothing to bring, until it registers and so is a change.
+        pods = self._confirmed | {pod for pod in self._reported if pod.state is not None}
+        return tuple(pod.pod_index for pod in islice(pods, _MOST_ASKED_FOR))
 
     @property
     def candidates(self) -> Candidates[Pod]:
@@ -181,46 +180,38 @@ class ServiceTable:
         """How many doubts there were."""
         return self.doubts.count + self._unheard
 
-    def awaits(self, pod: Pod) -> bool:
-        """Whether a pod is missing, as in a store that has lost it, for less than its lease.
+    def may_have_again(self, pod: Pod) -> bool:
+        """Whether a pod is claiming again what it owns, takes new uids, and is not full."""
+        return pod in self._missing.reclaiming and pod.takes_new and not pod.full
 
-        It lived when it was seen last; or it was never seen, and somebody knows that it had uids.
-        """
-        if pod.absent_since is not None:
-            return pod in self._absent
-        return pod.state is None and self.absent_for(pod, self._lease) < self._lease
+    @property
+    def misses_pods(self) -> bool:
+        """Whether pods that lived are missing, as in a store that has lost them."""
+        return bool(self._missing.absent)
+
+    @property
+    def shortest_lease(self) -> float:
+        """The shortest lease of a pod that is not dead, in seconds; infinite if there is no such pod."""
+        return self._view.shortest_lease or math.inf
+
+    def doubt(self) -> None:
+        """Take in that the pods could not be read."""
+        self._unheard += 1
 
     @property
     def recovered_from(self) -> tuple[int, ...]:
         """The pods that have not claimed again what is theirs, as far as the store has lost it."""
-        return tuple(sorted(pod.pod_index for pod in self._absent | self._reclaiming))
+        return tuple(sorted(pod.pod_index for pod in self._missing.absent | self._missing.reclaiming))
 
     @property
     def waited_for(self) -> bool:
         """Whether somebody waits for pods that are missing or claim again."""
-        return bool(self._waiting)
-
-    async def wait(self, pods: Collection[Pod | None]) -> None:
-        """Return once one of the pods is missing no more; with ``None`` among them, once nothing is lost any more."""
-        if not all(self._may_wait_for(pod) for pod in pods):
-            return
-        future = asyncio.get_running_loop().create_future()
-        for pod in pods:
-            self._waiting.setdefault(pod, set()).add(future)
-        try:
-            await future
-        finally:
-            for pod in pods:
-                waiting = self._waiting.get(pod)
-                if waiting is not None:
-                    waiting.discard(future)
-                    if not waiting:
-                        del self._waiting[pod]
+        return self._missing.waited_for
 
     def serve_cached(self, serves: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Take in whether cached links may be used from now on, which is doubtful whenever it is said."""
         self._unheard += 1
-        self.serves_cached = serves
+        self.serves_cached, self.heard_throughout = serves, False
         for pod in self._pods.values():
             pod.settle()
 
@@ -291,12 +282,15 @@ class ServiceTable:
     def ripe_at(self, life: PodLife) -> float:
         """Return when the lease of a life has ended by the clock of this process, if it has by that of the store."""
         pod = self._pods.get(life.pod_index)
-        return pod.ripe_at if pod in self._suspects and pod is not None and pod.overdue else -math.inf
+        if pod is None or pod not in self._suspects or not pod.overdue or pod.state is None:
+            return -math.inf
+        # One that said goodbye is waited for no longer.
+        return -math.inf if pod.state.report.routing_state is RoutingState.SHUTDOWN else pod.ripe_at
 
     @property
     def doubted(self) -> bool:
         """Whether a pod is expected to be dead soon, or missing, or was reported: it is to be looked at more often."""
-        return bool(self._suspects or self._reported or self.recovering)
+        return bool(self._suspects or self.recovering or any(pod.state is not None for pod in self._reported))
 
     @property
     def unbroken_for(self) -> float:
@@ -306,7 +300,8 @@ class ServiceTable:
     def absent_for(self, pod: Pod, lease: float) -> float:
         """Return for how many seconds of those without a gap for that lease the pod was not in the table."""
         unbroken = self._view.unbroken_for(max(lease, self._view.shortest_lease or 0.0))
-        return unbroken if pod.absent_since is None else min(unbroken, self.read_at - pod.absent_since)
+        absent_since = -math.inf if pod.absent_since is None else pod.absent_since
+        return min(unbroken, self.read_at - max(absent_since, pod.met_at))
 
     def broken(self) -> None:
         """Take in that the table could not be read."""
@@ -360,7 +355,7 @@ class ServiceTable:
         recovered = self._forget_what_was_heard()
         self._ready.list_again(self._reported, others=recovered)
         self._view.end(longest_gap)
-        self._recover()
+        self.recovering = self._missing.read(seconds or 0.0, self.read_at)
         self._weigh(seconds, placed_by_all)
         self.loaded = True
         if not table.version and not table.whole:  # no changes were asked for
@@ -368,20 +363,6 @@ class ServiceTable:
         if table.whole:
             self._unaccounted = (table.digest - self._digest) % DIGEST_MODULUS
         return (self._digest + self._unaccounted) % DIGEST_MODULUS == table.digest
-
-    def _recover(self) -> None:
-        """See which pods are missing yet, and let those go on who waited for others."""
-        for pod in tuple(self._absent):
-            # By then a pod that lives would have registered again.
-            if self.absent_for(pod, pod.absent_lease) >= pod.absent_lease:
-                self._absent.discard(pod)
-        self.recovering = bool(self._absent or self._reclaiming)
-        for pod_or_all in tuple(self._waiting):
-            if not self._may_wait_for(pod_or_all):
-                _wake(list(self._waiting.pop(pod_or_all)))
-
-    def _may_wait_for(self, pod: Pod | None) -> bool:
-        return self.recovering if pod is None else self.awaits(pod)
 
     def _overdue(self, table: PodTable) -> set[int]:
         """Return the pods, not known to be dead, whose lease has ended."""
@@ -401,7 +382,7 @@ class ServiceTable:
         if state is None:
             pod.available = False
             self._suspects.discard(pod)
-            self._reclaiming.discard(pod)
+            self._missing.reclaiming.discard(pod)
             self._leaving.note(pod.life, leaving=False)
             self._ready.note(pod, None)
             pod.settle()
@@ -413,12 +394,8 @@ class ServiceTable:
         pod.load = state.report.load
         pod.capacity = state.report.capacity
         pod.available = alive and routing_state is not RoutingState.SHUTDOWN
-        pod.absent_since = None
-        self._absent.discard(pod)
-        if alive and state.report.reclaiming:
-            self._reclaiming.add(pod)
-        else:
-            self._reclaiming.discard(pod)
+        pod.seen(state.incarnation)
+        self._missing.find(pod, reclaiming=alive and state.report.reclaiming)
         if state.dead:
             self._dead.add(state.life, state.load_state.timestamp, self._view.now or 0.0)
         else:
@@ -435,10 +412,8 @@ class ServiceTable:
         for pod_index, pod in self._pods.items():
             if pod_index not in seen and pod.state is not None:
                 pod.absent_lease = pod.state.load_state.ttl
-                if pod.available:
-                    self._absent.add(pod)
+                self._missing.lose(pod, self.read_at)
                 self._set_state(pod, None, overdue=False)
-                pod.absent_since = self.read_at
 
     def _forget_what_was_heard(self) -> bool:
         """Forget the own placements, and the reports, that a later heartbeat of their pod has overtaken.
@@ -487,15 +462,6 @@ class ServiceTable:
             self._rates.observe(placed_by_all, self._own_placed, seconds)
         self._own_placed = 0
         self.weight_of_own = self._ready.mean_weight * self._rates.scale
-
-
-def _wake(waiting: list[asyncio.Future[None]]) -> None:
-    """Let those who wait go on, some at a time."""
-    for future in waiting[:_WOKEN]:
-        if not future.done():
-            future.set_result(None)
-    if len(waiting) > _WOKEN:
-        asyncio.get_running_loop().call_soon(_wake, waiting[_WOKEN:])
 
 
 def _newly_placed(before: PodState | None, now: PodState) -> int:

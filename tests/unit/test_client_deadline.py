@@ -118,6 +118,8 @@ async def test_one_question_a_life(
         for uid in uids:
             await store.claim(LinkKey(NAMESPACE, uid, SERVICE), life)
         await client.pods("", SERVICE)
+        await store.claim(LinkKey(NAMESPACE, "met before", SERVICE), life)
+        await client.compute_linked_pod("", "met before", SERVICE)
         await look_on(client, clock, CONFIG.lease_seconds, alive)
         await store.register(room(1), PodReport(), CONFIG.lease_seconds, RETENTION)  # not known to the client yet
         store.operations.clear()
