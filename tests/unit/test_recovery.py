@@ -19,6 +19,7 @@ from stateful_route import (
     RoutingState,
     ServerDriver,
     StatefulRouteError,
+    StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
@@ -340,7 +341,8 @@ async def test_many_who_wait(make_client: MakeClient, store: MemoryStore) -> Non
         calls = (client.compute_linked_pod("", f"new-{number}", SERVICE) for number in range(2000))
         errors = await asyncio.gather(*calls, return_exceptions=True)
 
-    assert {NoRoutablePodError} == set(map(type, errors))
+    # On a busy machine the deadline comes for some before it is their turn to say why they wait.
+    assert {NoRoutablePodError} <= set(map(type, errors)) <= {NoRoutablePodError, StoreTimeoutError}
     assert 25 >= store.operations["read_pods"]
     assert 4000 >= store.operations["get_link"]
     assert 0 == store.operations["place"]
