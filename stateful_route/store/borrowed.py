@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _MOVING = 0.01
 
 # Of the deadline of a call: no other attempt begins so late.
-_LAST = 0.05
+_LAST = 0.15
 
 
 class NodeConnections:

@@ -48,6 +48,8 @@ class DurableCall(ScriptCall):
 
     wait: float = attrs.field(kw_only=True)
     """How long that may take, in seconds."""
+    expires: float | None = attrs.field(kw_only=True, default=None)
+    """When the time of the call is up, by the clock of the event loop; by default in a deadline."""
 
 
 def marker(key: str, wait: float) -> tuple[Command, Command]:
@@ -144,10 +146,16 @@ class Durably:
 
     """
 
-    def __init__(self, connections: DurableConnections, deadline: float) -> None:
-        """Wait for two fifths of the ``deadline`` of a call, in seconds."""
+    def __init__(self, connections: DurableConnections, deadline: float, expires: float | None = None) -> None:
+        """Wait for two fifths of the ``deadline`` of a call, in seconds; see ``DurableCall.expires``."""
         self._connections = connections
+        self._deadline = deadline
         self._wait = patience(deadline)
+        self._expires = expires
+
+    def until(self, expires: float) -> Durably:
+        """Return the same for calls whose time is up then, by the clock of the event loop."""
+        return Durably(self._connections, self._deadline, expires)
 
     @property
     def is_one_server(self) -> bool:
@@ -156,7 +164,8 @@ class Durably:
 
     async def run(self, call: ScriptCall) -> Any:
         """Return the reply of a script."""
-        return await self._connections.run_durably(DurableCall(call.script, call.keys, call.args, wait=self._wait))
+        durable = DurableCall(call.script, call.keys, call.args, wait=self._wait, expires=self._expires)
+        return await self._connections.run_durably(durable)
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply of each script, or its ``StoreError``."""

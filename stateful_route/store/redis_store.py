@@ -55,7 +55,8 @@ class RedisStore:
         self._connections = connections
         self._durable_within = durable_within
         self._batches = LinkBatches(connections)
-        changing: Runner = connections if durable_within is None else Durably(connections, durable_within)
+        self._durably = None if durable_within is None else Durably(connections, durable_within)
+        changing: Runner = self._durably or connections
         self._changing = changing.run
         self._placing = LinkBatches(changing)
         self._keys = keys or KeySpace()
@@ -98,8 +99,8 @@ class RedisStore:
         """See ``Store.place``."""
         lives = (codec.lives(dead), codec.lives(leaving)) if dead or leaving else ()
         call = self._place_call(key, candidate, to_ms(ttl), lives)
-        if self._durable_within is not None:
-            return await self._place_durably(key, call, dead, self._durable_within)
+        if self._durably is not None and self._durable_within is not None:
+            return await self._place_durably(key, call, dead, self._durably, self._durable_within)
         return codec.link_change(_PLACE, await self._changing(call))
 
     async def place_links(
@@ -125,7 +126,7 @@ class RedisStore:
             owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
             return _PLACE_MANY.command(tuple(keys), (service_name, ttl_ms, *lives, *owners))
 
-        if self._durable_within is None:
+        if self._durably is None or self._durable_within is None:
             return await self._placing.run(candidates, place, place_all)
         began = asyncio.get_running_loop().time()
         found = await self.get_links(namespace, [uid for uid, _ in candidates], service_name)
@@ -134,7 +135,9 @@ class RedisStore:
         placed: list[LinkChange | StoreError] = []
         try:
             async with within(self._durable_within, "place", since=began):
-                placed = await self._placing.run(rest, place, place_all) if rest else []
+                if rest:
+                    placing = LinkBatches(self._durably.until(began + self._durable_within))
+                    placed = await placing.run(rest, place, place_all)
         except StoreTimeoutError as error:
             placed = [error] * len(rest)
         answers = iter(placed)
@@ -270,7 +273,7 @@ class RedisStore:
             await close()
 
     async def _place_durably(
-        self, key: LinkKey, call: scripts.ScriptCall, dead: Sequence[PodLife], deadline: float
+        self, key: LinkKey, call: scripts.ScriptCall, dead: Sequence[PodLife], durably: Durably, deadline: float
     ) -> LinkChange:
         """Place a uid once a replica has it; a persistent link was placed by nobody, so to read it is enough."""
         began = asyncio.get_running_loop().time()
@@ -281,7 +284,7 @@ class RedisStore:
         if (known := _known(found, dead)) is not None and not isinstance(known, StoreError):
             return known
         async with within(deadline, _PLACE.name, since=began):
-            return codec.link_change(_PLACE, await self._changing(call))
+            return codec.link_change(_PLACE, await durably.until(began + deadline).run(call))
 
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""

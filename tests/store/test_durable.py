@@ -140,6 +140,18 @@ async def test_known_links_without_replica(namespace: str, kind: str) -> None:
     assert [NotReplicatedError] * 13 == [type(answer) for answer in [*many[8:], *unsure]]
 
 
+async def test_many_without_replica(namespace: str) -> None:
+    """Callers whose turn does not come, as those before wait for a replica, hear that; not that the store is late."""
+    with local_server(tcp=True) as server:
+        async with store_at(server.url, DURABLE, "owned") as store:
+            answers = await asyncio.gather(
+                *(store.place(key_of(namespace, f"user-{i}"), OWNER, 60.0) for i in range(1500)), return_exceptions=True
+            )
+
+    assert {NotReplicatedError} == {type(answer) for answer in answers}
+    assert {True, False} >= {answer.maybe_applied for answer in answers if isinstance(answer, StoreError)}
+
+
 async def test_warning_without_replica(caplog: pytest.LogCaptureFixture) -> None:
     """That no replica is connected is said when the route is opened, once, if it matters."""
     with local_server(tcp=True) as server, caplog.at_level(logging.WARNING, "stateful_route"):

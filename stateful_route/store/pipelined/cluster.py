@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MOVING = 0.01
 
 # Of the deadline of a call: no other attempt begins so late.
-_LAST = 0.05
+_LAST = 0.15
 
 _MOST_REDIRECTIONS = 8
 
@@ -93,7 +93,7 @@ class PipelinedCluster:
 
     async def run_durably(self, call: DurableCall) -> Any:
         """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
-        expires = asyncio.get_running_loop().time() + self.deadline
+        expires = asyncio.get_running_loop().time() + self.deadline if call.expires is None else call.expires
         pipe = self._table.owner(call.keys[0])
         if pipe is None:
             pipe = await self._table.find_owner(call.keys[0], call.script, expires)

@@ -48,7 +48,7 @@ class PipelinedServer:
 
     async def run_durably(self, call: DurableCall) -> Any:
         """Return the reply of a script once a replica has what it wrote."""
-        expires = asyncio.get_running_loop().time() + self.deadline
+        expires = asyncio.get_running_loop().time() + self.deadline if call.expires is None else call.expires
         reply = await _second(self._pipe, call, await self._pipe.run(call, expires), expires)
         return raised(answer(reply, call, self._pipe.address))
 
