@@ -335,8 +335,8 @@ class Owned:
 
     def _agrees(self, uid: str, link: Link | None) -> bool:
         handle = self._handles.get(uid)
-        if handle is None or (link is None and handle.incarnation != self.heart.incarnation):
-            return True  # what an older life held is claimed again if nobody has it
+        if handle is None or handle.incarnation != self.heart.incarnation:
+            return True  # what an older life held is claimed again, which tells
         return (
             link is not None
             and link.kind is LinkKind.PERSISTENT

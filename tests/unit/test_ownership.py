@@ -572,6 +572,30 @@ class TestEmptiedStore:
 
             assert (await pod.claim("alice")).resumes(before)
 
+    @pytest.mark.parametrize("placed", [False, True])
+    async def test_a_link_is_missed_before_it_is_claimed_again(
+        self, run_pods: RunPods, store: MemoryStore, placed: bool
+    ) -> None:
+        """A pod whose next life has begun, and that looks at its links before all are claimed again, loses none."""
+        uids = [f"user-{i}" for i in range(50)]
+        async with run_pods(1) as (pod,):
+            before = [await pod.claim(uid) for uid in uids]
+            life = PodLife(0, pod.incarnation)
+            store.lose_all()
+            if placed:  # by a client that knows the old life
+                await store.place_links("prod", [(uid, life) for uid in uids], "room", 60.0)
+            store.hold("claim")
+            await pod._heart.beat()
+            await store.wait_held(16)
+            left = await pod._owned.verify(uids)
+            held = len(pod._owned)
+            store.release_held()
+            await pod._reclaim.wait(10.0)
+            resumed = [(await pod.claim(uid)).resumes(old) for uid, old in zip(uids, before, strict=True)]
+
+            assert ([], 50) == (left, held)
+            assert [True] * 50 == resumed
+
     async def test_placed_meanwhile(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A uid that a client placed on the old life of its pod is resumed too."""
         async with run_pods(1) as (pod,):
