@@ -96,7 +96,9 @@ class Channel:
         if self._held and self._held_until <= self._loop.now:
             self._take(*self._held.popleft())
             if self._held:
-                self._loop.after(_APART + self._loop.random.random() * self._network.latency.mean, self._let_next_go)
+                # Much that was held comes in a burst: or else the queue would grow for ever if more is sent than goes.
+                pause = self._loop.random.random() * self._network.latency.mean / (1 + len(self._held) // 50)
+                self._loop.after(_APART + pause, self._let_next_go)
 
 
 _LOST = object()

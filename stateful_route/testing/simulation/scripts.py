@@ -263,7 +263,7 @@ def _late_releases(maker: Maker) -> None:
     maker.op(at + 1.05 * late, 0, 1, "claim", plain=True)
     maker.op(at + 0.5 * late, 0, 0, "release", grace=0.0, plain=True)
     maker.add(at + 0.6 * late, who, "release_again", uid=0, before=1)
-    if random.random() < 0.8:
+    if random.random() < 0.5:
         maker.silence(at + 1.35 * late, who, 6 * late, "pipe", down=False, new=False)
     for number in range(14):
         maker.op(at + (1.7 + 0.25 * number) * late, 0, 0, "claim", plain=True)
