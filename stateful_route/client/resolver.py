@@ -237,7 +237,7 @@ class Resolver:
                     placed |= found
                     uids = [uid for uid in uids if uid not in placed]
                     continue
-            if not uids or not missing:
+            if not missing:  # of none that is left
                 return placed
             if last:
                 raise not_yet(table, missing)

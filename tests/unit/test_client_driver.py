@@ -246,6 +246,26 @@ class TestComputeLinkedPod:
 
 
 class TestOtherMethods:
+    async def test_misses(self, make_client: MakeClient, run_pods: RunPods) -> None:
+        """Each call that has to ask the store is one miss."""
+        async with run_pods(1), make_client() as client:
+            await client.set_linked_pod_if_absent("", "alice", "room", 0)
+            one = client.statistics().misses
+            await client.get_linked_pod_not_cache("", "alice", "room")
+
+            assert (1, 2) == (one, client.statistics().misses)
+
+    async def test_store_away_is_noted(self, make_client: MakeClient, store: MemoryStore) -> None:
+        """A question that the store did not answer lets the pods be read anew before the next placement."""
+        async with make_client() as client:
+            table = client._table.peek("prod", "room")
+            before = table.raised
+            store.fail_with(AWAY, "get_link")
+            with pytest.raises(StoreUnavailableError):
+                await client.find("prod", "alice", "room")
+
+            assert before < table.raised
+
     async def test_set_linked_pod_if_absent(self, make_client: MakeClient, run_pods: RunPods) -> None:
         """It links a uid that has no link, and otherwise says who has it."""
         async with run_pods(2), make_client() as client:
@@ -410,6 +430,20 @@ class TestBatch:
                 await client.batch_get_linked_pod("", [f"u{i}" for i in range(5000)], "room")
 
         assert 1 == asked(store)["get_links"]
+
+    async def test_store_that_raises(self, make_client: MakeClient, store: MemoryStore) -> None:
+        """A store that answers for none of the uids leaves each of them with the error."""
+
+        async def get_links(*_: Any, **_settings: Any) -> Any:
+            raise AWAY
+
+        store.get_links = get_links  # type: ignore[method-assign]  # the memory store has an answer for each
+        async with make_client() as client:
+            await client.set_cache("", "carol", "room", 3)
+            with pytest.raises(BatchError) as caught:
+                await client.batch_get_linked_pod("", ["alice", "bob", "carol"], "room")
+
+        assert {"alice": AWAY, "bob": AWAY} == caught.value.errors
 
     async def test_store_away_and_cached(self, make_client: MakeClient, store: MemoryStore) -> None:
         """While the store does not answer, what is cached is in the error, wherever it is in the batch."""
