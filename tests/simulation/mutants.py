@@ -374,9 +374,6 @@ SLIPS = [
     ),
     Mutation("a mark counts over an interruption", OWNERSHIP, " and self._heard == older._heard", ""),
     Mutation(
-        "a late forced link of an older life overwrites", LINKS, "present.incarnation > owner.incarnation > 0", "False"
-    ),
-    Mutation(
         "nobody looks after what is held",
         OWNED,
         "        await self.verify([uid for uid in some if uid in self._handles])\n",
