@@ -141,18 +141,18 @@ async def test_waits_for_its_pod(make_client: MakeClient, store: MemoryStore, ma
 
 
 async def test_a_part_waits(make_client: MakeClient, store: MemoryStore) -> None:
-    """Of a batch the uids whose pods are there are placed at once, while the call waits for the pods of others."""
+    """Of a batch the uids whose pods claim again are placed at once, while the call waits for the pods of others."""
     for pod_index in range(2):
         await begin(store, pod_index)
     async with make_client(call_deadline=30.0) as client:
         before = await route_all(client)
         await lose(store, client)
-        await begin(store, 0)
+        await begin(store, 0, RECLAIMING)
         waiting = asyncio.create_task(client.batch_compute_linked_pod("", UIDS, SERVICE))
         there = next(uid for uid in UIDS if before[uid] == 0)
         await turns(100)
         early = waiting.done(), await store.get_link(LinkKey(NAMESPACE, there, SERVICE)) is not None
-        await begin(store, 1)
+        await begin(store, 1, RECLAIMING)
         after = {uid: pod for pod, uids in (await waiting).items() for uid in uids}
 
         assert (False, True) == early
