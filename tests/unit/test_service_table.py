@@ -56,6 +56,7 @@ def table() -> ServiceTable:
         (state(routing_state=DENY_NEW_CALL), False, True, True),
         (state(routing_state=SHUTDOWN), False, False, True),
         (state(dead=True), False, False, False),
+        (state(dead=True, routing_state=SHUTDOWN), False, False, False),
         (state(at=NOW - 4.99), True, True, False),
         (state(at=NOW - 5.0), False, False, False),
     ],
