@@ -20,6 +20,7 @@ from stateful_route import (
     PodLife,
     StatefulRoute,
     StoreError,
+    StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import Outcome
@@ -137,7 +138,9 @@ async def test_known_links_without_replica(namespace: str, kind: str) -> None:
     assert (Outcome.UNCHANGED, OWNER) == (found.outcome, found.link and found.link.owner)
     assert Outcome.REFUSED is refused.outcome
     assert [Outcome.UNCHANGED] * 8 == [isinstance(answer, LinkChange) and answer.outcome for answer in many[:8]]
-    assert [NotReplicatedError] * 13 == [type(answer) for answer in [*many[8:], *unsure]]
+    # Calls of a borrowed client that wait for one of its connections may not get to ask for a replica.
+    fell_short = {NotReplicatedError} if kind == "owned" else {NotReplicatedError, StoreTimeoutError}
+    assert {type(answer) for answer in [*many[8:], *unsure]} <= fell_short
 
 
 async def test_many_without_replica(namespace: str) -> None:
