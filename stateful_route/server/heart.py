@@ -70,8 +70,8 @@ class Heart:
 
         ``exclusive`` says that no other process has this pod index.
         ``lost`` is called when the store does not have this life any more, with what it says, before the next one
-        begins; ``alive`` when
-        a heartbeat was accepted or a new life has begun; ``ended`` when this process owns nothing for good.
+        begins; ``alive`` when a heartbeat was accepted or a new life has begun; ``ended`` when this process owns
+        nothing for good.
         """
         self._store = store
         self._server = server
