@@ -13,6 +13,7 @@ from stateful_route._flights import SingleFlight
 from stateful_route.errors import LifecycleError, StoreError, StoreProtocolError
 from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.server.fault_log import FaultLog
+from stateful_route.server.given_up import GivenUp
 from stateful_route.server.ownership import Ownership
 from stateful_route.server.turns import Turns
 
@@ -31,6 +32,9 @@ _LOOKS, _SETTLED = 100, 16
 # Uids that are claimed again at the same time after the store was lost: a hundred pods that do so keep it busy, and let
 # it answer within a few milliseconds.
 _RECLAIMS = 16
+
+# What a claim answers if the link was this life's already, and keeps its epoch.
+_GOES_ON = (Outcome.CONFIRMED, Outcome.UNCHANGED)
 
 # What a claim answers if nobody but this pod can have owned the uid since the mark that it looked for.
 _TAKEN = (Outcome.CREATED, Outcome.CONFIRMED, Outcome.UNCHANGED, Outcome.INHERITED)
@@ -60,6 +64,7 @@ class Owned:
         self._claiming = SingleFlight[tuple[str, bool, int], Ownership]()
         self._unsure: dict[str, set[int]] = {}
         """The epochs of releases that were sent, and for which nothing shows yet that they can end nothing more."""
+        self._given_up = GivenUp()
         self._unclaimed: set[str] = set()
         """The uids that could not be claimed again when that was tried last."""
         self._to_look_at: list[str] = []
@@ -111,7 +116,7 @@ class Owned:
                 async def claim(owner: PodLife = owner) -> LinkChange:
                     return await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
 
-                handle = self._note(uid, owner, await self._ask(turn, claim))
+                handle = self._note(uid, owner, await self._ask(uid, turn, claim))
                 if self._is_present(owner):
                     return handle
         except BaseException:
@@ -131,7 +136,7 @@ class Owned:
                 return attrs.evolve(answer, link=await self._store.get_link(self._key(uid)))
 
             try:
-                answer = await self._ask(turn, assign, look=look)
+                answer = await self._ask(uid, turn, assign, look=look)
             except BaseException:
                 self.forget(uid)
                 raise
@@ -157,6 +162,8 @@ class Owned:
             if handle is not None:
                 self.forget(uid)
                 owner, epoch = self.pod_index, handle.epoch
+                if grace > 0 and epoch is not None:
+                    self._given_up.spare(uid, epoch, self.interruptions)
             else:
                 owner, epoch = await self._holder(uid)
             while epoch is not None and pod_index in {None, owner}:
@@ -179,14 +186,23 @@ class Owned:
         epoch = self._give_up(handle, handle.epoch)  # before the turn: what is next in it may be long in coming
         async with within(self._deadline, "release"), self._turns.take(handle.uid):
             epoch = self._give_up(handle, epoch)
-            return epoch is not None and (await self._release(handle.uid, self.pod_index, epoch, grace)).done
+            if epoch is None:
+                return False
+            if not grace:
+                self._given_up.add(handle.uid, epoch)
+            return (await self._release(handle.uid, self.pod_index, epoch, grace)).done
 
     def _give_up(self, handle: Ownership, epoch: int | None) -> int | None:
-        """Forget the uid if what is held now is the tenure of the handle; return the epoch that it has now."""
+        """Forget the uid if what is held now is the tenure of the handle; return the epoch that it has now.
+
+        Until it is released, and in its grace, a claim may go on with that epoch.
+        """
         now = self._handles.get(handle.uid)
         if now is None or not (now.epoch == epoch or now.continues(handle)):
             return epoch
         self.forget(handle.uid)
+        if now.epoch is not None:
+            self._given_up.spare(handle.uid, now.epoch, self.interruptions)
         return now.epoch
 
     async def _release(self, uid: str, pod_index: int, epoch: int, grace: float) -> LinkChange:
@@ -375,15 +391,42 @@ class Owned:
         """Note that the uid is not owned any more."""
         handle = self._handles.pop(uid, None)
         if handle is not None:
+            if handle.epoch is not None:
+                self._given_up.add(uid, handle.epoch)
             handle.drop()
 
     async def _ask(
         self,
+        uid: str,
         turn: Turn,
         operation: Callable[[], Awaitable[LinkChange]],
         look: Callable[[LinkChange], Awaitable[LinkChange]] | None = None,
     ) -> LinkChange:
-        """Return the answer to an operation. If an invalidation overtakes it, ``look``, or run the operation again."""
+        """Return the answer to an operation, once it can be believed.
+
+        If an invalidation overtakes it, ``look``, or run the operation again. If it goes on with an epoch that this pod
+        had given up, the store was rolled back: others may have had the uid since. So the link is released, and the
+        operation run again, for an epoch that nobody remembers anything of.
+        """
+        answer = await self._ask_until_fresh(turn, operation, look)
+        while answer.outcome in _GOES_ON and answer.link is not None and self._came_back(uid, answer.link.epoch):
+            await self._release(uid, self.pod_index, answer.link.epoch, 0.0)
+            answer = attrs.evolve(await self._ask_until_fresh(turn, operation, look), ended=None)
+        return answer
+
+    def _came_back(self, uid: str, epoch: int) -> bool:
+        """Whether a link of this pod is one that it had given up, or that came before the one that it holds."""
+        held = self._handles.get(uid)
+        if held is not None and held.epoch is not None and epoch >= held.epoch:
+            return False
+        return held is not None or self._given_up.has(uid, epoch, self.interruptions)
+
+    async def _ask_until_fresh(
+        self,
+        turn: Turn,
+        operation: Callable[[], Awaitable[LinkChange]],
+        look: Callable[[LinkChange], Awaitable[LinkChange]] | None,
+    ) -> LinkChange:
         turn.listen()
         answer = await operation()
         while (
@@ -410,7 +453,9 @@ class Owned:
         if before is not None and self._continues(before, owner, answer, tells_end=tells_end):
             resumed = before
         inherited = answer.outcome is Outcome.INHERITED and resumed is None
-        handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=resumed)
+        previous = answer.previous
+        known = previous is not None and not self._came_back(uid, previous.epoch)
+        handle = Ownership(self, uid, owner, answer, inherited=inherited, resumed=resumed, goes_on=known)
         if handle.held and before is not None and before.epoch == handle.epoch:
             return before
         self.forget(uid)

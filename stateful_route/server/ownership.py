@@ -32,6 +32,7 @@ class Ownership:
     __slots__ = (
         "_ended",
         "_given_up",
+        "_goes_on",
         "_heard",
         "_held",
         "_incarnation",
@@ -54,14 +55,20 @@ class Ownership:
         *,
         inherited: bool,
         resumed: Ownership | None = None,
+        goes_on: bool = True,
     ) -> None:
-        """Hold what the store answered to ``owner``; ``resumed`` is the older life's handle that it goes on with."""
+        """Hold what the store answered to ``owner``.
+
+        ``resumed`` is the older life's handle that it goes on with, and ``goes_on`` is whether the previous link may be
+        that of an older handle: not if the store was rolled back to it.
+        """
         self.uid = uid
         self.epoch = answer.link.epoch if answer.link else None
         self.pod_index = answer.link.pod_index if answer.link else None
         self.inherited = inherited
         self.previous: PreviousOwner | None = answer.previous
         self._ended = answer.ended
+        self._goes_on = goes_on
         self._heard = owned.interruptions
         self._incarnation = owner.incarnation
         self._held = answer.link is not None and answer.link.owner == owner and answer.link.kind is LinkKind.PERSISTENT
@@ -99,7 +106,7 @@ class Ownership:
 
     def continues(self, older: Ownership) -> bool:
         """Whether this is the same tenure as the older handle's: claimed again, and not given up in between."""
-        directly = self.previous is not None and self.previous.epoch == older.epoch
+        directly = self._goes_on and self.previous is not None and self.previous.epoch == older.epoch
         return self.held and (directly or older.epoch in self._resumed)
 
     def is_owned(self) -> bool:

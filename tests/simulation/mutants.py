@@ -358,6 +358,13 @@ SLIPS = [
         "        self._forget_unbroken()\n",
         "",
     ),
+    Mutation(
+        "a link that was given up and rolled back goes on",
+        OWNED,
+        "while answer.outcome in _GOES_ON and",
+        "while False and",
+    ),
+    Mutation("a table that was forgotten flushes nothing", REFRESH, "if forgotten or (", "if ("),
     Mutation("a life that has ended resumes", OWNED, "            and self.heart.owns(owner.incarnation)\n", ""),
     Mutation("a release forgets an older unsure one", OWNED, "= pending | {epoch}", "= {epoch}"),
     Mutation(

@@ -207,6 +207,23 @@ def is_dead_to(client: ClientDriver) -> Callable[[PodLife], bool]:
     return client._table.peek(NAMESPACE, SERVICE).is_dead
 
 
+async def test_emptied_while_dead(make_client: MakeClient, store: MemoryStore) -> None:
+    """A store that has forgotten a dead pod, without a word, has lost links too: the cache is flushed."""
+    await begin(store, 1)
+    async with make_client() as client:
+        await client.compute_linked_pod("", "alice", SERVICE)
+        store.mark_dead(NAMESPACE, SERVICE, 0)
+        await client._table.refresh_all()
+        store.lose_all()
+        table = client._table.peek(NAMESPACE, SERVICE)
+        await client._table.read(table)
+        await begin(store, 1)
+        await client._table.read(table)
+
+        assert table.pod(0).usable
+        assert client.peek("", "alice", SERVICE) is None
+
+
 async def test_used_again(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
     """A service is left out of the refresh until something is looked up again."""
     await begin(store, 1)

@@ -122,6 +122,19 @@ class Judge:
         """Take in that the store has lost something, and is away for so long."""
         self.lost_until = max(self.lost_until, self.loop.now + away)
 
+    def rolled_back(self, before: dict[str, Link | None]) -> None:
+        """Take in that the store is again as it was some time ago; ``before`` is what the links were until now.
+
+        A pod that was cut off for longer than its lease may find its link as it left it, though another pod has had it
+        since: it cannot know, and its memory is old. (Its epoch is the lower one, and ``durable=True`` prevents it.)
+        """
+        for pod, handles in self._kept.items():
+            for handle in handles:
+                link, ended = self.link(handle.uid), before[handle.uid]
+                back = link is not None and link.epoch == handle.epoch and (ended is None or ended.epoch != link.epoch)
+                if handle.held and back:
+                    pod.tear(handle.uid)
+
     # -- ownership
 
     def look_at(self, pod: PodProcess) -> None:

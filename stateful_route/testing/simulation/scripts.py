@@ -307,6 +307,44 @@ def _mark_of_long_ago(maker: Maker) -> None:
     maker.op(2.5 + maker.random.random(), 0, 0, "claim", plain=True)
 
 
+def _given_up_and_rolled_back(maker: Maker) -> None:
+    """A pod gave a uid up, another one had it since, and the store goes back to the time of the first."""
+    random = maker.random
+    _set_up(maker, clients=1)
+    maker.op(0.4, 0, 0, "claim", plain=True)
+    if random.random() < 0.5:
+        maker.op(0.5, 0, 0, "release", grace=5.0, plain=True)
+    maker.add(0.6, "store", "snapshot")
+    if random.random() < 0.5:
+        maker.op(0.8, 0, 0, "release", grace=random.choice([0.0, 0.0, 5.0]), plain=True)
+    else:
+        maker.add(0.8, "pod1", "set", uid=0, pod=1)
+    maker.op(1.0, 1, 0, "claim", plain=True)
+    if random.random() < 0.5:
+        maker.op(1.2, 1, 0, "release", grace=0.0, plain=True)
+        maker.op(1.3, 0, 0, "claim", plain=True)
+        maker.op(1.4, 0, 0, "release", grace=0.0, plain=True)
+        maker.op(1.5, 1, 0, "claim", plain=True)
+    at = 1.8
+    maker.add(at, "store", "fail_over", seconds=round(0.1 * random.random(), 3))
+    for _ in range(4):
+        maker.op(at + 0.4 * random.random(), 0, 0, random.choice(["claim", "set"]), plain=True)
+    maker.ask(at + 0.5, 0, "request")
+
+
+def _emptied_while_dead(maker: Maker) -> None:
+    """The store forgets a dead pod without a cut, and clients have its uids in their caches."""
+    _set_up(maker, pods=maker.random.choice([1, 2]), uids=3, seconds=8.0)
+    for uid in range(3):
+        maker.op(0.3, 0, uid, "claim")
+        maker.ask(0.6, uid, "compute")
+    at = 1.0
+    maker.add(at, "pod0", "kill")
+    maker.add(at + 1.5 * maker.lease * maker.random.random(), "store", "lose_all")
+    for uid in range(3):
+        maker.ask(at + maker.lease + 4.0 + maker.random.random(), uid, "compute")
+
+
 def _evicted(maker: Maker) -> None:
     """A pod released a uid, the next owner dies, and the store loses its link and nothing else."""
     _set_up(maker, clients=0)
@@ -402,6 +440,8 @@ SCRIPTS: tuple[Callable[[Maker], None], ...] = (
     _late_registration,
     _clock_goes_back,
     _mark_of_long_ago,
+    _given_up_and_rolled_back,
+    _emptied_while_dead,
     _evicted,
     _leases_differ,
     _flock,

@@ -344,8 +344,10 @@ class World:
         elif action.kind == "snapshot":
             self.snapshot = server.snapshot()
         elif action.kind == "fail_over" and self.snapshot is not None:
+            before = {uid: judge.link(uid) for uid in judge.uids}
             server.roll_back(self.snapshot)
             judge.lost(seconds)
+            judge.rolled_back(before)
         elif action.kind == "clock":
             server.offset += args["step"]
             judge.clock_went_back |= args["step"] < 0
