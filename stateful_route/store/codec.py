@@ -108,15 +108,15 @@ def claim_change(script: Script, reply: Any) -> LinkChange:
         raise unreadable_reply(script, reply) from error
 
 
-def services(script: Script, reply: Any) -> dict[str, int]:
-    """Read a list of services and pods in turn.
+def services(script: Script, reply: Any) -> set[str]:
+    """Read the services of a namespace, encoded as in its keys.
 
     Raises:
         StoreProtocolError: if it cannot be read.
 
     """
     try:
-        return {name.decode(): int(pod_index) for name, pod_index in zip(reply[::2], reply[1::2], strict=True)}
+        return {name.decode() for name in reply}
     except (ValueError, TypeError, AttributeError) as error:
         raise unreadable_reply(script, reply) from error
 

@@ -1,14 +1,14 @@
 """The names of the keys in Redis. Only this module builds them.
 
-Layout of generation 1, the parts percent-encoded::
+Layout of generation 2, the parts percent-encoded::
 
-    sr1:link:{namespace:uid}:service     string   one link
-    sr1:index:{namespace:uid}            hash     service -> pod and deadline, for each link of the uid
-    sr1:ended:{namespace:uid}:service    string   the epoch of the link that ended last, for a minute
-    sr1:pods:{namespace:service}         hash     pod -> its last heartbeat; "table" -> what is said of all of them
-    sr1:versions:{namespace:service}     zset     pod -> the version of the table with which it changed last
-    sr1:deadlines:{namespace:service}    zset     pod -> when its lease ends
-    sr1:events:namespace                 channel  announcements
+    sr2:link:{namespace:uid}:service     string   one link
+    sr2:ended:{namespace:uid}:service    string   the epoch of the link that ended last, for a minute
+    sr2:services:namespace               set      the services of the namespace
+    sr2:pods:{namespace:service}         hash     pod -> its last heartbeat; "table" -> what is said of all of them
+    sr2:versions:{namespace:service}     zset     pod -> the version of the table with which it changed last
+    sr2:deadlines:{namespace:service}    zset     pod -> when its lease ends
+    sr2:events:namespace                 channel  announcements
 
 What one script touches carries one hash tag, so it lies in one slot of a Redis Cluster. The generation is a part of
 the prefix: releases that write different layouts do not see each other's keys. Within a generation a newer release
@@ -25,7 +25,7 @@ import attrs
 
 from stateful_route.models import LinkKey
 
-GENERATION = 1
+GENERATION = 2
 
 # What has a meaning in the layout or in a pattern of SCAN, and what breaks a line of redis-cli.
 _MEANINGFUL = re.compile(r"[{}:%*?\[\]\\^\s\x00-\x1f\x7f]")
@@ -60,29 +60,22 @@ class LinkNames:
     Attributes:
         link_start: the key of a link up to its uid.
         link_end: the key of a link from there on.
-        index_start: the key of the index of a uid up to that.
         ended_start: the key of the mark of the last tenure of a uid up to that; it ends as that of the link.
 
     """
 
     link_start: str
     link_end: str
-    index_start: str
     ended_start: str
 
-    def keys(self, uid: str) -> tuple[str, str]:
-        """Return the keys of a link and of the index of its uid."""
-        uid = encode(uid)
-        return f"{self.link_start}{uid}{self.link_end}", f"{self.index_start}{uid}}}"
+    def link(self, uid: str) -> str:
+        """Return the key of a link."""
+        return f"{self.link_start}{encode(uid)}{self.link_end}"
 
-    def keys_with_end(self, uid: str) -> tuple[str, str, str]:
-        """Return these, and the key of the mark of the last tenure of the uid."""
+    def link_and_ended(self, uid: str) -> tuple[str, str]:
+        """Return the keys of a link and of the mark of the last tenure of its uid: they are in one slot."""
         uid = encode(uid)
-        return (
-            f"{self.link_start}{uid}{self.link_end}",
-            f"{self.index_start}{uid}}}",
-            f"{self.ended_start}{uid}{self.link_end}",
-        )
+        return f"{self.link_start}{uid}{self.link_end}", f"{self.ended_start}{uid}{self.link_end}"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -91,7 +84,6 @@ def _link_names(prefix: str, namespace: str, service_name: str) -> LinkNames:
     return LinkNames(
         link_start=f"{prefix}link:{{{namespace}:",
         link_end=f"}}:{service_name}",
-        index_start=f"{prefix}index:{{{namespace}:",
         ended_start=f"{prefix}ended:{{{namespace}:",
     )
 
@@ -112,20 +104,16 @@ class KeySpace:
 
     def link(self, namespace: str, uid: str, service_name: str) -> str:
         """Return the key of a link."""
-        return self.link_and_index(namespace, uid, service_name)[0]
-
-    def link_and_index(self, namespace: str, uid: str, service_name: str) -> tuple[str, str]:
-        """Return the keys of a link and of the index of its uid."""
-        return self.of_links(namespace, service_name).keys(uid)
+        return self.of_links(namespace, service_name).link(uid)
 
     def parse_link(self, key: str) -> LinkKey | None:
         """Return what a key of a link names; ``None`` if it is not one of this generation."""
         parts = self._link.fullmatch(key)
         return None if parts is None else LinkKey(*map(decode, parts.groups()))
 
-    def index(self, namespace: str, uid: str) -> str:
-        """Return the key of the index of a uid: it is in the slot of the links of that uid."""
-        return f"{self._prefix}index:{{{_encoded(namespace)}:{encode(uid)}}}"
+    def services(self, namespace: str) -> str:
+        """Return the key of the services of a namespace."""
+        return f"{self._prefix}services:{_encoded(namespace)}"
 
     def pods(self, namespace: str, service_name: str) -> str:
         """Return the key of the pods of a service."""

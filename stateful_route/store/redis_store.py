@@ -15,6 +15,7 @@ from stateful_route.store.keys import KeySpace, encode
 from stateful_route.store.link_batches import LinkBatches
 from stateful_route.store.listener import attach, listening
 from stateful_route.store.port import StoreInfo
+from stateful_route.store.service_names import ServiceNames
 from stateful_route.store.subscription import SharedSubscription
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from stateful_route.store.durable import Runner
     from stateful_route.store.port import NamespaceListener
 
-_GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN, _SERVICES = map(
-    scripts.load, ("get", "place", "claim", "release", "assign", "services")
-)
+_GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN = map(scripts.load, ("get", "place", "claim", "release", "assign"))
 _GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
 _REGISTER, _HEARTBEAT, _CONFIRM, _PODS = map(scripts.load, ("register", "heartbeat", "confirm", "pods"))
 
@@ -60,6 +59,7 @@ class RedisStore:
         self._changing = changing.run
         self._placing = LinkBatches(changing)
         self._keys = keys or KeySpace()
+        self._services = ServiceNames(connections, self._keys)
         self._close = close
         self._subscription = SharedSubscription(connections)
 
@@ -78,14 +78,38 @@ class RedisStore:
             return self._get_call(LinkKey(namespace, uid, service_name))
 
         def get_all(uids: Sequence[str]) -> scripts.ScriptCall:
-            return _GET_MANY.command(tuple([names.keys(uid)[0] for uid in uids]), ())
+            return _GET_MANY.command(tuple([names.link(uid) for uid in uids]), ())
 
         answers = await self._batches.run(uids, get, get_all)
         return [_found_or_error(answer) for answer in answers]
 
     async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
         """See ``Store.get_services``."""
-        return codec.services(_SERVICES, await self._run(_SERVICES, (self._keys.index(namespace, uid),), ()))
+        known = self._services.known(namespace)
+        # One round trip, unless there is a service that was not known.
+        services, links = await asyncio.gather(self._services.read(namespace), self._links_of(namespace, uid, known))
+        links |= await self._links_of(namespace, uid, services - known)
+        return {service_name: link.pod_index for service_name, link in links.items()}
+
+    async def _links_of(self, namespace: str, uid: str, services: set[str]) -> dict[str, Link]:
+        """Return the links of a uid in these services, without those that cannot be read."""
+
+        def get(service_name: str) -> scripts.ScriptCall:
+            return self._get_call(LinkKey(namespace, uid, service_name))
+
+        def get_all(names: Sequence[str]) -> scripts.ScriptCall:
+            return _GET_MANY.command(tuple([self._keys.link(namespace, uid, name) for name in names]), ())
+
+        names = sorted(services)
+        answers = await self._batches.run(names, get, get_all)
+        for answer in answers:
+            if isinstance(answer, StoreError) and not isinstance(answer, StoreProtocolError):
+                raise answer
+        return {
+            name: answer.link
+            for name, answer in zip(names, answers, strict=True)
+            if isinstance(answer, LinkChange) and answer.link is not None
+        }
 
     async def place(
         self,
@@ -97,6 +121,8 @@ class RedisStore:
         leaving: Sequence[PodLife] = (),
     ) -> LinkChange:
         """See ``Store.place``."""
+        if not self._services.is_added(key.namespace, key.service_name):
+            await self._services.add(key.namespace, key.service_name)
         lives = (codec.lives(dead), codec.lives(leaving)) if dead or leaving else ()
         call = self._place_call(key, candidate, to_ms(ttl), lives)
         if self._durably is not None and self._durable_within is not None:
@@ -114,6 +140,8 @@ class RedisStore:
         leaving: Sequence[PodLife] = (),
     ) -> list[LinkChange | StoreError]:
         """See ``Store.place_links``."""
+        if not self._services.is_added(namespace, service_name):
+            await self._services.add(namespace, service_name)
         names = self._keys.of_links(namespace, service_name)
         ttl_ms, lives = to_ms(ttl), (codec.lives(dead), codec.lives(leaving))
 
@@ -122,9 +150,9 @@ class RedisStore:
             return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives)
 
         def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
-            keys = [key for uid, _ in candidates for key in names.keys_with_end(uid)]
+            keys = [key for uid, _ in candidates for key in names.link_and_ended(uid)]
             owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
-            return _PLACE_MANY.command(tuple(keys), (service_name, ttl_ms, *lives, *owners))
+            return _PLACE_MANY.command(tuple(keys), (ttl_ms, *lives, *owners))
 
         if self._durably is None or self._durable_within is None:
             return await self._placing.run(candidates, place, place_all)
@@ -146,7 +174,7 @@ class RedisStore:
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
         args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "")
-        return codec.claim_change(_CLAIM, await self._changing(self._link_call(_CLAIM, key, *args)))
+        return codec.claim_change(_CLAIM, await self._take(_CLAIM, key, *args))
 
     async def release(
         self,
@@ -165,7 +193,7 @@ class RedisStore:
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
         """See ``Store.assign``."""
         args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch))
-        return codec.link_change(_ASSIGN, await self._changing(self._link_call(_ASSIGN, key, *args)))
+        return codec.link_change(_ASSIGN, await self._take(_ASSIGN, key, *args))
 
     async def register(
         self,
@@ -179,6 +207,7 @@ class RedisStore:
         above: int = 0,
     ) -> Registration:
         """See ``Store.register``."""
+        self._services.add_soon(server.namespace, server.service_name, again=True)
         reply = await self._run(
             _REGISTER,
             self._keys.pod_keys(server.namespace, server.service_name),
@@ -201,6 +230,7 @@ class RedisStore:
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
     ) -> HeartbeatOutcome:
         """See ``Store.heartbeat``."""
+        self._services.add_soon(server.namespace, server.service_name, again=False)
         (outcome,) = await self._run(
             _HEARTBEAT,
             self._keys.pod_keys(server.namespace, server.service_name),
@@ -268,6 +298,7 @@ class RedisStore:
         """See ``Store.aclose``."""
         close, self._close = self._close, _nothing
         try:
+            await self._services.aclose()
             await self._subscription.aclose()
         finally:
             await close()
@@ -286,10 +317,16 @@ class RedisStore:
         async with within(deadline, _PLACE.name, since=began):
             return codec.link_change(_PLACE, await durably.until(began + deadline).run(call))
 
+    async def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Any:
+        """Return the reply of a script that may make a link."""
+        if not self._services.is_added(key.namespace, key.service_name):
+            await self._services.add(key.namespace, key.service_name)
+        return await self._changing(self._link_call(script, key, *args))
+
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""
         names = self._keys.of_links(key.namespace, key.service_name)
-        return script.command(names.keys_with_end(key.uid), (key.service_name, *args))
+        return script.command(names.link_and_ended(key.uid), args)
 
     def _announcement(self, server: ServerInfo) -> tuple[str, str]:
         """Return the channel on which a pod is announced, and the name of its service there."""
@@ -301,8 +338,8 @@ class RedisStore:
     def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...]) -> scripts.ScriptCall:
         """Return the call that places a uid; ``lives`` are those that are dead and leaving, or nothing for neither."""
         names = self._keys.of_links(key.namespace, key.service_name)
-        keys = names.keys_with_end(key.uid) if lives else names.keys(key.uid)  # only with these it ends a tenure
-        args: tuple[str | int, ...] = (key.service_name, candidate.pod_index, candidate.incarnation, ttl_ms, *lives)
+        keys = names.link_and_ended(key.uid) if lives else (names.link(key.uid),)  # only with these it ends a tenure
+        args: tuple[str | int, ...] = (candidate.pod_index, candidate.incarnation, ttl_ms, *lives)
         return scripts.ScriptCall(_PLACE, keys, args)
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:

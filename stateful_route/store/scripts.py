@@ -21,7 +21,6 @@ _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _IN_A_LINE = ", in a line"
 _MORE = "..."
 _FOR_MANY = "_many"
-_LINK_KEYS = 2
 _BEFORE_KEYS = 3  # EVALSHA, the SHA-1, and how many keys there are
 _FOLDER = resources.files(__package__) / "lua"
 
@@ -97,9 +96,9 @@ class ScriptCall:
             return resp.pack(self.evalsha)  # type: ignore[no-any-return]  # hiredis has no types
         count = len(self.keys)
         packed, length = self.script.packed[count], _BEFORE_KEYS + count + len(self.args)
-        if count == _LINK_KEYS:
-            link, index = self.keys[0].encode(), self.keys[1].encode()
-            return packed % (length, len(link), link, len(index), index, _packed_args(self.args))
+        if count == 1:
+            key = self.keys[0].encode()
+            return packed % (length, len(key), key, _packed_args(self.args))
         keys = [part for key in self.keys for part in (len(key.encode()), key.encode())]
         return packed % (length, *keys, _packed_args(self.args))
 

@@ -50,7 +50,7 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
 async def test_who_may_only_publish(own_server: LocalServer) -> None:
     """Announcements that are made up cost no pod a uid or its life, and change no answer of a client."""
     own_server.ask(
-        "ACL", "SETUSER", "gossip", "on", ">any", "resetkeys", "resetchannels", "&sr1:*", "nocommands", "+publish"
+        "ACL", "SETUSER", "gossip", "on", ">any", "resetkeys", "resetchannels", "&sr2:*", "nocommands", "+publish"
     )
     config = BaseConfig(heartbeat=0.1, refresh=0.1, listen_patience=0.2)
     infos = [
@@ -74,10 +74,10 @@ async def test_who_may_only_publish(own_server: LocalServer) -> None:
         for life in (0, *lives, far):
             for state in ("DEAD", "SHUTDOWN", "DENY_NEW_CALL", "READY", "x"):
                 for index in range(3):
-                    await gossip.publish("sr1:events:default", f"pod room {index} {life} {state}")
+                    await gossip.publish("sr2:events:default", f"pod room {index} {life} {state}")
             for uid in uids:
                 key = KeySpace().link("default", uid, "room")
-                await gossip.publish("sr1:events:default", f"link {key} {life}")
+                await gossip.publish("sr2:events:default", f"link {key} {life}")
         await eventually(lambda: rooms.peek(uids[-1]) is None)  # it was heard
         after = [await rooms.route(uid) for uid in uids]
         await eventually(lambda: all(handle.is_owned() for handle in handles))

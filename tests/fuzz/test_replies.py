@@ -245,11 +245,11 @@ async def hear(replies: list[bytes]) -> None:
     assert before == asyncio.all_tasks()
 
 
-_CHANNEL = b"sr1:events:fuzz"
+_CHANNEL = b"sr2:events:fuzz"
 _WORDS = [
     b"link",
     b"pod",
-    b"sr1:link:{fuzz:alice}:room",
+    b"sr2:link:{fuzz:alice}:room",
     b"room",
     b"0",
     b"5",

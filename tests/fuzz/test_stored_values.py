@@ -79,15 +79,15 @@ class Stored:
 
 
 def test_links(shared_server: LocalServer) -> None:
-    """A link and an index that hold garbage: all operations on them end well, and a claim in the end owns the uid."""
+    """A link and a mark that hold garbage: all operations on them end well, and a claim in the end owns the uid."""
     with Harness() as harness:
         stored = harness.run(Stored.open(shared_server.url))
         store, life = stored.store, PodLife(0, 2**51)
 
-        async def use(link: Any, index: Any) -> list[object]:
+        async def use(link: Any, mark: Any) -> list[object]:
             key = LinkKey(f"fuzz-{next(_NUMBERS)}", "alice", "room")
-            names = KEYS.link_and_index(key.namespace, key.uid, key.service_name)
-            for name, what in zip(names, (link, index), strict=True):
+            names = KEYS.of_links(key.namespace, key.service_name).link_and_ended(key.uid)
+            for name, what in zip(names, (link, mark), strict=True):
                 await write(stored.redis, name, what)
             answers = [
                 await typed(store.get_link(key)),
@@ -112,9 +112,9 @@ def test_links(shared_server: LocalServer) -> None:
             )
             for change in changes:  # each finds the garbage, and writes over it
                 await write(stored.redis, names[0], link)
-                await write(stored.redis, names[1], index)
+                await write(stored.redis, names[1], mark)
                 assert isinstance(await change, LinkChange)
-            await write(stored.redis, names[1], index)
+            await write(stored.redis, names[1], mark)
             assert (await store.release(key)).done
             await stored.redis.delete(*names)
             claimed = await store.claim(key, life)

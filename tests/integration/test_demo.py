@@ -326,7 +326,7 @@ def test_a_server_of_others_is_left_as_it_was(command: Command, own_server: Loca
     status, output, _ = command.run_chaos(own_server.url)
     found = own_server.ask("EVAL", "return table.concat(redis.call('KEYS', 'sr*'), ' ')", "0").split()
     left = [int(own_server.ask("TTL", key).removeprefix(":")) for key in found]
-    kept = [key for key in found if not key.startswith("sr1:ended:")]
+    kept = [key for key in found if not key.startswith("sr2:ended:")]
 
     assert (0, ["skipped", "-", "-", "-", "-"]) == (status, phases(output)["Redis away"]), output
     assert "Redis away: skipped, it is not the demo's own" in output

@@ -30,8 +30,7 @@ KEYS = KeySpace()
 SERVICE = "room"
 PODS = [PodLife(pod_index, 1_790_000_000_000_000 + pod_index) for pod_index in range(4)]
 OLD_EPOCH = 1_700_000_000_000_000
-FAR = 99_999_999_999_999
-STATES = ("none", "short", "long", "persistent", "newer", "grace", "junk", "wrong type", "wrong index", "others")
+STATES = ("none", "short", "long", "persistent", "newer", "grace", "junk", "wrong type")
 
 
 @pytest.fixture
@@ -42,17 +41,15 @@ async def connections(shared_server: LocalServer) -> AsyncIterator[Connections]:
 
 async def prepare(redis: Any, namespace: str, uid: str, state: str, owner: PodLife) -> None:
     """Put a uid into a state."""
-    link, index = KEYS.link_and_index(namespace, uid, SERVICE)
+    link = KEYS.link(namespace, uid, SERVICE)
     value = f"{owner.pod_index} {owner.incarnation} {OLD_EPOCH}"
     match state:
         case "short":
             await redis.set(link, f"t {value}", px=30_000)
-            await redis.hset(index, SERVICE, f"{owner.pod_index} {FAR}")
         case "long":
             await redis.set(link, f"t {value}", px=90_000_000)
         case "persistent":
             await redis.set(link, f"p {value}")
-            await redis.hset(index, SERVICE, f"{owner.pod_index} 0")
         case "newer":
             await redis.set(link, f"p {value} of a newer release")
         case "grace":
@@ -61,19 +58,14 @@ async def prepare(redis: Any, namespace: str, uid: str, state: str, owner: PodLi
             await redis.set(link, "nonsense")
         case "wrong type":
             await redis.rpush(link, "nonsense")
-        case "wrong index":
-            await redis.rpush(index, "nonsense")
-        case "others":
-            await redis.hset(index, mapping={"ended": "2 5", "endless": "1 0", "lasting": f"1 {FAR}"})
 
 
 async def stored(redis: Any, namespace: str, uid: str) -> tuple[Any, ...]:
     """Return what is stored of a uid, without what the clock says."""
-    link, index = KEYS.link_and_index(namespace, uid, SERVICE)
-    value = (await redis.get(link)).split()
-    services = {name: entry.split()[0] for name, entry in (await redis.hgetall(index)).items()}
-    left = [round(await redis.pttl(key), -4) for key in (link, index)]
-    return value[:3], int(value[3]) > OLD_EPOCH, value[4:], services, left
+    keys = KEYS.of_links(namespace, SERVICE).link_and_ended(uid)
+    value = (await redis.get(keys[0])).split()
+    left = [round(await redis.pttl(key), -4) for key in keys]
+    return value[:3], int(value[3]) > OLD_EPOCH, value[4:], left
 
 
 def timeless(answer: LinkChange | StoreError) -> LinkChange:
@@ -145,18 +137,18 @@ async def test_one_script_for_many(own_server: LocalServer, namespace: str) -> N
 
 
 async def test_an_error_of_one_uid(own_server: LocalServer, namespace: str) -> None:
-    """An error for one uid is its own: here the server lets its index not be read, which others do not need."""
-    user = ("app", "on", "nopass", "~*", "&*", "+@all", "-hgetall")
+    """An error for one uid is its own: here the server lets it not be lengthened, which others do not need."""
+    user = ("app", "on", "nopass", "~*", "&*", "+@all", "-pexpire")
     async with Redis.from_url(own_server.url) as redis:
         await redis.execute_command("ACL", "SETUSER", *user)
-        await prepare(redis, namespace, "user-1", "others", PODS[0])
+        await prepare(redis, namespace, "user-1", "short", PODS[0])
     async with connections_at(own_server.url.replace("unix://", "unix://app:any@")) as connections:
         answers = await RedisStore(connections).place_links(
             namespace, [(f"user-{i}", PODS[3]) for i in range(5)], SERVICE, 60.0
         )
 
     assert [LinkChange, StoreUnavailableError, *[LinkChange] * 3] == [type(answer) for answer in answers]
-    assert "hgetall" in str(answers[1])
+    assert "pexpire" in str(answers[1])
 
 
 async def test_a_cluster_that_looks_like_one_server(namespace: str) -> None:

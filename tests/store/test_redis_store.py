@@ -41,12 +41,7 @@ def kit_of(store: RedisStore, client: RedisClient) -> StoreKit:
 
     async def expire(key: LinkKey) -> None:
         link = KEYS.link(key.namespace, key.uid, key.service_name)
-        index = KEYS.index(key.namespace, key.uid)
         await redis.pexpire(link, 1)
-        # The index has the deadline too: a millisecond after 1970 is one that has passed.
-        entry = await redis.hget(index, key.service_name)
-        pod = entry.split(b" " if isinstance(entry, bytes) else " ")[0]
-        await redis.hset(index, key.service_name, (pod.decode() if isinstance(pod, bytes) else pod) + " 1")
         await eventually(lambda: gone(link))
 
     async def gone(link: str) -> bool:

@@ -24,52 +24,18 @@ def server_of(namespace: str, pod_index: int = 0) -> ServerInfo:
 
 class TestScriptsLinks:
     async def test_nothing_is_left_behind(self, redis: Any, store: RedisStore, namespace: str) -> None:
-        """When the links of a uid are gone, so is its index; a mark of each that was released is there for a minute."""
+        """When a link is gone nothing is left of it but a mark that it was released, for a minute."""
         await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
         await store.claim(LinkKey(namespace, "alice", "doc"), OWNER)
         await store.release(LinkKey(namespace, "alice", "room"))
         await store.release(LinkKey(namespace, "alice", "doc"), grace=0.001)
         await asyncio.sleep(0.01)  # for the grace to end
-        left = {key: await redis.pttl(key) for key in await redis.keys(f"*{namespace}*")}
+        kept = await redis.keys(f"*{namespace}:*")
+        left = {key: await redis.pttl(key) for key in kept}
 
-        marks = {KEYS.of_links(namespace, service).keys_with_end("alice")[2] for service in ("room", "doc")}
+        marks = {KEYS.of_links(namespace, service).link_and_ended("alice")[1] for service in ("room", "doc")}
         assert marks == left.keys()
         assert all(59_000 < left_ms <= 60_001 for left_ms in left.values())
-
-    async def test_the_index_ends_with_the_last_link(self, redis: Any, store: RedisStore, namespace: str) -> None:
-        """The index of a uid has the expiry of the temporary link that ends last, and none beside a persistent one."""
-        index = KEYS.index(namespace, "alice")
-        await store.place(LinkKey(namespace, "alice", "room"), OWNER, 100.0)
-        await store.place(LinkKey(namespace, "alice", "doc"), OWNER, 50.0)
-        temporary = await redis.pttl(index)
-        await store.claim(LinkKey(namespace, "alice", "doc"), OWNER)
-        persistent = await redis.pttl(index)
-        await store.release(LinkKey(namespace, "alice", "doc"))
-        released = await redis.pttl(index)
-
-        assert 90_000 < temporary <= 100_000
-        assert -1 == persistent
-        assert 90_000 < released <= 100_000
-
-    async def test_the_index_ends_with_its_only_link(self, redis: Any, store: RedisStore, namespace: str) -> None:
-        """The index of a uid with one link has the expiry of that, however the link came to it."""
-        key, index = LinkKey(namespace, "alice", "room"), KEYS.index(namespace, "alice")
-        await store.place(key, OWNER, 50.0)
-        placed = await redis.pttl(index)
-        await store.place(key, OWNER, 100.0)
-        renewed = await redis.pttl(index)
-        await store.claim(key, OWNER)
-        claimed = await redis.pttl(index)
-        await store.release(key, grace=50.0)
-        in_grace = await redis.pttl(index)
-        await store.place(key, OWNER, 100.0)
-        revived = await redis.pttl(index)
-
-        assert 40_000 < placed <= 50_000
-        assert 90_000 < renewed <= 100_000
-        assert -1 == claimed
-        assert 40_000 < in_grace <= 50_000
-        assert 90_000 < revived <= 100_000
 
     async def test_epochs_are_the_clock(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """A new epoch is the clock of Redis in microseconds, also in the first tenth of a second."""
@@ -91,20 +57,22 @@ class TestScriptsLinks:
         assert claimed.link is not None
         assert before <= placed.link.epoch <= claimed.link.epoch <= after
 
-    async def test_ended_entries_are_dropped(self, redis: Any, store: RedisStore, namespace: str) -> None:
-        """An entry of the index whose link has ended is not listed, and is dropped at the next write."""
-        index = KEYS.index(namespace, "alice")
-        await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
-        await redis.hset(index, "ended", "3 1000")
+    async def test_services_of_a_namespace(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """A service is known from its first link on, also to others; so it is again a minute after it was forgotten."""
+        key = KEYS.services(namespace)
+        async with redis.client() as client:
+            await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
+            await store.claim(LinkKey(namespace, "alice", "a doc"), OWNER)
+            kept, left = await client.smembers(key), await client.pttl(key)
         listed = await store.get_services(namespace, "alice")
-        await store.claim(LinkKey(namespace, "alice", "doc"), OWNER)
 
-        assert {"room": 0} == listed
-        assert {"room", "doc"} == set(await redis.hkeys(index))
+        assert {"room", "a%20doc"} == {name.decode() if isinstance(name, bytes) else name for name in kept}
+        assert left > 86_400_000
+        assert {"room": 0, "a doc": 0} == listed
 
-    async def test_index_of_another_type(self, redis: Any, store: RedisStore, namespace: str) -> None:
-        """An index that is no hash is replaced; the link is made all the same."""
-        await redis.set(KEYS.index(namespace, "alice"), "not a hash")
+    async def test_services_of_another_type(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """What is no set is replaced; the link is made all the same."""
+        await redis.set(KEYS.services(namespace), "not a set")
         change = await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
 
         assert Outcome.CREATED is change.outcome
@@ -160,7 +128,7 @@ class TestScriptsLinks:
 
     async def test_generations_side_by_side(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """Two generations of the layout on one server do not see each other's links and pods."""
-        other = RedisStore(connections_of(redis, 5.0, 8), keys=KeySpace(generation=2))
+        other = RedisStore(connections_of(redis, 5.0, 8), keys=KeySpace(generation=3))
         key = LinkKey(namespace, "alice", "room")
         await store.claim(key, OWNER)
         await store.register(server_of(namespace), PodReport(), 5.0, 60.0)

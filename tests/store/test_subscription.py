@@ -329,6 +329,7 @@ class TestLoss:
         async def listen() -> str:
             async with Redis.from_url(shared_server.url) as client:
                 store._connections = store._subscription._connections = connections_of(client, 5.0, 8)
+                store._services._connections = store._connections
                 store._changing = store._connections.run
                 async with store.listen(namespace, PATIENCE) as announcements:
                     await announce(store, namespace)

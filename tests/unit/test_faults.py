@@ -186,8 +186,8 @@ def test_address_of(settings: dict[str, object], address: str) -> None:
     [
         ("NOPERM User app has no permissions to run the 'info' command", "ACL SETUSER app +info"),
         ("ERR ACL failure in script: User app has no permissions to run the 'time' command", "ACL SETUSER app +time"),
-        ("NOPERM No permissions to access a key", "ACL SETUSER ... ~sr1:*"),
-        ("NOPERM No permissions to access a channel", "ACL SETUSER ... &sr1:events:*"),
+        ("NOPERM No permissions to access a key", "ACL SETUSER ... ~sr2:*"),
+        ("NOPERM No permissions to access a channel", "ACL SETUSER ... &sr2:events:*"),
         ("NOAUTH Authentication required.", "redis://user:password@host"),
         ("WRONGPASS invalid username-password pair or user is disabled.", "check user and password"),
         ("ERR DB index is out of range", "'databases'"),

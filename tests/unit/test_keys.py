@@ -19,9 +19,9 @@ KEYS = KeySpace()
 
 
 def all_keys(keys: KeySpace, parts: tuple[str, str, str]) -> list[str]:
-    namespace, uid, service = parts
+    namespace, _, service = parts
     pod_keys = keys.pod_keys(namespace, service)
-    return [keys.link(*parts), keys.index(namespace, uid), *pod_keys, keys.events(namespace)]
+    return [keys.link(*parts), *pod_keys, keys.services(namespace), keys.events(namespace)]
 
 
 @given(PARTS, PARTS)
@@ -37,7 +37,7 @@ def test_distinct_links(first: tuple[str, str, str], second: tuple[str, str, str
 def test_distinct_kinds(first: tuple[str, str, str], second: tuple[str, str, str]) -> None:
     """A key of one kind is never one of another kind, and is distinct within its kind."""
     same_service = first[::2] == second[::2]
-    relevant = [first == second, first[:2] == second[:2], *[same_service] * 3, first[0] == second[0]]
+    relevant = [first == second, *[same_service] * 3, *[first[0] == second[0]] * 2]
     mine, others = all_keys(KEYS, first), all_keys(KEYS, second)
 
     assert relevant == [mine[i] == others[i] for i in range(6)]
@@ -47,9 +47,9 @@ def test_distinct_kinds(first: tuple[str, str, str], second: tuple[str, str, str
 
 @given(PARTS, HOSTILE)
 def test_one_slot(parts: tuple[str, str, str], service: str) -> None:
-    """All links of a uid and their index are in one slot of a cluster, and so is all that is kept of a service."""
+    """All links of a uid and their marks are in one slot of a cluster, and so is all that is kept of a service."""
     namespace, uid, _ = parts
-    keys = [KEYS.link(*parts), KEYS.link(namespace, uid, service), KEYS.index(namespace, uid)]
+    keys = [KEYS.link(*parts), *KEYS.of_links(namespace, service).link_and_ended(uid)]
 
     assert 1 == len({key_slot(key.encode()) for key in keys})
     assert 1 == len({key_slot(key.encode()) for key in KEYS.pod_keys(namespace, service)})
@@ -58,13 +58,13 @@ def test_one_slot(parts: tuple[str, str, str], service: str) -> None:
 @given(PARTS)
 def test_shape(parts: tuple[str, str, str]) -> None:
     """A key has one hash tag, which is not empty, no white space, and nothing that a pattern of SCAN takes for one."""
-    for key in all_keys(KEYS, parts)[:5]:
-        assert re.fullmatch(r"sr1:(link|index|pods|versions|deadlines):\{[^{}]+\}(:[^{}]+)?", key)
+    for key in all_keys(KEYS, parts)[:4]:
+        assert re.fullmatch(r"sr2:(link|pods|versions|deadlines):\{[^{}]+\}(:[^{}]+)?", key)
     for key in all_keys(KEYS, parts):
         assert not re.search(r"[\s*?\[\]\\^\x00-\x1f\x7f]", key)
 
 
-@given(PARTS, PARTS, st.integers(2, 20))
+@given(PARTS, PARTS, st.integers(3, 20))
 def test_generations(first: tuple[str, str, str], second: tuple[str, str, str], generation: int) -> None:
     """Two generations of the layout never share a key."""
     assert not set(all_keys(KEYS, first)) & set(all_keys(KeySpace(generation), second))
@@ -88,10 +88,10 @@ def test_encoded(part: str, encoded: str) -> None:
 def test_layout() -> None:
     """The layout is the one that the module documents."""
     assert [
-        "sr1:link:{prod:alice}:room",
-        "sr1:index:{prod:alice}",
-        "sr1:pods:{prod:room}",
-        "sr1:versions:{prod:room}",
-        "sr1:deadlines:{prod:room}",
-        "sr1:events:prod",
+        "sr2:link:{prod:alice}:room",
+        "sr2:pods:{prod:room}",
+        "sr2:versions:{prod:room}",
+        "sr2:deadlines:{prod:room}",
+        "sr2:services:prod",
+        "sr2:events:prod",
     ] == all_keys(KEYS, ("prod", "alice", "room"))

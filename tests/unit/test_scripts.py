@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stateful_route.errors import StoreProtocolError
-from stateful_route.store import codec, redis_store, scripts
+from stateful_route.store import codec, redis_store, scripts, service_names
 
 FOLDER = Path(redis_store.__file__).parent / "lua"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.lua"))
@@ -105,7 +105,11 @@ def test_writes(name: str) -> None:
 
 def test_every_script_is_loaded() -> None:
     """The store loads every script of the folder, and every shared file is included by one."""
-    loaded = {script.sha for script in vars(redis_store).values() if isinstance(script, scripts.Script)}
+    loaded = {
+        script.sha
+        for script in [*vars(redis_store).values(), *vars(service_names).values()]
+        if isinstance(script, scripts.Script)
+    }
 
     assert {scripts.load(name).sha for name in NAMES} == loaded
     assert set(SHARED) == {shared for name in NAMES for shared in includes(name)}
@@ -130,9 +134,9 @@ def test_wrong_count(name: str) -> None:
 def test_commands() -> None:
     """The two commands of a call differ in how the script is named only."""
     script = scripts.load("claim")
-    call = script.command(("k", "i", "e"), ("s", 1, 2, ""))
+    call = script.command(("k", "e"), (1, 2, ""))
 
-    assert ("EVALSHA", script.sha, 3, "k", "i", "e", "s", 1, 2, "") == call.evalsha
+    assert ("EVALSHA", script.sha, 2, "k", "e", 1, 2, "") == call.evalsha
     assert ("EVAL", script.source, *call.evalsha[2:]) == call.eval
     assert 40 == len(script.sha)
     assert script is scripts.load("claim")

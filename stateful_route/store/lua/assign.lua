@@ -1,28 +1,28 @@
 -- Makes a link persistent for a life of a pod, whoever holds it; with an expected epoch, only if that is its epoch. A
 -- newer life of the same pod keeps it: a call of an older one has arrived late. (A life that is not known is 0.)
--- keys: link index ended
--- args: service pod incarnation expected_epoch
+-- keys: link ended
+-- args: pod incarnation expected_epoch
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe without an expected epoch; with one, the second run of one that changed the owner is refused
--- cost: 1 command if nothing changes, 6 otherwise if it is the only link of its uid
+-- cost: 2 commands if nothing changes, 4 to 6 otherwise
 -- include: value
--- include: index
+-- include: clock
 -- include: link
 local link, unreadable = read_link(value)
-if ARGV[4] ~= '' and not (link and tonumber(link.epoch) == tonumber(ARGV[4])) then return reply('refused', link) end
-if link and is_owner(link, ARGV[2], ARGV[3]) then
+if ARGV[3] ~= '' and not (link and tonumber(link.epoch) == tonumber(ARGV[3])) then return reply('refused', link) end
+if link and is_owner(link, ARGV[1], ARGV[2]) then
   if link.kind == 'p' then return reply('unchanged', link) end
   link.kind = 'p'
   write_link(link)
   return reply('confirmed', link)
 end
-if link and tonumber(link.pod) == tonumber(ARGV[2]) and tonumber(link.incarnation) > tonumber(ARGV[3])
-  and tonumber(ARGV[3]) > 0 then
+if link and tonumber(link.pod) == tonumber(ARGV[1]) and tonumber(link.incarnation) > tonumber(ARGV[2])
+  and tonumber(ARGV[2]) > 0 then
   return reply('superseded', link)
 end
 local last = link and link.kind == 'p' and link.epoch or last_ended(link and link.epoch)
-local assigned = new_link('p', ARGV[2], ARGV[3], -1, link, last)
+local assigned = new_link('p', ARGV[1], ARGV[2], -1, link, last)
 mark_begun(last, assigned)
 write_new_link(assigned, link, unreadable)
 return reply(link and 'replaced' or created(unreadable), assigned, link)

@@ -1,13 +1,13 @@
 -- Makes a link persistent for a life of a pod, if there is none or it is its own.
 -- With steal "1" a temporary or grace link of another pod is taken too.
--- keys: link index ended
--- args: service pod incarnation steal
+-- keys: link ended
+-- args: pod incarnation steal
 -- returns: outcome ttl_ms previous kind pod incarnation epoch ended?, in a line
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged", and tells the same
--- cost: 2 commands if nothing changes, 7 or 8 otherwise if it is the only link of its uid
+-- cost: 3 commands if nothing changes, 4 to 6 otherwise
 -- include: value
--- include: index
+-- include: clock
 -- include: link
 local link, unreadable = read_link(value)
 
@@ -16,7 +16,7 @@ local function told(last)
   return last and not unreadable and ' ended:' .. last or ''
 end
 
-if link and is_owner(link, ARGV[2], ARGV[3]) then
+if link and is_owner(link, ARGV[1], ARGV[2]) then
   local last = last_ended(link.epoch)
   if link.kind == 'p' then return reply('unchanged', link) .. told(last) end
   mark_begun(last, link)
@@ -26,16 +26,16 @@ if link and is_owner(link, ARGV[2], ARGV[3]) then
 end
 local outcome = created(unreadable)
 if link then
-  if tonumber(link.pod) == tonumber(ARGV[2]) then
-    if tonumber(link.incarnation) > tonumber(ARGV[3]) then return reply('superseded', link) end
+  if tonumber(link.pod) == tonumber(ARGV[1]) then
+    if tonumber(link.incarnation) > tonumber(ARGV[2]) then return reply('superseded', link) end
     outcome = 'inherited'
   else
-    if link.kind == 'p' or ARGV[4] ~= '1' then return reply('refused', link) end
+    if link.kind == 'p' or ARGV[3] ~= '1' then return reply('refused', link) end
     outcome = 'replaced'
   end
 end
 local last = last_ended(link and link.epoch)
-local claimed = new_link('p', ARGV[2], ARGV[3], -1, link, last)
+local claimed = new_link('p', ARGV[1], ARGV[2], -1, link, last)
 mark_begun(last, claimed)
 write_new_link(claimed, link, unreadable)
 return reply(outcome, claimed, link) .. told(last)

@@ -7,6 +7,6 @@
 -- cost: 1 command for a persistent link, 2 for another
 -- include: value
 if plain then return 'unchanged -1 - ' .. value end
--- include: index
+-- include: clock
 -- include: link
 -- include: get_known

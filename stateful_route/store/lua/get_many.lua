@@ -7,7 +7,7 @@
 -- cost: for each uid that of get.lua, and from a third (persistent) to three quarters (none) less time: it begins once
 local keys = KEYS
 local KEYS = {} -- that of one uid, for what follows
--- include: index
+-- include: clock
 -- include: link
 
 local function get()

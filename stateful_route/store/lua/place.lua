@@ -1,14 +1,14 @@
 -- Returns the link of a uid, made for the candidate if there is none, or if its owner is among the dead.
 -- A temporary link is renewed and never shortened; a link in grace comes back, unless its owner is leaving.
--- keys: link index ended?
--- args: service pod incarnation ttl_ms dead? leaving?
+-- keys: link ended?
+-- args: pod incarnation ttl_ms dead? leaving?
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe
--- cost: 1 command for a persistent link, 7 for another if it is the only one of its uid
+-- cost: 1 command for a persistent link, 3 for another
 -- include: value
-if plain and (ARGV[5] or '') == '' then return 'unchanged -1 - ' .. value end
--- include: index
+if plain and (ARGV[4] or '') == '' then return 'unchanged -1 - ' .. value end
+-- include: clock
 -- include: place_new
 -- include: link
 -- include: place_known

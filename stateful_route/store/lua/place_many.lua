@@ -1,27 +1,27 @@
 -- Does for many uids at once what place.lua does for one; not on a cluster, where their keys are in many slots.
 -- What does not work for one uid is an error in its place, and changes nothing for the others; READONLY is for all.
--- keys: link index ended ...
--- args: service ttl_ms dead leaving pod incarnation ...
+-- keys: link ended ...
+-- args: ttl_ms dead leaving pod incarnation ...
 -- returns: ...
 -- writes: yes
 -- rerun: safe
 -- cost: for each uid that of place.lua, and a third less time: it begins once, and reads the clock once
 local keys, args = KEYS, ARGV
-local KEYS, ARGV = {}, { args[1], '', '', args[2], args[3], args[4] } -- those of one uid, for what follows
--- include: index
+local KEYS, ARGV = {}, { '', '', args[1], args[2], args[3] } -- those of one uid, for what follows
+-- include: clock
 -- include: link
 
 local function place()
 -- include: value
-if plain and ARGV[5] == '' then return 'unchanged -1 - ' .. value end
+if plain and ARGV[4] == '' then return 'unchanged -1 - ' .. value end
 -- include: place_new
 -- include: place_known
 end
 
 local replies = {}
-for i = 1, #keys / 3 do
-  KEYS[1], KEYS[2], KEYS[3] = keys[3 * i - 2], keys[3 * i - 1], keys[3 * i]
-  ARGV[2], ARGV[3] = args[2 * i + 3], args[2 * i + 4]
+for i = 1, #keys / 2 do
+  KEYS[1], KEYS[2] = keys[2 * i - 1], keys[2 * i]
+  ARGV[1], ARGV[2] = args[2 * i + 2], args[2 * i + 3]
   local done, reply = pcall(place)
   if not done then
     if type(reply) ~= 'table' then -- before Redis 7 the error has the place in the script before it

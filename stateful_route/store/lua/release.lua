@@ -1,13 +1,13 @@
 -- Removes a link if it is held by this pod, incarnation and epoch; an empty argument matches any.
 -- With a grace above 0 it still resolves for that time, or for what was left of it if that is less.
--- keys: link index ended
--- args: service pod incarnation epoch grace_ms
+-- keys: link ended
+-- args: pod incarnation epoch grace_ms
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe; the second run finds the link absent, or in grace already
--- cost: 7 commands
+-- cost: 5 commands
 -- include: value
--- include: index
+-- include: clock
 -- include: link
 local function matches(wanted, found)
   return wanted == '' or tonumber(wanted) == tonumber(found)
@@ -15,14 +15,14 @@ end
 
 local link, unreadable = read_link(value)
 if not link then return reply(unreadable and 'unreadable' or 'absent', nil) end
-if not (matches(ARGV[2], link.pod) and matches(ARGV[3], link.incarnation) and matches(ARGV[4], link.epoch)) then
+if not (matches(ARGV[1], link.pod) and matches(ARGV[2], link.incarnation) and matches(ARGV[3], link.epoch)) then
   return reply('refused', link)
 end
-local grace_ms = tonumber(ARGV[5])
+local grace_ms = tonumber(ARGV[4])
 if link.kind ~= 'p' then grace_ms = math.min(grace_ms, link.left_ms) end
 mark_ended(link, math.max(0, grace_ms))
 if grace_ms <= 0 then
-  delete_link()
+  redis.call('DEL', KEYS[1])
   announce(link.epoch)
   return reply('released', nil, link)
 end

@@ -1,4 +1,4 @@
--- What the scripts of a link share, after shared/index.lua.
+-- What the scripts of a link share, after shared/clock.lua.
 --
 -- A link is the string "<kind> <pod> <incarnation> <epoch>", its kind being t(emporary), p(ersistent) or g(race).
 -- A newer release may append fields after one more space: they are ignored, and kept while the owner stays.
@@ -40,33 +40,24 @@ end
 
 local function write_link(link)
   local text = link.kind .. ' ' .. link.pod .. ' ' .. link.incarnation .. ' ' .. link.epoch .. link.more
-  local left
   if link.kind == 'p' then
     link.left_ms = -1
     redis.call('SET', KEYS[1], text)
   else
-    left = integer(link.left_ms)
-    redis.call('SET', KEYS[1], text, 'PX', left)
+    redis.call('SET', KEYS[1], text, 'PX', integer(link.left_ms))
   end
-  write_index(link.pod, left)
-end
-
-local function delete_link()
-  redis.call('DEL', KEYS[1])
-  local deleted = redis.pcall('HDEL', KEYS[2], ARGV[1])
-  if type(deleted) == 'number' and deleted > 0 then tidy_index() end
 end
 
 -- Notes that the tenure of a link has ended, or will with its grace: who claims the uid next can tell whether anybody
 -- had it in between.
 local function mark_ended(link, grace_ms)
-  redis.call('SET', KEYS[3], link.epoch, 'PX', integer(ENDED_MS + grace_ms))
+  redis.call('SET', KEYS[2], link.epoch, 'PX', integer(ENDED_MS + grace_ms))
 end
 
 -- Returns the epoch of the tenure of the uid that ended last before that of the link with this epoch, or before now if
 -- it is nil; nil if that is not known. The mark is "<ended>", or "<ended> <began>" once another tenure has begun.
 local function last_ended(epoch)
-  local mark = redis.pcall('GET', KEYS[3])
+  local mark = redis.pcall('GET', KEYS[2])
   local ended, began = string.match(type(mark) == 'string' and #mark <= 33 and mark or '', '^(%d+) ?(%d*)$')
   if not ended or began == '' or began == epoch then return ended end
   return began -- its link was lost, and did not end
@@ -74,7 +65,7 @@ end
 
 -- Notes that a tenure has begun, so that whoever asks again is told the same, and one that is lost is not overlooked.
 local function mark_begun(last, link)
-  if last then redis.call('SET', KEYS[3], last .. ' ' .. link.epoch, 'PX', ENDED_MS) end
+  if last then redis.call('SET', KEYS[2], last .. ' ' .. link.epoch, 'PX', ENDED_MS) end
 end
 
 -- A link for a new owner: its epoch is above that of the link before, and of the one that ended last if that is given.

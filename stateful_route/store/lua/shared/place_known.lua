@@ -1,7 +1,7 @@
 -- Places a uid that has one, or a value that is none; with shared/link.lua before it.
-local ttl_ms = tonumber(ARGV[4])
+local ttl_ms = tonumber(ARGV[3])
 local link, unreadable = read_link(value)
-if link and not among(link, ARGV[5]) and not (link.kind == 'g' and among(link, ARGV[6])) then
+if link and not among(link, ARGV[4]) and not (link.kind == 'g' and among(link, ARGV[5])) then
   if link.kind == 'p' then return reply('unchanged', link) end
   local lengthened = link.left_ms < ttl_ms
   if lengthened then link.left_ms = ttl_ms end
@@ -10,13 +10,10 @@ if link and not among(link, ARGV[5]) and not (link.kind == 'g' and among(link, A
     write_link(link)
     return reply('revived', link)
   end
-  if lengthened then
-    redis.call('PEXPIRE', KEYS[1], ARGV[4])
-    write_index(link.pod, ARGV[4])
-  end
+  if lengthened then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
   return reply('renewed', link)
 end
 if link and link.kind == 'p' then mark_ended(link, 0) end
-local placed = new_link('t', ARGV[2], ARGV[3], ttl_ms, link)
+local placed = new_link('t', ARGV[1], ARGV[2], ttl_ms, link)
 write_new_link(placed, link, unreadable)
 return reply(link and 'replaced' or created(unreadable), placed, link)

@@ -1,0 +1,87 @@
+"""The services of a namespace: what a uid can have links in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from stateful_route._tasks import Tasks
+from stateful_route.errors import StoreError
+from stateful_route.store import codec, scripts
+from stateful_route.store.keys import decode, encode
+
+if TYPE_CHECKING:
+    from stateful_route.store.connections import Connections
+    from stateful_route.store.keys import KeySpace
+
+_log = logging.getLogger("stateful_route")
+
+_READ, _ADD = map(scripts.load, ("services", "add_service"))
+
+# Services are forgotten when none of their namespace was added for a month. Each pod adds its own once a minute, so a
+# store that was emptied has it again by then.
+_KEPT_MS = 30 * 24 * 3600 * 1000
+_AGAIN = 60.0
+
+
+class ServiceNames:
+    """Knows the services of each namespace, and tells the store of those that are used here."""
+
+    def __init__(self, connections: Connections, keys: KeySpace) -> None:
+        """Know none yet."""
+        self._connections = connections
+        self._keys = keys
+        self._added: dict[tuple[str, str], float] = {}
+        """When a service was added here last, by the clock of the event loop."""
+        self._known: dict[str, set[str]] = {}
+        self._tasks = Tasks()
+        self._level = logging.WARNING
+
+    def known(self, namespace: str) -> set[str]:
+        """Return the services of a namespace that were read or added here."""
+        return self._known.get(namespace, set())
+
+    def is_added(self, namespace: str, service_name: str) -> bool:
+        """Whether the service was added here."""
+        return (namespace, service_name) in self._added
+
+    async def read(self, namespace: str) -> set[str]:
+        """Read the services of a namespace.
+
+        Raises:
+            StoreError: if they cannot be read.
+
+        """
+        call = _READ.command((self._keys.services(namespace),), ())
+        services = {decode(name) for name in codec.services(_READ, await self._connections.run(call))}
+        self._known[namespace] = services | {name for other, name in self._added if other == namespace}
+        return self._known[namespace]
+
+    async def add(self, namespace: str, service_name: str) -> None:
+        """Add a service, in which a link is about to be made; if that fails, the next link tries again."""
+        key = namespace, service_name
+        self._added[key] = asyncio.get_running_loop().time()  # others need not wait for it
+        self._known.setdefault(namespace, set()).add(service_name)
+        call = _ADD.command((self._keys.services(namespace),), (encode(service_name), _KEPT_MS))
+        try:
+            await self._connections.run(call)
+        except StoreError as error:
+            self._added.pop(key, None)
+            text = "the service %r could not be added to those of its namespace, which get_link_service lists: %s"
+            _log.log(self._level, text, service_name, error)
+            self._level = logging.DEBUG
+        except BaseException:
+            self._added.pop(key, None)
+            raise
+
+    def add_soon(self, namespace: str, service_name: str, *, again: bool) -> None:
+        """Add the service of a pod without waiting for it: ``again``, or if that was a minute ago or longer."""
+        now = asyncio.get_running_loop().time()
+        if again or now - self._added.get((namespace, service_name), -_AGAIN) >= _AGAIN:
+            self._added[namespace, service_name] = now
+            self._tasks.start(self.add(namespace, service_name), f"adds the service {service_name!r}")
+
+    async def aclose(self) -> None:
+        """End what is in flight."""
+        await self._tasks.stop()
