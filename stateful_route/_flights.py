@@ -38,12 +38,18 @@ class SingleFlight(Generic[K, V]):
         self._writes = writes
         self._under_way: dict[K, list[tuple[float, asyncio.Future[V]]] | None] = {}
         """By what is asked for, since when who waits for the first caller: nobody almost always."""
+        self._again: dict[K, float] = {}
+        """Since when the caller waits that runs an abandoned call again."""
         self.joined = 0
         """How many callers got the result of another's call."""
 
     def is_under_way(self, key: K) -> bool:
         """Whether a call for the key is under way."""
         return key in self._under_way
+
+    def began(self, key: K) -> float:
+        """Return when the caller came that runs the call, which asks for it in its course; in seconds of the loop."""
+        return self._again.get(key) or asyncio.get_running_loop().time()
 
     async def run(self, key: K, call: Callable[P, Awaitable[V]], *args: P.args, **kwargs: P.kwargs) -> V:
         """Return the result of ``call``, or of one for the same key that is under way.
@@ -79,7 +85,11 @@ class SingleFlight(Generic[K, V]):
                     return await self._join(key, began)
                 except _AbandonedError:
                     continue
-            return await self.run(key, call, *args, **kwargs)
+            self._again[key] = began
+            try:
+                return await self.run(key, call, *args, **kwargs)
+            finally:
+                del self._again[key]
 
     async def _join(self, key: K, began: float) -> V:
         """Return the result of a call that is under way."""

@@ -1,4 +1,4 @@
-"""Listening to the announcements in a namespace, begun again after each interruption."""
+"""Listening to the announcements on a topic, begun again after each interruption."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
-    from stateful_route.models import Announcement
-    from stateful_route.store.port import NamespaceListener, Store
+    from stateful_route.models import Announcement, Topic
+    from stateful_route.store.port import Store, TopicListener
 
 _log = logging.getLogger("stateful_route")
 
@@ -25,10 +25,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 class ListeningTask(abc.ABC):
     """Listens from ``start`` to ``stop``; what is done with it is up to the subclass."""
 
-    def __init__(self, store: Store, namespace: str, *, patience: float, random: Random) -> None:
+    def __init__(self, store: Store, topic: Topic, *, patience: float, random: Random) -> None:
         """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds."""
         self._store = store
-        self._namespace = namespace
+        self._topic = topic
         self._patience = patience
         self._random = random
         self._task: asyncio.Task[None] | None = None
@@ -59,7 +59,7 @@ class ListeningTask(abc.ABC):
         pause = _FIRST_PAUSE
         while True:
             try:
-                async with self._store.listen(self._namespace, self._patience) as announcements:
+                async with self._store.listen(self._topic, self._patience) as announcements:
                     await self._begin()
                     pause = _FIRST_PAUSE
                     async for announcement in announcements:
@@ -78,14 +78,12 @@ class ListeningTask(abc.ABC):
 class _Attached(ListeningTask):
     """Hands on what it hears."""
 
-    def __init__(
-        self, store: Store, namespace: str, listener: NamespaceListener, *, patience: float, random: Random
-    ) -> None:
-        super().__init__(store, namespace, patience=patience, random=random)
+    def __init__(self, store: Store, topic: Topic, listener: TopicListener, *, patience: float, random: Random) -> None:
+        super().__init__(store, topic, patience=patience, random=random)
         self._listener = listener
 
     def __repr__(self) -> str:
-        return f"<listener in {self._namespace!r}>"
+        return f"<listener to {self._topic}>"
 
     async def _begin(self) -> None:
         self._listener.begin()
@@ -98,16 +96,16 @@ class _Attached(ListeningTask):
 
 
 def attach(
-    store: Store, namespace: str, listener: NamespaceListener, *, patience: float, random: Random
+    store: Store, topic: Topic, listener: TopicListener, *, patience: float, random: Random
 ) -> Callable[[], Awaitable[None]]:
-    """Listen in a namespace until the function that is returned is called, and awaited.
+    """Listen to a topic until the function that is returned is called, and awaited.
 
     Over the one subscription of the store, if it shares it (``SharesSubscription``), or else in a task.
     """
     own: Any = getattr(store, "attach", None)
     if own is not None:
-        detach: Callable[[], Awaitable[None]] = own(namespace, patience, listener)
+        detach: Callable[[], Awaitable[None]] = own(topic, patience, listener)
         return detach
-    task = _Attached(store, namespace, listener, patience=patience, random=random)
+    task = _Attached(store, topic, listener, patience=patience, random=random)
     task.start()
     return task.stop

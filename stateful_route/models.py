@@ -264,6 +264,7 @@ class PodReport(_json.JsonForm):
         zone: where it runs.
         version: what revision of the application it runs.
         reclaiming: whether it still claims again what it owned before the store lost it.
+        draining: whether it gives up all that it owns, without a word for each uid: nobody caches its links.
 
     """
 
@@ -277,6 +278,7 @@ class PodReport(_json.JsonForm):
     zone: str | None = _optional_text()
     version: str | None = _optional_text()
     reclaiming: bool = attrs.field(default=False, validator=checked(check_bool))
+    draining: bool = attrs.field(default=False, validator=checked(check_bool))
 
 
 @attrs.frozen(kw_only=True)
@@ -357,6 +359,15 @@ class PodTable:
     overdue: tuple[int, ...] = attrs.field(default=(), eq=False)
     next_deadline: float | None = attrs.field(default=None, eq=False)
     living: int = attrs.field(default=0, eq=False)
+
+
+@attrs.frozen
+class Topic:
+    """Who is told of something: the clients of a service, or with ``pod_index`` that pod of it."""
+
+    namespace: str
+    service_name: str
+    pod_index: int | None = None
 
 
 @attrs.frozen

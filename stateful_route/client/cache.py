@@ -99,7 +99,6 @@ class LinkCache:
         self._front = Front(ttl, clock, namespace)
         self._services: dict[tuple[str, str], _Service] = {}
         self._by_prefix: dict[str, _Service] = {}
-        self._by_namespace: dict[str, dict[str, _Service]] = {}
         self._holders: dict[int, _Holder] = {}
         self._numbers = itertools.count(1)
         self._most_holders = _FEW_HOLDERS
@@ -151,13 +150,15 @@ class LinkCache:
         Old news is not kept: a link of a lower epoch than the one that is there, or one of which it was announced
         while it was under way that it is not so any more. With ``None`` for a link the pod is all that is known.
         """
-        if asked_at < self._flushed_at:
+        if asked_at < self._flushed_at or asked_at < pod.kept_from:
             return
         epoch, lasting = 0, self._ttl
         if link is not None:
             epoch = link.epoch
             if epoch <= self._outdated.get(key, -1):
                 return
+            if link.incarnation < pod.incarnation and link.kind is LinkKind.PERSISTENT:
+                return  # of an older life: it may be taken over without a word
             if link.ttl is not None:
                 lasting = min(lasting, link.ttl - self._margin)
         expires = int((asked_at + lasting) * 1000)
@@ -212,23 +213,36 @@ class LinkCache:
         if entry and (entry >> _EPOCH & _EPOCH_MASK) <= epoch:
             self._delete(key)
 
-    def flush(self, namespace: str, service_name: str | None = None) -> None:
-        """End all entries of a namespace, or of one service in it, and drop the answers that are under way.
+    def flush(self, namespace: str, service_name: str) -> None:
+        """End all entries of a service, and drop the answers that are in flight.
 
         The entries are dropped as they come up, and are hints until then; it takes a moment for each pod, not for each
         of them.
         """
         self._flushed_at = self._clock()
-        services = self._by_namespace.get(namespace, {})
-        for service in services.values() if service_name is None else filter(None, [services.get(service_name)]):
-            for holder in service.holders.values():
-                holder.flushed = self.has_hints = True
-            service.flushed.extend(service.holders.values())
-            service.holders.clear()
-            service.latest.clear()
-            while len(service.flushed) > _MOST_FLUSHED:
-                del self._holders[service.flushed.popleft().number]
-            self._front.drop(service.front)
+        service = self._services.get((namespace, service_name))
+        if service is None:
+            return
+        for holder in service.holders.values():
+            holder.flushed = self.has_hints = True
+        service.flushed.extend(service.holders.values())
+        service.holders.clear()
+        service.latest.clear()
+        self._tidy_flushed(service)
+        self._front.drop(service.front)
+
+    def flush_pod(self, namespace: str, service_name: str, pod: Pod) -> None:
+        """End all entries that lead to a pod, as ``flush`` does."""
+        service = self._services.get((namespace, service_name))
+        if service is None:
+            return
+        for life in [life for life in service.holders if life[0] is pod]:
+            holder = service.holders.pop(life)
+            holder.flushed = self.has_hints = True
+            service.flushed.append(holder)
+        service.latest.pop(pod, None)
+        self._tidy_flushed(service)
+        self._front.forget(pod)
 
     def drop_hints(self, namespace: str, service_name: str) -> None:
         """Forget where uids of a service were whose links were flushed; those of pods that were never seen stay."""
@@ -275,7 +289,6 @@ class LinkCache:
         self._front.close()
         self._services.clear()
         self._by_prefix.clear()
-        self._by_namespace.clear()
         self._holders.clear()
         entries, self._entries = self._entries, Shards(1, self._has_ended, self._passed)
         return entries.drop_all()
@@ -341,7 +354,6 @@ class LinkCache:
             prefix = f"{next(self._numbers)}:"
             service = _Service(prefix, self._front.part(namespace, service_name))
             self._services[namespace, service_name] = self._by_prefix[prefix] = service
-            self._by_namespace.setdefault(namespace, {})[service_name] = service
         return service
 
     def _holder(self, service: _Service, pod: Pod, link: Link | None, expires: int) -> _Holder:
@@ -359,6 +371,10 @@ class LinkCache:
         if len(self._holders) > self._most_holders:
             self._tidy()
         return holder
+
+    def _tidy_flushed(self, service: _Service) -> None:
+        while len(service.flushed) > _MOST_FLUSHED:
+            del self._holders[service.flushed.popleft().number]
 
     def _forget(self, service: _Service, lives: Iterable[_Life]) -> None:
         for life in lives:
@@ -378,8 +394,4 @@ class LinkCache:
                 self._front.remove(namespace, service_name)
                 del self._services[namespace, service_name]
                 del self._by_prefix[service.prefix]
-                services = self._by_namespace[namespace]
-                del services[service_name]
-                if not services:
-                    del self._by_namespace[namespace]
         self._most_holders = max(_FEW_HOLDERS, 2 * len(self._holders))

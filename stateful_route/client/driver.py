@@ -109,7 +109,7 @@ class ClientDriver(Driver):
         return f"<ClientDriver of namespace {self._namespace!r}: {self._phase}, {len(self._cache)} links cached>"
 
     async def _start(self) -> None:
-        await self._table.start()
+        self._table.start()
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -358,7 +358,7 @@ class ClientDriver(Driver):
 
     def _cached_while_away(self, key: CacheKey) -> int:
         """Return a cached pod index that may be used while the store is away; called while its error is handled."""
-        self._table.store_failed(key[0])
+        self._table.store_failed(key[0], key[2])
         pod_index = self.peek(*key)
         if pod_index is None:
             raise  # noqa: PLE0704 - the error that the caller handles

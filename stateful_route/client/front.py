@@ -134,6 +134,12 @@ class Front:
                 part.known.clear()
         self._length = 0
 
+    def forget(self, pod: Pod) -> None:
+        """End all links that lead to a pod, for good; they are dropped as they come up."""
+        for target in pod.targets.values():
+            target.usable = False
+        pod.targets.clear()
+
     def close(self) -> None:
         """Drop all links, and end all timers."""
         self.clear()
@@ -156,7 +162,8 @@ class Front:
     def _end(self, tick: int) -> None:
         for target in self._ticks.pop(tick).targets:
             target.usable = False
-            del target.pod.targets[tick]
+            if target.pod.targets.get(tick) is target:
+                del target.pod.targets[tick]
 
 
 def _call_at(when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:

@@ -8,6 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from stateful_route._listening import attach
+from stateful_route.models import Topic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,7 +23,7 @@ _log = logging.getLogger("stateful_route")
 
 
 class InvalidationListener:
-    """Listens to the announcements in one namespace, without a task of its own if the store can do that.
+    """Listens to what the clients of one service are told, without a task of its own if the store can do that.
 
     While it hears, cached links may be used. While it is deaf they are suspect, for a change may have been missed:
     they are used only if the store itself does not answer, so that nobody can change a link either, and for a bounded
@@ -31,19 +32,19 @@ class InvalidationListener:
 
     def __init__(
         self,
-        namespace: str,
+        table: ServiceTable,
         heard: Callable[[Announcement], None],
-        flush: Callable[[str], None],
+        flush: Callable[[str, str], None],
         *,
         grace: float,
         clock: Callable[[], float],
         own: bool = True,
     ) -> None:
-        """Begin deaf. ``grace`` is in seconds.
+        """Begin deaf; the table is told whether cached links may be used. ``grace`` is in seconds.
 
         What happens is logged as a warning if the namespace is the client's ``own``: others mostly share its fate.
         """
-        self._namespace = namespace
+        self._table = table
         self._heard = heard
         self._flush = flush
         self._grace = grace
@@ -58,14 +59,12 @@ class InvalidationListener:
         self._lost = False
         """Whether it was logged that nothing is heard, and not yet that it is again."""
         self._tried = asyncio.Event()
-        self.tables: set[ServiceTable] = set()
-        """The tables of the namespace, which are told whether cached links may be used."""
         self.listening_since = math.inf
         """Since when each announcement is heard, on the clock of this process."""
 
     def __repr__(self) -> str:
         state = "listening" if self._listening else "degraded" if self._degraded else "deaf"
-        return f"<InvalidationListener in {self._namespace!r}: {state}>"
+        return f"<InvalidationListener of {self._table.service_name!r}: {state}>"
 
     @property
     def serves_cached(self) -> bool:
@@ -78,7 +77,9 @@ class InvalidationListener:
 
     def start(self, store: Store, *, patience: float, random: Random) -> None:
         """Begin to listen; ``patience`` is that of ``Store.listen``, in seconds."""
-        self._detach = attach(store, self._namespace, self, patience=patience, random=random)
+        topic = Topic(self._table.namespace, self._table.service_name)
+        self._detach = attach(store, topic, self, patience=patience, random=random)
+        self._serve()
 
     def close(self) -> None:
         """Use cached links no more, whatever comes; ``stop`` waits until the store has taken it in."""
@@ -100,7 +101,7 @@ class InvalidationListener:
         if not (self._listening or self._degraded or self._closed) and self._in_grace():
             self._degraded = True
             away = "the store does not answer: cached links of %r are used for now"
-            _log.log(self._levels[0], away, self._namespace)
+            _log.log(self._levels[0], away, self._table.service_name)
             self._serve()
 
     def store_answered(self) -> None:
@@ -124,39 +125,38 @@ class InvalidationListener:
         return self._clock() - self._deaf_since < self._grace
 
     def _serve(self) -> None:
-        for table in self.tables:
-            table.serve_cached(self.serves_cached)
+        self._table.serve_cached(self.serves_cached)
 
     # What it is told -----------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """See ``NamespaceListener``."""
+        """See ``TopicListener``."""
         if self._closed:
             return
         self._listening = True
         self.listening_since = self._clock()
         self._tried.set()
         self._degraded = self._store_away = False
-        self._flush(self._namespace)
+        self._flush(self._table.namespace, self._table.service_name)
         self._serve()
         if self._lost:
             self._lost = False
-            _log.log(self._levels[1], "announcements in %r are heard again", self._namespace)
+            _log.log(self._levels[1], "announcements of %r are heard again", self._table.service_name)
 
     def take_in(self, announcement: Announcement) -> None:
-        """See ``NamespaceListener``."""
+        """See ``TopicListener``."""
         if not self._closed:
             self._heard(announcement)
 
     def lose(self, error: StoreError) -> None:
-        """See ``NamespaceListener``."""
+        """See ``TopicListener``."""
         self._tried.set()
         if self._listening:
             self._listening = False
             self.listening_since = math.inf
             self._deaf_since = self._clock()
             self._lost = True
-            _log.log(self._levels[0], "announcements in %r are not heard: %s", self._namespace, error)
+            _log.log(self._levels[0], "announcements of %r are not heard: %s", self._table.service_name, error)
             self._serve()
             if self._store_away:  # a call found out before
                 self.store_failed()

@@ -28,6 +28,7 @@ class Pod:
         "available",
         "capacity",
         "incarnation",
+        "kept_from",
         "load",
         "met_at",
         "overdue",
@@ -36,6 +37,7 @@ class Pod:
         "reported",
         "ripe_at",
         "state",
+        "suspended",
         "targets",
         "told",
         "told_of",
@@ -73,6 +75,13 @@ class Pod:
         """When a link was first met of a life that the table does not know, on the clock of this process."""
         self.reported: float | None = None
         """When somebody could not reach it, on the clock of this process; ``None`` once there is a later heartbeat."""
+        self.kept_from = -math.inf
+        """Since when answers about its links may be cached, on the clock of this process; infinite while they may not.
+
+        So it is while the pod drains, and when it is shut down or dead: its links change without a word.
+        """
+        self.suspended = False
+        """Whether something was announced of the pod that the table does not have yet."""
         self.trusted = False
         """Whether the pod is known, and nothing is known against it."""
         self.usable = False
@@ -88,7 +97,7 @@ class Pod:
         """Say whether the pod is trusted, and whether a cached link to it may be used."""
         blameless = self.available and self.reported is None
         self.trusted = blameless and self.state is not None
-        usable = blameless and self._service.serves_cached
+        usable = blameless and not self.suspended and self._service.serves_cached
         if usable is not self.usable:
             self.usable = usable
             for target in self.targets.values():

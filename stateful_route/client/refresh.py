@@ -69,7 +69,7 @@ class RoutingTable:
         self._random = random
         self._clock = clock
         self._tables: dict[tuple[str, str], ServiceTable] = {}
-        self._listeners: dict[str, InvalidationListener] = {}
+        self._listeners: dict[tuple[str, str], InvalidationListener] = {}
         self._doubts: dict[str, Doubts] = {}
         deadline = config.call_deadline_seconds
         self._reading = SingleFlight[tuple[str, str], None](deadline, "read_pods", writes=False)
@@ -87,10 +87,9 @@ class RoutingTable:
             clock=clock,
         )
 
-    async def start(self) -> None:
-        """Begin to refresh, and to hear what is announced in the client's own namespace."""
+    def start(self) -> None:
+        """Begin to refresh."""
         self._refreshing.start()
-        await self._listener(self._config.namespace).tried()
 
     async def stop(self) -> None:
         """End refreshing and listening. A call in flight, or made meanwhile, begins neither again."""
@@ -109,10 +108,8 @@ class RoutingTable:
             doubts = self._doubts.setdefault(namespace, Doubts())
             lease = self._config.lease_seconds
             table = ServiceTable(namespace, service_name, self._config.settle, doubts, lease)
-            listener = self._listener(namespace)
+            self._listeners[namespace, service_name] = self._listen(table)  # one that cannot listen is none
             self._tables[namespace, service_name] = table
-            listener.tables.add(table)
-            table.serve_cached(listener.serves_cached)
         table.last_used = self._clock()
         table.used = True
         return table
@@ -150,7 +147,7 @@ class RoutingTable:
             StoreError: if it cannot be read.
 
         """
-        await self._listener(table.namespace).tried()
+        await self._listeners[table.namespace, table.service_name].tried()
         await self._reading.run((table.namespace, table.service_name), lambda: self._read(table, table.version))
 
     async def read_anew(self, table: ServiceTable) -> None:
@@ -184,10 +181,13 @@ class RoutingTable:
         """
         oldest = self._clock() - self._config.cache_ttl - self._config.refresh
         for key in [key for key, table in self._tables.items() if table.last_used < oldest]:
-            table = self._tables.pop(key)
-            if listener := self._listeners.get(table.namespace):
-                listener.tables.discard(table)
-        await self._forget_namespaces()
+            del self._tables[key]  # one that comes back gets another listener
+            listener = self._listeners.pop(key)
+            listener.close()
+            self._left.add(listener)
+        used = {namespace for namespace, _ in self._tables}
+        self._doubts = {namespace: doubts for namespace, doubts in self._doubts.items() if namespace in used}
+        await self._end_listeners()
         for listener in self._listeners.values():
             listener.check_grace()
         async with anyio.create_task_group() as group:
@@ -195,13 +195,13 @@ class RoutingTable:
                 if not self._is_watched(table):
                     group.start_soon(self._refresh, table)
 
-    def store_answered(self, namespace: str) -> None:
+    def store_answered(self, namespace: str, service_name: str) -> None:
         """Note that the store answered a call."""
-        listener = self._listeners.get(namespace)
+        listener = self._listeners.get((namespace, service_name))
         if listener is not None:
             listener.store_answered()
 
-    def store_failed(self, namespace: str) -> None:
+    def store_failed(self, namespace: str, service_name: str) -> None:
         """Note that the store did not answer a call: what is known of the pods is doubtful until it is read again.
 
         So it is once in a moment: the shard of a cluster that has some links may be away, and the others answer.
@@ -211,7 +211,9 @@ class RoutingTable:
         if doubts is not None and now - doubts.raised_at >= _BETWEEN_LOOKS:
             doubts.raised_at = now
             doubts.count += 1
-        self._listener(namespace).store_failed()
+        listener = self._listeners.get((namespace, service_name))
+        if listener is not None:
+            listener.store_failed()
 
     async def report_unreachable(self, table: ServiceTable, pod_index: int) -> None:
         """Avoid a pod until its next heartbeat, and look at the last one now.
@@ -261,16 +263,6 @@ class RoutingTable:
         finally:
             table.polled = False
 
-    async def _forget_namespaces(self) -> None:
-        """Stop listening where no service is in use any more; one that comes back gets another listener."""
-        for namespace, listener in tuple(self._listeners.items()):
-            if not listener.tables and namespace != self._config.namespace:
-                del self._listeners[namespace]
-                self._doubts.pop(namespace, None)
-                listener.close()
-                self._left.add(listener)
-        await self._end_listeners()
-
     async def _end_listeners(self) -> None:
         for listener in tuple(self._left):
             await listener.stop()
@@ -305,10 +297,10 @@ class RoutingTable:
         except StoreError:
             table.broken()
             table.doubt()
-            self.store_failed(table.namespace)
+            self.store_failed(table.namespace, table.service_name)
             raise
         received_at = self._clock()
-        self.store_answered(table.namespace)
+        self.store_answered(table.namespace, table.service_name)
         if read_at < table.read_at:  # a watch has overtaken a reading, or the other way round
             return version is None
         if version is not None:
@@ -316,7 +308,9 @@ class RoutingTable:
         longest_gap = 2 * self._config.refresh + self._config.call_deadline_seconds
         forgotten = table.is_forgotten(pods)
         complete = table.apply(pods, read_at, longest_gap, received_at)
+        self._flush_departed(table)
         if complete and version is not None:
+            table.resume(read_at)
             table.cleared = raised
             table.heard_throughout = table.serves_cached and table.raised == raised
         if forgotten or (table.misses_pods and not missing):
@@ -340,7 +334,7 @@ class RoutingTable:
         if table.awaited:
             return True
         # No pod is alive, and one that comes is announced: so it was since the table was read.
-        listener = self._listeners.get(table.namespace)
+        listener = self._listeners.get((table.namespace, table.service_name))
         return (
             table.loaded
             and listener is not None
@@ -394,24 +388,27 @@ class RoutingTable:
         )
         if dead:
             table.mark_dead(life)
+            self._flush_departed(table)
         return dead
 
-    def _listener(self, namespace: str) -> InvalidationListener:
-        listener = self._listeners.get(namespace)
-        if listener is None:
-            listener = InvalidationListener(
-                namespace,
-                self._heard,
-                self._cache.flush,
-                grace=self._config.degraded_grace,
-                clock=self._clock,
-                own=namespace == self._config.namespace,
-            )
-            if self._stopped:
-                listener.close()
-                return listener
+    def _flush_departed(self, table: ServiceTable) -> None:
+        for pod in table.take_departed():
+            self._cache.flush_pod(table.namespace, table.service_name, pod)
+
+    def _listen(self, table: ServiceTable) -> InvalidationListener:
+        """Begin to listen to what the clients of a service are told."""
+        listener = InvalidationListener(
+            table,
+            self._heard,
+            self._cache.flush,
+            grace=self._config.degraded_grace,
+            clock=self._clock,
+            own=table.namespace == self._config.namespace,
+        )
+        if self._stopped:
+            listener.close()
+        else:
             listener.start(self._store, patience=self._config.listen_patience, random=self._random)
-            self._listeners[namespace] = listener  # one that cannot be started is none
         return listener
 
     def _heard(self, announcement: Announcement) -> None:
@@ -422,7 +419,11 @@ class RoutingTable:
         table = self._tables.get((announcement.namespace, announcement.service_name))
         if table is None:
             return
-        table.take_in(announcement)
+        table.take_in(announcement, self._clock())
+        self.read_soon(table)
+
+    def read_soon(self, table: ServiceTable) -> None:
+        """Read a table without waiting for it."""
         if not table.refreshing:
             table.refreshing = True
             self._tasks.start(self._refresh_announced(table), f"reads the pods of {table.service_name!r}")

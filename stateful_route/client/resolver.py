@@ -127,7 +127,7 @@ class Resolver:
         try:
             return await self._finding.run((key, _NONE), self._ask, key, _NONE)
         except _AWAY:
-            self._table.store_failed(key[0])
+            self._table.store_failed(key[0], key[2])
             raise
 
     async def find_many(self, namespace: str, uids: Sequence[str], service_name: str) -> Answers:
@@ -151,7 +151,7 @@ class Resolver:
                     found[uid] = answer
                     if isinstance(answer, Link) and answer.kind in _FOUND:
                         self._cache.put(key, table.pod(answer.pod_index), answer, asked_at)
-        self._note(namespace, found)
+        self._note(namespace, service_name, found)
         return found
 
     async def place_many(self, namespace: str, uids: Sequence[str], service_name: str) -> Answers:
@@ -176,7 +176,7 @@ class Resolver:
                 async with within(self._deadline, "place_links", since=began):
                     placed = await self._place_where_room_is(table, uids, began + self._deadline)
             except _AWAY:
-                self._table.store_failed(namespace)
+                self._table.store_failed(namespace, service_name)
                 raise
         doubtful = [
             uid for uid, link in placed.items() if isinstance(link, Link) and not table.pod(link.pod_index).trusted
@@ -187,7 +187,7 @@ class Resolver:
                     placed |= await self._place_stranded(table, placed, doubtful)
             except StoreError as error:
                 placed |= dict.fromkeys(doubtful, error)
-                self._note(namespace, placed)
+                self._note(namespace, service_name, placed)
         return placed
 
     async def _place_where_room_is(self, table: ServiceTable, uids: Sequence[str], until: float) -> Answers:
@@ -289,22 +289,22 @@ class Resolver:
                     placed[uid] = answer
                 else:
                     placed[uid] = self._keep_placed(key, table, answer, asked_at)
-        self._note(namespace, placed)
+        self._note(namespace, service_name, placed)
         return placed
 
-    def _note(self, namespace: str, answers: Answers) -> None:
+    def _note(self, namespace: str, service_name: str, answers: Answers) -> None:
         """Note whether the store answered for all uids, or is away."""
         if any(isinstance(answer, _AWAY) for answer in answers.values()):
-            self._table.store_failed(namespace)
+            self._table.store_failed(namespace, service_name)
         elif not any(isinstance(answer, StoreError) for answer in answers.values()):
-            self._table.store_answered(namespace)
+            self._table.store_answered(namespace, service_name)
 
     async def _is_stranded(self, table: ServiceTable, link: Link) -> bool:
         """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
         return not table.pod(link.pod_index).trusted and await self._table.bury(table, link.owner)
 
     async def _place(self, key: CacheKey) -> Link:
-        began = asyncio.get_running_loop().time()
+        began = self._placing.began(key)
         namespace, _, service_name = key
         table = self._table.peek(namespace, service_name)
         link = None
@@ -396,7 +396,7 @@ class Resolver:
             answer = await self._store.place(
                 LinkKey(*key), pod.life, self._link_ttl, dead=table.dead, leaving=table.leaving
             )
-            self._table.store_answered(table.namespace)
+            self._table.store_answered(table.namespace, table.service_name)
             return self._keep_placed(key, table, answer, asked_at)
         finally:
             self._cache.answered(key)
@@ -415,10 +415,12 @@ class Resolver:
         self._cache.ask(key)
         try:
             link = await self._store.get_link(LinkKey(*key))
-            self._table.store_answered(namespace)
+            self._table.store_answered(namespace, service_name)
             if link is not None and link.kind in kept:
-                pod = self._table.peek(namespace, service_name).pod(link.pod_index)
-                self._cache.put(key, pod, link, asked_at)
+                table = self._table.peek(namespace, service_name)
+                if not table.loaded:  # or nobody finds out for a while that its pod is dead
+                    self._table.read_soon(table)
+                self._cache.put(key, table.pod(link.pod_index), link, asked_at)
         except StoreProtocolError:
             self.unreadable += 1
             raise
@@ -429,7 +431,7 @@ class Resolver:
 
     def suspect_link(self, key: CacheKey) -> Link:
         """Return a cached link that may be used only while the store is away; called while its error is handled."""
-        self._table.store_failed(key[0])
+        self._table.store_failed(key[0], key[2])
         link = self._cache.link(key)
         if link is None:
             raise  # noqa: PLE0704 - the error that is handled by the caller

@@ -89,6 +89,10 @@ class ServiceTable:
         self._suspects: set[Pod] = set()
         self._missing = MissingPods(lease, self.absent_for)
         self.awaits, self.wait = self._missing.awaits, self._missing.wait
+        self._suspended: dict[Pod, float] = {}
+        """The pods of which something was announced since they were read, and when."""
+        self.departed: list[Pod] = []
+        """The pods whose cached links are stale since ``take_departed``: their life is over, or they drain."""
         self._reported: set[Pod] = set()
         self._confirmed: set[Pod] = set()
         self.rumoured: set[PodLife] = set()
@@ -212,7 +216,20 @@ class ServiceTable:
         """Take in whether cached links may be used from now on, which is doubtful whenever it is said."""
         self._unheard += 1
         self.serves_cached, self.heard_throughout = serves, False
+        self.resume(math.inf)
         for pod in self._pods.values():
+            pod.settle()
+
+    def take_departed(self) -> list[Pod]:
+        """Return the pods of which all that is cached is stale now, once."""
+        departed, self.departed = self.departed, []
+        return departed
+
+    def resume(self, read_at: float) -> None:
+        """Take in that all is known that was announced until then."""
+        for pod in [pod for pod, heard_at in self._suspended.items() if heard_at <= read_at]:
+            del self._suspended[pod]
+            pod.suspended = False
             pod.settle()
 
     def report_unreachable(self, pod_index: int, now: float) -> None:
@@ -247,17 +264,24 @@ class ServiceTable:
         self._confirmed.add(pod)
         self._ready.list_again(self._reported)
 
-    def take_in(self, announcement: PodAnnouncement) -> None:
+    def take_in(self, announcement: PodAnnouncement, now: float) -> None:
         """Take in what a pod is announced to be: nobody's word but the store's, which is to be read now, says that.
 
-        Announcements know no databases, and who may only publish owns nothing. One thing is made of it: a death of
-        which another client says that it has confirmed it need not be confirmed before the next reading.
+        Who may only publish owns nothing. Two things are made of it: no cached link to the pod is used before the next
+        reading, and a death of which another client says that it has confirmed it need not be confirmed before that.
         """
         pod = self._pods.get(announcement.pod_index)
-        if announcement.state == "DEAD" and pod in self._suspects:
-            life = PodLife(announcement.pod_index, announcement.incarnation)
-            if pod is not None and pod.state is not None and pod.state.life == life:
-                self.rumoured.add(life)
+        if pod is None:
+            return
+        life = PodLife(announcement.pod_index, announcement.incarnation)
+        known = pod.state is not None and not pod.state.dead and pod.state.life == life
+        if known and announcement.state == RoutingState.READY and pod.takes_new:
+            return
+        self._suspended[pod] = now
+        pod.suspended = True
+        pod.settle()
+        if announcement.state == "DEAD" and pod in self._suspects and known:
+            self.rumoured.add(life)
 
     def confirmable(self, now: float | None = None) -> list[PodLife]:
         """Return the lives whose death can be confirmed: they said goodbye, or their lease has ended.
@@ -402,6 +426,7 @@ class ServiceTable:
             return
         self._digest += state.version
         self._view.count(state, 1)
+        self._note_departure(pod, state)
         routing_state, alive = state.report.routing_state, not (state.dead or overdue)
         pod.incarnation = state.incarnation
         pod.load = state.report.load
@@ -420,6 +445,15 @@ class ServiceTable:
         self._leaving.note(state.life, leaving=not state.dead and routing_state is not RoutingState.READY)
         self._ready.note(pod, state.report if alive and routing_state is RoutingState.READY else None)
         pod.settle()
+
+    def _note_departure(self, pod: Pod, state: PodState) -> None:
+        """Note a pod whose links change without a word from now on, or did so until now."""
+        silent = state.dead or state.report.draining or state.report.routing_state is RoutingState.SHUTDOWN
+        was_silent = pod.kept_from == math.inf
+        if silent is was_silent and not 0 < pod.incarnation < state.incarnation:
+            return
+        pod.kept_from = math.inf if silent else self._view.received_at
+        self.departed.append(pod)
 
     def _forget_all_but(self, seen: set[int]) -> None:
         for pod_index, pod in self._pods.items():

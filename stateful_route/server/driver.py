@@ -273,6 +273,7 @@ class ServerDriver(Driver):
             self._heart.spare_others()
         if self._routing_state is RoutingState.READY:
             self._routing_state = RoutingState.DENY_NEW_CALL
+        self._heart.drains = True
         begin = anyio.current_time()
         deadline = begin + self._config.drain_deadline
         if not await self._announce_drain():
@@ -333,6 +334,7 @@ class ServerDriver(Driver):
             zone=config.zone,
             version=config.version,
             reclaiming=self._reclaim.told,
+            draining=self._heart.drains,
         )
 
     async def set_load_state(self, load_state: int) -> None:
@@ -352,6 +354,7 @@ class ServerDriver(Driver):
         self._check_running()
         self._heart.check_not_ended()
         self._routing_state = state
+        self._heart.drains = self._heart.drains and state is not RoutingState.READY
         async with within(self._config.call_deadline_seconds, "heartbeat"):
             if state is RoutingState.SHUTDOWN:
                 await self._heart.say_goodbye()  # its uids may be taken over at once

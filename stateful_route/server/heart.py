@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route.errors import LifecycleError, StoreError, StoreUnavailableError
-from stateful_route.models import ENDED_TENURE_SECONDS, HeartbeatOutcome, PodLife, RoutingState
+from stateful_route.models import ENDED_TENURE_SECONDS, HeartbeatOutcome, PodLife, PodReport, RoutingState
 from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.models import PodReport, Registration, ServerInfo
+    from stateful_route.models import Registration, ServerInfo
     from stateful_route.store.port import Store
 
 _log = logging.getLogger("stateful_route")
@@ -102,6 +102,10 @@ class Heart:
         self._failing = False
         self._ended = ""
         self._parting = False
+        self._told = PodReport()
+        """What the store has from the last heartbeat that it accepted."""
+        self.drains = False
+        """Whether the pod is to give up all that it owns."""
         self.superseded = False
         """Whether a newer process with the same index has taken over."""
         self.incarnation = 0
@@ -125,6 +129,11 @@ class Heart:
         if not self.incarnation:
             raise StoreUnavailableError("the store does not know this pod now", operation="life", maybe_applied=False)
         return PodLife(self._server.pod_index, self.incarnation)
+
+    @property
+    def drain_is_told(self) -> bool:
+        """Whether the clients were told that the pod drains, so that they use no cached link of it."""
+        return self.drains and self._told.draining
 
     @property
     def waiting(self) -> bool:
@@ -226,9 +235,12 @@ class Heart:
 
     async def _beat_once(self, report: PodReport) -> HeartbeatOutcome:
         self._sequence += 1
-        return await self._store.heartbeat(
+        outcome = await self._store.heartbeat(
             self._server, self.incarnation, self._sequence, report, self._lease, self._retention
         )
+        if outcome is HeartbeatOutcome.ACCEPTED:
+            self._told = report
+        return outcome
 
     async def _publish(self) -> None:
         if not self.incarnation:
@@ -353,9 +365,10 @@ class Heart:
         """
         for _ in range(_REGISTRATIONS):
             sent = self._clock()
+            report = self._report()
             began = await self._store.register(
                 self._server,
-                self._report(),
+                report,
                 self._lease,
                 self._retention,
                 process=self._named,
@@ -363,6 +376,7 @@ class Heart:
                 above=max(self._above, self._last_incarnation),
             )
             if not began.refused:
+                self._told = report
                 return sent, began
             self._expected = began.previous_incarnation or 0
             if began.own:

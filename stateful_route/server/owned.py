@@ -210,7 +210,9 @@ class Owned:
         if pod_index == self.pod_index:
             self._unsure[uid] = pending | {epoch}
         try:
-            answer = await self._store.release(self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace)
+            answer = await self._store.release(
+                self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace, announced=self._is_announced(pod_index)
+            )
         except StoreError as error:
             if not error.maybe_applied:
                 self._keep_unsure(uid, pending)
@@ -219,6 +221,10 @@ class Owned:
         # one in grace has, which a claim would revive.
         self._keep_unsure(uid, pending & {None if answer.link is None else answer.link.epoch})
         return answer
+
+    def _is_announced(self, pod_index: int) -> bool:
+        """Whether clients have to be told of a release."""
+        return pod_index != self.pod_index or not self.heart.drain_is_told
 
     def _keep_unsure(self, uid: str, epochs: set[int]) -> None:
         if epochs:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stateful_route._listening import ListeningTask
 from stateful_route.errors import LifecycleError, StoreError
-from stateful_route.models import LinkAnnouncement
+from stateful_route.models import LinkAnnouncement, Topic
 from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Watch(ListeningTask):
         self, store: Store, server: ServerInfo, heart: Heart, owned: Owned, *, patience: float, random: Random
     ) -> None:
         """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds."""
-        super().__init__(store, server.namespace, patience=patience, random=random)
+        topic = Topic(server.namespace, server.service_name, server.pod_index)
+        super().__init__(store, topic, patience=patience, random=random)
         self._server = server
         self._heart = heart
         self._owned = owned
@@ -78,14 +79,11 @@ class Watch(ListeningTask):
         self._deaf = False
 
     async def _take_in(self, announcement: Announcement) -> None:
-        server = self._server
         if isinstance(announcement, LinkAnnouncement):
-            key = announcement.key
-            if key.service_name == server.service_name and self._owned.invalidate(key.uid, announcement.epoch):
-                self._doubt(key.uid)
-        elif (announcement.service_name, announcement.pod_index) == (server.service_name, server.pod_index) and (
-            announcement.incarnation > self._heart.incarnation or announcement.state == "DEAD"
-        ):
+            uid = announcement.key.uid
+            if self._owned.invalidate(uid, announcement.epoch):
+                self._doubt(uid)
+        elif announcement.incarnation > self._heart.incarnation or announcement.state == "DEAD":
             with contextlib.suppress(LifecycleError):  # superseded: it was logged, and all is lost
                 await self._heart.publish()
 

@@ -46,6 +46,7 @@ class NodeConnections:
     def __init__(self, client: Redis, deadline: float, limit: int) -> None:
         """Borrow the pool of ``client``."""
         self._pool = client.connection_pool
+        self.database = int(self._pool.connection_kwargs.get("db") or 0)
         self.deadline = deadline
         self._places = asyncio.Semaphore(min(limit, self._pool.max_connections))
 
@@ -122,6 +123,7 @@ class ClusterConnections:
     """
 
     is_one_server = False
+    database = 0
 
     def __init__(self, client: RedisCluster, deadline: float, limit: int) -> None:
         """Borrow the nodes of ``client``."""

@@ -29,6 +29,9 @@ class Connections(Protocol):
     deadline: float
     """Seconds within which each call ends."""
 
+    database: int
+    """The number of the database; 0 on a cluster."""
+
     def run(self, call: ScriptCall) -> Awaitable[Any]:
         """Return the reply of a script, with bytes for strings.
 

@@ -8,7 +8,8 @@ Layout of generation 2, the parts percent-encoded::
     sr2:pods:{namespace:service}         hash     pod -> its last heartbeat; "table" -> what is said of all of them
     sr2:versions:{namespace:service}     zset     pod -> the version of the table with which it changed last
     sr2:deadlines:{namespace:service}    zset     pod -> when its lease ends
-    sr2:events:namespace                 channel  announcements
+    sr2:events:database:namespace:service      channel  what the clients of the service are told
+    sr2:events:database:namespace:service:pod  channel  what a pod of it is told
 
 What one script touches carries one hash tag, so it lies in one slot of a Redis Cluster. The generation is a part of
 the prefix: releases that write different layouts do not see each other's keys. Within a generation a newer release
@@ -19,11 +20,13 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import attrs
 
-from stateful_route.models import LinkKey
+if TYPE_CHECKING:
+    from stateful_route.models import Topic
 
 GENERATION = 2
 
@@ -91,12 +94,12 @@ def _link_names(prefix: str, namespace: str, service_name: str) -> LinkNames:
 class KeySpace:
     """Builds the keys of one generation of the layout."""
 
-    __slots__ = ("_link", "_prefix")
+    __slots__ = ("_events", "_prefix")
 
-    def __init__(self, generation: int = GENERATION) -> None:
-        """Build keys of that generation of the layout."""
+    def __init__(self, generation: int = GENERATION, database: int = 0) -> None:
+        """Build keys of that generation of the layout, and channels for that database: a server has them for all."""
         self._prefix = f"sr{generation}:"
-        self._link = re.compile(rf"{self._prefix}link:{{([^:]+):([^:]+)}}:([^:]+)")
+        self._events = f"{self._prefix}events:{database}:"
 
     def of_links(self, namespace: str, service_name: str) -> LinkNames:
         """Return the names around the uids of a service."""
@@ -105,11 +108,6 @@ class KeySpace:
     def link(self, namespace: str, uid: str, service_name: str) -> str:
         """Return the key of a link."""
         return self.of_links(namespace, service_name).link(uid)
-
-    def parse_link(self, key: str) -> LinkKey | None:
-        """Return what a key of a link names; ``None`` if it is not one of this generation."""
-        parts = self._link.fullmatch(key)
-        return None if parts is None else LinkKey(*map(decode, parts.groups()))
 
     def services(self, namespace: str) -> str:
         """Return the key of the services of a namespace."""
@@ -128,6 +126,11 @@ class KeySpace:
             f"{self._prefix}deadlines:{service}",
         )
 
-    def events(self, namespace: str) -> str:
-        """Return the channel of the announcements in a namespace."""
-        return f"{self._prefix}events:{_encoded(namespace)}"
+    def events(self, namespace: str, service_name: str) -> str:
+        """Return the channel of what the clients of a service are told; that of a pod ends in a colon and its index."""
+        return f"{self._events}{_encoded(namespace)}:{_encoded(service_name)}"
+
+    def channel(self, topic: Topic) -> str:
+        """Return the channel of a topic."""
+        channel = self.events(topic.namespace, topic.service_name)
+        return channel if topic.pod_index is None else f"{channel}:{topic.pod_index}"

@@ -8,15 +8,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import Announcement, LinkAnnouncement, PodAnnouncement
+from stateful_route.models import Announcement, LinkAnnouncement, LinkKey, PodAnnouncement
 from stateful_route.store.keys import decode
 from stateful_route.store.subscription import ChannelListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from stateful_route.models import Topic
     from stateful_route.store.keys import KeySpace
-    from stateful_route.store.port import NamespaceListener
+    from stateful_route.store.port import TopicListener
     from stateful_route.store.subscription import SharedSubscription
 
 E = TypeVar("E", bound=StoreError)
@@ -31,10 +32,10 @@ _SLICE = 256
 
 @contextlib.asynccontextmanager
 async def listening(
-    shared: SharedSubscription, keys: KeySpace, namespace: str, patience: float
+    shared: SharedSubscription, keys: KeySpace, topic: Topic, patience: float
 ) -> AsyncIterator[AsyncIterator[Announcement | None]]:
-    """Listen to the announcements in a namespace; see ``Store.listen``."""
-    announcements = _Announcements(keys, namespace, patience)
+    """Listen to the announcements on a topic; see ``Store.listen``."""
+    announcements = _Announcements(keys, topic, patience)
     shared.add(announcements)
     try:
         await announcements.entered(shared)
@@ -44,10 +45,10 @@ async def listening(
 
 
 def attach(
-    shared: SharedSubscription, keys: KeySpace, namespace: str, patience: float, listener: NamespaceListener
+    shared: SharedSubscription, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener
 ) -> Callable[[], Awaitable[None]]:
-    """Have a listener told what is announced in a namespace; see ``SharesSubscription.attach``."""
-    attached = _Attached(keys, namespace, patience, listener)
+    """Have a listener told what is announced on a topic; see ``SharesSubscription.attach``."""
+    attached = _Attached(keys, topic, patience, listener)
     try:
         shared.add(attached)
     except StoreUnavailableError as error:
@@ -60,17 +61,16 @@ def attach(
 class _Attached(ChannelListener):
     """Hands on what is heard, at once."""
 
-    def __init__(self, keys: KeySpace, namespace: str, patience: float, listener: NamespaceListener) -> None:
-        super().__init__(keys.events(namespace), patience)
-        self._keys = keys
-        self._namespace = namespace
+    def __init__(self, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener) -> None:
+        super().__init__(keys.channel(topic), patience)
+        self._topic = topic
         self._listener = listener
 
     def begin(self) -> None:
         self._listener.begin()
 
     def take_in(self, message: list[Any]) -> None:
-        announcement = parse(message, self._keys, self._namespace)
+        announcement = parse(message, self._topic)
         if announcement is not None:
             self._listener.take_in(announcement)
 
@@ -82,12 +82,11 @@ class _Attached(ChannelListener):
 
 
 class _Announcements(ChannelListener):
-    """What is announced in a namespace, in its order, until the subscription is lost for the first time."""
+    """What is announced on a topic, in its order, until the subscription is lost for the first time."""
 
-    def __init__(self, keys: KeySpace, namespace: str, patience: float) -> None:
-        super().__init__(keys.events(namespace), patience)
-        self._keys = keys
-        self._namespace = namespace
+    def __init__(self, keys: KeySpace, topic: Topic, patience: float) -> None:
+        super().__init__(keys.channel(topic), patience)
+        self._topic = topic
         self._waiting: deque[list[Any]] = deque()
         self._stands = False
         self._shown_life = False
@@ -147,7 +146,7 @@ class _Announcements(ChannelListener):
             await asyncio.sleep(0)
         while True:
             if self._waiting:
-                return parse(self._waiting.popleft(), self._keys, self._namespace)
+                return parse(self._waiting.popleft(), self._topic)
             if self._error is not None:
                 raise again(self._error) from self._error.__cause__
             if self._shown_life:
@@ -174,19 +173,18 @@ def again(error: E) -> E:
     return copied
 
 
-def parse(message: list[Any], keys: KeySpace, namespace: str) -> Announcement | None:
+def parse(message: list[Any], topic: Topic) -> Announcement | None:
     """Read a message of the subscription: an announcement, or ``None`` for anything else, which is a sign of life."""
     try:
         if message[0] != b"message":
             return None
         kind, *parts = message[2].decode().split(" ")
         if kind == "link":
-            name, epoch = parts
-            key = keys.parse_link(name)
-            return None if key is None else LinkAnnouncement(key, int(epoch))
+            uid, epoch = parts
+            return LinkAnnouncement(LinkKey(topic.namespace, decode(uid), topic.service_name), int(epoch))
         if kind == "pod":
-            service_name, pod_index, incarnation, state = parts
-            return PodAnnouncement(namespace, decode(service_name), int(pod_index), int(incarnation), state)
+            pod_index, incarnation, state = parts
+            return PodAnnouncement(topic.namespace, topic.service_name, int(pod_index), int(incarnation), state)
     except (ValueError, TypeError, LookupError, AttributeError):
         pass  # of a newer release, or nobody's, or no message at all
     return None

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         PodTable,
         Registration,
         ServerInfo,
+        Topic,
     )
 
 
@@ -154,8 +155,11 @@ class Store(Protocol):
         incarnation: int | None = None,
         epoch: int | None = None,
         grace: float = 0.0,
+        announced: bool = True,
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any.
+
+        It need not be announced if the pod is draining, and the store knows that.
 
         With ``grace`` above 0 the link still resolves for so many seconds, or for what was left of it if that is less.
         """
@@ -209,10 +213,12 @@ class Store(Protocol):
         """
         ...
 
-    def listen(
-        self, namespace: str, patience: float
-    ) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
-        """Subscribe to what is announced in a namespace: changes of owner, removed links, states of pods.
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+        """Subscribe to what the clients of a service, or one of its pods, are told.
+
+        That is changes of owner and removed links, lives and routing states of pods; a pod hears what others have done
+        to its links and its life. Nothing is said of a link of a life that is dead, drains, or is not the newest of
+        its pod: nobody uses such a link without asking.
 
         Entering returns once the subscription stands; from then on nothing that is announced is missed. The iterator
         gives the announcements, and ``None`` as a sign of life; if ``patience`` seconds bring nothing it asks for
@@ -240,8 +246,8 @@ class Store(Protocol):
         ...
 
 
-class NamespaceListener(Protocol):
-    """Is told what is announced in a namespace, at once: its methods neither wait nor raise."""
+class TopicListener(Protocol):
+    """Is told what is announced on a topic, at once: its methods neither wait nor raise."""
 
     def begin(self) -> None:
         """Take in that each announcement is heard from now on: one before may have been missed."""
@@ -257,13 +263,13 @@ class NamespaceListener(Protocol):
 
 
 class SharesSubscription(Protocol):
-    """What a store may have besides: one subscription for many namespaces, without a task for each of them.
+    """What a store may have besides: one subscription for many topics, without a task for each of them.
 
-    Over a store that has only ``Store.listen`` a client runs a task for each namespace.
+    Over a store that has only ``Store.listen`` a client runs a task for each service.
     """
 
-    def attach(self, namespace: str, patience: float, listener: NamespaceListener) -> Callable[[], Awaitable[None]]:
-        """Listen in a namespace until the function that is returned is called, and awaited.
+    def attach(self, topic: Topic, patience: float, listener: TopicListener) -> Callable[[], Awaitable[None]]:
+        """Listen to a topic until the function that is returned is called, and awaited.
 
         A subscription that is lost, or refused, is made again by the store, with back-off. ``patience`` is that of
         ``Store.listen``.

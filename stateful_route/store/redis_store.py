@@ -11,7 +11,7 @@ from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutEr
 from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.store import codec, scripts
 from stateful_route.store.durable import Durably, of_operation
-from stateful_route.store.keys import KeySpace, encode
+from stateful_route.store.keys import KeySpace
 from stateful_route.store.link_batches import LinkBatches
 from stateful_route.store.listener import attach, listening
 from stateful_route.store.port import StoreInfo
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import Announcement, PodReport, PodTable, Registration, ServerInfo
+    from stateful_route.models import Announcement, PodReport, PodTable, Registration, ServerInfo, Topic
     from stateful_route.store.connections import Connections
     from stateful_route.store.durable import Runner
-    from stateful_route.store.port import NamespaceListener
+    from stateful_route.store.port import TopicListener
 
 _GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN = map(scripts.load, ("get", "place", "claim", "release", "assign"))
 _GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
@@ -58,7 +58,7 @@ class RedisStore:
         changing: Runner = self._durably or connections
         self._changing = changing.run
         self._placing = LinkBatches(changing)
-        self._keys = keys or KeySpace()
+        self._keys = keys or KeySpace(database=connections.database)
         self._services = ServiceNames(connections, self._keys)
         self._close = close
         self._subscription = SharedSubscription(connections)
@@ -123,7 +123,7 @@ class RedisStore:
         """See ``Store.place``."""
         if not self._services.is_added(key.namespace, key.service_name):
             await self._services.add(key.namespace, key.service_name)
-        lives = (codec.lives(dead), codec.lives(leaving)) if dead or leaving else ()
+        lives = self._lives(key.namespace, key.service_name, dead, leaving) if dead or leaving else ()
         call = self._place_call(key, candidate, to_ms(ttl), lives)
         if self._durably is not None and self._durable_within is not None:
             return await self._place_durably(key, call, dead, self._durably, self._durable_within)
@@ -143,7 +143,7 @@ class RedisStore:
         if not self._services.is_added(namespace, service_name):
             await self._services.add(namespace, service_name)
         names = self._keys.of_links(namespace, service_name)
-        ttl_ms, lives = to_ms(ttl), (codec.lives(dead), codec.lives(leaving))
+        ttl_ms, lives = to_ms(ttl), self._lives(namespace, service_name, dead, leaving)
 
         def place(candidate: tuple[str, PodLife]) -> scripts.ScriptCall:
             uid, pod = candidate
@@ -173,7 +173,8 @@ class RedisStore:
 
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
-        args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "")
+        channel = self._keys.events(key.namespace, key.service_name)
+        args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "", channel)
         return codec.claim_change(_CLAIM, await self._take(_CLAIM, key, *args))
 
     async def release(
@@ -184,15 +185,18 @@ class RedisStore:
         incarnation: int | None = None,
         epoch: int | None = None,
         grace: float = 0.0,
+        announced: bool = True,
     ) -> LinkChange:
         """See ``Store.release``."""
         matching = (codec.optional(pod_index), codec.optional(incarnation), codec.optional(epoch))
-        call = self._link_call(_RELEASE, key, *matching, to_ms(grace))
+        channel = (self._keys.events(key.namespace, key.service_name),) if announced else ()
+        call = self._link_call(_RELEASE, key, *matching, to_ms(grace), *channel)
         return codec.link_change(_RELEASE, await self._changing(call))
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
         """See ``Store.assign``."""
-        args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch))
+        channel = self._keys.events(key.namespace, key.service_name)
+        args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch), channel)
         return codec.link_change(_ASSIGN, await self._take(_ASSIGN, key, *args))
 
     async def register(
@@ -218,7 +222,7 @@ class RedisStore:
                 *codec.numbers(report),
                 codec.rest(report),
                 to_ms(retention),
-                *self._announcement(server),
+                self._keys.events(server.namespace, server.service_name),
                 process,
                 codec.optional(expected),
                 above,
@@ -244,7 +248,7 @@ class RedisStore:
                 codec.optional(report.max_links),
                 codec.rest(report),
                 to_ms(retention),
-                *self._announcement(server),
+                self._keys.events(server.namespace, server.service_name),
             ),
         )
         try:
@@ -261,8 +265,7 @@ class RedisStore:
                 life.pod_index,
                 life.incarnation,
                 to_ms(retention),
-                self._keys.events(namespace),
-                encode(service_name),
+                self._keys.events(namespace, service_name),
             ),
         )
         return bool(dead)
@@ -275,15 +278,13 @@ class RedisStore:
         reply = await self._run(_PODS, self._keys.pod_keys(namespace, service_name), args)
         return await codec.pod_table(_PODS, reply)
 
-    def listen(
-        self, namespace: str, patience: float
-    ) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
         """See ``Store.listen``."""
-        return listening(self._subscription, self._keys, namespace, patience)
+        return listening(self._subscription, self._keys, topic, patience)
 
-    def attach(self, namespace: str, patience: float, listener: NamespaceListener) -> Callable[[], Awaitable[None]]:
+    def attach(self, topic: Topic, patience: float, listener: TopicListener) -> Callable[[], Awaitable[None]]:
         """See ``SharesSubscription.attach``."""
-        return attach(self._subscription, self._keys, namespace, patience, listener)
+        return attach(self._subscription, self._keys, topic, patience, listener)
 
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""
@@ -328,9 +329,11 @@ class RedisStore:
         names = self._keys.of_links(key.namespace, key.service_name)
         return script.command(names.link_and_ended(key.uid), args)
 
-    def _announcement(self, server: ServerInfo) -> tuple[str, str]:
-        """Return the channel on which a pod is announced, and the name of its service there."""
-        return self._keys.events(server.namespace), encode(server.service_name)
+    def _lives(
+        self, namespace: str, service_name: str, dead: Sequence[PodLife], leaving: Sequence[PodLife]
+    ) -> tuple[str, ...]:
+        """Return what a placement needs that may take a link from its owner."""
+        return codec.lives(dead), codec.lives(leaving), self._keys.events(namespace, service_name)
 
     def _get_call(self, key: LinkKey) -> scripts.ScriptCall:
         return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -22,7 +22,7 @@ from stateful_route.models import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stateful_route.testing.service_pods import Moment
 
@@ -36,6 +36,14 @@ class _Poison(enum.Enum):
     """What stands for a value that cannot be read."""
 
     VALUE = "unreadable"
+
+
+@attrs.frozen
+class Stale:
+    """The word that what is known of a link up to this epoch is stale: to all clients, and to a pod unless ``None``."""
+
+    epoch: int
+    pod_index: int | None
 
 
 @attrs.frozen
@@ -62,8 +70,8 @@ class _Mark:
 
 
 _Decision = tuple[Outcome, _Entry | None]
-Written = tuple[LinkChange, int | None]
-"""What became of a link, and up to which epoch what is known of it is not so any more; ``None`` if all of it is."""
+Written: TypeAlias = "tuple[LinkChange, Stale | None]"
+"""What became of a link, and what those who have to hear of it are told, if anybody has to."""
 
 # What an operation that took an unreadable link for an absent one did in truth.
 _IF_UNREADABLE = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}
@@ -171,13 +179,26 @@ def _change(before: _Entry | None, decision: _Decision, now: Moment) -> LinkChan
     return LinkChange(outcome, None if after is None else after.link(now), previous)
 
 
-def _outdated(before: _Entry | _Poison | None, after: _Entry | None) -> int | None:
-    """Return up to which epoch what is known of a link is not so any more; ``None`` if all of it still is."""
-    if isinstance(before, _Entry):
-        changed = after is None or after.epoch != before.epoch
-        left = after is not None and after.kind is LinkKind.GRACE is not before.kind
-        return before.epoch if changed or left else None
-    return after.epoch - 1 if before is not None and after is not None else None
+def _stale_to_clients(before: _Entry | None, after: _Entry | None) -> Stale | None:
+    """Return what clients have to hear when a temporary link gets another owner.
+
+    Of a persistent one they hear otherwise: its pod is dead, or has another life.
+    """
+    if before is None or after is None or before.kind is not LinkKind.TEMPORARY or after.epoch == before.epoch:
+        return None
+    return Stale(before.epoch, None)
+
+
+def _stale_to_all(before: _Entry | None, after: _Entry | None) -> Stale | None:
+    """Return what clients and the owner have to hear when a link was taken or removed."""
+    if before is None:
+        return None
+    changed = after is None or after.epoch != before.epoch
+    left = after is not None and after.kind is LinkKind.GRACE is not before.kind
+    return Stale(before.epoch, before.owner.pod_index) if changed or left else None
+
+
+_Tells: TypeAlias = "Callable[[_Entry | None, _Entry | None], Stale | None]"
 
 
 class KeptLinks:
@@ -227,19 +248,20 @@ class KeptLinks:
         now: Moment,
     ) -> Written:
         """Make a link for ``candidate`` if there is none that counts."""
-        return self._write(key, _place(self._before(key, now), candidate, ttl_ms, dead, leaving, now), now)
+        decision = _place(self._before(key, now), candidate, ttl_ms, dead, leaving, now)
+        return self._write(key, decision, now, _stale_to_clients)
 
     def claim(self, key: LinkKey, owner: PodLife, now: Moment, *, steal_temporary: bool) -> Written:
         """Make a link persistent for ``owner``, if there is none or it is its own."""
         before = self._before(key, now)
         last = self._last_ended(key, before, now)
         decision = _claim(before, owner, now, steal_temporary=steal_temporary, last=last)
-        change, outdated = self._write(key, decision, now)
+        change, stale = self._write(key, decision, now, _stale_to_clients)
         if change.outcome in _TOLD:
             self._mark_begun(key, last, decision[1], now)
         if change.outcome in _TOLD | {Outcome.UNCHANGED} and change.outcome is not Outcome.OVERWRITTEN:
             change = attrs.evolve(change, ended=last)
-        return change, outdated
+        return change, stale
 
     def assign(self, key: LinkKey, owner: PodLife, expected_epoch: int | None, now: Moment) -> Written:
         """Make a link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
@@ -248,10 +270,10 @@ class KeptLinks:
         if before is not None and before.kind is LinkKind.PERSISTENT:
             last = before.epoch
         decision = _assign(before, owner, expected_epoch, now, last)
-        change, outdated = self._write(key, decision, now)
+        change, stale = self._write(key, decision, now, _stale_to_all)
         if change.outcome in _TOLD - {Outcome.CONFIRMED}:
             self._mark_begun(key, last, decision[1], now)
-        return change, outdated
+        return change, stale
 
     def release(
         self,
@@ -263,7 +285,8 @@ class KeptLinks:
         now: Moment,
     ) -> Written:
         """Remove a link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
-        return self._write(key, _release(self._before(key, now), pod_index, incarnation, epoch, grace_ms, now), now)
+        decision = _release(self._before(key, now), pod_index, incarnation, epoch, grace_ms, now)
+        return self._write(key, decision, now, _stale_to_all)
 
     def _find(self, key: LinkKey, now: Moment) -> _Entry | _Poison | None:
         """Return what is at ``key``; drop it if it has ended."""
@@ -278,9 +301,9 @@ class KeptLinks:
         found = self._find(key, now)
         return found if isinstance(found, _Entry) else None
 
-    def _write(self, key: LinkKey, decision: _Decision, now: Moment) -> Written:
-        found, after = self._find(key, now), decision[1]
-        change = _change(self._before(key, now), decision, now)
+    def _write(self, key: LinkKey, decision: _Decision, now: Moment, tells: _Tells) -> Written:
+        found, before, after = self._find(key, now), self._before(key, now), decision[1]
+        change = _change(before, decision, now)
         if isinstance(found, _Poison):
             change = attrs.evolve(change, outcome=_IF_UNREADABLE.get(change.outcome, change.outcome))
         if not change.done:
@@ -290,7 +313,7 @@ class KeptLinks:
         else:
             self._links[key] = after
         self._mark_ended(key, found, change.outcome, after, now)
-        return change, _outdated(found, after)
+        return change, tells(before, after)
 
     def _last_ended(self, key: LinkKey, link: _Entry | None, now: Moment) -> int | None:
         """Return the epoch of the tenure that ended last before that of the link, if that was of late."""

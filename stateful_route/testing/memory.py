@@ -27,6 +27,7 @@ from stateful_route.models import (
     PodTable,
     Registration,
     ServerInfo,
+    Topic,
 )
 from stateful_route.store.port import StoreInfo
 from stateful_route.testing.kept_links import KeptLinks
@@ -77,7 +78,7 @@ class MemoryStore:
         self._held = 0
         self._held_more = anyio.Event()
         self._fault: _Fault | None = None
-        self._listeners: dict[asyncio.Queue[Announcement | None], str] = {}
+        self._listeners: dict[asyncio.Queue[Announcement | None], Topic] = {}
         self._deaf = False
 
     def __repr__(self) -> str:
@@ -272,11 +273,12 @@ class MemoryStore:
         incarnation: int | None = None,
         epoch: int | None = None,
         grace: float = 0.0,
+        announced: bool = True,
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
         async with self._operation("release"):
             written = self._links.release(key, pod_index, incarnation, epoch, to_ms(grace), self._now())
-            return self._announced(key, written)
+            return self._announced(key, written) if announced else written[0]
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
         """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
@@ -284,10 +286,13 @@ class MemoryStore:
             return self._announced(key, self._links.assign(key, owner, expected_epoch, self._now()))
 
     def _announced(self, key: LinkKey, written: Written) -> LinkChange:
-        """Return what became of a link, after all who listen were told."""
-        change, outdated = written
-        if outdated is not None:
-            self._announce(key.namespace, LinkAnnouncement(key, outdated))
+        """Return what became of a link, after those were told who have to hear it."""
+        change, stale = written
+        if stale is not None:
+            told = LinkAnnouncement(key, stale.epoch)
+            self._announce(Topic(key.namespace, key.service_name), told)
+            if stale.pod_index is not None:
+                self._announce(Topic(key.namespace, key.service_name, stale.pod_index), told)
         return change
 
     # -- pods
@@ -317,9 +322,9 @@ class MemoryStore:
                 above=above,
             )
             if not began.refused:
-                self._announce_pod(
-                    server.namespace, server.service_name, server.pod_index, began.incarnation, report.routing_state
-                )
+                life = PodLife(server.pod_index, began.incarnation)
+                self._announce_pod(server.namespace, server.service_name, life, report.routing_state)
+                self._announce_to_pod(server.namespace, server.service_name, life, report.routing_state)
             return began
 
     async def heartbeat(
@@ -333,8 +338,8 @@ class MemoryStore:
                 server.pod_index, incarnation, sequence, report, to_ms(lease), self._now()
             )
             if another_state:
-                state = report.routing_state
-                self._announce_pod(server.namespace, server.service_name, server.pod_index, incarnation, state)
+                life = PodLife(server.pod_index, incarnation)
+                self._announce_pod(server.namespace, server.service_name, life, report.routing_state)
             return outcome
 
     async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
@@ -343,7 +348,8 @@ class MemoryStore:
         async with self._operation("confirm_death"):
             dead, new = self._pods[namespace, service_name].confirm_death(life, self._now())
             if new:
-                self._announce_pod(namespace, service_name, life.pod_index, life.incarnation, "DEAD")
+                self._announce_pod(namespace, service_name, life, "DEAD")
+                self._announce_to_pod(namespace, service_name, life, "DEAD")
             return dead
 
     async def read_pods(
@@ -356,13 +362,13 @@ class MemoryStore:
     # -- announcements
 
     @contextlib.asynccontextmanager
-    async def listen(self, namespace: str, patience: float) -> AsyncIterator[AsyncIterator[Announcement | None]]:
-        """Subscribe to what is announced in a namespace."""
+    async def listen(self, topic: Topic, patience: float) -> AsyncIterator[AsyncIterator[Announcement | None]]:
+        """Subscribe to what the clients of a service, or one of its pods, are told."""
         await self._gate("listen", after=False)
         if self._deaf:
             raise _DEAF
         heard: asyncio.Queue[Announcement | None] = asyncio.Queue()
-        self._listeners[heard] = namespace
+        self._listeners[heard] = topic
         try:
             yield self._hear(heard, patience)
         finally:
@@ -380,13 +386,18 @@ class MemoryStore:
                 raise _DEAF
             yield announcement
 
-    def _announce(self, namespace: str, announcement: Announcement) -> None:
+    def _announce(self, topic: Topic, announcement: Announcement) -> None:
         for listener, wanted in self._listeners.items():
-            if wanted == namespace and not self._deaf:
+            if wanted == topic and not self._deaf:
                 listener.put_nowait(announcement)
 
-    def _announce_pod(self, namespace: str, service_name: str, pod_index: int, incarnation: int, state: str) -> None:
-        self._announce(namespace, PodAnnouncement(namespace, service_name, pod_index, incarnation, str(state)))
+    def _announce_pod(self, namespace: str, service_name: str, life: PodLife, state: str) -> None:
+        told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
+        self._announce(Topic(namespace, service_name), told)
+
+    def _announce_to_pod(self, namespace: str, service_name: str, life: PodLife, state: str) -> None:
+        told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
+        self._announce(Topic(namespace, service_name, life.pod_index), told)
 
     # -- the store itself
 

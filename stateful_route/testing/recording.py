@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import Announcement, HeartbeatOutcome, PodReport, PodTable, Registration, ServerInfo
+    from stateful_route.models import (
+        Announcement,
+        HeartbeatOutcome,
+        PodReport,
+        PodTable,
+        Registration,
+        ServerInfo,
+        Topic,
+    )
     from stateful_route.store.port import Store, StoreInfo
     from stateful_route.testing.history import History
 
@@ -95,10 +103,13 @@ class RecordingStore:
         incarnation: int | None = None,
         epoch: int | None = None,
         grace: float = 0.0,
+        announced: bool = True,
     ) -> LinkChange:
         """See ``Store.release``."""
         call = LinkCall("release", seconds=grace, pod_index=pod_index, incarnation=incarnation, epoch=epoch)
-        answer = self._store.release(key, pod_index=pod_index, incarnation=incarnation, epoch=epoch, grace=grace)
+        answer = self._store.release(
+            key, pod_index=pod_index, incarnation=incarnation, epoch=epoch, grace=grace, announced=announced
+        )
         return await self._one(key, call, answer)
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
@@ -138,11 +149,9 @@ class RecordingStore:
         """See ``Store.read_pods``."""
         return await self._store.read_pods(namespace, service_name, since=since, also=also)
 
-    def listen(
-        self, namespace: str, patience: float
-    ) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
         """See ``Store.listen``."""
-        return self._store.listen(namespace, patience)
+        return self._store.listen(topic, patience)
 
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""

@@ -160,7 +160,7 @@ class ServicePods:
     def beat(
         self, pod_index: int, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment
     ) -> tuple[HeartbeatOutcome, bool]:
-        """Take in a heartbeat; return what it is told, and whether it is in another routing state."""
+        """Take in a heartbeat; return what it is told, and whether it is in another routing state, or drains now."""
         known = self._pods.get(pod_index)
         if known is None or known.incarnation < incarnation:
             return HeartbeatOutcome.UNKNOWN, False
@@ -180,7 +180,9 @@ class ServicePods:
             self._change(pod_index, attrs.evolve(heard, report=report, lease_ms=lease_ms), now)
         else:
             self._pods[pod_index] = heard
-        return HeartbeatOutcome.ACCEPTED, known.report.routing_state is not report.routing_state
+        before = known.report
+        told = before.routing_state is not report.routing_state or before.draining is not report.draining
+        return HeartbeatOutcome.ACCEPTED, told
 
     def confirm_death(self, life: PodLife, now: Moment) -> tuple[bool, bool]:
         """Return whether that life is dead, and whether that is new."""

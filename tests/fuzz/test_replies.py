@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from stateful_route import LinkKey, PodReport, ServerInfo, StoreError
-from stateful_route.models import PodLife
+from stateful_route.models import PodLife, Topic
 from stateful_route.store.connections import connections_of
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.store.resp import INCOMPLETE, PurePythonParser, new_parser
@@ -239,7 +239,7 @@ async def hear(replies: list[bytes]) -> None:
     before = asyncio.all_tasks()
     async with server.run(), pipelined(server, 2) as store:
         with contextlib.suppress(StoreError):
-            async with store.listen("fuzz", 0.02) as announcements:
+            async with store.listen(Topic("fuzz", "room"), 0.02) as announcements:
                 async for _ in announcements:
                     pass
     assert before == asyncio.all_tasks()

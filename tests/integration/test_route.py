@@ -158,7 +158,7 @@ class TestRoutingState:
     async def test_announced(self, shared_server: LocalServer, namespace: str, pods: list[ServerDriver]) -> None:
         """A change of the routing state is in the store, and announced, when the call returns."""
         async with Redis.from_url(shared_server.url) as redis, redis.pubsub() as listener:
-            await listener.subscribe(KeySpace().events(namespace))
+            await listener.subscribe(KeySpace().events(namespace, SERVICE))
             await listener.get_message(timeout=5.0)
             await pods[1].set_routing_state(RoutingState.DENY_NEW_CALL)
             table = await pods[1]._store.read_pods(namespace, SERVICE)
@@ -166,7 +166,7 @@ class TestRoutingState:
 
         assert RoutingState.DENY_NEW_CALL is table.pods[1].report.routing_state
         assert message is not None
-        assert f"pod {SERVICE} 1 {pods[1].incarnation} DENY_NEW_CALL".encode() == message["data"]
+        assert f"pod 1 {pods[1].incarnation} DENY_NEW_CALL".encode() == message["data"]
 
     async def test_denied(self, client: ClientDriver, pods: list[ServerDriver]) -> None:
         """A pod that denies new calls keeps its uids and gets no others."""

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from stateful_route import LinkKey, PodReport, RoutingState, ServerInfo, StoreProtocolError, StoreUnavailableError
-from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife
+from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife, Topic
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.store.topology import Limits, open_url
@@ -99,7 +99,7 @@ class Ear:
 
 @contextlib.asynccontextmanager
 async def listening(store: Store, namespace: str, patience: float = 10.0) -> AsyncIterator[Ear]:
-    async with store.listen(namespace, patience) as announcements:
+    async with store.listen(Topic(namespace, "room"), patience) as announcements:
         yield Ear(announcements, store, namespace)
 
 
@@ -248,7 +248,7 @@ async def test_left_early(rig: Rig, namespace: str) -> None:
     async with listening(rig.store, namespace) as ear:
 
         async def wait() -> None:
-            async with rig.store.listen(namespace, 10.0) as announcements:
+            async with rig.store.listen(Topic(namespace, "room"), 10.0) as announcements:
                 async for _ in announcements:
                     pass
 
@@ -264,7 +264,7 @@ async def test_left_early(rig: Rig, namespace: str) -> None:
 
 async def test_signs_of_life(shared_server: LocalServer, namespace: str) -> None:
     """A listener that hears nothing gets signs of life, and goes on hearing."""
-    async with store_at(shared_server.url) as store, store.listen(namespace, 0.05) as announcements:
+    async with store_at(shared_server.url) as store, store.listen(Topic(namespace, "room"), 0.05) as announcements:
         async with asyncio.timeout(10.0):
             signs = [await anext(announcements) for _ in range(3)]
         key = LinkKey(namespace, "alice", "room")
@@ -288,7 +288,7 @@ class TestLostListener:
     async def test_cut(self, shared_server: LocalServer, namespace: str) -> None:
         """A listener whose connection is closed raises at once."""
         async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
-            async with store.listen(namespace, 60.0) as announcements:
+            async with store.listen(Topic(namespace, "room"), 60.0) as announcements:
                 proxy.refuse()
                 with pytest.raises(StoreUnavailableError):
                     await until_lost(announcements)
@@ -296,7 +296,7 @@ class TestLostListener:
     async def test_silent(self, shared_server: LocalServer, namespace: str) -> None:
         """A listener that hears nothing, not even an answer to its question, raises after twice its patience."""
         async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
-            async with store.listen(namespace, 0.1) as announcements:
+            async with store.listen(Topic(namespace, "room"), 0.1) as announcements:
                 proxy.black_hole()
                 began = asyncio.get_running_loop().time()
                 with pytest.raises(StoreUnavailableError):
@@ -308,7 +308,7 @@ class TestLostListener:
     async def test_frozen_server(self, own_server: LocalServer, namespace: str) -> None:
         """A listener of a server that stands still raises too, and can listen again once it goes on."""
         async with store_at(own_server.url) as store:
-            async with store.listen(namespace, 0.1) as announcements:
+            async with store.listen(Topic(namespace, "room"), 0.1) as announcements:
                 own_server.pause()
                 with pytest.raises(StoreUnavailableError):
                     await until_lost(announcements)
@@ -321,18 +321,18 @@ class TestLostListener:
         own_server.kill()
         async with store_at(own_server.url) as store:
             with pytest.raises(StoreUnavailableError):
-                async with store.listen(namespace, 1.0):
+                async with store.listen(Topic(namespace, "room"), 1.0):
                     pass
 
     async def test_memory(self, namespace: str) -> None:
         """The store in memory loses its listeners when it is told to, and refuses others until it hears again."""
         store = MemoryStore()
-        async with store.listen(namespace, 10.0) as announcements:
+        async with store.listen(Topic(namespace, "room"), 10.0) as announcements:
             store.deafen()
             with pytest.raises(StoreUnavailableError):
                 await until_lost(announcements)
         with pytest.raises(StoreUnavailableError):
-            async with store.listen(namespace, 10.0):
+            async with store.listen(Topic(namespace, "room"), 10.0):
                 pass
         store.hear_again()
         async with listening(store, namespace) as ear:
@@ -380,7 +380,7 @@ class TestTopologies:
         with sentinel_group() as group:
             async with store_at(group.url) as store:
                 keys, heard = await moved_links(store, namespace)
-                async with store.listen(namespace, 0.5) as announcements:
+                async with store.listen(Topic(namespace, "room"), 0.5) as announcements:
                     group.primary.kill()
                     with pytest.raises(StoreUnavailableError):
                         await until_lost(announcements)

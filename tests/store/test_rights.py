@@ -20,7 +20,7 @@ from stateful_route import (
     StoreError,
     StoreUnavailableError,
 )
-from stateful_route.models import LinkKey, PodLife
+from stateful_route.models import LinkKey, PodLife, Topic
 from stateful_route.store import redis_store
 from stateful_route.store.redis_store import RedisStore
 from stateful_route.testing import StoreConformance, cluster, local_server
@@ -158,8 +158,8 @@ def operations(store: RedisStore, namespace: str) -> dict[str, Callable[[], Awai
         await store.register(pod(namespace + "-old", 1), PodReport(), LEASE, 0.005)
 
     async def listened() -> None:
-        async with store.listen(namespace, 0.01) as announcements:
-            async with store.listen(namespace + "-left", 1.0):
+        async with store.listen(Topic(namespace, "room"), 0.01) as announcements:
+            async with store.listen(Topic(namespace + "-left", "room"), 1.0):
                 pass
             await anext(announcements)
 

@@ -195,7 +195,7 @@ class TestScriptsPods:
         """A life and a change of its routing state are announced; a heartbeat that says the same is not."""
         server = ServerInfo(namespace=namespace, service_name="a room", pod_name="p", pod_index=3)
         async with redis.pubsub() as listener:
-            await listener.subscribe(KEYS.events(namespace))
+            await listener.subscribe(KEYS.events(namespace, "a room"))
             life = await store.register(server, PodReport(), 5.0, 60.0)
             states = [RoutingState.READY, RoutingState.DENY_NEW_CALL, RoutingState.DENY_NEW_CALL, RoutingState.SHUTDOWN]
             for sequence, state in enumerate(states, 1):
@@ -204,5 +204,5 @@ class TestScriptsPods:
             while (message := await listener.get_message(timeout=0.2)) is not None:
                 heard.append(message["data"])
 
-        said = [f"pod a%20room 3 {life.incarnation} {state}" for state in ("READY", "DENY_NEW_CALL", "SHUTDOWN")]
+        said = [f"pod 3 {life.incarnation} {state}" for state in ("READY", "DENY_NEW_CALL", "SHUTDOWN")]
         assert [1, *said] == heard

@@ -23,7 +23,7 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import LinkAnnouncement, PodLife
+from stateful_route.models import LinkAnnouncement, PodLife, Topic
 from stateful_route.store import listener
 from stateful_route.store.connections import connections_of
 from stateful_route.store.keys import KeySpace
@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 
 FIRST, SECOND = PodLife(0, 100), PodLife(1, 100)
 PATIENCE = 10.0
-CHANNEL = KeySpace().events
+
+
+def channel_of(namespace: str) -> str:
+    return KeySpace().events(namespace, "room")
 
 
 @contextlib.asynccontextmanager
@@ -112,8 +115,8 @@ class TestOneConnection:
             tasks, sockets = asyncio.all_tasks(), open_sockets()
             async with contextlib.AsyncExitStack() as stack:
                 for name in names:
-                    await stack.enter_async_context(store.listen(name, PATIENCE))
-                    stack.push_async_callback(store.attach(name, PATIENCE, told[name]))
+                    await stack.enter_async_context(store.listen(Topic(name, "room"), PATIENCE))
+                    stack.push_async_callback(store.attach(Topic(name, "room"), PATIENCE, told[name]))
                 await eventually(lambda: all(each.events == ["begin"] for each in told.values()))
                 await announce(store, names[150])
                 await told[names[150]].comes("begin", "alice")
@@ -121,7 +124,7 @@ class TestOneConnection:
                 assert 1 == open_sockets() - sockets
                 assert 1 == len(asyncio.all_tasks() - tasks)
             await eventually(lambda: open_sockets() == sockets)
-            async with store.listen(namespace, 2 * PATIENCE):
+            async with store.listen(Topic(namespace, "room"), 2 * PATIENCE):
                 assert 2 * PATIENCE == store._subscription.patience
 
         assert 1 == sum("alice" in each.events for each in told.values())
@@ -130,8 +133,8 @@ class TestOneConnection:
         """All listeners together ask for one sign of life in the shortest patience of theirs."""
         async with store_at(own_server.url) as store, contextlib.AsyncExitStack() as stack:
             for number in range(100):
-                await stack.enter_async_context(store.listen(f"{namespace}-{number}", PATIENCE))
-            brief = await stack.enter_async_context(store.listen(namespace, 0.05))
+                await stack.enter_async_context(store.listen(Topic(f"{namespace}-{number}", "room"), PATIENCE))
+            brief = await stack.enter_async_context(store.listen(Topic(namespace, "room"), 0.05))
             own_server.ask("CONFIG", "RESETSTAT")
             for _ in range(5):
                 assert await anext(brief) is None
@@ -144,7 +147,7 @@ class TestOneConnection:
         pool = BlockingConnectionPool.from_url(shared_server.url, max_connections=1, timeout=1.0)
         async with Redis.from_pool(pool) as client:
             store = RedisStore(connections_of(client, 5.0, 8))
-            async with store.listen(namespace, PATIENCE) as announcements:
+            async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
                 await announce(store, namespace)
 
                 assert "alice" == await heard(announcements)
@@ -157,7 +160,7 @@ class TestOneConnection:
         told = {name: Told() for name in names}
         async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
             for name in names:
-                store.attach(name, PATIENCE, told[name])
+                store.attach(Topic(name, "room"), PATIENCE, told[name])
             await eventually(lambda: all(each.events == ["begin"] for each in told.values()))
             proxy.refuse()
             await eventually(lambda: all(each.events[1:2] == ["lose"] for each in told.values()))
@@ -195,7 +198,10 @@ class TestLoss:
     async def test_all_are_told(self, shared_server: LocalServer, namespace: str) -> None:
         """Each listener raises an error of its own when the connection is lost."""
         async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
-            async with store.listen(namespace, PATIENCE) as one, store.listen(namespace + "-x", PATIENCE) as two:
+            async with (
+                store.listen(Topic(namespace, "room"), PATIENCE) as one,
+                store.listen(Topic(namespace + "-x", "room"), PATIENCE) as two,
+            ):
                 proxy.refuse()
                 errors = [await until_lost(one), await until_lost(two)]
 
@@ -206,15 +212,15 @@ class TestLoss:
         """Who comes while the connection is lost waits for the next one; who is attached is told at once."""
         told, late = Told(), Told()
         async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
-            store.attach(namespace, PATIENCE, told)
+            store.attach(Topic(namespace, "room"), PATIENCE, told)
             await told.comes("begin")
             proxy.refuse()
             await told.comes("lose")
-            store.attach(namespace + "-x", PATIENCE, late)
+            store.attach(Topic(namespace + "-x", "room"), PATIENCE, late)
 
             assert ["lose"] == late.events
             proxy.pass_through()
-            async with store.listen(namespace, PATIENCE) as announcements:
+            async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
                 await announce(store, namespace)
 
                 assert "alice" == await heard(announcements)
@@ -226,7 +232,7 @@ class TestLoss:
             own_server.pause()
             began = time.monotonic()
             with pytest.raises(StoreError):
-                async with store.listen(namespace, PATIENCE):
+                async with store.listen(Topic(namespace, "room"), PATIENCE):
                     pass
             took = time.monotonic() - began
             own_server.resume()
@@ -237,7 +243,7 @@ class TestLoss:
         """An event loop that stands still for many times the patience loses no subscription."""
         told = Told()
         async with store_at(shared_server.url) as store:
-            store.attach(namespace, 0.25, told)  # so long a busy machine may let the server wait
+            store.attach(Topic(namespace, "room"), 0.25, told)  # so long a busy machine may let the server wait
             await told.comes("begin")
             for _ in range(3):
                 await asyncio.sleep(0.01)  # until the last question is answered
@@ -253,14 +259,14 @@ class TestLoss:
         """A store that is closed while somebody listens ends that, and nobody can listen any more."""
         told, late = Told(), Told()
         async with nothing_left(), store_at(shared_server.url) as store:
-            detach = store.attach(namespace, PATIENCE, told)
-            async with store.listen(namespace, PATIENCE) as announcements:
+            detach = store.attach(Topic(namespace, "room"), PATIENCE, told)
+            async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
                 await store.aclose()
                 error = await until_lost(announcements)
             with pytest.raises(StoreUnavailableError):
-                async with store.listen(namespace, PATIENCE):
+                async with store.listen(Topic(namespace, "room"), PATIENCE):
                     pass
-            store.attach(namespace, PATIENCE, late)
+            store.attach(Topic(namespace, "room"), PATIENCE, late)
             await detach()
 
         assert "closed" in str(error)
@@ -270,7 +276,10 @@ class TestLoss:
         """A listener that is too far behind is told that it missed something; the others go on."""
         monkeypatch.setattr(listener, "_MOST_WAITING", 10)
         async with store_at(shared_server.url) as store:
-            async with store.listen(namespace, PATIENCE) as slow, store.listen(namespace, PATIENCE) as quick:
+            async with (
+                store.listen(Topic(namespace, "room"), PATIENCE) as slow,
+                store.listen(Topic(namespace, "room"), PATIENCE) as quick,
+            ):
                 for number in range(20):
                     await announce(store, namespace, f"user-{number}")
 
@@ -292,7 +301,7 @@ class TestLoss:
 
         told = Raises()
         async with store_at(shared_server.url) as store:
-            store.attach(namespace, PATIENCE, told)
+            store.attach(Topic(namespace, "room"), PATIENCE, told)
             await told.comes("begin")
             await announce(store, namespace)
             await told.comes("begin", "alice", "lose", "begin")
@@ -316,10 +325,10 @@ class TestLoss:
         async with store_at(shared_server.url) as store:
 
             async def listen() -> None:
-                async with store.listen(namespace, PATIENCE):
+                async with store.listen(Topic(namespace, "room"), PATIENCE):
                     pass
 
-            async with store.listen(namespace, PATIENCE):
+            async with store.listen(Topic(namespace, "room"), PATIENCE):
                 with pytest.raises(LifecycleError, match="event loop"):
                     await asyncio.to_thread(asyncio.run, listen())
 
@@ -331,7 +340,7 @@ class TestLoss:
                 store._connections = store._subscription._connections = connections_of(client, 5.0, 8)
                 store._services._connections = store._connections
                 store._changing = store._connections.run
-                async with store.listen(namespace, PATIENCE) as announcements:
+                async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
                     await announce(store, namespace)
                     return await heard(announcements)
 
@@ -345,7 +354,7 @@ class TestLoss:
     async def test_former_primary(self, namespace: str) -> None:
         """A subscription at a server that is not the primary any more, be it alive, is given up."""
         with sentinel_group() as group:
-            async with store_at(group.url) as store, store.listen(namespace, 0.1) as announcements:
+            async with store_at(group.url) as store, store.listen(Topic(namespace, "room"), 0.1) as announcements:
                 settings: Any = store._connections._pipe.settings  # type: ignore[attr-defined]
                 host, port = settings["connection_pool"].master_address
                 settings["connection_pool"].master_address = host, port + 1  # as a reconnect of calls finds out
@@ -358,7 +367,7 @@ class TestTopologies:
     """What is checked at each sign of life: that the server is still the right one."""
 
     async def stays(self, store: RedisStore, namespace: str) -> None:
-        async with store.listen(namespace, 0.02) as announcements:
+        async with store.listen(Topic(namespace, "room"), 0.02) as announcements:
             async with asyncio.timeout(10.0):
                 signs = [await anext(announcements) for _ in range(10)]
             await announce(store, namespace)
@@ -412,20 +421,20 @@ class TestRights:
         """A channel that is refused is the error of who wants it, and of nobody else; granted, it is heard."""
         ours, theirs = namespace, f"{namespace}-theirs"
         rights = ("on", ">secret", "~*", "+@all", "resetchannels")
-        own_server.ask("ACL", "SETUSER", "app", *rights, f"&{CHANNEL(ours)}")
+        own_server.ask("ACL", "SETUSER", "app", *rights, f"&{channel_of(ours)}")
         told = Told()
         url = own_server.url.replace("unix://", "unix://app:secret@")
         async with store_at(url) as store, store_at(own_server.url) as other:
-            async with store.listen(ours, PATIENCE) as announcements:
+            async with store.listen(Topic(ours, "room"), PATIENCE) as announcements:
                 with pytest.raises(StoreUnavailableError, match="grant the channels"):
-                    async with store.listen(theirs, PATIENCE):
+                    async with store.listen(Topic(theirs, "room"), PATIENCE):
                         pass
-                store.attach(theirs, PATIENCE, told)
+                store.attach(Topic(theirs, "room"), PATIENCE, told)
                 await told.comes("lose")
                 await announce(other, ours)
 
                 assert "alice" == await heard(announcements)
-                own_server.ask("ACL", "SETUSER", "app", f"&{CHANNEL(theirs)}")
+                own_server.ask("ACL", "SETUSER", "app", f"&{channel_of(theirs)}")
                 await told.comes("lose", "begin")
                 await announce(other, theirs)
                 await told.comes("begin", "alice")
@@ -435,9 +444,9 @@ class TestRights:
         """A user that may not unsubscribe goes on, hears nothing that it left, and can come back."""
         own_server.ask("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-unsubscribe")
         url = own_server.url.replace("unix://", "unix://app:secret@")
-        async with store_at(url) as store, store.listen(namespace, PATIENCE) as stays:
+        async with store_at(url) as store, store.listen(Topic(namespace, "room"), PATIENCE) as stays:
             for number in range(3):
-                async with store.listen(f"{namespace}-x", PATIENCE) as announcements:
+                async with store.listen(Topic(f"{namespace}-x", "room"), PATIENCE) as announcements:
                     await announce(store, f"{namespace}-x", f"user-{number}")
 
                     assert f"user-{number}" == await heard(announcements)
@@ -486,8 +495,7 @@ class Script:
         self.peer.write(b"".join(map(self.reply, held)))
 
     def say(self, namespace: str, uid: str) -> None:
-        link = KeySpace().link(namespace, uid, "room")
-        self.peer.write(array("message", CHANNEL(namespace), f"link {link} 5"))
+        self.peer.write(array("message", channel_of(namespace), f"link {uid} 5"))
 
     @property
     def peer(self) -> Peer:
@@ -508,13 +516,13 @@ class TestOrder:
     async def test_left_and_back(self) -> None:
         """Who comes back while an UNSUBSCRIBE is under way listens only once the new SUBSCRIBE is confirmed."""
         script, told = Script(), Told()
-        async with script.store() as store, store.listen("other", PATIENCE):
+        async with script.store() as store, store.listen(Topic("other", "room"), PATIENCE):
             first = Told()
-            detach = store.attach("a", PATIENCE, first)
+            detach = store.attach(Topic("a", "room"), PATIENCE, first)
             await first.comes("begin")
             script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
             await detach()
-            store.attach("a", PATIENCE, told)
+            store.attach(Topic("a", "room"), PATIENCE, told)
             await script.holds_back(2)
             script.peer.write(script.reply(script.held.pop(0)))
             script.say("a", "early")
@@ -529,10 +537,10 @@ class TestOrder:
     async def test_left_before_it_stood(self, first_is: str) -> None:
         """Who comes back while the first SUBSCRIBE is under way is told of the answer to the last one alone."""
         script, told = Script(), Told()
-        async with script.store() as store, store.listen("other", PATIENCE):
+        async with script.store() as store, store.listen(Topic("other", "room"), PATIENCE):
             script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
-            await store.attach("a", PATIENCE, Told())()
-            store.attach("a", PATIENCE, told)
+            await store.attach(Topic("a", "room"), PATIENCE, Told())()
+            store.attach(Topic("a", "room"), PATIENCE, told)
             await script.holds_back(3)
             first = script.reply(script.held.pop(0))
             script.peer.write(first if first_is == "confirmed" else b"-NOPERM no\r\n")
@@ -550,11 +558,11 @@ class TestOrder:
     async def test_cancelled_in_flight(self) -> None:
         """A listener that is cancelled while its SUBSCRIBE is under way leaves the answers of others in their order."""
         script = Script()
-        async with nothing_left(), script.store() as store, store.listen("other", PATIENCE) as other:
+        async with nothing_left(), script.store() as store, store.listen(Topic("other", "room"), PATIENCE) as other:
             script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
 
             async def listen(namespace: str) -> str:
-                async with store.listen(namespace, PATIENCE) as announcements:
+                async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
                     return await heard(announcements)
 
             tasks = [asyncio.create_task(listen(name)) for name in ("a", "b", "c")]
@@ -574,10 +582,10 @@ class TestOrder:
         """Who waits for a subscription is told after a deadline; if it is not answered at all, all lose theirs."""
         script, told, other = Script(), Told(), Told()
         async with script.store(deadline=0.2) as store:
-            store.attach("other", 0.5, other)
+            store.attach(Topic("other", "room"), 0.5, other)
             await other.comes("begin")
             script.holds = {"SUBSCRIBE", "PING"}
-            store.attach("a", PATIENCE, told)
+            store.attach(Topic("a", "room"), PATIENCE, told)
             await told.comes("lose")
             early = other.events.copy()
             while "lose" not in other.events:  # what is announced is no answer
@@ -595,10 +603,10 @@ class TestOrder:
         """A subscription that is confirmed after the deadline stands then, and nobody else has noticed."""
         script, told, other = Script(), Told(), Told()
         async with script.store(deadline=0.1) as store:
-            store.attach("other", PATIENCE, other)
+            store.attach(Topic("other", "room"), PATIENCE, other)
             await other.comes("begin")
             script.holds = {"SUBSCRIBE"}
-            store.attach("a", PATIENCE, told)
+            store.attach(Topic("a", "room"), PATIENCE, told)
             await told.comes("lose")
             script.let_go()
             await told.comes("lose", "begin")
@@ -619,9 +627,9 @@ class TestOrder:
     async def test_nonsense(self, reply: bytes) -> None:
         """An answer that is none to what was asked costs the connection, by a typed error."""
         script, told = Script(), Told()
-        async with script.store() as store, store.listen("other", PATIENCE):
+        async with script.store() as store, store.listen(Topic("other", "room"), PATIENCE):
             script.holds = {"SUBSCRIBE"}
-            store.attach("a", PATIENCE, told)
+            store.attach(Topic("a", "room"), PATIENCE, told)
             await script.holds_back(1)
             script.held.clear()
             script.holds.clear()
@@ -631,22 +639,22 @@ class TestOrder:
     async def test_nobody_asked(self) -> None:
         """A reply that nobody asked for costs the connection; a message that nobody wants does not."""
         script = Script()
-        async with script.store() as store, store.listen("a", PATIENCE) as announcements:
+        async with script.store() as store, store.listen(Topic("a", "room"), PATIENCE) as announcements:
             script.say("nobody", "x")
             script.say("a", "alice")
 
             assert "alice" == await heard(announcements)
-            script.peer.write(array("subscribe", CHANNEL("nobody"), 1))
+            script.peer.write(array("subscribe", channel_of("nobody"), 1))
 
             assert "no answer to what was asked" in str(await until_lost(announcements))
 
     async def test_shared_channel(self) -> None:
         """However many listen in a namespace, it is subscribed to once, and left when the last of them leaves."""
         script = Script()
-        async with script.store() as store, store.listen("other", PATIENCE):
+        async with script.store() as store, store.listen(Topic("other", "room"), PATIENCE):
             async with contextlib.AsyncExitStack() as stack:
                 for _ in range(5):
-                    await stack.enter_async_context(store.listen("a", PATIENCE))
+                    await stack.enter_async_context(store.listen(Topic("a", "room"), PATIENCE))
             await eventually(lambda: script.count["UNSUBSCRIBE"] == 1)
 
         assert Counter(SUBSCRIBE=2, UNSUBSCRIBE=1) == script.count

@@ -196,21 +196,21 @@ class TestOldNews:
 
 class TestFlush:
     def test_ends_all(self, cache: LinkCache, clock: ManualClock) -> None:
-        """All entries of the namespace end, in the front too, and those of others stay."""
-        keys = [KEY, ("prod", "alice", "hall"), ("test", "alice", "room")]
+        """All entries of the service end, in the front too, and those of others stay."""
+        keys = [KEY, ("prod", "bob", "room"), ("prod", "alice", "hall"), ("test", "alice", "room")]
         for key in keys:
             cache.put(key, pod(), link(), clock())
             cache.pod(key)
-        cache.flush("prod")
+        cache.flush("prod", "room")
 
-        assert [None, None, 0] == indexes(*(cache.pod(key) for key in keys))
         assert not in_front(cache)
+        assert [None, None, 0, 0] == indexes(*(cache.pod(key) for key in keys))
 
     def test_answer_under_way(self, cache: LinkCache, clock: ManualClock) -> None:
         """An answer that was asked for before the flush is not kept; one that was asked for after it is."""
         asked_at = clock()
         clock.advance(0.001)
-        cache.flush("prod")
+        cache.flush("prod", "room")
         cache.put(KEY, pod(1), link(), asked_at)
         before = cache.pod(KEY)
         cache.put(KEY, pod(2), link(), clock())
@@ -221,7 +221,7 @@ class TestFlush:
         """What ended stays so when the same pod gets links again."""
         here = pod()
         cache.put(key_of("old"), here, link(), clock())
-        cache.flush("prod")
+        cache.flush("prod", "room")
         cache.put(key_of("new"), here, link(), clock())
 
         assert [None, 0] == indexes(cache.pod(key_of("old")), cache.pod(key_of("new")))
@@ -231,7 +231,7 @@ class TestFlush:
         cache = LinkCache(1000, ttl=100.0, margin=1.0, clock=clock)
         for number in range(1000):
             cache.put(key_of(number), pod(number % 3), link(), clock())
-        cache.flush("prod")
+        cache.flush("prod", "room")
 
         assert 1000 == len(cache)
         assert all(holder.flushed for holder in cache._holders.values())
@@ -241,7 +241,7 @@ class TestFlush:
         for number, uid in enumerate("abc"):
             cache.put(key_of(uid), pod(number), link(epoch=5), clock())
         none = cache.hint(key_of("other")), cache.has_hints
-        cache.flush("prod")
+        cache.flush("prod", "room")
         cache.outdate(key_of("b"), 5)
         hints = [cache.hint(key_of(uid)) for uid in "abc"]
         cached = indexes(*(cache.pod(key_of(uid)) for uid in "abc"))
@@ -258,7 +258,7 @@ class TestFlush:
     def test_hint_is_replaced(self, cache: LinkCache, clock: ManualClock) -> None:
         """An answer replaces a hint, be its epoch lower, as that of a store that has lost all."""
         cache.put(KEY, pod(1), link(epoch=9), clock())
-        cache.flush("prod")
+        cache.flush("prod", "room")
         cache.put(KEY, pod(2), link(epoch=3), clock())
 
         assert [2] == indexes(cache.pod(KEY))
@@ -267,7 +267,7 @@ class TestFlush:
     def test_put_by_hand(self, cache: LinkCache, clock: ManualClock) -> None:
         """What was put by hand is no hint."""
         cache.put(KEY, pod(1), None, clock())
-        cache.flush("prod")
+        cache.flush("prod", "room")
 
         assert cache.hint(KEY) is None
 
@@ -276,7 +276,7 @@ class TestFlush:
         cache = LinkCache(100, ttl=100.0, margin=1.0, clock=clock)
         for life in range(10_000):
             cache.put(key_of(life % 100), pod(life % 7), link(incarnation=life), clock())
-            cache.flush("prod")
+            cache.flush("prod", "room")
 
         assert 4096 >= len(cache._holders)
         assert 9999 % 7 == cache.hint(key_of(99))
@@ -370,7 +370,7 @@ class TestFront:
         [
             lambda cache: cache.outdate(KEY, 9),
             lambda cache: cache.pop(KEY),
-            lambda cache: cache.flush("prod"),
+            lambda cache: cache.flush("prod", "room"),
             lambda cache: cache.put(KEY, pod(1), link(epoch=10), cache._clock()),
             lambda cache: cache.close(),
             lambda cache: cache._front.clear(),
@@ -503,7 +503,7 @@ class TestBounds:
             clock.advance(0.1)
 
         assert len(cache._services) <= 1001
-        assert len(cache._services) == len(cache._by_namespace) == len(cache.front) - 1  # "" is the own one
+        assert len(cache._services) == len(cache.front) - 1  # "" is the own one
 
     def test_nothing_for_the_collector(self, clock: ManualClock) -> None:
         """A link is no object for the garbage collector: there are as many with 20,000 links as with a few."""

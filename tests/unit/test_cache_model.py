@@ -122,7 +122,8 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(namespace=st.sampled_from("pt"))
     def flush(self, namespace: str) -> None:
-        self.cache.flush(namespace)
+        for service in {key[2] for key in self.entries}:
+            self.cache.flush(namespace, service)
         self.flushed_at = self.clock()
         self.entries = {key: entry for key, entry in self.entries.items() if key[0] != namespace}
 

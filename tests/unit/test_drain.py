@@ -26,7 +26,7 @@ from stateful_route import (
     StoreUnavailableError,
     drain_on_signal,
 )
-from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife
+from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife, Topic
 from stateful_route.server.drain import HandedOver, HandOver
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
@@ -75,7 +75,7 @@ class TestDrain:
             events.append(f"hand off {uid}, {await routing_state(store)}, linked {link is not None}, owned {owned}")
 
         pod = make_pod(hand_off)
-        async with store.listen(NAMESPACE, 10.0) as announcements:
+        async with store.listen(Topic(NAMESPACE, SERVICE), 10.0) as announcements:
             async with pod:
                 handles = [await pod.claim(uid) for uid in ("alice", "bob")]
             said: list[str] = []

@@ -22,7 +22,8 @@ from stateful_route import (
 )
 from stateful_route._listening import attach
 from stateful_route.client.invalidation import InvalidationListener
-from stateful_route.models import PodLife
+from stateful_route.client.routing import ServiceTable
+from stateful_route.models import PodLife, Topic
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -59,7 +60,7 @@ async def dropped(client: ClientDriver) -> None:
 
 def state_of(client: ClientDriver) -> str:
     """Return whether the client is listening, deaf or degraded."""
-    return repr(client._table._listeners[NAMESPACE]).rpartition(" ")[2].rstrip(">")
+    return repr(client._table._listeners[NAMESPACE, SERVICE]).rpartition(" ")[2].rstrip(">")
 
 
 async def becomes(client: ClientDriver, state: str) -> None:
@@ -485,7 +486,7 @@ class TestUnexpected:
             def lose(self, error: StoreError) -> None:
                 told.append("lose")
 
-        detach = attach(store, NAMESPACE, Listener(), patience=10.0, random=Random(1))
+        detach = attach(store, Topic(NAMESPACE, SERVICE), Listener(), patience=10.0, random=Random(1))
         await eventually(lambda: told == ["begin"])
         await store.register(room(0), PodReport(), CONFIG.lease_seconds, 86400.0)
         await eventually(lambda: told == ["begin", "lose", "begin"])
@@ -497,8 +498,9 @@ class TestUnexpected:
 class TestEnd:
     def test_told_after_the_end(self, clock: ManualClock) -> None:
         """A listener that was closed serves nothing, whatever it is told later."""
-        flushed: list[str] = []
-        listener = InvalidationListener("other", lambda _: None, flushed.append, grace=60.0, clock=clock)
+        flushed: list[tuple[str, str]] = []
+        table = ServiceTable("other", SERVICE, settle=1.0)
+        listener = InvalidationListener(table, lambda _: None, lambda *of: flushed.append(of), grace=60.0, clock=clock)
         listener.close()
         listener.begin()
         begun = listener.serves_cached
@@ -587,4 +589,4 @@ class TestEnd:
             await client._table.refresh_all()
             await client._table.refresh_all()
 
-            assert {NAMESPACE} == set(store._listeners.values())
+            assert {} == store._listeners

@@ -357,7 +357,7 @@ def test_announced(table: ServiceTable, announced: str) -> None:
     read(table, state(0))
     for pod_index in (0, 1):
         for incarnation in (0, 1, 2, 10**30):
-            table.take_in(PodAnnouncement("prod", "room", pod_index, incarnation, announced))
+            table.take_in(PodAnnouncement("prod", "room", pod_index, incarnation, announced), NOW)
 
     assert [True] == [pod.usable for pod in table.routable]
     assert ((), (), (), set()) == (table.leaving, table.dead, table.asked_for, table.rumoured)
@@ -369,7 +369,7 @@ def test_rumoured(table: ServiceTable) -> None:
     read(table, state(0, incarnation=2))
     read(table, state(0, incarnation=2), now=NOW + 5.0)
     for incarnation in (1, 2, 3):
-        table.take_in(PodAnnouncement("prod", "room", 0, incarnation, "DEAD"))
+        table.take_in(PodAnnouncement("prod", "room", 0, incarnation, "DEAD"), NOW)
     rumoured = set(table.rumoured)
     read(table, state(0, incarnation=2), now=NOW + 5.0)
 

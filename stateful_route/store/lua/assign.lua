@@ -1,7 +1,7 @@
 -- Makes a link persistent for a life of a pod, whoever holds it; with an expected epoch, only if that is its epoch. A
 -- newer life of the same pod keeps it: a call of an older one has arrived late. (A life that is not known is 0.)
 -- keys: link ended
--- args: pod incarnation expected_epoch
+-- args: pod incarnation expected_epoch channel
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe without an expected epoch; with one, the second run of one that changed the owner is refused
@@ -24,5 +24,6 @@ end
 local last = link and link.kind == 'p' and link.epoch or last_ended(link and link.epoch)
 local assigned = new_link('p', ARGV[1], ARGV[2], -1, link, last)
 mark_begun(last, assigned)
-write_new_link(assigned, link, unreadable)
+write_link(assigned)
+if link then invalidate_everywhere(ARGV[4], link) end
 return reply(link and 'replaced' or created(unreadable), assigned, link)

@@ -1,7 +1,7 @@
 -- Makes a link persistent for a life of a pod, if there is none or it is its own.
 -- With steal "1" a temporary or grace link of another pod is taken too.
 -- keys: link ended
--- args: pod incarnation steal
+-- args: pod incarnation steal channel
 -- returns: outcome ttl_ms previous kind pod incarnation epoch ended?, in a line
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged", and tells the same
@@ -37,5 +37,6 @@ end
 local last = last_ended(link and link.epoch)
 local claimed = new_link('p', ARGV[1], ARGV[2], -1, link, last)
 mark_begun(last, claimed)
-write_new_link(claimed, link, unreadable)
+write_link(claimed)
+if link and link.kind == 't' then invalidate(ARGV[4], link) end -- of another, clients hear by a new life of the pod
 return reply(outcome, claimed, link) .. told(last)

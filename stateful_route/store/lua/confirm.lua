@@ -2,7 +2,7 @@
 -- said goodbye or let its lease pass; or the pod is not known at all, and gets an entry that says so.
 -- A lease that passed while no pod at all was heard counts half a lease later: the store may have refused heartbeats.
 -- keys: pods versions deadlines
--- args: pod incarnation retention_ms channel service
+-- args: pod incarnation retention_ms channel
 -- returns: dead
 -- writes: yes
 -- rerun: safe
@@ -41,5 +41,5 @@ local dead = known or { sequence = 0, lease_ms = 1, version = 0, load = '0', lin
   rest = '{}' }
 dead.incarnation, dead.at_ms, dead.state, dead.version = incarnation, now_ms, 'DEAD', new_version(dead.version)
 write_pod(ARGV[1], dead, true, known ~= nil, tonumber(ARGV[3]))
-announce(ARGV[4], ARGV[5], ARGV[1], incarnation, 'DEAD')
+announce_everywhere(ARGV[4], ARGV[1], incarnation, 'DEAD')
 return { 1 }

@@ -1,7 +1,7 @@
--- Publishes a heartbeat of a life of a pod, and announces its routing state if that is another one.
+-- Publishes a heartbeat of a life of a pod, and announces its routing state if that is another one, and that it drains.
 -- The version of the table rises if the heartbeat says something that is worth telling to the clients.
 -- keys: pods versions deadlines
--- args: pod incarnation sequence lease_ms state load links placed max_links rest retention_ms channel service
+-- args: pod incarnation sequence lease_ms state load links placed max_links rest retention_ms channel
 -- returns: outcome
 -- writes: yes
 -- rerun: safe
@@ -19,7 +19,10 @@ if known.at_ms > now_ms then
   leave_future()
   known.free_ms, known.at_ms = math.max(0, known.free_ms - (known.at_ms - now_ms)), now_ms
 end
-local announced = known.state ~= state
+local function drains(rest)
+  return string.find(rest, '"draining":true', 1, true) ~= nil
+end
+local announced = known.state ~= state or (known.rest ~= ARGV[10] and drains(known.rest) ~= drains(ARGV[10]))
 -- The first heartbeat after a silence of all pods says so to those that confirm deaths.
 local half = known.lease_ms / 2
 local heard = now_ms - known.at_ms > half and heard_ms() or now_ms
@@ -35,5 +38,5 @@ if changed then
 end
 known.sequence, known.at_ms = tonumber(ARGV[3]), now_ms
 write_pod(ARGV[1], known, changed, true, tonumber(ARGV[11]))
-if announced then announce(ARGV[12], ARGV[13], ARGV[1], incarnation, state) end
+if announced then announce(ARGV[12], ARGV[1], incarnation, state) end
 return { 'accepted' }

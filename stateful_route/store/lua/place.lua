@@ -1,7 +1,7 @@
 -- Returns the link of a uid, made for the candidate if there is none, or if its owner is among the dead.
 -- A temporary link is renewed and never shortened; a link in grace comes back, unless its owner is leaving.
 -- keys: link ended?
--- args: pod incarnation ttl_ms dead? leaving?
+-- args: pod incarnation ttl_ms dead? leaving? channel?
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe

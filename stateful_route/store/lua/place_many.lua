@@ -1,13 +1,13 @@
 -- Does for many uids at once what place.lua does for one; not on a cluster, where their keys are in many slots.
 -- What does not work for one uid is an error in its place, and changes nothing for the others; READONLY is for all.
 -- keys: link ended ...
--- args: ttl_ms dead leaving pod incarnation ...
+-- args: ttl_ms dead leaving channel pod incarnation ...
 -- returns: ...
 -- writes: yes
 -- rerun: safe
 -- cost: for each uid that of place.lua, and a third less time: it begins once, and reads the clock once
 local keys, args = KEYS, ARGV
-local KEYS, ARGV = {}, { '', '', args[1], args[2], args[3] } -- those of one uid, for what follows
+local KEYS, ARGV = {}, { '', '', args[1], args[2], args[3], args[4] } -- those of one uid, for what follows
 -- include: clock
 -- include: link
 
@@ -21,7 +21,7 @@ end
 local replies = {}
 for i = 1, #keys / 2 do
   KEYS[1], KEYS[2] = keys[2 * i - 1], keys[2 * i]
-  ARGV[1], ARGV[2] = args[2 * i + 2], args[2 * i + 3]
+  ARGV[1], ARGV[2] = args[2 * i + 3], args[2 * i + 4]
   local done, reply = pcall(place)
   if not done then
     if type(reply) ~= 'table' then -- before Redis 7 the error has the place in the script before it

@@ -3,7 +3,7 @@
 -- With `above` the incarnation is above that too, be it lost and the clock put back.
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.
 -- keys: pods versions deadlines
--- args: pod lease_ms state load links placed rest retention_ms channel service process? expected? above?
+-- args: pod lease_ms state load links placed rest retention_ms channel process? expected? above?
 -- returns: incarnation previous_incarnation previous_left_ms own previous_born
 -- writes: yes
 -- rerun: safe; without `expected` each run begins another life, which supersedes the one before
@@ -13,7 +13,7 @@ local pod, retention_ms = ARGV[1], tonumber(ARGV[8])
 open_pods()
 local before = parse_pod(redis.call('HGET', KEYS[1], pod))
 local there = before and before.incarnation or 0
-local process = ARGV[11] or ''
+local process = ARGV[10] or ''
 if process == '' then process = '-' end
 -- A process is "<the first of its incarnations>:<name>", or the name alone before it has one.
 local function name_of(text)
@@ -21,7 +21,7 @@ local function name_of(text)
 end
 local own = before and process ~= '-' and name_of(before.process) == name_of(process) and 1 or 0
 local born = before and tonumber(string.match(before.process, '^(%d+):') or '') or there
-if (ARGV[12] or '') ~= '' and tonumber(ARGV[12]) ~= there then return { 0, there, 0, own, born } end
+if (ARGV[11] or '') ~= '' and tonumber(ARGV[11]) ~= there then return { 0, there, 0, own, born } end
 if before and before.at_ms > now_ms then
   leave_future()
   before = parse_pod(redis.call('HGET', KEYS[1], pod))
@@ -41,7 +41,7 @@ if pods.pruned_ms + retention_ms / 100 < now_ms then
     end
   end
 end
-local incarnation = math.max(there + 1, now_us, (tonumber(ARGV[13] or '') or 0) + 1)
+local incarnation = math.max(there + 1, now_us, (tonumber(ARGV[12] or '') or 0) + 1)
 -- When the older lives of other processes own nothing any more: the one before, and those before that.
 local free_ms = before and before.free_ms or 0
 if before and own == 0 and before.state ~= 'SHUTDOWN' and before.state ~= 'DEAD' then
@@ -52,5 +52,5 @@ write_pod(pod, {
   version = new_version(before and before.version or 0), load = ARGV[4], links = ARGV[5], placed = ARGV[6],
   process = process, free_ms = free_ms, rest = ARGV[7],
 }, true, before ~= nil, retention_ms)
-announce(ARGV[9], ARGV[10], pod, incarnation, ARGV[3])
+announce_everywhere(ARGV[9], pod, incarnation, ARGV[3])
 return { incarnation, there, math.max(0, free_ms - now_ms), own, born }

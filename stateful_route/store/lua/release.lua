@@ -1,7 +1,8 @@
 -- Removes a link if it is held by this pod, incarnation and epoch; an empty argument matches any.
+-- Without a channel nobody is told: a pod that drains was announced to do so.
 -- With a grace above 0 it still resolves for that time, or for what was left of it if that is less.
 -- keys: link ended
--- args: pod incarnation epoch grace_ms
+-- args: pod incarnation epoch grace_ms channel?
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe; the second run finds the link absent, or in grace already
@@ -23,12 +24,12 @@ if link.kind ~= 'p' then grace_ms = math.min(grace_ms, link.left_ms) end
 mark_ended(link, math.max(0, grace_ms))
 if grace_ms <= 0 then
   redis.call('DEL', KEYS[1])
-  announce(link.epoch)
+  if ARGV[5] then invalidate_everywhere(ARGV[5], link) end
   return reply('released', nil, link)
 end
 local was_grace = link.kind == 'g'
 link.kind = 'g'
 link.left_ms = grace_ms
 write_link(link)
-if not was_grace then announce(link.epoch) end
+if ARGV[5] and not was_grace then invalidate_everywhere(ARGV[5], link) end
 return reply('grace', link)

@@ -36,6 +36,7 @@ class PipelinedCluster:
     """The primaries of a cluster. Implements ``Connections``."""
 
     is_one_server = False
+    database = 0
 
     def __init__(
         self, kind: Any, settings: dict[str, Any], startup: Sequence[Address], deadline: float, max_pending: int

@@ -26,6 +26,7 @@ class PipelinedServer:
         """See ``Pipe``."""
         self._pipe = ScriptPipe(kind, settings, deadline, max_pending, second=_second)
         self.deadline = deadline
+        self.database = int(settings.get("db") or 0)
 
     def __repr__(self) -> str:
         return f"<PipelinedServer over {self._pipe!r}>"

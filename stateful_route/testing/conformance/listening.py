@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route.models import LinkAnnouncement
+from stateful_route.models import LinkAnnouncement, Topic
 from stateful_route.testing.conformance.shared import OWNER, Parts
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ async def _next(announcements: AsyncIterator[Announcement | None]) -> LinkKey:
     raise AssertionError("it ended")
 
 
+def _topic(key: LinkKey) -> Topic:
+    return Topic(key.namespace, key.service_name)
+
+
 def _of(key: LinkKey, number: int) -> LinkKey:
     """Return a link in the namespace of that number."""
     return attrs.evolve(key, namespace=f"{key.namespace}-{number}")
@@ -47,7 +51,7 @@ class Listening(Parts):
     async def test_two_listeners(self, store: Store, key: LinkKey) -> None:
         """Two listeners in one namespace hear the same, each all of it, once."""
         uids = [attrs.evolve(key, uid=f"{key.uid}-{number}") for number in range(10)]
-        async with store.listen(key.namespace, _PATIENCE) as first, store.listen(key.namespace, _PATIENCE) as second:
+        async with store.listen(_topic(key), _PATIENCE) as first, store.listen(_topic(key), _PATIENCE) as second:
             for uid in uids:
                 await _announce(store, uid)
 
@@ -59,7 +63,7 @@ class Listening(Parts):
         keys = [_of(key, number) for number in range(_MANY)]
         async with contextlib.AsyncExitStack() as stack:
             ears = await asyncio.gather(
-                *(stack.enter_async_context(store.listen(each.namespace, _PATIENCE)) for each in keys)
+                *(stack.enter_async_context(store.listen(_topic(each), _PATIENCE)) for each in keys)
             )
             for each in reversed(keys):
                 await _announce(store, each)
@@ -70,8 +74,8 @@ class Listening(Parts):
     async def test_one_leaves(self, store: Store, key: LinkKey, same: bool) -> None:  # noqa: FBT001 - a parameter
         """A listener that leaves deafens no other one, be it in the same namespace."""
         other = key if same else _of(key, 1)
-        async with store.listen(key.namespace, _PATIENCE) as stays:
-            async with store.listen(other.namespace, _PATIENCE):
+        async with store.listen(_topic(key), _PATIENCE) as stays:
+            async with store.listen(_topic(other), _PATIENCE):
                 pass
             await _announce(store, key)
 
@@ -80,9 +84,9 @@ class Listening(Parts):
     async def test_comes_back(self, store: Store, key: LinkKey) -> None:
         """Listeners that leave and come back at once, again and again, hear what is announced from then on."""
         other = _of(key, 1)
-        async with store.listen(key.namespace, _PATIENCE):
+        async with store.listen(_topic(key), _PATIENCE):
             for number in range(20):
-                async with store.listen(other.namespace, _PATIENCE) as ear:
+                async with store.listen(_topic(other), _PATIENCE) as ear:
                     again = attrs.evolve(other, uid=f"{key.uid}-{number}")
                     await _announce(store, again)
 
@@ -92,10 +96,10 @@ class Listening(Parts):
         """A listener that is cancelled while it waits for its subscription, or later, deafens no other one."""
 
         async def listen() -> None:
-            async with store.listen(key.namespace, _PATIENCE) as ear:
+            async with store.listen(_topic(key), _PATIENCE) as ear:
                 await _next(ear)
 
-        async with store.listen(_of(key, 1).namespace, _PATIENCE), store.listen(key.namespace, _PATIENCE) as stays:
+        async with store.listen(_topic(_of(key, 1)), _PATIENCE), store.listen(_topic(key), _PATIENCE) as stays:
             for turns in range(6):
                 task = asyncio.create_task(listen())
                 for _ in range(turns):

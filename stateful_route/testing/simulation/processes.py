@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from stateful_route.client.driver import ClientDriver
-from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError
+from stateful_route.errors import LifecycleError, RoutingError, StatefulRouteError, StoreError, StoreTimeoutError
 from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
 from stateful_route.testing.simulation.leftovers import is_waiting
@@ -75,6 +75,7 @@ class Process:
         self.leaving = False
         self.asked: set[str] = set()
         self.longest: dict[str, float] = {}
+        self._gave_up_at = 0.0
 
     def do(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]], action: dict[str, Any]) -> None:
         """Run an operation of the application in a task of its own."""
@@ -118,7 +119,11 @@ class Process:
         ends = f"{label} after {took:.4f} s: {type(result).__name__} {result}" if self.judge.trace.on else ""
         self.judge.trace.note(self.name, "ends", ends)
         bound = self.bound(name)
-        if isinstance(result, StoreError) and self.must_be_answered(began):
+        if isinstance(result, str) and result in {"cancelled", "given up"}:
+            self._gave_up_at = self.machine.loop.now
+        # Who has joined a call that was given up begins again with what time is left.
+        abandoned = isinstance(result, StoreTimeoutError) and began < self._gave_up_at
+        if isinstance(result, StoreError) and not abandoned and self.must_be_answered(began):
             self.judge.violate("errors are expected", f"{self.name} {name}: {result}, and nothing was wrong")
         if took > bound:
             text = f"{self.name} {name} took {took:.3f} s: {bound:.3f} s is its bound"
@@ -281,10 +286,10 @@ class PodProcess(Process):
                 return
         await asyncio.sleep(self.random.random() * 0.004)
         version = self.judge.ledger[uid]
-        self._torn.discard(uid)
         await asyncio.sleep(self.random.random() * 0.002)
         owned = self.driver is not None and self.driver.owned(uid) is handle
         if owned and not self._newer(uid, handle) and self.judge.ledger[uid] == version:
+            self._torn.discard(uid)
             self.memory[uid] = handle, version
 
     def _newer(self, uid: str, handle: Ownership) -> bool:
@@ -418,7 +423,7 @@ class PodProcess(Process):
         number = self.states
         if state is RoutingState.SHUTDOWN:
             self.leaving = True
-            self.left_waiting = is_waiting(driver)
+            self.left_waiting |= is_waiting(driver)
         await driver.set_routing_state(state)
         if number == self.states and not driver.stopped and driver.incarnation and not is_waiting(driver):
             self.check_state(state, "set_routing_state returned")
@@ -432,7 +437,8 @@ class PodProcess(Process):
         table = judge.server.apply("read_pods", self.config.namespace, SERVICE)
         life = PodLife(self.index, driver.incarnation)
         # A life that waits for an older one says no goodbye, or its successor would not wait.
-        accepted = {state, RoutingState.DENY_NEW_CALL} if driver._heart.waiting else {state}  # noqa: SLF001
+        waits = self.left_waiting or driver._heart.waiting  # noqa: SLF001
+        accepted = {state, RoutingState.DENY_NEW_CALL} if waits else {state}
         for pod in table.pods:
             if pod.life == life and not pod.dead and pod.report.routing_state not in accepted:
                 text = f"{when}: {self.name} is {pod.report.routing_state} in the store, not {state}"
@@ -457,7 +463,8 @@ class PodProcess(Process):
             return
         judge.trace.note(self.name, "stops")
         began, stalled = self.machine.loop.now, self.machine.stalled_for
-        waiting = is_waiting(driver) or self.left_waiting
+        self.left_waiting |= is_waiting(driver)
+        waiting = self.left_waiting
         owned = [handle for uid in judge.uids if (handle := driver.owned(uid)) is not None]
         await driver.stop()
         before = began - 4 * self.config.call_deadline_seconds  # the pipe waits to connect again

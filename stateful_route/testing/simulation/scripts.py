@@ -345,6 +345,75 @@ def _emptied_while_dead(maker: Maker) -> None:
         maker.ask(at + maker.lease + 4.0 + maker.random.random(), uid, "compute")
 
 
+def _drained_and_back(maker: Maker) -> None:
+    """A pod drains while clients have its uids in their caches, and the next one with its index comes soon."""
+    random = maker.random
+    _set_up(maker, clients=2, uids=5, seconds=7.0)
+    for uid in range(5):
+        maker.op(0.3, 0, uid, "claim", plain=True)
+        maker.ask(0.6, uid, "compute")
+        maker.ask(0.7, uid, "compute")
+    at = 1.0
+    if random.random() < 0.4:  # a client hears of it late, or its reading is late
+        of = random.choice(["subscription", "pipe"])
+        maker.silence(at - 0.01, "client0", 0.3 * random.random(), of, up=False, new=False)
+    maker.add(at, "pod0", random.choice(["stop", "stop", "drain"]))
+    for uid in range(5):
+        for number in range(3):
+            maker.ask(
+                at + 0.02 * (number + random.random()), uid, random.choice(["compute", "request", "batch_compute"])
+            )
+    back = at + random.choice([0.05, 0.4, 1.5]) * random.random()
+    maker.add(back, "pod0", "start")
+    for uid in range(5):
+        _ask_often(maker, back + 0.1 * random.random(), uid, until=4.0, every=0.3)
+
+
+def _restarted(maker: Maker) -> None:
+    """A pod is killed and comes back at once; its links are claimed again, or taken over, as clients come to them."""
+    random = maker.random
+    _set_up(maker, clients=2, uids=5, seconds=7.0)
+    maker.settings.update(index_is_exclusive=random.random() < 0.7)
+    for uid in range(5):
+        maker.op(0.3, 0, uid, "claim", plain=True)
+        maker.ask(0.6, uid, "compute")
+    at = 1.0
+    back = at + maker.lease * random.choice([0.1, 1.0, 2.5]) * (0.5 + random.random())
+    if random.random() < 0.4:
+        maker.silence(
+            back - 0.05, "client0", 0.5 * random.random(), random.choice(["subscription", "pipe", ""]), new=False
+        )
+    if random.random() < 0.3:
+        maker.add(at, "pod0", "stall", seconds=round(back - at + random.random(), 4), timers_first=True)
+    else:
+        maker.add(at, "pod0", "kill")
+    maker.add(back, "pod0", "start")
+    for uid in range(5):
+        _ask_often(maker, at + maker.lease * 0.5, uid, until=5.0, every=0.25)
+        if random.random() < 0.5:
+            maker.op(back + 0.5 * random.random(), random.randrange(2), uid, "claim")
+
+
+def _taken_over_late(maker: Maker) -> None:
+    """A dead pod is back, which one client has heard, and another one, which has not, takes its links over."""
+    random = maker.random
+    _set_up(maker, clients=2, uids=5, seconds=6.0)
+    maker.lease = 0.6
+    for uid in range(5):
+        maker.op(0.3, 0, uid, "claim", plain=True)
+    maker.add(0.6, "client0", "compute", uid=0)
+    maker.add(0.6, "client1", "compute", uid=0)
+    maker.add(1.0, "pod0", "kill")
+    back = 1.0 + maker.lease + maker.heartbeat + 0.6 + 0.2 * random.random()
+    maker.silence(back - 0.05, "client1", 1.5, "subscription", new=True)
+    maker.add(back, "pod0", "start")
+    for uid in range(1, 5):
+        maker.add(back + 0.02 + 0.05 * random.random(), "client0", "compute", uid=uid)
+        maker.add(back + 0.05 + 0.2 * random.random(), "client1", "compute", uid=uid)
+        for number in range(4):
+            maker.add(back + 1.0 + 0.3 * number + 0.1 * random.random(), "client0", "compute", uid=uid)
+
+
 def _evicted(maker: Maker) -> None:
     """A pod released a uid, the next owner dies, and the store loses its link and nothing else."""
     _set_up(maker, clients=0)
@@ -442,6 +511,9 @@ SCRIPTS: tuple[Callable[[Maker], None], ...] = (
     _mark_of_long_ago,
     _given_up_and_rolled_back,
     _emptied_while_dead,
+    _drained_and_back,
+    _restarted,
+    _taken_over_late,
     _evicted,
     _leases_differ,
     _flock,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import Announcement, Link, LinkChange
+    from stateful_route.models import Announcement, Link, LinkChange, Topic
     from stateful_route.testing.simulation.loop import Machine
     from stateful_route.testing.simulation.network import Connection, Network
 
@@ -65,14 +65,14 @@ def node_of(uid: str, nodes: int) -> int:
 class InstantStore(MemoryStore):
     """A memory store whose operations do not wait for anything; what it announces goes to ``announce``."""
 
-    announce: Callable[[str, Announcement], object] | None = None
+    announce: Callable[[Topic, Announcement], object] | None = None
 
     async def _gate(self, name: str, *, after: bool) -> None:
         """Let it pass: the network does the waiting."""
 
-    def _announce(self, namespace: str, announcement: Announcement) -> None:
+    def _announce(self, topic: Topic, announcement: Announcement) -> None:
         if self.announce is not None:
-            self.announce(namespace, announcement)
+            self.announce(topic, announcement)
 
 
 @attrs.define(eq=False)
@@ -105,7 +105,7 @@ class StoreServer:
         """Called with what arrives, is applied or is announced."""
         self.before: Callable[[Request], object] = _unseen_request
         self.after: Callable[[Request, Any], object] = _unseen_answer
-        self._subscribed: dict[Connection, str] = {}
+        self._subscribed: dict[Connection, Topic] = {}
         self._paused_until = 0.0
         self._inbox: deque[tuple[Connection, Any]] = deque()
         self._requests: dict[int, Request] = {}
@@ -214,10 +214,11 @@ class StoreServer:
         uids = uids_of(request.name, request.args) if self._down else ()
         return any(self._down.get(node_of(uid, self.nodes), 0.0) > self.loop.now for uid in uids)
 
-    def _announce(self, namespace: str, announcement: Announcement) -> None:
-        self.seen("announces", None, announcement)
+    def _announce(self, topic: Topic, announcement: Announcement) -> None:
+        if topic.pod_index is None:
+            self.seen("announces", None, announcement)
         for connection, wanted in self._subscribed.items():
-            if wanted == namespace and self._muted.get(connection.machine, 0.0) <= self.loop.now:
+            if wanted == topic and self._muted.get(connection.machine, 0.0) <= self.loop.now:
                 connection.answer(announcement)
 
     def _gone(self, connection: Connection) -> None:
@@ -454,11 +455,9 @@ class SimulatedStore:
         answer = reply if isinstance(reply, StoreError) else self.server.answer_of(reply)
         return answer if isinstance(answer, StoreError) else answer[0]
 
-    def listen(
-        self, namespace: str, patience: float
-    ) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
-        """Subscribe to what is announced in a namespace."""
-        return _Subscription(self, namespace, patience)
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+        """Subscribe to what the clients of a service, or one of its pods, are told."""
+        return _Subscription(self, topic, patience)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -469,9 +468,9 @@ class SimulatedStore:
 class _Subscription:
     """A connection of its own that hears announcements, and finds out when it is deaf."""
 
-    def __init__(self, store: SimulatedStore, namespace: str, patience: float) -> None:
+    def __init__(self, store: SimulatedStore, topic: Topic, patience: float) -> None:
         self._store = store
-        self._namespace = namespace
+        self._topic = topic
         self._patience = patience
         self._connection: Connection | None = None
         self._heard: deque[Any] = deque()
@@ -485,7 +484,7 @@ class _Subscription:
         self._connection.to_machine = self._come
         self._connection.lost = self._lose
         self._connection.send("hello")
-        self._connection.send(("subscribe", self._namespace))
+        self._connection.send(("subscribe", self._topic))
         try:
             await self._next(store.deadline, "welcome")
             await self._next(store.deadline, "subscribed")

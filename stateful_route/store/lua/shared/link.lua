@@ -76,21 +76,17 @@ local function new_link(kind, pod, incarnation, left_ms, before, last)
   return { kind = kind, pod = pod, incarnation = incarnation, epoch = epoch, more = '', left_ms = left_ms }
 end
 
--- Tells everybody that what they know of the link up to that epoch is not so any more. A user without the right to
--- publish has no right to subscribe either, as a rule: its clients are deaf, and use no cache.
-local function announce(epoch)
-  local prefix, namespace = string.match(KEYS[1], '^(.-)link:{(.-):') -- as in store/keys.py
-  redis.pcall('PUBLISH', prefix .. 'events:' .. namespace, 'link ' .. KEYS[1] .. ' ' .. epoch)
+-- Tells the clients of the service, on that channel, that what they cached of the link is stale up to its epoch. A user
+-- without the right to publish has no right to subscribe either, as a rule: its clients are deaf, and use no cache.
+local function invalidate(channel, link)
+  local uid = string.match(KEYS[1], '^[^{]*{[^:]*:(.*)}') -- as in store/keys.py
+  redis.pcall('PUBLISH', channel, 'link ' .. uid .. ' ' .. link.epoch)
 end
 
--- Writes a link for a new owner. It is announced if somebody may know another: a link that was not there is in no cache.
-local function write_new_link(link, before, unreadable)
-  write_link(link)
-  if before then
-    announce(before.epoch)
-  elseif unreadable then
-    announce(integer(link.epoch - 1))
-  end
+-- Tells the pod that had the link too.
+local function invalidate_everywhere(channel, link)
+  invalidate(channel, link)
+  invalidate(channel .. ':' .. link.pod, link)
 end
 
 -- The reply of every operation on a link. `before` is given if the owner or its incarnation changed.

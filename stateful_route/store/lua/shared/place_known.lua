@@ -13,7 +13,11 @@ if link and not among(link, ARGV[4]) and not (link.kind == 'g' and among(link, A
   if lengthened then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
   return reply('renewed', link)
 end
-if link and link.kind == 'p' then mark_ended(link, 0) end
 local placed = new_link('t', ARGV[1], ARGV[2], ttl_ms, link)
-write_new_link(placed, link, unreadable)
+write_link(placed)
+if link and link.kind == 'p' then
+  mark_ended(link, 0) -- who cached it hears of the death itself
+elseif link and link.kind == 't' then
+  invalidate(ARGV[6], link)
+end
 return reply(link and 'replaced' or created(unreadable), placed, link)

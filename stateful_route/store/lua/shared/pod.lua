@@ -181,7 +181,13 @@ local function heard_ms()
   return pod and pod.at_ms or 0
 end
 
--- Tells the clients of the namespace that the routing state of a pod, or its life, is another one.
-local function announce(channel, service, pod, incarnation, state)
-  redis.pcall('PUBLISH', channel, 'pod ' .. service .. ' ' .. pod .. ' ' .. integer(incarnation) .. ' ' .. state)
+-- Tells the clients of the service, on that channel, that the routing state of a pod, or its life, is another one.
+local function announce(channel, pod, incarnation, state)
+  redis.pcall('PUBLISH', channel, 'pod ' .. pod .. ' ' .. integer(incarnation) .. ' ' .. state)
+end
+
+-- Tells the pod too, of which another process, or a client, has said so.
+local function announce_everywhere(channel, pod, incarnation, state)
+  announce(channel, pod, incarnation, state)
+  announce(channel .. ':' .. pod, pod, incarnation, state)
 end
