@@ -14,8 +14,10 @@ from benchmarks.cases.mixed import MIXED
 from benchmarks.cases.placement import PLACEMENT
 from benchmarks.cases.runtimes import RUNTIMES
 from benchmarks.cases.stall import STALL
+from benchmarks.cases.walks import WALKS
 
 CASES = (
+    WALKS,
     HIT,
     MISS,
     RUNTIMES,

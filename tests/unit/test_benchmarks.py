@@ -8,6 +8,7 @@ import gc
 import json
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,16 +18,18 @@ import pytest
 
 from benchmarks import loops, plot, record, report, worker
 from benchmarks.__main__ import main
-from benchmarks.cases import CASES, batch, memory, stall
+from benchmarks.cases import CASES, batch, memory, stall, walks
 from benchmarks.cases.concurrency import PEERS
 from benchmarks.cases.heartbeat import HEARTBEAT
 from benchmarks.cases.mixed import MIXED
 from benchmarks.cases.placement import PLACEMENT
+from benchmarks.cases.walks import WALKS
 from benchmarks.goals import SUBJECT, Ceiling, Goal
 from benchmarks.harness import Case, Lab, Variant, interleave, run
 from benchmarks.load import under_load
 from benchmarks.misses import KNOWN, NEW, SCRIPT, measure_rows, open_crowd, uid_of
 from benchmarks.peers import benchmark_tool, missing_module
+from benchmarks.roads import Step, most_common, recorded
 from benchmarks.rows import Options, Row
 from benchmarks.statistics import Spread, quantile, ratios, spread
 from benchmarks.traffic import Traffic
@@ -425,6 +428,51 @@ async def test_mixed() -> None:
     assert [True] == [one.is_met for one in rows if one.goals]
 
 
+async def test_walks() -> None:
+    """The walk of each trip is told: a hit is one call, and what asks the server goes through some modules."""
+    running = WALKS.run(QUICK)
+    assert isinstance(running, AsyncIterator)
+    rows = {one.variant: one for one in [one async for one in running]}
+
+    assert set(walks.TRIPS.values()) == rows.keys()
+    for trip, variant in walks.TRIPS.items():
+        calls, modules, moves = (rows[variant].median(name) for name in ("calls", "modules", "moves"))
+        assert 1 <= modules <= moves + 1 <= calls < 300
+        assert (calls == 1) is (trip == walks.HIT)
+    assert rows[walks.TRIPS[walks.HEARTBEAT]].goals
+
+
+def test_shown_walk(capsys: pytest.CaptureFixture[str]) -> None:
+    """--show prints the calls of one trip, indented, from what the user calls on, and how many each module has."""
+    main(["--quick", "--show", "miss"])
+
+    head, blank, first, second, *rest = capsys.readouterr().out.splitlines()
+    assert head.startswith("a miss of a new uid: ")
+    assert ("", "client.driver:ClientDriver.compute_linked_pod") == (blank, first)
+    assert second.startswith("  client.")
+    counts = [int(line.split()[0]) for line in rest[rest.index("") + 1 :]]
+    assert f"{sum(counts)} calls, {len(counts)} modules" in head
+
+
+async def pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def test_recorded_walk() -> None:
+    """A coroutine that goes on is a call more, what others do is none, and a pause parts two walks."""
+    of_the_package = types.FunctionType(pause.__code__, {"__name__": "stateful_route.somewhere", "asyncio": asyncio})
+    with recorded() as recorder:
+        await of_the_package(0.01)
+        await pause(0.0)
+
+    before, after = recorder.parts(0.01)
+    assert [Step(0, "somewhere", "pause", resumed=False)] == before.steps
+    assert [Step(0, "somewhere", "pause", resumed=True)] == after.steps
+    assert (2, 1, 0) == recorder.walk.figures
+    assert ["somewhere:pause", "somewhere:pause (goes on)", "", "   2 somewhere"] == recorder.walk.lines()
+    assert after is most_common([recorder.walk, after, before])
+
+
 def test_plot(tmp_path: Path) -> None:
     """A picture is a small PNG."""
     file = tmp_path / "picture.png"
@@ -479,7 +527,7 @@ def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["hot"])
 
-    assert "'hot' is none of hit, miss" in capsys.readouterr().err
+    assert "'hot' is none of walks, hit, miss" in capsys.readouterr().err
 
 
 def test_loop_that_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
