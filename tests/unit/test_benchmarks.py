@@ -27,7 +27,17 @@ from benchmarks.cases.walks import WALKS
 from benchmarks.goals import SUBJECT, Ceiling, Goal
 from benchmarks.harness import Case, Lab, Variant, interleave, run
 from benchmarks.load import under_load
-from benchmarks.misses import KNOWN, NEW, SCRIPT, measure_rows, open_crowd, uid_of
+from benchmarks.misses import (
+    CLAIMED,
+    KNOWN,
+    MISSES,
+    NEW,
+    PROCESSOR_TIME,
+    SCRIPT,
+    measure_rows,
+    open_crowd,
+    uid_of,
+)
 from benchmarks.peers import benchmark_tool, missing_module
 from benchmarks.roads import Step, most_common, recorded
 from benchmarks.rows import Options, Row
@@ -121,6 +131,8 @@ def test_noise_is_of_the_reference_alone() -> None:
         (Goal(0.5, more_is_better=True), True),
         (Goal(0.25, of="other"), True),
         (Goal(2.0, of="other", subject="reference"), True),
+        (Goal(2, more_is_better=True).of_cost(), True),
+        (Goal(2.1, more_is_better=True).of_cost(), False),
         (Ceiling(1.0), True),
         (Ceiling(0.9), False),
         (Ceiling(0.5, above="reference"), True),
@@ -264,7 +276,7 @@ async def crowd_rows() -> list[Row]:
         assert server.port is not None
         async with open_crowd(server, (server.port,), PEERS, callers=4, known=50, cluster=False) as crowd:
             rows = []
-            for kind in (KNOWN, NEW):
+            for kind in (KNOWN, NEW, CLAIMED):
                 measured = crowd.sides(kind, 4, 0.005)
                 rows += await measure_rows(CASE, kind, measured, 1, missing=crowd.missing, server=None)
             return rows
@@ -272,15 +284,17 @@ async def crowd_rows() -> list[Row]:
 
 @pytest.mark.usefixtures("_coredis_may_leave_streams_open")
 async def test_misses_of_a_crowd() -> None:
-    """We and all peers that are installed send the same misses; throughput and two latencies are told of each."""
+    """We and all peers that are installed send the same misses, and claims; four figures are told of each."""
     pytest.importorskip("coredis")
     pytest.importorskip("glide")
 
     rows = await crowd_rows()
 
-    assert [KNOWN, f"{KNOWN}, p50", f"{KNOWN}, p99", NEW, f"{NEW}, p50", f"{NEW}, p99"] == [one.variant for one in rows]
+    figures = ("", f", {PROCESSOR_TIME}", ", p50", ", p99")
+    assert [f"{kind}{figure}" for kind in (KNOWN, NEW, CLAIMED) for figure in figures] == [one.variant for one in rows]
     for one in rows:
-        assert {SUBJECT, SCRIPT, *(peer.name for peer in PEERS)} == one.figures.keys()
+        others = {MISSES} if one.variant.startswith(CLAIMED) else set()
+        assert {SUBJECT, SCRIPT, *(peer.name for peer in PEERS)} | others == one.figures.keys()
         assert all(figure > 0 for figures in one.figures.values() for figure in figures)
 
 
@@ -409,7 +423,8 @@ def test_each_phase_has_a_stall(side_name: str) -> None:
 @pytest.mark.parametrize("side_name", [SUBJECT, "redis.asyncio, pipelines"])
 def test_batch(side_name: str) -> None:
     """A batch of new uids is placed, by us and by hand."""
-    assert batch.measure(side_name, 500).keys() == {"time for a uid", "longest stall", "memory at its peak"}
+    figures = {"time for a uid", "processor time for a uid", "longest stall", "memory at its peak"}
+    assert batch.measure(side_name, 500).keys() == figures
 
 
 async def test_heartbeat() -> None:
@@ -425,7 +440,8 @@ async def test_mixed() -> None:
     assert isinstance(running, AsyncIterator)
     rows = [one async for one in running]
 
-    assert [True] == [one.is_met for one in rows if one.goals]
+    assert [True] == [one.is_met for one in rows if one.variant == "the old pod after that"]
+    assert 3 == sum(bool(one.goals) for one in rows)
 
 
 async def test_walks() -> None:
