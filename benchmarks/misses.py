@@ -139,7 +139,7 @@ async def open_crowd(
     server: Server, ports: tuple[int, ...], peers: Sequence[ScriptPeer], *, callers: int, known: int, cluster: bool
 ) -> AsyncIterator[Crowd]:
     """Connect all of them to a server or a cluster that has ``known`` persistent links."""
-    _allow_files()
+    allow_files()
     place = Place(ports=ports, callers=callers)
     missing = {peer.name: why for peer in peers if (why := missing_module(peer.module)) is not None}
     uids = [uid_of(KNOWN, number) for number in range(known)]
@@ -223,7 +223,7 @@ async def measure_rows(
     return [row, used, *details]
 
 
-def _allow_files() -> None:
+def allow_files() -> None:
     """Allow as many open connections as a thousand callers need, if the system does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _FILES:
