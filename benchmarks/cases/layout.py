@@ -114,7 +114,7 @@ async def _used(server: LocalServer) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _timed(server: LocalServer) -> AsyncIterator[dict[str, dict[str, Round]]]:
+async def timed(server: LocalServer) -> AsyncIterator[dict[str, dict[str, Round]]]:
     """Give what measures the microseconds of the server for one of many operations."""
     uids = uuids(1)
     known = list(itertools.islice(uuids(2), _IN_A_ROUND))
@@ -134,9 +134,7 @@ async def _timed(server: LocalServer) -> AsyncIterator[dict[str, dict[str, Round
                 pipeline.set(_plain_key(key.uid), _POD.pod_index, ex=_TTL)
             await pipeline.execute()
 
-        def timed(
-            send: Callable[[Sequence[LinkKey]], Awaitable[None]], pattern: re.Pattern[str], *, new: bool
-        ) -> Round:
+        def each(send: Callable[[Sequence[LinkKey]], Awaitable[None]], pattern: re.Pattern[str], *, new: bool) -> Round:
             async def measure() -> float:
                 some = list(itertools.islice(uids, _IN_A_ROUND)) if new else known
                 keys = [LinkKey(NAMESPACE, uid, SERVICE) for uid in some]
@@ -149,11 +147,11 @@ async def _timed(server: LocalServer) -> AsyncIterator[dict[str, dict[str, Round
 
             return measure
 
-        plain = timed(put, _SETS, new=True)
+        plain = each(put, _SETS, new=True)
         yield {
-            "a new link": {SUBJECT: timed(place, _SCRIPTS, new=True), _PLAIN: plain},
-            "a new link that is claimed": {SUBJECT: timed(claim, _SCRIPTS, new=True), _PLAIN: plain},
-            "a persistent link that is found": {SUBJECT: timed(place, _SCRIPTS, new=False), _PLAIN: plain},
+            "a new link": {SUBJECT: each(place, _SCRIPTS, new=True), _PLAIN: plain},
+            "a new link that is claimed": {SUBJECT: each(claim, _SCRIPTS, new=True), _PLAIN: plain},
+            "a persistent link that is found": {SUBJECT: each(place, _SCRIPTS, new=False), _PLAIN: plain},
         }
 
 
@@ -170,7 +168,7 @@ async def _run(options: Options) -> AsyncIterator[Row]:
             server=measured[SUBJECT][1],
         )
     with Lab(options) as lab:
-        async with _timed(lab.server()) as variants:
+        async with timed(lab.server()) as variants:
             for variant, sides in variants.items():
                 yield Row(
                     case=LAYOUT,

@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import loops, plot, record, report, worker
 from benchmarks.__main__ import main
-from benchmarks.cases import CASES, batch, memory, stall, walks
+from benchmarks.cases import CASES, batch, layout, memory, messages, stall, walks
 from benchmarks.cases.concurrency import PEERS
 from benchmarks.cases.heartbeat import HEARTBEAT
 from benchmarks.cases.mixed import MIXED
@@ -442,6 +442,39 @@ async def test_mixed() -> None:
 
     assert [True] == [one.is_met for one in rows if one.variant == "the old pod after that"]
     assert 3 == sum(bool(one.goals) for one in rows)
+
+
+@pytest.mark.parametrize("side_name", [SUBJECT, "plain SET"])
+@pytest.mark.parametrize("kind", ["persistent", "temporary"])
+async def test_bytes_of_a_link(kind: str, side_name: str) -> None:
+    """What links take at a server is measured, and is more than the bytes of their uids."""
+    used, product = await layout.bytes_each(kind, side_name, 2_000)
+
+    assert 36 < used < 1_000
+    assert product
+
+
+async def test_time_of_a_link_at_the_server() -> None:
+    """What an operation costs the server is told for each of them."""
+    with Lab() as lab:
+        async with layout.timed(lab.server()) as variants:
+            for sides in variants.values():
+                assert all([0 < await measure() < 1_000 for measure in sides.values()])
+
+
+async def test_messages_of_a_drain() -> None:
+    """What is said of a drain and of a restart reaches all who listen, and is counted."""
+    with Lab() as lab:
+        async with messages.open_fleet(lab.server(), pods=3, clients=2) as fleet:
+            await fleet.claim(0, ["a", "b"])
+            async with fleet.counted() as sent:
+                await fleet.restart(0)
+            async with fleet.counted() as nothing:
+                pass
+
+    assert sent[0].messages > 0
+    assert sent[0].bytes > 0
+    assert [messages.Sent(0, 0)] == nothing
 
 
 async def test_walks() -> None:
