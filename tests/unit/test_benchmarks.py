@@ -23,7 +23,6 @@ from benchmarks.cases.concurrency import PEERS
 from benchmarks.cases.heartbeat import HEARTBEAT
 from benchmarks.cases.mixed import MIXED
 from benchmarks.cases.placement import PLACEMENT
-from benchmarks.cases.walks import WALKS
 from benchmarks.goals import SUBJECT, Ceiling, Goal
 from benchmarks.harness import Case, Lab, Variant, interleave, run
 from benchmarks.load import under_load
@@ -39,7 +38,7 @@ from benchmarks.misses import (
     uid_of,
 )
 from benchmarks.peers import benchmark_tool, missing_module
-from benchmarks.roads import Step, most_common, recorded
+from benchmarks.roads import Step, Walk, most_common, recorded
 from benchmarks.rows import Options, Row
 from benchmarks.statistics import Spread, quantile, ratios, spread
 from benchmarks.traffic import Traffic
@@ -477,30 +476,47 @@ async def test_messages_of_a_drain() -> None:
     assert [messages.Sent(0, 0)] == nothing
 
 
-async def test_walks() -> None:
-    """The walk of each trip is told: a hit is one call, and what asks the server goes through some modules."""
-    running = WALKS.run(QUICK)
-    assert isinstance(running, AsyncIterator)
-    rows = {one.variant: one for one in [one async for one in running]}
+def test_walks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk of each trip is counted: a hit is one call. --show prints one of them, from the user's call on."""
+    taken = asyncio.run(walks.walks(QUICK))
 
-    assert set(walks.TRIPS.values()) == rows.keys()
-    for trip, variant in walks.TRIPS.items():
-        calls, modules, moves = (rows[variant].median(name) for name in ("calls", "modules", "moves"))
-        assert 1 <= modules <= moves + 1 <= calls < 300
-        assert (calls == 1) is (trip == walks.HIT)
-    assert rows[walks.TRIPS[walks.HEARTBEAT]].goals
+    assert walks.TRIPS.keys() == taken.keys()
+    for trip, walk in taken.items():
+        assert 1 <= walk.modules <= walk.moves + 1 <= walk.calls < 300
+        assert (walk.calls == 1) is (trip == walks.HIT)
 
+    async def once_more(_options: Options) -> dict[str, Walk]:
+        await asyncio.sleep(0)
+        return taken
 
-def test_shown_walk(capsys: pytest.CaptureFixture[str]) -> None:
-    """--show prints the calls of one trip, indented, from what the user calls on, and how many each module has."""
-    main(["--quick", "--show", "miss"])
-
+    monkeypatch.setattr(walks, "walks", once_more)
+    main(["--show", walks.MISS])
     head, blank, first, second, *rest = capsys.readouterr().out.splitlines()
     assert head.startswith("a miss of a new uid: ")
     assert ("", "client.driver:ClientDriver.compute_linked_pod") == (blank, first)
     assert second.startswith("  client.")
     counts = [int(line.split()[0]) for line in rest[rest.index("") + 1 :]]
     assert f"{sum(counts)} calls, {len(counts)} modules" in head
+
+
+async def test_rows_of_walks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each walk is a line of a table, with whether its goals are met."""
+    steps = [Step(0, "a", "f", resumed=False), Step(1, "b", "g", resumed=False)]
+    short, long = Walk(steps), Walk(steps * 30)
+
+    async def taken(_options: Options) -> dict[str, Walk]:
+        await asyncio.sleep(0)
+        return {walks.MISS: short, walks.HEARTBEAT: long, walks.KNOWN: long}
+
+    monkeypatch.setattr(walks, "walks", taken)
+    running = walks.WALKS.run(QUICK)
+    assert isinstance(running, AsyncIterator)
+    lines = [line for one in [one async for one in running] for line in report.row_lines(one)]
+
+    missed, beaten, known = lines
+    assert ["2", "2", "1", "goal", "calls", "<=", "40:", "met"] == missed.split()[6:14]
+    assert ["60", "2", "59", "goal", "calls", "<=", "60:", "met"] == beaten.split()[-8:]
+    assert "calls <= 40: NOT met  goal modules <= 14: met" in known
 
 
 async def pause(seconds: float) -> None:
