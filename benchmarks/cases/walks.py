@@ -105,9 +105,11 @@ async def _of_client(client: ClientDriver, pod: Process, number: int, taken: dic
 
 
 async def _takeovers(url: str, store: Store, times: int, taken: dict[str, list[Walk]]) -> None:
-    uids = [f"takeover-{number}" for number in range(times)]
+    uids = [f"takeover-{number}" for number in range(_WARM + times)]
     async with client_after_a_death(url, store, uids, pod_index=_DEAD) as client:
-        for uid in uids:
+        for uid in uids[:_WARM]:
+            await client.compute_linked_pod(NAMESPACE, uid, SERVICE)
+        for uid in uids[_WARM:]:
             call = client.compute_linked_pod(NAMESPACE, uid, SERVICE)
             taken[TAKEOVER].append(await _walked(call))
             assert await client.get_linked_in_cache(NAMESPACE, uid, SERVICE) != _DEAD
