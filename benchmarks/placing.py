@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -26,16 +26,17 @@ _AT_ONCE = 500
 
 
 class _Recorder:
-    """Connections that keep the call which the store would send."""
+    """Connections that keep the call for the uid which the store would send; what comes before is not sent either."""
 
     is_one_server = True
 
     def __init__(self) -> None:
         self.calls: list[ScriptCall] = []
 
-    async def run(self, call: ScriptCall) -> NoReturn:
-        self.calls.append(call)
-        raise _NotSentError
+    async def run(self, call: ScriptCall) -> None:
+        if any(_UID in key for key in call.keys):
+            self.calls.append(call)
+            raise _NotSentError
 
 
 class _NotSentError(Exception):
