@@ -1,5 +1,7 @@
 """The command line: ``python -m benchmarks [NAMES...] [--quick] [--json FILE] [--plots FOLDER] [--list]``.
 
+``python -m benchmarks --show miss`` prints a walk through the package.
+
 ``python -m benchmarks soak --minutes N`` is something else: see ``benchmarks.soak``.
 """
 
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import loops, plot, record, report
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, walks
 from benchmarks.rows import Options
 from benchmarks.soak import __main__ as soak
 
@@ -45,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--loop {given.loop}: {why}")
     options = Options(quick=given.quick, loop=given.loop)
     logging.getLogger("stateful_route").setLevel(logging.ERROR)  # a case may break off what it has begun
+    if given.show is not None:
+        _print(walks.shown(given.show, options))
+        return
     started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     versions, machine = record.versions(), record.machine()
     _print(report.head_lines(versions, machine))
@@ -108,6 +113,9 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--loop", choices=loops.NAMES, default=loops.NAMES[0], help="the event loop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE too")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the cases that have a picture into FOLDER")
+    parser.add_argument(
+        "--show", choices=walks.TRIPS, help="print the walk of that trip, call by call, and nothing else"
+    )
     parser.add_argument("--list", action="store_true", help="list the cases")
     return parser
 

@@ -24,6 +24,7 @@ class Comparison:
         goal: how good it is to be, in words.
         run: gives the rows, as they are known.
         columns: of all whose figures are shown, if there is a table with a line for each row.
+        decimals: of the figures in that table.
         draw: draws the pictures of its rows into a folder, and returns their files.
 
     """
@@ -34,4 +35,5 @@ class Comparison:
     goal: str
     run: Callable[[Options], Iterator[Row] | AsyncIterator[Row]]
     columns: Sequence[str] = ()
+    decimals: int = 3
     draw: Callable[[Sequence[Row], Path], Sequence[Path]] | None = None

@@ -52,6 +52,10 @@ class Goal:
     of: str = REFERENCE
     subject: str = SUBJECT
 
+    def of_cost(self) -> Goal:
+        """Return the same goal for figures that are costs, if these are speeds: twice as fast costs half as much."""
+        return attrs.evolve(self, ratio=1 / self.ratio, more_is_better=not self.more_is_better)
+
     def is_met(self, ratio: float) -> bool:
         """Whether that ratio is good enough."""
         return ratio >= self.ratio if self.more_is_better else ratio <= self.ratio
@@ -64,7 +68,7 @@ class Goal:
         return Verdict(f"{self.subject} / {self.of}", str(self), measured, "x", self.is_met(measured.median))
 
     def __str__(self) -> str:
-        return f"{'>=' if self.more_is_better else '<='} {self.ratio:g}x"
+        return f"{'>=' if self.more_is_better else '<='} {self.ratio:.3g}x"
 
 
 @attrs.frozen

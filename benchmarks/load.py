@@ -18,11 +18,21 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Load:
-    """What many callers saw in one round: thousands of calls in a second, and milliseconds for one call."""
+    """What many callers saw in one round.
+
+    Attributes:
+        kops: thousands of calls in a second.
+        p50: milliseconds that half of the calls took at most.
+        p99: the same of all but one in a hundred.
+        cpu_us: microseconds of processor time for one call, those of all threads of this process; ``None`` for calls
+            that another process makes.
+
+    """
 
     kops: float
     p50: float
     p99: float
+    cpu_us: float | None = None
 
 
 async def under_load(calls: Iterator[Call], callers: int, seconds: float, *, is_right: Callable[[Any], bool]) -> Load:
@@ -47,12 +57,14 @@ async def under_load(calls: Iterator[Call], callers: int, seconds: float, *, is_
                 break
         answers.append(answer)
 
+    used = time.process_time()
     start = clock()
     until = start + seconds
     async with asyncio.TaskGroup() as group:
         for _ in range(callers):
             group.create_task(caller())
     took = clock() - start
+    used = time.process_time() - used
     wrong = [answer for answer in answers if not is_right(answer)]
     assert not wrong, f"{len(wrong)} of {callers} callers got a wrong answer, such as {wrong[0]!r}"
     assert len(latencies) >= callers
@@ -60,4 +72,5 @@ async def under_load(calls: Iterator[Call], callers: int, seconds: float, *, is_
         kops=len(latencies) / took / 1000,
         p50=quantile(latencies, 0.5) * 1000,
         p99=quantile(latencies, 0.99) * 1000,
+        cpu_us=used / len(latencies) * 1e6,
     )

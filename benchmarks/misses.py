@@ -1,4 +1,4 @@
-"""Many misses at once: this package and others, on one server or on a cluster."""
+"""Many misses, or claims, at once: this package and others, on one server or on a cluster."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from benchmarks.cases.pods import CONFIG, NAMESPACE, SERVICE, route_with_pods
+from benchmarks.cases.pods import CONFIG, NAMESPACE, SERVICE, info, route_with_pods
 from benchmarks.goals import SUBJECT
 from benchmarks.harness import interleave
 from benchmarks.load import Load, under_load
 from benchmarks.peers import Call, Place, missing_module
-from benchmarks.placing import link, record_placing
+from benchmarks.placing import link, record_claiming, record_placing
 from benchmarks.rows import Row
+from stateful_route import Ownership
 from stateful_route.models import Outcome
 
 if TYPE_CHECKING:
@@ -27,16 +28,23 @@ if TYPE_CHECKING:
     from benchmarks.peers import ScriptPeer
     from benchmarks.placing import Placing
     from benchmarks.rows import Named
-    from stateful_route import ClientDriver
+    from stateful_route import ClientDriver, ServerDriver
 
     Side = Callable[[], Awaitable[Load]]
 
 SCRIPT = f"{SUBJECT}, script"
 """The script alone, through the connections of our store."""
 
-KNOWN, NEW = "known", "new"
+MISSES = f"{SUBJECT}, misses"
+"""Misses of new uids, beside claims."""
 
-_CONFIG = attrs.evolve(CONFIG, call_deadline=10.0)
+KNOWN, NEW, CLAIMED = "known", "new", "claimed"
+
+PROCESSOR_TIME = "processor time of a call"
+
+_PODS = 4
+# At the end nobody waits until all links are handed over.
+_CONFIG = attrs.evolve(CONFIG, call_deadline=10.0, drain_deadline=0.1, stop_deadline=1.0)
 _MOST_NEW = 4_000
 _FILES = 8_192
 
@@ -48,7 +56,9 @@ class Crowd:
     Attributes:
         binders: by name, what makes a ``Call`` of a call of the script.
         clients: by kind of the uids, our client driver, which misses each of them.
+        claimer: a pod of ours.
         placing: makes the call of the script for a uid.
+        claiming: makes that of a claim.
         known: uids that have a persistent link.
         missing: who could not be connected, and why.
 
@@ -56,30 +66,42 @@ class Crowd:
 
     binders: Mapping[str, Callable[[Any], Call]]
     clients: Mapping[str, ClientDriver]
+    claimer: ServerDriver
     placing: Placing
+    claiming: Placing
     known: Sequence[str]
     missing: Mapping[str, str]
     _cycles: dict[str, Iterator[Call]] = attrs.field(factory=dict)
 
     def sides(self, kind: str, callers: int, seconds: float) -> dict[str, Side]:
-        """Return what measures each of them, with uids of that kind."""
+        """Return what measures each of them, with uids of that kind; those to be claimed are new."""
+        script = self.claiming if kind == CLAIMED else self.placing
+        compute = functools.partial(self._compute, self.clients[KNOWN if kind == KNOWN else NEW])
+        ours: dict[str, Callable[[str], Call]] = {SUBJECT: compute}
+        if kind == CLAIMED:
+            ours = {SUBJECT: lambda uid: functools.partial(self.claimer.claim, uid), MISSES: compute}
         return {
-            SUBJECT: self._side(SUBJECT, functools.partial(self._compute, self.clients[kind]), kind, callers, seconds),
+            **{name: self._side(name, bind, kind, callers, seconds) for name, bind in ours.items()},
             **{
-                name: self._side(name, lambda uid, bind=bind: bind(self.placing.call(uid)), kind, callers, seconds)  # type: ignore[misc]  # a default of a lambda
+                name: self._side(name, lambda uid, bind=bind: bind(script.call(uid)), kind, callers, seconds)  # type: ignore[misc]  # a default of a lambda
                 for name, bind in self.binders.items()
             },
         }
 
     def _side(self, name: str, bind: Callable[[str], Call], kind: str, callers: int, seconds: float) -> Side:
-        if name not in self._cycles:  # it goes on where it was: a client caches the last one
+        if kind == KNOWN and name not in self._cycles:  # it goes on where it was: a client caches the last one
             self._cycles[name] = itertools.cycle([bind(uid) for uid in self.known])
 
+        is_right: Callable[[Any], bool] = self._is_placed
+        if name in {SUBJECT, MISSES}:
+            is_right = _is_owned if kind == CLAIMED and name == SUBJECT else _is_pod
+
         async def measure() -> Load:
-            calls = self._cycles[name]
-            if kind == NEW:
-                calls = iter([bind(uid_of(NEW, next(_NUMBERS))) for _ in range(max(_MOST_NEW, callers))])
-            return await under_load(calls, callers, seconds, is_right=_is_pod if name == SUBJECT else self._is_placed)
+            if kind == KNOWN:
+                calls = self._cycles[name]
+            else:
+                calls = iter([bind(uid_of(kind, next(_NUMBERS))) for _ in range(max(_MOST_NEW, callers))])
+            return await under_load(calls, callers, seconds, is_right=is_right)
 
         return measure
 
@@ -99,6 +121,10 @@ class Crowd:
 _NUMBERS = itertools.count()
 
 
+def _is_owned(answer: Any) -> bool:
+    return isinstance(answer, Ownership) and answer.is_owned()
+
+
 def _is_pod(answer: Any) -> bool:
     return type(answer) is int and answer >= 0
 
@@ -113,14 +139,15 @@ async def open_crowd(
     server: Server, ports: tuple[int, ...], peers: Sequence[ScriptPeer], *, callers: int, known: int, cluster: bool
 ) -> AsyncIterator[Crowd]:
     """Connect all of them to a server or a cluster that has ``known`` persistent links."""
-    _allow_files()
+    allow_files()
     place = Place(ports=ports, callers=callers)
     missing = {peer.name: why for peer in peers if (why := missing_module(peer.module)) is not None}
     uids = [uid_of(KNOWN, number) for number in range(known)]
     async with contextlib.AsyncExitStack() as stack:
-        route = await stack.enter_async_context(route_with_pods(server, _CONFIG))
+        route = await stack.enter_async_context(route_with_pods(server, _CONFIG, pods=_PODS))
         forgetful_config = attrs.evolve(_CONFIG, cache_size=1)
         forgetful_route = await stack.enter_async_context(route_with_pods(server, forgetful_config, pods=0))
+        claimer = await stack.enter_async_context(route.server(info(_PODS)))
         client = await stack.enter_async_context(route.client())
         forgetful = await stack.enter_async_context(forgetful_route.client())
         life = (await client.pods("", SERVICE))[0].life
@@ -138,10 +165,13 @@ async def open_crowd(
         crowd = Crowd(
             binders=binders,
             clients={KNOWN: forgetful, NEW: client},
+            claimer=claimer,
             placing=await record_placing(life, CONFIG.link_ttl),
+            claiming=await record_claiming(life),
             known=uids,
             missing=missing,
         )
+        await binders[SCRIPT](crowd.claiming.call(uid_of(CLAIMED, next(_NUMBERS))))()
         for number in range(64):  # all primaries have the script then: it is loaded where it is not
             await binders[SCRIPT](crowd.placing.call(uids[number % known]))()
         yield crowd
@@ -155,10 +185,11 @@ async def measure_rows(
     rounds: int,
     *,
     goals: Sequence[Target] = (),
+    cpu_goals: Sequence[Target] = (),
     missing: Mapping[str, str],
     server: str | None,
 ) -> list[Row]:
-    """Run the sides by turns; return the row of their throughput, and those of their latencies."""
+    """Run the sides by turns; return the row of their throughput, that of the processor time, and the latencies."""
     loads = await interleave(sides, rounds)
     row = Row(
         case=case,
@@ -168,6 +199,14 @@ async def measure_rows(
         goals=goals,
         missing=missing,
         server=server,
+    )
+    used = attrs.evolve(
+        row,
+        variant=f"{variant}, {PROCESSOR_TIME}",
+        unit="us",
+        figures={name: cpu for name, each in loads.items() if (cpu := [one.cpu_us for one in each if one.cpu_us])},
+        goals=cpu_goals,
+        missing={},
     )
     details = (
         attrs.evolve(
@@ -181,10 +220,10 @@ async def measure_rows(
         )
         for figure in ("p50", "p99")
     )
-    return [row, *details]
+    return [row, used, *details]
 
 
-def _allow_files() -> None:
+def allow_files() -> None:
     """Allow as many open connections as a thousand callers need, if the system does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _FILES:

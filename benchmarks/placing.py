@@ -1,10 +1,10 @@
-"""The very calls of the script ``place`` that the store sends, so that a reference sends the same."""
+"""The very calls of the scripts ``place`` and ``claim`` that the store sends, so that a reference sends the same."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -14,7 +14,7 @@ from stateful_route.store.codec import link_change
 from stateful_route.store.redis_store import RedisStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from stateful_route import PodLife
     from stateful_route.models import Outcome
@@ -26,16 +26,17 @@ _AT_ONCE = 500
 
 
 class _Recorder:
-    """Connections that keep the call which the store would send."""
+    """Connections that keep the call for the uid which the store would send; what comes before is not sent either."""
 
     is_one_server = True
 
     def __init__(self) -> None:
         self.calls: list[ScriptCall] = []
 
-    async def run(self, call: ScriptCall) -> NoReturn:
-        self.calls.append(call)
-        raise _NotSentError
+    async def run(self, call: ScriptCall) -> None:
+        if any(_UID in key for key in call.keys):
+            self.calls.append(call)
+            raise _NotSentError
 
 
 class _NotSentError(Exception):
@@ -44,7 +45,7 @@ class _NotSentError(Exception):
 
 @attrs.frozen
 class Placing:
-    """Makes the call that places a uid on one pod."""
+    """Makes the call that places a uid on one pod, or claims it for one."""
 
     recorded: ScriptCall
 
@@ -60,9 +61,18 @@ class Placing:
 
 async def record_placing(life: PodLife, ttl: float) -> Placing:
     """Record the call that places a uid on that life of a pod; ``ttl`` is that of the link in seconds."""
+    return await _recorded(lambda store, key: store.place(key, life, ttl))
+
+
+async def record_claiming(life: PodLife) -> Placing:
+    """Record the call that claims a uid for that life of a pod."""
+    return await _recorded(lambda store, key: store.claim(key, life))
+
+
+async def _recorded(send: Callable[[Store, LinkKey], Awaitable[object]]) -> Placing:
     recorder = _Recorder()
     with contextlib.suppress(_NotSentError):
-        await RedisStore(cast("Any", recorder)).place(LinkKey(NAMESPACE, _UID, SERVICE), life, ttl)
+        await send(RedisStore(cast("Any", recorder)), LinkKey(NAMESPACE, _UID, SERVICE))
     return Placing(recorder.calls[0])
 
 

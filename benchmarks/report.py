@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison import Comparison
-from benchmarks.rows import SUBJECT
+from benchmarks.rows import SUBJECT, is_ours
 from benchmarks.statistics import spread
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def case_lines(case: Case | Comparison) -> list[str]:
 def row_lines(row: Row) -> list[str]:
     """Return the lines for one result."""
     if isinstance(row.case, Comparison) and row.case.columns:
-        return _table_line(row, row.case.columns)
+        return _table_line(row, row.case)
     if row.is_detail:
         figures = ", ".join(f"{name} {rounded(row.median(name))}" for name in row.figures)
         lines = [f"    {row.variant}, {row.unit}: {figures}"]
@@ -94,9 +94,14 @@ def _side_line(row: Row, name: str) -> str:
     return line.rstrip() if ratio is None else f"{line} {SUBJECT} is {rounded(ratio.median)}x of it ({_range(ratio)})"
 
 
-def _table_line(row: Row, columns: Sequence[str]) -> list[str]:
-    figures = "".join(f" {row.median(name):>13.3f}" if name in row.figures else f" {'':>13}" for name in columns)
-    judged = "".join(f"  goal {verdict.goal}: {'met' if verdict.met else 'NOT met'}" for verdict in row.verdicts)
+def _table_line(row: Row, table: Comparison) -> list[str]:
+    figures = "".join(
+        f" {row.median(name):>13.{table.decimals}f}" if name in row.figures else f" {'':>13}" for name in table.columns
+    )
+    judged = "".join(
+        f"  goal {'' if is_ours(each.what) else f'{each.what} '}{each.goal}: {'met' if each.met else 'NOT met'}"
+        for each in row.verdicts
+    )
     return [f"  {row.variant:{_VARIANT}}{figures}{judged}".rstrip()]
 
 

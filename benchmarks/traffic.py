@@ -48,6 +48,7 @@ class Seen:
     """One round."""
 
     kops: float
+    cpu_us: float
     p50_us: float
     p99_ms: float
     hit_rate: float
@@ -105,16 +106,19 @@ class Traffic:
                 await asyncio.sleep(0)
 
         hits = self.router.hits
+        used = time.process_time()
         start = clock()
         until = start + seconds
         async with asyncio.TaskGroup() as group:
             for _ in range(callers):
                 group.create_task(caller())
         took = clock() - start
+        used = time.process_time() - used
         count = len(latencies)
         wrong = sum(age > _SETTLED for age in late)
         return Seen(
             kops=(count + moves) / took / 1000,
+            cpu_us=used / (count + moves) * 1e6,
             p50_us=quantile(latencies, 0.5) * 1e6,
             p99_ms=quantile(latencies, 0.99) * 1e3,
             hit_rate=(self.router.hits - hits) / count * 100,

@@ -8,14 +8,18 @@ from benchmarks.cases.drain import DRAIN
 from benchmarks.cases.failover import FAILOVER
 from benchmarks.cases.heartbeat import HEARTBEAT
 from benchmarks.cases.hit import HIT
+from benchmarks.cases.layout import LAYOUT
 from benchmarks.cases.memory import MEMORY
+from benchmarks.cases.messages import MESSAGES
 from benchmarks.cases.miss import MISS
 from benchmarks.cases.mixed import MIXED
 from benchmarks.cases.placement import PLACEMENT
 from benchmarks.cases.runtimes import RUNTIMES
 from benchmarks.cases.stall import STALL
+from benchmarks.cases.walks import WALKS
 
 CASES = (
+    WALKS,
     HIT,
     MISS,
     RUNTIMES,
@@ -23,10 +27,12 @@ CASES = (
     CLUSTER,
     BATCH,
     MEMORY,
+    LAYOUT,
     STALL,
     COMMANDS,
     HEARTBEAT,
     DRAIN,
+    MESSAGES,
     FAILOVER,
     PLACEMENT,
     MIXED,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import attrs
 from redis.asyncio import Redis
 
-from benchmarks.cases.pods import CONFIG, NAMESPACE, SERVICE, info
+from benchmarks.cases.pods import NAMESPACE, SERVICE, info
 from benchmarks.comparison import Comparison
+from benchmarks.deaths import QUIET, client_after_a_death
 from benchmarks.goals import SUBJECT, Ceiling
 from benchmarks.harness import Lab
-from benchmarks.placing import link
 from benchmarks.rows import Row
-from stateful_route import PodReport, StatefulRoute
+from stateful_route import StatefulRoute
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,17 +25,13 @@ if TYPE_CHECKING:
     from stateful_route.store.embedded import LocalServer
 
 _UIDS = 50
-_LEASE = 0.3
 _LAST = "last-of-all"
-# Neither heartbeats nor refreshes between the calls that are counted.
-_QUIET = attrs.evolve(CONFIG, heartbeat=600.0, lease=3000.0, refresh=600.0, listen_patience=600.0)
-_CLIENT = attrs.evolve(_QUIET, lease=_LEASE, heartbeat=_LEASE / 5)
 
 
 async def _run(options: Options) -> AsyncIterator[Row]:
     with Lab(options) as lab:
         server = lab.server()
-        async with StatefulRoute.from_url(server.url, _QUIET) as route, route.server(info(0)):
+        async with StatefulRoute.from_url(server.url, QUIET) as route, route.server(info(0)):
             async with route.client() as client:
                 await client.compute_linked_pod("", "warm", SERVICE)
                 sent = await _sent(server, client, [f"miss-{number:04}" for number in range(_UIDS)], pod_index=0)
@@ -46,17 +41,9 @@ async def _run(options: Options) -> AsyncIterator[Row]:
 
 
 async def _taken_over(server: LocalServer, route: StatefulRoute) -> list[float]:
-    """Count for uids whose pod has died: it registered, and never said anything again."""
+    """Count for uids whose pod has died."""
     uids = [f"takeover-{number:04}" for number in range(_UIDS)]
-    dying = info(1)
-    registration = await route.store.register(dying, PodReport(), _LEASE, CONFIG.pod_retention)
-    async with StatefulRoute.from_url(server.url, _CLIENT) as short, short.client() as client:
-        pods = await client.pods("", SERVICE)
-        assert pods[1].incarnation == registration.incarnation
-        await link(route.store, uids, pods[1].life)
-        while not client._table.peek(NAMESPACE, SERVICE).is_dead(pods[1].life):
-            await asyncio.sleep(_LEASE / 5)
-            await client.report_unreachable("", SERVICE, 1)  # it looks at the pods now
+    async with client_after_a_death(server.url, route.store, uids, pod_index=1) as client:
         return await _sent(server, client, uids, pod_index=0)
 
 

@@ -8,6 +8,7 @@ import gc
 import json
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from benchmarks import loops, plot, record, report, worker
 from benchmarks.__main__ import main
-from benchmarks.cases import CASES, batch, memory, stall
+from benchmarks.cases import CASES, batch, layout, memory, messages, stall, walks
 from benchmarks.cases.concurrency import PEERS
 from benchmarks.cases.heartbeat import HEARTBEAT
 from benchmarks.cases.mixed import MIXED
@@ -25,8 +26,19 @@ from benchmarks.cases.placement import PLACEMENT
 from benchmarks.goals import SUBJECT, Ceiling, Goal
 from benchmarks.harness import Case, Lab, Variant, interleave, run
 from benchmarks.load import under_load
-from benchmarks.misses import KNOWN, NEW, SCRIPT, measure_rows, open_crowd, uid_of
+from benchmarks.misses import (
+    CLAIMED,
+    KNOWN,
+    MISSES,
+    NEW,
+    PROCESSOR_TIME,
+    SCRIPT,
+    measure_rows,
+    open_crowd,
+    uid_of,
+)
 from benchmarks.peers import benchmark_tool, missing_module
+from benchmarks.roads import Step, Walk, most_common, recorded
 from benchmarks.rows import Options, Row
 from benchmarks.statistics import Spread, quantile, ratios, spread
 from benchmarks.traffic import Traffic
@@ -118,6 +130,8 @@ def test_noise_is_of_the_reference_alone() -> None:
         (Goal(0.5, more_is_better=True), True),
         (Goal(0.25, of="other"), True),
         (Goal(2.0, of="other", subject="reference"), True),
+        (Goal(2, more_is_better=True).of_cost(), True),
+        (Goal(2.1, more_is_better=True).of_cost(), False),
         (Ceiling(1.0), True),
         (Ceiling(0.9), False),
         (Ceiling(0.5, above="reference"), True),
@@ -261,7 +275,7 @@ async def crowd_rows() -> list[Row]:
         assert server.port is not None
         async with open_crowd(server, (server.port,), PEERS, callers=4, known=50, cluster=False) as crowd:
             rows = []
-            for kind in (KNOWN, NEW):
+            for kind in (KNOWN, NEW, CLAIMED):
                 measured = crowd.sides(kind, 4, 0.005)
                 rows += await measure_rows(CASE, kind, measured, 1, missing=crowd.missing, server=None)
             return rows
@@ -269,15 +283,17 @@ async def crowd_rows() -> list[Row]:
 
 @pytest.mark.usefixtures("_coredis_may_leave_streams_open")
 async def test_misses_of_a_crowd() -> None:
-    """We and all peers that are installed send the same misses; throughput and two latencies are told of each."""
+    """We and all peers that are installed send the same misses, and claims; four figures are told of each."""
     pytest.importorskip("coredis")
     pytest.importorskip("glide")
 
     rows = await crowd_rows()
 
-    assert [KNOWN, f"{KNOWN}, p50", f"{KNOWN}, p99", NEW, f"{NEW}, p50", f"{NEW}, p99"] == [one.variant for one in rows]
+    figures = ("", f", {PROCESSOR_TIME}", ", p50", ", p99")
+    assert [f"{kind}{figure}" for kind in (KNOWN, NEW, CLAIMED) for figure in figures] == [one.variant for one in rows]
     for one in rows:
-        assert {SUBJECT, SCRIPT, *(peer.name for peer in PEERS)} == one.figures.keys()
+        others = {MISSES} if one.variant.startswith(CLAIMED) else set()
+        assert {SUBJECT, SCRIPT, *(peer.name for peer in PEERS)} | others == one.figures.keys()
         assert all(figure > 0 for figures in one.figures.values() for figure in figures)
 
 
@@ -406,7 +422,8 @@ def test_each_phase_has_a_stall(side_name: str) -> None:
 @pytest.mark.parametrize("side_name", [SUBJECT, "redis.asyncio, pipelines"])
 def test_batch(side_name: str) -> None:
     """A batch of new uids is placed, by us and by hand."""
-    assert batch.measure(side_name, 500).keys() == {"time for a uid", "longest stall", "memory at its peak"}
+    figures = {"time for a uid", "processor time for a uid", "longest stall", "memory at its peak"}
+    assert batch.measure(side_name, 500).keys() == figures
 
 
 async def test_heartbeat() -> None:
@@ -422,7 +439,103 @@ async def test_mixed() -> None:
     assert isinstance(running, AsyncIterator)
     rows = [one async for one in running]
 
-    assert [True] == [one.is_met for one in rows if one.goals]
+    assert [True] == [one.is_met for one in rows if one.variant == "the old pod after that"]
+    assert 3 == sum(bool(one.goals) for one in rows)
+
+
+@pytest.mark.parametrize("side_name", [SUBJECT, "plain SET"])
+@pytest.mark.parametrize("kind", ["persistent", "temporary"])
+async def test_bytes_of_a_link(kind: str, side_name: str) -> None:
+    """What links take at a server is measured, and is more than the bytes of their uids."""
+    used, product = await layout.bytes_each(kind, side_name, 2_000)
+
+    assert 36 < used < 1_000
+    assert product
+
+
+async def test_time_of_a_link_at_the_server() -> None:
+    """What an operation costs the server is told for each of them."""
+    with Lab() as lab:
+        async with layout.timed(lab.server()) as variants:
+            for sides in variants.values():
+                assert all([0 < await measure() < 1_000 for measure in sides.values()])
+
+
+async def test_messages_of_a_drain() -> None:
+    """What is said of a drain and of a restart reaches all who listen, and is counted."""
+    with Lab() as lab:
+        async with messages.open_fleet(lab.server(), pods=3, clients=2) as fleet:
+            await fleet.claim(0, ["a", "b"])
+            async with fleet.counted() as sent:
+                await fleet.restart(0)
+            async with fleet.counted() as nothing:
+                pass
+
+    assert sent[0].messages > 0
+    assert sent[0].bytes > 0
+    assert [messages.Sent(0, 0)] == nothing
+
+
+def test_walks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk of each trip is counted: a hit is one call. --show prints one of them, from the user's call on."""
+    taken = asyncio.run(walks.walks(QUICK))
+
+    assert walks.TRIPS.keys() == taken.keys()
+    for trip, walk in taken.items():
+        assert 1 <= walk.modules <= walk.moves + 1 <= walk.calls < 300
+        assert (walk.calls == 1) is (trip == walks.HIT)
+
+    async def once_more(_options: Options) -> dict[str, Walk]:
+        await asyncio.sleep(0)
+        return taken
+
+    monkeypatch.setattr(walks, "walks", once_more)
+    main(["--show", walks.MISS])
+    head, blank, first, second, *rest = capsys.readouterr().out.splitlines()
+    assert head.startswith("a miss of a new uid: ")
+    assert ("", "client.driver:ClientDriver.compute_linked_pod") == (blank, first)
+    assert second.startswith("  client.")
+    counts = [int(line.split()[0]) for line in rest[rest.index("") + 1 :]]
+    assert f"{sum(counts)} calls, {len(counts)} modules" in head
+
+
+async def test_rows_of_walks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each walk is a line of a table, with whether its goals are met."""
+    steps = [Step(0, "a", "f", resumed=False), Step(1, "b", "g", resumed=False)]
+    short, long = Walk(steps), Walk(steps * 30)
+
+    async def taken(_options: Options) -> dict[str, Walk]:
+        await asyncio.sleep(0)
+        return {walks.MISS: short, walks.HEARTBEAT: long, walks.KNOWN: long}
+
+    monkeypatch.setattr(walks, "walks", taken)
+    running = walks.WALKS.run(QUICK)
+    assert isinstance(running, AsyncIterator)
+    lines = [line for one in [one async for one in running] for line in report.row_lines(one)]
+
+    missed, beaten, known = lines
+    assert ["2", "2", "1", "goal", "calls", "<=", "40:", "met"] == missed.split()[6:14]
+    assert ["60", "2", "59", "goal", "calls", "<=", "60:", "met"] == beaten.split()[-8:]
+    assert "calls <= 40: NOT met  goal modules <= 14: met" in known
+
+
+async def pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def test_recorded_walk() -> None:
+    """A coroutine that goes on is a call more, what others do is none, and a pause parts two walks."""
+    of_the_package = types.FunctionType(pause.__code__, {"__name__": "stateful_route.somewhere", "asyncio": asyncio})
+    with recorded() as recorder:
+        await of_the_package(0.01)
+        await pause(0.0)
+
+    before, after = recorder.parts(0.01)
+    assert [Step(0, "somewhere", "pause", resumed=False)] == before.steps
+    assert [Step(0, "somewhere", "pause", resumed=True)] == after.steps
+    assert (2, 1, 0) == recorder.walk.figures
+    assert ["somewhere:pause", "somewhere:pause (goes on)", "", "   2 somewhere"] == recorder.walk.lines()
+    assert after is most_common([recorder.walk, after, before])
 
 
 def test_plot(tmp_path: Path) -> None:
@@ -479,7 +592,7 @@ def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["hot"])
 
-    assert "'hot' is none of hit, miss" in capsys.readouterr().err
+    assert "'hot' is none of walks, hit, miss" in capsys.readouterr().err
 
 
 def test_loop_that_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

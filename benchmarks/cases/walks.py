@@ -1,0 +1,171 @@
+"""The walk of one uid through the package: nothing is timed, and the figures are the same on every machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import attrs
+
+from benchmarks import elsewhere
+from benchmarks.cases.pods import NAMESPACE, SERVICE, info
+from benchmarks.comparison import Comparison
+from benchmarks.deaths import QUIET, client_after_a_death
+from benchmarks.goals import Ceiling
+from benchmarks.harness import Lab
+from benchmarks.roads import Walk, most_common, recorded
+from benchmarks.rows import Row
+from stateful_route import StatefulRoute
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator, Awaitable
+
+    from benchmarks.rows import Options
+    from stateful_route import ClientDriver, ServerDriver
+    from stateful_route.store.port import Store
+
+HIT = "hit"
+ANNOUNCEMENT = "announcement"
+CLAIM = "claim"
+MISS = "miss"
+KNOWN = "known"
+TAKEOVER = "takeover"
+HEARTBEAT = "heartbeat"
+RELEASE = "release"
+
+TRIPS = {
+    HIT: "a cached hit",
+    ANNOUNCEMENT: "an announcement to the dropped entry",
+    CLAIM: "a claim of a new uid",
+    MISS: "a miss of a new uid",
+    KNOWN: "a miss of a uid with a persistent link",
+    TAKEOVER: "a takeover of a confirmed death",
+    HEARTBEAT: "a heartbeat, timer to Redis",
+    RELEASE: "a release",
+}
+
+_COLUMNS = ("calls", "modules", "moves")
+_MISS = (Ceiling(40, subject="calls"), Ceiling(14, subject="modules"))
+GOALS = {MISS: _MISS, KNOWN: _MISS, HEARTBEAT: (Ceiling(60, subject="calls"),)}
+
+_PODS = 4
+_WARM = 100
+_DEAD, _HERE = 10, 11
+_PERIOD = 0.25
+_PAUSE = 0.02
+"""Between a heartbeat and what else a pod does; a reply comes sooner."""
+
+_BEATING = attrs.evolve(QUIET, heartbeat=_PERIOD, heartbeat_jitter=1.0)
+_ARRIVED = 0.05
+
+_route = StatefulRoute.from_url
+
+
+async def walks(options: Options) -> dict[str, Walk]:
+    """Return the walk of each trip: of several, the most common one."""
+    times = options.pick(25, 7)
+    taken: dict[str, list[Walk]] = defaultdict(list)
+    with Lab(options) as lab:
+        url = lab.server().url
+        async with elsewhere.pods(url, _PODS):
+            async with elsewhere.pod_on_demand(url) as pod, _route(url, QUIET) as route, route.client() as client:
+                for number in range(_WARM):  # each pod was chosen, and what is made once for it is there
+                    await client.compute_linked_pod(NAMESPACE, f"warm-{number}", SERVICE)
+                for number in range(times):
+                    await _of_client(client, pod, number, taken)
+            async with _route(url, QUIET) as route:
+                await _takeovers(url, route.store, times, taken)
+            async with _route(url, QUIET) as route, route.server(info(_HERE)) as server:
+                for number in range(times):
+                    await _of_server(server, number, taken)
+            async with _route(url, _BEATING) as route, route.server(info(_HERE)):
+                await asyncio.sleep(2 * _PERIOD)
+                with recorded() as recorder:
+                    await asyncio.sleep(times * _PERIOD)
+                # A pod has another chore with the same period; it does not ask the store.
+                taken[HEARTBEAT] = [part for part in recorder.parts(_PAUSE) if _asks_the_store(part)]
+    return {trip: most_common(taken[trip]) for trip in TRIPS}
+
+
+async def _of_client(client: ClientDriver, pod: Process, number: int, taken: dict[str, list[Walk]]) -> None:
+    new, known = f"new-{number}", f"known-{number}"
+    await _ordered(pod, "claim", known)
+    taken[MISS].append(await _walked(client.compute_linked_pod(NAMESPACE, new, SERVICE)))
+    taken[KNOWN].append(await _walked(client.compute_linked_pod(NAMESPACE, known, SERVICE)))
+    for _ in range(3):
+        await client.compute_linked_pod(NAMESPACE, known, SERVICE)
+    taken[HIT].append(await _walked(client.compute_linked_pod(NAMESPACE, known, SERVICE)))
+    with recorded() as recorder:
+        await _ordered(pod, "release", known)
+        await asyncio.sleep(_ARRIVED)
+    assert await client.get_linked_in_cache(NAMESPACE, known, SERVICE) is None
+    taken[ANNOUNCEMENT].append(recorder.walk)
+
+
+async def _takeovers(url: str, store: Store, times: int, taken: dict[str, list[Walk]]) -> None:
+    uids = [f"takeover-{number}" for number in range(_WARM + times)]
+    async with client_after_a_death(url, store, uids, pod_index=_DEAD) as client:
+        for uid in uids[:_WARM]:
+            await client.compute_linked_pod(NAMESPACE, uid, SERVICE)
+        for uid in uids[_WARM:]:
+            call = client.compute_linked_pod(NAMESPACE, uid, SERVICE)
+            taken[TAKEOVER].append(await _walked(call))
+            assert await client.get_linked_in_cache(NAMESPACE, uid, SERVICE) != _DEAD
+
+
+async def _of_server(server: ServerDriver, number: int, taken: dict[str, list[Walk]]) -> None:
+    uid = f"here-{number}"
+    taken[CLAIM].append(await _walked(server.claim(uid)))
+    ownership = server.owned(uid)
+    assert ownership is not None
+    taken[RELEASE].append(await _walked(ownership.release()))
+    assert not ownership.is_owned()
+
+
+async def _walked(call: Awaitable[object]) -> Walk:
+    await asyncio.sleep(_ARRIVED)  # what the call before has left to do is done
+    with recorded() as recorder:
+        await call
+    return recorder.walk
+
+
+async def _ordered(pod: Process, order: str, uid: str) -> None:
+    assert pod.stdin is not None
+    assert pod.stdout is not None
+    pod.stdin.write(f"{order} {uid}\n".encode())
+    assert await pod.stdout.readline()
+
+
+def _asks_the_store(walk: Walk) -> bool:
+    return any(step.module.partition(".")[0] == "store" for step in walk.steps)
+
+
+def shown(trip: str, options: Options) -> list[str]:
+    """Return the walk of that trip, call by call."""
+    walk = asyncio.run(walks(options))[trip]
+    calls, modules, moves = walk.figures
+    return [f"{TRIPS[trip]}: {calls} calls, {modules} modules, {moves} moves between modules", "", *walk.lines()]
+
+
+async def _run(options: Options) -> AsyncIterator[Row]:
+    for trip, walk in (await walks(options)).items():
+        yield Row(
+            case=WALKS,
+            variant=TRIPS[trip],
+            unit="in one trip",
+            figures={name: [float(figure)] for name, figure in zip(_COLUMNS, walk.figures, strict=True)},
+            goals=GOALS.get(trip, ()),
+        )
+
+
+WALKS = Comparison(
+    name="walks",
+    title="the walk of one uid through the package: calls of its functions, their modules, and moves between modules",
+    reference="the goal",
+    goal="a miss in 40 calls and 14 modules, a heartbeat in 60 calls",
+    run=_run,
+    columns=_COLUMNS,
+    decimals=0,
+)
