@@ -178,7 +178,8 @@ class ClientDriver(Driver):
         """See ``StatefulRouteForClientDriver``."""
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-        pod = self._table.peek(key[0], service_name).pod(pod_index)
+        table = await self._table.heard(key[0], service_name)
+        pod = table.pod(pod_index)
         before = self._cache.pop(key)
         self._cache.put(key, pod, None, self._clock())
         return None if before is None else before.pod_index

@@ -71,6 +71,11 @@ class InvalidationListener:
         """Whether cached links may be used now."""
         return self._listening or self._degraded
 
+    @property
+    def was_tried(self) -> bool:
+        """Whether it listens, or a first attempt has failed."""
+        return self._tried.is_set()
+
     async def tried(self) -> None:
         """Return once it listens, or a first attempt has failed."""
         await self._tried.wait()

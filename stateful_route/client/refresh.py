@@ -114,6 +114,15 @@ class RoutingTable:
         table.used = True
         return table
 
+    async def heard(self, namespace: str, service_name: str) -> ServiceTable:
+        """Return the table of a service as it is, once it is heard what its clients are told, or cannot be."""
+        table = self.peek(namespace, service_name)
+        listener = self._listeners[namespace, service_name]
+        if not listener.was_tried:
+            async with within(self._config.call_deadline_seconds, "listen", writes=False):
+                await listener.tried()
+        return table
+
     def pod_state(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod, if the table of its service is there and has it."""
         table = self._tables.get((namespace, service_name))

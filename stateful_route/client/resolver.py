@@ -136,8 +136,11 @@ class Resolver:
         A uid for which the store did not answer has an error instead.
         """
         self.misses += len(uids)
-        table = self._table.peek(namespace, service_name)
         found: Answers = {}
+        try:
+            table = await self._table.heard(namespace, service_name)
+        except StoreError as error:
+            return dict.fromkeys(uids, error)
         with self._cache.asking([(namespace, uid, service_name) for uid in uids]) as keys:
             asked_at = self._clock()
             try:
@@ -411,13 +414,13 @@ class Resolver:
 
     async def _ask(self, key: CacheKey, kept: tuple[LinkKind, ...]) -> Link | None:
         namespace, _, service_name = key
+        table = await self._table.heard(namespace, service_name)
         asked_at = self._clock()
         self._cache.ask(key)
         try:
             link = await self._store.get_link(LinkKey(*key))
             self._table.store_answered(namespace, service_name)
             if link is not None and link.kind in kept:
-                table = self._table.peek(namespace, service_name)
                 if not table.loaded:  # or nobody finds out for a while that its pod is dead
                     self._table.read_soon(table)
                 self._cache.put(key, table.pod(link.pod_index), link, asked_at)

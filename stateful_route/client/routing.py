@@ -275,7 +275,7 @@ class ServiceTable:
             return
         life = PodLife(announcement.pod_index, announcement.incarnation)
         known = pod.state is not None and not pod.state.dead and pod.state.life == life
-        if known and announcement.state == RoutingState.READY and pod.takes_new:
+        if life.incarnation < pod.incarnation or (known and announcement.state == RoutingState.READY and pod.takes_new):
             return
         self._suspended[pod] = now
         pod.suspended = True

@@ -260,6 +260,7 @@ class TestDeaf:
         """A client that hears again caches again, and a hit costs no call."""
         await store.claim(ALICE, lives[0])
         async with make_client() as client:
+            await client.pods("", SERVICE)
             await deafen(client, store)
             store.hear_again()
             store.release_held()
@@ -282,7 +283,7 @@ class TestDeaf:
             await becomes(client, "listening")
         texts = [record.getMessage() for record in caplog.records if "announcements" in record.getMessage()]
 
-        assert [f"announcements in {NAMESPACE!r} are not heard", f"announcements in {NAMESPACE!r} are heard again"] == [
+        assert [f"announcements of {SERVICE!r} are not heard", f"announcements of {SERVICE!r} are heard again"] == [
             text.partition(":")[0] for text in texts
         ]
 

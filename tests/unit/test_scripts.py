@@ -134,9 +134,9 @@ def test_wrong_count(name: str) -> None:
 def test_commands() -> None:
     """The two commands of a call differ in how the script is named only."""
     script = scripts.load("claim")
-    call = script.command(("k", "e"), (1, 2, ""))
+    call = script.command(("k", "e"), (1, 2, "", "c"))
 
-    assert ("EVALSHA", script.sha, 2, "k", "e", 1, 2, "") == call.evalsha
+    assert ("EVALSHA", script.sha, 2, "k", "e", 1, 2, "", "c") == call.evalsha
     assert ("EVAL", script.source, *call.evalsha[2:]) == call.eval
     assert 40 == len(script.sha)
     assert script is scripts.load("claim")

@@ -353,13 +353,18 @@ def test_stamp_of_a_quiet_pod(table: ServiceTable) -> None:
 
 @pytest.mark.parametrize("announced", [*RoutingState, "DEAD", "HIDDEN"])
 def test_announced(table: ServiceTable, announced: str) -> None:
-    """What is announced of a pod changes nothing: the store has to say it."""
+    """What is announced of a pod keeps it from being served from the cache until it is read, and changes nothing else."""
     read(table, state(0))
     for pod_index in (0, 1):
         for incarnation in (0, 1, 2, 10**30):
             table.take_in(PodAnnouncement("prod", "room", pod_index, incarnation, announced), NOW)
 
-    assert [True] == [pod.usable for pod in table.routable]
+    suspended = [pod.usable for pod in table.routable]
+    table.resume(NOW - 0.001)
+    early = [pod.usable for pod in table.routable]
+    table.resume(NOW)
+
+    assert ([False], [False], [True]) == (suspended, early, [pod.usable for pod in table.routable])
     assert ((), (), (), set()) == (table.leaving, table.dead, table.asked_for, table.rumoured)
     assert [0] == list(table._pods)
 
