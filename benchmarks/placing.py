@@ -29,6 +29,7 @@ class _Recorder:
     """Connections that keep the call for the uid which the store would send; what comes before is not sent either."""
 
     is_one_server = True
+    database = 0
 
     def __init__(self) -> None:
         self.calls: list[ScriptCall] = []

@@ -110,8 +110,8 @@ class RoutingTable:
             table = ServiceTable(namespace, service_name, self._config.settle, doubts, lease)
             self._listeners[namespace, service_name] = self._listen(table)  # one that cannot listen is none
             self._tables[namespace, service_name] = table
-        table.last_used = self._clock()
-        table.used = True
+        table.reads.last_used = self._clock()
+        table.reads.used = True
         return table
 
     async def heard(self, namespace: str, service_name: str) -> ServiceTable:
@@ -128,8 +128,8 @@ class RoutingTable:
         table = self._tables.get((namespace, service_name))
         if table is None:
             return None
-        table.last_used = self._clock()
-        table.used = True
+        table.reads.last_used = self._clock()
+        table.reads.used = True
         return table.state(pod_index)
 
     async def fresh_table(self, namespace: str, service_name: str) -> ServiceTable:
@@ -140,7 +140,7 @@ class RoutingTable:
 
         """
         table = self.peek(namespace, service_name)
-        if not table.loaded or self._clock() - table.changes_read_at > 2 * self._config.refresh:
+        if not table.loaded or self._clock() - table.reads.changes_read_at > 2 * self._config.refresh:
             try:
                 async with within(self._config.call_deadline_seconds, "pods", writes=False):
                     await self.read(table)
@@ -178,8 +178,8 @@ class RoutingTable:
 
     async def wait(self, table: ServiceTable, pods: Collection[Pod | None]) -> None:
         """Return once a pod is missing no more, as ``ServiceTable.wait`` does; look more often meanwhile."""
-        if not table.polled:
-            table.polled = True
+        if not table.reads.polled:
+            table.reads.polled = True
             self._tasks.start(self._poll(table), f"waits for pods of {table.service_name!r}")
         await table.wait(pods)
 
@@ -189,7 +189,7 @@ class RoutingTable:
         That is so when nothing was looked up in the store for a cache TTL. Those of idle services have their own time.
         """
         oldest = self._clock() - self._config.cache_ttl - self._config.refresh
-        for key in [key for key, table in self._tables.items() if table.last_used < oldest]:
+        for key in [key for key, table in self._tables.items() if table.reads.last_used < oldest]:
             del self._tables[key]  # one that comes back gets another listener
             listener = self._listeners.pop(key)
             listener.close()
@@ -270,7 +270,7 @@ class RoutingTable:
                     return
                 await self._refresh(table)
         finally:
-            table.polled = False
+            table.reads.polled = False
 
     async def _end_listeners(self) -> None:
         for listener in tuple(self._left):
@@ -300,7 +300,7 @@ class RoutingTable:
         read_at = self._clock()
         raised, missing = table.raised, table.misses_pods
         if version is not None:
-            table.used = False
+            table.reads.used = False
         try:
             pods = await self._store.read_pods(table.namespace, table.service_name, since=version, also=table.asked_for)
         except StoreError:
@@ -313,7 +313,7 @@ class RoutingTable:
         if read_at < table.read_at:  # a watch has overtaken a reading, or the other way round
             return version is None
         if version is not None:
-            table.changes_read_at = read_at
+            table.reads.changes_read_at = read_at
         longest_gap = 2 * self._config.refresh + self._config.call_deadline_seconds
         forgotten = table.is_forgotten(pods)
         complete = table.apply(pods, read_at, longest_gap, received_at)
@@ -334,20 +334,20 @@ class RoutingTable:
 
     def _is_idle(self, table: ServiceTable) -> bool:
         """Whether nobody asks for uids that are not cached, and no pod is in doubt: only deaths matter."""
-        return not table.used and not table.doubted
+        return not table.reads.used and not table.doubted
 
     def _is_watched(self, table: ServiceTable) -> bool:
         """Whether all that matters in a table is seen without a reading now."""
         if not self._is_idle(table):
             return False
-        if table.awaited:
+        if table.reads.awaited:
             return True
         # No pod is alive, and one that comes is announced: so it was since the table was read.
         listener = self._listeners.get((table.namespace, table.service_name))
         return (
             table.loaded
             and listener is not None
-            and table.changes_read_at > listener.listening_since
+            and table.reads.changes_read_at > listener.listening_since
             and table.next_look(self._clock()) is None
         )
 
@@ -360,15 +360,15 @@ class RoutingTable:
         except Exception:  # noqa: BLE001 - of a store that keeps no contract: the next reading is made all the same
             _log.exception("the pods of %r cannot be read", table.service_name)
             return
-        if not table.awaited:
-            table.awaited = True
+        if not table.reads.awaited:
+            table.reads.awaited = True
             self._tasks.start(self._await_end(table), f"awaits the end of a lease in {table.service_name!r}")
 
     async def _await_end(self, table: ServiceTable) -> None:
         """Look at a table just after a lease in it may have ended, or before its view is broken."""
         while left := table.next_look(self._clock()):  # noqa: ASYNC110 - time itself is waited for
             await anyio.sleep(left + _AFTER_LEASE)
-        table.awaited = False
+        table.reads.awaited = False
         if left is not None and self._tables.get((table.namespace, table.service_name)) is table:
             await self._refresh(table, watch=self._is_idle(table))
 
@@ -433,19 +433,19 @@ class RoutingTable:
 
     def read_soon(self, table: ServiceTable) -> None:
         """Read a table without waiting for it."""
-        if not table.refreshing:
-            table.refreshing = True
+        if not table.reads.refreshing:
+            table.reads.refreshing = True
             self._tasks.start(self._refresh_announced(table), f"reads the pods of {table.service_name!r}")
 
     async def _refresh_announced(self, table: ServiceTable) -> None:
         """Read a table for what was announced: at once, or together with what else is announced in the next moment."""
-        pause = table.announced_at + _BETWEEN_ANNOUNCED * (1 + self._random.random()) - self._clock()
+        pause = table.reads.announced_at + _BETWEEN_ANNOUNCED * (1 + self._random.random()) - self._clock()
         if pause > 0:
             await anyio.sleep(pause)
         again = self._is_being_read(table)  # by a reading that may be older than what was announced
         # Before a reading begins: what is announced from here on may not be in it.
-        table.refreshing = False
-        table.announced_at = self._clock()
+        table.reads.refreshing = False
+        table.reads.announced_at = self._clock()
         if again:
             await self._refresh(table)
         await self._refresh(table)

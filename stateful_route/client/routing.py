@@ -35,6 +35,30 @@ class Doubts:
         """When a call last raised one, on the clock of this process."""
 
 
+@attrs.define
+class Reads:
+    """When a table was used and read, and when it is to be read next; times are on the clock of this process.
+
+    Attributes:
+        last_used: when something was asked of it last.
+        used: whether something was looked up in the store since it was last read.
+        changes_read_at: when the changes were last read, and not the leases alone.
+        refreshing: whether it is about to be read, because something was announced.
+        announced_at: when it was last read for that.
+        awaited: whether it is about to be read, because the lease of a pod will have ended.
+        polled: whether it is read often, because somebody waits for its pods.
+
+    """
+
+    last_used: float = 0.0
+    used: bool = False
+    changes_read_at: float = 0.0
+    refreshing: bool = False
+    announced_at: float = -math.inf
+    awaited: bool = False
+    polled: bool = False
+
+
 class ServiceTable:
     """The pods of one service.
 
@@ -50,23 +74,11 @@ class ServiceTable:
         self.namespace = namespace
         self.service_name = service_name
         self.loaded = False
-        self.last_used = 0.0
+        self.reads = Reads()
         self.weight_of_own = 1.0
         """The load that all clients have added for each uid that this one placed and no load shows yet."""
         self.serves_cached = True
         """Whether cached links may be used: changes are heard, or the store does not answer at all."""
-        self.used = False
-        """Whether something was looked up in the store since the table was last read."""
-        self.changes_read_at = 0.0
-        """When the changes were last read, and not the leases alone, on the clock of this process."""
-        self.refreshing = False
-        """Whether the table is about to be read, because something was announced."""
-        self.announced_at = -math.inf
-        """When it was last read for that, on the clock of this process."""
-        self.awaited = False
-        """Whether the table is about to be read, because the lease of a pod will have ended."""
-        self.polled = False
-        """Whether the table is read often, because somebody waits for its pods."""
         self.version = 0
         """The version of the table in the store that this is."""
         self.doubts = Doubts() if doubts is None else doubts

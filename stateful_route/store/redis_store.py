@@ -211,7 +211,7 @@ class RedisStore:
         above: int = 0,
     ) -> Registration:
         """See ``Store.register``."""
-        self._services.add_soon(server.namespace, server.service_name, again=True)
+        self._services.add_soon(server.namespace, server.service_name, retention, again=True)
         reply = await self._run(
             _REGISTER,
             self._keys.pod_keys(server.namespace, server.service_name),
@@ -234,7 +234,7 @@ class RedisStore:
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
     ) -> HeartbeatOutcome:
         """See ``Store.heartbeat``."""
-        self._services.add_soon(server.namespace, server.service_name, again=False)
+        self._services.add_soon(server.namespace, server.service_name, retention, again=False)
         (outcome,) = await self._run(
             _HEARTBEAT,
             self._keys.pod_keys(server.namespace, server.service_name),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._checks import to_ms
 from stateful_route._tasks import Tasks
 from stateful_route.errors import StoreError
 from stateful_route.store import codec, scripts
@@ -19,9 +20,9 @@ _log = logging.getLogger("stateful_route")
 
 _READ, _ADD = map(scripts.load, ("services", "add_service"))
 
-# Services are forgotten when none of their namespace was added for a month. Each pod adds its own once a minute, so a
-# store that was emptied has it again by then.
-_KEPT_MS = 30 * 24 * 3600 * 1000
+# Seconds: a service without a pod is kept for a day. A pod adds its own so often, or more often if it is kept shortly;
+# so a store that was emptied has it again by then.
+_KEPT = 86_400.0
 _AGAIN = 60.0
 
 
@@ -58,12 +59,16 @@ class ServiceNames:
         self._known[namespace] = services | {name for other, name in self._added if other == namespace}
         return self._known[namespace]
 
-    async def add(self, namespace: str, service_name: str) -> None:
-        """Add a service, in which a link is about to be made; if that fails, the next link tries again."""
+    async def add(self, namespace: str, service_name: str, kept: float | None = None) -> None:
+        """Add a service, in which a link is about to be made; if that fails, the next link tries again.
+
+        A pod of it says for how many seconds the services are ``kept``.
+        """
         key = namespace, service_name
         self._added[key] = asyncio.get_running_loop().time()  # others need not wait for it
         self._known.setdefault(namespace, set()).add(service_name)
-        call = _ADD.command((self._keys.services(namespace),), (encode(service_name), _KEPT_MS))
+        args = encode(service_name), to_ms(_KEPT if kept is None else kept), "" if kept is None else "1"
+        call = _ADD.command((self._keys.services(namespace),), args)
         try:
             await self._connections.run(call)
         except StoreError as error:
@@ -75,12 +80,12 @@ class ServiceNames:
             self._added.pop(key, None)
             raise
 
-    def add_soon(self, namespace: str, service_name: str, *, again: bool) -> None:
+    def add_soon(self, namespace: str, service_name: str, kept: float, *, again: bool) -> None:
         """Add the service of a pod without waiting for it: ``again``, or if that was a minute ago or longer."""
-        now = asyncio.get_running_loop().time()
-        if again or now - self._added.get((namespace, service_name), -_AGAIN) >= _AGAIN:
+        now, pause = asyncio.get_running_loop().time(), min(_AGAIN, kept / 3)
+        if again or now - self._added.get((namespace, service_name), -pause) >= pause:
             self._added[namespace, service_name] = now
-            self._tasks.start(self.add(namespace, service_name), f"adds the service {service_name!r}")
+            self._tasks.start(self.add(namespace, service_name, kept), f"adds the service {service_name!r}")
 
     async def aclose(self) -> None:
         """End what is in flight."""

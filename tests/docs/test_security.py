@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 import stateful_route
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute
+from stateful_route.models import Topic
 from stateful_route.store.keys import KeySpace
 from tests.waiting import eventually
 
@@ -71,13 +72,16 @@ async def test_who_may_only_publish(own_server: LocalServer) -> None:
         before = [await rooms.route(uid) for uid in uids]
         lives = first.incarnation, second.incarnation
         far = int((time.time() + 1e6) * 1e6)
+        topics = [Topic("default", "room", pod_index) for pod_index in (None, 0, 1)]
+        channels = [KeySpace().channel(topic) for topic in topics]
         for life in (0, *lives, far):
             for state in ("DEAD", "SHUTDOWN", "DENY_NEW_CALL", "READY", "x"):
                 for index in range(3):
-                    await gossip.publish("sr2:events:default", f"pod room {index} {life} {state}")
+                    for channel in channels:
+                        await gossip.publish(channel, f"pod {index} {life} {state}")
             for uid in uids:
-                key = KeySpace().link("default", uid, "room")
-                await gossip.publish("sr2:events:default", f"link {key} {life}")
+                for channel in channels:
+                    await gossip.publish(channel, f"link {uid} {life}")
         await eventually(lambda: rooms.peek(uids[-1]) is None)  # it was heard
         after = [await rooms.route(uid) for uid in uids]
         await eventually(lambda: all(handle.is_owned() for handle in handles))

@@ -330,7 +330,10 @@ def test_a_server_of_others_is_left_as_it_was(command: Command, own_server: Loca
 
     assert (0, ["skipped", "-", "-", "-", "-"]) == (status, phases(output)["Redis away"]), output
     assert "Redis away: skipped, it is not the demo's own" in output
-    assert ("1", 3) == (own_server.ask("GET", "theirs"), len(kept))  # the pods, their versions and deadlines
+    assert ("1", 4) == (
+        own_server.ask("GET", "theirs"),
+        len(kept),
+    )  # the pods, their versions and deadlines, the service
     assert all(0 < seconds <= 60 for seconds in left)
 
 

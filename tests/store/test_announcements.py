@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import pytest
 
-from stateful_route import LinkKey, PodReport, RoutingState, ServerInfo, StoreProtocolError, StoreUnavailableError
+from stateful_route import LinkKey, PodReport, RoutingState, ServerInfo, StoreUnavailableError
 from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife, Topic
 from stateful_route.store.keys import KeySpace
 from stateful_route.store.redis_store import RedisStore
@@ -73,18 +73,18 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
 
 
 class Ear:
-    """What is announced in a namespace."""
+    """What is announced on a topic of the clients, or of the first pod."""
 
-    def __init__(self, announcements: AsyncIterator[Announcement | None], store: Store, namespace: str) -> None:
+    def __init__(self, announcements: AsyncIterator[Announcement | None], store: Store, topic: Topic) -> None:
         self._announcements = announcements
         self._store = store
-        self._namespace = namespace
+        self._namespace, self._service = topic.namespace, topic.service_name
         self._markers = 0
 
     async def heard(self) -> list[Announcement]:
         """Return what was announced since the last time: all that comes before a marker that is announced now."""
         self._markers += 1
-        marker = LinkKey(self._namespace, f"marker-{self._markers}", "room")
+        marker = LinkKey(self._namespace, f"marker-{id(self)}-{self._markers}", self._service)
         await self._store.claim(marker, FIRST)
         await self._store.release(marker)
         heard: list[Announcement] = []
@@ -92,15 +92,18 @@ class Ear:
             async for announcement in self._announcements:
                 if isinstance(announcement, LinkAnnouncement) and announcement.key == marker:
                     return heard
-                if announcement is not None:
+                if announcement is not None and not _is_marker(announcement):
                     heard.append(announcement)
         raise AssertionError("it ended")
 
 
 @contextlib.asynccontextmanager
-async def listening(store: Store, namespace: str, patience: float = 10.0) -> AsyncIterator[Ear]:
-    async with store.listen(Topic(namespace, "room"), patience) as announcements:
-        yield Ear(announcements, store, namespace)
+async def listening(
+    store: Store, namespace: str, service: str = "room", *, pod_index: int | None = None
+) -> AsyncIterator[Ear]:
+    topic = Topic(namespace, service, pod_index)
+    async with store.listen(topic, 10.0) as announcements:
+        yield Ear(announcements, store, topic)
 
 
 Kind = Literal["absent", "temporary", "persistent", "grace", "unreadable"]
@@ -123,21 +126,23 @@ async def prepare(rig: Rig, key: LinkKey, kind: Kind) -> Link | None:
 # Operation, its arguments, and for which kinds of a link before it something is announced.
 LINK_CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], set[Kind]]] = [
     ("get_link", (), {}, set()),
-    ("place", (SECOND, LONG), {}, {"unreadable"}),
-    ("place", (SECOND, LONG), {"dead": [FIRST]}, {"temporary", "persistent", "grace", "unreadable"}),
-    ("place", (SECOND, LONG), {"leaving": [FIRST]}, {"grace", "unreadable"}),
-    ("place", (SECOND, LONG), {"dead": [PodLife(0, 99)]}, {"unreadable"}),
-    ("claim", (FIRST,), {}, {"unreadable"}),
-    ("claim", (PodLife(0, 99),), {}, {"unreadable"}),
-    ("claim", (RESTARTED,), {}, {"temporary", "persistent", "grace", "unreadable"}),
-    ("claim", (SECOND,), {}, {"unreadable"}),
-    ("claim", (SECOND,), {"steal_temporary": True}, {"temporary", "grace", "unreadable"}),
+    ("place", (SECOND, LONG), {}, set()),
+    ("place", (SECOND, LONG), {"dead": [FIRST]}, {"temporary"}),
+    ("place", (SECOND, LONG), {"leaving": [FIRST]}, set()),
+    ("place", (SECOND, LONG), {"dead": [PodLife(0, 99)]}, set()),
+    ("claim", (FIRST,), {}, set()),
+    ("claim", (PodLife(0, 99),), {}, set()),
+    ("claim", (RESTARTED,), {}, {"temporary"}),
+    ("claim", (SECOND,), {}, set()),
+    ("claim", (SECOND,), {"steal_temporary": True}, {"temporary"}),
     ("release", (), {}, {"temporary", "persistent", "grace"}),
+    ("release", (), {"announced": False}, set()),
     ("release", (), {"grace": 5.0}, {"temporary", "persistent"}),
+    ("release", (), {"grace": 5.0, "announced": False}, set()),
     ("release", (), {"pod_index": 1}, set()),
     ("release", (), {"epoch": 1}, set()),
-    ("assign", (FIRST,), {}, {"unreadable"}),
-    ("assign", (SECOND,), {}, {"temporary", "persistent", "grace", "unreadable"}),
+    ("assign", (FIRST,), {}, set()),
+    ("assign", (SECOND,), {}, {"temporary", "persistent", "grace"}),
     ("assign", (SECOND,), {"expected_epoch": 1}, set()),
 ]
 
@@ -153,35 +158,32 @@ async def test_links(  # noqa: PLR0917 - a row of the table
     announces: set[Kind],
     kind: Kind,
 ) -> None:
-    """A change of owner or a removal is announced with the epoch that ended; what changes neither is not."""
+    """A link that was taken or removed is announced with the epoch that ended.
+
+    Not if clients hear it otherwise: the pod is dead, has another life, or drains. The owner hears what others have
+    done to its link.
+    """
     key = LinkKey(namespace, "alice", "room")
     before = await prepare(rig, key, kind)
-    async with listening(rig.store, namespace) as ear:
+    async with listening(rig.store, namespace) as ear, listening(rig.store, namespace, pod_index=0) as owner:
         if operation == "get_link" and kind == "unreadable":
             return  # it raises
         await getattr(rig.store, operation)(key, *arguments, **settings)
-        heard = await ear.heard()
-    after = None if kind == "absent" or operation == "release" else await _readable(rig.store, key)
+        heard, told = await ear.heard(), await owner.heard()
+    expected = [] if before is None or kind not in announces else [LinkAnnouncement(key, before.epoch)]
 
-    assert [key] * (kind in announces) == [each.key for each in heard if isinstance(each, LinkAnnouncement)]
-    if heard and before is not None:
-        assert [LinkAnnouncement(key, before.epoch)] == heard
-    elif heard:
-        assert after is not None
-        assert [LinkAnnouncement(key, after.epoch - 1)] == heard
+    assert expected == heard
+    assert (expected if operation in {"release", "assign"} else []) == told
 
 
-async def _readable(store: Store, key: LinkKey) -> Link | None:
-    try:
-        return await store.get_link(key)
-    except StoreProtocolError:
-        return None
+def _is_marker(announcement: Announcement) -> bool:
+    return isinstance(announcement, LinkAnnouncement) and announcement.key.uid.startswith("marker")
 
 
 async def test_batch(rig: Rig, namespace: str) -> None:
     """A batch announces each link that it takes over, and none that it makes or renews."""
     uids = ["dead", "alive", "new"]
-    await rig.store.claim(LinkKey(namespace, "dead", "room"), FIRST)
+    await rig.store.place(LinkKey(namespace, "dead", "room"), FIRST, LONG)
     await rig.store.claim(LinkKey(namespace, "alive", "room"), SECOND)
     async with listening(rig.store, namespace) as ear:
         await rig.store.place_links(namespace, [(uid, SECOND) for uid in uids], "room", LONG, dead=[FIRST])
@@ -195,7 +197,7 @@ async def test_strange_ids(rig: Rig, namespace: str, uid: str) -> None:
     """What is announced names the link exactly, whatever its ids are made of."""
     key = LinkKey(namespace, uid, f"room {uid}")
     await rig.store.claim(key, FIRST)
-    async with listening(rig.store, namespace) as ear:
+    async with listening(rig.store, namespace, key.service_name) as ear:
         await rig.store.release(key)
         heard = await ear.heard()
 
@@ -203,10 +205,16 @@ async def test_strange_ids(rig: Rig, namespace: str, uid: str) -> None:
 
 
 async def test_namespaces(rig: Rig, namespace: str) -> None:
-    """What happens in one namespace is not heard in another, be its name a part of it."""
+    """What happens in one namespace or service is not heard in another, be its name a part of it."""
     async with listening(rig.store, namespace) as ear:
-        for other in (f"{namespace}x", namespace[:-1], f"{namespace}:x"):
-            key = LinkKey(other, "alice", "room")
+        others = [
+            (f"{namespace}x", "room"),
+            (namespace[:-1], "room"),
+            (f"{namespace}:x", "room"),
+            (namespace, "room:0"),
+        ]
+        for other, service in others:
+            key = LinkKey(other, "alice", service)
             await rig.store.claim(key, FIRST)
             await rig.store.release(key)
 
@@ -225,9 +233,15 @@ async def beat(
 
 
 async def test_pods(rig: Rig, namespace: str) -> None:
-    """A new life, a change of the routing state and a death are announced, once each; a heartbeat is not."""
+    """A new life, a change of the routing state and a death are announced, once each; a heartbeat is not.
+
+    The pod hears what others say of it.
+    """
     server = pod_of(namespace, "a room")
-    async with listening(rig.store, namespace) as ear:
+    async with (
+        listening(rig.store, namespace, "a room") as ear,
+        listening(rig.store, namespace, "a room", pod_index=0) as pod,
+    ):
         first = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
         for sequence, state in enumerate(["READY", "READY", "DENY_NEW_CALL", "DENY_NEW_CALL", "SHUTDOWN"], 1):
             await beat(rig.store, server, first, sequence, state)
@@ -237,10 +251,27 @@ async def test_pods(rig: Rig, namespace: str) -> None:
             await rig.store.confirm_death(namespace, "a room", PodLife(0, first), RETENTION)
         await beat(rig.store, server, first, 9, "READY")  # dead
         second = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
-        heard = await ear.heard()
+        heard, told = await ear.heard(), await pod.heard()
 
     said = [(first, "READY"), (first, "DENY_NEW_CALL"), (first, "SHUTDOWN"), (first, "DEAD"), (second, "READY")]
-    assert [PodAnnouncement(namespace, "a room", 0, incarnation, state) for incarnation, state in said] == heard
+    expected = [PodAnnouncement(namespace, "a room", 0, incarnation, state) for incarnation, state in said]
+    assert expected == heard
+    assert [expected[0], *expected[3:]] == told
+
+
+async def test_drain(rig: Rig, namespace: str) -> None:
+    """That a pod drains is announced, be its routing state the same."""
+    server = pod_of(namespace)
+    async with listening(rig.store, namespace) as ear:
+        life = (await rig.store.register(server, PodReport(), LONG, RETENTION)).incarnation
+        denies, ready = PodReport(routing_state=RoutingState.DENY_NEW_CALL), PodReport()
+        reports = [denies, attrs.evolve(denies, draining=True), attrs.evolve(denies, draining=True), ready]
+        for sequence, report in enumerate(reports, 1):
+            await rig.store.heartbeat(server, life, sequence, report, LONG, RETENTION)
+        heard = await ear.heard()
+
+    said = [each.state for each in heard if isinstance(each, PodAnnouncement)]
+    assert ["READY", "DENY_NEW_CALL", "DENY_NEW_CALL", "READY"] == said
 
 
 async def test_left_early(rig: Rig, namespace: str) -> None:

@@ -175,6 +175,7 @@ async def test_unreadable(reply: Any) -> None:
 
     class Odd:
         is_one_server = True
+        database = 0
 
         async def run(self, call: ScriptCall) -> Any:
             return reply

@@ -195,7 +195,7 @@ class TestPodAnnounced:
             await store.wait_held()
             await first.set_routing_state(RoutingState.DENY_NEW_CALL)
             table = client._table.peek(NAMESPACE, SERVICE)
-            await eventually(lambda: bool(client._table._tasks) and not table.refreshing)
+            await eventually(lambda: bool(client._table._tasks) and not table.reads.refreshing)
             store.release_held()
             await refresh
 
@@ -424,7 +424,7 @@ class TestIdle:
             await client.pods("", SERVICE)
             clock.advance(0.001)
             await client._table.refresh_all()
-            client._table._tables[NAMESPACE, SERVICE].awaited = False
+            client._table._tables[NAMESPACE, SERVICE].reads.awaited = False
             store.operations.clear()
             await client._table.refresh_all()
 

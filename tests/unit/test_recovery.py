@@ -137,7 +137,7 @@ async def test_waits_for_its_pod(make_client: MakeClient, store: MemoryStore, ma
         assert not early
         assert before == after
         assert not table_of(client).waited_for
-        await eventually(lambda: not table_of(client).polled)
+        await eventually(lambda: not table_of(client).reads.polled)
 
 
 async def test_a_part_waits(make_client: MakeClient, store: MemoryStore) -> None:

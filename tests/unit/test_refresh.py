@@ -101,7 +101,7 @@ async def test_announced_death(make_client: MakeClient, store: MemoryStore, cloc
 @pytest.mark.parametrize("incarnation", [0, -1, 1, 2**53, 10**40, None])
 @pytest.mark.parametrize("state", ["DENY_NEW_CALL", "SHUTDOWN", "DEAD", "READY", "HIDDEN", ""])
 async def test_false_word(make_client: MakeClient, store: MemoryStore, state: str, incarnation: int | None) -> None:
-    """Who may only publish costs a living pod nothing, and a client that it does not use the cache until it has read."""
+    """Who may only publish costs a living pod nothing, and a client its cached links to the pod until it has read."""
     (life,) = await begin(store, 1)
     await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), life)
     async with make_client() as client:
@@ -133,7 +133,7 @@ async def test_false_words_of_many_pods(make_client: MakeClient, store: MemorySt
         for pod_index in range(100_000):
             client._table._heard(PodAnnouncement(NAMESPACE, SERVICE, pod_index, 1, "DEAD"))
             client._table._heard(PodAnnouncement(NAMESPACE, f"made-up-{pod_index}", 0, 1, "DEAD"))
-        await eventually(lambda: not table.refreshing and store.operations["read_pods"] > 0)
+        await eventually(lambda: not table.reads.refreshing and store.operations["read_pods"] > 0)
 
         assert [0] == list(table._pods)
         assert not table.rumoured
@@ -180,7 +180,7 @@ async def test_idle_service() -> None:
         cached = await client.get_linked_pod("", "alice", SERVICE)
         table = client._table.peek(NAMESPACE, SERVICE)
         await client._table.read(table)
-        await eventually(lambda: table.awaited)
+        await eventually(lambda: table.reads.awaited)
         store.operations.clear()
         await eventually(lambda: not table.pod(1).usable)
         asked = store.operations["read_pods"]

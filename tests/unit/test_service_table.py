@@ -353,7 +353,7 @@ def test_stamp_of_a_quiet_pod(table: ServiceTable) -> None:
 
 @pytest.mark.parametrize("announced", [*RoutingState, "DEAD", "HIDDEN"])
 def test_announced(table: ServiceTable, announced: str) -> None:
-    """What is announced of a pod keeps it from being served from the cache until it is read, and changes nothing else."""
+    """What is announced of a pod keeps it out of the cache until it is read, and changes nothing else."""
     read(table, state(0))
     for pod_index in (0, 1):
         for incarnation in (0, 1, 2, 10**30):
