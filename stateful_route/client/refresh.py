@@ -114,14 +114,16 @@ class RoutingTable:
         table.reads.used = True
         return table
 
-    async def heard(self, namespace: str, service_name: str) -> ServiceTable:
-        """Return the table of a service as it is, once it is heard what its clients are told, or cannot be."""
-        table = self.peek(namespace, service_name)
-        listener = self._listeners[namespace, service_name]
-        if not listener.was_tried:
-            async with within(self._config.call_deadline_seconds, "listen", writes=False):
-                await listener.tried()
-        return table
+    def was_tried(self, table: ServiceTable) -> bool:
+        """Whether it is heard what the clients of a service are told, or was tried once."""
+        listener = self._listeners.get((table.namespace, table.service_name))
+        return listener is None or listener.was_tried  # none: the table was not used for long, and dropped
+
+    async def tried(self, table: ServiceTable) -> None:
+        """Return once that is so: what is cached before is dropped then."""
+        listener = self._listeners.get((table.namespace, table.service_name))
+        if listener is not None:
+            await listener.tried()
 
     def pod_state(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod, if the table of its service is there and has it."""
@@ -156,7 +158,7 @@ class RoutingTable:
             StoreError: if it cannot be read.
 
         """
-        await self._listeners[table.namespace, table.service_name].tried()
+        await self.tried(table)
         await self._reading.run((table.namespace, table.service_name), lambda: self._read(table, table.version))
 
     async def read_anew(self, table: ServiceTable) -> None:

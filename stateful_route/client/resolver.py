@@ -136,11 +136,19 @@ class Resolver:
         A uid for which the store did not answer has an error instead.
         """
         self.misses += len(uids)
-        found: Answers = {}
+        table = self._table.peek(namespace, service_name)
+        if self._table.was_tried(table):
+            return await self._find_many_now(table, uids)
         try:
-            table = await self._table.heard(namespace, service_name)
+            async with within(self._deadline, "get_links", writes=False):
+                await self._table.tried(table)
+                return await self._find_many_now(table, uids)
         except StoreError as error:
             return dict.fromkeys(uids, error)
+
+    async def _find_many_now(self, table: ServiceTable, uids: Sequence[str]) -> Answers:
+        namespace, service_name = table.namespace, table.service_name
+        found: Answers = {}
         with self._cache.asking([(namespace, uid, service_name) for uid in uids]) as keys:
             asked_at = self._clock()
             try:
@@ -414,7 +422,15 @@ class Resolver:
 
     async def _ask(self, key: CacheKey, kept: tuple[LinkKind, ...]) -> Link | None:
         namespace, _, service_name = key
-        table = await self._table.heard(namespace, service_name)
+        table = self._table.peek(namespace, service_name)
+        if self._table.was_tried(table):
+            return await self._ask_now(key, table, kept)
+        async with within(self._deadline, "get_link", writes=False):
+            await self._table.tried(table)
+            return await self._ask_now(key, table, kept)
+
+    async def _ask_now(self, key: CacheKey, table: ServiceTable, kept: tuple[LinkKind, ...]) -> Link | None:
+        namespace, _, service_name = key
         asked_at = self._clock()
         self._cache.ask(key)
         try:
