@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -37,6 +39,9 @@ _BETWEEN_ANNOUNCED = 0.25
 
 # Seconds between two readings, at least, while somebody waits for what is lost to be claimed again; twice it at most.
 _BETWEEN_POLLS = 0.05
+
+# The share of a deadline that the first call for a service may wait for the subscription.
+_HEARING = 0.4
 
 # Seconds: for what will be so by then one waits, and does not read once more. Replies are late by as much.
 _SOON = 0.02
@@ -120,10 +125,15 @@ class RoutingTable:
         return listener is None or listener.was_tried  # none: the table was not used for long, and dropped
 
     async def tried(self, table: ServiceTable) -> None:
-        """Return once that is so: what is cached before is dropped then."""
+        """Return once that is so: what is cached before is dropped then.
+
+        A subscription that takes long keeps nobody from asking the store, but for a share of the deadline.
+        """
         listener = self._listeners.get((table.namespace, table.service_name))
-        if listener is not None:
-            await listener.tried()
+        if listener is not None and not listener.was_tried:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEARING * self._config.call_deadline_seconds):
+                    await listener.tried()
 
     def pod_state(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod, if the table of its service is there and has it."""

@@ -191,7 +191,7 @@ SLIPS = [
     Mutation(
         "a release names no epoch",
         OWNED,
-        "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace)",
+        "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace, announced",
         "self._key(uid), pod_index=pod_index, epoch=None, grace=grace)",
     ),
     # announcements to a pod
@@ -204,7 +204,7 @@ SLIPS = [
     Mutation(
         "a pod does not verify what is announced",
         WATCH,
-        "                self._doubt(key.uid)\n",
+        "                self._doubt(uid)\n",
         "                pass\n",
     ),
     # leaving
@@ -265,7 +265,7 @@ SLIPS = [
     Mutation(
         "what is cached stays when it hears again",
         HEARING,
-        "        self._flush(self._namespace)\n        self._serve()\n",
+        "        self._flush(self._table.namespace, self._table.service_name)\n        self._serve()\n",
         "        self._serve()\n",
     ),
     Mutation(

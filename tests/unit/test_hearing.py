@@ -496,6 +496,23 @@ class TestUnexpected:
         assert [ZeroDivisionError] == [record.exc_info[0] for record in caplog.records if record.exc_info]
 
 
+async def test_subscription_that_hangs(make_client: MakeClient, store: MemoryStore, lives: list[PodLife]) -> None:
+    """The first call for a service is answered within its deadline, though the subscription never is."""
+    await store.claim(ALICE, lives[0])
+    store.hold("listen")
+    async with make_client(call_deadline=0.5) as client:
+        answers = [
+            await client.compute_linked_pod("", "alice", SERVICE),
+            await client.get_linked_pod("", "alice", SERVICE),
+            await client.batch_get_linked_pod("", ["alice"], SERVICE),
+        ]
+        before = await cached(client)
+        store.release_held()
+        await becomes(client, "listening")
+
+    assert ([0, 0, {0: ["alice"]}], None) == (answers, before)
+
+
 class TestEnd:
     def test_told_after_the_end(self, clock: ManualClock) -> None:
         """A listener that was closed serves nothing, whatever it is told later."""
