@@ -125,6 +125,24 @@ def as_float(value: float) -> float:
     return float(value) if convertible else value
 
 
+def is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is not a count, as ``check_count`` does; an attrs validator for what is made all the time."""
+    if type(value) is not int or not 0 <= value <= MAX_EXACT_INT:
+        check_count(attribute.name, value)
+
+
+def is_capacity(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is not the size of a pod, as ``check_capacity`` does; an attrs validator as well."""
+    if type(value) is not float or not 0 < value <= MAX_SECONDS:
+        check_capacity(attribute.name, value)
+
+
+def is_bool(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is not a bool; an attrs validator as well."""
+    if value is not True and value is not False:
+        check_bool(attribute.name, value)
+
+
 def checked(
     check: Callable[..., None], *args: object, optional: bool = False
 ) -> Callable[[Any, attrs.Attribute[Any], Any], None]:

@@ -47,9 +47,9 @@ class SingleFlight(Generic[K, V]):
         """Whether a call for the key is under way."""
         return key in self._under_way
 
-    def began(self, key: K) -> float:
-        """Return when the caller came that runs the call, which asks for it in its course; in seconds of the loop."""
-        return self._again.get(key) or asyncio.get_running_loop().time()
+    def began(self, key: K, began: float) -> float:
+        """Return when the caller came that runs a call, if it runs an abandoned one again; or else ``began``."""
+        return self._again.get(key, began)
 
     async def run(self, key: K, call: Callable[P, Awaitable[V]], *args: P.args, **kwargs: P.kwargs) -> V:
         """Return the result of ``call``, or of one for the same key that is under way.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import attrs
 from stateful_route.errors import InvalidArgumentError
 
 
+@functools.cache
 def camel_case(name: str) -> str:
     """Return the JSON name of a field: ``pod_index`` becomes ``podIndex``."""
     head, *rest = name.split("_")
@@ -45,9 +47,11 @@ class JsonForm:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form as a dict."""
-        fields = attrs.fields(type(self))  # type: ignore[arg-type]  # only attrs classes inherit this
-        values = ((camel_case(field.name), getattr(self, field.name)) for field in fields)
-        return {name: value.value if isinstance(value, enum.Enum) else value for name, value in values}
+        form: dict[str, Any] = {}
+        for field in attrs.fields(type(self)):  # type: ignore[arg-type]  # only attrs classes inherit this
+            value = getattr(self, field.name)
+            form[camel_case(field.name)] = value.value if isinstance(value, enum.Enum) else value
+        return form
 
     @classmethod
     def from_dict(cls, data: object) -> Self:

@@ -10,14 +10,15 @@ import attrs
 from stateful_route import _json
 from stateful_route._checks import (
     as_float,
-    check_bool,
-    check_capacity,
     check_count,
     check_duration,
     check_id,
     check_pod_index,
     check_seconds,
     checked,
+    is_bool,
+    is_capacity,
+    is_count,
 )
 from stateful_route.errors import InvalidArgumentError
 
@@ -242,7 +243,7 @@ class LinkChange:
 
 
 def _as_routing_state(value: RoutingState | str) -> RoutingState:
-    return RoutingState.parse(value)
+    return value if isinstance(value, RoutingState) else RoutingState.parse(value)
 
 
 def _optional_text() -> Any:
@@ -268,17 +269,17 @@ class PodReport(_json.JsonForm):
 
     """
 
-    load: int = attrs.field(default=0, validator=checked(check_count))
+    load: int = attrs.field(default=0, validator=is_count)
     routing_state: RoutingState = attrs.field(default=RoutingState.READY, converter=_as_routing_state)
-    links: int = attrs.field(default=0, validator=checked(check_count))
-    placed_total: int = attrs.field(default=0, validator=checked(check_count))
-    capacity: float = attrs.field(default=1.0, converter=as_float, validator=checked(check_capacity))
+    links: int = attrs.field(default=0, validator=is_count)
+    placed_total: int = attrs.field(default=0, validator=is_count)
+    capacity: float = attrs.field(default=1.0, converter=as_float, validator=is_capacity)
     max_links: int | None = attrs.field(default=None, validator=checked(check_count, optional=True))
     address: str | None = _optional_text()
     zone: str | None = _optional_text()
     version: str | None = _optional_text()
-    reclaiming: bool = attrs.field(default=False, validator=checked(check_bool))
-    draining: bool = attrs.field(default=False, validator=checked(check_bool))
+    reclaiming: bool = attrs.field(default=False, validator=is_bool)
+    draining: bool = attrs.field(default=False, validator=is_bool)
 
 
 @attrs.frozen(kw_only=True)

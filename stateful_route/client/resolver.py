@@ -315,7 +315,7 @@ class Resolver:
         return not table.pod(link.pod_index).trusted and await self._table.bury(table, link.owner)
 
     async def _place(self, key: CacheKey) -> Link:
-        began = self._placing.began(key)
+        began = asyncio.get_running_loop().time()
         namespace, _, service_name = key
         table = self._table.peek(namespace, service_name)
         link = None
@@ -332,6 +332,7 @@ class Resolver:
                 pod.own.answered()
             if table.pod(link.pod_index).trusted:
                 return link
+        began = self._placing.began(key, began)
         async with within(self._deadline, "place", since=began):
             return await self._place_in_steps(key, table, link, began + self._deadline)
 

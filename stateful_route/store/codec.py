@@ -35,6 +35,7 @@ _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
 _KINDS = {b"t": LinkKind.TEMPORARY, b"g": LinkKind.GRACE}
 _DEAD = b"DEAD"
 _NO_REPORT = PodReport().to_dict()
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _NUMBERS = frozenset({"load", "links", "placedTotal"})
 _TABLE = b"table"
 # Entries that are read before the event loop gets its turn: a millisecond or so.
@@ -128,11 +129,11 @@ def numbers(report: PodReport) -> tuple[int, int, int]:
 
 def rest(report: PodReport) -> str:
     """Return what else a report says, as JSON without what has its default."""
-    return json.dumps(
-        {name: value for name, value in report.to_dict().items() if name not in _NUMBERS and value != _NO_REPORT[name]},
-        separators=(",", ":"),
-        ensure_ascii=False,
-    )
+    said = report.to_dict()
+    for name, default in _NO_REPORT.items():
+        if name in _NUMBERS or said[name] == default:
+            del said[name]
+    return _to_json(said)
 
 
 def registration(script: Script, reply: Any) -> Registration:

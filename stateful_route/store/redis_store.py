@@ -121,7 +121,7 @@ class RedisStore:
         leaving: Sequence[PodLife] = (),
     ) -> LinkChange:
         """See ``Store.place``."""
-        if not self._services.is_added(key.namespace, key.service_name):
+        if (key.namespace, key.service_name) not in self._services.added:
             await self._services.add(key.namespace, key.service_name)
         lives = self._lives(key.namespace, key.service_name, dead, leaving) if dead or leaving else ()
         call = self._place_call(key, candidate, to_ms(ttl), lives)
@@ -140,7 +140,7 @@ class RedisStore:
         leaving: Sequence[PodLife] = (),
     ) -> list[LinkChange | StoreError]:
         """See ``Store.place_links``."""
-        if not self._services.is_added(namespace, service_name):
+        if (namespace, service_name) not in self._services.added:
             await self._services.add(namespace, service_name)
         names = self._keys.of_links(namespace, service_name)
         ttl_ms, lives = to_ms(ttl), self._lives(namespace, service_name, dead, leaving)
@@ -245,7 +245,7 @@ class RedisStore:
                 to_ms(lease),
                 report.routing_state.value,
                 *codec.numbers(report),
-                codec.optional(report.max_links),
+                "" if report.max_links is None else report.max_links,
                 codec.rest(report),
                 to_ms(retention),
                 self._keys.events(server.namespace, server.service_name),
@@ -320,7 +320,7 @@ class RedisStore:
 
     async def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Any:
         """Return the reply of a script that may make a link."""
-        if not self._services.is_added(key.namespace, key.service_name):
+        if (key.namespace, key.service_name) not in self._services.added:
             await self._services.add(key.namespace, key.service_name)
         return await self._changing(self._link_call(script, key, *args))
 

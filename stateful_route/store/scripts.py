@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import re
 from importlib import resources
 
@@ -51,9 +52,16 @@ class Script:
     """Its ``EVALSHA`` in the protocol of Redis, with room for the length, the keys and the encoded arguments; by the
     number of keys."""
 
+    takes: tuple[int, float, int, float] = attrs.field(init=False, repr=False)
+    """The fewest and the most keys, and the fewest and the most arguments."""
+
+    @takes.default
+    def _count(self) -> tuple[int, float, int, float]:
+        return *_counts(self.keys), *_counts(self.args)
+
     @packed.default
     def _pack(self) -> dict[int, bytes]:
-        fewest = len(self.keys) - sum(name.endswith("?") for name in self.keys)
+        fewest, _ = _counts(self.keys)
         return {
             count: b"*%d\r\n" + _packed_args(("EVALSHA", self.sha, count)) + b"$%d\r\n%b\r\n" * count + b"%b"
             for count in range(fewest, len(self.keys) + 1)
@@ -61,7 +69,8 @@ class Script:
 
     def command(self, keys: tuple[str, ...], args: tuple[str | int, ...]) -> ScriptCall:
         """Return the call of the script with these keys and arguments."""
-        if not (_fit(keys, self.keys) and _fit(args, self.args)):
+        fewest_keys, most_keys, fewest, most = self.takes
+        if not (fewest_keys <= len(keys) <= most_keys and fewest <= len(args) <= most):
             raise TypeError(f"{self.name} takes keys {self.keys} and arguments {self.args}, not {keys} and {args}")
         return ScriptCall(self, keys, args)
 
@@ -99,8 +108,11 @@ class ScriptCall:
         if count == 1:
             key = self.keys[0].encode()
             return packed % (length, len(key), key, _packed_args(self.args))
-        keys = [part for key in self.keys for part in (len(key.encode()), key.encode())]
-        return packed % (length, *keys, _packed_args(self.args))
+        parts: list[int | bytes] = []
+        for name in self.keys:
+            text = name.encode()
+            parts += len(text), text
+        return packed % (length, *parts, _packed_args(self.args))
 
     @property
     def eval(self) -> tuple[str | int, ...]:
@@ -108,17 +120,21 @@ class ScriptCall:
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
 
-def _fit(given: tuple[str | int, ...], names: tuple[str, ...]) -> bool:
+def _counts(names: tuple[str, ...]) -> tuple[int, float]:
+    """Return how many keys or arguments with these names there are at least and at most."""
     if names[-1:] == (_MORE,):
-        return len(given) >= len(names) - 1
-    optional = sum(name.endswith("?") for name in names)
-    return len(names) - optional <= len(given) <= len(names)
+        return len(names) - 1, math.inf
+    return len(names) - sum(name.endswith("?") for name in names), len(names)
 
 
 @functools.lru_cache(maxsize=1024)
 def _packed_args(args: tuple[str | int, ...]) -> bytes:
     """Encode arguments, which are the same for many uids: those of a pod."""
-    return b"".join(b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in [str(arg).encode() for arg in args])
+    packed = []
+    for arg in args:
+        text = str(arg).encode()
+        packed.append(b"$%d\r\n%b\r\n" % (len(text), text))
+    return b"".join(packed)
 
 
 @functools.cache

@@ -33,8 +33,8 @@ class ServiceNames:
         """Know none yet."""
         self._connections = connections
         self._keys = keys
-        self._added: dict[tuple[str, str], float] = {}
-        """When a service was added here last, by the clock of the event loop."""
+        self.added: dict[tuple[str, str], float] = {}
+        """When each service was added here last, by the clock of the event loop."""
         self._known: dict[str, set[str]] = {}
         self._tasks = Tasks()
         self._level = logging.WARNING
@@ -42,10 +42,6 @@ class ServiceNames:
     def known(self, namespace: str) -> set[str]:
         """Return the services of a namespace that were read or added here."""
         return self._known.get(namespace, set())
-
-    def is_added(self, namespace: str, service_name: str) -> bool:
-        """Whether the service was added here."""
-        return (namespace, service_name) in self._added
 
     async def read(self, namespace: str) -> set[str]:
         """Read the services of a namespace.
@@ -56,7 +52,7 @@ class ServiceNames:
         """
         call = _READ.command((self._keys.services(namespace),), ())
         services = {decode(name) for name in codec.services(_READ, await self._connections.run(call))}
-        self._known[namespace] = services | {name for other, name in self._added if other == namespace}
+        self._known[namespace] = services | {name for other, name in self.added if other == namespace}
         return self._known[namespace]
 
     async def add(self, namespace: str, service_name: str, kept: float | None = None) -> None:
@@ -65,26 +61,26 @@ class ServiceNames:
         A pod of it says for how many seconds the services are ``kept``.
         """
         key = namespace, service_name
-        self._added[key] = asyncio.get_running_loop().time()  # others need not wait for it
+        self.added[key] = asyncio.get_running_loop().time()  # others need not wait for it
         self._known.setdefault(namespace, set()).add(service_name)
         args = encode(service_name), to_ms(_KEPT if kept is None else kept), "" if kept is None else "1"
         call = _ADD.command((self._keys.services(namespace),), args)
         try:
             await self._connections.run(call)
         except StoreError as error:
-            self._added.pop(key, None)
+            self.added.pop(key, None)
             text = "the service %r could not be added to those of its namespace, which get_link_service lists: %s"
             _log.log(self._level, text, service_name, error)
             self._level = logging.DEBUG
         except BaseException:
-            self._added.pop(key, None)
+            self.added.pop(key, None)
             raise
 
     def add_soon(self, namespace: str, service_name: str, kept: float, *, again: bool) -> None:
         """Add the service of a pod without waiting for it: ``again``, or if that was a minute ago or longer."""
         now, pause = asyncio.get_running_loop().time(), min(_AGAIN, kept / 3)
-        if again or now - self._added.get((namespace, service_name), -pause) >= pause:
-            self._added[namespace, service_name] = now
+        if again or now - self.added.get((namespace, service_name), -pause) >= pause:
+            self.added[namespace, service_name] = now
             self._tasks.start(self.add(namespace, service_name, kept), f"adds the service {service_name!r}")
 
     async def aclose(self) -> None:

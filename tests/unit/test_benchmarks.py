@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import subprocess
 import sys
 import types
@@ -52,6 +53,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SPREAD_FIELDS = {"median", "low", "high"}
 QUICK = Options(quick=True)
+
+
+@pytest.fixture(autouse=True)
+def _level() -> Iterator[None]:
+    """Leave the logger of the package as it was: the command makes it quiet."""
+    logger = logging.getLogger("stateful_route")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 def side(name: str, figure: float, log: list[str]) -> Callable[[], Awaitable[float]]:
