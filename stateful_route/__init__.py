@@ -20,6 +20,7 @@ from stateful_route.errors import (
     NoRoutablePodError,
     NotOwnerError,
     NotReplicatedError,
+    PodFullError,
     RoutingError,
     StatefulRouteError,
     StoreError,
@@ -46,7 +47,14 @@ from stateful_route.models import (
 from stateful_route.route import StatefulRoute
 from stateful_route.server.drain import HandOff
 from stateful_route.server.driver import ServerDriver
-from stateful_route.server.load import ApplicationLoad, LiveLinks, LoadSource, PodFacts, WaitingTasks, WeighedLoad
+from stateful_route.server.load import (
+    ApplicationLoad,
+    LiveLinks,
+    LoadSource,
+    PodFacts,
+    WaitingTasks,
+    WeighedLoad,
+)
 from stateful_route.server.ownership import Ownership
 from stateful_route.server.rebalance import Movable
 from stateful_route.server.sampling import CpuUsage, EventLoopLag
@@ -82,6 +90,7 @@ __all__ = [
     "Ownership",
     "PlacementStrategy",
     "PodFacts",
+    "PodFullError",
     "PodLife",
     "PodReport",
     "PodState",

@@ -107,6 +107,13 @@ class BaseConfig(_json.JsonForm):
     max_links: int | None = _setting(
         None, check_count, unit="links", doc="number of links at which this pod is full and gets no new uids", kind=int
     )
+    max_links_is_hard: bool = _setting(
+        False,  # noqa: FBT003 - the default of a flag
+        check_bool,
+        unit="",
+        doc="whether this pod refuses to claim one more uid than `max_links`",
+        kind=bool,
+    )
 
     call_deadline: float | None = _seconds(
         None,
@@ -197,7 +204,9 @@ class BaseConfig(_json.JsonForm):
     choices: int = _setting(
         3, check_int, 1, _MAX_CHOICES, unit="", doc="pods compared for a new uid; the best of them gets it", kind=int
     )
-    settle: float = _seconds(1.0, "time until a new link counts in the load that its pod publishes", check_seconds)
+    settle: float = _seconds(
+        1.0, "lag of the load source: time until a new link counts in the load that its pod publishes", check_seconds
+    )
 
     durable: bool = _setting(
         False,  # noqa: FBT003 - the default of a flag
@@ -235,13 +244,15 @@ class BaseConfig(_json.JsonForm):
         return max(self.pod_retention, 2 * self.lease_seconds)
 
     def check_for_pod(self) -> None:
-        """Refuse what would cost a pod its life.
+        """Refuse what would cost a pod its life, or makes no sense in one.
 
         Raises:
             ConfigError: if ``call_deadline`` is above half of the lease: a heartbeat over a connection that went silent
-                would use up what the lease leaves for the next one.
+                would use up what the lease leaves for the next one; or if ``max_links_is_hard`` without ``max_links``.
 
         """
+        if self.max_links_is_hard and self.max_links is None:
+            raise ConfigError("max_links_is_hard", value=True, allowed="False without max_links")
         most = self.lease_seconds / 2
         if self.call_deadline_seconds > most:
             allowed = f"at most half of the lease, {most:g} s, in a pod; unset, it is a quarter of it"

@@ -16,6 +16,7 @@
        +- NoRoutablePodError               no pod may take the uid
        +- NoCapacityError                  pods may, and all of them are full
        +- NotOwnerError                    another pod owns the uid
+          +- PodFullError                  this pod has no room for it
 
 An expected "no" (a refused claim, a link that is absent) is a value, not an error.
 """
@@ -253,3 +254,15 @@ class NotOwnerError(RoutingError):
         self.uid = uid
         self.pod_index = pod_index
         self.epoch = epoch
+
+
+class PodFullError(NotOwnerError):
+    """This pod does not own the uid, as it has ``max_links`` uids already, and ``max_links_is_hard``.
+
+    The attributes are those of ``NotOwnerError``. The uid was not placed here for good: its next call goes elsewhere.
+    """
+
+    def __init__(self, uid: str, pod_index: int | None = None, epoch: int | None = None) -> None:
+        """Name the uid and its owner as far as it is known."""
+        super().__init__(uid, pod_index, epoch)
+        self.args = (f"{self.args[0]}; this pod is full",)

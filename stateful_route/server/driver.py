@@ -80,7 +80,8 @@ class ServerDriver(Driver):
             InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
                 generator; if ``movable`` cannot be called with a number, or is an ``async def``.
             ConfigError: if CPU is to be weighed twice, or is to be measured without psutil; or if ``rebalance`` is set
-                and there is no ``movable``; or if ``call_deadline`` is above half of the lease.
+                and there is no ``movable``; or if ``call_deadline`` is above half of the lease; or if
+                ``max_links_is_hard`` is set and ``max_links`` is not.
 
         """
         super().__init__()
@@ -109,7 +110,14 @@ class ServerDriver(Driver):
             alive=self._note_alive,
             ended=self._lose_all,
         )
-        self._owned = Owned(store, self._heart, server_info, deadline=self._config.call_deadline_seconds, random=random)
+        self._owned = Owned(
+            store,
+            self._heart,
+            server_info,
+            deadline=self._config.call_deadline_seconds,
+            random=random,
+            hard_limit=self._config.max_links if self._config.max_links_is_hard else None,
+        )
         self._reclaim = Reclaim(self._owned, self._heart, self._name, lease=self._config.lease_seconds, clock=clock)
         self._hand_over = HandOver(self._owned, hand_off, rate=self._config.drain_rate)
         self._draining: asyncio.Task[bool] | None = None
@@ -371,6 +379,10 @@ class ServerDriver(Driver):
 
         A link of another pod is refused, and the handle says whose it is: that is a value, not an error. With
         ``steal_temporary`` a link that its pod has not confirmed, or has left in grace, is taken.
+
+        With ``max_links_is_hard`` a pod that has ``max_links`` uids, those that are being claimed included, refuses
+        one that is not its own yet; the handle says so (``full``). A link to this pod that was not confirmed is given
+        up then, so that the next call of the uid goes to another pod.
         """
         check_id("uid", uid)
         self._check_running()
@@ -402,7 +414,10 @@ class ServerDriver(Driver):
         check_pod_index("pod_index", pod_index)
         if self._is_own_service(key) and pod_index == self._server.pod_index:
             self._check_not_waiting(uid)
-            holder = (await self._owned.claim(uid, steal_temporary=True)).pod_index
+            claimed = await self._owned.claim(uid, steal_temporary=True)
+            if claimed.full and claimed.pod_index is None:
+                claimed.require()
+            holder = claimed.pod_index
         else:
             async with within(self._config.call_deadline_seconds, "claim"):
                 answer = await self._store.claim(key, await self._life_of(key, pod_index), steal_temporary=True)

@@ -14,6 +14,7 @@ from stateful_route.errors import LifecycleError, StoreError, StoreProtocolError
 from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.server.fault_log import FaultLog
 from stateful_route.server.given_up import GivenUp
+from stateful_route.server.limit import HardLimit
 from stateful_route.server.ownership import Ownership
 from stateful_route.server.turns import Turns
 
@@ -48,8 +49,21 @@ class Owned:
     handle before it asks; and an answer that was overtaken by an invalidation is looked at again before it counts.
     """
 
-    def __init__(self, store: Store, heart: Heart, server: ServerInfo, *, deadline: float, random: Random) -> None:
-        """Own nothing yet. ``deadline`` is that of a call, in seconds, the wait for the turn included."""
+    def __init__(
+        self,
+        store: Store,
+        heart: Heart,
+        server: ServerInfo,
+        *,
+        deadline: float,
+        random: Random,
+        hard_limit: int | None = None,
+    ) -> None:
+        """Own nothing yet. ``deadline`` is that of a call, in seconds, the wait for the turn included.
+
+        With a ``hard_limit`` a claim of one more uid than that is refused.
+        """
+        self.limit = HardLimit(hard_limit)
         self.heart = heart
         self.pod_index = server.pod_index
         self.placed_total = 0
@@ -104,7 +118,29 @@ class Owned:
 
     async def _claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
         async with self._turns.take(uid, claims=True) as turn:
-            return await self._claim_in_turn(uid, turn, steal_temporary=steal_temporary)
+            if uid in self._handles:
+                return await self._claim_in_turn(uid, turn, steal_temporary=steal_temporary)
+            if not self.limit.has_room(len(self._handles)):
+                refused = await self._refuse_beyond_limit(uid)
+                if refused is not None:
+                    return refused
+            with self.limit.claiming():
+                return await self._claim_in_turn(uid, turn, steal_temporary=steal_temporary)
+
+    async def _refuse_beyond_limit(self, uid: str) -> Ownership | None:
+        """Refuse a uid for which there is no room; return nothing if its persistent link is this pod's already.
+
+        A link of this pod that nobody has confirmed is given up: its next call would come here again.
+        """
+        await self._settle_releases(uid)
+        link = await self._store.get_link(self._key(uid))
+        if link is not None and link.pod_index == self.pod_index:
+            if link.kind is LinkKind.PERSISTENT:
+                return None
+            link = (await self._release(uid, self.pod_index, link.epoch, 0.0)).link
+        answer = LinkChange(Outcome.REFUSED, link)
+        present = PodLife(self.pod_index, self.heart.incarnation)
+        return Ownership(self, uid, present, answer, inherited=False, full=True)
 
     async def _claim_in_turn(self, uid: str, turn: Turn, *, steal_temporary: bool = False) -> Ownership:
         await self._settle_releases(uid)

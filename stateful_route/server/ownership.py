@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stateful_route._checks import check_seconds
-from stateful_route.errors import NotOwnerError
+from stateful_route.errors import NotOwnerError, PodFullError
 from stateful_route.models import LinkKind
 from stateful_route.server.callbacks import check_on_lost
 
@@ -26,6 +26,7 @@ class Ownership:
         pod_index: the pod that holds the link; ``None`` if nothing is known.
         inherited: whether an older life of this pod held the uid, so that its memory of it is gone.
         previous: who held the link before this claim, if the owner or its incarnation changed.
+        full: whether the pod has ``max_links`` uids, and ``max_links_is_hard``: so it refused one more.
 
     """
 
@@ -40,6 +41,7 @@ class Ownership:
         "_owned",
         "_resumed",
         "epoch",
+        "full",
         "inherited",
         "pod_index",
         "previous",
@@ -56,6 +58,7 @@ class Ownership:
         inherited: bool,
         resumed: Ownership | None = None,
         goes_on: bool = True,
+        full: bool = False,
     ) -> None:
         """Hold what the store answered to ``owner``.
 
@@ -66,6 +69,7 @@ class Ownership:
         self.epoch = answer.link.epoch if answer.link else None
         self.pod_index = answer.link.pod_index if answer.link else None
         self.inherited = inherited
+        self.full = full
         self.previous: PreviousOwner | None = answer.previous
         self._ended = answer.ended
         self._goes_on = goes_on
@@ -117,12 +121,13 @@ class Ownership:
         """Return if the uid is owned.
 
         Raises:
-            NotOwnerError: naming the pod to go to, as far as it is known.
+            NotOwnerError: naming the pod to go to, as far as it is known; a ``PodFullError`` if this pod is full.
 
         """
         if not self.is_owned():
+            error = PodFullError if self.full else NotOwnerError
             own = self.pod_index == self._owned.pod_index
-            raise NotOwnerError(self.uid, None if own else self.pod_index, None if own else self.epoch)
+            raise error(self.uid, None if own else self.pod_index, None if own else self.epoch)
 
     async def release(self, grace: float = 0.0) -> bool:
         """Give the uid up; return whether the link was still this one.
