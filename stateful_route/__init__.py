@@ -52,6 +52,7 @@ from stateful_route.server.load import (
     LiveLinks,
     LoadSource,
     PodFacts,
+    SmoothedLoad,
     WaitingTasks,
     WeighedLoad,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "ServerDriver",
     "ServerInfo",
     "ServiceView",
+    "SmoothedLoad",
     "StateObj",
     "StatefulRoute",
     "StatefulRouteError",

@@ -18,12 +18,13 @@ import inspect
 import logging
 import math
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Protocol, Self
 
 import anyio
 import attrs
 
-from stateful_route._checks import MAX_EXACT_INT, check_capacity, check_fraction
+from stateful_route._checks import MAX_EXACT_INT, check_capacity, check_duration, check_fraction, check_seconds
 from stateful_route.errors import ConfigError, InvalidArgumentError
 from stateful_route.server.sampling import CpuUsage
 
@@ -188,6 +189,72 @@ class WeighedLoad(_Composed):
     def __call__(self, facts: PodFacts) -> float:
         """Return the weighed load. Each part is checked: what is wrong with one must not hide in the sum."""
         return weigh(_as_load(self._cpu(facts)), _as_load(self._other(facts)), self._cpu_factor)
+
+
+class SmoothedLoad(_Composed):
+    """The links of the pod, times a moving mean of the load of one link as another source says it.
+
+    For a source that lags, or that is noisy, and whose load the links make. A new link shows at once, with the load of
+    the others; what one link weighs is a mean over some seconds. While there was no link yet whose load the source can
+    have seen, its load is published as it is.
+    """
+
+    def __init__(
+        self,
+        source: LoadSource,
+        *,
+        seconds: float = 60.0,
+        lag: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Smooth ``source`` over so many ``seconds``, above 0: more smooths more, and shows a change later.
+
+        ``lag`` is by how many seconds, from 0, the source is late: its load is that of the links of then. Of a mean
+        over 5 seconds, as ``CpuUsage`` is, that is half of them or a bit more.
+
+        Raises:
+            InvalidArgumentError: if a number is out of range, or ``source`` is no source.
+
+        """
+        check_duration("seconds", seconds)
+        check_seconds("lag", lag)
+        self._source = _checked("source", source)
+        self._memory = seconds
+        self._lag = lag
+        self._clock = clock
+        self._links: deque[tuple[float, int]] = deque()
+        self._seen_at: float | None = None
+        self._seen_for = 0.0
+        self._mean_load = self._mean_links = 0.0
+        super().__init__(self._source)
+
+    def __repr__(self) -> str:
+        return f"<SmoothedLoad of {self._source!r}>"
+
+    def __call__(self, facts: PodFacts) -> float:
+        """Return the smoothed load. What the source says is checked: a mean would keep what is wrong."""
+        load = _as_load(self._source(facts))
+        self._observe(load, facts.links)
+        return facts.links * self._mean_load / self._mean_links if self._mean_links else load
+
+    def _observe(self, load: float, links: int) -> None:
+        """Take in a load, which is that of the links that there were ``lag`` seconds ago."""
+        now = self._clock()
+        self._links.append((now, links))
+        while len(self._links) > 1 and self._links[1][0] <= now - self._lag:
+            self._links.popleft()
+        then, links = self._links[0]
+        if then > now - self._lag or not links:
+            return
+        # Means of both, and not of the quotients: a few links that came or went just now weigh as little as they are.
+        elapsed = 0.0 if self._seen_at is None else now - self._seen_at
+        self._seen_at = now
+        self._seen_for += elapsed
+        share = 1.0
+        if self._seen_for:  # until the memory is full all that was seen counts the same, lest the first count for long
+            share = max(1 - math.exp(-elapsed / self._memory), elapsed / self._seen_for)
+        self._mean_load += share * (load - self._mean_load)
+        self._mean_links += share * (links - self._mean_links)
 
 
 def weigh(cpu: float, other: float, cpu_factor: float) -> float:

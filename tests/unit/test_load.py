@@ -25,6 +25,7 @@ from stateful_route import (
     LoadSource,
     PodFacts,
     ServerDriver,
+    SmoothedLoad,
     StoreUnavailableError,
     WaitingTasks,
     WeighedLoad,
@@ -300,6 +301,68 @@ class TestCpuUsage:
             await eventually(lambda: usage.percent > 0)
 
         assert ["the CPU usage cannot be read; the last mean stands"] == caplog.messages
+
+
+class TestSmoothing:
+    @staticmethod
+    def published(source: Callable[[int], float], links: list[int], **settings: float) -> list[float]:
+        """Return what is published each second, of a source that is asked with the number of the second."""
+        clock = ManualClock()
+        second = -1
+
+        def measured(_facts: PodFacts) -> float:
+            return source(second)
+
+        smoothed = SmoothedLoad(measured, clock=clock, **settings)
+        loads = []
+        for second, number in enumerate(links):  # noqa: B007 - the source reads it
+            clock.advance(1.0)
+            loads.append(smoothed(PodFacts(links=number)))
+        return loads
+
+    def test_a_new_link_shows_at_once(self) -> None:
+        """A source that is late does not hold back the links; each weighs what the others did."""
+        links = [0, 0, 10, 20, 30, 30, 30, 60]
+        loads = self.published(lambda second: 2.0 * links[max(0, second - 2)], links, lag=2.0)
+
+        # Until a load of links was seen nothing is known of what they weigh.
+        assert [0.0, 0.0, 0.0, 0.0, 60.0, 60.0, 60.0, 120.0] == pytest.approx(loads)
+
+    def test_noise_is_smoothed(self) -> None:
+        """A load that jumps by a fifth up and down is published as its mean."""
+        loads = self.published(lambda second: 100.0 if second % 2 else 150.0, [50] * 200, seconds=20.0)
+
+        assert max(abs(load - 125.0) for load in loads[100:]) < 2.0
+        assert max(abs(load - 125.0) for load in loads[10:]) < 6.0
+
+    def test_a_change_of_weight_shows(self) -> None:
+        """When links begin to weigh more, two thirds of that show after the memory."""
+        loads = self.published(lambda second: 100.0 if second < 100 else 200.0, [10] * 200, seconds=20.0)
+
+        assert 100 + 100 * (1 - 1 / math.e) == pytest.approx(loads[119], rel=0.01)
+
+    def test_no_links(self) -> None:
+        """A pod without links publishes what the source says until links were seen, and no load after that."""
+        loads = self.published(lambda _: 7.0, [0, 0, 1, 0, 0])
+
+        assert [7.0, 7.0, 7.0, 0.0, 0.0] == loads
+
+    @pytest.mark.parametrize("settings", [{"seconds": 0}, {"lag": -1}, {"seconds": math.inf}, {"lag": True}])
+    def test_bad_settings(self, settings: dict[str, Any]) -> None:
+        """Numbers out of range, and what is no source, are refused where they are given."""
+        with pytest.raises(InvalidArgumentError, match=next(iter(settings))):
+            SmoothedLoad(LiveLinks(), **settings)
+        with pytest.raises(InvalidArgumentError, match="source"):
+            SmoothedLoad(5)  # type: ignore[arg-type]  # that is the test
+
+    def test_what_is_wrong_is_not_kept(self) -> None:
+        """A load that is none is refused, and spoils no mean."""
+        smoothed = SmoothedLoad(Scripted(5.0, math.nan, 5.0), clock=ManualClock())
+        first = smoothed(PodFacts(links=5))
+        with pytest.raises(InvalidArgumentError):
+            smoothed(PodFacts(links=5))
+
+        assert [5.0, 5.0] == [first, smoothed(PodFacts(links=5))]
 
 
 class TestWeighing:
