@@ -7,6 +7,7 @@ from stateful_route.client.strategies import (
     BestOfRandom,
     Candidate,
     PlacementStrategy,
+    PreferEmptier,
     PreferNewestVersion,
     PreferZone,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "PodReport",
     "PodState",
     "PodTable",
+    "PreferEmptier",
     "PreferNewestVersion",
     "PreferZone",
     "PreviousOwner",

@@ -14,9 +14,11 @@ C = TypeVar("C")
 Narrow: TypeAlias = "Callable[[Sequence[C]], Sequence[C]]"
 """Returns those that a strategy prefers; it looks at all."""
 
-# Of N candidates one looks at all of them once in so many choices: N / 16. What was placed meanwhile is a 16th of a uid
-# for each pod, and a choice costs 16 looks, however many there are.
-_LOOKS = 16
+LOOKS = 16
+"""How many candidates a choice looks at: of N one looks at all of them once in N / 16 choices.
+
+What was placed meanwhile is a 16th of a uid for each pod.
+"""
 
 # Strategies that are remembered: an application has a few, unless it makes one for each choice.
 _MOST = 16
@@ -49,9 +51,9 @@ class Candidates(list[C]):
         if self._narrowed:
             self._narrowed = {}
 
-    def narrowed(self, strategy: object, narrow: Narrow[C]) -> Sequence[C]:
+    def narrowed(self, strategy: object, narrow: Narrow[C], looks: int = LOOKS) -> Sequence[C]:
         """Return what ``narrow`` of ``strategy`` returns; if there are many, what it returned a few choices ago."""
-        choices = len(self) // _LOOKS
+        choices = len(self) // looks
         if choices <= 1:
             return narrow(self)
         known = self._narrowed.get(id(strategy))
@@ -64,6 +66,6 @@ class Candidates(list[C]):
         return known.pods
 
 
-def narrowed(candidates: Sequence[C], strategy: object, narrow: Narrow[C]) -> Sequence[C]:
+def narrowed(candidates: Sequence[C], strategy: object, narrow: Narrow[C], looks: int = LOOKS) -> Sequence[C]:
     """Return those of ``candidates`` that ``strategy`` prefers."""
-    return candidates.narrowed(strategy, narrow) if isinstance(candidates, Candidates) else narrow(candidates)
+    return candidates.narrowed(strategy, narrow, looks) if isinstance(candidates, Candidates) else narrow(candidates)

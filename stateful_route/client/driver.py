@@ -17,7 +17,7 @@ from stateful_route.client.cache import LinkCache
 from stateful_route.client.refresh import RoutingTable
 from stateful_route.client.resolver import Resolver
 from stateful_route.client.service import ServiceView
-from stateful_route.client.strategies import BestOfRandom
+from stateful_route.client.strategies import BestOfRandom, PreferEmptier
 from stateful_route.config import BaseConfig
 from stateful_route.errors import StoreTimeoutError, StoreUnavailableError
 
@@ -73,8 +73,8 @@ class ClientDriver(Driver):
     ) -> None:
         """Make a driver that is not started.
 
-        ``strategy`` chooses the pod of a new uid, by default the best of ``config.choices`` random ones; ``clock`` is
-        in seconds and never goes back. With one that is not ``time.monotonic``, and has no method
+        ``strategy`` chooses the pod of a new uid, by default ``PreferEmptier(BestOfRandom(config.choices))``; ``clock``
+        is in seconds and never goes back. With one that is not ``time.monotonic``, and has no method
         ``call_at(when, callback)`` as ``testing.ManualClock`` has, a hit reads it each time, and takes longer.
 
         Raises:
@@ -97,7 +97,7 @@ class ClientDriver(Driver):
             store,
             self._cache,
             self._table,
-            BestOfRandom(config.choices) if strategy is None else strategy,
+            PreferEmptier(BestOfRandom(config.choices)) if strategy is None else strategy,
             link_ttl=config.link_ttl,
             deadline=config.call_deadline_seconds,
             random=random,

@@ -139,6 +139,49 @@ def _check_up_to(argument: str, value: object) -> None:
         raise InvalidArgumentError(argument, value, "a number from 1; math.inf for no limit")
 
 
+def _check_below(argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InvalidArgumentError(argument, value, "a number from 0 to below 1")
+
+
+@attrs.frozen
+class PreferEmptier:
+    """A pod with much less load than the mean, as one that has just come up, as long as there is one.
+
+    A few random pods are seldom one of a few new ones, so these fill slowly; and while they are empty the others have
+    more than their share. This looks for them.
+
+    Attributes:
+        then: chooses among the pods that are preferred; and among all, to compare: of both the one with less load for
+            its capacity is chosen, as the others may have filled the first one meanwhile.
+        below: a pod with less than so many times the mean load, for its capacity, is preferred; from 0 to below 1.
+        share: such a pod gets about so many times its share of the new uids at most, from 1: it may be slow at first,
+            when its caches are empty. ``math.inf`` for no limit.
+
+    Raises:
+        InvalidArgumentError: naming what is of a wrong type or range.
+
+    """
+
+    then: PlacementStrategy = attrs.field(factory=BestOfRandom, validator=checked(check_callable))
+    below: float = attrs.field(default=0.8, kw_only=True, validator=checked(_check_below))
+    share: float = attrs.field(default=10.0, kw_only=True, validator=checked(_check_up_to))
+
+    def __call__(self, candidates: Sequence[C], random: Random) -> C:
+        """Return one of the emptier ones, if there are any and they have not got their share."""
+        chosen = self.then(candidates, random)
+        emptier = narrowed(candidates, self, self._emptier, looks=1)
+        if not emptier or random.random() * len(candidates) >= self.share * len(emptier):
+            return chosen
+        other = self.then(emptier, random)
+        return other if _fullness(other) < _fullness(chosen) else chosen
+
+    def _emptier(self, candidates: Sequence[C]) -> Sequence[C]:
+        load = sum(candidate.expected_load for candidate in candidates)
+        limit = self.below * load / sum(candidate.capacity for candidate in candidates)
+        return [candidate for candidate in candidates if _fullness(candidate) < limit]
+
+
 @attrs.frozen
 class PreferZone:
     """A pod in one zone, as long as one there is not much fuller than the mean of all.

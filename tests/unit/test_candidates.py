@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route import PlacementStrategy, PreferNewestVersion, PreferZone
+from stateful_route import BestOfRandom, PlacementStrategy, PreferEmptier, PreferNewestVersion, PreferZone
 from stateful_route.client.candidates import Candidates
 from stateful_route.client.routing import ServiceTable
 from stateful_route.models import PodReport, PodState, PodTable, StateObj
@@ -68,7 +68,7 @@ def table() -> ServiceTable:
     return table
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, PreferEmptier()], ids=repr)
 def test_looks(strategy: PlacementStrategy) -> None:
     """A choice among a thousand looks at some twenty of them in the mean."""
     pods = Candidates([Fake(pod_index) for pod_index in range(1000)])
@@ -93,6 +93,19 @@ def test_few(strategy: PlacementStrategy, count: int) -> None:
             chosen.append(pod.pod_index)
 
     assert chosen[:100] == chosen[100:]
+
+
+def test_emptier_no_more() -> None:
+    """A pod that was filled meanwhile is chosen no more, though it was preferred a moment ago."""
+    pods = Candidates([Fake(pod_index, 100.0) for pod_index in range(100)])
+    pods[99].expected_load = 0.0
+    strategy = PreferEmptier(BestOfRandom(1), share=math.inf)
+    first = strategy(pods, Random(1)).pod_index
+    pods[99].expected_load = 101.0
+    chosen = {strategy(pods, Random(seed)).pod_index for seed in range(50)}
+
+    assert 99 == first
+    assert 99 not in chosen or len(chosen) > 10
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateful_route import BestOfRandom, InvalidArgumentError, PreferNewestVersion, PreferZone
+from stateful_route import BestOfRandom, InvalidArgumentError, PreferEmptier, PreferNewestVersion, PreferZone
 from stateful_route.client.strategies import best_of_random
 
 if TYPE_CHECKING:
@@ -186,7 +186,39 @@ PODS = st.builds(
     version=st.sampled_from([None, "v1", "v2"]),
     incarnation=st.integers(0, 9),
 )
-STRATEGIES = [BestOfRandom(), PreferZone("a"), PreferNewestVersion(), PreferNewestVersion(PreferZone("b", up_to=3))]
+STRATEGIES = [
+    BestOfRandom(),
+    PreferZone("a"),
+    PreferNewestVersion(),
+    PreferNewestVersion(PreferZone("b", up_to=3)),
+    PreferEmptier(),
+    PreferZone("a", PreferEmptier(share=1.0)),
+]
+
+
+def test_emptier() -> None:
+    """A pod with much less than the mean is looked for; one with a little less, or none at all, is not."""
+    full = [Fake(i, 100.0) for i in range(20)]
+
+    assert {20} == chosen_by(PreferEmptier(BestOfRandom(1), share=math.inf), [*full, Fake(20, 70.0)])
+    assert len(chosen_by(PreferEmptier(BestOfRandom(1)), [*full, Fake(20, 90.0)])) > 10
+    assert len(chosen_by(PreferEmptier(BestOfRandom(1), below=0.0), [*full, Fake(20, 0.0)])) > 10
+
+
+def test_emptier_by_capacity() -> None:
+    """What is much less is seen for the capacity of a pod."""
+    pods = [*(Fake(i, 100.0) for i in range(20)), Fake(20, 100.0, capacity=2.0), Fake(21, 40.0, capacity=0.4)]
+
+    assert {20} == chosen_by(PreferEmptier(BestOfRandom(1), share=math.inf), pods)
+
+
+def test_emptier_in_time() -> None:
+    """An empty pod gets some times its share and no more, lest it be overrun while it is cold."""
+    pods = [*(Fake(i, 100.0) for i in range(99)), Fake(99, 0.0)]
+    strategy, random = PreferEmptier(BestOfRandom(1), share=10.0), Random(1)
+    got = sum(strategy(pods, random).pod_index == 99 for _ in range(10_000))
+
+    assert 0.10 * 10_000 == pytest.approx(got, rel=0.2)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
@@ -211,6 +243,10 @@ def test_pure(strategy: PlacementStrategy, candidates: list[Fake], seed: int) ->
         (lambda: PreferNewestVersion("x"), "then"),  # type: ignore[arg-type]  # that is the test
         (lambda: PreferZone("a", up_to=0.9), "up_to"),
         (lambda: PreferZone("a", up_to=math.nan), "up_to"),
+        (lambda: PreferEmptier(5), "then"),  # type: ignore[arg-type]  # that is the test
+        (lambda: PreferEmptier(below=1), "below"),
+        (lambda: PreferEmptier(below=math.nan), "below"),
+        (lambda: PreferEmptier(share=0.5), "share"),
         (lambda: PreferNewestVersion(up_to="2"), "up_to"),  # type: ignore[arg-type]  # that is the test
     ],
 )
