@@ -51,9 +51,9 @@ class OwnPlacements:
         """How many placements the published load does not show, those under way too."""
 
     @property
-    def settling(self) -> bool:
-        """Whether there is a placement that was answered, and that the published load does not show."""
-        return self._placed > 0
+    def placed_unseen(self) -> int:
+        """How many of those are not under way any more."""
+        return self._placed
 
     def chosen(self) -> None:
         """Note that a placement is under way. ``answered`` ends that."""
@@ -93,24 +93,32 @@ class OwnPlacements:
 class PlacementRates:
     """How many times faster all clients place than this one does, as means over the last half minute."""
 
-    __slots__ = ("_all", "_own")
+    __slots__ = ("_all", "_own", "peak")
 
     def __init__(self) -> None:
         """Begin without knowing any rate."""
         self._all = 0.0
         self._own = 0.0
+        self.peak = 0.0
+        """How many uids all clients placed in a second, at most of late."""
 
     def observe(self, placed_by_all: int, placed_here: int, seconds: float) -> None:
         """Take in what was placed in the last ``seconds``."""
         if seconds <= 0:
             return
         share = 1 - math.exp(-seconds / _RATE_MEMORY)
+        self.peak = max(placed_by_all / seconds, (1 - share) * self.peak)
         self._all += share * (placed_by_all / seconds - self._all)
         self._own += share * (placed_here / seconds - self._own)
 
     @property
     def scale(self) -> float:
         """The rate of all clients over the own one, from 1 to 1024; 1 while nothing is known."""
-        if self._all <= self._own:
+        return self.scale_with(0)
+
+    def scale_with(self, placed_here: int) -> float:
+        """Return the scale if this client has placed so many since: one that was idle is no thousandth of all then."""
+        own = self._own + placed_here / _RATE_MEMORY
+        if self._all <= own:
             return 1.0
-        return min(self._all / self._own, _MAX_SCALE) if self._own else _MAX_SCALE
+        return min(self._all / own, _MAX_SCALE) if own else _MAX_SCALE

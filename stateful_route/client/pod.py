@@ -127,11 +127,15 @@ class Pod:
 
     @property
     def links(self) -> int:
-        """The published number of links, and the placements of this client that it does not show.
+        """The published number of links, and what was placed since by all clients as far as this one can tell.
 
-        Not times the scale, which is a mean: a pod is not held for full because of what others may have done.
+        Those under way count once, and not for the other clients too: a batch is no sign of what others do.
         """
-        return self.own.unseen + (self.state.report.links if self.state else 0)
+        published = self.state.report.links if self.state else 0
+        own = self.own
+        if not own.placed_unseen:
+            return published + own.pending
+        return published + own.pending + own.placed_unseen + self._service.placed_by_others(own.placed_unseen)
 
     @property
     def max_links(self) -> int | None:

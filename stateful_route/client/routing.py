@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 # A script cannot take any number of pods at once; the next reading asks for others.
 _MOST_ASKED_FOR = 1000
 
+# What the others have placed on one pod is at most so many times its share of what is placed in the time to settle, and
+# in so many seconds until it is read.
+_BURST_SHARE, _UNREAD = 2, 1.0
+
 
 class Doubts:
     """How often the store did not answer, so that all tables of a namespace are to be doubted."""
@@ -148,6 +152,15 @@ class ServiceTable:
         # Of a pod that the store does not know there is nothing to bring, until it registers and so is a change.
         pods = self._confirmed | {pod for pod in self._reported if pod.state is not None}
         return tuple(pod.pod_index for pod in islice(pods, _MOST_ASKED_FOR))
+
+    def placed_by_others(self, own: int) -> int:
+        """Return how many uids the other clients have placed on a pod, while this one placed so many, at a guess.
+
+        As many as the rates say, but no more than some times what a pod gets in some seconds: how many others there are
+        a client that places seldom cannot tell, and must not hold all pods for full.
+        """
+        most = _BURST_SHARE * self._rates.peak * (self._settle + _UNREAD) / (len(self._ready.routable) or 1)
+        return round(min(own * (self._rates.scale_with(self._own_placed) - 1), most))
 
     @property
     def candidates(self) -> Candidates[Pod]:
@@ -482,7 +495,7 @@ class ServiceTable:
         for pod in tuple(self._placed_on):
             if pod.state is not None:
                 pod.own.published(self._heard_at(pod, pod.state), self._settle)
-            if not pod.own.settling:
+            if not pod.own.placed_unseen:
                 self._placed_on.discard(pod)
         recovered = [
             pod

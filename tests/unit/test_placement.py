@@ -24,7 +24,7 @@ def test_own_placements() -> None:
         unseen.append(own.unseen)
 
     assert [4, 4, 3, 2, 2] == unseen
-    assert not own.settling
+    assert not own.placed_unseen
 
 
 def test_rates_unknown() -> None:

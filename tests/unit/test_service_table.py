@@ -206,6 +206,40 @@ def test_full(table: ServiceTable) -> None:
     assert not table.pod(1).full
 
 
+def test_full_by_what_all_place(table: ServiceTable) -> None:
+    """What this client placed counts for the others too, as they place as much; what is under way counts once."""
+    read(table, state(0, placed=100, max_links=50), state(1))
+    for second in range(1, 40):
+        table.placed(table.pod(1), NOW + second - 0.5)
+        now = NOW + second
+        read(table, state(0, at=now, placed=100 + 31 * second, max_links=50), state(1, at=now, placed=second), now=now)
+    pod = table.pod(0)
+    pod.own.chosen()
+    links = [pod.links]
+    pod.own.answered()
+    table.placed(pod, now)
+    links.append(pod.links)
+    table.placed(pod, now)
+
+    assert 1 == links[0]
+    assert 31 == pytest.approx(links[1], abs=3)
+    assert (True, [1]) == (pod.full, [each.pod_index for each in table.candidates])
+
+
+def test_idle_client(table: ServiceTable) -> None:
+    """A client that was idle does not hold pods for full after a few placements of its own, in a busy service."""
+    read(table, state(0, max_links=200))
+    for second in range(1, 40):
+        read(table, state(0, at=NOW + second, placed=10 * second, max_links=200), now=NOW + second)
+    table.placed(table.pod(0), NOW + 40.0)
+    after_one = table.pod(0).links
+    for _ in range(63):
+        table.placed(table.pod(0), NOW + 40.0)
+
+    assert 1 < after_one <= 41
+    assert 64 < table.pod(0).links <= 104
+
+
 @pytest.mark.parametrize(
     ("pods", "room"),
     [
