@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from stateful_route import BestOfRandom, PreferNewestVersion
+from stateful_route import BestOfRandom, PreferEmptier, PreferNewestVersion, RoutingState
 from stateful_route.client.routing import ServiceTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from stateful_route import PlacementStrategy, PodTable
+    from stateful_route import PlacementStrategy, PodState, PodTable
 
 OURS = "ours"
 NEW_FIRST = "ours, newest first"
 ARGMIN = "argmin"
 RANDOM = "random"
 TWO_CHOICES = "best of two"
+OF_THREE = "ours, best of three"
 ALL_KNOWING = "all-knowing"
 
 SETTLE = 1.0
@@ -28,8 +29,13 @@ SETTLE = 1.0
 class Chooser(Protocol):
     """One client."""
 
+    @property
+    def version(self) -> int:
+        """The version of the pods that it knows; 0 if these have none."""
+        ...
+
     def read(self, table: PodTable) -> None:
-        """Take in what the store says of the pods."""
+        """Take in what the store says of the pods, all or those that have changed."""
         ...
 
     def choose(self, now: float) -> int | None:
@@ -44,6 +50,10 @@ class Shipped:
         self.table = ServiceTable("simulation", "room", SETTLE)
         self._strategy = strategy
         self._random = random
+
+    @property
+    def version(self) -> int:
+        return self.table.version
 
     def read(self, table: PodTable) -> None:
         self.table.apply(table, table.now)
@@ -64,15 +74,26 @@ class Published:
         self._pick = pick
         self._random = random
         self._table: PodTable | None = None
+        self._states: dict[int, PodState] = {}
         self._pods: list[int] = []
         self._loads: list[int] = []
+        self.version = 0
 
     def read(self, table: PodTable) -> None:
+        self.version = table.version
+        if table.whole:
+            self._states.clear()
+        self._states |= {state.pod_index: state for state in table.pods}
         self._table = table
 
     def choose(self, now: float) -> int | None:
         if self._table is not None:  # worked out when it is needed: most tables are not
-            routable = [state for state in self._table.pods if state.is_routable(self._table.now)]
+            alive = (
+                [state for state in self._states.values() if state.is_alive(self._table.now)]
+                if self._table.whole
+                else [state for state in self._states.values() if state.pod_index not in self._table.overdue]
+            )
+            routable = [state for state in alive if state.report.routing_state is RoutingState.READY]
             self._pods = [state.pod_index for state in routable]
             self._loads = [state.report.load for state in routable]
             self._table = None
@@ -86,6 +107,7 @@ class AllKnowing:
         """Choose the least of ``loads``, which are kept up to date; a pod that takes no uids has an infinite one."""
         self._loads = loads
         self._random = random
+        self.version = 0
 
     def read(self, table: PodTable) -> None:
         pass
@@ -122,4 +144,8 @@ _PICKS: dict[str, Callable[[Sequence[int], Random], int]] = {
     RANDOM: _random,
     TWO_CHOICES: _best_of_two,
 }
-_STRATEGIES: dict[str, PlacementStrategy] = {OURS: BestOfRandom(), NEW_FIRST: PreferNewestVersion()}
+_STRATEGIES: dict[str, PlacementStrategy] = {
+    OURS: PreferEmptier(),
+    OF_THREE: BestOfRandom(),
+    NEW_FIRST: PreferNewestVersion(),
+}

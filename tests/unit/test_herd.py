@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
-from benchmarks.simulation.choosers import ALL_KNOWING, ARGMIN, NEW_FIRST, OURS
-from benchmarks.simulation.cluster import Fault, Model, simulate
+from benchmarks.simulation.choosers import ALL_KNOWING, ARGMIN, NEW_FIRST, OF_THREE, OURS
+from benchmarks.simulation.cluster import Fault, Joining, Model, simulate
+from benchmarks.simulation.loads import Source
 from benchmarks.simulation.trace import Traffic
 from benchmarks.statistics import quantile
 
@@ -29,19 +31,53 @@ def test_herd() -> None:
 
 
 def test_rolling_restart() -> None:
-    """While pods are restarted in fifths the fullest has little more than its share; newest first moves fewer links."""
+    """While pods are restarted in fifths the fullest has little more than its share; who fills new pods moves less."""
     pods = 20
     batches = [tuple(range(first, first + pods // 5)) for first in range(0, pods, pods // 5)]
     faults = tuple(Fault(at=10.0 + 20 * i, pods=batch, back_after=5.0) for i, batch in enumerate(batches))
     model = Model(pods=pods, period=1.0, seconds=180, traffic=TRAFFIC, faults=faults)
-    histories = {name: simulate(model, name, seed=1) for name in (ARGMIN, OURS, NEW_FIRST)}
+    histories = {name: simulate(model, name, seed=1) for name in (ARGMIN, OURS, OF_THREE, NEW_FIRST)}
     # While a fifth of them is empty, the others have 1.25 times the mean of all.
     worst = {name: max(history.imbalance) for name, history in histories.items()}
 
     assert max(worst[OURS], worst[NEW_FIRST]) < 1.25 * 1.2
     assert worst[ARGMIN] > 1.25 * 1.5
     assert histories[OURS].imbalance[-1] < 1.05
-    assert histories[NEW_FIRST].moved < 0.95 * histories[OURS].moved
+    assert histories[NEW_FIRST].moved < histories[OURS].moved < 0.97 * histories[OF_THREE].moved
+
+
+def test_scale_out() -> None:
+    """New pods fill in little more time than with one who knows all, and much sooner than by a few random pods."""
+    joining = Joining(at=10.0, pods=tuple(range(20, 24)))
+    model = Model(pods=24, period=1.0, seconds=150, traffic=TRAFFIC, joining=joining)
+    histories = {name: simulate(model, name, seed=1) for name in (OURS, OF_THREE, ALL_KNOWING)}
+    filled = {
+        name: next(second for second, joined in enumerate([*history.joined, 1.0]) if joined >= 0.9) - 10
+        for name, history in histories.items()
+    }
+
+    assert filled[ALL_KNOWING] <= filled[OURS] < min(1.6 * filled[ALL_KNOWING], 0.6 * filled[OF_THREE])
+    assert max(histories[OURS].fullest_joined) < 1.05
+
+
+def test_limit() -> None:
+    """In a burst that finds too little room no pod gets many links more than it may have."""
+    fault = Fault(at=10.0, pods=(0, 1, 2, 3, 4, 5, 6, 7))
+    model = Model(pods=40, period=1.0, seconds=40, traffic=TRAFFIC, faults=(fault,), max_links=290)
+
+    assert simulate(model, OURS, seed=1).over <= 45
+
+
+@pytest.mark.parametrize(("source", "more"), [(Source(lag=5.0), 0.03), (Source(noise=0.2), 0.06)])
+def test_smoothed_load(source: Source, more: float) -> None:
+    """Smoothed, a load that is late or noisy is less uneven, and noise is told less often."""
+    plain, smoothed = (
+        simulate(Model(pods=20, period=1.0, seconds=120, traffic=TRAFFIC, by_rule=True, source=each), OURS, seed=1)
+        for each in (source, attrs.evolve(source, smoothed=True))
+    )
+
+    assert quantile(smoothed.imbalance[60:], 0.99) < quantile(plain.imbalance[60:], 0.99) - more / 2
+    assert smoothed.read < plain.read
 
 
 def test_crash() -> None:
