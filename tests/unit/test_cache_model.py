@@ -120,12 +120,11 @@ class CacheMachine(RuleBasedStateMachine):
 
         self.entries.pop(key, None)
 
-    @rule(namespace=st.sampled_from("pt"))
-    def flush(self, namespace: str) -> None:
-        for service in {key[2] for key in self.entries}:
-            self.cache.flush(namespace, service)
+    @rule(namespace=st.sampled_from("pt"), service=st.sampled_from("xy"))
+    def flush(self, namespace: str, service: str) -> None:
+        self.cache.flush(namespace, service)
         self.flushed_at = self.clock()
-        self.entries = {key: entry for key, entry in self.entries.items() if key[0] != namespace}
+        self.entries = {key: entry for key, entry in self.entries.items() if key[::2] != (namespace, service)}
 
     @rule(seconds=st.sampled_from([0.001, 0.009, 0.1, 0.5, 0.89, 1.0, 3.0, 9.0]))
     def advance(self, seconds: float) -> None:
