@@ -30,6 +30,9 @@ _REPLICAS = 1
 # Of the deadline of a call: one that waits for the turn of another has time for both, and for the way.
 _SHARE = 0.4
 
+# Of the deadline of a call: so much before its end a call is told that it fell short, before others say it is late.
+MARGIN = 0.1
+
 # Milliseconds for which the small write stays.
 _KEPT = 1000
 
@@ -47,7 +50,7 @@ class DurableCall(ScriptCall):
     """A call of a script whose answer counts only once a replica has what it wrote."""
 
     wait: float = attrs.field(kw_only=True)
-    """How long that may take, in seconds."""
+    """How long that may take at most, in seconds."""
     expires: float | None = attrs.field(kw_only=True, default=None)
     """When the time of the call is up, by the clock of the event loop; by default in a deadline."""
 

@@ -10,6 +10,7 @@ may be the wrong one: what it answers then says nothing of the other slots, so t
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import attrs
 from stateful_route._tasks import log_failure
 from stateful_route.errors import NotReplicatedError, StoreError
 from stateful_route.store import resp
-from stateful_route.store.durable import counts_only_replicated, marker, of_operation, replicated, shortfall
+from stateful_route.store.durable import MARGIN, counts_only_replicated, marker, of_operation, replicated, shortfall
 from stateful_route.store.faults import timed_out
 from stateful_route.store.pipelined.pipe import Pipe
 from stateful_route.store.resp import ReplyError
@@ -34,9 +35,6 @@ _MOST = 512
 
 # What a server answers to the small write if its slot is moving, or was moved.
 _ELSEWHERE = frozenset({"ASK", "MOVED", "TRYAGAIN"})
-
-# Of the deadline of a call: so much before its end a call is told that it fell short, before others say it is late.
-_MARGIN = 0.1
 
 # Slots in which the small write is tried again at most.
 _MOST_MARKERS = 4
@@ -75,8 +73,8 @@ class DurableLane:
         self._deadline = deadline
         self._waiting: deque[_Change] = deque()
         self._committing: asyncio.Task[None] | None = None
-        self._short = False
-        """Whether no replica had what was written last."""
+        self._short_at = -math.inf
+        """When the server last answered that no replica had what was written, by the clock of the event loop."""
         self._home: str | None = None
         """A key in whose slot the server took the last small write."""
 
@@ -88,6 +86,7 @@ class DurableLane:
 
         """
         loop = asyncio.get_running_loop()
+        began = loop.time()
         data = b"".join([resp.pack(command) for command in commands])
         change = _Change(data, len(commands), call, expires, loop.create_future())
         self._waiting.append(change)
@@ -95,11 +94,11 @@ class DurableLane:
             self._committing = loop.create_task(self._commit(), name=f"stateful_route writes durably: {self._pipe!r}")
             self._committing.add_done_callback(log_failure)
         try:
-            async with asyncio.timeout_at(expires - _MARGIN * self._deadline):
+            async with asyncio.timeout_at(expires - MARGIN * self._deadline):
                 return await change.future
         except TimeoutError:
             at = self._pipe.address
-            if self._short:  # the server has answered: the turns of others took all the time
+            if self._short_at >= began:  # the server has answered since: the turns of others took all the time
                 late = f"no replica of {at} has what others wrote, who were first"
                 raise NotReplicatedError(late, operation=call.name, maybe_applied=change.sent) from None
             raise timed_out(call.name, self._deadline, sent=change.sent, writes=True, at=at) from None
@@ -157,7 +156,8 @@ class DurableLane:
             marked = marked[1:] if short else await self._mark_elsewhere(answers, marked, expires, connection)
         elif not (isinstance(marked[0], Exception) or asking):
             self._home = key
-        self._short = isinstance(shortfall(marked, "", last.call.wait, ""), NotReplicatedError)
+        if isinstance(shortfall(marked, "", last.call.wait, ""), NotReplicatedError):
+            self._short_at = asyncio.get_running_loop().time()
         for change, reply in answers:
             self._answer(change, reply, marked)
 
