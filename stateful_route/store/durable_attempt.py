@@ -79,7 +79,7 @@ class DurableAttempt(Attempt):
             raise self.late()
         self._learn()
         self._sent_at = asyncio.get_running_loop().time()
-        self._wait = round(patience(self._expires - self._sent_at), 3)
+        self._wait = patience(self._deadline, self._expires - self._sent_at)
         self.replies = []
         self.sent = True
         call = self._call
