@@ -143,10 +143,27 @@ async def test_known_links_without_replica(namespace: str, kind: str) -> None:
     assert all(isinstance(answer, StoreError) and answer.maybe_applied for answer in [*many[8:], *unsure])
 
 
+@pytest.mark.parametrize("kind", ["owned", "borrowed"])
+async def test_wait_that_begins_late(namespace: str, kind: str) -> None:
+    """A call that has two fifths of its time left when it can ask for a replica has the answer in it."""
+    with local_server(tcp=True) as server:
+        async with store_at(server.url, BaseConfig(call_deadline=3.0, durable=True), kind) as store:
+            with pytest.raises(NotReplicatedError):  # after it the server has the script, and the service
+                await store.place(key_of(namespace, "before"), OWNER, 60.0)
+            server.pause()
+            placing = asyncio.create_task(store.place(key_of(namespace, "alice"), OWNER, 60.0))
+            await asyncio.sleep(1.8)  # what is tested
+            server.resume()
+            with pytest.raises(NotReplicatedError, match="had it within") as raised:
+                await placing
+
+    assert raised.value.maybe_applied
+
+
 async def test_many_without_replica(namespace: str) -> None:
     """Callers whose turn does not come, as those before wait for a replica, hear that; not that the store is late."""
     with local_server(tcp=True) as server:
-        async with store_at(server.url, DURABLE, "owned") as store:
+        async with store_at(server.url, BaseConfig(call_deadline=3.0, durable=True), "owned") as store:
             answers = await asyncio.gather(
                 *(store.place(key_of(namespace, f"user-{i}"), OWNER, 60.0) for i in range(1500)), return_exceptions=True
             )
