@@ -7,6 +7,7 @@ not its retries: what is not known to have failed before it was sent is reported
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import redis.exceptions
 from redis.asyncio.cluster import PipelineCommand
 
 from stateful_route.errors import StoreError
-from stateful_route.store.durable import marker, replicated, shortfall
+from stateful_route.store.durable_attempt import DurableAttempt, DurableTurns
 from stateful_route.store.exchange import Attempt, exchange, pipeline
 from stateful_route.store.faults import address_of, command_name, translate
 from stateful_route.store.subscriber import open_subscriber
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 # Seconds before a call is tried again whose keys are on their way from one primary to another.
 _MOVING = 0.01
 
-# Of the deadline of a call: no other attempt begins so late.
-_LAST = 0.15
-
 
 class NodeConnections:
     """The pool of a client of one server, or of the primary that Sentinel names. Implements ``Connections``."""
@@ -48,7 +46,9 @@ class NodeConnections:
         self._pool = client.connection_pool
         self.database = int(self._pool.connection_kwargs.get("db") or 0)
         self.deadline = deadline
-        self._places = asyncio.Semaphore(min(limit, self._pool.max_connections))
+        places = min(limit, self._pool.max_connections)
+        self._places = asyncio.Semaphore(places)
+        self._durable = DurableTurns(places)
 
     async def run(self, call: ScriptCall) -> Any:
         """Return the reply of a script."""
@@ -66,17 +66,17 @@ class NodeConnections:
 
     async def run_durably(self, call: DurableCall) -> Any:
         """Return the reply of a script once a replica has what it wrote."""
-        script, behind = call.script, marker(call.keys[0], call.wait)
-        async with self._attempt(script.name, writes=script.writes) as attempt, self._places:
+        at = address_of(self._pool.connection_kwargs)
+        async with DurableAttempt(call, self.deadline, self._durable, at) as attempt, self._durable.turn, self._places:
+            attempt.placed()
             connection = await self._pool.get_connection()
             try:
-                attempt.sent = True
-                replies = await pipeline(connection, (call.evalsha, *behind))
-                if isinstance(replies[0], redis.exceptions.NoScriptError):
-                    replies = await pipeline(connection, (call.eval, *behind))
+                await pipeline(connection, attempt.send(), attempt.replies)
+                if isinstance(attempt.replies[0], redis.exceptions.NoScriptError):
+                    await pipeline(connection, attempt.send(), attempt.replies)
             finally:
                 await self._pool.release(connection)
-            return _durable(replies, call, attempt.at)
+            return attempt.result()
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script, sent in one pipeline."""
@@ -130,6 +130,7 @@ class ClusterConnections:
         self._client = client
         self.deadline = deadline
         self._places = asyncio.Semaphore(limit)
+        self._durable = DurableTurns(limit)
 
     async def run(self, call: ScriptCall) -> Any:
         """Return the reply of a script."""
@@ -146,41 +147,38 @@ class ClusterConnections:
 
     async def run_durably(self, call: DurableCall) -> Any:
         """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
-        script, key = call.script, call.keys[0]
-        async with Attempt(script.name, self.deadline, writes=script.writes) as attempt, self._places:
+        key = call.keys[0]
+        async with DurableAttempt(call, self.deadline, self._durable) as attempt, self._durable.turn, self._places:
+            attempt.placed()
             loop = asyncio.get_running_loop()
-            expires = loop.time() + self.deadline
-            command, asked = call.evalsha, None
+            asked: Any = None
             while True:
                 began = loop.time()
                 await self._client.initialize()
                 node: Any = self._client.get_node_from_key(key) if asked is None else asked
                 attempt.at = f"{node.host}:{node.port}"
-                attempt.sent = True
-                asking: list[Command] = [] if asked is None else [("ASKING",)]
-                touch, wait = marker(key, call.wait)
-                replies = await _together(node, [*asking, command, *asking, touch, wait])
-                replies = [replies[len(asking)], *replies[-2:]]
-                match replies[0]:
+                await _together(node, attempt.send(), attempt.replies, asking=asked is not None)
+                match attempt.replies[0]:
                     case redis.exceptions.NoScriptError():
-                        command = call.eval
+                        pass
                     case redis.exceptions.AskError() as error:
                         asked = self._client.get_node(host=error.host, port=error.port)
                         if asked is None:
                             raise error
+                        attempt.redirected()
                     case redis.exceptions.MovedError():
+                        attempt.redirected()
                         # A read goes where it is sent, and the client learns of it.
                         await self._execute(node, ("EXISTS", key))
                         asked = None
                     case redis.exceptions.TryAgainError() as error:
-                        now = loop.time()
                         # One that is under way when the time is up is unsure.
-                        if now + max(_LAST * self.deadline, _MOVING + 2 * (now - began)) >= expires:
+                        if not attempt.has_time_for(_MOVING + 2 * (loop.time() - began)):
                             raise error
                         attempt.sent = False
                         await asyncio.sleep(_MOVING)
                     case _:
-                        return _durable(replies, call, attempt.at)
+                        return attempt.result()
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script: those for one key in their order, the others side by side."""
@@ -225,22 +223,13 @@ class ClusterConnections:
         return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
 
 
-def _durable(replies: Sequence[Any], call: DurableCall, at: str) -> Any:
-    """Return the reply of a script if the replies to its ``marker``, which follow, say that a replica has it.
+async def _together(node: Any, commands: Sequence[Command], replies: list[Any], *, asking: bool) -> None:
+    """Run a script and its marker on a node of a cluster over one connection, ``asking`` for a slot on its way there.
 
-    Raises:
-        RedisError: if the server refused it.
-        StoreError: if no replica is known to have it.
-
+    Their replies, or errors, are put into ``replies``, which is empty; if it is cancelled, those that have come.
     """
-    reply, *acknowledged = replies
-    if isinstance(reply, Exception):
-        raise reply
-    return replicated(reply, call.name, shortfall(acknowledged, call.name, call.wait, at))
-
-
-async def _together(node: Any, commands: Sequence[Command]) -> list[Any]:
-    """Return the replies of a node of a cluster to commands over one connection."""
-    sent = [PipelineCommand(place, *command, NEVER_DECODE=True) for place, command in enumerate(commands)]
-    await node.execute_pipeline(sent)
-    return [command.result for command in sent]
+    ask, *sent = (PipelineCommand(0, *command, NEVER_DECODE=True) for command in (("ASKING",), *commands))
+    try:
+        await node.execute_pipeline([ask, sent[0], ask, *sent[1:]] if asking else sent)
+    finally:
+        replies += itertools.takewhile(lambda reply: reply is not None, [command.result for command in sent])

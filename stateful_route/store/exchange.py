@@ -25,15 +25,17 @@ class Attempt:
 
     __slots__ = ("_deadline", "_operation", "_timeout", "_writes", "at", "sent")
 
-    def __init__(self, operation: str, deadline: float, *, writes: bool, at: str = "") -> None:
+    def __init__(
+        self, operation: str, deadline: float, *, writes: bool, at: str = "", until: float | None = None
+    ) -> None:
         """Bound an operation by ``deadline`` seconds; set ``sent`` once the command is on its way.
 
-        ``at`` is the address of the server, if it is known.
+        ``at`` is the address of the server, if it is known. With ``until``, a time of the event loop, it ends then.
         """
         self._operation = operation
         self._deadline = deadline
         self._writes = writes
-        self._timeout = asyncio.timeout(deadline)
+        self._timeout = asyncio.timeout(deadline) if until is None else asyncio.timeout_at(until)
         self.at = at
         self.sent = False
 
@@ -52,10 +54,14 @@ class Attempt:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes, at=self.at) from error
+            raise self.late() from error
         if isinstance(error, Exception) and not isinstance(error, StoreError):
             fault = translate(error, self._operation, sent=self.sent, writes=self._writes, at=self.at)
             raise fault from fault.__cause__
+
+    def late(self) -> StoreError:
+        """Return the error of an attempt whose time is up."""
+        return timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes, at=self.at)
 
 
 async def exchange(connection: AbstractConnection, command: Command) -> Any:
@@ -64,17 +70,24 @@ async def exchange(connection: AbstractConnection, command: Command) -> Any:
     return await connection.read_response(disable_decoding=True)
 
 
-async def pipeline(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-    """Return the reply of each command, or the error that came for it; one for all the rest if that is lost."""
+async def pipeline(
+    connection: AbstractConnection, commands: Sequence[Command], replies: list[Any] | None = None
+) -> list[Any]:
+    """Return the reply of each command, or the error that came for it; one for all the rest if that is lost.
+
+    They are put into ``replies``, an empty list, as they come: who is cancelled finds there what has come.
+    """
+    if replies is None:
+        replies = []
     if not commands:
-        return []
+        return replies
     await connection.send_packed_command(b"".join(map(resp.pack, commands)))
-    replies: list[Any] = []
     for _ in commands:
         try:
             replies.append(await connection.read_response(disable_decoding=True))
         except redis.exceptions.ResponseError as error:
             replies.append(error)
         except REDIS_ERRORS as error:
-            return replies + [error] * (len(commands) - len(replies))
+            replies += [error] * (len(commands) - len(replies))
+            break
     return replies

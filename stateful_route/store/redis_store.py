@@ -6,8 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._checks import to_ms
-from stateful_route._deadline import within
-from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError
+from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.store import codec, scripts
 from stateful_route.store.durable import Durably, of_operation
@@ -160,14 +159,8 @@ class RedisStore:
         found = await self.get_links(namespace, [uid for uid, _ in candidates], service_name)
         known = [_known(answer, dead) for answer in found]
         rest = [candidate for candidate, answer in zip(candidates, known, strict=True) if answer is None]
-        placed: list[LinkChange | StoreError] = []
-        try:
-            async with within(self._durable_within, "place", since=began):
-                if rest:
-                    placing = LinkBatches(self._durably.until(began + self._durable_within))
-                    placed = await placing.run(rest, place, place_all)
-        except StoreTimeoutError as error:
-            placed = [error] * len(rest)
+        placing = LinkBatches(self._durably.until(began + self._durable_within))
+        placed = await placing.run(rest, place, place_all)
         answers = iter(placed)
         return [next(answers) if answer is None else answer for answer in known]
 
@@ -315,8 +308,7 @@ class RedisStore:
             raise of_operation(error, _PLACE.name, maybe_applied=False) from error
         if (known := _known(found, dead)) is not None and not isinstance(known, StoreError):
             return known
-        async with within(deadline, _PLACE.name, since=began):
-            return codec.link_change(_PLACE, await durably.until(began + deadline).run(call))
+        return codec.link_change(_PLACE, await durably.until(began + deadline).run(call))
 
     async def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Any:
         """Return the reply of a script that may make a link."""

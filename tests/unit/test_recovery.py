@@ -19,7 +19,6 @@ from stateful_route import (
     RoutingState,
     ServerDriver,
     StatefulRouteError,
-    StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
@@ -353,16 +352,15 @@ async def test_many_who_wait(make_client: MakeClient, store: MemoryStore) -> Non
     """Thousands who wait cost the store no question each: one polls, and each asks twice at most."""
     for pod_index in range(2):
         await begin(store, pod_index)
-    async with make_client(call_deadline=1.0) as client:
+    async with make_client(call_deadline=3.0) as client:
         await client.pods("", SERVICE)
         await lose(store, client)
         store.operations.clear()
         calls = (client.compute_linked_pod("", f"new-{number}", SERVICE) for number in range(2000))
         errors = await asyncio.gather(*calls, return_exceptions=True)
 
-    # On a busy machine the deadline comes for some before it is their turn to say why they wait.
-    assert {NoRoutablePodError} <= set(map(type, errors)) <= {NoRoutablePodError, StoreTimeoutError}
-    assert 25 >= store.operations["read_pods"]
+    assert {NoRoutablePodError} == set(map(type, errors))
+    assert 60 >= store.operations["read_pods"]
     assert 4000 >= store.operations["get_link"]
     assert 0 == store.operations["place"]
 

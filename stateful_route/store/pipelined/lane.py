@@ -10,6 +10,7 @@ may be the wrong one: what it answers then says nothing of the other slots, so t
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,15 @@ import attrs
 from stateful_route._tasks import log_failure
 from stateful_route.errors import NotReplicatedError, StoreError
 from stateful_route.store import resp
-from stateful_route.store.durable import counts_only_replicated, marker, of_operation, replicated, shortfall
+from stateful_route.store.durable import (
+    MARGIN,
+    counts_only_replicated,
+    marker,
+    of_operation,
+    patience,
+    replicated,
+    shortfall,
+)
 from stateful_route.store.faults import timed_out
 from stateful_route.store.pipelined.pipe import Pipe
 from stateful_route.store.resp import ReplyError
@@ -35,8 +44,8 @@ _MOST = 512
 # What a server answers to the small write if its slot is moving, or was moved.
 _ELSEWHERE = frozenset({"ASK", "MOVED", "TRYAGAIN"})
 
-# Of the deadline of a call: so much before its end a call is told that it fell short, before others say it is late.
-_MARGIN = 0.1
+# Of the deadline of a call: one with less left does not shorten the time for which others wait for a replica.
+_ENOUGH = 0.4
 
 # Slots in which the small write is tried again at most.
 _MOST_MARKERS = 4
@@ -75,8 +84,8 @@ class DurableLane:
         self._deadline = deadline
         self._waiting: deque[_Change] = deque()
         self._committing: asyncio.Task[None] | None = None
-        self._short = False
-        """Whether no replica had what was written last."""
+        self._short_at = -math.inf
+        """When the server last answered that no replica had what was written, by the clock of the event loop."""
         self._home: str | None = None
         """A key in whose slot the server took the last small write."""
 
@@ -88,6 +97,7 @@ class DurableLane:
 
         """
         loop = asyncio.get_running_loop()
+        began = loop.time()
         data = b"".join([resp.pack(command) for command in commands])
         change = _Change(data, len(commands), call, expires, loop.create_future())
         self._waiting.append(change)
@@ -95,11 +105,11 @@ class DurableLane:
             self._committing = loop.create_task(self._commit(), name=f"stateful_route writes durably: {self._pipe!r}")
             self._committing.add_done_callback(log_failure)
         try:
-            async with asyncio.timeout_at(expires - _MARGIN * self._deadline):
+            async with asyncio.timeout_at(expires - MARGIN * self._deadline):
                 return await change.future
         except TimeoutError:
             at = self._pipe.address
-            if self._short:  # the server has answered: the turns of others took all the time
+            if self._short_at >= began:  # the server has answered since: the turns of others took all the time
                 late = f"no replica of {at} has what others wrote, who were first"
                 raise NotReplicatedError(late, operation=call.name, maybe_applied=change.sent) from None
             raise timed_out(call.name, self._deadline, sent=change.sent, writes=True, at=at) from None
@@ -131,7 +141,7 @@ class DurableLane:
 
     async def _commit_together(self, changes: list[_Change]) -> None:
         last = changes[-1]
-        key, wait = last.call.keys[0] if self._home is None else self._home, last.call.wait
+        key, wait = last.call.keys[0] if self._home is None else self._home, self._patience(changes)
         asking = self._home is None and last.count > 1  # its slot is on its way here, and takes nothing else
         behind = _behind(key, wait, asking=asking)
         for change in changes:
@@ -154,15 +164,23 @@ class DurableLane:
             self._home = None
             # If no replica has what was written before, none has the rest.
             short = marked[1] == 0
-            marked = marked[1:] if short else await self._mark_elsewhere(answers, marked, expires, connection)
+            marked = marked[1:] if short else await self._mark_elsewhere(answers, marked, wait, expires, connection)
         elif not (isinstance(marked[0], Exception) or asking):
             self._home = key
-        self._short = isinstance(shortfall(marked, "", last.call.wait, ""), NotReplicatedError)
+        if isinstance(shortfall(marked, "", wait, ""), NotReplicatedError):
+            self._short_at = asyncio.get_running_loop().time()
         for change, reply in answers:
-            self._answer(change, reply, marked)
+            self._answer(change, reply, marked, wait)
+
+    def _patience(self, changes: list[_Change]) -> float:
+        """Return for how long to wait for a replica, so that all who have time for it have the answer in theirs."""
+        now = asyncio.get_running_loop().time()
+        left = [change.expires - now for change in changes]
+        enough = [seconds for seconds in left if seconds >= _ENOUGH * self._deadline]
+        return patience(self._deadline, min(enough, default=max(left)))
 
     async def _mark_elsewhere(
-        self, answers: list[tuple[_Change, Any]], marked: list[Any], expires: float, connection: int
+        self, answers: list[tuple[_Change, Any]], marked: list[Any], wait: float, expires: float, connection: int
     ) -> list[Any]:
         """Return the replies to a small write and a ``WAIT`` over the same connection, in a slot that has not moved."""
         sure = {
@@ -170,7 +188,7 @@ class DurableLane:
         }
         for key, change in list(sure.items())[:_MOST_MARKERS]:
             asking = change.count > 1
-            behind = _behind(key, change.call.wait, asking=asking)
+            behind = _behind(key, wait, asking=asking)
             data = b"".join([resp.pack(command) for command in behind])
             try:
                 again: list[Any] = (await self._pipe.submit(data, _TOGETHER, expires, len(behind)))[-2:]
@@ -188,7 +206,7 @@ class DurableLane:
         """Return which connection the next submission goes over, if none is lost."""
         return self._pipe.connects + (not self._pipe.connected)
 
-    def _answer(self, change: _Change, reply: Any, behind: list[Any]) -> None:
+    def _answer(self, change: _Change, reply: Any, behind: list[Any], wait: float) -> None:
         if change.future.done():
             return
         name = change.call.name
@@ -197,7 +215,7 @@ class DurableLane:
         elif isinstance(reply, ReplyError):  # it wrote nothing that would have to be kept
             change.future.set_result(reply)
         else:
-            fault = shortfall(behind, name, change.call.wait, self._pipe.address)
+            fault = shortfall(behind, name, wait, self._pipe.address)
             try:
                 change.future.set_result(replicated(reply, name, fault))
             except StoreError as error:
