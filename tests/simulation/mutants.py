@@ -192,7 +192,7 @@ SLIPS = [
         "a release names no epoch",
         OWNED,
         "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace, announced",
-        "self._key(uid), pod_index=pod_index, epoch=None, grace=grace)",
+        "self._key(uid), pod_index=pod_index, epoch=None, grace=grace, announced",
     ),
     # announcements to a pod
     Mutation(
