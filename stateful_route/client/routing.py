@@ -284,6 +284,9 @@ class ServiceTable:
             died = attrs.evolve(pod.state.load_state, timestamp=now)
             dead = attrs.evolve(pod.state, incarnation=life.incarnation, dead=True, load_state=died)
             self._set_state(pod, dead, overdue=False)
+        else:
+            pod.kept_from = math.inf
+            self.departed.append(pod)
         pod.available = False
         pod.settle()
         self._confirmed.add(pod)

@@ -115,6 +115,20 @@ async def test_another_life(make_client: MakeClient, store: MemoryStore) -> None
         assert (0, None) == (before, cached(client))
 
 
+def test_death_of_a_pod_that_was_forgotten() -> None:
+    """So it is if the death is confirmed of a pod that the store does not know."""
+    table = ServiceTable("prod", "room", settle=1.0)
+    read(table, state(1))
+    pod = table.pod(0)
+    table.mark_dead(PodLife(0, 1))
+    dead = table.take_departed(), pod.kept_from
+    read(table, state(0, incarnation=2), state(1), now=NOW + 1.0)
+
+    assert ([pod], float("inf")) == dead
+    assert [pod] == table.take_departed()
+    assert pod.kept_from < float("inf")
+
+
 @pytest.mark.parametrize("in_flight", [False, True])
 def test_cache(clock: ManualClock, in_flight: bool) -> None:
     """All that leads to a pod is dropped, in the front too, and nothing is kept of what was asked for before."""
