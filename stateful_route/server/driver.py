@@ -267,6 +267,7 @@ class ServerDriver(Driver):
         """Drain, or wait until that has ended; return whether it was announced."""
         drained = self._draining is not None and self._draining.done()
         if self._draining is None or (drained and self._routing_state is RoutingState.READY):
+            self._begin_drain()  # here, and not in the task: of two calls the later one counts
             self._draining = asyncio.create_task(self._drain(), name=f"stateful_route drain of {self!r}")
         draining = self._draining
         announced = await outlast(draining)
@@ -274,14 +275,17 @@ class ServerDriver(Driver):
             self._draining = None  # the next one tries again
         return announced
 
+    def _begin_drain(self) -> None:
+        if not self._heart.ended and self._heart.may_be_known:
+            if self._routing_state is RoutingState.READY:
+                self._routing_state = RoutingState.DENY_NEW_CALL
+            self._heart.drains = True
+
     async def _drain(self) -> bool:
         if self._heart.ended or not self._heart.may_be_known:
             return False
         if not self._heart.registered:
             self._heart.spare_others()
-        if self._routing_state is RoutingState.READY:
-            self._routing_state = RoutingState.DENY_NEW_CALL
-        self._heart.drains = True
         begin = anyio.current_time()
         deadline = begin + self._config.drain_deadline
         if not await self._announce_drain():

@@ -94,6 +94,17 @@ class TestDrain:
         assert [None, None] == links
         assert [False, False] == [handle.is_owned() for handle in handles]
 
+    async def test_later_word(self, make_pod: MakePod, store: MemoryStore) -> None:
+        """Of a drain and a routing state that are asked for at once, the later one counts."""
+        async with make_pod() as pod:
+            await asyncio.gather(pod.drain(), pod.set_routing_state(RoutingState.READY))
+            ready = await pod.get_routing_state(), await routing_state(store)
+            await asyncio.gather(pod.set_routing_state(RoutingState.READY), pod.drain())
+            denies = await pod.get_routing_state(), await routing_state(store)
+
+        assert (RoutingState.READY, "READY") == ready
+        assert (RoutingState.DENY_NEW_CALL, "DENY_NEW_CALL") == denies
+
     async def test_next_call(self, make_pod: MakePod, make_server: MakeServer, make_client: MakeClient) -> None:
         """The next call for a uid that was handed over is placed on another pod, while the old one still stands."""
         async with make_server(1), make_client() as client, make_pod() as pod:

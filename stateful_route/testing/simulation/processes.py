@@ -121,8 +121,9 @@ class Process:
         bound = self.bound(name)
         if isinstance(result, str) and result in {"cancelled", "given up"}:
             self._gave_up_at = self.machine.loop.now
-        # Who has joined a call that was given up begins again with what time is left.
-        abandoned = isinstance(result, StoreTimeoutError) and began < self._gave_up_at
+        # Who has joined a call that was given up begins again, and may have too little time left.
+        late = took >= self.config.call_deadline_seconds
+        abandoned = late and isinstance(result, StoreTimeoutError) and began < self._gave_up_at
         if isinstance(result, StoreError) and not abandoned and self.must_be_answered(began):
             self.judge.violate("errors are expected", f"{self.name} {name}: {result}, and nothing was wrong")
         if took > bound:
