@@ -327,14 +327,13 @@ class RoutingTable:
         if version is not None:
             table.reads.changes_read_at = read_at
         longest_gap = 2 * self._config.refresh + self._config.call_deadline_seconds
-        forgotten = table.is_forgotten(pods)
         complete = table.apply(pods, read_at, longest_gap, received_at)
         self._flush_departed(table)
         if complete and version is not None:
             table.resume(read_at)
             table.cleared = raised
             table.heard_throughout = table.serves_cached and table.raised == raised
-        if forgotten or (table.misses_pods and not missing):
+        if table.misses_pods and not missing:
             # Pods are gone, so links may be: nobody announced that, as it happens to a store that is emptied.
             self._cache.flush(table.namespace, table.service_name)
         elif complete and not table.recovering and table.raised == raised:

@@ -375,19 +375,6 @@ class ServiceTable:
                     left = min(left, ripe_at - now)
         return max(0.0, left)
 
-    def is_forgotten(self, table: PodTable) -> bool:
-        """Whether a reading shows that the store has forgotten what is known here from earlier ones.
-
-        Its version is a lower one; or it knows of a life only that it is dead, as of a pod that it has not heard of.
-        """
-        if table.whole and table.version < self.version:
-            return True
-        for state in table.pods:
-            before = self.pod(state.pod_index).state if state.dead else None
-            if before is not None and before.life == state.life and before.load_state.ttl != state.load_state.ttl:
-                return True
-        return False
-
     def apply(
         self, table: PodTable, read_at: float, longest_gap: float = 0.0, received_at: float | None = None
     ) -> bool:

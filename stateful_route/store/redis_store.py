@@ -121,7 +121,7 @@ class RedisStore:
     ) -> LinkChange:
         """See ``Store.place``."""
         if (key.namespace, key.service_name) not in self._services.added:
-            await self._services.add(key.namespace, key.service_name)
+            self._services.add_soon(key.namespace, key.service_name)
         lives = self._lives(key.namespace, key.service_name, dead, leaving) if dead or leaving else ()
         call = self._place_call(key, candidate, to_ms(ttl), lives)
         if self._durably is not None and self._durable_within is not None:
@@ -140,7 +140,7 @@ class RedisStore:
     ) -> list[LinkChange | StoreError]:
         """See ``Store.place_links``."""
         if (namespace, service_name) not in self._services.added:
-            await self._services.add(namespace, service_name)
+            self._services.add_soon(namespace, service_name)
         names = self._keys.of_links(namespace, service_name)
         ttl_ms, lives = to_ms(ttl), self._lives(namespace, service_name, dead, leaving)
 
@@ -204,7 +204,7 @@ class RedisStore:
         above: int = 0,
     ) -> Registration:
         """See ``Store.register``."""
-        self._services.add_soon(server.namespace, server.service_name, retention, again=True)
+        self._services.add_soon(server.namespace, server.service_name, retention)
         reply = await self._run(
             _REGISTER,
             self._keys.pod_keys(server.namespace, server.service_name),
@@ -227,7 +227,7 @@ class RedisStore:
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
     ) -> HeartbeatOutcome:
         """See ``Store.heartbeat``."""
-        self._services.add_soon(server.namespace, server.service_name, retention, again=False)
+        self._services.keep(server.namespace, server.service_name, retention)
         (outcome,) = await self._run(
             _HEARTBEAT,
             self._keys.pod_keys(server.namespace, server.service_name),
@@ -310,11 +310,11 @@ class RedisStore:
             return known
         return codec.link_change(_PLACE, await durably.until(began + deadline).run(call))
 
-    async def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Any:
+    def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Awaitable[Any]:
         """Return the reply of a script that may make a link."""
         if (key.namespace, key.service_name) not in self._services.added:
-            await self._services.add(key.namespace, key.service_name)
-        return await self._changing(self._link_call(script, key, *args))
+            self._services.add_soon(key.namespace, key.service_name)
+        return self._changing(self._link_call(script, key, *args))
 
     def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
         """Return the call of a script that may change a link."""

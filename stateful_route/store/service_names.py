@@ -55,33 +55,31 @@ class ServiceNames:
         self._known[namespace] = services | {name for other, name in self.added if other == namespace}
         return self._known[namespace]
 
-    async def add(self, namespace: str, service_name: str, kept: float | None = None) -> None:
-        """Add a service, in which a link is about to be made; if that fails, the next link tries again.
+    def add_soon(self, namespace: str, service_name: str, kept: float | None = None) -> None:
+        """Add a service in which a link is made, without waiting for it; if that fails, the next link tries again.
 
         A pod of it says for how many seconds the services are ``kept``.
         """
-        key = namespace, service_name
-        self.added[key] = asyncio.get_running_loop().time()  # others need not wait for it
+        self.added[namespace, service_name] = asyncio.get_running_loop().time()
         self._known.setdefault(namespace, set()).add(service_name)
+        self._tasks.start(self._add(namespace, service_name, kept), f"adds the service {service_name!r}")
+
+    def keep(self, namespace: str, service_name: str, kept: float) -> None:
+        """Add the service of a pod again if that was a minute ago or longer."""
+        pause = min(_AGAIN, kept / 3)
+        if asyncio.get_running_loop().time() - self.added.get((namespace, service_name), -pause) >= pause:
+            self.add_soon(namespace, service_name, kept)
+
+    async def _add(self, namespace: str, service_name: str, kept: float | None) -> None:
         args = encode(service_name), to_ms(_KEPT if kept is None else kept), "" if kept is None else "1"
         call = _ADD.command((self._keys.services(namespace),), args)
         try:
             await self._connections.run(call)
         except StoreError as error:
-            self.added.pop(key, None)
+            self.added.pop((namespace, service_name), None)
             text = "the service %r could not be added to those of its namespace, which get_link_service lists: %s"
             _log.log(self._level, text, service_name, error)
             self._level = logging.DEBUG
-        except BaseException:
-            self.added.pop(key, None)
-            raise
-
-    def add_soon(self, namespace: str, service_name: str, kept: float, *, again: bool) -> None:
-        """Add the service of a pod without waiting for it: ``again``, or if that was a minute ago or longer."""
-        now, pause = asyncio.get_running_loop().time(), min(_AGAIN, kept / 3)
-        if again or now - self.added.get((namespace, service_name), -pause) >= pause:
-            self.added[namespace, service_name] = now
-            self._tasks.start(self.add(namespace, service_name, kept), f"adds the service {service_name!r}")
 
     async def aclose(self) -> None:
         """End what is in flight."""

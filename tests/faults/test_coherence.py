@@ -154,6 +154,7 @@ async def test_back_after_a_cut(proxy: FaultProxy, gateway: ClientDriver, pods: 
 
 async def test_half_open_listener(proxy: FaultProxy, gateway: ClientDriver, pods: list[ServerDriver]) -> None:
     """A listener whose connection is silently gone is given up after twice the patience, and another one stands."""
+    await gateway.pods("", "room")
     await eventually(lambda: listening(gateway))
     hearing = next(iter(gateway._table._listeners.values()))
     proxy.black_hole()

@@ -80,16 +80,26 @@ def route_to(request: pytest.FixtureRequest) -> Route:
 
 
 @pytest.fixture(params=["owned", "borrowed with redis-py's defaults"])
-async def store(proxy: FaultProxy, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(
+    proxy: FaultProxy, shared_server: LocalServer, namespace: str, request: pytest.FixtureRequest
+) -> AsyncIterator[Store]:
     """Provide a store behind the proxy; a borrowed client has ten retries, which must not run a script again."""
     config = BaseConfig(call_deadline=DEADLINE)
+
+    async def in_use(store: Store) -> Store:
+        """Have the service added to those of its namespace, which is done beside the first link."""
+        await store.place(LinkKey(namespace, "first", "room"), OWNER, 60.0)
+        services = KeySpace().services(namespace)
+        await eventually(lambda: shared_server.ask("SCARD", services) == ":1")
+        return store
+
     if request.param == "owned":
         async with StatefulRoute.from_url(proxy.url, config) as route:
-            yield route.store
+            yield await in_use(route.store)
     else:
         async with Redis(unix_socket_path=proxy.url.removeprefix("unix://")) as redis:
             async with StatefulRoute(redis, config) as route:
-                yield route.store
+                yield await in_use(route.store)
 
 
 @pytest.fixture

@@ -258,8 +258,8 @@ SLIPS = [
     Mutation(
         "nobody looks whether an owner is dead",
         RESOLVER,
-        "            if table.pod(link.pod_index).trusted:\n                return link\n        async with",
-        "            return link\n        async with",
+        "            if table.pod(link.pod_index).trusted:\n                return link\n        began = self",
+        "            return link\n        began = self",
     ),
     # hearing
     Mutation(
@@ -377,7 +377,6 @@ SLIPS = [
         "link.incarnation < pod.incarnation and link.kind is LinkKind.PERSISTENT",
         "False",
     ),
-    Mutation("a table that was forgotten flushes nothing", REFRESH, "if forgotten or (", "if ("),
     Mutation("a life that has ended resumes", OWNED, "            and self.heart.owns(owner.incarnation)\n", ""),
     Mutation("a release forgets an older unsure one", OWNED, "= pending | {epoch}", "= {epoch}"),
     Mutation(

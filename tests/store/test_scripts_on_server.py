@@ -63,6 +63,11 @@ class TestScriptsLinks:
         async with redis.client() as client:
             await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
             await store.claim(LinkKey(namespace, "alice", "a doc"), OWNER)
+
+            async def both() -> bool:  # they are added beside the links
+                return bool(await client.scard(key) == 2)
+
+            await eventually(both)
             kept, left = await client.smembers(key), await client.pttl(key)
         listed = await store.get_services(namespace, "alice")
 
@@ -71,7 +76,7 @@ class TestScriptsLinks:
         assert {"room": 0, "a doc": 0} == listed
 
     async def test_services_of_another_type(self, redis: Any, store: RedisStore, namespace: str) -> None:
-        """What is no set is replaced; the link is made all the same."""
+        """What is no set is taken for none, and replaced; the link is made all the same."""
         await redis.set(KEYS.services(namespace), "not a set")
         change = await store.claim(LinkKey(namespace, "alice", "room"), OWNER)
 

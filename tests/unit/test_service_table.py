@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import attrs
 import pytest
 
 from stateful_route.client.routing import ServiceTable
@@ -284,19 +283,6 @@ def test_changes(table: ServiceTable) -> None:
     assert [(1, 9), (2, 3), (3, 4)] == [(pod.pod_index, pod.load) for pod in table.routable]
     assert [0, 1, 2, 3] == [state.pod_index for state in table.states]
     assert (PodLife(0, 1),) == table.leaving
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_forgotten(table: ServiceTable, whole: bool) -> None:
-    """A store that has a lower version, or of a life only its death, has forgotten what it said."""
-    table.apply(PodTable(NOW, (state(0, version=7), state(1, version=9)), version=9, digest=16), NOW)
-    dead = state(0, dead=True, version=12)
-    forgotten = attrs.evolve(dead, load_state=StateObj(0, NOW, 0.001))
-    lost = PodTable(NOW, ()) if whole else PodTable(NOW, (forgotten,), whole=False, version=12, digest=12)
-
-    assert table.is_forgotten(lost)
-    assert not table.is_forgotten(PodTable(NOW, (dead,), whole=False, version=12, digest=21))
-    assert not table.is_forgotten(PodTable(NOW, (dead,), version=12, digest=12))
 
 
 def test_lost_change(table: ServiceTable) -> None:

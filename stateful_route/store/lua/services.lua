@@ -5,4 +5,6 @@
 -- writes: no
 -- rerun: safe
 -- cost: 1 command
-return redis.call('SMEMBERS', KEYS[1])
+local services = redis.pcall('SMEMBERS', KEYS[1])
+if services.err and string.find(services.err, 'WRONGTYPE') then return {} end
+return services
