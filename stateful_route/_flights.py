@@ -66,6 +66,9 @@ class SingleFlight(Generic[K, V]):
         except BaseException as error:
             self._fail(key, error)
             raise
+        if self._under_way[key] is None:  # almost always
+            del self._under_way[key]
+            return result
         for _, future in self._end(key):
             future.set_result(result)
         return result

@@ -55,7 +55,6 @@ class InvalidationListener:
         self._listening = False
         self._deaf_since = -math.inf
         self._degraded = False
-        self._store_away = False
         self._lost = False
         """Whether it was logged that nothing is heard, and not yet that it is again."""
         self._tried = asyncio.Event()
@@ -102,7 +101,7 @@ class InvalidationListener:
 
     def store_failed(self) -> None:
         """Note that the store did not answer: what is cached is used while nothing can be heard, for the grace."""
-        self._store_away = True
+        self._table.store_away = True
         if not (self._listening or self._degraded or self._closed) and self._in_grace():
             self._degraded = True
             away = "the store does not answer: cached links of %r are used for now"
@@ -111,8 +110,8 @@ class InvalidationListener:
 
     def store_answered(self) -> None:
         """Note that the store answered: what is cached is suspect until changes can be heard again."""
-        if self._store_away:
-            self._store_away = False
+        if self._table.store_away:
+            self._table.store_away = False
             self._end_degraded()
 
     def check_grace(self) -> None:
@@ -141,7 +140,7 @@ class InvalidationListener:
         self._listening = True
         self.listening_since = self._clock()
         self._tried.set()
-        self._degraded = self._store_away = False
+        self._degraded = self._table.store_away = False
         self._flush(self._table.namespace, self._table.service_name)
         self._serve()
         if self._lost:
@@ -163,5 +162,5 @@ class InvalidationListener:
             self._lost = True
             _log.log(self._levels[0], "announcements of %r are not heard: %s", self._table.service_name, error)
             self._serve()
-            if self._store_away:  # a call found out before
+            if self._table.store_away:  # a call found out before
                 self.store_failed()

@@ -408,7 +408,8 @@ class Resolver:
             answer = await self._store.place(
                 LinkKey(*key), pod.life, self._link_ttl, dead=table.dead, leaving=table.leaving
             )
-            self._table.store_answered(table.namespace, table.service_name)
+            if table.store_away:
+                self._table.store_answered(table.namespace, table.service_name)
             return self._keep_placed(key, table, answer, asked_at)
         finally:
             self._cache.answered(key)
@@ -436,7 +437,8 @@ class Resolver:
         self._cache.ask(key)
         try:
             link = await self._store.get_link(LinkKey(*key))
-            self._table.store_answered(namespace, service_name)
+            if table.store_away:
+                self._table.store_answered(namespace, service_name)
             if link is not None and link.kind in kept:
                 if not table.loaded:  # or nobody finds out for a while that its pod is dead
                     self._table.read_soon(table)

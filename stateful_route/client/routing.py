@@ -81,6 +81,8 @@ class ServiceTable:
         self.reads = Reads()
         self.weight_of_own = 1.0
         """The load that all clients have added for each uid that this one placed and no load shows yet."""
+        self.store_away = False
+        """Whether the store did not answer a call for the service, and none since."""
         self.serves_cached = True
         """Whether cached links may be used: changes are heard, or the store does not answer at all."""
         self.version = 0

@@ -144,6 +144,10 @@ def _check_below(argument: str, value: object) -> None:
         raise InvalidArgumentError(argument, value, "a number from 0 to below 1")
 
 
+# Among so few pods a random choice finds those that have just come up soon enough.
+_FEW = 8
+
+
 @attrs.frozen
 class PreferEmptier:
     """A pod with much less load than the mean, as one that has just come up, as long as there is one.
@@ -170,6 +174,8 @@ class PreferEmptier:
     def __call__(self, candidates: Sequence[C], random: Random) -> C:
         """Return one of the emptier ones, if there are any and they have not got their share."""
         chosen = self.then(candidates, random)
+        if len(candidates) < _FEW:
+            return chosen
         emptier = narrowed(candidates, self, self._emptier, looks=1)
         if not emptier or random.random() * len(candidates) >= self.share * len(emptier):
             return chosen

@@ -6,5 +6,5 @@
 -- rerun: safe
 -- cost: 1 command
 local services = redis.pcall('SMEMBERS', KEYS[1])
-if services.err and string.find(services.err, 'WRONGTYPE') then return {} end
+if services.err and string.find(services.err, 'WRONGTYPE') then services = {} end
 return services
