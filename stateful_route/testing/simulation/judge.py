@@ -238,6 +238,11 @@ class Judge:
                 f"{pod.name} serves {uid} at epoch {handle.epoch} from a memory of write {version}, not {known}",
             )
         pod.served_in_peace(uid)
+        link = self.link(uid)
+        if self.lost_until and (link is None or link.epoch != handle.epoch):
+            for other in self.pods:  # the store lost this link: nobody can know that it was owned
+                if other is not pod:
+                    other.tear(uid)
         if version != known or len(owners) > 1:
             for other, _ in owners:  # what each misses of the others is explained, and loaded by none
                 other.tear(uid)

@@ -186,6 +186,7 @@ class PodProcess(Process):
         self.states = 0
         self.left_waiting = False
         self._torn: set[str] = set()
+        self._drained = False
         self._claimed: dict[str, list[Ownership]] = {}
         info = ServerInfo(namespace=self.config.namespace, service_name=SERVICE, pod_name=self.name, pod_index=index)
         self.driver = ServerDriver(
@@ -408,6 +409,7 @@ class PodProcess(Process):
     async def _drain(self) -> object:
         assert self.driver is not None
         self.states += 1
+        self._drained = True
         await self.driver.drain()
         return "drained"
 
@@ -476,7 +478,8 @@ class PodProcess(Process):
         took = self.machine.loop.now - began - (self.machine.stalled_for - stalled)
         newest = judge.newest.get(self.index)
         superseded = newest is not None and newest[1] is not self.machine
-        if self.stopped_well and not superseded and took < self.config.drain_deadline:
+        # What a drain before could not hand off in time is not handed off again.
+        if self.stopped_well and not (superseded or self._drained) and took < self.config.drain_deadline:
             self._check_released(owned)
         self.longest["stop"] = max(took, self.longest.get("stop", 0.0))
         judge.trace.note(self.name, "has stopped", f"after {took:.3f} s")
