@@ -179,8 +179,7 @@ class ClientDriver(Driver):
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
         table = self._table.peek(key[0], service_name)
-        async with within(self._deadline, "listen", writes=False):
-            await self._table.tried(table)
+        await self._table.tried(table)
         pod = table.pod(pod_index)
         before = self._cache.pop(key)
         self._cache.put(key, pod, None, self._clock())

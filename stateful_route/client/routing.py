@@ -109,7 +109,7 @@ class ServiceTable:
         self.awaits, self.wait = self._missing.awaits, self._missing.wait
         self._suspended: dict[Pod, float] = {}
         """The pods of which something was announced since they were read, and when."""
-        self.departed: list[Pod] = []
+        self._departed: list[Pod] = []
         """The pods whose cached links are stale since ``take_departed``: their life is over, or they drain."""
         self._reported: set[Pod] = set()
         self._confirmed: set[Pod] = set()
@@ -249,7 +249,7 @@ class ServiceTable:
 
     def take_departed(self) -> list[Pod]:
         """Return the pods of which all that is cached is stale now, once."""
-        departed, self.departed = self.departed, []
+        departed, self._departed = self._departed, []
         return departed
 
     def resume(self, read_at: float) -> None:
@@ -288,7 +288,7 @@ class ServiceTable:
             self._set_state(pod, dead, overdue=False)
         else:
             pod.kept_from = math.inf
-            self.departed.append(pod)
+            self._departed.append(pod)
         pod.available = False
         pod.settle()
         self._confirmed.add(pod)
@@ -470,7 +470,7 @@ class ServiceTable:
         if silent is was_silent and not 0 < pod.incarnation < state.incarnation:
             return
         pod.kept_from = math.inf if silent else self._view.received_at
-        self.departed.append(pod)
+        self._departed.append(pod)
 
     def _forget_all_but(self, seen: set[int]) -> None:
         for pod_index, pod in self._pods.items():

@@ -153,7 +153,7 @@ class PreferEmptier:
     """A pod with much less load than the mean, as one that has just come up, as long as there is one.
 
     A few random pods are seldom one of a few new ones, so these fill slowly; and while they are empty the others have
-    more than their share. This looks for them.
+    more than their share. This looks for them. Of fewer than 8 candidates it chooses as ``then`` does.
 
     Attributes:
         then: chooses among the pods that are preferred; and among all, to compare: of both the one with less load for

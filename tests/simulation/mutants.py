@@ -277,8 +277,8 @@ SLIPS = [
     Mutation(
         "a degraded client stays so",
         HEARING,
-        "            self._store_away = False\n            self._end_degraded()",
-        "            self._store_away = False",
+        "            self._table.store_away = False\n            self._end_degraded()",
+        "            self._table.store_away = False",
     ),
     Mutation("the grace has no end", HEARING, "return self._clock() - self._deaf_since < self._grace", "return True"),
     Mutation(
@@ -367,8 +367,8 @@ SLIPS = [
     Mutation(
         "a pod that departs flushes nothing",
         ROUTING,
-        "departed, self.departed = self.departed, []",
-        "departed, self.departed = [], []",
+        "departed, self._departed = self._departed, []",
+        "departed, self._departed = [], []",
     ),
     Mutation("an answer from before a departure is cached", CACHE, " or asked_at < pod.kept_from", ""),
     Mutation(
