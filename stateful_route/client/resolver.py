@@ -162,6 +162,8 @@ class Resolver:
                     found[uid] = answer
                     if isinstance(answer, Link) and answer.kind in _FOUND:
                         self._cache.put(key, table.pod(answer.pod_index), answer, asked_at)
+        if found and not table.loaded:  # or nobody finds out for a while that a pod is dead
+            self._table.read_soon(table)
         self._note(namespace, service_name, found)
         return found
 

@@ -418,7 +418,6 @@ SLIPS = [
         " or (pod.state.dead and pod.state.incarnation < life.incarnation)",
         "",
     ),
-    Mutation("a failed start ends a living process", HEART, "elif self._spares_others:", "elif False:"),
 ]
 
 

@@ -23,6 +23,7 @@ from stateful_route import (
 )
 from stateful_route.models import PodLife
 from tests.unit.conftest import CONFIG
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -399,7 +400,15 @@ class TestBatch:
             found = await client.batch_get_linked_pod("", ["alice", "bob", "alice", "carol"], "room")
 
         assert {0: ["alice"], 1: ["bob"]} == found
-        assert {"get_links": 1} == asked(store)
+        assert 1 == asked(store)["get_links"]
+
+    async def test_pods_are_read(self, make_client: MakeClient, store: MemoryStore) -> None:
+        """A batch that finds a link has the pods read, so that what it cached of a dead pod is dropped soon."""
+        await store.claim(ALICE, PodLife(0, 1))
+        async with make_client() as client:
+            asked(store)
+            await client.batch_get_linked_pod("", ["alice"], "room")
+            await eventually(lambda: "read_pods" in asked(store))
 
     async def test_cached_are_not_asked(self, make_client: MakeClient, store: MemoryStore) -> None:
         """If all uids are cached the store is not asked, and an empty batch asks nothing."""

@@ -80,6 +80,8 @@ class Judge:
         self.bound_of_return = 5.0
         """Seconds until a client asks a store again that did not answer."""
         self.bound_of_table = 5.0
+        self.first_used: dict[str, float] = {}
+        """When each client was called first."""
         """Seconds until a client knows what state a pod is in, if nothing is wrong."""
         self.lost_until = 0.0
         self.clock_went_back = False
@@ -378,6 +380,10 @@ class Judge:
 
     # -- caches
 
+    def called(self, client: str) -> None:
+        """Take in that a client is called."""
+        self.first_used.setdefault(client, self.loop.now)
+
     def cached(self, client: str, uid: str, pod_index: int) -> None:
         """Take in that a client routed a uid by its cache alone."""
         now = self.loop.now
@@ -385,7 +391,11 @@ class Judge:
         away = self.away.get(client, 0.0)
         if now < away + self.bound_of_cache + self.bound_of_return:
             since -= self.bound_of_degraded
-        elif self._calm_for(client, now) and self._unfit_for(pod_index, now, new=False) > self.bound_of_table:
+        elif (
+            self._calm_for(client, now)
+            and now > self.first_used[client] + self.bound_of_table  # it has read the pods
+            and self._unfit_for(pod_index, now, new=False) > self.bound_of_table
+        ):
             self.violate("no stale cache", f"{client} routes {uid} to pod {pod_index} by its cache, and that is dead")
         later = now
         for was in reversed(self.history[uid]):

@@ -520,6 +520,7 @@ class ClientProcess(Process):
     async def act(self, kind: str, args: dict[str, Any]) -> object:
         """Do what an action says."""
         driver, uids = self.driver, self.judge.uids
+        self.judge.called(self.name)
         uid = f"u{args.get('uid', 0)}"
         pod: int = args.get("pod", 0)
         work: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
