@@ -129,12 +129,16 @@ class Judge:
 
         A pod that was cut off for longer than its lease may find its link as it left it, though another pod has had it
         since: it cannot know, and its memory is old. (Its epoch is the lower one, and ``durable=True`` prevents it.)
+        Nor can one whose link the store had lost before, and that claims it again, if nothing tells of another's any more.
         """
         for pod, handles in self._kept.items():
             for handle in handles:
                 link, ended = self.link(handle.uid), before[handle.uid]
-                back = link is not None and link.epoch == handle.epoch and (ended is None or ended.epoch != link.epoch)
-                if handle.held and back:
+                if link is None:
+                    as_left = ended is not None and ended.epoch > handle.epoch
+                else:
+                    as_left = link.epoch == handle.epoch and (ended is None or ended.epoch != link.epoch)
+                if handle.held and as_left:
                     pod.tear(handle.uid)
 
     # -- ownership
