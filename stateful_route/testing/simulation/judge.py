@@ -129,7 +129,7 @@ class Judge:
 
         A pod that was cut off for longer than its lease may find its link as it left it, though another pod has had it
         since: it cannot know, and its memory is old. (Its epoch is the lower one, and ``durable=True`` prevents it.)
-        Nor can one whose link the store had lost before, and that claims it again, if nothing tells of another's any more.
+        Nor can one whose link the store had lost before, and that claims it again once nothing tells of another's.
         """
         for pod, handles in self._kept.items():
             for handle in handles:
