@@ -135,7 +135,7 @@ class Judge:
             for handle in handles:
                 link, ended = self.link(handle.uid), before[handle.uid]
                 if link is None:
-                    as_left = ended is not None and ended.epoch > handle.epoch
+                    as_left = ended is not None and handle.epoch is not None and ended.epoch > handle.epoch
                 else:
                     as_left = link.epoch == handle.epoch and (ended is None or ended.epoch != link.epoch)
                 if handle.held and as_left:
