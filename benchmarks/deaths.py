@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from stateful_route import ClientDriver
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 # Neither heartbeats nor refreshes between the calls that are looked at.
 QUIET = attrs.evolve(CONFIG, heartbeat=600.0, lease=3000.0, refresh=600.0, listen_patience=600.0)

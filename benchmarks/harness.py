@@ -11,7 +11,7 @@ import attrs
 
 from benchmarks.goals import SUBJECT, Goal
 from benchmarks.rows import Options, Row
-from stateful_route.store.embedded import LocalServer
+from stateful_route.embedded.server import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence

@@ -10,16 +10,16 @@ import attrs
 
 from benchmarks.cases.pods import NAMESPACE, SERVICE
 from stateful_route import LinkKey
-from stateful_route.store.codec import link_change
-from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.redis.codec import link_change
+from stateful_route.store.redis.store import RedisStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from stateful_route import PodLife
     from stateful_route.models import Outcome
-    from stateful_route.store.port import Store
-    from stateful_route.store.scripts import ScriptCall
+    from stateful_route.store.protocol import Store
+    from stateful_route.store.redis.scripts import ScriptCall
 
 _UID = "recorded-uid"
 _AT_ONCE = 500

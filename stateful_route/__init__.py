@@ -2,8 +2,7 @@
 
 from stateful_route._version import __version__
 from stateful_route.client.driver import ClientDriver, ClientStatistics
-from stateful_route.client.service import ServiceView
-from stateful_route.client.strategies import (
+from stateful_route.client.placement.strategies import (
     BestOfRandom,
     Candidate,
     PlacementStrategy,
@@ -11,6 +10,7 @@ from stateful_route.client.strategies import (
     PreferNewestVersion,
     PreferZone,
 )
+from stateful_route.client.service_view import ServiceView
 from stateful_route.config import BaseConfig
 from stateful_route.errors import (
     BatchError,
@@ -48,7 +48,8 @@ from stateful_route.models import (
 from stateful_route.route import StatefulRoute
 from stateful_route.server.drain import HandOff
 from stateful_route.server.driver import ServerDriver
-from stateful_route.server.load import (
+from stateful_route.server.load.sampling import CpuUsage, EventLoopLag
+from stateful_route.server.load.sources import (
     ApplicationLoad,
     LiveLinks,
     LoadSource,
@@ -59,9 +60,8 @@ from stateful_route.server.load import (
 )
 from stateful_route.server.ownership import Ownership
 from stateful_route.server.rebalance import Movable
-from stateful_route.server.sampling import CpuUsage, EventLoopLag
 from stateful_route.server.signals import drain_on_signal
-from stateful_route.store.port import Store
+from stateful_route.store.protocol import Store
 
 __all__ = [
     "ApplicationLoad",

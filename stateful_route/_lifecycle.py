@@ -9,7 +9,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Self
 
-from stateful_route._tasks import outlast
+from stateful_route._background.tasks import outlast
 from stateful_route.errors import LifecycleError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.models import Announcement, Topic
-    from stateful_route.store.port import Store, TopicListener
+    from stateful_route.store.protocol import Store, TopicListener
 
 _log = logging.getLogger("stateful_route")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from stateful_route import _json
-from stateful_route._checks import (
+from stateful_route._validation import (
     RESOLUTION,
     as_float,
     check_bool,

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeAlias
 import attrs
 
 from stateful_route import _json
-from stateful_route._checks import (
+from stateful_route._validation import (
     as_float,
     check_count,
     check_duration,
@@ -173,7 +173,7 @@ class PreviousOwner:
 
 
 class Outcome(enum.StrEnum):
-    """What an operation on a link did. Which outcomes an operation has is said in ``store.port``."""
+    """What an operation on a link did. Which outcomes an operation has is said in ``store.protocol``."""
 
     ABSENT = "absent"
     """There was nothing to release."""

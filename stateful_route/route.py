@@ -7,26 +7,26 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from stateful_route._background.tasks import outlast
 from stateful_route._lifecycle import Driver
-from stateful_route._tasks import outlast
 from stateful_route.client.driver import ClientDriver
 from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.server.driver import ServerDriver
-from stateful_route.store.connections import check_client, connections_of
-from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.topology import Limits, check_url, open_url
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.base import check_client, connections_of
+from stateful_route.store.transport.topology import Limits, check_url, open_url
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from stateful_route.client.strategies import PlacementStrategy
+    from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.models import ServerInfo
     from stateful_route.server.drain import HandOff
-    from stateful_route.server.load import LoadSource
+    from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.rebalance import Movable
-    from stateful_route.store.connections import RedisClient
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
+    from stateful_route.store.transport.base import RedisClient
 
 D = TypeVar("D", bound=Driver)
 

@@ -12,7 +12,7 @@ from stateful_route.testing import local_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stateful_route.store.resp import INCOMPLETE, PurePythonParser
+from stateful_route.store.transport.resp import INCOMPLETE, PurePythonParser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

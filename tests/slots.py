@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from redis.crc import key_slot
 
 from stateful_route import LinkKey
-from stateful_route.store.keys import KeySpace
+from stateful_route.store.redis.keys import KeySpace
 
 if TYPE_CHECKING:
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 
 def key_in_slot_of(namespace: str, number: int, slots: range) -> LinkKey:

@@ -18,8 +18,8 @@ from benchmarks.placing import record_placing
 from benchmarks.resident import peak, resident
 from benchmarks.rows import Row
 from benchmarks.stalls import watched
+from stateful_route.embedded.server import LocalServer
 from stateful_route.models import Outcome
-from stateful_route.store.embedded import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

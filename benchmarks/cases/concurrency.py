@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.rows import Options, Row
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 PEERS = (REDIS_PY, REDIS_PY_UNTIMED, REDIS_PY_BLOCKING, COREDIS, GLIDE)
 CALLERS = (1, 16, 100, 1000)

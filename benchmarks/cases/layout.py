@@ -21,14 +21,14 @@ from benchmarks.harness import Lab, interleave, server_version
 from benchmarks.placing import link
 from benchmarks.rows import Row
 from stateful_route import LinkChange, LinkKey, Outcome, PodLife, PodReport, StatefulRoute
-from stateful_route.store.embedded import LocalServer
+from stateful_route.embedded.server import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from benchmarks.harness import Round
     from benchmarks.rows import Options
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
     Fill = Callable[[Sequence[str]], Awaitable[None]]
 

@@ -17,7 +17,7 @@ from benchmarks.peers import Filling, missing_module
 from benchmarks.peers.caches import OTHERS, TTL_CACHE
 from benchmarks.resident import resident
 from benchmarks.rows import Row
-from stateful_route.store.embedded import LocalServer
+from stateful_route.embedded.server import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

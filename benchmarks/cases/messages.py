@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from benchmarks.rows import Options
     from stateful_route import ClientDriver, ServerDriver
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 _FEW = 10
 _OTHER = f"{_FEW} links"

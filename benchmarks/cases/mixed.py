@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.rows import Options
     from benchmarks.traffic import Router
     from stateful_route import ClientDriver, PodLife
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 _CALLERS = 1_000
 _PODS = 4

@@ -17,7 +17,7 @@ from benchmarks.comparison import Comparison
 from benchmarks.goals import SUBJECT, Ceiling
 from benchmarks.rows import Row
 from benchmarks.stalls import watched
-from stateful_route.store.embedded import LocalServer
+from stateful_route.embedded.server import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

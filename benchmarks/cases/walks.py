@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.rows import Options
     from stateful_route import ClientDriver, ServerDriver
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 HIT = "hit"
 ANNOUNCEMENT = "announcement"

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from stateful_route import BestOfRandom, PreferEmptier, PreferNewestVersion, RoutingState
-from stateful_route.client.routing import ServiceTable
+from stateful_route.client.pods.service import ServiceTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from stateful_route import BaseConfig, ClientDriver, PodReport, RoutingState, ServerInfo, StatefulRoute
+from stateful_route.embedded.server import LocalServer
 from stateful_route.models import HeartbeatOutcome
-from stateful_route.store.embedded import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from stateful_route import PodTable
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 NAMESPACE, SERVICE = "scale", "room"
 LEASE, RETENTION = 60.0, 86400.0

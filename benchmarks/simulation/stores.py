@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Protocol
 
 from stateful_route import PodState, PodTable, StateObj
-from stateful_route.testing.service_pods import Moment, ServicePods
+from stateful_route.testing.memory.pods import Moment, ServicePods
 
 if TYPE_CHECKING:
     from stateful_route import PodReport

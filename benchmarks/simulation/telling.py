@@ -14,9 +14,9 @@ from random import Random
 import attrs
 
 from stateful_route import PodReport
-from stateful_route.client.routing import ServiceTable
-from stateful_route.client.strategies import BestOfRandom
-from stateful_route.testing.service_pods import Moment, ServicePods
+from stateful_route.client.placement.strategies import BestOfRandom
+from stateful_route.client.pods.service import ServiceTable
+from stateful_route.testing.memory.pods import Moment, ServicePods
 
 _BEGIN = 1_800_000_000.0
 _LEASE_MS, _RETENTION_MS = 5000, 86_400_000

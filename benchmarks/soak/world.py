@@ -25,8 +25,8 @@ from stateful_route.testing import FaultProxy, local_server, sentinel_group
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from stateful_route.store.embedded import LocalServer
-    from stateful_route.testing.server import SentinelGroup
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.testing.servers import SentinelGroup
 
 HEARTBEAT, LEASE, DEADLINE = 0.4, 2.0, 0.5
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
-from stateful_route._checks import check_id
+from stateful_route._validation import check_id
 from stateful_route.errors import (
     BatchError,
     InvalidArgumentError,

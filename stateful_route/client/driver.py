@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from stateful_route._checks import check_callable, check_id, check_pod_index
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver
+from stateful_route._validation import check_callable, check_id, check_pod_index
 from stateful_route.client.batch import Batch, checked_uids
-from stateful_route.client.cache import LinkCache
-from stateful_route.client.refresh import RoutingTable
+from stateful_route.client.cache.links import LinkCache
+from stateful_route.client.placement.strategies import BestOfRandom, PreferEmptier
+from stateful_route.client.pods.directory import RoutingTable
 from stateful_route.client.resolver import Resolver
-from stateful_route.client.service import ServiceView
-from stateful_route.client.strategies import BestOfRandom, PreferEmptier
+from stateful_route.client.service_view import ServiceView
 from stateful_route.config import BaseConfig
 from stateful_route.errors import StoreTimeoutError, StoreUnavailableError
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from stateful_route.client.batch import Answers
-    from stateful_route.client.cache import CacheKey
-    from stateful_route.client.strategies import PlacementStrategy
+    from stateful_route.client.cache.links import CacheKey
+    from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.models import Link, PodState
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 
 @attrs.frozen

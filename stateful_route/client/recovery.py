@@ -12,10 +12,10 @@ from stateful_route.errors import NoRoutablePodError, StoreTimeoutError, StoreUn
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from stateful_route.client.cache import CacheKey, LinkCache
-    from stateful_route.client.pod import Pod
-    from stateful_route.client.refresh import RoutingTable
-    from stateful_route.client.routing import ServiceTable
+    from stateful_route.client.cache.links import CacheKey, LinkCache
+    from stateful_route.client.pods.directory import RoutingTable
+    from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.pods.service import ServiceTable
 
 # The share of the deadline that is left for it: whether the link is there by now, for which one has waited.
 _LAST_QUESTION = 0.2

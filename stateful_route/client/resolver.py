@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stateful_route._deadline import within
-from stateful_route._flights import SingleFlight
-from stateful_route.client.cache import CacheKey
-from stateful_route.client.pod import Pod
+from stateful_route._single_flight import SingleFlight
+from stateful_route.client.cache.links import CacheKey
+from stateful_route.client.pods.pod import Pod
 from stateful_route.client.recovery import Recovery, not_yet
 from stateful_route.errors import (
     InvalidArgumentError,
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.client.batch import Answers
-    from stateful_route.client.cache import LinkCache
-    from stateful_route.client.refresh import RoutingTable
-    from stateful_route.client.routing import ServiceTable
-    from stateful_route.client.strategies import PlacementStrategy
+    from stateful_route.client.cache.links import LinkCache
+    from stateful_route.client.placement.strategies import PlacementStrategy
+    from stateful_route.client.pods.directory import RoutingTable
+    from stateful_route.client.pods.service import ServiceTable
     from stateful_route.models import PodLife
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 _NEW_OWNER = (Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN)
 _AWAY = (StoreUnavailableError, StoreTimeoutError)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stateful_route.demo.load import Answer, Load
     from stateful_route.demo.processes import Child, Fleet
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 _ELSEWHERE_BY = 10.0
 _READY_BY = 8.0

@@ -30,12 +30,12 @@ from stateful_route.demo.chaos import Chaos, Timing
 from stateful_route.demo.load import AT_ONCE, Load, Tally
 from stateful_route.demo.names import MESSAGES_PATH, SERVICE_NAME, TUNING
 from stateful_route.demo.processes import ChildError, Fleet
-from stateful_route.store.embedded import start_embedded
+from stateful_route.embedded.server import start_embedded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 # Seconds since the start. The last answer of a calm run comes 4 s after the last request at the latest, and the
 # processes end within another 4 s: it all takes less than 30 s. A chaos run takes less than 50 s.

@@ -17,7 +17,7 @@ from stateful_route.server.fault_log import FaultLog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.server.owned import Owned
+    from stateful_route.server.owned_uids import Owned
     from stateful_route.server.ownership import Ownership
 
 _log = logging.getLogger("stateful_route")

@@ -9,34 +9,34 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from stateful_route._checks import check_count, check_id, check_pod_index, check_seconds
+from stateful_route._background.periodic import PeriodicTask
+from stateful_route._background.tasks import outlast
 from stateful_route._clock import lease_clock
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
-from stateful_route._periodic import PeriodicTask
-from stateful_route._tasks import outlast
+from stateful_route._validation import check_count, check_id, check_pod_index, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, NotOwnerError, StoreError
 from stateful_route.models import HeartbeatOutcome, LinkKey, PodLife, PodReport, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import HandOver
-from stateful_route.server.heart import Heart
-from stateful_route.server.load import LoadMeter, PodFacts, source_of
+from stateful_route.server.invalidations import Watch
+from stateful_route.server.lease import Heart
+from stateful_route.server.load.sources import LoadMeter, PodFacts, source_of
 from stateful_route.server.names import name_of
-from stateful_route.server.owned import Owned
+from stateful_route.server.owned_uids import Owned
 from stateful_route.server.rebalance import rebalancing_task
 from stateful_route.server.reclaim import Reclaim
-from stateful_route.server.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.models import LinkChange, ServerInfo
     from stateful_route.server.drain import HandedOver, HandOff
-    from stateful_route.server.load import LoadSource
+    from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.ownership import Ownership
     from stateful_route.server.rebalance import Movable
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
 

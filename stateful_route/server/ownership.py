@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from stateful_route._checks import check_seconds
+from stateful_route._validation import check_seconds
 from stateful_route.errors import NotOwnerError, PodFullError
 from stateful_route.models import LinkKind
 from stateful_route.server.callbacks import check_on_lost
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.models import LinkChange, PodLife, PreviousOwner
-    from stateful_route.server.owned import Owned
+    from stateful_route.server.owned_uids import Owned
 
 
 class Ownership:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
-from stateful_route._periodic import PeriodicTask
+from stateful_route._background.periodic import PeriodicTask
 from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
 from stateful_route.server.names import name_of
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodTable, ServerInfo
     from stateful_route.server.drain import HandOver
-    from stateful_route.server.owned import Owned
-    from stateful_route.store.port import Store
+    from stateful_route.server.owned_uids import Owned
+    from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
 

@@ -7,14 +7,14 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from stateful_route._tasks import log_failure
+from stateful_route._background.tasks import log_failure
 from stateful_route.errors import LifecycleError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.server.heart import Heart
-    from stateful_route.server.owned import Owned
+    from stateful_route.server.lease import Heart
+    from stateful_route.server.owned_uids import Owned
 
 _log = logging.getLogger("stateful_route")
 

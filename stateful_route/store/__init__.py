@@ -1,1 +1,1 @@
-"""The store: its port (``store.port``), and its implementation on Redis."""
+"""The store: its protocol (``store.protocol``), and its implementation on Redis."""

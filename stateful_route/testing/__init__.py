@@ -10,32 +10,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 from stateful_route.testing.clock import ManualClock
-from stateful_route.testing.history import Counterexample, History, Model, Operation, Reply, check_linearizable
-from stateful_route.testing.link_model import LinkCall, LinkModel
-from stateful_route.testing.memory import MemoryStore
+from stateful_route.testing.memory.store import MemoryStore
 from stateful_route.testing.proxy import FaultProxy
-from stateful_route.testing.recording import RecordingStore
-from stateful_route.testing.server import cluster, local_server, sentinel_group
+from stateful_route.testing.servers import cluster, local_server, sentinel_group
 
 if TYPE_CHECKING:
     from stateful_route.testing.conformance import StoreConformance, StoreKit
     from stateful_route.testing.model import link_machine
 
 __all__ = [
-    "Counterexample",
     "FaultProxy",
-    "History",
-    "LinkCall",
-    "LinkModel",
     "ManualClock",
     "MemoryStore",
-    "Model",
-    "Operation",
-    "RecordingStore",
-    "Reply",
     "StoreConformance",
     "StoreKit",
-    "check_linearizable",
     "cluster",
     "link_machine",
     "local_server",

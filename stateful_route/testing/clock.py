@@ -6,7 +6,7 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING
 
-from stateful_route._checks import check_seconds
+from stateful_route._validation import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

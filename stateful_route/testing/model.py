@@ -4,7 +4,7 @@
 
     TestMyModel = link_machine(my_kit).TestCase
 
-It needs Hypothesis. The model is written from the table of ``stateful_route.store.port``, and from nothing else.
+It needs Hypothesis. The model is written from the table of ``stateful_route.store.protocol``, and from nothing else.
 """
 
 from __future__ import annotations

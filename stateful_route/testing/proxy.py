@@ -11,8 +11,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import attrs
 
+from stateful_route.embedded.server import LocalServer, make_socket_folder
 from stateful_route.errors import LifecycleError
-from stateful_route.store.embedded import LocalServer, make_socket_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ from stateful_route.testing import MemoryStore
 if TYPE_CHECKING:
     import pytest
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")

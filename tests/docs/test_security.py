@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 import stateful_route
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute
 from stateful_route.models import Topic
-from stateful_route.store.keys import KeySpace
+from stateful_route.store.redis.keys import KeySpace
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from stateful_route.testing import cluster, local_server, sentinel_group
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 PASSWORD = "secret"  # noqa: S105 - of a server that lives as long as a test
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"

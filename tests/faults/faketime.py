@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.store.embedded import find_server
+from stateful_route.embedded.server import find_server
 from stateful_route.testing import local_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 
 def faked(offset: str) -> dict[str, str]:

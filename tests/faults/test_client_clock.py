@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute, StoreError
-from stateful_route.store.embedded import find_server
+from stateful_route.embedded.server import find_server
 from stateful_route.testing import FaultProxy, local_server
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 LEASE = 2.0
 UIDS = [f"user-{number}" for number in range(20)]

@@ -15,7 +15,7 @@ from stateful_route.testing import FaultProxy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 DEADLINE = 0.5
 SLACK = 0.2  # a busy machine; a second step would take a whole deadline more

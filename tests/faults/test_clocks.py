@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from stateful_route import ServerDriver
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
     from tests.faults.conftest import Measured
 
 GATEWAY = Path(__file__).with_name("gateway_process.py")

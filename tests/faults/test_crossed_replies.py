@@ -11,16 +11,16 @@ import attrs
 import pytest
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
-from stateful_route.store.pipelined import pipe
-from stateful_route.store.pipelined.wire import Wire
+from stateful_route.store.transport import pipe
+from stateful_route.store.transport.wire import Wire
 from stateful_route.testing import FaultProxy, cluster
 from tests.store.script_calls import connections_at, script_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.store.connections import Connections
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.store.transport.base import Connections
     from tests.faults.conftest import Measured
 
 CALLS = 100_000

@@ -13,8 +13,8 @@ import pytest
 from redis.crc import key_slot
 
 from stateful_route.errors import StoreError
-from stateful_route.store.pipelined.cluster import PipelinedCluster
-from stateful_route.store.pipelined.server import PipelinedServer
+from stateful_route.store.transport.cluster import PipelinedCluster
+from stateful_route.store.transport.server import PipelinedServer
 from stateful_route.testing import cluster, sentinel_group
 from tests.leaks import nothing_left
 from tests.store.script_calls import GET, SET, connections_at
@@ -23,9 +23,9 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stateful_route.store.connections import Connections
-    from stateful_route.store.embedded import LocalServer
-    from stateful_route.store.scripts import ScriptCall
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.base import Connections
     from tests.faults.conftest import Measured
 
 DEADLINE = 0.5

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from stateful_route import ClientDriver, Ownership, ServerDriver
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
     from tests.faults.conftest import Measured
 
 pytestmark = [

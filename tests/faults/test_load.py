@@ -16,7 +16,7 @@ from tests.leaks import nothing_left
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
     from tests.faults.conftest import Measured
 
 DEADLINE = 5.0

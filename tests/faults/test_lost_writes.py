@@ -30,8 +30,8 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stateful_route.store.embedded import LocalServer
-    from stateful_route.store.port import Store
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.store.protocol import Store
     from tests.faults.conftest import Measured
 
 LINKS = 500

@@ -26,7 +26,7 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route import ServiceView
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
     from tests.faults.conftest import Measured
 
 

@@ -19,10 +19,10 @@ from stateful_route import (
     StatefulRoute,
     StoreProtocolError,
 )
-from stateful_route.store.keys import KeySpace
+from stateful_route.store.redis.keys import KeySpace
 
 if TYPE_CHECKING:
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
     from tests.faults.conftest import Measured
 
 KEYS = KeySpace()

@@ -22,9 +22,9 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.store.connections import connections_of
-from stateful_route.store.keys import KeySpace
-from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.base import connections_of
 from stateful_route.testing import FaultProxy, local_server
 from tests.leaks import nothing_left
 from tests.waiting import eventually
@@ -32,8 +32,8 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stateful_route.store.embedded import LocalServer
-    from stateful_route.store.port import Store
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.store.protocol import Store
 
 DEADLINE = 0.5
 OWNER = PodLife(0, 1)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from stateful_route import Link, StatefulRouteError
 from stateful_route.models import LinkChange, PodState, PodTable, Registration
-from stateful_route.store.port import StoreInfo
+from stateful_route.store.protocol import StoreInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine

@@ -17,17 +17,17 @@ from redis.backoff import NoBackoff
 
 from stateful_route import LinkKey, PodReport, ServerInfo, StoreError
 from stateful_route.models import PodLife, Topic
-from stateful_route.store.connections import connections_of
-from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.resp import INCOMPLETE, PurePythonParser, new_parser
-from stateful_route.store.topology import Limits, open_url
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.resp import INCOMPLETE, PurePythonParser, new_parser
+from stateful_route.store.transport.topology import Limits, open_url
 from tests.fuzz.harness import Harness, fuzzing, sound, typed
 from tests.scripted_server import ScriptedServer, Words
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from stateful_route.store import resp
+    from stateful_route.store.transport import resp
 
 _DEADLINE = 0.05
 

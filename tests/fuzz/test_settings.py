@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stateful_route import BaseConfig, ConfigError, StatefulRoute
-from stateful_route.store.topology import Limits, open_url
-from stateful_route.store.urls import read_url
+from stateful_route.store.transport.topology import Limits, open_url
+from stateful_route.store.transport.url import read_url
 from tests.fuzz.harness import Harness, fuzzing
 
 _SCHEMES = ["redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "valkey", "VALKEY", "http", ""]

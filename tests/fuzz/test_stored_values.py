@@ -13,13 +13,13 @@ from redis.asyncio import Redis
 
 from stateful_route import LinkKey, PodReport, ServerInfo
 from stateful_route.models import LinkChange, PodLife, PodTable, Registration
-from stateful_route.store.keys import KeySpace
-from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.topology import Limits, open_url
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.topology import Limits, open_url
 from tests.fuzz.harness import Harness, fuzzing, sound, typed
 
 if TYPE_CHECKING:
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 KEYS = KeySpace()
 _NUMBERS = itertools.count()

@@ -32,7 +32,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
     Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -50,7 +50,7 @@ if "stateful_route.demo.pod" in sys.orig_argv:
 MISROUTES = """
 import sys
 if "stateful_route.demo.gateway" in sys.orig_argv:
-    from stateful_route.client.service import ServiceView
+    from stateful_route.client.service_view import ServiceView
     right = ServiceView.pod
     async def wrong(self, pod_index):
         return await right(self, (pod_index + 1) % len(await self.pods()))
@@ -59,7 +59,7 @@ if "stateful_route.demo.gateway" in sys.orig_argv:
 OWNS_ALL = """
 import itertools, sys
 if "stateful_route.demo.gateway" in sys.orig_argv:
-    from stateful_route.client.service import ServiceView
+    from stateful_route.client.service_view import ServiceView
     right, calls = ServiceView.pod, itertools.count()
     async def any_of_two(self, pod_index):
         return await right(self, next(calls) % 2)

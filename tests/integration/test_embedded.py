@@ -20,11 +20,11 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
+from stateful_route.embedded import server as embedded
+from stateful_route.embedded.server import LocalServer, find_server, start_embedded
 from stateful_route.errors import ConfigError, LifecycleError, StoreUnavailableError
-from stateful_route.store import embedded
-from stateful_route.store.embedded import LocalServer, find_server, start_embedded
 from stateful_route.testing.proxy import FaultProxy
-from stateful_route.testing.server import cluster, local_server, sentinel_group
+from stateful_route.testing.servers import cluster, local_server, sentinel_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ NO_RETRY = Retry(NoBackoff(), 0)
 # Brings a server into the state given, says where it is, and waits for its own end.
 OWNER = """
 import sys
-from stateful_route.store.embedded import LocalServer
+from stateful_route.embedded.server import LocalServer
 server = LocalServer()
 server.start()
 pid = server.pid

@@ -11,7 +11,7 @@ from stateful_route import CpuUsage, PodFacts, ServerInfo, StatefulRoute
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 # A thousandth of a core: however busy the machine is, what burns gets more than a hundred times as much.
 CORES = 0.001

@@ -27,7 +27,7 @@ from stateful_route import (
     StoreProtocolError,
     StoreUnavailableError,
 )
-from stateful_route.store.keys import KeySpace
+from stateful_route.store.redis.keys import KeySpace
 from stateful_route.testing import cluster, local_server, sentinel_group
 from tests.waiting import eventually
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stateful_route import ClientDriver, ServerDriver
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 SERVICE = "room"
 FAST = BaseConfig(heartbeat=0.05, lease=1.0, refresh=0.05)

@@ -48,11 +48,11 @@ class Mutation:
         path.write_text(text, encoding="utf-8")
 
 
-HEART, OWNED, OWNERSHIP = "server/heart.py", "server/owned.py", "server/ownership.py"
-WATCH, DRAIN, DRIVER, TURNS = "server/watch.py", "server/drain.py", "server/driver.py", "server/turns.py"
-CACHE, RESOLVER, ROUTING = "client/cache.py", "client/resolver.py", "client/routing.py"
-REFRESH, HEARING, FLIGHTS = "client/refresh.py", "client/invalidation.py", "_flights.py"
-LINKS, PODS = "testing/kept_links.py", "testing/service_pods.py"  # as the scripts do it
+HEART, OWNED, OWNERSHIP = "server/lease.py", "server/owned_uids.py", "server/ownership.py"
+WATCH, DRAIN, DRIVER, TURNS = "server/invalidations.py", "server/drain.py", "server/driver.py", "server/turns.py"
+CACHE, RESOLVER, ROUTING = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
+REFRESH, HEARING, FLIGHTS = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
+LINKS, PODS = "testing/memory/links.py", "testing/memory/pods.py"  # as the scripts do it
 
 REVERTS = [
     Mutation("r14 an answer overtaken by an invalidation counts", OWNED, "<= turn.invalidated", "<= -1"),

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from stateful_route.store.connections import connections_of
-from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.base import connections_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 
 @pytest.fixture

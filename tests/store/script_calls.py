@@ -6,13 +6,13 @@ import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from stateful_route.store.scripts import Script
-from stateful_route.store.topology import Limits, open_url
+from stateful_route.store.redis.scripts import Script
+from stateful_route.store.transport.topology import Limits, open_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stateful_route.store.connections import Connections
+    from stateful_route.store.transport.base import Connections
 
 
 def script_of(name: str, source: str, args: tuple[str, ...] = (), *, writes: bool = True) -> Script:

@@ -11,18 +11,18 @@ import pytest
 
 from stateful_route import LinkKey, PodReport, RoutingState, ServerInfo, StoreUnavailableError
 from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife, Topic
-from stateful_route.store.keys import KeySpace
-from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.topology import Limits, open_url
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.topology import Limits, open_url
 from stateful_route.testing import FaultProxy, MemoryStore, cluster, sentinel_group
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from stateful_route.embedded.server import LocalServer
     from stateful_route.models import Announcement, Link
-    from stateful_route.store.embedded import LocalServer
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 FIRST, SECOND, RESTARTED = PodLife(0, 100), PodLife(1, 100), PodLife(0, 200)
 LONG, RETENTION = 60.0, 3600.0

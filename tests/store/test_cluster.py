@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.store import topology
-from stateful_route.store.borrowed import ClusterConnections
-from stateful_route.store.pipelined.cluster import PipelinedCluster
+from stateful_route.store.transport import topology
+from stateful_route.store.transport.cluster import PipelinedCluster
+from stateful_route.store.transport.redis_py import ClusterConnections
 from stateful_route.testing import cluster
 from tests.leaks import nothing_left
 from tests.store.script_calls import APPEND, FAIL, GET, SET, connections_at, script_of
@@ -25,8 +25,8 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from stateful_route.store.connections import Connections
-    from stateful_route.testing.server import Cluster
+    from stateful_route.store.transport.base import Connections
+    from stateful_route.testing.servers import Cluster
 
 SLOTS = 16384
 DEADLINE = 5.0

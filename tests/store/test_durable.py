@@ -26,15 +26,15 @@ from stateful_route import (
 )
 from stateful_route.models import Outcome
 from stateful_route.testing import cluster, local_server
-from stateful_route.testing.server import Cluster
+from stateful_route.testing.servers import Cluster
 from tests.leaks import nothing_left
 from tests.slots import ask, key_in_slot_of, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from stateful_route.store.embedded import LocalServer
-    from stateful_route.store.port import Store
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.store.protocol import Store
 
 OWNER = PodLife(0, 1)
 DURABLE = BaseConfig(call_deadline=1.0, durable=True)

@@ -18,29 +18,22 @@ from redis.asyncio import Redis
 
 from stateful_route.errors import StoreError
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
-from stateful_route.store import scripts
-from stateful_route.store.borrowed import NodeConnections
-from stateful_route.store.connections import connections_of
-from stateful_route.store.port import Store
-from stateful_route.store.redis_store import RedisStore
-from stateful_route.testing import (
-    Counterexample,
-    FaultProxy,
-    History,
-    LinkCall,
-    LinkModel,
-    MemoryStore,
-    RecordingStore,
-    Reply,
-    check_linearizable,
-)
+from stateful_route.store.protocol import Store
+from stateful_route.store.redis import scripts
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.redis_py import NodeConnections
+from stateful_route.testing import FaultProxy, MemoryStore
+from tests.linearizable.history import Counterexample, History, Reply, check_linearizable
+from tests.linearizable.link_model import LinkCall, LinkModel
+from tests.linearizable.recording import RecordingStore
 from tests.store.script_calls import connections_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from stateful_route.store.embedded import LocalServer
-    from stateful_route.store.scripts import Script, ScriptCall
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.store.redis.scripts import Script, ScriptCall
 
 DEADLINE = 0.1
 LONG = 200.0  # seconds: nothing ends by itself within a test

@@ -12,17 +12,17 @@ import attrs
 import pytest
 
 from stateful_route import BaseConfig, PodReport, RoutingState, ServerInfo, StatefulRoute
-from stateful_route.client.routing import ServiceTable
+from stateful_route.client.pods.service import ServiceTable
 from stateful_route.models import HeartbeatOutcome, PodLife
-from stateful_route.store.keys import KeySpace
+from stateful_route.store.redis.keys import KeySpace
 from stateful_route.testing import ManualClock, MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from stateful_route.embedded.server import LocalServer
     from stateful_route.models import PodTable
-    from stateful_route.store.embedded import LocalServer
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 SERVICE = "room"
 RETENTION = 3600.0

@@ -20,14 +20,14 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import HeartbeatOutcome, PodLife
-from stateful_route.store.keys import KeySpace
-from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import ManualClock, MemoryStore
 from tests.store.script_calls import connections_at
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
 
 SERVICE = "room"
 RETENTION = 3600.0

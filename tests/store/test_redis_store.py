@@ -10,20 +10,20 @@ import pytest
 from hypothesis import settings
 from redis.asyncio import Redis, RedisCluster
 
-from stateful_route.store import resp
-from stateful_route.store.connections import connections_of
-from stateful_route.store.keys import KeySpace
-from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.topology import Limits, open_url
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport import resp
+from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.topology import Limits, open_url
 from stateful_route.testing import StoreConformance, StoreKit, cluster, link_machine, local_server
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from stateful_route.embedded.server import LocalServer
     from stateful_route.models import LinkKey
-    from stateful_route.store.connections import RedisClient
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.store.transport.base import RedisClient
 
 DEADLINE = 5.0
 KEYS = KeySpace()

@@ -19,10 +19,10 @@ from stateful_route import (
     StatefulRoute,
     StoreError,
     StoreUnavailableError,
+    store,
 )
 from stateful_route.models import LinkKey, PodLife, Topic
-from stateful_route.store import redis_store
-from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import StoreConformance, cluster, local_server
 from tests.store.script_calls import connections_at
 from tests.store.test_redis_store import kit_of
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
     from stateful_route import ClientDriver
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
     from stateful_route.testing import StoreKit
-    from stateful_route.testing.server import Cluster
+    from stateful_route.testing.servers import Cluster
 
-STORE = Path(redis_store.__file__).parent
+STORE = Path(store.__file__).parent
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
 
 # What a connection sends before the first call, besides AUTH and HELLO, which nobody needs a right for.
@@ -52,7 +52,7 @@ LEASE, KEPT = 60.0, 3600.0
 
 def in_scripts() -> set[str]:
     """Return the commands that the scripts call."""
-    files = STORE.glob("lua/**/*.lua")
+    files = STORE.glob("redis/lua/**/*.lua")
     return {name.lower() for file in files for name in re.findall(r"redis\.p?call\('(\w+)'", file.read_text())}
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from stateful_route.models import HeartbeatOutcome, LinkKey, Outcome, PodLife, PodReport, RoutingState, ServerInfo
-from stateful_route.store.connections import connections_of
-from stateful_route.store.keys import KeySpace
-from stateful_route.store.redis_store import RedisStore
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.base import connections_of
 from tests.waiting import eventually
 
 KEYS = KeySpace()

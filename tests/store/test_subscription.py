@@ -24,11 +24,11 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import LinkAnnouncement, PodLife, Topic
-from stateful_route.store import listener
-from stateful_route.store.connections import connections_of
-from stateful_route.store.keys import KeySpace
-from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.topology import Limits, open_url
+from stateful_route.store.redis import announcements as listener
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.topology import Limits, open_url
 from stateful_route.testing import FaultProxy, cluster, sentinel_group
 from tests.leaks import nothing_left, open_sockets
 from tests.scripted_server import ScriptedServer
@@ -37,8 +37,8 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from stateful_route.embedded.server import LocalServer
     from stateful_route.models import Announcement
-    from stateful_route.store.embedded import LocalServer
     from tests.scripted_server import Peer, Words
 
 FIRST, SECOND = PodLife(0, 100), PodLife(1, 100)

@@ -13,10 +13,10 @@ import pytest
 import trustme
 
 from stateful_route.errors import ConfigError, StoreUnavailableError
-from stateful_route.store import resp, topology
-from stateful_route.store.borrowed import NodeConnections
-from stateful_route.store.pipelined.server import PipelinedServer
-from stateful_route.store.topology import check_url
+from stateful_route.store.transport import resp, topology
+from stateful_route.store.transport.redis_py import NodeConnections
+from stateful_route.store.transport.server import PipelinedServer
+from stateful_route.store.transport.topology import check_url
 from stateful_route.testing import local_server
 from tests.store.script_calls import GET, SET, connections_at
 from tests.waiting import eventually
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from stateful_route.store.connections import Connections
-    from stateful_route.store.embedded import LocalServer
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.store.transport.base import Connections
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.client import front as front_module
-from stateful_route.client.cache import LinkCache
-from stateful_route.client.pod import Pod
-from stateful_route.client.routing import ServiceTable
+from stateful_route.client.cache import hot as front_module
+from stateful_route.client.cache.links import LinkCache
+from stateful_route.client.pods.pod import Pod
+from stateful_route.client.pods.service import ServiceTable
 from stateful_route.models import Link, LinkKind
 from tests.waiting import eventually
 

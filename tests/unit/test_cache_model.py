@@ -9,13 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stateful_route.client.cache import CacheKey, LinkCache
-from stateful_route.client.routing import ServiceTable
+from stateful_route.client.cache.links import CacheKey, LinkCache
+from stateful_route.client.pods.service import ServiceTable
 from stateful_route.models import Link, LinkKind
 from stateful_route.testing import ManualClock
 
 if TYPE_CHECKING:
-    from stateful_route.client.pod import Pod
+    from stateful_route.client.pods.pod import Pod
 
 TTL, MARGIN = 10.0, 1.0
 KEYS = [(namespace, uid, service) for namespace in ("p", "t") for uid in ("a", "b") for service in ("x", "y")]

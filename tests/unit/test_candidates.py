@@ -10,12 +10,12 @@ import attrs
 import pytest
 
 from stateful_route import BestOfRandom, PlacementStrategy, PreferEmptier, PreferNewestVersion, PreferZone
-from stateful_route.client.candidates import Candidates
-from stateful_route.client.routing import ServiceTable
+from stateful_route.client.placement.candidates import Candidates
+from stateful_route.client.pods.service import ServiceTable
 from stateful_route.models import PodReport, PodState, PodTable, StateObj
 
 if TYPE_CHECKING:
-    from stateful_route.client.pod import Pod
+    from stateful_route.client.pods.pod import Pod
 
 NOW = 1_800_000_000.0
 PODS = 96

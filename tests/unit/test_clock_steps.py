@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stateful_route.client.routing import ServiceTable
+from stateful_route.client.pods.service import ServiceTable
 from stateful_route.models import PodLife, PodReport, PodState, PodTable, StateObj
 
 LEASE, HEARTBEAT, REFRESH = 5.0, 1.0, 1.0

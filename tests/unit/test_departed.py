@@ -10,13 +10,13 @@ import attrs
 import pytest
 
 from stateful_route import LinkKey, PodReport, RoutingState
-from stateful_route.client.cache import LinkCache
-from stateful_route.client.pod import Pod
-from stateful_route.client.routing import ServiceTable
+from stateful_route.client.cache.links import LinkCache
+from stateful_route.client.pods.pod import Pod
+from stateful_route.client.pods.service import ServiceTable
 from stateful_route.models import Link, LinkAnnouncement, LinkKind, PodLife, Topic
 from tests.unit.conftest import NAMESPACE, SERVICE, room
-from tests.unit.test_refresh import LEASE, RETENTION, begin
-from tests.unit.test_service_table import NOW, SHUTDOWN, read, state
+from tests.unit.test_directory import LEASE, RETENTION, begin
+from tests.unit.test_service_pods import NOW, SHUTDOWN, read, state
 from tests.waiting import eventually
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from stateful_route.store.keys import KeySpace, encode
+from stateful_route.store.redis.keys import KeySpace, encode
 
 HOSTILE = st.text(
     st.sampled_from("{}:%*?[]\\^ \t\n-_/a%7B") | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12

@@ -30,8 +30,8 @@ from stateful_route import (
     WaitingTasks,
     WeighedLoad,
 )
-from stateful_route.server.load import LoadMeter, source_of, weigh
-from stateful_route.server.sampling import cpu_limit
+from stateful_route.server.load.sampling import cpu_limit
+from stateful_route.server.load.sources import LoadMeter, source_of, weigh
 from stateful_route.testing import ManualClock
 from tests.unit.conftest import CONFIG, room
 from tests.unit.test_periodic import VirtualLoop

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateful_route._periodic import PeriodicTask, next_tick
+from stateful_route._background.periodic import PeriodicTask, next_tick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -16,10 +16,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.store import resp, scripts
-from stateful_route.store.pipelined.pipe import Pipe, open_stream
-from stateful_route.store.pipelined.server import PipelinedServer
-from stateful_route.store.resp import ReplyError
+from stateful_route.store.redis import scripts
+from stateful_route.store.transport import resp
+from stateful_route.store.transport.pipe import Pipe, open_stream
+from stateful_route.store.transport.resp import ReplyError
+from stateful_route.store.transport.server import PipelinedServer
 from tests.leaks import nothing_left
 from tests.scripted_server import ScriptedServer, bulk, echo, silence
 from tests.waiting import eventually

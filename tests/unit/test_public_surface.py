@@ -26,9 +26,9 @@ from stateful_route import (
     StoreTimeoutError,
     errors,
 )
-from stateful_route.client.service import ServiceView
-from stateful_route.store.port import Store
-from stateful_route.store.redis_store import RedisStore
+from stateful_route.client.service_view import ServiceView
+from stateful_route.store.protocol import Store
+from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import MemoryStore
 
 ROOT = Path(stateful_route.__file__).parent.parent

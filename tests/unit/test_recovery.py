@@ -29,7 +29,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from stateful_route.client.routing import ServiceTable
+    from stateful_route.client.pods.service import ServiceTable
     from stateful_route.testing import ManualClock
     from tests.unit.conftest import MakeClient
 

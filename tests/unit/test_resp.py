@@ -9,8 +9,8 @@ import redis.exceptions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateful_route.store import resp
-from stateful_route.store.resp import INCOMPLETE, PUSHES, PurePythonParser, ReplyError
+from stateful_route.store.transport import resp
+from stateful_route.store.transport.resp import INCOMPLETE, PUSHES, PurePythonParser, ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from stateful_route.errors import StoreProtocolError
-from stateful_route.store import codec, redis_store, scripts, service_names
+from stateful_route.store.redis import codec, scripts, service_names
+from stateful_route.store.redis import store as redis_store
 
 FOLDER = Path(redis_store.__file__).parent / "lua"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.lua"))

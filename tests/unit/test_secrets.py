@@ -27,9 +27,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from stateful_route import BaseConfig, ConfigError, StatefulRoute, StatefulRouteError, StoreUnavailableError
-from stateful_route.store.connections import connections_of
-from stateful_route.store.redis_store import RedisStore
-from stateful_route.store.urls import read_url, shown
+from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.url import read_url, shown
 from tests.scripted_server import ScriptedServer, Words, echo
 from tests.store.script_calls import connections_at
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stateful_route import BestOfRandom, InvalidArgumentError, PreferEmptier, PreferNewestVersion, PreferZone
-from stateful_route.client.strategies import best_of_random
+from stateful_route.client.placement.strategies import best_of_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

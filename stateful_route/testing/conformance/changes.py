@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.models import PodTable
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 
 def _busy(links: int) -> PodReport:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route._checks import MAX_ID_BYTES
+from stateful_route._validation import MAX_ID_BYTES
 from stateful_route.models import Link, LinkKey, PodLife
 from stateful_route.testing.conformance.shared import (
     INCARNATION,
@@ -25,7 +25,7 @@ from stateful_route.testing.conformance.shared import (
 )
 
 if TYPE_CHECKING:
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 # Ids that a careless layout of keys mixes up, in whatever part of a key they stand.
 HOSTILE = (

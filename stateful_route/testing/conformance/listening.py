@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stateful_route.models import Announcement, LinkKey
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 _PATIENCE = 10.0
 _MANY = 100

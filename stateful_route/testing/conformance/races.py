@@ -20,7 +20,7 @@ from stateful_route.testing.conformance.shared import (
 )
 
 if TYPE_CHECKING:
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 
 class Races(Parts):

@@ -13,7 +13,7 @@ from stateful_route.models import Link, LinkKey, LinkKind, PodLife, PodReport, P
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 
 @attrs.frozen(kw_only=True)

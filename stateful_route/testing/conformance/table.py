@@ -1,4 +1,4 @@
-"""The table of ``stateful_route.store.port``: what each operation does to each kind of link."""
+"""The table of ``stateful_route.store.protocol``: what each operation does to each kind of link."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from stateful_route.testing.conformance.shared import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 
 @attrs.frozen
 class Row:
-    """A row of the table of ``stateful_route.store.port``.
+    """A row of the table of ``stateful_route.store.protocol``.
 
     Attributes:
         title: what is done, and by whom.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stateful_route.testing.conformance.shared import Parts
 
 if TYPE_CHECKING:
-    from stateful_route.store.port import Store
+    from stateful_route.store.protocol import Store
 
 
 class Whole(Parts):

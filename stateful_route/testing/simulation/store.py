@@ -1,6 +1,6 @@
 """A memory store behind the network, and the store that a machine has: the shipped pipe over a simulated wire.
 
-``Pipe`` and ``Wire`` of ``store.pipelined`` are the real ones: deadlines, retired connections and back-off are theirs.
+``Pipe`` and ``Wire`` of ``store.transport`` are the real ones: deadlines, retired connections and back-off are theirs.
 Only the socket, and what is written to it, is simulated: a line with the number of a request, and the number of its
 answer. Each request is applied at once when it arrives, as a script is.
 """
@@ -19,8 +19,8 @@ import attrs
 
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import LinkKey
-from stateful_route.store.pipelined.pipe import Pipe
-from stateful_route.testing.memory import MemoryStore
+from stateful_route.store.transport.pipe import Pipe
+from stateful_route.testing.memory.store import MemoryStore
 from stateful_route.testing.simulation.loop import SimulationError
 
 if TYPE_CHECKING:

@@ -1,0 +1,166 @@
+"""Whether what the cache holds may be used: as long as every change would be heard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from stateful_route._listening import attach
+from stateful_route.models import Topic
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+    from stateful_route.client.pods.service import ServiceTable
+    from stateful_route.errors import StoreError
+    from stateful_route.models import Announcement
+    from stateful_route.store.protocol import Store
+
+_log = logging.getLogger("stateful_route")
+
+
+class InvalidationListener:
+    """Listens to what the clients of one service are told, without a task of its own if the store can do that.
+
+    While it hears, cached links may be used. While it is deaf they are suspect, for a change may have been missed:
+    they are used only if the store itself does not answer, so that nobody can change a link either, and for a bounded
+    grace. When it hears again they are dropped first.
+    """
+
+    def __init__(
+        self,
+        table: ServiceTable,
+        heard: Callable[[Announcement], None],
+        flush: Callable[[str, str], None],
+        *,
+        grace: float,
+        clock: Callable[[], float],
+        own: bool = True,
+    ) -> None:
+        """Begin deaf; the table is told whether cached links may be used. ``grace`` is in seconds.
+
+        What happens is logged as a warning if the namespace is the client's ``own``: others mostly share its fate.
+        """
+        self._table = table
+        self._heard = heard
+        self._flush = flush
+        self._grace = grace
+        self._clock = clock
+        self._levels = (logging.WARNING, logging.INFO) if own else (logging.DEBUG, logging.DEBUG)
+        self._detach: Callable[[], Awaitable[None]] | None = None
+        self._closed = False
+        self._listening = False
+        self._deaf_since = -math.inf
+        self._degraded = False
+        self._lost = False
+        """Whether it was logged that nothing is heard, and not yet that it is again."""
+        self._tried = asyncio.Event()
+        self.listening_since = math.inf
+        """Since when each announcement is heard, on the clock of this process."""
+
+    def __repr__(self) -> str:
+        state = "listening" if self._listening else "degraded" if self._degraded else "deaf"
+        return f"<InvalidationListener of {self._table.service_name!r}: {state}>"
+
+    @property
+    def serves_cached(self) -> bool:
+        """Whether cached links may be used now."""
+        return self._listening or self._degraded
+
+    @property
+    def was_tried(self) -> bool:
+        """Whether it listens, or a first attempt has failed."""
+        return self._tried.is_set()
+
+    async def tried(self) -> None:
+        """Return once it listens, or a first attempt has failed."""
+        await self._tried.wait()
+
+    def start(self, store: Store, *, patience: float, random: Random) -> None:
+        """Begin to listen; ``patience`` is that of ``Store.listen``, in seconds."""
+        topic = Topic(self._table.namespace, self._table.service_name)
+        self._detach = attach(store, topic, self, patience=patience, random=random)
+        self._serve()
+
+    def close(self) -> None:
+        """Use cached links no more, whatever comes; ``stop`` waits until the store has taken it in."""
+        self._closed = True
+        self._tried.set()
+        self._listening = self._degraded = False
+        self.listening_since = math.inf
+        self._serve()
+
+    async def stop(self) -> None:
+        """Stop listening, and wait until that has ended."""
+        self.close()
+        if self._detach is not None:
+            await self._detach()
+
+    def store_failed(self) -> None:
+        """Note that the store did not answer: what is cached is used while nothing can be heard, for the grace."""
+        self._table.store_away = True
+        if not (self._listening or self._degraded or self._closed) and self._in_grace():
+            self._degraded = True
+            away = "the store does not answer: cached links of %r are used for now"
+            _log.log(self._levels[0], away, self._table.service_name)
+            self._serve()
+
+    def store_answered(self) -> None:
+        """Note that the store answered: what is cached is suspect until changes can be heard again."""
+        if self._table.store_away:
+            self._table.store_away = False
+            self._end_degraded()
+
+    def check_grace(self) -> None:
+        """End the use of what is cached if the store has been away for too long."""
+        if self._degraded and not self._in_grace():
+            _log.error("the store has not answered for %g s: cached links are not used any more", self._grace)
+            self._end_degraded()
+
+    def _end_degraded(self) -> None:
+        if self._degraded:
+            self._degraded = False
+            self._serve()
+
+    def _in_grace(self) -> bool:
+        return self._clock() - self._deaf_since < self._grace
+
+    def _serve(self) -> None:
+        self._table.serve_cached(self.serves_cached)
+
+    # What it is told -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """See ``TopicListener``."""
+        if self._closed:
+            return
+        self._listening = True
+        self.listening_since = self._clock()
+        self._tried.set()
+        self._degraded = self._table.store_away = False
+        self._flush(self._table.namespace, self._table.service_name)
+        self._serve()
+        if self._lost:
+            self._lost = False
+            _log.log(self._levels[1], "announcements of %r are heard again", self._table.service_name)
+
+    def take_in(self, announcement: Announcement) -> None:
+        """See ``TopicListener``."""
+        if not self._closed:
+            self._heard(announcement)
+
+    def lose(self, error: StoreError) -> None:
+        """See ``TopicListener``."""
+        self._tried.set()
+        if self._listening:
+            self._listening = False
+            self.listening_since = math.inf
+            self._deaf_since = self._clock()
+            self._lost = True
+            _log.log(self._levels[0], "announcements of %r are not heard: %s", self._table.service_name, error)
+            self._serve()
+            if self._table.store_away:  # a call found out before
+                self.store_failed()

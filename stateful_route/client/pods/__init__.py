@@ -1,0 +1,1 @@
+"""The pods of the services as a client knows them."""

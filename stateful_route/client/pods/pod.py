@@ -1,0 +1,163 @@
+"""A pod as a client knows it: what the store says of it, what this client placed on it, and what is held against it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING
+
+from stateful_route.client.placement.expected_load import OwnPlacements
+from stateful_route.models import PodLife, RoutingState
+
+if TYPE_CHECKING:
+    from stateful_route.client.cache.hot import Target
+    from stateful_route.client.pods.service import ServiceTable
+    from stateful_route.models import PodState
+
+
+class Pod:
+    """A pod as this client knows it. Cached links point at it, and the routing table changes it in place."""
+
+    __slots__ = (
+        "_life",
+        "_met",
+        "_service",
+        "absent_lease",
+        "absent_seen",
+        "absent_since",
+        "available",
+        "capacity",
+        "incarnation",
+        "kept_from",
+        "load",
+        "met_at",
+        "overdue",
+        "own",
+        "pod_index",
+        "reported",
+        "ripe_at",
+        "state",
+        "suspended",
+        "targets",
+        "told",
+        "told_of",
+        "trusted",
+        "usable",
+    )
+
+    def __init__(self, service: ServiceTable, pod_index: int) -> None:
+        """Make a pod of which nothing is known but that a link names it."""
+        self._service = service
+        self.pod_index = pod_index
+        self.incarnation = 0
+        self._life = PodLife(pod_index, 0)
+        self.load = 0
+        self.capacity = 1.0
+        self.own = OwnPlacements(functools.partial(service.note_own, self))
+        self.state: PodState | None = None
+        self.told: PodState | None = None
+        self.told_of: PodState | None = None
+        """What was last told of the pod, and the state that this was, without the time of a later heartbeat."""
+        self.overdue = False
+        """Whether its lease had ended at the last reading, and its death is not confirmed."""
+        self.ripe_at = 0.0
+        """If so, from when on the lease has ended by the clock of this process too."""
+        self.available = True
+        """Whether the pod may keep its uids, as far as it is known: nothing says that it is dead or shut down."""
+        self.absent_lease = 0.0
+        """Its lease when it was in the table last, in seconds: for so long it may own uids."""
+        self.absent_since: float | None = None
+        """When it was first missed in the table, after it had been there; on the clock of this process."""
+        self.absent_seen = 0.0
+        """For how many seconds since then the table was read, gaps of more than half a lease not counted."""
+        self._met = 0
+        self.met_at = -math.inf
+        """When a link was first met of a life that the table does not know, on the clock of this process."""
+        self.reported: float | None = None
+        """When somebody could not reach it, on the clock of this process; ``None`` once there is a later heartbeat."""
+        self.kept_from = -math.inf
+        """Since when answers about its links may be cached, on the clock of this process; infinite while they may not.
+
+        So it is while the pod drains, and when it is shut down or dead: its links change without a word.
+        """
+        self.suspended = False
+        """Whether something was announced of the pod that the table does not have yet."""
+        self.trusted = False
+        """Whether the pod is known, and nothing is known against it."""
+        self.usable = False
+        """Whether a cached link to it may be used."""
+        self.targets: dict[int, Target] = {}
+        """What the cached links to it point at, as far as they are in the front of the cache."""
+        self.settle()
+
+    def __repr__(self) -> str:
+        return f"<Pod {self.pod_index}: {self.state.summary() if self.state else 'never seen'}>"
+
+    def settle(self) -> None:
+        """Say whether the pod is trusted, and whether a cached link to it may be used."""
+        blameless = self.available and self.reported is None
+        self.trusted = blameless and self.state is not None
+        usable = blameless and not self.suspended and self._service.serves_cached
+        if usable is not self.usable:
+            self.usable = usable
+            for target in self.targets.values():
+                target.usable = usable
+
+    def met(self, life: PodLife, now: float) -> None:
+        """Take in that a link names a life of this pod that the table does not know."""
+        if life.incarnation > self._met:
+            self._met, self.met_at = life.incarnation, now
+
+    def seen(self, incarnation: int) -> None:
+        """Take in that the table knows that life, and so those that links named before."""
+        if incarnation >= self._met:
+            self._met, self.met_at = 0, -math.inf
+
+    @property
+    def life(self) -> PodLife:
+        """The life of the pod that a new link names; incarnation 0 if none is known."""
+        if self._life.incarnation != self.incarnation:
+            self._life = PodLife(self.pod_index, self.incarnation)
+        return self._life
+
+    @property
+    def expected_load(self) -> float:
+        """The published load, and what was placed since by all clients as far as this one can tell."""
+        return self.load + self.own.unseen * self._service.weight_of_own
+
+    @property
+    def links(self) -> int:
+        """The published number of links, and what was placed since by all clients as far as this one can tell.
+
+        Those under way count once, and not for the other clients too: a batch is no sign of what others do.
+        """
+        published = self.state.report.links if self.state else 0
+        own = self.own
+        if not own.placed_unseen:
+            return published + own.pending
+        return published + own.pending + own.placed_unseen + self._service.placed_by_others(own.placed_unseen)
+
+    @property
+    def max_links(self) -> int | None:
+        """How many links make the pod full; ``None`` if it has no limit."""
+        return self.state.report.max_links if self.state else None
+
+    @property
+    def zone(self) -> str | None:
+        """Where the pod runs, if it says so."""
+        return self.state.report.zone if self.state else None
+
+    @property
+    def version(self) -> str | None:
+        """What revision of the application the pod runs, if it says so."""
+        return self.state.report.version if self.state else None
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether the pod may get new uids, and is known and not held for unreachable."""
+        return self.trusted and self.state is not None and self.state.report.routing_state is RoutingState.READY
+
+    @property
+    def full(self) -> bool:
+        """Whether the pod has all the links that it may have."""
+        return self.max_links is not None and self.links >= self.max_links

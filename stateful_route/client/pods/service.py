@@ -1,0 +1,536 @@
+"""The pods of a service as last read from the store: state without I/O."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route.client.placement.expected_load import PlacementRates
+from stateful_route.client.placement.ready import ReadyPods
+from stateful_route.client.pods.departed import DeadLives, LeavingLives
+from stateful_route.client.pods.freshness import StoreView
+from stateful_route.client.pods.missing import MissingPods
+from stateful_route.client.pods.pod import Pod
+from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
+
+if TYPE_CHECKING:
+    from stateful_route.client.placement.candidates import Candidates
+
+# A script cannot take any number of pods at once; the next reading asks for others.
+_MOST_ASKED_FOR = 1000
+
+# What the others have placed on one pod is at most so many times its share of what is placed in the time to settle, and
+# in so many seconds until it is read.
+_BURST_SHARE, _UNREAD = 2, 1.0
+
+
+class Doubts:
+    """How often the store did not answer, so that all tables of a namespace are to be doubted."""
+
+    __slots__ = ("count", "raised_at")
+
+    def __init__(self) -> None:
+        """Begin without doubt."""
+        self.count = 0
+        self.raised_at = -math.inf
+        """When a call last raised one, on the clock of this process."""
+
+
+@attrs.define
+class Reads:
+    """When a table was used and read, and when it is to be read next; times are on the clock of this process.
+
+    Attributes:
+        last_used: when something was asked of it last.
+        used: whether something was looked up in the store since it was last read.
+        changes_read_at: when the changes were last read, and not the leases alone.
+        refreshing: whether it is about to be read, because something was announced.
+        announced_at: when it was last read for that.
+        awaited: whether it is about to be read, because the lease of a pod will have ended.
+        polled: whether it is read often, because somebody waits for its pods.
+
+    """
+
+    last_used: float = 0.0
+    used: bool = False
+    changes_read_at: float = 0.0
+    refreshing: bool = False
+    announced_at: float = -math.inf
+    awaited: bool = False
+    polled: bool = False
+
+
+class ServiceTable:
+    """The pods of one service.
+
+    A reading brings what has changed since the one before, and costs as much as that. It need not bring heartbeats
+    that say nothing new: that a lease has not ended is told by the list of those that have, and how old a heartbeat
+    may be at most by the deadline that comes next.
+    """
+
+    def __init__(
+        self, namespace: str, service_name: str, settle: float, doubts: Doubts | None = None, lease: float = 0.0
+    ) -> None:
+        """Make an empty table; ``doubts`` are those of its namespace, ``lease`` that of a pod that was never seen."""
+        self.namespace = namespace
+        self.service_name = service_name
+        self.loaded = False
+        self.reads = Reads()
+        self.weight_of_own = 1.0
+        """The load that all clients have added for each uid that this one placed and no load shows yet."""
+        self.store_away = False
+        """Whether the store did not answer a call for the service, and none since."""
+        self.serves_cached = True
+        """Whether cached links may be used: changes are heard, or the store does not answer at all."""
+        self.version = 0
+        """The version of the table in the store that this is."""
+        self.doubts = Doubts() if doubts is None else doubts
+        self._unheard = 0
+        self.cleared, self.heard_throughout = 0, False
+        """How many doubts the last reading has cleared, and whether announcements were heard all the time since."""
+        self.recovering = False
+        """Whether the store may lack links that living pods own: it has lost them, and not all were claimed again."""
+        self.hints_hold = True
+        """Whether what was cached, and had to be forgotten, may tell where a uid was when the store lost it."""
+        self._digest = 0
+        self._unaccounted = 0
+        self._settle = settle
+        self._pods: dict[int, Pod] = {}
+        self._view = StoreView()
+        self._ready = ReadyPods()
+        self.note_own = self._ready.note_own
+        self._dead = DeadLives()
+        self._leaving = LeavingLives()
+        self._suspects: set[Pod] = set()
+        self._missing = MissingPods(lease, self.absent_for)
+        self.awaits, self.wait = self._missing.awaits, self._missing.wait
+        self._suspended: dict[Pod, float] = {}
+        """The pods of which something was announced since they were read, and when."""
+        self._departed: list[Pod] = []
+        """The pods whose cached links are stale since ``take_departed``: their life is over, or they drain."""
+        self._reported: set[Pod] = set()
+        self._confirmed: set[Pod] = set()
+        self.rumoured: set[PodLife] = set()
+        """The lives, of those whose death can be confirmed, of which it was announced since the last reading."""
+        self._placed_on: set[Pod] = set()
+        self._rates = PlacementRates()
+        self._own_placed = 0
+
+    @property
+    def routable(self) -> Candidates[Pod]:
+        """The pods that may get new uids."""
+        return self._ready.routable
+
+    @property
+    def read_at(self) -> float:
+        """When the table was last read, on the clock of this process."""
+        return self._view.read_at
+
+    @property
+    def now(self) -> float | None:
+        """When it was last read, by the clock of the store; ``None`` if it never was."""
+        return self._view.now
+
+    @property
+    def dead(self) -> tuple[PodLife, ...]:
+        """The lives whose death is confirmed, as far as a call has to name them."""
+        return self._dead.named
+
+    @property
+    def leaving(self) -> tuple[PodLife, ...]:
+        """The lives that are draining or shut down, as far as a call has to name them."""
+        return self._leaving.named
+
+    @property
+    def asked_for(self) -> tuple[int, ...]:
+        """The pods of which the next reading has to bring what the store says, be it new or not.
+
+        Those that somebody could not reach, for the time of their last heartbeat; and those whose death this client has
+        confirmed: a reading that was under way then may not say so.
+        """
+        # Of a pod that the store does not know there is nothing to bring, until it registers and so is a change.
+        pods = self._confirmed | {pod for pod in self._reported if pod.state is not None}
+        return tuple(pod.pod_index for pod in islice(pods, _MOST_ASKED_FOR))
+
+    def placed_by_others(self, own: int) -> int:
+        """Return how many uids the other clients have placed on a pod, while this one placed so many, at a guess.
+
+        As many as the rates say, but no more than some times what a pod gets in some seconds: how many others there are
+        a client that places seldom cannot tell, and must not hold all pods for full.
+        """
+        most = _BURST_SHARE * self._rates.peak * (self._settle + _UNREAD) / (len(self._ready.routable) or 1)
+        return round(min(own * (self._rates.scale_with(self._own_placed) - 1), most))
+
+    @property
+    def candidates(self) -> Candidates[Pod]:
+        """The pods among which a strategy chooses: routable, and not full."""
+        ready = self._ready
+        return ready.candidates if ready.limits else ready.routable
+
+    def has_room(self, uids: int) -> bool:
+        """Whether the pods that may get new uids have room for so many, at least one."""
+        return self._ready.has_room(uids)
+
+    def pod(self, pod_index: int) -> Pod:
+        """Return the pod with that index, whether it was ever seen or not."""
+        pod = self._pods.get(pod_index)
+        if pod is None:
+            pod = self._pods[pod_index] = Pod(self, pod_index)
+        return pod
+
+    def placed(self, pod: Pod, at: float) -> None:
+        """Note that this client placed a uid on a pod, at that time of its own clock.
+
+        A pod that was never read has no load to which it could be added.
+        """
+        if pod.state is not None:
+            pod.own.placed(at)
+            self._placed_on.add(pod)
+            self._own_placed += 1
+
+    def state(self, pod_index: int) -> PodState | None:
+        """Return what the store last said of a pod, if anything."""
+        pod = self._pods.get(pod_index)
+        return None if pod is None or pod.state is None else self._heard(pod, pod.state)
+
+    @property
+    def states(self) -> tuple[PodState, ...]:
+        """What the store last said of each pod."""
+        return tuple(self._heard(pod, pod.state) for _, pod in sorted(self._pods.items()) if pod.state is not None)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the store may be another one than it was when the table was read: the pods have other lives there."""
+        return self.cleared != self.doubts.count + self._unheard
+
+    @property
+    def raised(self) -> int:
+        """How many doubts there were."""
+        return self.doubts.count + self._unheard
+
+    def may_have_again(self, pod: Pod) -> bool:
+        """Whether a pod is claiming again what it owns, takes new uids, and is not full."""
+        return pod in self._missing.reclaiming and pod.takes_new and not pod.full
+
+    @property
+    def misses_pods(self) -> bool:
+        """Whether pods that lived are missing, as in a store that has lost them."""
+        return bool(self._missing.absent)
+
+    @property
+    def shortest_lease(self) -> float:
+        """The shortest lease of a pod that is not dead, in seconds; infinite if there is no such pod."""
+        return self._view.shortest_lease or math.inf
+
+    def doubt(self) -> None:
+        """Take in that the pods could not be read."""
+        self._unheard += 1
+
+    @property
+    def recovered_from(self) -> tuple[int, ...]:
+        """The pods that have not claimed again what is theirs, as far as the store has lost it."""
+        return tuple(sorted(pod.pod_index for pod in self._missing.absent | self._missing.reclaiming))
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits for pods that are missing or claim again."""
+        return self._missing.waited_for
+
+    def serve_cached(self, serves: bool) -> None:  # noqa: FBT001 - the one thing that it says
+        """Take in whether cached links may be used from now on, which is doubtful whenever it is said."""
+        self._unheard += 1
+        self.serves_cached, self.heard_throughout = serves, False
+        self.resume(math.inf)
+        for pod in self._pods.values():
+            pod.settle()
+
+    def take_departed(self) -> list[Pod]:
+        """Return the pods of which all that is cached is stale now, once."""
+        departed, self._departed = self._departed, []
+        return departed
+
+    def resume(self, read_at: float) -> None:
+        """Take in that all is known that was announced until then."""
+        for pod in [pod for pod, heard_at in self._suspended.items() if heard_at <= read_at]:
+            del self._suspended[pod]
+            pod.suspended = False
+            pod.settle()
+
+    def report_unreachable(self, pod_index: int, now: float) -> None:
+        """Avoid a pod until there is a heartbeat later than ``now``, which is on the clock of this process."""
+        pod = self.pod(pod_index)
+        pod.reported = now
+        pod.settle()
+        self._reported.add(pod)
+        self._ready.list_again(self._reported, others=True)
+
+    def is_dead(self, life: PodLife) -> bool:
+        """Whether the death of that life of a pod, or of a newer one, is confirmed."""
+        return life in self._dead
+
+    def met_dead(self, life: PodLife) -> None:
+        """Name a dead life in the calls to come: it owns a link."""
+        self._dead.met(life, self._view.now or 0.0)
+
+    def mark_dead(self, life: PodLife) -> None:
+        """Take in that the store has confirmed the death of a life to this client."""
+        now = self._view.now or 0.0
+        self._dead.add(life, now, now)
+        pod = self.pod(life.pod_index)
+        if pod.incarnation > life.incarnation:
+            return
+        if pod.state is not None:
+            died = attrs.evolve(pod.state.load_state, timestamp=now)
+            dead = attrs.evolve(pod.state, incarnation=life.incarnation, dead=True, load_state=died)
+            self._set_state(pod, dead, overdue=False)
+        else:
+            pod.kept_from = math.inf
+            self._departed.append(pod)
+        pod.available = False
+        pod.settle()
+        self._confirmed.add(pod)
+        self._ready.list_again(self._reported)
+
+    def take_in(self, announcement: PodAnnouncement, now: float) -> None:
+        """Take in what a pod is announced to be: nobody's word but the store's, which is to be read now, says that.
+
+        Who may only publish owns nothing. Two things are made of it: no cached link to the pod is used before the next
+        reading, and a death of which another client says that it has confirmed it need not be confirmed before that.
+        """
+        pod = self._pods.get(announcement.pod_index)
+        if pod is None:
+            return
+        life = PodLife(announcement.pod_index, announcement.incarnation)
+        known = pod.state is not None and not pod.state.dead and pod.state.life == life
+        if life.incarnation < pod.incarnation or (known and announcement.state == RoutingState.READY and pod.takes_new):
+            return
+        self._suspended[pod] = now
+        pod.suspended = True
+        pod.settle()
+        if announcement.state == "DEAD" and pod in self._suspects and known:
+            self.rumoured.add(life)
+
+    def confirmable(self, now: float | None = None) -> list[PodLife]:
+        """Return the lives whose death can be confirmed: they said goodbye, or their lease has ended.
+
+        The latter only if this client has read the table all the time since: after a time without Redis the pods need
+        some of it to be heard again. And only if it has ended by the clock of this process too, which says ``now``, or
+        what it said at the last reading: the clock of the store may have been set forward.
+        """
+        now = self._view.received_at if now is None else now
+        return [
+            pod.state.life
+            for pod in self._suspects
+            if pod.state is not None
+            and (
+                pod.state.report.routing_state is RoutingState.SHUTDOWN
+                or (
+                    pod.ripe_at <= now and self._view.unbroken_for(pod.state.load_state.ttl) >= pod.state.load_state.ttl
+                )
+            )
+        ]
+
+    def ripe_at(self, life: PodLife) -> float:
+        """Return when the lease of a life has ended by the clock of this process, if it has by that of the store."""
+        pod = self._pods.get(life.pod_index)
+        if pod is None or pod not in self._suspects or not pod.overdue or pod.state is None:
+            return -math.inf
+        # One that said goodbye is waited for no longer.
+        return -math.inf if pod.state.report.routing_state is RoutingState.SHUTDOWN else pod.ripe_at
+
+    @property
+    def doubted(self) -> bool:
+        """Whether a pod is expected to be dead soon, or missing, or was reported: it is to be looked at more often."""
+        return bool(self._suspects or self.recovering or any(pod.state is not None for pod in self._reported))
+
+    @property
+    def unbroken_for(self) -> float:
+        """For how many seconds, up to the last reading, the table was read without a gap for any of its pods."""
+        return self._view.unbroken_for(self._view.shortest_lease or math.inf)
+
+    def absent_for(self, pod: Pod, lease: float) -> float:
+        """Return for how many seconds of those without a gap for that lease the pod was not in the table."""
+        unbroken = self._view.unbroken_for(max(lease, self._view.shortest_lease or 0.0))
+        absent_since = -math.inf if pod.absent_since is None else pod.absent_since
+        return min(unbroken, self.read_at - max(absent_since, pod.met_at))
+
+    def broken(self) -> None:
+        """Take in that the table could not be read."""
+        self._view.broken()
+
+    def next_look(self, now: float) -> float | None:
+        """Return in how many seconds to read the table at the latest; ``None`` if no pod is alive.
+
+        The death of a pod whose lease has ended is looked at again as soon as it can be confirmed.
+        """
+        left = self._view.next_look(now)
+        if left is None:
+            return None
+        for pod in self._suspects:
+            if pod.state is not None and pod.overdue:
+                lease = pod.state.load_state.ttl
+                ripe_at = max(pod.ripe_at, self.read_at + lease - self._view.unbroken_for(lease))
+                if ripe_at > self._view.received_at:
+                    left = min(left, ripe_at - now)
+        return max(0.0, left)
+
+    def apply(
+        self, table: PodTable, read_at: float, longest_gap: float = 0.0, received_at: float | None = None
+    ) -> bool:
+        """Take in what was read from the store, asked for at ``read_at`` by the clock of this process.
+
+        The answer was there at ``received_at``, by default at once.
+
+        Synchronous: a call sees all of it or nothing. ``StoreView`` says what ``longest_gap`` is about.
+
+        Return whether this is the whole truth now; if not, the table is to be read as a whole.
+        """
+        seconds, placed_by_all = self._view.begin(table, read_at, read_at if received_at is None else received_at), 0
+        self.rumoured.clear()
+        self.version = table.version or self.version
+        overdue = self._overdue(table)
+        if table.whole:
+            self._confirmed.clear()
+            self._dead.clear()
+            self._forget_all_but({state.pod_index for state in table.pods})
+        for state in table.pods:
+            pod = self.pod(state.pod_index)
+            self._confirmed.discard(pod)
+            placed_by_all += _newly_placed(pod.state, state)
+            self._set_state(pod, state, overdue=state.pod_index in overdue)
+            pod.own.published(self._heard_at(pod, state), self._settle)
+        for pod in [*self._suspects, *(self.pod(pod_index) for pod_index in overdue)]:
+            if pod.state is not None and pod.overdue is not (pod.pod_index in overdue):
+                self._set_state(pod, pod.state, overdue=not pod.overdue)
+        self._dead.tidy(table.now)
+        recovered = self._forget_what_was_heard()
+        self._ready.list_again(self._reported, others=recovered)
+        self._view.end(longest_gap)
+        self.recovering = self._missing.read(seconds or 0.0, self.read_at)
+        self._weigh(seconds, placed_by_all)
+        self.loaded = True
+        if not table.version and not table.whole:  # no changes were asked for
+            return table.living == self._view.living
+        if table.whole:
+            self._unaccounted = (table.digest - self._digest) % DIGEST_MODULUS
+        return (self._digest + self._unaccounted) % DIGEST_MODULUS == table.digest
+
+    def _overdue(self, table: PodTable) -> set[int]:
+        """Return the pods, not known to be dead, whose lease has ended."""
+        overdue = set(table.overdue)
+        if table.whole:
+            overdue |= {state.pod_index for state in table.pods if not state.dead and not state.is_alive(table.now)}
+        return overdue
+
+    def _set_state(self, pod: Pod, state: PodState | None, *, overdue: bool) -> None:
+        """Take in what a pod is now."""
+        if state is not None and overdue and not (pod.overdue and state == pod.state):
+            pod.ripe_at = self._view.ripe_at(state.load_state.ttl)
+        if pod.state is not None:
+            self._digest -= pod.state.version
+            self._view.count(pod.state, -1)
+        pod.state, pod.overdue = state, overdue
+        if state is None:
+            pod.available = False
+            self._suspects.discard(pod)
+            self._missing.reclaiming.discard(pod)
+            self._leaving.note(pod.life, leaving=False)
+            self._ready.note(pod, None)
+            pod.settle()
+            return
+        self._digest += state.version
+        self._view.count(state, 1)
+        self._note_departure(pod, state)
+        routing_state, alive = state.report.routing_state, not (state.dead or overdue)
+        pod.incarnation = state.incarnation
+        pod.load = state.report.load
+        pod.capacity = state.report.capacity
+        pod.available = alive and routing_state is not RoutingState.SHUTDOWN
+        pod.seen(state.incarnation)
+        self._missing.find(pod, reclaiming=alive and state.report.reclaiming)
+        if state.dead:
+            self._dead.add(state.life, state.load_state.timestamp, self._view.now or 0.0)
+        else:
+            self._dead.discard(pod.pod_index)
+        if not state.dead and (overdue or routing_state is RoutingState.SHUTDOWN):
+            self._suspects.add(pod)
+        else:
+            self._suspects.discard(pod)
+        self._leaving.note(state.life, leaving=not state.dead and routing_state is not RoutingState.READY)
+        self._ready.note(pod, state.report if alive and routing_state is RoutingState.READY else None)
+        pod.settle()
+
+    def _note_departure(self, pod: Pod, state: PodState) -> None:
+        """Note a pod whose links change without a word from now on, or did so until now."""
+        silent = state.dead or state.report.draining or state.report.routing_state is RoutingState.SHUTDOWN
+        was_silent = pod.kept_from == math.inf
+        if silent is was_silent and not 0 < pod.incarnation < state.incarnation:
+            return
+        pod.kept_from = math.inf if silent else self._view.received_at
+        self._departed.append(pod)
+
+    def _forget_all_but(self, seen: set[int]) -> None:
+        for pod_index, pod in self._pods.items():
+            if pod_index not in seen and pod.state is not None:
+                pod.absent_lease = pod.state.load_state.ttl
+                self._missing.lose(pod, self.read_at)
+                self._set_state(pod, None, overdue=False)
+
+    def _forget_what_was_heard(self) -> bool:
+        """Forget the own placements, and the reports, that a later heartbeat of their pod has overtaken.
+
+        Return whether a pod is reported no more.
+        """
+        for pod in tuple(self._placed_on):
+            if pod.state is not None:
+                pod.own.published(self._heard_at(pod, pod.state), self._settle)
+            if not pod.own.placed_unseen:
+                self._placed_on.discard(pod)
+        recovered = [
+            pod
+            for pod in self._reported
+            if pod.state is not None
+            and pod.reported is not None
+            # There is no later heartbeat of one that is dead.
+            and (pod.state.dead or self._heard_at(pod, pod.state) > pod.reported)
+        ]
+        for pod in recovered:
+            pod.reported = None
+            pod.settle()
+            self._reported.discard(pod)
+        return bool(recovered)
+
+    def _heard_at(self, pod: Pod, state: PodState) -> float:
+        """Return when the last heartbeat of a pod came at the earliest, on the clock of this process.
+
+        Of one that came before the clock of the store was set back nothing is known.
+        """
+        at = self._view.heard_at(state, overdue=pod.overdue)
+        return -math.inf if at > (self._view.now or 0.0) else self._view.own_time(at)
+
+    def _heard(self, pod: Pod, state: PodState) -> PodState:
+        """Return what the store last said of a pod, with the time at which it must have been heard last."""
+        at = self._view.heard_at(state, overdue=pod.overdue)
+        if at == state.load_state.timestamp:
+            return state
+        if pod.told is None or pod.told_of is not state or pod.told.load_state.timestamp != at:
+            pod.told_of = state
+            pod.told = attrs.evolve(state, load_state=attrs.evolve(state.load_state, timestamp=at))
+        return pod.told
+
+    def _weigh(self, seconds: float | None, placed_by_all: int) -> None:
+        if seconds is not None:
+            self._rates.observe(placed_by_all, self._own_placed, seconds)
+        self._own_placed = 0
+        self.weight_of_own = self._ready.mean_weight * self._rates.scale
+
+
+def _newly_placed(before: PodState | None, now: PodState) -> int:
+    """Return how many uids the pod took on since it was last read; nothing if it was not read before."""
+    if before is None:
+        return 0
+    counted = before.report.placed_total if before.incarnation == now.incarnation else 0
+    return max(0, now.report.placed_total - counted)

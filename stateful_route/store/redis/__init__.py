@@ -1,0 +1,1 @@
+"""The store on Redis or Valkey: scripts, keys, and what they carry."""

@@ -1,0 +1,190 @@
+"""Hears the announcements of the scripts, and notices when it has gone deaf."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
+from stateful_route.models import Announcement, LinkAnnouncement, LinkKey, PodAnnouncement
+from stateful_route.store.redis.keys import decode
+from stateful_route.store.transport.subscription import ChannelListener
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from stateful_route.models import Topic
+    from stateful_route.store.protocol import TopicListener
+    from stateful_route.store.redis.keys import KeySpace
+    from stateful_route.store.transport.subscription import SharedSubscription
+
+E = TypeVar("E", bound=StoreError)
+
+# Messages that wait for a listener that is slow: some 30 MB of them. So much, or less, a server keeps by default for a
+# subscriber that does not read (client-output-buffer-limit pubsub 32mb 8mb 60).
+_MOST_WAITING = 100_000
+
+# Announcements that are given one after the other before the event loop gets its turn.
+_SLICE = 256
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    shared: SharedSubscription, keys: KeySpace, topic: Topic, patience: float
+) -> AsyncIterator[AsyncIterator[Announcement | None]]:
+    """Listen to the announcements on a topic; see ``Store.listen``."""
+    announcements = _Announcements(keys, topic, patience)
+    shared.add(announcements)
+    try:
+        await announcements.entered(shared)
+        yield announcements
+    finally:
+        await shared.leave(announcements)
+
+
+def attach(
+    shared: SharedSubscription, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener
+) -> Callable[[], Awaitable[None]]:
+    """Have a listener told what is announced on a topic; see ``SharesSubscription.attach``."""
+    attached = _Attached(keys, topic, patience, listener)
+    try:
+        shared.add(attached)
+    except StoreUnavailableError as error:
+        listener.lose(error)
+    if shared.failure is not None:
+        listener.lose(shared.failure)
+    return lambda: shared.leave(attached)
+
+
+class _Attached(ChannelListener):
+    """Hands on what is heard, at once."""
+
+    def __init__(self, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener) -> None:
+        super().__init__(keys.channel(topic), patience)
+        self._topic = topic
+        self._listener = listener
+
+    def begin(self) -> None:
+        self._listener.begin()
+
+    def take_in(self, message: list[Any]) -> None:
+        announcement = parse(message, self._topic)
+        if announcement is not None:
+            self._listener.take_in(announcement)
+
+    def show_life(self) -> None:
+        """Do nothing: who is attached is told of a loss, and needs no signs of life."""
+
+    def lose(self, error: StoreError) -> None:
+        self._listener.lose(error)
+
+
+class _Announcements(ChannelListener):
+    """What is announced on a topic, in its order, until the subscription is lost for the first time."""
+
+    def __init__(self, keys: KeySpace, topic: Topic, patience: float) -> None:
+        super().__init__(keys.channel(topic), patience)
+        self._topic = topic
+        self._waiting: deque[list[Any]] = deque()
+        self._stands = False
+        self._shown_life = False
+        self._error: StoreError | None = None
+        self._woken: asyncio.Future[None] | None = None
+        self._given = 0
+
+    async def entered(self, shared: SharedSubscription) -> None:
+        """Return once the subscription stands.
+
+        Raises:
+            StoreError: if it does not within the deadline.
+
+        """
+        try:
+            async with asyncio.timeout(shared.deadline):
+                while not self._stands and self._error is None:
+                    await self._wake_up()
+        except TimeoutError:
+            if shared.failure is not None:  # the next attempt is still to come
+                raise again(shared.failure) from shared.failure.__cause__
+            late = f"no subscription within {shared.deadline:g} s"
+            raise StoreTimeoutError(late, operation="listen", maybe_applied=False) from None
+        if not self._stands and self._error is not None:
+            raise again(self._error) from self._error.__cause__
+
+    def begin(self) -> None:
+        self._stands = True
+        self._wake()
+
+    def take_in(self, message: list[Any]) -> None:
+        if self._error is not None:
+            return
+        if len(self._waiting) >= _MOST_WAITING:
+            self._waiting.clear()
+            behind = f"the listener is behind by more than {_MOST_WAITING} announcements"
+            self.lose(StoreUnavailableError(behind, operation="listen", maybe_applied=False))
+            return
+        self._waiting.append(message)
+        self._wake()
+
+    def show_life(self) -> None:
+        self._shown_life = True
+        self._wake()
+
+    def lose(self, error: StoreError) -> None:
+        if self._error is None:
+            self._error = error
+            self._wake()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Announcement | None:
+        self._given += 1
+        if self._given % _SLICE == 0:
+            await asyncio.sleep(0)
+        while True:
+            if self._waiting:
+                return parse(self._waiting.popleft(), self._topic)
+            if self._error is not None:
+                raise again(self._error) from self._error.__cause__
+            if self._shown_life:
+                self._shown_life = False
+                return None
+            await self._wake_up()
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def _wake_up(self) -> None:
+        self._woken = asyncio.get_running_loop().create_future()
+        try:
+            await self._woken
+        finally:
+            self._woken = None
+
+
+def again(error: E) -> E:
+    """Return an error that says the same: each listener raises one of its own, with a traceback of its own."""
+    copied = type(error).__new__(type(error), *error.args)
+    copied.__dict__.update(error.__dict__)
+    return copied
+
+
+def parse(message: list[Any], topic: Topic) -> Announcement | None:
+    """Read a message of the subscription: an announcement, or ``None`` for anything else, which is a sign of life."""
+    try:
+        if message[0] != b"message":
+            return None
+        kind, *parts = message[2].decode().split(" ")
+        if kind == "link":
+            uid, epoch = parts
+            return LinkAnnouncement(LinkKey(topic.namespace, decode(uid), topic.service_name), int(epoch))
+        if kind == "pod":
+            pod_index, incarnation, state = parts
+            return PodAnnouncement(topic.namespace, topic.service_name, int(pod_index), int(incarnation), state)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        pass  # of a newer release, or nobody's, or no message at all
+    return None

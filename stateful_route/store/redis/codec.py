@@ -1,0 +1,223 @@
+"""Replies of the scripts as values, and values as what the scripts take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from stateful_route._validation import MAX_POD_INDEX, to_seconds
+from stateful_route.errors import InvalidArgumentError, StoreProtocolError
+from stateful_route.models import (
+    Link,
+    LinkChange,
+    LinkKind,
+    Outcome,
+    PodLife,
+    PodReport,
+    PodState,
+    PodTable,
+    PreviousOwner,
+    Registration,
+    RoutingState,
+    StateObj,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stateful_route.store.redis.scripts import Script
+
+# Plain dicts: an enum's own look-up by value takes five times as long, and takes no bytes.
+_OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
+_KINDS = {b"t": LinkKind.TEMPORARY, b"g": LinkKind.GRACE}
+_DEAD = b"DEAD"
+_NO_REPORT = PodReport().to_dict()
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_NUMBERS = frozenset({"load", "links", "placedTotal"})
+_TABLE = b"table"
+# Entries that are read before the event loop gets its turn: a millisecond or so.
+_SLICE = 50
+_STATES = {state.value.encode() for state in RoutingState} | {_DEAD}
+
+
+def lives(pods: Sequence[PodLife]) -> str:
+    """Return the list of lives as the scripts take it."""
+    if not pods:  # almost always
+        return ""
+    return ",".join(f"{pod.pod_index}:{pod.incarnation}" for pod in pods)
+
+
+def optional(number: int | None) -> str | int:
+    """Return an argument that may be left open as the scripts take it."""
+    return "" if number is None else number
+
+
+def check_shape(script: Script, reply: Any) -> Any:
+    """Return the reply if it has the length that the script's header says.
+
+    Raises:
+        StoreProtocolError: if it has not.
+
+    """
+    if not isinstance(reply, list) or (script.returns is not None and len(reply) != len(script.returns)):
+        raise unreadable_reply(script, reply)
+    return reply
+
+
+def unreadable_reply(script: Script, reply: object) -> StoreProtocolError:
+    """Return the error for a reply that is not what the script says that it returns."""
+    return StoreProtocolError(f"unreadable reply {reply!r:.200}", operation=script.name, maybe_applied=script.writes)
+
+
+def link_change(script: Script, reply: Any) -> LinkChange:
+    """Read the line that all operations on a link reply; what a newer release appends to it is ignored.
+
+    Raises:
+        StoreProtocolError: if it cannot be read.
+
+    """
+    try:
+        outcome, ttl_ms, previous, kind, pod_index, incarnation, epoch = reply.split(b" ", 7)[:7]
+        if kind == b"p":
+            link = Link(int(pod_index), int(incarnation), int(epoch), LinkKind.PERSISTENT, None)
+        elif kind == b"-":
+            link = None
+        else:
+            link = Link(int(pod_index), int(incarnation), int(epoch), _KINDS[kind], to_seconds(int(ttl_ms)))
+        return LinkChange(
+            _OUTCOMES[outcome], link, None if previous == b"-" else PreviousOwner(*map(int, previous.split(b":")))
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise unreadable_reply(script, reply) from error
+
+
+def claim_change(script: Script, reply: Any) -> LinkChange:
+    """Read the line that a claim replies, which tells of the last tenure too.
+
+    Raises:
+        StoreProtocolError: if it cannot be read.
+
+    """
+    change = link_change(script, reply)
+    _, _, ended = reply.partition(b" ended:")
+    try:
+        return attrs.evolve(change, ended=int(ended)) if ended.isdigit() else change
+    except ValueError as error:  # as long as no number of ours
+        raise unreadable_reply(script, reply) from error
+
+
+def services(script: Script, reply: Any) -> set[str]:
+    """Read the services of a namespace, encoded as in its keys.
+
+    Raises:
+        StoreProtocolError: if it cannot be read.
+
+    """
+    try:
+        return {name.decode() for name in reply}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise unreadable_reply(script, reply) from error
+
+
+def numbers(report: PodReport) -> tuple[int, int, int]:
+    """Return what changes all the time in a report, in the order of the scripts."""
+    return report.load, report.links, report.placed_total
+
+
+def rest(report: PodReport) -> str:
+    """Return what else a report says, as JSON without what has its default."""
+    said = report.to_dict()
+    for name, default in _NO_REPORT.items():
+        if name in _NUMBERS or said[name] == default:
+            del said[name]
+    return _to_json(said)
+
+
+def registration(script: Script, reply: Any) -> Registration:
+    """Read what a pod that registers is told.
+
+    Raises:
+        StoreProtocolError: if it cannot be read.
+
+    """
+    incarnation, previous, left_ms, own, born = reply
+    if not all(isinstance(number, int) for number in reply):
+        raise unreadable_reply(script, reply)
+    left = to_seconds(left_ms)
+    return Registration(incarnation, previous or None, left, own=bool(own), refused=not incarnation, previous_born=born)
+
+
+async def pod_table(script: Script, reply: Any) -> PodTable:
+    """Read the pods of a service; an entry that cannot be read is left out and counted.
+
+    The event loop gets its turn after each slice.
+
+    Raises:
+        StoreProtocolError: if the whole cannot be read.
+
+    """
+    try:
+        return await _pod_table(reply)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise unreadable_reply(script, reply) from error
+
+
+async def _pod_table(reply: Any) -> PodTable:
+    now_ms, version, digest, whole, next_deadline_ms, living, overdue, entries = reply
+    if not all(isinstance(number, int) for number in reply[:6]):
+        raise TypeError(reply[:6])
+    if isinstance(entries, dict):  # as a borrowed RESP3 client may give it
+        entries = [part for pair in entries.items() for part in pair]
+    pods: dict[int, PodState] = {}
+    unreadable = 0
+    for start in range(0, len(entries), 2 * _SLICE):
+        if start:
+            await asyncio.sleep(0)
+        part = entries[start : start + 2 * _SLICE]
+        for field, entry in zip(part[::2], part[1::2], strict=True):
+            if field == _TABLE:
+                continue
+            pod = _pod(field, entry)
+            if pod is None:
+                unreadable += 1
+            else:
+                pods[pod.pod_index] = pod
+    return PodTable(
+        to_seconds(now_ms),
+        tuple(pods[pod_index] for pod_index in sorted(pods)),
+        unreadable,
+        version=version,
+        digest=digest,
+        whole=bool(whole),
+        overdue=tuple(sorted(int(field) for field in overdue if field.isdigit())),
+        next_deadline=to_seconds(next_deadline_ms) if next_deadline_ms else None,
+        living=living,
+    )
+
+
+def _pod(field: bytes, entry: bytes) -> PodState | None:
+    """Read one entry of the pods of a service, or return ``None``."""
+    try:
+        incarnation, _sequence, at_ms, lease_ms, state, version, load, links, placed, _process, _free_ms, more = (
+            entry.split(b" ", 11)
+        )
+        pod_index = int(field)
+        if not 0 <= pod_index <= MAX_POD_INDEX:
+            return None
+        said = json.loads(more) | {"load": int(load), "links": int(links), "placedTotal": int(placed)}
+        if state not in _STATES:  # of a newer release: it keeps what it has, and gets nothing new
+            said["routingState"] = RoutingState.DENY_NEW_CALL
+        report = PodReport.from_dict(said)
+        return PodState(
+            pod_index=pod_index,
+            incarnation=int(incarnation),
+            report=report,
+            load_state=StateObj(report.load, to_seconds(int(at_ms)), to_seconds(int(lease_ms))),
+            dead=state == _DEAD,
+            version=int(version),
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError, InvalidArgumentError):
+        return None

@@ -1,0 +1,376 @@
+"""The store on Redis or Valkey: each operation is one script, one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from stateful_route._validation import to_ms
+from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
+from stateful_route.store.protocol import StoreInfo
+from stateful_route.store.redis import codec, scripts
+from stateful_route.store.redis.announcements import attach, listening
+from stateful_route.store.redis.batches import LinkBatches
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.service_names import ServiceNames
+from stateful_route.store.transport.durable import Durably, of_operation
+from stateful_route.store.transport.subscription import SharedSubscription
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from stateful_route.models import Announcement, PodReport, PodTable, Registration, ServerInfo, Topic
+    from stateful_route.store.protocol import TopicListener
+    from stateful_route.store.transport.base import Connections
+    from stateful_route.store.transport.durable import Runner
+
+_GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN = map(scripts.load, ("get", "place", "claim", "release", "assign"))
+_GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
+_REGISTER, _HEARTBEAT, _CONFIRM, _PODS = map(scripts.load, ("register", "heartbeat", "confirm", "pods"))
+
+
+async def _nothing() -> None:
+    """Close nothing: the client is borrowed."""
+
+
+class RedisStore:
+    """Implements ``store.protocol.Store`` by scripts. The protocol documents the methods."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        keys: KeySpace | None = None,
+        close: Callable[[], Awaitable[None]] = _nothing,
+        durable_within: float | None = None,
+    ) -> None:
+        """Run over ``connections``; ``close`` ends what was opened for them.
+
+        With ``durable_within``, the deadline of a call in seconds, a changed link is answered once a replica has it.
+        """
+        self._connections = connections
+        self._durable_within = durable_within
+        self._batches = LinkBatches(connections)
+        self._durably = None if durable_within is None else Durably(connections, durable_within)
+        changing: Runner = self._durably or connections
+        self._changing = changing.run
+        self._placing = LinkBatches(changing)
+        self._keys = keys or KeySpace(database=connections.database)
+        self._services = ServiceNames(connections, self._keys)
+        self._close = close
+        self._subscription = SharedSubscription(connections)
+
+    def __repr__(self) -> str:
+        return f"<RedisStore over {type(self._connections).__name__}>"
+
+    async def get_link(self, key: LinkKey) -> Link | None:
+        """See ``Store.get_link``."""
+        return _found(codec.link_change(_GET, await self._connections.run(self._get_call(key))))
+
+    async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
+        """See ``Store.get_links``."""
+        names = self._keys.of_links(namespace, service_name)
+
+        def get(uid: str) -> scripts.ScriptCall:
+            return self._get_call(LinkKey(namespace, uid, service_name))
+
+        def get_all(uids: Sequence[str]) -> scripts.ScriptCall:
+            return _GET_MANY.command(tuple([names.link(uid) for uid in uids]), ())
+
+        answers = await self._batches.run(uids, get, get_all)
+        return [_found_or_error(answer) for answer in answers]
+
+    async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
+        """See ``Store.get_services``."""
+        known = self._services.known(namespace)
+        # One round trip, unless there is a service that was not known.
+        services, links = await asyncio.gather(self._services.read(namespace), self._links_of(namespace, uid, known))
+        links |= await self._links_of(namespace, uid, services - known)
+        return {service_name: link.pod_index for service_name, link in links.items()}
+
+    async def _links_of(self, namespace: str, uid: str, services: set[str]) -> dict[str, Link]:
+        """Return the links of a uid in these services, without those that cannot be read."""
+
+        def get(service_name: str) -> scripts.ScriptCall:
+            return self._get_call(LinkKey(namespace, uid, service_name))
+
+        def get_all(names: Sequence[str]) -> scripts.ScriptCall:
+            return _GET_MANY.command(tuple([self._keys.link(namespace, uid, name) for name in names]), ())
+
+        names = sorted(services)
+        answers = await self._batches.run(names, get, get_all)
+        for answer in answers:
+            if isinstance(answer, StoreError) and not isinstance(answer, StoreProtocolError):
+                raise answer
+        return {
+            name: answer.link
+            for name, answer in zip(names, answers, strict=True)
+            if isinstance(answer, LinkChange) and answer.link is not None
+        }
+
+    async def place(
+        self,
+        key: LinkKey,
+        candidate: PodLife,
+        ttl: float,
+        *,
+        dead: Sequence[PodLife] = (),
+        leaving: Sequence[PodLife] = (),
+    ) -> LinkChange:
+        """See ``Store.place``."""
+        if (key.namespace, key.service_name) not in self._services.added:
+            self._services.add_soon(key.namespace, key.service_name)
+        lives = self._lives(key.namespace, key.service_name, dead, leaving) if dead or leaving else ()
+        call = self._place_call(key, candidate, to_ms(ttl), lives)
+        if self._durably is not None and self._durable_within is not None:
+            return await self._place_durably(key, call, dead, self._durably, self._durable_within)
+        return codec.link_change(_PLACE, await self._changing(call))
+
+    async def place_links(
+        self,
+        namespace: str,
+        candidates: Sequence[tuple[str, PodLife]],
+        service_name: str,
+        ttl: float,
+        *,
+        dead: Sequence[PodLife] = (),
+        leaving: Sequence[PodLife] = (),
+    ) -> list[LinkChange | StoreError]:
+        """See ``Store.place_links``."""
+        if (namespace, service_name) not in self._services.added:
+            self._services.add_soon(namespace, service_name)
+        names = self._keys.of_links(namespace, service_name)
+        ttl_ms, lives = to_ms(ttl), self._lives(namespace, service_name, dead, leaving)
+
+        def place(candidate: tuple[str, PodLife]) -> scripts.ScriptCall:
+            uid, pod = candidate
+            return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives)
+
+        def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
+            keys = [key for uid, _ in candidates for key in names.link_and_ended(uid)]
+            owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
+            return _PLACE_MANY.command(tuple(keys), (ttl_ms, *lives, *owners))
+
+        if self._durably is None or self._durable_within is None:
+            return await self._placing.run(candidates, place, place_all)
+        began = asyncio.get_running_loop().time()
+        found = await self.get_links(namespace, [uid for uid, _ in candidates], service_name)
+        known = [_known(answer, dead) for answer in found]
+        rest = [candidate for candidate, answer in zip(candidates, known, strict=True) if answer is None]
+        placing = LinkBatches(self._durably.until(began + self._durable_within))
+        placed = await placing.run(rest, place, place_all)
+        answers = iter(placed)
+        return [next(answers) if answer is None else answer for answer in known]
+
+    async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
+        """See ``Store.claim``."""
+        channel = self._keys.events(key.namespace, key.service_name)
+        args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "", channel)
+        return codec.claim_change(_CLAIM, await self._take(_CLAIM, key, *args))
+
+    async def release(
+        self,
+        key: LinkKey,
+        *,
+        pod_index: int | None = None,
+        incarnation: int | None = None,
+        epoch: int | None = None,
+        grace: float = 0.0,
+        announced: bool = True,
+    ) -> LinkChange:
+        """See ``Store.release``."""
+        matching = (codec.optional(pod_index), codec.optional(incarnation), codec.optional(epoch))
+        channel = (self._keys.events(key.namespace, key.service_name),) if announced else ()
+        call = self._link_call(_RELEASE, key, *matching, to_ms(grace), *channel)
+        return codec.link_change(_RELEASE, await self._changing(call))
+
+    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+        """See ``Store.assign``."""
+        channel = self._keys.events(key.namespace, key.service_name)
+        args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch), channel)
+        return codec.link_change(_ASSIGN, await self._take(_ASSIGN, key, *args))
+
+    async def register(
+        self,
+        server: ServerInfo,
+        report: PodReport,
+        lease: float,
+        retention: float,
+        *,
+        process: str = "",
+        expected: int | None = None,
+        above: int = 0,
+    ) -> Registration:
+        """See ``Store.register``."""
+        self._services.add_soon(server.namespace, server.service_name, retention)
+        reply = await self._run(
+            _REGISTER,
+            self._keys.pod_keys(server.namespace, server.service_name),
+            (
+                server.pod_index,
+                to_ms(lease),
+                report.routing_state.value,
+                *codec.numbers(report),
+                codec.rest(report),
+                to_ms(retention),
+                self._keys.events(server.namespace, server.service_name),
+                process,
+                codec.optional(expected),
+                above,
+            ),
+        )
+        return codec.registration(_REGISTER, reply)
+
+    async def heartbeat(
+        self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
+    ) -> HeartbeatOutcome:
+        """See ``Store.heartbeat``."""
+        self._services.keep(server.namespace, server.service_name, retention)
+        (outcome,) = await self._run(
+            _HEARTBEAT,
+            self._keys.pod_keys(server.namespace, server.service_name),
+            (
+                server.pod_index,
+                incarnation,
+                sequence,
+                to_ms(lease),
+                report.routing_state.value,
+                *codec.numbers(report),
+                "" if report.max_links is None else report.max_links,
+                codec.rest(report),
+                to_ms(retention),
+                self._keys.events(server.namespace, server.service_name),
+            ),
+        )
+        try:
+            return HeartbeatOutcome(outcome.decode())
+        except (ValueError, AttributeError) as error:
+            raise codec.unreadable_reply(_HEARTBEAT, outcome) from error
+
+    async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """See ``Store.confirm_death``."""
+        (dead,) = await self._run(
+            _CONFIRM,
+            self._keys.pod_keys(namespace, service_name),
+            (
+                life.pod_index,
+                life.incarnation,
+                to_ms(retention),
+                self._keys.events(namespace, service_name),
+            ),
+        )
+        return bool(dead)
+
+    async def read_pods(
+        self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
+    ) -> PodTable:
+        """See ``Store.read_pods``."""
+        args = codec.optional(since), ",".join(map(str, also))
+        reply = await self._run(_PODS, self._keys.pod_keys(namespace, service_name), args)
+        return await codec.pod_table(_PODS, reply)
+
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+        """See ``Store.listen``."""
+        return listening(self._subscription, self._keys, topic, patience)
+
+    def attach(self, topic: Topic, patience: float, listener: TopicListener) -> Callable[[], Awaitable[None]]:
+        """See ``SharesSubscription.attach``."""
+        return attach(self._subscription, self._keys, topic, patience, listener)
+
+    async def info(self) -> StoreInfo:
+        """See ``Store.info``."""
+        facts = _parse_info(await self._connections.command("INFO"))
+        version = facts.get("valkey_version") or facts.get("redis_version", "unknown")
+        product = facts.get("server_name", "redis")
+        replicas = facts.get("connected_slaves", "")
+        policy = facts.get("maxmemory_policy")
+        return StoreInfo(f"{product} {version}", policy, int(replicas) if replicas.isdecimal() else None)
+
+    async def aclose(self) -> None:
+        """See ``Store.aclose``."""
+        close, self._close = self._close, _nothing
+        try:
+            await self._services.aclose()
+            await self._subscription.aclose()
+        finally:
+            await close()
+
+    async def _place_durably(
+        self, key: LinkKey, call: scripts.ScriptCall, dead: Sequence[PodLife], durably: Durably, deadline: float
+    ) -> LinkChange:
+        """Place a uid once a replica has it; a persistent link was placed by nobody, so to read it is enough."""
+        began = asyncio.get_running_loop().time()
+        try:
+            found = codec.link_change(_GET, await self._connections.run(self._get_call(key))).link
+        except StoreError as error:
+            raise of_operation(error, _PLACE.name, maybe_applied=False) from error
+        if (known := _known(found, dead)) is not None and not isinstance(known, StoreError):
+            return known
+        return codec.link_change(_PLACE, await durably.until(began + deadline).run(call))
+
+    def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Awaitable[Any]:
+        """Return the reply of a script that may make a link."""
+        if (key.namespace, key.service_name) not in self._services.added:
+            self._services.add_soon(key.namespace, key.service_name)
+        return self._changing(self._link_call(script, key, *args))
+
+    def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
+        """Return the call of a script that may change a link."""
+        names = self._keys.of_links(key.namespace, key.service_name)
+        return script.command(names.link_and_ended(key.uid), args)
+
+    def _lives(
+        self, namespace: str, service_name: str, dead: Sequence[PodLife], leaving: Sequence[PodLife]
+    ) -> tuple[str, ...]:
+        """Return what a placement needs that may take a link from its owner."""
+        return codec.lives(dead), codec.lives(leaving), self._keys.events(namespace, service_name)
+
+    def _get_call(self, key: LinkKey) -> scripts.ScriptCall:
+        return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
+
+    def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...]) -> scripts.ScriptCall:
+        """Return the call that places a uid; ``lives`` are those that are dead and leaving, or nothing for neither."""
+        names = self._keys.of_links(key.namespace, key.service_name)
+        keys = names.link_and_ended(key.uid) if lives else (names.link(key.uid),)  # only with these it ends a tenure
+        args: tuple[str | int, ...] = (candidate.pod_index, candidate.incarnation, ttl_ms, *lives)
+        return scripts.ScriptCall(_PLACE, keys, args)
+
+    async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
+        return codec.check_shape(script, await self._connections.run(script.command(keys, args)))
+
+
+def _known(found: Link | StoreError | None, dead: Sequence[PodLife]) -> LinkChange | StoreError | None:
+    """Return what a placement answers where a link was read, or an error; ``None`` if it may have to write."""
+    if isinstance(found, StoreProtocolError):  # the placement overwrites it
+        return None
+    if isinstance(found, StoreError):
+        return of_operation(found, _PLACE.name, maybe_applied=False)
+    if found is None or found.kind is not LinkKind.PERSISTENT:
+        return None
+    if any(life.pod_index == found.pod_index and life.incarnation >= found.incarnation for life in dead):
+        return None
+    return LinkChange(Outcome.UNCHANGED, found, None)
+
+
+def _found(answer: LinkChange) -> Link | None:
+    if answer.outcome is Outcome.UNREADABLE:
+        raise StoreProtocolError("the value of the link cannot be read", operation="get", maybe_applied=False)
+    return answer.link
+
+
+def _found_or_error(answer: LinkChange | StoreError) -> Link | StoreError | None:
+    if isinstance(answer, StoreError):
+        return answer
+    try:
+        return _found(answer)
+    except StoreProtocolError as error:
+        return error
+
+
+def _parse_info(reply: Any) -> dict[str, str]:
+    if isinstance(reply, dict):  # a client of a cluster has parsed it
+        return {name: str(value) for name, value in reply.items()}
+    lines = reply.decode(errors="replace").splitlines() if isinstance(reply, bytes) else []
+    return dict(line.split(":", 1) for line in lines if ":" in line)

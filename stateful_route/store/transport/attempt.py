@@ -1,0 +1,93 @@
+"""Commands over one connection of redis-py: packed, sent, answered, within a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
+
+import redis.exceptions
+
+from stateful_route.errors import StoreError
+from stateful_route.store.transport import resp
+from stateful_route.store.transport.errors import REDIS_ERRORS, timed_out, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from stateful_route.store.transport.resp import Command
+
+
+class Attempt:
+    """A deadline around one attempt, and the translation of what it raises."""
+
+    __slots__ = ("_deadline", "_operation", "_timeout", "_writes", "at", "sent")
+
+    def __init__(
+        self, operation: str, deadline: float, *, writes: bool, at: str = "", until: float | None = None
+    ) -> None:
+        """Bound an operation by ``deadline`` seconds; set ``sent`` once the command is on its way.
+
+        ``at`` is the address of the server, if it is known. With ``until``, a time of the event loop, it ends then.
+        """
+        self._operation = operation
+        self._deadline = deadline
+        self._writes = writes
+        self._timeout = asyncio.timeout(deadline) if until is None else asyncio.timeout_at(until)
+        self.at = at
+        self.sent = False
+
+    async def __aenter__(self) -> Self:
+        """Begin the attempt."""
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the attempt: what failed is raised as a ``StoreError``.
+
+        Be it of any type: redis-py raises a ``TypeError`` or an ``AttributeError`` over a socket that was closed.
+        """
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise self.late() from error
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
+            fault = translate(error, self._operation, sent=self.sent, writes=self._writes, at=self.at)
+            raise fault from fault.__cause__
+
+    def late(self) -> StoreError:
+        """Return the error of an attempt whose time is up."""
+        return timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes, at=self.at)
+
+
+async def exchange(connection: AbstractConnection, command: Command) -> Any:
+    """Return the reply of a command."""
+    await connection.send_packed_command(resp.pack(command))
+    return await connection.read_response(disable_decoding=True)
+
+
+async def pipeline(
+    connection: AbstractConnection, commands: Sequence[Command], replies: list[Any] | None = None
+) -> list[Any]:
+    """Return the reply of each command, or the error that came for it; one for all the rest if that is lost.
+
+    They are put into ``replies``, an empty list, as they come: who is cancelled finds there what has come.
+    """
+    if replies is None:
+        replies = []
+    if not commands:
+        return replies
+    await connection.send_packed_command(b"".join(map(resp.pack, commands)))
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response(disable_decoding=True))
+        except redis.exceptions.ResponseError as error:
+            replies.append(error)
+        except REDIS_ERRORS as error:
+            replies += [error] * (len(commands) - len(replies))
+            break
+    return replies

@@ -1,0 +1,89 @@
+"""The way of scripts to the server: what the store asks for, and how it is made from a client that was borrowed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from redis.asyncio import Redis, RedisCluster
+
+from stateful_route.errors import ConfigError
+from stateful_route.store.transport.redis_py import ClusterConnections, NodeConnections
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.subscriber import Subscriber
+
+RedisClient: TypeAlias = Redis | RedisCluster
+"""The asyncio clients of redis-py that can be borrowed."""
+
+
+class Connections(Protocol):
+    """Runs scripts on the server that has their keys."""
+
+    is_one_server: bool
+    """Whether all keys are on one server, as far as it is known, so that a script may take those of many uids."""
+
+    deadline: float
+    """Seconds within which each call ends."""
+
+    database: int
+    """The number of the database; 0 on a cluster."""
+
+    def run(self, call: ScriptCall) -> Awaitable[Any]:
+        """Return the reply of a script, with bytes for strings.
+
+        Raises:
+            StoreError: within the deadline, saying whether the script may have been applied.
+
+        """
+        ...
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply of each script, or its ``StoreError``, in their order."""
+        ...
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica has what it wrote.
+
+        Raises:
+            StoreError: as ``run``; a ``NotReplicatedError`` if no replica is known to have it in time. Of
+                a script for many links it is in the place of each that was changed.
+
+        """
+        ...
+
+    async def command(self, *command: str | int) -> Any:
+        """Return the reply of a command that changes nothing and has no key."""
+        ...
+
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection for subscriptions, which takes none from a pool.
+
+        Raises:
+            StoreError: within the deadline.
+
+        """
+        ...
+
+
+def check_client(client: object) -> None:
+    """Refuse what is not an asyncio client of redis-py.
+
+    Raises:
+        ConfigError: saying what it is.
+
+    """
+    if not isinstance(client, Redis | RedisCluster):
+        # By its type: of a URL that is no string, or a client of another kind, the repr may hold a password.
+        allowed = "a redis.asyncio.Redis or RedisCluster, or a URL as a string"
+        raise ConfigError("redis_client", f"of type {type(client).__name__}", allowed)
+
+
+def connections_of(client: RedisClient, deadline: float, limit: int) -> Connections:
+    """Return the connections of a redis-py client; calls over ``limit`` at once wait for their turn."""
+    if isinstance(client, RedisCluster):
+        return ClusterConnections(client, deadline, limit)
+    return NodeConnections(client, deadline, limit)

@@ -1,0 +1,161 @@
+"""A Redis Cluster: one pipe for each primary, so that what happens to one is not noticed at the others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from stateful_route.errors import StoreError
+from stateful_route.store.transport.errors import command_name
+from stateful_route.store.transport.resp import ReplyError
+from stateful_route.store.transport.script_pipe import Reading, ScriptPipe, answer, as_list, raised, settled
+from stateful_route.store.transport.slots import SlotTable
+from stateful_route.store.transport.subscriber import open_subscriber
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.slots import Address
+    from stateful_route.store.transport.subscriber import Subscriber
+
+# Seconds before a call is tried again whose keys are on their way from one primary to another.
+_MOVING = 0.01
+
+# Of the deadline of a call: no other attempt begins so late.
+_LAST = 0.15
+
+_MOST_REDIRECTIONS = 8
+
+# What a node answers that cannot serve a slot, be it its own or not.
+_ASK_WHO_HAS_IT = frozenset({"CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY"})
+
+
+class PipelinedCluster:
+    """The primaries of a cluster. Implements ``Connections``."""
+
+    is_one_server = False
+    database = 0
+
+    def __init__(
+        self, kind: Any, settings: dict[str, Any], startup: Sequence[Address], deadline: float, max_pending: int
+    ) -> None:
+        """Make pipes of that ``kind`` and ``settings``; any node of ``startup`` can tell who the others are."""
+
+        def connect(address: Address) -> ScriptPipe:
+            host, port = address
+            place = {"host": host, "port": port}
+            return ScriptPipe(
+                kind, settings | place, deadline, max_pending, second=self._second, on_fault=self._table.refresh
+            )
+
+        self._table = SlotTable(connect, startup, deadline)
+        self.deadline = deadline
+
+    def __repr__(self) -> str:
+        return f"<PipelinedCluster: {self._table!r}>"
+
+    def run(self, call: ScriptCall) -> Awaitable[Any]:
+        """Return the reply of a script."""
+        pipe = self._table.owner(call.keys[0])
+        return self._find_and_run(call) if pipe is None else pipe.start(call)
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply or the error of each script: one pipeline for each primary, all at the same time."""
+        expires = asyncio.get_running_loop().time() + self.deadline
+        replies: list[Any] = [None] * len(calls)
+        shares: dict[ScriptPipe, list[int]] = {}
+        lost: list[int] = []
+        for i, call in enumerate(calls):
+            pipe = self._table.owner(call.keys[0])
+            (lost if pipe is None else shares.setdefault(pipe, [])).append(i)
+
+        async def run_share(pipe: ScriptPipe, share: list[int]) -> None:
+            try:
+                answers = as_list(await pipe.send([calls[i] for i in share], expires), len(share))
+            except StoreError as error:
+                answers = [error] * len(share)
+            for i, reply in zip(share, answers, strict=True):
+                replies[i] = reply
+            if any(isinstance(reply, StoreError) for reply in answers):
+                self._table.refresh()
+            await asyncio.gather(*(settle(pipe, i) for i in share if isinstance(replies[i], ReplyError)))
+
+        async def settle(pipe: ScriptPipe, i: int) -> None:
+            second = self._second(pipe, calls[i], replies[i], expires)
+            replies[i] = await settled(second, calls[i].script, pipe.address)
+
+        async def run_alone(i: int) -> None:
+            replies[i] = await settled(self._find_and_run(calls[i]), calls[i].script, "")  # its errors say where
+
+        await asyncio.gather(*(run_share(pipe, share) for pipe, share in shares.items()), *map(run_alone, lost))
+        return replies
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
+        expires = asyncio.get_running_loop().time() + self.deadline if call.expires is None else call.expires
+        pipe = self._table.owner(call.keys[0])
+        if pipe is None:
+            pipe = await self._table.find_owner(call.keys[0], call.script, expires)
+        try:
+            reply = await self._second(pipe, call, await pipe.run(call, expires), expires)
+        except StoreError:
+            self._table.refresh()
+            raise
+        return raised(answer(reply, call, pipe.address))
+
+    async def command(self, *command: str | int) -> Any:
+        """Return the reply of a command, from any primary."""
+        expires = asyncio.get_running_loop().time() + self.deadline
+        return await (await self._table.any_primary(Reading(command_name(command)), expires)).ask(command, expires)
+
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection to any of the primaries: a message reaches all nodes."""
+        loop = asyncio.get_running_loop()
+        expires = loop.time() + self.deadline
+        pipe = await self._table.any_primary(Reading("listen"), expires)
+        try:
+            left = round(expires - loop.time(), 2)
+            return await open_subscriber(pipe.kind, pipe.settings, left, lambda: not self._table.is_primary(pipe))
+        except StoreError:
+            self._table.refresh()
+            raise
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, and close all connections."""
+        await self._table.aclose()
+
+    async def _find_and_run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script, if need be once it is known who has its key."""
+        expires = asyncio.get_running_loop().time() + self.deadline
+        pipe = await self._table.find_owner(call.keys[0], call.script, expires)
+        return await pipe.start(call, expires)
+
+    async def _second(self, pipe: ScriptPipe, call: ScriptCall, reply: Any, expires: float) -> Any:
+        """See ``SecondTry``. Follows redirections."""
+        loop = asyncio.get_running_loop()
+        left, began = _MOST_REDIRECTIONS, loop.time()
+        while left and isinstance(reply, ReplyError):
+            left -= 1
+            match reply.code:
+                case "NOSCRIPT":
+                    reply = await pipe.give(call, expires)
+                case "MOVED":
+                    pipe = self._table.redirected(str(reply), pipe)
+                    reply = await pipe.run(call, expires)
+                case "ASK":  # for this call alone: the slot is on its way
+                    reply = await self._table.redirected(str(reply), pipe).run(call, expires, ("ASKING",))
+                # It has changed nothing yet; one that is under way when the time is up is unsure.
+                case "TRYAGAIN" if (now := loop.time()) + max(
+                    _LAST * self.deadline, _MOVING + 2 * (now - began)
+                ) < expires:
+                    await asyncio.sleep(_MOVING)
+                    began = loop.time()
+                    reply = await pipe.run(call, expires)
+                    left = _MOST_REDIRECTIONS
+                case code:
+                    if code in _ASK_WHO_HAS_IT:
+                        self._table.refresh()
+                    break
+        return reply

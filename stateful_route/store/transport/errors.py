@@ -1,0 +1,210 @@
+"""What each error of redis-py means to a caller of the store, and how it is put into words."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import redis.exceptions as raised
+from redis.asyncio.sentinel import MasterNotFoundError
+
+from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
+from stateful_route.store.redis.keys import GENERATION
+from stateful_route.store.transport.resp import ReplyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stateful_route.store.transport.resp import Command
+
+# In their order: the first class that matches decides. The flag says whether the server refused the command before it
+# ran it, so that nothing can have been changed, whatever was sent.
+_MEANINGS: tuple[tuple[type[Exception], type[StoreError], bool], ...] = (
+    (raised.MaxConnectionsError, StoreUnavailableError, True),
+    (raised.BusyLoadingError, StoreUnavailableError, True),
+    (raised.AuthenticationError, StoreUnavailableError, True),
+    (raised.AuthorizationError, StoreUnavailableError, True),
+    (raised.ConnectionError, StoreUnavailableError, False),
+    (raised.TimeoutError, StoreTimeoutError, False),
+    (raised.ClusterDownError, StoreUnavailableError, True),
+    (raised.ReadOnlyError, StoreUnavailableError, True),
+    (raised.OutOfMemoryError, StoreUnavailableError, True),
+    (raised.NoPermissionError, StoreUnavailableError, True),
+    (raised.TryAgainError, StoreUnavailableError, True),
+    (raised.AskError, StoreUnavailableError, True),
+    (raised.AuthenticationWrongNumberOfArgsError, StoreUnavailableError, True),
+    (raised.SlotNotCoveredError, StoreUnavailableError, True),
+    (raised.ClusterError, StoreUnavailableError, False),
+    (raised.RedisClusterException, StoreUnavailableError, False),
+    (raised.ResponseError, StoreProtocolError, False),
+    (raised.InvalidResponse, StoreProtocolError, False),
+    (raised.RedisError, StoreError, False),
+)
+
+# Errors that redis-py has no class for, by the first word of what the server says.
+_REFUSALS = frozenset(
+    {
+        "ASK",
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "MOVED",
+        "NOAUTH",
+        "NOPERM",
+        "NOREPLICAS",
+        "OOM",
+        "READONLY",
+        "TRYAGAIN",
+        "WRONGPASS",
+    }
+)
+
+# A script runs with the rights of its user, and ends at the first command that these do not have, or go on for: what it
+# wrote before stays.
+_REFUSED_IN_A_SCRIPT = re.compile(r"ACL failure in script: (?:.*? run the '([^']+)' command)?")
+
+# Commands that our scripts call, if at all, before they have written anything.
+CALLED_BEFORE_WRITES = frozenset({"get", "hget", "set", "time"})
+
+# Over a unix socket redis-py makes a ConnectionError of it, over TCP it does not.
+_NO_DATABASE = "DB index is out of range"
+
+_NO_RIGHT = re.compile(r"(?:[Uu]ser (\S+) has )?no permissions to run the '([^']+)' command")
+
+_ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"(?i)no permissions to access (?:a|one of the) key"),
+        f"grant the keys: ACL SETUSER ... ~sr{GENERATION}:*",
+    ),
+    (
+        re.compile(r"(?i)no permissions to access (?:a|one of the) channel"),
+        f"grant the channels: ACL SETUSER ... &sr{GENERATION}:events:*",
+    ),
+    (re.compile(r"Authentication required"), "name a user and a password, as in redis://user:password@host"),
+    (re.compile(r"(?i)invalid username-password|invalid password"), "check user and password, be they in the URL"),
+    (re.compile(r"without any password configured"), "name no password, for the server has none"),
+    (re.compile(_NO_DATABASE), "name a database that the server has, by its setting 'databases'"),
+)
+
+_QUOTED = re.compile(r",? with args beginning with:.*", re.DOTALL)
+"""What follows the name of a command that a server does not know."""
+
+REDIS_ERRORS = (raised.RedisError, raised.RedisClusterException, OSError)
+"""What a call through redis-py raises when it fails."""
+
+_SILENT_SENTINEL = re.compile(r"> - (?:\w+:)?(\w*Error)\b")
+"""What came of a sentinel, in the text of a ``MasterNotFoundError``, after the repr of its client."""
+
+
+def command_name(command: Command) -> str:
+    """Return how errors call a command that is no operation of the store."""
+    return f"the {command[0]} command"
+
+
+def address_of(settings: Mapping[str, Any]) -> str:
+    """Return where a connection of redis-py with such settings goes. Never with the password.
+
+    Of Sentinel it is the primary that was named last, or before one was, the sentinels.
+    """
+    try:
+        pool = settings.get("connection_pool")
+        if pool is not None and pool.master_address is None:
+            watchers = [watcher.connection_pool.connection_kwargs for watcher in pool.sentinel_manager.sentinels]
+            return f"sentinels at {', '.join(map(address_of, watchers))}"
+        if pool is not None:
+            host, port = pool.master_address
+            return f"{host}:{port}"
+    except (AttributeError, ReferenceError):  # of another redis-py, or closed
+        return "the primary"
+    if path := settings.get("path"):
+        return f"unix://{path}"
+    host = str(settings.get("host") or "localhost")
+    return f"{f'[{host}]' if ':' in host else host}:{settings.get('port') or 6379}"
+
+
+def translate(error: Exception, operation: str, *, sent: bool, writes: bool, at: str = "") -> StoreError:
+    """Return the error of the package for one of redis-py, which becomes its cause.
+
+    ``sent`` says whether the command was on its way when the error came, ``writes`` whether it changes anything; ``at``
+    is the address of the server.
+    """
+    kind, refused = _meaning(error)
+    error = plain(error)
+    text = _text(error)
+    place = f"{at}: " if at and at not in text else ""
+    fault = kind(place + text + _advice(text), operation=operation, maybe_applied=sent and writes and not refused)
+    fault.__cause__ = error
+    return fault
+
+
+def away(error: Exception, operation: str, at: str, *, silent: float, pause: float) -> StoreError:
+    """Return the error of a call that was not sent, for the server has been away for long: since ``silent`` seconds.
+
+    ``error`` is what the last attempt to connect ended with, ``pause`` is the time until the next one, in seconds.
+    """
+    text, late = _text(error), isinstance(error, raised.TimeoutError | TimeoutError)
+    reason = f"it has not answered for {silent:.1f} s" if late else f"{text}, for {silent:.1f} s by now"
+    message = f"no connection to {at}: {reason}, next attempt in {pause:.1f} s{_advice(text)}"
+    fault = (StoreUnavailableError if late else _meaning(error)[0])(message, operation=operation, maybe_applied=False)
+    fault.__cause__ = error
+    return fault
+
+
+def plain(error: Exception) -> Exception:
+    """Return the error itself, or one without what nobody should read.
+
+    That is the inside of Sentinel's clients, the arguments of a command that a server does not know, which quotes them
+    (of AUTH and HELLO it is the password), and what could not be encoded, which Python keeps in the error.
+    """
+    if any(isinstance(part, UnicodeError) for part in (error, *error.args)):
+        return raised.ConnectionError("something that is to be sent cannot be encoded, be it user or password")
+    if isinstance(error, raised.RedisError) and _QUOTED.search(str(error)):
+        return type(error)(_QUOTED.sub("", str(error)))
+    if not isinstance(error, MasterNotFoundError):
+        return error
+    first, _, rest = str(error).partition(" : ")
+    silent = _SILENT_SENTINEL.findall(rest)
+    reason = f"; {len(silent)} of the sentinels do not answer: {', '.join(sorted(set(silent)))}" if silent else ""
+    return MasterNotFoundError(first.replace("No master found for", "no master") + reason)
+
+
+def timed_out(operation: str, deadline: float, *, sent: bool, writes: bool, at: str = "") -> StoreTimeoutError:
+    """Return the error of a call that got no answer within its deadline, in seconds, from the server ``at`` there."""
+    if sent:
+        step = f"no answer from {at}" if at else "no answer"
+    else:
+        step = f"no connection to {at}" if at else "no connection"
+    return StoreTimeoutError(f"{step} within {deadline:g} s", operation=operation, maybe_applied=sent and writes)
+
+
+def _meaning(error: Exception) -> tuple[type[StoreError], bool]:
+    if isinstance(error, raised.ResponseError) and str(error).partition(" ")[0] in _REFUSALS:
+        return StoreUnavailableError, True
+    if isinstance(error, raised.ResponseError) and (denied := _REFUSED_IN_A_SCRIPT.search(str(error))):
+        return StoreUnavailableError, denied[1] in CALLED_BEFORE_WRITES
+    if _NO_DATABASE in str(error):
+        return StoreUnavailableError, True
+    for lower, kind, refused in _MEANINGS:
+        if isinstance(error, lower):
+            return kind, refused
+    return StoreTimeoutError if isinstance(error, TimeoutError) else StoreUnavailableError, False
+
+
+def _text(error: Exception) -> str:
+    """Return the error in words: what a server replied as it did, any other with its type."""
+    if isinstance(error, StoreError):
+        return str(error).removesuffix(" (nothing was changed)")
+    if isinstance(error, ReplyError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _advice(text: str) -> str:
+    """Return what to do about it, if that is known."""
+    if found := _NO_RIGHT.search(text):
+        user, command = found.groups()
+        grant = f"ACL SETUSER {user or '...'} +{command}"
+        return f"; grant it: {grant} (the documentation lists all that a user needs)"
+    return next((f"; {advice}" for pattern, advice in _ADVICE if pattern.search(text)), "")

@@ -1,0 +1,235 @@
+"""Scripts through a client of redis-py that the application owns, at the speed of that client.
+
+redis-py's own clients repeat a command whose reply was lost, up to ten times. These classes use its connections and
+not its retries: what is not known to have failed before it was sent is reported, with ``maybe_applied``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import redis.exceptions
+from redis.asyncio.cluster import PipelineCommand
+
+from stateful_route.errors import StoreError
+from stateful_route.store.transport.attempt import Attempt, exchange, pipeline
+from stateful_route.store.transport.durable_attempt import DurableAttempt, DurableTurns
+from stateful_route.store.transport.errors import address_of, command_name, translate
+from stateful_route.store.transport.subscriber import open_subscriber
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis, RedisCluster
+
+    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.resp import Command
+    from stateful_route.store.transport.subscriber import Subscriber
+
+
+# Seconds before a call is tried again whose keys are on their way from one primary to another.
+_MOVING = 0.01
+
+
+class NodeConnections:
+    """The pool of a client of one server, or of the primary that Sentinel names. Implements ``Connections``."""
+
+    is_one_server = True
+
+    def __init__(self, client: Redis, deadline: float, limit: int) -> None:
+        """Borrow the pool of ``client``."""
+        self._pool = client.connection_pool
+        self.database = int(self._pool.connection_kwargs.get("db") or 0)
+        self.deadline = deadline
+        places = min(limit, self._pool.max_connections)
+        self._places = asyncio.Semaphore(places)
+        self._durable = DurableTurns(places)
+
+    async def run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script."""
+        script = call.script
+        async with self._attempt(script.name, writes=script.writes) as attempt, self._places:
+            connection = await self._pool.get_connection()
+            try:
+                attempt.sent = True
+                try:
+                    return await exchange(connection, call.evalsha)
+                except redis.exceptions.NoScriptError:
+                    return await exchange(connection, call.eval)
+            finally:
+                await self._pool.release(connection)
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica has what it wrote."""
+        at = address_of(self._pool.connection_kwargs)
+        async with DurableAttempt(call, self.deadline, self._durable, at) as attempt, self._durable.turn, self._places:
+            attempt.placed()
+            connection = await self._pool.get_connection()
+            try:
+                await pipeline(connection, attempt.send(), attempt.replies)
+                if isinstance(attempt.replies[0], redis.exceptions.NoScriptError):
+                    await pipeline(connection, attempt.send(), attempt.replies)
+            finally:
+                await self._pool.release(connection)
+            return attempt.result()
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply or the error of each script, sent in one pipeline."""
+        script = calls[0].script
+        async with self._attempt(script.name, writes=script.writes) as attempt, self._places:
+            connection = await self._pool.get_connection()
+            try:
+                attempt.sent = True
+                replies = await pipeline(connection, [call.evalsha for call in calls])
+                unknown = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+                again = await pipeline(connection, [calls[i].eval for i in unknown])
+                for i, reply in zip(unknown, again, strict=True):
+                    replies[i] = reply
+            finally:
+                await self._pool.release(connection)
+        return [
+            translate(reply, script.name, sent=True, writes=script.writes, at=attempt.at)
+            if isinstance(reply, Exception)
+            else reply
+            for reply in replies
+        ]
+
+    async def command(self, *command: str | int) -> Any:
+        """Return the reply of a command."""
+        async with self._attempt(command_name(command), writes=False), self._places:
+            connection = await self._pool.get_connection()
+            try:
+                return await exchange(connection, command)
+            finally:
+                await self._pool.release(connection)
+
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection to the server, beside the pool."""
+        return await open_subscriber(self._pool.connection_class, self._pool.connection_kwargs, self.deadline)
+
+    def _attempt(self, operation: str, *, writes: bool) -> Attempt:
+        return Attempt(operation, self.deadline, writes=writes, at=address_of(self._pool.connection_kwargs))
+
+
+class ClusterConnections:
+    """The nodes of a Redis Cluster, through the client's own redirections. Implements ``Connections``.
+
+    A node named by the caller turns off the retries of the client, and keeps its answers to MOVED and ASK.
+    """
+
+    is_one_server = False
+    database = 0
+
+    def __init__(self, client: RedisCluster, deadline: float, limit: int) -> None:
+        """Borrow the nodes of ``client``."""
+        self._client = client
+        self.deadline = deadline
+        self._places = asyncio.Semaphore(limit)
+        self._durable = DurableTurns(limit)
+
+    async def run(self, call: ScriptCall) -> Any:
+        """Return the reply of a script."""
+        script = call.script
+        async with Attempt(script.name, self.deadline, writes=script.writes) as attempt, self._places:
+            await self._client.initialize()
+            node: Any = self._client.get_node_from_key(call.keys[0])
+            attempt.at = "" if node is None else f"{node.host}:{node.port}"
+            attempt.sent = True
+            try:
+                return await self._execute(node, call.evalsha)
+            except redis.exceptions.NoScriptError:
+                return await self._execute(node, call.eval)
+
+    async def run_durably(self, call: DurableCall) -> Any:
+        """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
+        key = call.keys[0]
+        async with DurableAttempt(call, self.deadline, self._durable) as attempt, self._durable.turn, self._places:
+            attempt.placed()
+            loop = asyncio.get_running_loop()
+            asked: Any = None
+            while True:
+                began = loop.time()
+                await self._client.initialize()
+                node: Any = self._client.get_node_from_key(key) if asked is None else asked
+                attempt.at = f"{node.host}:{node.port}"
+                await _together(node, attempt.send(), attempt.replies, asking=asked is not None)
+                match attempt.replies[0]:
+                    case redis.exceptions.NoScriptError():
+                        pass
+                    case redis.exceptions.AskError() as error:
+                        asked = self._client.get_node(host=error.host, port=error.port)
+                        if asked is None:
+                            raise error
+                        attempt.redirected()
+                    case redis.exceptions.MovedError():
+                        attempt.redirected()
+                        # A read goes where it is sent, and the client learns of it.
+                        await self._execute(node, ("EXISTS", key))
+                        asked = None
+                    case redis.exceptions.TryAgainError() as error:
+                        # One that is under way when the time is up is unsure.
+                        if not attempt.has_time_for(_MOVING + 2 * (loop.time() - began)):
+                            raise error
+                        attempt.sent = False
+                        await asyncio.sleep(_MOVING)
+                    case _:
+                        return attempt.result()
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the reply or the error of each script: those for one key in their order, the others side by side."""
+        places: dict[str, list[int]] = {}
+        for place, call in enumerate(calls):
+            places.setdefault(call.keys[0], []).append(place)
+        replies: list[Any] = [None] * len(calls)
+
+        async def run_in_order(key: str) -> None:
+            for place in places[key]:
+                try:
+                    replies[place] = await self.run(calls[place])
+                except StoreError as error:
+                    replies[place] = error
+
+        async with anyio.create_task_group() as group:
+            for key in places:
+                group.start_soon(run_in_order, key)
+        return replies
+
+    async def command(self, *command: str | int) -> Any:
+        """Return the reply of a command, from any primary."""
+        async with Attempt(command_name(command), self.deadline, writes=False), self._places:
+            await self._client.initialize()
+            return await self._execute(self._client.get_default_node(), command)
+
+    async def open_subscriber(self) -> Subscriber:
+        """Open a connection to any of the primaries: a message reaches all nodes."""
+        expires = asyncio.get_running_loop().time() + self.deadline
+        async with Attempt("listen", self.deadline, writes=False):
+            await self._client.initialize()
+        node: Any = random.choice(self._client.get_primaries())  # noqa: S311 - it spreads load
+
+        def moved() -> bool:
+            primaries = self._client.get_primaries()
+            return bool(primaries) and node.name not in {primary.name for primary in primaries}
+
+        left = round(expires - asyncio.get_running_loop().time(), 2)
+        return await open_subscriber(node.connection_class, node.connection_kwargs, left, moved)
+
+    async def _execute(self, node: Any, command: Command) -> Any:
+        return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
+
+
+async def _together(node: Any, commands: Sequence[Command], replies: list[Any], *, asking: bool) -> None:
+    """Run a script and its marker on a node of a cluster over one connection, ``asking`` for a slot on its way there.
+
+    Their replies, or errors, are put into ``replies``, which is empty; if it is cancelled, those that have come.
+    """
+    ask, *sent = (PipelineCommand(0, *command, NEVER_DECODE=True) for command in (("ASKING",), *commands))
+    try:
+        await node.execute_pipeline([ask, sent[0], ask, *sent[1:]] if asking else sent)
+    finally:
+        replies += itertools.takewhile(lambda reply: reply is not None, [command.result for command in sent])

@@ -1,0 +1,292 @@
+"""The pods of one service in memory: what the scripts of the pods do, without a server."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route._validation import to_seconds
+from stateful_route.models import (
+    DIGEST_MODULUS,
+    HeartbeatOutcome,
+    PodReport,
+    PodState,
+    PodTable,
+    Registration,
+    RoutingState,
+    StateObj,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from stateful_route.models import PodLife
+
+_FIRST_SEQUENCE = 0
+
+# As in the scripts: living pods up to which every change is told, and the turns and the tolerance above.
+_FEW, _SHORTEST_TURN, _TOLD_PER_SECOND, _TOLERANCE = 4, 1, 100, 0.02
+_MOST_CHANGES = 1000
+
+
+@attrs.frozen
+class Moment:
+    """The clock as one operation sees it: ``us`` for what it stamps, ``ms`` for what ends."""
+
+    us: int
+    ms: int
+
+
+@attrs.frozen
+class _Pod:
+    """A pod as it is kept: its newest life, when it was last heard, and what it was told to be."""
+
+    incarnation: int
+    sequence: int
+    report: PodReport
+    at_ms: int
+    lease_ms: int
+    version: int
+    dead: bool = False
+    process: str = ""
+    free_ms: int = 0
+    """When the leases of all older lives of other processes have ended."""
+
+    @property
+    def ends_ms(self) -> float:
+        return math.inf if self.dead else self.at_ms + self.lease_ms
+
+    def left_ms(self, now: Moment) -> int:
+        """Return for how long this life, or an older one, may still believe to be alive."""
+        if self.dead or self.report.routing_state is RoutingState.SHUTDOWN:
+            return 0
+        return max(0, max(self.at_ms + self.lease_ms, self.free_ms) - now.ms)
+
+    def state(self, pod_index: int) -> PodState:
+        load_state = StateObj(self.report.load, to_seconds(self.at_ms), to_seconds(self.lease_ms))
+        return PodState(
+            pod_index=pod_index,
+            incarnation=self.incarnation,
+            report=self.report,
+            load_state=load_state,
+            dead=self.dead,
+            version=self.version,
+        )
+
+
+def _name(process: str) -> str:
+    return process.rpartition(":")[2]
+
+
+def _born(pod: _Pod) -> int:
+    """Return the first incarnation of the process of a pod, as far as it knew it."""
+    born, colon, _ = pod.process.rpartition(":")
+    return int(born) if colon else pod.incarnation
+
+
+def _without_numbers(report: PodReport) -> PodReport:
+    return attrs.evolve(report, load=0, links=0, placed_total=0)
+
+
+class ServicePods:
+    """The pods of one service. An entry that is ``None`` cannot be read."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._pods: dict[int, _Pod | None] = {}
+        self._version = 0
+        self._digest = 0
+        self._pruned_ms = -math.inf
+        self._silent_ms = self._began_ms = 0
+
+    def __len__(self) -> int:
+        """Return how many entries there are."""
+        return len(self._pods)
+
+    def poison(self, pod_index: int) -> None:
+        """Make the entry of the pod unreadable."""
+        self._pods[pod_index] = None
+
+    def mark_dead(self, pod_index: int, now: Moment) -> None:
+        """Confirm the death of the newest life of the pod.
+
+        Raises:
+            KeyError: if there is no readable entry of the pod.
+
+        """
+        known = self._pods.get(pod_index)
+        if known is None:
+            raise KeyError(pod_index)
+        self._change(pod_index, attrs.evolve(known, dead=True), now)
+
+    def register(
+        self,
+        pod_index: int,
+        report: PodReport,
+        lease_ms: int,
+        retention_ms: int,
+        now: Moment,
+        *,
+        process: str = "",
+        expected: int | None = None,
+        above: int = 0,
+    ) -> Registration:
+        """Begin a life of a pod, if the one before is the expected one; drop the pods that were silent for long."""
+        known = self._pods.get(pod_index)
+        own = known is not None and bool(process) and _name(known.process) == _name(process)
+        born = 0 if known is None else _born(known)
+        if expected not in {None, 0 if known is None else known.incarnation}:
+            before = known.incarnation if known else None
+            return Registration(0, before, 0.0, own=own, refused=True, previous_born=born)
+        self._leave_future(pod_index, now)
+        self._prune(pod_index, retention_ms, now)
+        heard_ms = self._heard_ms()
+        if now.ms - heard_ms > lease_ms / 2:
+            self._silent_ms, self._began_ms = now.ms, heard_ms
+        known = self._pods.get(pod_index)
+        incarnation = max(now.us, above + 1, 0 if known is None else known.incarnation + 1)
+        free_ms = 0
+        if known is not None:
+            free_ms = known.free_ms
+            if not own:
+                free_ms = max(free_ms, now.ms + known.left_ms(now))
+        began = _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, lease_ms, 0, process=process, free_ms=free_ms)
+        self._change(pod_index, began, now)
+        left = to_seconds(max(0, free_ms - now.ms))
+        return Registration(incarnation, known.incarnation if known else None, left, own=own, previous_born=born)
+
+    def beat(
+        self, pod_index: int, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment
+    ) -> tuple[HeartbeatOutcome, bool]:
+        """Take in a heartbeat; return what it is told, and whether it is in another routing state, or drains now."""
+        known = self._pods.get(pod_index)
+        if known is None or known.incarnation < incarnation:
+            return HeartbeatOutcome.UNKNOWN, False
+        if known.incarnation > incarnation:
+            return HeartbeatOutcome.SUPERSEDED, False
+        if known.dead:
+            return HeartbeatOutcome.DEAD, False
+        if sequence < known.sequence:
+            return HeartbeatOutcome.OUTDATED, False
+        known = self._leave_future(pod_index, now) or known
+        heard = attrs.evolve(known, sequence=sequence, at_ms=now.ms)
+        half, heard_ms = known.lease_ms / 2, self._heard_ms()
+        after_silence = now.ms - known.at_ms > half and now.ms - heard_ms > half
+        if after_silence:
+            self._silent_ms, self._began_ms = now.ms, heard_ms
+        if after_silence or known.lease_ms != lease_ms or self._is_worth_telling(known, report, now):
+            self._change(pod_index, attrs.evolve(heard, report=report, lease_ms=lease_ms), now)
+        else:
+            self._pods[pod_index] = heard
+        before = known.report
+        told = before.routing_state is not report.routing_state or before.draining is not report.draining
+        return HeartbeatOutcome.ACCEPTED, told
+
+    def confirm_death(self, life: PodLife, now: Moment) -> tuple[bool, bool]:
+        """Return whether that life is dead, and whether that is new."""
+        known = self._pods.get(life.pod_index)
+        if known is None and life.pod_index in self._pods:
+            return False, False
+        if known is not None and known.dead and known.incarnation >= life.incarnation:
+            return True, False
+        if known is not None and known.incarnation == life.incarnation:
+            known = self._leave_future(life.pod_index, now) or known
+        if known is not None and not known.dead and (known.incarnation != life.incarnation or known.left_ms(now)):
+            return False, False
+        if known is not None and self._may_be_heard_yet(known, now):
+            return False, False
+        if known is None:
+            known = _Pod(life.incarnation, _FIRST_SEQUENCE, PodReport(), now.ms, 1, 0)
+        dead = attrs.evolve(known, incarnation=life.incarnation, at_ms=now.ms, dead=True)
+        self._change(life.pod_index, dead, now)
+        return True, True
+
+    def read(self, since: int | None, also: Collection[int], now: Moment) -> PodTable:
+        """Return the pods that changed after that version, and those; or all of them."""
+        told = since is not None
+        known = {pod_index: pod for pod_index, pod in sorted(self._pods.items()) if pod is not None}
+        changed = {pod_index for pod_index, pod in known.items() if since is not None and pod.version > since}
+        whole = since is not None and (not 0 < since <= self._version or len(changed) > _MOST_CHANGES)
+        wanted = self._pods.keys() if whole else changed | (self._pods.keys() & set(also))
+        ends = {pod_index: pod.ends_ms for pod_index, pod in known.items()}
+        later = [end for end in ends.values() if now.ms < end < math.inf]
+        return PodTable(
+            to_seconds(now.ms),
+            tuple(pod.state(pod_index) for pod_index, pod in known.items() if pod_index in wanted),
+            len(wanted - known.keys()),
+            version=self._version if told else 0,
+            digest=self._digest if told else 0,
+            whole=whole,
+            overdue=tuple(pod_index for pod_index, end in ends.items() if end <= now.ms),
+            next_deadline=to_seconds(int(min(later))) if later else None,
+            living=0 if told else sum(end < math.inf for end in ends.values()),
+        )
+
+    def _change(self, pod_index: int, pod: _Pod, now: Moment) -> None:
+        """Write an entry with the next version of the table."""
+        before = self._pods.get(pod_index)
+        self._version = max(self._version + 1, now.us)
+        self._digest = (self._digest - (before.version if before else 0) + self._version) % DIGEST_MODULUS
+        self._pods[pod_index] = attrs.evolve(pod, version=self._version)
+
+    def _may_be_heard_yet(self, known: _Pod, now: Moment) -> bool:
+        """Whether the pods were not heard because the store took no heartbeats; ``confirm.lua`` says more."""
+        if known.dead or known.report.routing_state is RoutingState.SHUTDOWN:
+            return False
+        half, heard_ms = known.lease_ms / 2, self._heard_ms()
+        if now.ms - heard_ms > half and self._silent_ms <= heard_ms:
+            self._silent_ms, self._began_ms = now.ms, heard_ms
+        excused = self._began_ms < known.at_ms + known.lease_ms + half
+        return excused and self._silent_ms <= now.ms < self._silent_ms + half
+
+    def _leave_future(self, pod_index: int, now: Moment) -> _Pod | None:
+        """Make entries from the future as old as now if that of the pod is one; return it. ``pod.lua`` says why."""
+        known = self._pods.get(pod_index)
+        if known is None or known.at_ms <= now.ms:
+            return known
+        for index, pod in self._pods.items():
+            if pod is not None and pod.at_ms > now.ms:
+                free_ms = max(0, pod.free_ms - (pod.at_ms - now.ms))
+                self._pods[index] = attrs.evolve(pod, at_ms=now.ms, free_ms=free_ms)
+        self._pruned_ms = min(self._pruned_ms, now.ms)
+        self._silent_ms, self._began_ms = min(self._silent_ms, now.ms), min(self._began_ms, now.ms)
+        return self._pods[pod_index]
+
+    def _heard_ms(self) -> int:
+        """Return when a pod was heard last, or nearly."""
+        living = [pod for pod in self._pods.values() if pod is not None and not pod.dead]
+        return max(living, key=lambda pod: pod.ends_ms).at_ms if living else 0
+
+    def _prune(self, registering: int, retention_ms: int, now: Moment) -> None:
+        if self._pruned_ms + retention_ms / 100 >= now.ms:
+            return
+        self._pruned_ms = now.ms
+        for pod_index, pod in tuple(self._pods.items()):
+            if pod is None or pod_index == registering:
+                continue
+            if pod.at_ms + max(retention_ms, 2 * pod.lease_ms) < now.ms:
+                del self._pods[pod_index]
+                self._digest = (self._digest - pod.version) % DIGEST_MODULUS
+
+    def _is_worth_telling(self, known: _Pod, report: PodReport, now: Moment) -> bool:
+        """Whether a report differs enough from the one that was told last; ``pod.lua`` says when."""
+        told = known.report
+        if _without_numbers(told) != _without_numbers(report):
+            return True
+        if told == report:
+            return False
+        living = sum(pod is not None and not pod.dead for pod in self._pods.values())
+        turn = max(_SHORTEST_TURN, living / _TOLD_PER_SECOND)
+        turns = (now.us - known.version) / 1_000_000 / turn
+        if living <= _FEW or turns >= 2 + now.us % 1000 / 500:
+            return True
+        if turns < 0.25:
+            return turns < 0 and now.us % 1000 < 333 / turn
+        room = math.inf if report.max_links is None else max(1, report.max_links - max(report.links, told.links))
+        drift = max(
+            abs(report.load - told.load) / max(1, report.load, told.load),
+            abs(report.links - told.links) / min(max(1, report.links, told.links), room),
+        )
+        return drift * turns >= _TOLERANCE

@@ -1,0 +1,411 @@
+"""A store in memory: the whole ``Store`` contract without a server, with faults on request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+import attrs
+
+from stateful_route._validation import to_ms
+from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
+from stateful_route.models import (
+    Announcement,
+    HeartbeatOutcome,
+    Link,
+    LinkAnnouncement,
+    LinkChange,
+    LinkKey,
+    PodAnnouncement,
+    PodLife,
+    PodReport,
+    PodTable,
+    Registration,
+    ServerInfo,
+    Topic,
+)
+from stateful_route.store.protocol import StoreInfo
+from stateful_route.testing.memory.links import KeptLinks
+from stateful_route.testing.memory.pods import Moment, ServicePods
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from stateful_route.testing.memory.links import Written
+
+_DEAF = StoreUnavailableError("nothing is heard any more", operation="listen", maybe_applied=False)
+
+
+@attrs.frozen(eq=False)
+class _Hold:
+    operations: frozenset[str]
+    answers: bool
+    released: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+@attrs.frozen
+class _Fault:
+    error: StoreError
+    operations: frozenset[str]
+    applied: bool
+
+
+class MemoryStore:
+    """A ``Store`` in memory, for tests of what stands on a store. Not for use across processes.
+
+    Each call gives way to other tasks before and after it changes anything, as a call over a network does: a
+    caller that is cancelled does not know whether it was applied.
+
+    Attributes:
+        operations: how often each method of the contract was called, by its name; to listen is no call.
+
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """Begin empty. ``clock`` returns seconds since 1970."""
+        self.operations: Counter[str] = Counter()
+        self._clock = clock
+        self._links = KeptLinks()
+        self._pods: defaultdict[tuple[str, str], ServicePods] = defaultdict(ServicePods)
+        self._stamp = 0, 0
+        self._holds: list[_Hold] = []
+        self._full_holds: list[_Hold] = []
+        self._held = 0
+        self._held_more = anyio.Event()
+        self._fault: _Fault | None = None
+        self._listeners: dict[asyncio.Queue[Announcement | None], Topic] = {}
+        self._deaf = False
+
+    def __repr__(self) -> str:
+        """Show how much is in it."""
+        pods = sum(map(len, self._pods.values()))
+        return f"<MemoryStore links={len(self._links)} pods={pods} held={self._held}>"
+
+    # -- what a test asks for
+
+    def poison_link(self, key: LinkKey) -> None:
+        """Make the value of the link unreadable, whether there was one or not."""
+        self._links.poison(key)
+
+    def poison_pod(self, namespace: str, service_name: str, pod_index: int) -> None:
+        """Make the entry of the pod unreadable, whether there was one or not."""
+        self._pods[namespace, service_name].poison(pod_index)
+
+    def expire_link(self, key: LinkKey) -> None:
+        """End the link now, as if its time had run out."""
+        self._links.expire(key)
+
+    def mark_dead(self, namespace: str, service_name: str, pod_index: int) -> None:
+        """Confirm the death of the newest life of the pod.
+
+        Raises:
+            KeyError: if there is no readable entry of the pod.
+
+        """
+        self._pods[namespace, service_name].mark_dead(pod_index, self._now())
+
+    def lose_all(self) -> None:
+        """Lose all links and pods, as a server does that comes back empty."""
+        self._links = KeptLinks()
+        self._pods.clear()
+
+    def fail_with(self, error: StoreError | None, *operations: str, applied: bool = False) -> None:
+        """Make the next calls raise ``error``, until it is called again with ``None``.
+
+        The calls for many uids do not raise it: as on a server, it is their answer for each uid.
+        With names of ``operations`` only those fail. With ``applied`` the operation happens all the same, as
+        when only its answer is lost; the ``maybe_applied`` of the error is for the caller to set.
+        """
+        self._fault = None if error is None else _Fault(error, frozenset(operations), applied)
+
+    def deafen(self) -> None:
+        """Lose all that listen, and let nobody listen until ``hear_again()``."""
+        self._deaf = True
+        for listener in self._listeners:
+            listener.put_nowait(None)
+
+    def hear_again(self) -> None:
+        """Let those who ask listen again."""
+        self._deaf = False
+
+    def hold(self, *operations: str, answers: bool = False) -> None:
+        """Keep calls waiting from now on, until ``release_held()``.
+
+        With names of ``operations`` only those wait. With ``answers`` an operation happens first and its answer
+        waits.
+        """
+        self._holds.append(_Hold(frozenset(operations), answers))
+
+    def hold_no_more(self) -> None:
+        """Let the calls pass that come from now on; those that are held wait for ``release_held()`` all the same."""
+        self._full_holds += self._holds
+        self._holds = []
+
+    def release_held(self) -> None:
+        """Let the calls go on that wait, and hold no more."""
+        holds, self._holds, self._full_holds = [*self._holds, *self._full_holds], [], []
+        for hold in holds:
+            hold.released.set()
+
+    async def wait_held(self, count: int = 1) -> None:
+        """Return once at least ``count`` calls are held."""
+        while self._held < count:
+            await self._held_more.wait()
+
+    @contextlib.asynccontextmanager
+    async def _operation(self, name: str) -> AsyncIterator[None]:
+        """Stand around one call: count it, hold it, fail it."""
+        self.operations[name] += 1
+        await self._gate(name, after=False)
+        yield
+        await self._gate(name, after=True)
+
+    async def _gate(self, name: str, *, after: bool) -> None:
+        await anyio.lowlevel.checkpoint()
+        for hold in tuple(self._holds):
+            if hold.answers is after and (not hold.operations or name in hold.operations):
+                await self._wait(hold)
+        fault = self._fault
+        if fault is not None and fault.applied is after and (not fault.operations or name in fault.operations):
+            raise fault.error
+
+    async def _wait(self, hold: _Hold) -> None:
+        self._held += 1
+        more, self._held_more = self._held_more, anyio.Event()
+        more.set()
+        try:
+            await hold.released.wait()
+        finally:
+            self._held -= 1
+
+    def _now(self) -> Moment:
+        """Return the time of one operation.
+
+        Two scripts on a server never see the same microsecond; here a clock that stands still gains one with
+        each operation, lest two owners of a uid get the same epoch. What ends, ends by the clock alone.
+        """
+        us = round(self._clock() * 1_000_000)
+        seen, ticks = self._stamp
+        self._stamp = us, ticks + 1 if us == seen else 0
+        return Moment(us + self._stamp[1], us // 1000)
+
+    # -- links
+
+    async def get_link(self, key: LinkKey) -> Link | None:
+        """Return the link, or ``None``."""
+        async with self._operation("get_link"):
+            return self._links.read(key, self._now())
+
+    async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
+        """Return the link, ``None`` or the error of each uid, in their order."""
+        try:
+            async with self._operation("get_links"):
+                now = self._now()
+                return [self._read_or_error(LinkKey(namespace, uid, service_name), now) for uid in uids]
+        except StoreError as error:
+            return [error for _ in uids]
+
+    def _read_or_error(self, key: LinkKey, now: Moment) -> Link | StoreError | None:
+        try:
+            return self._links.read(key, now)
+        except StoreProtocolError as error:
+            return error
+
+    async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
+        """Return the pod index of each service to which the uid is linked."""
+        async with self._operation("get_services"):
+            return self._links.services(namespace, uid, self._now())
+
+    async def place(
+        self,
+        key: LinkKey,
+        candidate: PodLife,
+        ttl: float,
+        *,
+        dead: Sequence[PodLife] = (),
+        leaving: Sequence[PodLife] = (),
+    ) -> LinkChange:
+        """Return the link of the uid, made for ``candidate`` if there is none."""
+        async with self._operation("place"):
+            return self._placed(key, candidate, ttl, dead, leaving)
+
+    def _placed(
+        self, key: LinkKey, candidate: PodLife, ttl: float, dead: Sequence[PodLife], leaving: Sequence[PodLife]
+    ) -> LinkChange:
+        return self._announced(key, self._links.place(key, candidate, to_ms(ttl), dead, leaving, self._now()))
+
+    async def place_links(
+        self,
+        namespace: str,
+        candidates: Sequence[tuple[str, PodLife]],
+        service_name: str,
+        ttl: float,
+        *,
+        dead: Sequence[PodLife] = (),
+        leaving: Sequence[PodLife] = (),
+    ) -> list[LinkChange | StoreError]:
+        """Place many uids, each with its own candidate."""
+        try:
+            async with self._operation("place_links"):
+                return [
+                    self._placed(LinkKey(namespace, uid, service_name), candidate, ttl, dead, leaving)
+                    for uid, candidate in candidates
+                ]
+        except StoreError as error:
+            return [error for _ in candidates]
+
+    async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
+        """Make the link persistent for ``owner``, if there is none or it is its own."""
+        async with self._operation("claim"):
+            written = self._links.claim(key, owner, self._now(), steal_temporary=steal_temporary)
+            return self._announced(key, written)
+
+    async def release(
+        self,
+        key: LinkKey,
+        *,
+        pod_index: int | None = None,
+        incarnation: int | None = None,
+        epoch: int | None = None,
+        grace: float = 0.0,
+        announced: bool = True,
+    ) -> LinkChange:
+        """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
+        async with self._operation("release"):
+            written = self._links.release(key, pod_index, incarnation, epoch, to_ms(grace), self._now())
+            return self._announced(key, written) if announced else written[0]
+
+    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+        """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
+        async with self._operation("assign"):
+            return self._announced(key, self._links.assign(key, owner, expected_epoch, self._now()))
+
+    def _announced(self, key: LinkKey, written: Written) -> LinkChange:
+        """Return what became of a link, after those were told who have to hear it."""
+        change, stale = written
+        if stale is not None:
+            told = LinkAnnouncement(key, stale.epoch)
+            self._announce(Topic(key.namespace, key.service_name), told)
+            if stale.pod_index is not None:
+                self._announce(Topic(key.namespace, key.service_name, stale.pod_index), told)
+        return change
+
+    # -- pods
+
+    async def register(
+        self,
+        server: ServerInfo,
+        report: PodReport,
+        lease: float,
+        retention: float,
+        *,
+        process: str = "",
+        expected: int | None = None,
+        above: int = 0,
+    ) -> Registration:
+        """Begin a life of a pod; drop the pods that have said nothing for ``retention`` seconds."""
+        async with self._operation("register"):
+            pods = self._pods[server.namespace, server.service_name]
+            began = pods.register(
+                server.pod_index,
+                report,
+                to_ms(lease),
+                to_ms(retention),
+                self._now(),
+                process=process,
+                expected=expected,
+                above=above,
+            )
+            if not began.refused:
+                life = PodLife(server.pod_index, began.incarnation)
+                self._announce_pod(server.namespace, server.service_name, life, report.routing_state)
+                self._announce_to_pod(server.namespace, server.service_name, life, report.routing_state)
+            return began
+
+    async def heartbeat(
+        self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
+    ) -> HeartbeatOutcome:
+        """Publish a heartbeat. ``retention`` is of no use here: only ``register`` drops pods."""
+        del retention
+        async with self._operation("heartbeat"):
+            pods = self._pods[server.namespace, server.service_name]
+            outcome, another_state = pods.beat(
+                server.pod_index, incarnation, sequence, report, to_ms(lease), self._now()
+            )
+            if another_state:
+                life = PodLife(server.pod_index, incarnation)
+                self._announce_pod(server.namespace, server.service_name, life, report.routing_state)
+            return outcome
+
+    async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """Return whether that life is dead. ``retention`` is of no use here: only ``register`` drops pods."""
+        del retention
+        async with self._operation("confirm_death"):
+            dead, new = self._pods[namespace, service_name].confirm_death(life, self._now())
+            if new:
+                self._announce_pod(namespace, service_name, life, "DEAD")
+                self._announce_to_pod(namespace, service_name, life, "DEAD")
+            return dead
+
+    async def read_pods(
+        self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
+    ) -> PodTable:
+        """Return the pods of a service, or what has changed in them; what cannot be read is left out and counted."""
+        async with self._operation("read_pods"):
+            return self._pods[namespace, service_name].read(since, also, self._now())
+
+    # -- announcements
+
+    @contextlib.asynccontextmanager
+    async def listen(self, topic: Topic, patience: float) -> AsyncIterator[AsyncIterator[Announcement | None]]:
+        """Subscribe to what the clients of a service, or one of its pods, are told."""
+        await self._gate("listen", after=False)
+        if self._deaf:
+            raise _DEAF
+        heard: asyncio.Queue[Announcement | None] = asyncio.Queue()
+        self._listeners[heard] = topic
+        try:
+            yield self._hear(heard, patience)
+        finally:
+            self._listeners.pop(heard, None)
+
+    async def _hear(
+        self, heard: asyncio.Queue[Announcement | None], patience: float
+    ) -> AsyncIterator[Announcement | None]:
+        while True:
+            announcement = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):  # wait_for of Python 3.11 may lose a cancellation
+                    announcement = await heard.get()
+            if self._deaf:
+                raise _DEAF
+            yield announcement
+
+    def _announce(self, topic: Topic, announcement: Announcement) -> None:
+        for listener, wanted in self._listeners.items():
+            if wanted == topic and not self._deaf:
+                listener.put_nowait(announcement)
+
+    def _announce_pod(self, namespace: str, service_name: str, life: PodLife, state: str) -> None:
+        told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
+        self._announce(Topic(namespace, service_name), told)
+
+    def _announce_to_pod(self, namespace: str, service_name: str, life: PodLife, state: str) -> None:
+        told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
+        self._announce(Topic(namespace, service_name, life.pod_index), told)
+
+    # -- the store itself
+
+    async def info(self) -> StoreInfo:
+        """Return what the store is."""
+        async with self._operation("info"):
+            return StoreInfo("memory", "noeviction")
+
+    async def aclose(self) -> None:
+        """Do nothing but count the call: nothing was opened. It is never held and never fails."""
+        self.operations["aclose"] += 1
