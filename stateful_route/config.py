@@ -148,7 +148,7 @@ class BaseConfig(_json.JsonForm):
     )
     heartbeat: float = _seconds(1.0, "time between two heartbeats of a pod")
     lease: float | None = _seconds(None, "time without a heartbeat after which a pod is dead; unset: 5 heartbeats")
-    heartbeat_jitter: float = _setting(
+    jitter: float = _setting(
         0.1, check_fraction, unit="", doc="share of its period by which a periodic task varies", kind=float
     )
     pod_retention: float = _seconds(86400.0, "time for which Redis remembers a pod that is gone; at least two leases")

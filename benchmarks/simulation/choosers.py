@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from stateful_route import BestOfRandom, PreferEmptier, PreferNewestVersion, RoutingState
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class Shipped:
     """The table and the strategy of the package, used as its resolver uses them."""
 
     def __init__(self, strategy: PlacementStrategy, random: Random) -> None:
-        self.table = ServiceTable("simulation", "room", SETTLE)
+        self.table = ServicePods("simulation", "room", SETTLE)
         self._strategy = strategy
         self._random = random
 

@@ -188,14 +188,14 @@ async def measure_calls(server: LocalServer, count: int, seconds: int) -> None:
         pods = Pods(route.store, count)
         say("register", await cost(server, pods.register()))
         await client.pods("", SERVICE)
-        table = client._table.peek(NAMESPACE, SERVICE)
+        table = client._directory.peek(NAMESPACE, SERVICE)
 
         async def whole() -> None:
             table.version = 0
-            await client._table.read(table)
+            await client._directory.read(table)
 
         async def poll() -> None:
-            await client._table.read(table)
+            await client._directory.read(table)
 
         async def many(calls: Callable[[], Awaitable[object]]) -> None:
             for _ in range(_REPEATS):

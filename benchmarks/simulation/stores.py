@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Protocol
 
 from stateful_route import PodState, PodTable, StateObj
-from stateful_route.testing.memory.pods import Moment, ServicePods
+from stateful_route.testing.memory.pods import MemoryPods, Moment
 
 if TYPE_CHECKING:
     from stateful_route import PodReport
@@ -60,7 +60,7 @@ class ByRule:
 
     def __init__(self, lease: float) -> None:
         self._lease_ms = round(1000 * lease)
-        self._pods = ServicePods()
+        self._pods = MemoryPods()
         self._lives: dict[int, int] = {}
         self._sequence = itertools.count(1)
 

@@ -15,8 +15,8 @@ import attrs
 
 from stateful_route import PodReport
 from stateful_route.client.placement.strategies import BestOfRandom
-from stateful_route.client.pods.service import ServiceTable
-from stateful_route.testing.memory.pods import Moment, ServicePods
+from stateful_route.client.pods.service import ServicePods
+from stateful_route.testing.memory.pods import MemoryPods, Moment
 
 _BEGIN = 1_800_000_000.0
 _LEASE_MS, _RETENTION_MS = 5000, 86_400_000
@@ -43,7 +43,7 @@ class Figures:
     most: int
 
 
-class _Told(ServicePods):
+class _Told(MemoryPods):
     """Tells every change."""
 
     def _is_worth_telling(self, known: object, report: PodReport, now: Moment) -> bool:
@@ -52,13 +52,13 @@ class _Told(ServicePods):
 
 
 class _Run:
-    def __init__(self, pods: ServicePods, count: int, links: int, clients: int, life: float) -> None:
+    def __init__(self, pods: MemoryPods, count: int, links: int, clients: int, life: float) -> None:
         self._random = Random(1)
         self._store = pods
         self._links = [0] * count
         self._placed = [0] * count
         self._lives = [0] * count
-        self._tables = [ServiceTable("simulation", "room", _SETTLE) for _ in range(clients)]
+        self._tables = [ServicePods("simulation", "room", _SETTLE) for _ in range(clients)]
         self._strategy = BestOfRandom(3)
         self._ends: list[tuple[float, int, int]] = []
         self._rate = count * links / life
@@ -125,7 +125,7 @@ class _Run:
         report = PodReport(load=links, links=links, placed_total=self._placed[pod_index])
         self._store.beat(pod_index, self._lives[pod_index], next(self._sequence), report, _LEASE_MS, now)
 
-    def _read(self, table: ServiceTable, now: Moment) -> None:
+    def _read(self, table: ServicePods, now: Moment) -> None:
         changes = self._store.read(table.version, (), now)
         self.read += len(changes.pods)
         table.apply(changes, self._now)
@@ -138,7 +138,7 @@ class _Run:
             self._link(pod.pod_index)
 
 
-def simulate(pods: ServicePods, *, count: int, links: int, clients: int, life: float, seconds: int) -> Figures:
+def simulate(pods: MemoryPods, *, count: int, links: int, clients: int, life: float, seconds: int) -> Figures:
     """Return the figures of one run."""
     run = _Run(pods, count, links, clients, life)
     for _ in range(seconds // 3):
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=90)
     options = vars(parser.parse_args())
     count = options.pop("pods")
-    for name, pods in (("by the rule", ServicePods()), ("all told", _Told())):
+    for name, pods in (("by the rule", MemoryPods()), ("all told", _Told())):
         figures = simulate(pods, count=count, **options)
         print(
             f"{name:12} fullest/mean {figures.fullest:.3f}, after a restart {figures.after:.3f}; "

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
-    from stateful_route.client.pods.service import ServiceTable
+    from stateful_route.client.pods.service import ServicePods
     from stateful_route.errors import StoreError
     from stateful_route.models import Announcement
     from stateful_route.store.protocol import Store
@@ -32,7 +32,7 @@ class InvalidationListener:
 
     def __init__(
         self,
-        table: ServiceTable,
+        service: ServicePods,
         heard: Callable[[Announcement], None],
         flush: Callable[[str, str], None],
         *,
@@ -44,7 +44,7 @@ class InvalidationListener:
 
         What happens is logged as a warning if the namespace is the client's ``own``: others mostly share its fate.
         """
-        self._table = table
+        self._service = service
         self._heard = heard
         self._flush = flush
         self._grace = grace
@@ -63,7 +63,7 @@ class InvalidationListener:
 
     def __repr__(self) -> str:
         state = "listening" if self._listening else "degraded" if self._degraded else "deaf"
-        return f"<InvalidationListener of {self._table.service_name!r}: {state}>"
+        return f"<InvalidationListener of {self._service.service_name!r}: {state}>"
 
     @property
     def serves_cached(self) -> bool:
@@ -81,7 +81,7 @@ class InvalidationListener:
 
     def start(self, store: Store, *, patience: float, random: Random) -> None:
         """Begin to listen; ``patience`` is that of ``Store.listen``, in seconds."""
-        topic = Topic(self._table.namespace, self._table.service_name)
+        topic = Topic(self._service.namespace, self._service.service_name)
         self._detach = attach(store, topic, self, patience=patience, random=random)
         self._serve()
 
@@ -101,17 +101,17 @@ class InvalidationListener:
 
     def store_failed(self) -> None:
         """Note that the store did not answer: what is cached is used while nothing can be heard, for the grace."""
-        self._table.store_away = True
+        self._service.store_away = True
         if not (self._listening or self._degraded or self._closed) and self._in_grace():
             self._degraded = True
             away = "the store does not answer: cached links of %r are used for now"
-            _log.log(self._levels[0], away, self._table.service_name)
+            _log.log(self._levels[0], away, self._service.service_name)
             self._serve()
 
     def store_answered(self) -> None:
         """Note that the store answered: what is cached is suspect until changes can be heard again."""
-        if self._table.store_away:
-            self._table.store_away = False
+        if self._service.store_away:
+            self._service.store_away = False
             self._end_degraded()
 
     def check_grace(self) -> None:
@@ -129,7 +129,7 @@ class InvalidationListener:
         return self._clock() - self._deaf_since < self._grace
 
     def _serve(self) -> None:
-        self._table.serve_cached(self.serves_cached)
+        self._service.serve_cached(self.serves_cached)
 
     # What it is told -----------------------------------------------------------------------------------------------
 
@@ -140,12 +140,12 @@ class InvalidationListener:
         self._listening = True
         self.listening_since = self._clock()
         self._tried.set()
-        self._degraded = self._table.store_away = False
-        self._flush(self._table.namespace, self._table.service_name)
+        self._degraded = self._service.store_away = False
+        self._flush(self._service.namespace, self._service.service_name)
         self._serve()
         if self._lost:
             self._lost = False
-            _log.log(self._levels[1], "announcements of %r are heard again", self._table.service_name)
+            _log.log(self._levels[1], "announcements of %r are heard again", self._service.service_name)
 
     def take_in(self, announcement: Announcement) -> None:
         """See ``TopicListener``."""
@@ -160,7 +160,7 @@ class InvalidationListener:
             self.listening_since = math.inf
             self._deaf_since = self._clock()
             self._lost = True
-            _log.log(self._levels[0], "announcements of %r are not heard: %s", self._table.service_name, error)
+            _log.log(self._levels[0], "announcements of %r are not heard: %s", self._service.service_name, error)
             self._serve()
-            if self._table.store_away:  # a call found out before
+            if self._service.store_away:  # a call found out before
                 self.store_failed()

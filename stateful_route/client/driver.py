@@ -15,7 +15,7 @@ from stateful_route._validation import check_callable, check_id, check_pod_index
 from stateful_route.client.batch import Batch, checked_uids
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.placement.strategies import BestOfRandom, PreferEmptier
-from stateful_route.client.pods.directory import RoutingTable
+from stateful_route.client.pods.directory import PodDirectory
 from stateful_route.client.resolver import Resolver
 from stateful_route.client.service_view import ServiceView
 from stateful_route.config import BaseConfig
@@ -91,12 +91,12 @@ class ClientDriver(Driver):
         self._clock = clock
         self._deadline = config.call_deadline_seconds
         self._cache = LinkCache(config.cache_size, config.cache_ttl, config.cache_margin, clock, config.namespace)
-        self._front = self._cache.front
-        self._table = RoutingTable(store, config, self._cache, random=random, clock=clock)
+        self._hot = self._cache.hot
+        self._directory = PodDirectory(store, config, self._cache, random=random, clock=clock)
         self._resolver = Resolver(
             store,
             self._cache,
-            self._table,
+            self._directory,
             PreferEmptier(BestOfRandom(config.choices)) if strategy is None else strategy,
             link_ttl=config.link_ttl,
             deadline=config.call_deadline_seconds,
@@ -109,7 +109,7 @@ class ClientDriver(Driver):
         return f"<ClientDriver of namespace {self._namespace!r}: {self._phase}, {len(self._cache)} links cached>"
 
     async def _start(self) -> None:
-        self._table.start()
+        self._directory.start()
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -117,7 +117,7 @@ class ClientDriver(Driver):
             pass
 
     async def _stop(self) -> None:
-        await self._table.stop()
+        await self._directory.stop()
         for _ in self._cache.close():
             await asyncio.sleep(0)
 
@@ -126,10 +126,10 @@ class ClientDriver(Driver):
     async def compute_linked_pod(self, namespace: str, uid: str, service_name: str) -> int:
         """See ``StatefulRouteForClientDriver``."""
         try:
-            target = self._front[namespace][service_name].targets[uid]
-            if target.usable:
+            slot = self._hot[namespace][service_name].slots[uid]
+            if slot.usable:
                 self._hits += 1
-                return target.pod_index
+                return slot.pod_index
         except (KeyError, TypeError):
             pass
         pod_index = self._cached(namespace, uid, service_name)
@@ -178,9 +178,9 @@ class ClientDriver(Driver):
         """See ``StatefulRouteForClientDriver``."""
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-        table = self._table.peek(key[0], service_name)
-        await self._table.tried(table)
-        pod = table.pod(pod_index)
+        service = self._directory.peek(key[0], service_name)
+        await self._directory.tried(service)
+        pod = service.pod(pod_index)
         before = self._cache.pop(key)
         self._cache.put(key, pod, None, self._clock())
         return None if before is None else before.pod_index
@@ -209,10 +209,10 @@ class ClientDriver(Driver):
     def peek(self, namespace: str, uid: str, service_name: str) -> int | None:
         """Return the pod index from the cache, or ``None``. For hot loops: no coroutine, no I/O, and no errors."""
         try:
-            target = self._front[namespace][service_name].targets[uid]
-            if target.usable:
+            slot = self._hot[namespace][service_name].slots[uid]
+            if slot.usable:
                 self._hits += 1
-                return target.pod_index
+                return slot.pod_index
         except (KeyError, TypeError):
             pass
         return self._cached(namespace, uid, service_name)
@@ -243,9 +243,9 @@ class ClientDriver(Driver):
 
         """
         try:
-            part = self._front[namespace][service_name]
-            if part.targets[uid].usable:
-                known = part.known[uid]
+            hot = self._hot[namespace][service_name]
+            if hot.slots[uid].usable:
+                known = hot.known[uid]
                 self._hits += 1
                 return known
         except (KeyError, TypeError):
@@ -277,17 +277,19 @@ class ClientDriver(Driver):
 
         """
         if type(namespace) is type(service_name) is str and type(pod_index) is int and self.running:
-            known = self._table.pod_state(self._namespace if namespace == "" else namespace, service_name, pod_index)
+            known = self._directory.pod_state(
+                self._namespace if namespace == "" else namespace, service_name, pod_index
+            )
             if known is not None:
                 return known
         namespace = self._namespace_of(namespace)
         check_id("service_name", service_name)
         check_pod_index("pod_index", pod_index)
         self._check_running()
-        table = self._table.peek(namespace, service_name)
+        service = self._directory.peek(namespace, service_name)
         async with within(self._deadline, "pod", writes=False):
-            await self._table.read(table)
-        return table.state(pod_index)
+            await self._directory.read(service)
+        return service.state(pod_index)
 
     async def pods(self, namespace: str, service_name: str) -> dict[int, PodState]:
         """Return what the store last said of each pod of a service, by pod index.
@@ -299,8 +301,8 @@ class ClientDriver(Driver):
         namespace = self._namespace_of(namespace)
         check_id("service_name", service_name)
         self._check_running()
-        table = await self._table.fresh_table(namespace, service_name)
-        return {state.pod_index: state for state in table.states}
+        service = await self._directory.fresh_service(namespace, service_name)
+        return {state.pod_index: state for state in service.states}
 
     async def report_unreachable(self, namespace: str, service_name: str, pod_index: int) -> None:
         """Say that a pod could not be reached, so that this client avoids it until its next heartbeat.
@@ -317,7 +319,7 @@ class ClientDriver(Driver):
         check_pod_index("pod_index", pod_index)
         self._check_running()
         async with within(self._deadline, "report_unreachable"):
-            await self._table.report_unreachable(self._table.peek(namespace, service_name), pod_index)
+            await self._directory.report_unreachable(self._directory.peek(namespace, service_name), pod_index)
 
     def service(self, service_name: str, namespace: str = "") -> ServiceView:
         """Return a view of this driver that is bound to one service.
@@ -343,7 +345,7 @@ class ClientDriver(Driver):
     # Inside -----------------------------------------------------------------------------------------------------
 
     def _cached(self, namespace: str, uid: str, service_name: str) -> int | None:
-        """Return the pod of a cached link that is not in the front; it is there next time.
+        """Return the pod of a cached link that is not in the hot cache; it is there next time.
 
         No checks: what is not an id is in no cache, and the check of the miss refuses it.
         """
@@ -360,7 +362,7 @@ class ClientDriver(Driver):
 
     def _cached_while_away(self, key: CacheKey) -> int:
         """Return a cached pod index that may be used while the store is away; called while its error is handled."""
-        self._table.store_failed(key[0], key[2])
+        self._directory.store_failed(key[0], key[2])
         pod_index = self.peek(*key)
         if pod_index is None:
             raise  # noqa: PLE0704 - the error that the caller handles

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from stateful_route.client.cache.links import CacheKey, LinkCache
-    from stateful_route.client.pods.directory import RoutingTable
+    from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.pod import Pod
-    from stateful_route.client.pods.service import ServiceTable
+    from stateful_route.client.pods.service import ServicePods
 
 # The share of the deadline that is left for it: whether the link is there by now, for which one has waited.
 _LAST_QUESTION = 0.2
@@ -32,13 +32,13 @@ class Recovery:
     finished, and did not claim the uid, does not own it: the hint was old, and the uid waits for all pods.
     """
 
-    def __init__(self, cache: LinkCache, table: RoutingTable, deadline: float) -> None:
+    def __init__(self, cache: LinkCache, directory: PodDirectory, deadline: float) -> None:
         """Take hints from ``cache``; a call ends within ``deadline`` seconds."""
         self._cache = cache
-        self._table = table
+        self._directory = directory
         self._deadline = deadline
 
-    async def read_anew(self, table: ServiceTable) -> None:
+    async def read_anew(self, service: ServicePods) -> None:
         """Read a table that is doubtful; without an answer it is good enough for as long as a lease.
 
         On a cluster the shard with the pods may be away, and those with the links answer. A store of which nothing is
@@ -48,50 +48,50 @@ class Recovery:
             StoreError: if it cannot be read, and is older than a lease, or was not heard of all the time since.
 
         """
-        if not self._table.is_fresh(table):
-            await self._table.read_anew(table)
+        if not self._directory.is_fresh(service):
+            await self._directory.read_anew(service)
             return
         try:
             async with within(_READING * self._deadline, "pods", writes=False):
-                await self._table.read_anew(table)
+                await self._directory.read_anew(service)
         except (StoreUnavailableError, StoreTimeoutError):
-            if not self._table.is_fresh(table):  # nor is it heard any more
+            if not self._directory.is_fresh(service):  # nor is it heard any more
                 raise
 
-    def hinted(self, key: CacheKey, table: ServiceTable) -> Pod | None:
+    def hinted(self, key: CacheKey, service: ServicePods) -> Pod | None:
         """Return the pod that had a uid when its link was cached, if that is known, and had to be forgotten."""
-        if not table.hints_hold or (table.serves_cached and not self._cache.has_hints):
+        if not service.hints_hold or (service.serves_cached and not self._cache.has_hints):
             return None
         pod_index = self._cache.hint(key)
-        return None if pod_index is None else table.pod(pod_index)
+        return None if pod_index is None else service.pod(pod_index)
 
-    def preferred(self, key: CacheKey, table: ServiceTable) -> Pod | None:
+    def preferred(self, key: CacheKey, service: ServicePods) -> Pod | None:
         """Return the pod that had a uid, if it is claiming again what it owns and has room for it."""
-        hinted = self.hinted(key, table) if table.recovering else None
-        return hinted if hinted is not None and table.may_have_again(hinted) else None
+        hinted = self.hinted(key, service) if service.recovering else None
+        return hinted if hinted is not None and service.may_have_again(hinted) else None
 
-    def awaited(self, key: CacheKey, table: ServiceTable) -> Pod | None:
+    def awaited(self, key: CacheKey, service: ServicePods) -> Pod | None:
         """Return the pod that had a uid, if it is missing and may come back."""
-        hinted = self.hinted(key, table)
-        return hinted if hinted is not None and table.awaits(hinted) else None
+        hinted = self.hinted(key, service)
+        return hinted if hinted is not None and service.awaits(hinted) else None
 
-    def may_be_elsewhere(self, table: ServiceTable, uids: Sequence[str]) -> bool:
+    def may_be_elsewhere(self, service: ServicePods, uids: Sequence[str]) -> bool:
         """Whether a pod may have one of the uids that the store has lost."""
-        if table.recovering or (table.serves_cached and not self._cache.has_hints):
-            return table.recovering
-        return any(self.awaited((table.namespace, uid, table.service_name), table) is not None for uid in uids)
+        if service.recovering or (service.serves_cached and not self._cache.has_hints):
+            return service.recovering
+        return any(self.awaited((service.namespace, uid, service.service_name), service) is not None for uid in uids)
 
-    def ready_and_missing(self, table: ServiceTable, uids: Sequence[str]) -> tuple[list[str], set[Pod | None]]:
+    def ready_and_missing(self, service: ServicePods, uids: Sequence[str]) -> tuple[list[str], set[Pod | None]]:
         """Return the uids whose pods are there again, and for what the others wait."""
         ready: list[str] = []
         missing: set[Pod | None] = set()
         for uid in uids:
-            key = table.namespace, uid, table.service_name
-            if self.preferred(key, table) is not None:
+            key = service.namespace, uid, service.service_name
+            if self.preferred(key, service) is not None:
                 ready.append(uid)
                 continue
-            awaited = self.awaited(key, table)
-            if awaited is not None or table.recovering:
+            awaited = self.awaited(key, service)
+            if awaited is not None or service.recovering:
                 missing.add(awaited)
         return ready, missing
 
@@ -99,16 +99,16 @@ class Recovery:
         """Whether there is time left only for the last question, before ``until`` on the clock of the loop."""
         return asyncio.get_running_loop().time() >= until - _LAST_QUESTION * self._deadline
 
-    async def wait(self, table: ServiceTable, pods: Collection[Pod | None], until: float) -> None:
+    async def wait(self, service: ServicePods, pods: Collection[Pod | None], until: float) -> None:
         """Wait for pods to be there again, and leave time for a last question."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until - _LAST_QUESTION * self._deadline):
-                await self._table.wait(table, pods)
+                await self._directory.wait(service, pods)
 
 
-def not_yet(table: ServiceTable, missing: Collection[Pod | None]) -> NoRoutablePodError:
+def not_yet(service: ServicePods, missing: Collection[Pod | None]) -> NoRoutablePodError:
     """Return the error of a uid that may be one of pods that are missing, or have not claimed again what is theirs."""
-    pods = {*table.recovered_from, *(pod.pod_index for pod in missing if pod is not None)}
+    pods = {*service.recovered_from, *(pod.pod_index for pod in missing if pod is not None)}
     return NoRoutablePodError(
-        table.namespace, table.service_name, table.states, table.now, reclaiming=tuple(sorted(pods))
+        service.namespace, service.service_name, service.states, service.now, reclaiming=tuple(sorted(pods))
     )

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from stateful_route.client.batch import Answers
     from stateful_route.client.cache.links import LinkCache
     from stateful_route.client.placement.strategies import PlacementStrategy
-    from stateful_route.client.pods.directory import RoutingTable
-    from stateful_route.client.pods.service import ServiceTable
+    from stateful_route.client.pods.directory import PodDirectory
+    from stateful_route.client.pods.service import ServicePods
     from stateful_route.models import PodLife
     from stateful_route.store.protocol import Store
 
@@ -52,7 +52,7 @@ class Resolver:
         self,
         store: Store,
         cache: LinkCache,
-        table: RoutingTable,
+        directory: PodDirectory,
         strategy: PlacementStrategy,
         *,
         link_ttl: float,
@@ -60,20 +60,20 @@ class Resolver:
         random: Random,
         clock: Callable[[], float],
     ) -> None:
-        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``table``.
+        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``directory``.
 
         Every call ends within ``deadline`` seconds. A single question to the store has its own deadline, which is as
         long: only what needs more than that is bounded here.
         """
         self._store = store
         self._cache = cache
-        self._table = table
+        self._directory = directory
         self._strategy = strategy
         self._link_ttl = link_ttl
         self._random = random
         self._clock = clock
         self._deadline = deadline
-        self._recovery = Recovery(cache, table, deadline)
+        self._recovery = Recovery(cache, directory, deadline)
         self._placing = SingleFlight[CacheKey, Link](deadline, "place")
         self._finding = SingleFlight[tuple[CacheKey, tuple[LinkKind, ...]], Link | None](
             deadline, "get_link", writes=False
@@ -103,14 +103,14 @@ class Resolver:
         """Return the link of a uid, made for that pod if there is none."""
         self.misses += 1
         namespace, _, service_name = key
-        table = self._table.peek(namespace, service_name)
-        if table.loaded and not (table.doubtful or self._recovery.may_be_elsewhere(table, [key[1]])):
-            return await self._place_on(key, table, table.pod(pod_index))
+        service = self._directory.peek(namespace, service_name)
+        if service.loaded and not (service.doubtful or self._recovery.may_be_elsewhere(service, [key[1]])):
+            return await self._place_on(key, service, service.pod(pod_index))
         until = asyncio.get_running_loop().time() + self._deadline
         async with within(self._deadline, "place"):
-            await self._recovery.read_anew(table)
-            found = await self._recovered(key, table, until, table.pod(pod_index))
-            return await self._place_on(key, table, table.pod(pod_index)) if found is None else found
+            await self._recovery.read_anew(service)
+            found = await self._recovered(key, service, until, service.pod(pod_index))
+            return await self._place_on(key, service, service.pod(pod_index)) if found is None else found
 
     async def find(self, key: CacheKey) -> Link | None:
         """Return the link of a uid, if there is one, and keep it in the cache."""
@@ -127,7 +127,7 @@ class Resolver:
         try:
             return await self._finding.run((key, _NONE), self._ask, key, _NONE)
         except _AWAY:
-            self._table.store_failed(key[0], key[2])
+            self._directory.store_failed(key[0], key[2])
             raise
 
     async def find_many(self, namespace: str, uids: Sequence[str], service_name: str) -> Answers:
@@ -136,18 +136,18 @@ class Resolver:
         A uid for which the store did not answer has an error instead.
         """
         self.misses += len(uids)
-        table = self._table.peek(namespace, service_name)
-        if self._table.was_tried(table):
-            return await self._find_many_now(table, uids)
+        service = self._directory.peek(namespace, service_name)
+        if self._directory.was_tried(service):
+            return await self._find_many_now(service, uids)
         try:
             async with within(self._deadline, "get_links", writes=False):
-                await self._table.tried(table)
-                return await self._find_many_now(table, uids)
+                await self._directory.tried(service)
+                return await self._find_many_now(service, uids)
         except StoreError as error:
             return dict.fromkeys(uids, error)
 
-    async def _find_many_now(self, table: ServiceTable, uids: Sequence[str]) -> Answers:
-        namespace, service_name = table.namespace, table.service_name
+    async def _find_many_now(self, service: ServicePods, uids: Sequence[str]) -> Answers:
+        namespace, service_name = service.namespace, service.service_name
         found: Answers = {}
         with self._cache.asking([(namespace, uid, service_name) for uid in uids]) as keys:
             asked_at = self._clock()
@@ -161,9 +161,9 @@ class Resolver:
                 elif answer is not None:
                     found[uid] = answer
                     if isinstance(answer, Link) and answer.kind in _FOUND:
-                        self._cache.put(key, table.pod(answer.pod_index), answer, asked_at)
-        if found and not table.loaded:  # or nobody finds out for a while that a pod is dead
-            self._table.read_soon(table)
+                        self._cache.put(key, service.pod(answer.pod_index), answer, asked_at)
+        if found and not service.loaded:  # or nobody finds out for a while that a pod is dead
+            self._directory.read_soon(service)
         self._note(namespace, service_name, found)
         return found
 
@@ -179,52 +179,52 @@ class Resolver:
 
         """
         began = asyncio.get_running_loop().time()
-        table = self._table.peek(namespace, service_name)
+        service = self._directory.peek(namespace, service_name)
         placed: Answers = {}
-        if table.has_room(len(uids)) and not (table.doubtful or self._recovery.may_be_elsewhere(table, uids)):
+        if service.has_room(len(uids)) and not (service.doubtful or self._recovery.may_be_elsewhere(service, uids)):
             self.misses += len(uids)
-            placed = await self._place_all(table, uids)
+            placed = await self._place_all(service, uids)
         else:
             try:
                 async with within(self._deadline, "place_links", since=began):
-                    placed = await self._place_where_room_is(table, uids, began + self._deadline)
+                    placed = await self._place_where_room_is(service, uids, began + self._deadline)
             except _AWAY:
-                self._table.store_failed(namespace, service_name)
+                self._directory.store_failed(namespace, service_name)
                 raise
         doubtful = [
-            uid for uid, link in placed.items() if isinstance(link, Link) and not table.pod(link.pod_index).trusted
+            uid for uid, link in placed.items() if isinstance(link, Link) and not service.pod(link.pod_index).trusted
         ]
         if doubtful:
             try:
                 async with within(self._deadline, "place_links", since=began):
-                    placed |= await self._place_stranded(table, placed, doubtful)
+                    placed |= await self._place_stranded(service, placed, doubtful)
             except StoreError as error:
                 placed |= dict.fromkeys(doubtful, error)
                 self._note(namespace, service_name, placed)
         return placed
 
-    async def _place_where_room_is(self, table: ServiceTable, uids: Sequence[str], until: float) -> Answers:
+    async def _place_where_room_is(self, service: ServicePods, uids: Sequence[str], until: float) -> Answers:
         """Place uids once it is known where: the pods seem to have no room, or the store to be another one."""
-        await self._recovery.read_anew(table)
+        await self._recovery.read_anew(service)
         placed: Answers = {}
-        if self._recovery.may_be_elsewhere(table, uids):
-            placed = await self._place_recovering(table, uids, until)
+        if self._recovery.may_be_elsewhere(service, uids):
+            placed = await self._place_recovering(service, uids, until)
             uids = [uid for uid in uids if uid not in placed]
-        if not table.has_room(len(uids)):
-            placed |= await self._found_alive(table, uids)
+        if not service.has_room(len(uids)):
+            placed |= await self._found_alive(service, uids)
             uids = [uid for uid in uids if uid not in placed]
-            if uids and not table.has_room(len(uids)):
-                raise _nowhere(table)
+            if uids and not service.has_room(len(uids)):
+                raise _nowhere(service)
         else:
             self.misses += len(uids)
-        return placed | await self._place_all(table, uids) if uids else placed
+        return placed | await self._place_all(service, uids) if uids else placed
 
-    async def _found_alive(self, table: ServiceTable, uids: Sequence[str]) -> Answers:
+    async def _found_alive(self, service: ServicePods, uids: Sequence[str]) -> Answers:
         """Return the links of those uids that have one whose owner is not known to be dead."""
-        found = await self.find_many(table.namespace, uids, table.service_name)
-        return {uid: link for uid, link in found.items() if not _is_dead(table, link)}
+        found = await self.find_many(service.namespace, uids, service.service_name)
+        return {uid: link for uid, link in found.items() if not _is_dead(service, link)}
 
-    async def _place_recovering(self, table: ServiceTable, uids: Sequence[str], until: float) -> Answers:
+    async def _place_recovering(self, service: ServicePods, uids: Sequence[str], until: float) -> Answers:
         """Place those of which it is known that no other pod has them, and wait for the others.
 
         Raises:
@@ -234,18 +234,18 @@ class Resolver:
         placed: Answers = {}
         asked = False
         while True:
-            ready, missing = self._recovery.ready_and_missing(table, uids)
+            ready, missing = self._recovery.ready_and_missing(service, uids)
             if ready:
                 self.misses += len(ready)
-                placed |= await self._place_all(table, ready)
+                placed |= await self._place_all(service, ready)
             uids = [uid for uid in uids if uid not in placed]
             last = asked and self._recovery.time_is_up(until)
             if uids and (last or not asked):
                 asked = True
-                found = await self._found_alive(table, uids)
+                found = await self._found_alive(service, uids)
                 fading = [uid for uid, link in found.items() if isinstance(link, Link) and link.kind not in _FOUND]
-                if fading and table.has_room(len(fading)):  # a placement revives a link in grace
-                    found |= await self._place_all(table, fading)
+                if fading and service.has_room(len(fading)):  # a placement revives a link in grace
+                    found |= await self._place_all(service, fading)
                 if found:  # the others may wait for less
                     placed |= found
                     uids = [uid for uid in uids if uid not in placed]
@@ -253,10 +253,10 @@ class Resolver:
             if not missing:  # of none that is left
                 return placed
             if last:
-                raise not_yet(table, missing)
-            await self._recovery.wait(table, missing, until)
+                raise not_yet(service, missing)
+            await self._recovery.wait(service, missing, until)
 
-    async def _place_stranded(self, table: ServiceTable, placed: Answers, doubtful: Sequence[str]) -> Answers:
+    async def _place_stranded(self, service: ServicePods, placed: Answers, doubtful: Sequence[str]) -> Answers:
         """Place those again whose owner is dead, though the store was not told so when it was asked for them."""
         dead: dict[PodLife, bool] = {}
         stranded: list[str] = []
@@ -264,33 +264,33 @@ class Resolver:
             link = placed[uid]
             if isinstance(link, Link):
                 if link.owner not in dead:
-                    dead[link.owner] = await self._is_stranded(table, link)
+                    dead[link.owner] = await self._is_stranded(service, link)
                 if dead[link.owner]:
                     stranded.append(uid)
         if not stranded:
             return {}
-        if not table.has_room(len(stranded)):
-            raise _nowhere(table)
-        return await self._place_all(table, stranded)
+        if not service.has_room(len(stranded)):
+            raise _nowhere(service)
+        return await self._place_all(service, stranded)
 
-    async def _place_all(self, table: ServiceTable, uids: Sequence[str]) -> Answers:
+    async def _place_all(self, service: ServicePods, uids: Sequence[str]) -> Answers:
         """Place uids, each on a pod of the strategy's choice."""
-        namespace, service_name = table.namespace, table.service_name
+        namespace, service_name = service.namespace, service.service_name
         placed: Answers = {}
         chosen: list[Pod] = []
         with self._cache.asking([(namespace, uid, service_name) for uid in uids]) as keys:
             try:
-                pods = table.candidates
+                pods = service.candidates
                 for key in keys:
                     chosen.append(
-                        self._choose(pods, self._recovery.preferred(key, table) if table.recovering else None)
+                        self._choose(pods, self._recovery.preferred(key, service) if service.recovering else None)
                     )
                     if chosen[-1].full:
-                        pods = table.candidates
+                        pods = service.candidates
                 asked_at = self._clock()
                 candidates = [(uid, pod.life) for uid, pod in zip(uids, chosen, strict=True)]
                 answers = await self._store.place_links(
-                    namespace, candidates, service_name, self._link_ttl, dead=table.dead, leaving=table.leaving
+                    namespace, candidates, service_name, self._link_ttl, dead=service.dead, leaving=service.leaving
                 )
             except StoreError as error:
                 answers = [error] * len(uids)
@@ -301,68 +301,73 @@ class Resolver:
                 if isinstance(answer, StoreError):
                     placed[uid] = answer
                 else:
-                    placed[uid] = self._keep_placed(key, table, answer, asked_at)
+                    placed[uid] = self._keep_placed(key, service, answer, asked_at)
         self._note(namespace, service_name, placed)
         return placed
 
     def _note(self, namespace: str, service_name: str, answers: Answers) -> None:
         """Note whether the store answered for all uids, or is away."""
         if any(isinstance(answer, _AWAY) for answer in answers.values()):
-            self._table.store_failed(namespace, service_name)
+            self._directory.store_failed(namespace, service_name)
         elif not any(isinstance(answer, StoreError) for answer in answers.values()):
-            self._table.store_answered(namespace, service_name)
+            self._directory.store_answered(namespace, service_name)
 
-    async def _is_stranded(self, table: ServiceTable, link: Link) -> bool:
+    async def _is_stranded(self, service: ServicePods, link: Link) -> bool:
         """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
-        return not table.pod(link.pod_index).trusted and await self._table.bury(table, link.owner)
+        return not service.pod(link.pod_index).trusted and await self._directory.bury(service, link.owner)
 
     async def _place(self, key: CacheKey) -> Link:
         began = asyncio.get_running_loop().time()
         namespace, _, service_name = key
-        table = self._table.peek(namespace, service_name)
+        service = self._directory.peek(namespace, service_name)
         link = None
-        pods = table.candidates
+        pods = service.candidates
         if pods and not (
-            table.doubtful
-            or table.recovering
-            or ((self._cache.has_hints or not table.serves_cached) and self._recovery.awaited(key, table) is not None)
+            service.doubtful
+            or service.recovering
+            or (
+                (self._cache.has_hints or not service.serves_cached)
+                and self._recovery.awaited(key, service) is not None
+            )
         ):
             pod = self._choose(pods)
             try:
-                link = await self._place_on(key, table, pod)
+                link = await self._place_on(key, service, pod)
             finally:
                 pod.own.answered()
-            if table.pod(link.pod_index).trusted:
+            if service.pod(link.pod_index).trusted:
                 return link
         began = self._placing.began(key, began)
         async with within(self._deadline, "place", since=began):
-            return await self._place_in_steps(key, table, link, began + self._deadline)
+            return await self._place_in_steps(key, service, link, began + self._deadline)
 
-    async def _place_in_steps(self, key: CacheKey, table: ServiceTable, link: Link | None, until: float) -> Link:
+    async def _place_in_steps(self, key: CacheKey, service: ServicePods, link: Link | None, until: float) -> Link:
         """Place a uid that one placement is not enough for.
 
         There are no candidates, its owner may be dead, or the store may be another one than it was.
         """
         placements = 0 if link is None else 1
         if link is None:
-            await self._recovery.read_anew(table)
-            link = await self._recovered(key, table, until)
-        while link is None or await self._is_stranded(table, link):
-            pods = table.candidates
+            await self._recovery.read_anew(service)
+            link = await self._recovered(key, service, until)
+        while link is None or await self._is_stranded(service, link):
+            pods = service.candidates
             if placements == _PLACEMENTS or not pods:
                 found = await self._ask(key, _FOUND)
-                if found is None or table.is_dead(found.owner):
-                    raise _nowhere(table)
+                if found is None or service.is_dead(found.owner):
+                    raise _nowhere(service)
                 return found
-            pod = self._choose(pods, self._recovery.preferred(key, table))
+            pod = self._choose(pods, self._recovery.preferred(key, service))
             try:
-                link = await self._place_on(key, table, pod)
+                link = await self._place_on(key, service, pod)
             finally:
                 pod.own.answered()
             placements += 1
         return link
 
-    async def _recovered(self, key: CacheKey, table: ServiceTable, until: float, pod: Pod | None = None) -> Link | None:
+    async def _recovered(
+        self, key: CacheKey, service: ServicePods, until: float, pod: Pod | None = None
+    ) -> Link | None:
         """Return the link of a uid, or nothing once it is known that no pod has it that the store has lost.
 
         That is so if this client knows where the uid was, and that pod is claiming again what it owns, and is ``pod``
@@ -375,9 +380,9 @@ class Resolver:
         """
         asked = False
         recovery = self._recovery
-        awaited = recovery.awaited(key, table)
-        while table.recovering or awaited is not None:
-            preferred = recovery.preferred(key, table)
+        awaited = recovery.awaited(key, service)
+        while service.recovering or awaited is not None:
+            preferred = recovery.preferred(key, service)
             if preferred is not None and pod in (None, preferred):
                 return None
             last = asked and recovery.time_is_up(until)
@@ -387,9 +392,9 @@ class Resolver:
                 if found is not None:
                     return found if found.kind in _FOUND else None
             if last:
-                raise not_yet(table, {awaited})
-            await recovery.wait(table, {awaited}, until)
-            awaited = recovery.awaited(key, table)
+                raise not_yet(service, {awaited})
+            await recovery.wait(service, {awaited}, until)
+            awaited = recovery.awaited(key, service)
         return None
 
     def _choose(self, pods: list[Pod], preferred: Pod | None = None) -> Pod:
@@ -403,16 +408,16 @@ class Resolver:
             raise InvalidArgumentError("strategy", pod, "one that returns one of its candidates") from None
         return pod
 
-    async def _place_on(self, key: CacheKey, table: ServiceTable, pod: Pod) -> Link:
+    async def _place_on(self, key: CacheKey, service: ServicePods, pod: Pod) -> Link:
         asked_at = self._clock()
         self._cache.ask(key)
         try:
             answer = await self._store.place(
-                LinkKey(*key), pod.life, self._link_ttl, dead=table.dead, leaving=table.leaving
+                LinkKey(*key), pod.life, self._link_ttl, dead=service.dead, leaving=service.leaving
             )
-            if table.store_away:
-                self._table.store_answered(table.namespace, table.service_name)
-            return self._keep_placed(key, table, answer, asked_at)
+            if service.store_away:
+                self._directory.store_answered(service.namespace, service.service_name)
+            return self._keep_placed(key, service, answer, asked_at)
         finally:
             self._cache.answered(key)
 
@@ -426,25 +431,25 @@ class Resolver:
 
     async def _ask(self, key: CacheKey, kept: tuple[LinkKind, ...]) -> Link | None:
         namespace, _, service_name = key
-        table = self._table.peek(namespace, service_name)
-        if self._table.was_tried(table):
-            return await self._ask_now(key, table, kept)
+        service = self._directory.peek(namespace, service_name)
+        if self._directory.was_tried(service):
+            return await self._ask_now(key, service, kept)
         async with within(self._deadline, "get_link", writes=False):
-            await self._table.tried(table)
-            return await self._ask_now(key, table, kept)
+            await self._directory.tried(service)
+            return await self._ask_now(key, service, kept)
 
-    async def _ask_now(self, key: CacheKey, table: ServiceTable, kept: tuple[LinkKind, ...]) -> Link | None:
+    async def _ask_now(self, key: CacheKey, service: ServicePods, kept: tuple[LinkKind, ...]) -> Link | None:
         namespace, _, service_name = key
         asked_at = self._clock()
         self._cache.ask(key)
         try:
             link = await self._store.get_link(LinkKey(*key))
-            if table.store_away:
-                self._table.store_answered(namespace, service_name)
+            if service.store_away:
+                self._directory.store_answered(namespace, service_name)
             if link is not None and link.kind in kept:
-                if not table.loaded:  # or nobody finds out for a while that its pod is dead
-                    self._table.read_soon(table)
-                self._cache.put(key, table.pod(link.pod_index), link, asked_at)
+                if not service.loaded:  # or nobody finds out for a while that its pod is dead
+                    self._directory.read_soon(service)
+                self._cache.put(key, service.pod(link.pod_index), link, asked_at)
         except StoreProtocolError:
             self.unreadable += 1
             raise
@@ -455,31 +460,31 @@ class Resolver:
 
     def suspect_link(self, key: CacheKey) -> Link:
         """Return a cached link that may be used only while the store is away; called while its error is handled."""
-        self._table.store_failed(key[0], key[2])
+        self._directory.store_failed(key[0], key[2])
         link = self._cache.link(key)
         if link is None:
             raise  # noqa: PLE0704 - the error that is handled by the caller
         return link
 
-    def _keep_placed(self, key: CacheKey, table: ServiceTable, answer: LinkChange, asked_at: float) -> Link:
+    def _keep_placed(self, key: CacheKey, service: ServicePods, answer: LinkChange, asked_at: float) -> Link:
         """Take in the answer to a placement, and return the link."""
         link = answer.link
         if link is None:
             raise StoreProtocolError(f"no link, but {answer.outcome}", operation="place", maybe_applied=True)
-        pod = table.pod(link.pod_index)
+        pod = service.pod(link.pod_index)
         if answer.outcome in _NEW_OWNER:
             self.placed += 1
             self.unreadable += answer.outcome is Outcome.OVERWRITTEN
-            table.placed(pod, asked_at)
+            service.placed(pod, asked_at)
         self._cache.put(key, pod, link, asked_at)
         return link
 
 
-def _is_dead(table: ServiceTable, link: Link | StoreError) -> bool:
-    return isinstance(link, Link) and table.is_dead(link.owner)
+def _is_dead(service: ServicePods, link: Link | StoreError) -> bool:
+    return isinstance(link, Link) and service.is_dead(link.owner)
 
 
-def _nowhere(table: ServiceTable) -> NoRoutablePodError | NoCapacityError:
+def _nowhere(service: ServicePods) -> NoRoutablePodError | NoCapacityError:
     """Return the error of a uid that has no link, and that no pod takes."""
-    error = NoCapacityError if table.routable else NoRoutablePodError
-    return error(table.namespace, table.service_name, table.states, table.now)
+    error = NoCapacityError if service.routable else NoRoutablePodError
+    return error(service.namespace, service.service_name, service.states, service.now)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from stateful_route._background.tasks import outlast
-from stateful_route.embedded.supervisor import Guard
+from stateful_route.embedded.supervisor import Supervisor
 from stateful_route.errors import ConfigError, LifecycleError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class LocalServer:
         self._binary = binary
         self._tcp = tcp
         self._folder: Path | None = None
-        self._guard: Guard | None = None
+        self._supervisor: Supervisor | None = None
         self._pid: int | None = None
         self._status = ""
         self._paused = False
@@ -157,7 +157,7 @@ class LocalServer:
             StoreUnavailableError: if it does not answer within 10 s, or ends before; with the tail of its log.
 
         """
-        if self._guard is not None:
+        if self._supervisor is not None:
             raise LifecycleError(f"{self!r} is started already")
         binary = find_server(self._binary)
         ports = secrets.SystemRandom().sample(_PORTS, _PORT_ATTEMPTS) if self._tcp else [None]
@@ -179,10 +179,10 @@ class LocalServer:
         if not self._has_ended(_TERM):
             self._signal(signal.SIGKILL)
             self._has_ended(_KILL)
-        if self._guard is not None:
-            self._guard.dismiss()
-        shutil.rmtree(self._folder, ignore_errors=True)  # for a guard that never was, or was killed itself
-        self._folder = self._guard = self._pid = self.port = None
+        if self._supervisor is not None:
+            self._supervisor.dismiss()
+        shutil.rmtree(self._folder, ignore_errors=True)  # for a supervisor that never was, or was killed itself
+        self._folder = self._supervisor = self._pid = self.port = None
         self._paused = False
 
     def kill(self) -> None:
@@ -193,7 +193,7 @@ class LocalServer:
             StoreUnavailableError: if it is not gone within 5 s.
 
         """
-        self._running_guard()
+        self._running_supervisor()
         self._signal(signal.SIGKILL)
         if not self._has_ended(_KILL):
             raise self._failure("kill", f"process {self._pid} is there {_KILL:g} s after a kill -9")
@@ -211,7 +211,7 @@ class LocalServer:
         """
         self.kill()
         try:
-            self._running_guard().say("start")
+            self._running_supervisor().say("start")
             self._await_answer()
         except BaseException:
             self.stop()
@@ -271,7 +271,9 @@ class LocalServer:
             self.port = port
             address = ["--unixsocket", str(self.socket), "--bind", "127.0.0.1", "--port", str(port or 0)]
             no_persistence = ["--save", "", "--appendonly", "no"]
-            self._guard = Guard(self._folder, [binary, "server.conf", *address, *no_persistence, *self._arguments])
+            self._supervisor = Supervisor(
+                self._folder, [binary, "server.conf", *address, *no_persistence, *self._arguments]
+            )
             self._await_answer()
         except BaseException:
             self.stop()
@@ -280,9 +282,9 @@ class LocalServer:
     def _await_answer(self) -> None:
         # The socket in the private folder proves that it is our server that answers; a TCP port might be another's.
         deadline = time.monotonic() + _START
-        pid = self._running_guard().hear(_START)
+        pid = self._running_supervisor().hear(_START)
         if not pid:
-            raise self._failure("start", "its guard does not run")
+            raise self._failure("start", "its supervisor does not run")
         self._pid = int(pid)
         while not self._has_ended(_START_STEP):
             if self._answers():
@@ -304,16 +306,16 @@ class LocalServer:
         message = f"the embedded server: {what}; its log ends with:\n{tail}\n"
         return StoreUnavailableError(message, operation=operation, maybe_applied=False)
 
-    def _running_guard(self) -> Guard:
-        if self._guard is None:
+    def _running_supervisor(self) -> Supervisor:
+        if self._supervisor is None:
             raise LifecycleError("the server is not started")
-        return self._guard
+        return self._supervisor
 
     def _has_ended(self, timeout: float) -> bool:
         """Whether no server runs; wait for its end for up to ``timeout`` seconds."""
-        if self._pid is None or self._guard is None:
+        if self._pid is None or self._supervisor is None:
             return True
-        status = self._guard.hear(timeout)
+        status = self._supervisor.hear(timeout)
         if status is None:
             return False
         self._status = status

@@ -1,4 +1,4 @@
-"""The guard of a server of our own: a small shell that is its parent process, and ends it with whoever started it.
+"""The supervisor of a server of our own: a small shell that is its parent process, and ends it with whoever started it.
 
 It reads from a socket that only the starting process holds, so it learns of the end of that process however it ended,
 ``kill -9`` included; then it kills the server and removes its folder.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-# For how many seconds a guard may take to go.
+# For how many seconds a supervisor may take to go.
 _END = 5.0
 
 # Says the process id of the server, then its exit status; hears "start", or else the end. While the server runs the
@@ -42,11 +42,11 @@ cd / && rm -rf -- "$folder"
 """
 
 
-class Guard:
-    """The guard process of one server, and the line of words to it."""
+class Supervisor:
+    """The supervisor process of one server, and the line of words to it."""
 
     def __init__(self, folder: Path, command: list[str]) -> None:
-        """Start the server: ``command`` runs in ``folder``, which goes with the guard."""
+        """Start the server: ``command`` runs in ``folder``, which goes with the supervisor."""
         self._line, theirs = socket.socketpair()
         self._heard = b""
         try:
@@ -64,12 +64,12 @@ class Guard:
             raise
 
     def say(self, word: str) -> None:
-        """Say a word, if the guard is there to hear it."""
+        """Say a word, if the supervisor is there to hear it."""
         with contextlib.suppress(ConnectionError):
             self._line.sendall(f"{word}\n".encode())
 
     def hear(self, timeout: float) -> str | None:
-        """Return what the guard says within ``timeout`` seconds; ``None`` if it says nothing, ``""`` if it is gone."""
+        """Return what it says within ``timeout`` seconds; ``None`` if it says nothing, ``""`` if it is gone."""
         deadline = time.monotonic() + timeout
         while b"\n" not in self._heard:
             self._line.settimeout(max(deadline - time.monotonic(), 0.0))
@@ -86,7 +86,7 @@ class Guard:
         return said.decode()
 
     def dismiss(self) -> None:
-        """End the guard, which removes the folder."""
+        """End the supervisor, which removes the folder."""
         self.say("end")
         self._line.close()
         try:

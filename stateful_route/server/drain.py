@@ -17,7 +17,7 @@ from stateful_route.server.fault_log import FaultLog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.server.owned_uids import Owned
+    from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.server.ownership import Ownership
 
 _log = logging.getLogger("stateful_route")
@@ -56,7 +56,7 @@ class HandOver:
     answer is tried once more at the end.
     """
 
-    def __init__(self, owned: Owned, hand_off: HandOff | None, *, rate: float) -> None:
+    def __init__(self, owned: OwnedUids, hand_off: HandOff | None, *, rate: float) -> None:
         """Hand off by ``hand_off``, at most ``rate`` uids a second."""
         self._owned = owned
         self._hand_off = hand_off

@@ -20,11 +20,11 @@ from stateful_route.errors import LifecycleError, NotOwnerError, StoreError
 from stateful_route.models import HeartbeatOutcome, LinkKey, PodLife, PodReport, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import HandOver
-from stateful_route.server.invalidations import Watch
-from stateful_route.server.lease import Heart
+from stateful_route.server.invalidations import PodInvalidationListener
+from stateful_route.server.lease import PodLease
 from stateful_route.server.load.sources import LoadMeter, PodFacts, source_of
 from stateful_route.server.names import name_of
-from stateful_route.server.owned_uids import Owned
+from stateful_route.server.owned_uids import OwnedUids
 from stateful_route.server.rebalance import rebalancing_task
 from stateful_route.server.reclaim import Reclaim
 
@@ -98,7 +98,7 @@ class ServerDriver(Driver):
         self._load = LoadMeter(source_of(load_source, self._config.cpu_factor), clock)
         self._routing_state = RoutingState.READY
         random = Random() if random is None else random  # noqa: S311 - it spreads load
-        self._heart = Heart(
+        self._pod_lease = PodLease(
             store,
             server_info,
             self._report,
@@ -110,21 +110,21 @@ class ServerDriver(Driver):
             alive=self._note_alive,
             ended=self._lose_all,
         )
-        self._owned = Owned(
+        self._owned = OwnedUids(
             store,
-            self._heart,
+            self._pod_lease,
             server_info,
             deadline=self._config.call_deadline_seconds,
             random=random,
             hard_limit=self._config.max_links if self._config.max_links_is_hard else None,
         )
-        self._reclaim = Reclaim(self._owned, self._heart, self._name, lease=self._config.lease_seconds, clock=clock)
+        self._reclaim = Reclaim(self._owned, self._pod_lease, self._name, lease=self._config.lease_seconds, clock=clock)
         self._hand_over = HandOver(self._owned, hand_off, rate=self._config.drain_rate)
         self._draining: asyncio.Task[bool] | None = None
-        self._watch = Watch(
+        self._invalidations = PodInvalidationListener(
             store,
             server_info,
-            self._heart,
+            self._pod_lease,
             self._owned,
             patience=self._config.listen_patience,
             random=random,
@@ -136,15 +136,15 @@ class ServerDriver(Driver):
             f"care for the links of {self._name}",
             self._owned.look_after,
             self._config.heartbeat,
-            jitter=self._config.heartbeat_jitter,
+            jitter=self._config.jitter,
             random=random,
             clock=clock,
         )
         self._beating = PeriodicTask(
             f"heartbeat of {server_info.service_name} {server_info.pod_index}",
-            self._heart.beat,
+            self._pod_lease.beat,
             self._config.heartbeat,
-            jitter=self._config.heartbeat_jitter,
+            jitter=self._config.jitter,
             random=random,
             clock=clock,
         )
@@ -161,7 +161,7 @@ class ServerDriver(Driver):
     @property
     def incarnation(self) -> int:
         """This life of the pod; 0 before it is started."""
-        return self._heart.incarnation
+        return self._pod_lease.incarnation
 
     @property
     def healthy(self) -> bool:
@@ -172,7 +172,7 @@ class ServerDriver(Driver):
         another process helps. ``True`` otherwise: also before the start, while the pod drains or after it was set to
         SHUTDOWN, as it leaves by itself, and while Redis is away, as no restart brings that back.
         """
-        return not (self._phase in {Phase.STOPPED, Phase.FORKED} or self._heart.superseded or self._beating.failed)
+        return not (self._phase in {Phase.STOPPED, Phase.FORKED} or self._pod_lease.superseded or self._beating.failed)
 
     async def stop(self) -> None:
         """Drain, say goodbye, and leave no task behind. A second call waits for the first, or does nothing.
@@ -192,9 +192,9 @@ class ServerDriver(Driver):
 
     async def _start(self) -> None:
         await self._load.start()
-        await self._heart.register()
+        await self._pod_lease.register()
         self._beating.start()
-        self._watch.start()
+        self._invalidations.start()
         self._caring.start()
         if self._rebalancing is not None:
             self._rebalancing.start()
@@ -235,13 +235,13 @@ class ServerDriver(Driver):
 
     async def _end_tasks(self, deadline: float) -> None:
         await self._beating.stop()
-        await self._watch.stop()
+        await self._invalidations.stop()
         await self._caring.stop()
         await self._reclaim.stop()
         self._routing_state = RoutingState.SHUTDOWN
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
-                await self._heart.say_goodbye()
+                await self._pod_lease.say_goodbye()
             except StoreError as error:
                 _log.warning("%s could not say goodbye: %s", self._name, error)
         await self._load.stop(scope.deadline)
@@ -276,16 +276,16 @@ class ServerDriver(Driver):
         return announced
 
     def _begin_drain(self) -> None:
-        if not self._heart.ended and self._heart.may_be_known:
+        if not self._pod_lease.ended and self._pod_lease.may_be_known:
             if self._routing_state is RoutingState.READY:
                 self._routing_state = RoutingState.DENY_NEW_CALL
-            self._heart.drains = True
+            self._pod_lease.drains = True
 
     async def _drain(self) -> bool:
-        if self._heart.ended or not self._heart.may_be_known:
+        if self._pod_lease.ended or not self._pod_lease.may_be_known:
             return False
-        if not self._heart.registered:
-            self._heart.spare_others()
+        if not self._pod_lease.registered:
+            self._pod_lease.spare_others()
         begin = anyio.current_time()
         deadline = begin + self._config.drain_deadline
         if not await self._announce_drain():
@@ -306,14 +306,14 @@ class ServerDriver(Driver):
         why: object = "no answer in time"
         with anyio.move_on_after(self._config.stop_deadline):
             try:
-                await self._heart.publish()
+                await self._pod_lease.publish()
             except LifecycleError:
                 return False  # superseded: it was logged, and nothing is held
             except StoreError as error:
                 why = error
             else:
                 return True
-        if self._heart.registered:
+        if self._pod_lease.registered:
             message = "%s could not announce that it drains, so its %d uids are not handed over now: %s"
             _log.warning(message, self._name, len(self._owned), why)
         return False
@@ -346,7 +346,7 @@ class ServerDriver(Driver):
             zone=config.zone,
             version=config.version,
             reclaiming=self._reclaim.told,
-            draining=self._heart.drains,
+            draining=self._pod_lease.drains,
         )
 
     async def set_load_state(self, load_state: int) -> None:
@@ -364,14 +364,14 @@ class ServerDriver(Driver):
         """See ``StatefulRouteForServerDriver``."""
         state = RoutingState.parse(routing_state)
         self._check_running()
-        self._heart.check_not_ended()
+        self._pod_lease.check_not_ended()
         self._routing_state = state
-        self._heart.drains = self._heart.drains and state is not RoutingState.READY
+        self._pod_lease.drains = self._pod_lease.drains and state is not RoutingState.READY
         async with within(self._config.call_deadline_seconds, "heartbeat"):
             if state is RoutingState.SHUTDOWN:
-                await self._heart.say_goodbye()  # its uids may be taken over at once
+                await self._pod_lease.say_goodbye()  # its uids may be taken over at once
             else:
-                await self._heart.publish()
+                await self._pod_lease.publish()
 
     async def get_routing_state(self) -> RoutingState:
         """See ``StatefulRouteForServerDriver``."""
@@ -468,5 +468,5 @@ class ServerDriver(Driver):
 
     def _check_not_waiting(self, uid: str) -> None:
         """Refuse to take a uid while an older life of this pod may still own it."""
-        if self._heart.waiting:
+        if self._pod_lease.waiting:
             raise NotOwnerError(uid, None, None)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.models import Announcement, ServerInfo
-    from stateful_route.server.lease import Heart
-    from stateful_route.server.owned_uids import Owned
+    from stateful_route.server.lease import PodLease
+    from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
@@ -27,7 +27,7 @@ _SLICE = 1000
 _PAUSE = 0.05, 1.0
 
 
-class Watch(ListeningTask):
+class PodInvalidationListener(ListeningTask):
     """Listens to the announcements about this pod, and acts on them.
 
     A link that another pod got by force is lost within the time of a message; a word about this pod makes it ask at
@@ -36,13 +36,20 @@ class Watch(ListeningTask):
     """
 
     def __init__(
-        self, store: Store, server: ServerInfo, heart: Heart, owned: Owned, *, patience: float, random: Random
+        self,
+        store: Store,
+        server: ServerInfo,
+        pod_lease: PodLease,
+        owned: OwnedUids,
+        *,
+        patience: float,
+        random: Random,
     ) -> None:
         """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds."""
         topic = Topic(server.namespace, server.service_name, server.pod_index)
         super().__init__(store, topic, patience=patience, random=random)
         self._server = server
-        self._heart = heart
+        self._pod_lease = pod_lease
         self._owned = owned
         self._deaf = False
         self._doubtful: dict[str, None] = {}
@@ -51,7 +58,7 @@ class Watch(ListeningTask):
         self._looking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Watch of pod {self._server.pod_index} of {self._server.service_name!r}>"
+        return f"<PodInvalidationListener of pod {self._server.pod_index} of {self._server.service_name!r}>"
 
     def start(self) -> None:
         """Begin to listen."""
@@ -68,11 +75,11 @@ class Watch(ListeningTask):
     async def _begin(self) -> None:
         """Have all looked at that is held, unless the store has lost this life: then all is claimed again."""
         self._owned.invalidate_in_flight()
-        incarnation = self._heart.incarnation
+        incarnation = self._pod_lease.incarnation
         if self._owned.uids:
             with contextlib.suppress(LifecycleError):  # superseded: it was logged, and all is lost
-                await self._heart.publish()
-        if incarnation == self._heart.incarnation:
+                await self._pod_lease.publish()
+        if incarnation == self._pod_lease.incarnation:
             self._doubt(*self._owned.uids)
         if self._deaf:
             _log.info("%s hears announcements again", name_of(self._server))
@@ -83,9 +90,9 @@ class Watch(ListeningTask):
             uid = announcement.key.uid
             if self._owned.invalidate(uid, announcement.epoch):
                 self._doubt(uid)
-        elif announcement.incarnation > self._heart.incarnation or announcement.state == "DEAD":
+        elif announcement.incarnation > self._pod_lease.incarnation or announcement.state == "DEAD":
             with contextlib.suppress(LifecycleError):  # superseded: it was logged, and all is lost
-                await self._heart.publish()
+                await self._pod_lease.publish()
 
     def _lose(self, error: StoreError) -> None:
         self._owned.interruptions += 1

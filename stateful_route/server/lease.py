@@ -44,7 +44,7 @@ _WHY_LOST = {
 }
 
 
-class Heart:
+class PodLease:
     """Registers the pod, beats, and begins another life when the store has lost this one.
 
     A life may own uids from its registration until its lease has passed since the *sending* of the last heartbeat
@@ -66,7 +66,7 @@ class Heart:
         alive: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        """Make a heart that does not beat; ``report`` is asked for what each heartbeat says.
+        """Make a lease without a life yet; ``report`` is asked for what each heartbeat says.
 
         ``exclusive`` says that no other process has this pod index.
         ``lost`` is called when the store does not have this life any more, with what it says, before the next one

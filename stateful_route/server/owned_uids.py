@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.models import Link, ServerInfo
-    from stateful_route.server.lease import Heart
+    from stateful_route.server.lease import PodLease
     from stateful_route.server.turns import Turn
     from stateful_route.store.protocol import Store
 
@@ -41,7 +41,7 @@ _GOES_ON = (Outcome.CONFIRMED, Outcome.UNCHANGED)
 _TAKEN = (Outcome.CREATED, Outcome.CONFIRMED, Outcome.UNCHANGED, Outcome.INHERITED)
 
 
-class Owned:
+class OwnedUids:
     """The uids that this pod owns. Operations on one uid take their turns.
 
     So an answer to an older call never revives a handle that a newer one gave up. Whatever may make a uid this pod's
@@ -52,7 +52,7 @@ class Owned:
     def __init__(
         self,
         store: Store,
-        heart: Heart,
+        pod_lease: PodLease,
         server: ServerInfo,
         *,
         deadline: float,
@@ -64,7 +64,7 @@ class Owned:
         With a ``hard_limit`` a claim of one more uid than that is refused.
         """
         self.limit = HardLimit(hard_limit)
-        self.heart = heart
+        self.pod_lease = pod_lease
         self.pod_index = server.pod_index
         self.placed_total = 0
         self.faults = FaultLog("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
@@ -109,9 +109,9 @@ class Owned:
 
         While an older life of the pod may still own it, nobody is known to.
         """
-        if self.heart.waiting:
+        if self.pod_lease.waiting:
             nobody = LinkChange(Outcome.REFUSED, None)
-            return Ownership(self, uid, PodLife(self.pod_index, self.heart.incarnation), nobody, inherited=False)
+            return Ownership(self, uid, PodLife(self.pod_index, self.pod_lease.incarnation), nobody, inherited=False)
         async with within(self._deadline, "claim"):
             key = uid, steal_temporary, self._turns.changes(uid)
             return await self._claiming.run(key, self._claim, uid, steal_temporary=steal_temporary)
@@ -139,7 +139,7 @@ class Owned:
                 return None
             link = (await self._release(uid, self.pod_index, link.epoch, 0.0)).link
         answer = LinkChange(Outcome.REFUSED, link)
-        present = PodLife(self.pod_index, self.heart.incarnation)
+        present = PodLife(self.pod_index, self.pod_lease.incarnation)
         return Ownership(self, uid, present, answer, inherited=False, full=True)
 
     async def _claim_in_turn(self, uid: str, turn: Turn, *, steal_temporary: bool = False) -> Ownership:
@@ -147,7 +147,7 @@ class Owned:
         handle = None
         try:
             while True:
-                owner = self.heart.life()
+                owner = self.pod_lease.life()
 
                 async def claim(owner: PodLife = owner) -> LinkChange:
                     return await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
@@ -163,7 +163,7 @@ class Owned:
         """Make the link of the uid this pod's by force. While the outcome is unknown the uid is not owned."""
         async with within(self._deadline, "assign"), self._turns.take(uid) as turn:
             await self._settle_releases(uid)
-            owner = self.heart.life()
+            owner = self.pod_lease.life()
 
             async def assign() -> LinkChange:
                 return await self._store.assign(self._key(uid), owner)
@@ -260,7 +260,7 @@ class Owned:
 
     def _is_announced(self, pod_index: int) -> bool:
         """Whether clients have to be told of a release."""
-        return pod_index != self.pod_index or not self.heart.drain_is_told
+        return pod_index != self.pod_index or not self.pod_lease.drain_is_told
 
     def _keep_unsure(self, uid: str, epochs: set[int]) -> None:
         if epochs:
@@ -320,7 +320,7 @@ class Owned:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_RECLAIMS, len(waiting))):
                 group.create_task(work())
-        self.heart.check_not_ended()
+        self.pod_lease.check_not_ended()
         if failed:
             raise failed[0]
 
@@ -328,7 +328,7 @@ class Owned:
         """Claim a uid again; return whether there was something to claim."""
         async with within(self._deadline, "claim"), self._turns.take(uid, claims=True) as turn:
             handle = self._handles.get(uid)
-            if handle is None or handle.incarnation == self.heart.incarnation:
+            if handle is None or handle.incarnation == self.pod_lease.incarnation:
                 return False
             try:
                 await self._claim_in_turn(uid, turn)
@@ -369,12 +369,12 @@ class Owned:
 
     async def _goes_on(self) -> bool:
         """Whether the store knows the present life of the pod."""
-        incarnation = self.heart.incarnation
+        incarnation = self.pod_lease.incarnation
         try:
-            await self.heart.publish()
+            await self.pod_lease.publish()
         except (StoreError, LifecycleError):
             return False
-        return incarnation == self.heart.incarnation
+        return incarnation == self.pod_lease.incarnation
 
     async def _verify_in_turn(self, uid: str) -> bool:
         """Look again while no operation on the uid is in flight; return whether that could be done now."""
@@ -393,7 +393,7 @@ class Owned:
 
     def _agrees(self, uid: str, link: Link | None) -> bool:
         handle = self._handles.get(uid)
-        if handle is None or handle.incarnation != self.heart.incarnation:
+        if handle is None or handle.incarnation != self.pod_lease.incarnation:
             return True  # what an older life held is claimed again, which tells
         return (
             link is not None
@@ -420,7 +420,7 @@ class Owned:
         for handle in self._handles.values():
             handle.leave_to_the_parent()
         self._handles.clear()
-        self.heart.leave_to_the_parent()
+        self.pod_lease.leave_to_the_parent()
 
     def lose_all(self) -> None:
         """Note that nothing is owned any more, for good."""
@@ -484,12 +484,12 @@ class Owned:
 
     def _is_present(self, owner: PodLife) -> bool:
         """Whether the life that asked is the present one; if none comes after it, its answer counts all the same."""
-        return self.heart.ended or self.heart.incarnation == owner.incarnation
+        return self.pod_lease.ended or self.pod_lease.incarnation == owner.incarnation
 
     def _note(self, uid: str, owner: PodLife, answer: LinkChange, *, tells_end: bool = True) -> Ownership:
         """Take in what the store answered, within a turn; ``tells_end`` is whether it would tell of an ended tenure."""
         if answer.outcome is Outcome.SUPERSEDED and answer.link is not None:
-            self.heart.outlived(answer.link.incarnation)
+            self.pod_lease.outlived(answer.link.incarnation)
         before = self._handles.get(uid)
         resumed = None
         if before is not None and self._continues(before, owner, answer, tells_end=tells_end):
@@ -501,7 +501,7 @@ class Owned:
         if handle.held and before is not None and before.epoch == handle.epoch:
             return before
         self.forget(uid)
-        if self.heart.ended:
+        if self.pod_lease.ended:
             handle.drop()
         elif handle.held:
             self._handles[uid] = handle
@@ -523,10 +523,10 @@ class Owned:
             return answer.ended == before.epoch
         return (
             tells_end
-            and (previous is None or self.heart.is_own(previous.pod_index, previous.incarnation))
+            and (previous is None or self.pod_lease.is_own(previous.pod_index, previous.incarnation))
             # Or else the life that asked may be lost too, and not know it yet: the marks of its time with it.
-            and self.heart.owns(owner.incarnation)
-            and self.heart.may_resume(before.incarnation)
+            and self.pod_lease.owns(owner.incarnation)
+            and self.pod_lease.may_resume(before.incarnation)
         )
 
     def _key(self, uid: str) -> LinkKey:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.models import LinkChange, PodLife, PreviousOwner
-    from stateful_route.server.owned_uids import Owned
+    from stateful_route.server.owned_uids import OwnedUids
 
 
 class Ownership:
@@ -50,7 +50,7 @@ class Ownership:
 
     def __init__(
         self,
-        owned: Owned,
+        owned: OwnedUids,
         uid: str,
         owner: PodLife,
         answer: LinkChange,
@@ -115,7 +115,7 @@ class Ownership:
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""
-        return self._held and self._owned.heart.owns(self._incarnation)
+        return self._held and self._owned.pod_lease.owns(self._incarnation)
 
     def require(self) -> None:
         """Return if the uid is owned.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodTable, ServerInfo
     from stateful_route.server.drain import HandOver
-    from stateful_route.server.owned_uids import Owned
+    from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
@@ -70,7 +70,7 @@ class Rebalancer:
         self,
         store: Store,
         server: ServerInfo,
-        owned: Owned,
+        owned: OwnedUids,
         movable: Movable,
         let_go: Callable[[str], Awaitable[bool]],
         *,
@@ -193,7 +193,7 @@ def _uids(named: Iterable[object]) -> Iterator[str]:
 def rebalancing_task(
     store: Store,
     server: ServerInfo,
-    owned: Owned,
+    owned: OwnedUids,
     movable: Movable | None,
     hand_over: HandOver,
     config: BaseConfig,
@@ -230,7 +230,7 @@ def rebalancing_task(
         f"rebalancing of {name_of(server)}",
         cycle,
         config.rebalance_period,
-        jitter=config.heartbeat_jitter,
+        jitter=config.jitter,
         random=random,
         clock=clock,
     )

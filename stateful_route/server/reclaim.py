@@ -13,8 +13,8 @@ from stateful_route.errors import LifecycleError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.server.lease import Heart
-    from stateful_route.server.owned_uids import Owned
+    from stateful_route.server.lease import PodLease
+    from stateful_route.server.owned_uids import OwnedUids
 
 _log = logging.getLogger("stateful_route")
 
@@ -22,10 +22,12 @@ _log = logging.getLogger("stateful_route")
 class Reclaim:
     """Claims all again that the pod still serves; whenever the store has answered, until all is claimed."""
 
-    def __init__(self, owned: Owned, heart: Heart, name: str, *, lease: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, owned: OwnedUids, pod_lease: PodLease, name: str, *, lease: float, clock: Callable[[], float]
+    ) -> None:
         """Do nothing yet; ``name`` is that of the pod, for the log."""
         self._owned = owned
-        self._heart = heart
+        self._pod_lease = pod_lease
         self._name = name
         self._lease = lease
         self._clock = clock
@@ -82,6 +84,6 @@ class Reclaim:
                 return
             self._reclaimed = losses
         try:
-            await self._heart.publish()  # the clients wait for it
+            await self._pod_lease.publish()  # the clients wait for it
         except (StoreError, LifecycleError) as error:
             _log.debug("%s could not say yet that it has claimed all again: %s", self._name, error)

@@ -83,7 +83,7 @@ async def test_state_and_epoch() -> None:
         states = await asyncio.gather(*(names["state_of"](first, "alice") for _ in range(2)))
         store.mark_dead("default", "room", 0)
         life = first.incarnation
-        await first._heart.beat()
+        await first._pod_lease.beat()
         await eventually(lambda: first.incarnation > life and first.owned("alice") is not None)
         states.append(await names["state_of"](first, "alice"))
         await second.set_linked_pod("", "alice", "room", 1)

@@ -131,7 +131,7 @@ async def routes(rooms: ServiceView, uids: list[str] = UIDS) -> dict[str, Link]:
 
 async def viewed_for_a_lease(rooms: ServiceView, lease: float = LEASE) -> None:
     """Return once the client has seen the pods for long enough to confirm a death."""
-    table = rooms.driver._table.peek(rooms.namespace, rooms.service_name)
+    table = rooms.driver._directory.peek(rooms.namespace, rooms.service_name)
     await eventually(lambda: table.unbroken_for >= lease)
 
 

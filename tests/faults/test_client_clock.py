@@ -84,7 +84,7 @@ async def test_step_ahead(namespace: str, ahead: float) -> None:
             await stack.enter_async_context(direct.server(infos[1]))
             client = await stack.enter_async_context(direct.client())
             await client.pods("", "room")
-            table = client._table.peek(namespace, "room")
+            table = client._directory.peek(namespace, "room")
             await eventually(lambda: table.unbroken_for >= 1.5 * LEASE)
             proxy.black_hole()
             cut = time.monotonic()

@@ -48,10 +48,11 @@ class Mutation:
         path.write_text(text, encoding="utf-8")
 
 
-HEART, OWNED, OWNERSHIP = "server/lease.py", "server/owned_uids.py", "server/ownership.py"
-WATCH, DRAIN, DRIVER, TURNS = "server/invalidations.py", "server/drain.py", "server/driver.py", "server/turns.py"
-CACHE, RESOLVER, ROUTING = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
-REFRESH, HEARING, FLIGHTS = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
+LEASE, OWNED, OWNERSHIP = "server/lease.py", "server/owned_uids.py", "server/ownership.py"
+INVALIDATIONS, DRAIN = "server/invalidations.py", "server/drain.py"
+DRIVER, TURNS = "server/driver.py", "server/turns.py"
+CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
+DIRECTORY, COHERENCE, SINGLE_FLIGHT = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
 LINKS, PODS = "testing/memory/links.py", "testing/memory/pods.py"  # as the scripts do it
 
 REVERTS = [
@@ -59,8 +60,8 @@ REVERTS = [
     Mutation(
         "r02 a forced write does not settle a release",
         OWNED,
-        "self._turns.take(uid) as turn:\n            await self._settle_releases(uid)\n            owner = self.heart.life()\n",
-        "self._turns.take(uid) as turn:\n            owner = self.heart.life()\n",
+        "self._turns.take(uid) as turn:\n            await self._settle_releases(uid)\n            owner = self.pod_lease.life()\n",
+        "self._turns.take(uid) as turn:\n            owner = self.pod_lease.life()\n",
     ),
     Mutation(
         "r02 a claim does not settle a release",
@@ -82,13 +83,13 @@ REVERTS = [
     ),
     Mutation(
         "r01 an earlier answer ends the parting",
-        HEART,
+        LEASE,
         "        if self._ended:  # meanwhile: the last heartbeat is still to come\n",
         "        if self._ended:\n            self._parting = False\n",
     ),
     Mutation(
         "r17 a late registration counts",
-        HEART,
+        LEASE,
         "expected=self._expected,",
         "expected=None,",
         also=(("if await self._may_come_back():", "if False:"),),
@@ -105,24 +106,24 @@ SLIPS = [
     # the life of a pod
     Mutation(
         "the lease counts from the answer",
-        HEART,
+        LEASE,
         "            self._good_until = sent + self._lease - _MARGIN\n",
         "            self._good_until = self._clock() + self._lease - _MARGIN\n",
         every=True,
     ),
-    Mutation("a pod does not fence itself", HEART, " <= self._clock() < self._good_until", " <= self._clock()"),
-    Mutation("a handle outlives the life", HEART, "return incarnation == self.incarnation and ", "return "),
-    Mutation("a new life does not wait", HEART, "if began.previous_left and not self._exclusive:", "if False:"),
-    Mutation("a waiting life says goodbye", HEART, "if self.waiting:  # who comes next", "if False:  # who comes next"),
+    Mutation("a pod does not fence itself", LEASE, " <= self._clock() < self._good_until", " <= self._clock()"),
+    Mutation("a handle outlives the life", LEASE, "return incarnation == self.incarnation and ", "return "),
+    Mutation("a new life does not wait", LEASE, "if began.previous_left and not self._exclusive:", "if False:"),
+    Mutation("a waiting life says goodbye", LEASE, "if self.waiting:  # who comes next", "if False:  # who comes next"),
     Mutation(
         "superseded, and it goes on",
-        HEART,
+        LEASE,
         "            self._supersede()\n        elif",
         "            pass\n        elif",
     ),
     Mutation(
         "all may be resumed",
-        HEART,
+        LEASE,
         "return incarnation in self._unbroken and self._clock() < self._resumes_until",
         "return True",
     ),
@@ -134,7 +135,7 @@ SLIPS = [
     ),
     Mutation(
         "who was taken for dead goes on",
-        HEART,
+        LEASE,
         "elif outcome is not HeartbeatOutcome.OUTDATED:",
         "elif outcome is HeartbeatOutcome.UNKNOWN:",
     ),
@@ -185,7 +186,7 @@ SLIPS = [
     Mutation(
         "an answer of an older life counts",
         OWNED,
-        "return self.heart.ended or self.heart.incarnation == owner.incarnation",
+        "return self.pod_lease.ended or self.pod_lease.incarnation == owner.incarnation",
         "return True",
     ),
     Mutation(
@@ -197,13 +198,13 @@ SLIPS = [
     # announcements to a pod
     Mutation(
         "a pod that hears again does not look",
-        WATCH,
-        "        if incarnation == self._heart.incarnation:\n            self._doubt(*self._owned.uids)\n",
+        INVALIDATIONS,
+        "        if incarnation == self._pod_lease.incarnation:\n            self._doubt(*self._owned.uids)\n",
         "",
     ),
     Mutation(
         "a pod does not verify what is announced",
-        WATCH,
+        INVALIDATIONS,
         "                self._doubt(uid)\n",
         "                pass\n",
     ),
@@ -220,7 +221,7 @@ SLIPS = [
     Mutation(
         "stop says no goodbye",
         DRIVER,
-        "                await self._heart.say_goodbye()\n            except StoreError as error:",
+        "                await self._pod_lease.say_goodbye()\n            except StoreError as error:",
         "                pass\n            except StoreError as error:",
     ),
     Mutation("a stop leaves the heart beating", DRIVER, "        await self._beating.stop()\n", ""),
@@ -252,79 +253,79 @@ SLIPS = [
     Mutation(
         "dead owners are not named",
         RESOLVER,
-        "LinkKey(*key), pod.life, self._link_ttl, dead=table.dead,",
+        "LinkKey(*key), pod.life, self._link_ttl, dead=service.dead,",
         "LinkKey(*key), pod.life, self._link_ttl, dead=(),",
     ),
     Mutation(
         "nobody looks whether an owner is dead",
         RESOLVER,
-        "            if table.pod(link.pod_index).trusted:\n                return link\n        began = self",
+        "            if service.pod(link.pod_index).trusted:\n                return link\n        began = self",
         "            return link\n        began = self",
     ),
     # hearing
     Mutation(
         "what is cached stays when it hears again",
-        HEARING,
-        "        self._flush(self._table.namespace, self._table.service_name)\n        self._serve()\n",
+        COHERENCE,
+        "        self._flush(self._service.namespace, self._service.service_name)\n        self._serve()\n",
         "        self._serve()\n",
     ),
     Mutation(
         "a deaf client serves what is cached",
-        HEARING,
+        COHERENCE,
         "            self._listening = False\n            self.listening_since = math.inf\n",
         "            self.listening_since = math.inf\n",
     ),
     Mutation(
         "a degraded client stays so",
-        HEARING,
-        "            self._table.store_away = False\n            self._end_degraded()",
-        "            self._table.store_away = False",
+        COHERENCE,
+        "            self._service.store_away = False\n            self._end_degraded()",
+        "            self._service.store_away = False",
     ),
-    Mutation("the grace has no end", HEARING, "return self._clock() - self._deaf_since < self._grace", "return True"),
+    Mutation("the grace has no end", COHERENCE, "return self._clock() - self._deaf_since < self._grace", "return True"),
     Mutation(
         "link announcements are not taken in",
-        REFRESH,
+        DIRECTORY,
         "            self._cache.outdate((key.namespace, key.uid, key.service_name), announcement.epoch)\n",
         "",
     ),
     # the table
     Mutation(
         "what has died is available",
-        ROUTING,
+        SERVICE,
         "pod.available = alive and routing_state is not RoutingState.SHUTDOWN",
         "pod.available = routing_state is not RoutingState.SHUTDOWN",
     ),
     Mutation(
         "no lease ends",
-        ROUTING,
+        SERVICE,
         "alive = state.report.routing_state, not (state.dead or overdue)",
         "alive = state.report.routing_state, not state.dead",
     ),
     Mutation(
-        "nothing can be confirmed", ROUTING, "            for pod in self._suspects\n", "            for pod in ()\n"
+        "nothing can be confirmed", SERVICE, "            for pod in self._suspects\n", "            for pod in ()\n"
     ),
     Mutation(
         "a pod that leaves gets new uids",
-        ROUTING,
+        SERVICE,
         "if alive and routing_state is RoutingState.READY else None",
         "if alive else None",
     ),
     # flights
     Mutation(
         "a failed flight is not told",
-        FLIGHTS,
+        SINGLE_FLIGHT,
         "            for _, future in self._end(key):\n                future.set_exception(error)\n            return\n",
         "            self._end(key)\n            return\n",
     ),
     Mutation(
         "a cancelled flight cancels all",
-        FLIGHTS,
+        SINGLE_FLIGHT,
         "            future.set_exception(_AbandonedError(error))\n",
         "            future.cancel()\n",
     ),
     Mutation(
         "who is abandoned does not ask again",
-        FLIGHTS,
+        SINGLE_FLIGHT,
         "            if now() >= began + self._seconds:\n",
         "            if True:\n",
     ),
@@ -353,7 +354,7 @@ SLIPS = [
     ),
     Mutation(
         "a second loss of the store is taken for the first",
-        HEART,
+        LEASE,
         "        # Of a life before this one nothing can be said any more: what the store told of tenures since is lost as well.\n"
         "        self._forget_unbroken()\n",
         "",
@@ -366,7 +367,7 @@ SLIPS = [
     ),
     Mutation(
         "a pod that departs flushes nothing",
-        ROUTING,
+        SERVICE,
         "departed, self._departed = self._departed, []",
         "departed, self._departed = [], []",
     ),
@@ -377,7 +378,7 @@ SLIPS = [
         "link.incarnation < pod.incarnation and link.kind is LinkKind.PERSISTENT",
         "False",
     ),
-    Mutation("a life that has ended resumes", OWNED, "            and self.heart.owns(owner.incarnation)\n", ""),
+    Mutation("a life that has ended resumes", OWNED, "            and self.pod_lease.owns(owner.incarnation)\n", ""),
     Mutation("a release forgets an older unsure one", OWNED, "= pending | {epoch}", "= {epoch}"),
     Mutation(
         "a release that is answered settles all",
@@ -399,7 +400,7 @@ SLIPS = [
         "",
     ),
     Mutation("answers in flight survive a deaf period", OWNED, "        self._turns.invalidate_all()\n", ""),
-    Mutation("a late registration of its own ends a process", HEART, "if await self._may_come_back():", "if False:"),
+    Mutation("a late registration of its own ends a process", LEASE, "if await self._may_come_back():", "if False:"),
     Mutation(
         "entries from the future stay",
         PODS,
@@ -414,7 +415,7 @@ SLIPS = [
     ),
     Mutation(
         "a link of a newer life than the dead one is not taken over",
-        REFRESH,
+        DIRECTORY,
         " or (pod.state.dead and pod.state.incarnation < life.incarnation)",
         "",
     ),

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from stateful_route import BaseConfig, PodReport, RoutingState, ServerInfo, StatefulRoute
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import HeartbeatOutcome, PodLife
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.testing import ManualClock, MemoryStore
@@ -211,10 +211,10 @@ class Service:
 
 
 class Follower:
-    """Reads what has changed, and all only if that does not add up: as ``RoutingTable`` does."""
+    """Reads what has changed, and all only if that does not add up: as ``PodDirectory`` does."""
 
     def __init__(self, read: Callable[..., Awaitable[PodTable]]) -> None:
-        self.table = ServiceTable("any", SERVICE, settle=1.0)
+        self.table = ServicePods("any", SERVICE, settle=1.0)
         self.wholes = 0
         self._read = read
 
@@ -228,7 +228,7 @@ class Follower:
         return self.table.apply(read, read.now)
 
 
-def known(table: ServiceTable) -> dict[str, Any]:
+def known(table: ServicePods) -> dict[str, Any]:
     """Return all that a table says, but for the times of heartbeats that say nothing new."""
     states = [attrs.evolve(state, load_state=state.load_state.ttl) for state in table.states]  # type: ignore[arg-type]
     return {
@@ -242,7 +242,7 @@ def known(table: ServiceTable) -> dict[str, Any]:
         "dead": [table.is_dead(state.life) for state in states],
         "leaving": sorted(table.leaving, key=lambda life: life.pod_index),
         "weight": table.weight_of_own,
-        "lease": table._view.shortest_lease,
+        "lease": table._freshness.shortest_lease,
     }
 
 
@@ -265,8 +265,8 @@ async def test_random_histories(rig: Rig, namespace: str, seed: int, pods: int) 
         before, table = follower.wholes, follower.table
         await follower.follow()
         readings += 1
-        fresh = ServiceTable("any", SERVICE, settle=1.0)
-        now = table._view.now
+        fresh = ServicePods("any", SERVICE, settle=1.0)
+        now = table._freshness.now
         whole = await read()
         assert now is not None
         if {pod.pod_index for pod in whole.pods if not pod.dead and now - _MS < _end(pod) < whole.now + _MS}:

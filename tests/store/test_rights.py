@@ -289,7 +289,7 @@ async def round_trip(route: StatefulRoute, namespace: str) -> None:
         await eventually(lambda: hears_of_the_drain(client))  # or it might place the uid there once more
         await eventually(lambda: is_at(client, "moves", 1))
         async with third:
-            await second._watch.stop()  # as if it were killed: it does not hear of its death, and beats no more
+            await second._invalidations.stop()  # as if it were killed: it does not hear of its death, and beats no more
             await second._beating.stop()
             await eventually(lambda: is_at(client, "moves", 2))
         await second.stop()

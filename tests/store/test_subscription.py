@@ -182,7 +182,7 @@ class TestClient:
             for number in range(300):
                 with pytest.raises(NoRoutablePodError):
                     await client.compute_linked_pod(f"tenant-{number}", "alice", "room")
-            await client._table.refresh_all()  # for what was looked up just now
+            await client._directory.refresh_all()  # for what was looked up just now
 
             assert (tasks, sockets) == (len(asyncio.all_tasks()), open_sockets())
             own_server.ask("CONFIG", "RESETSTAT")

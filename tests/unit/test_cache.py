@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.client.cache import hot as front_module
+from stateful_route.client.cache import hot as hot_module
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.pods.pod import Pod
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkKind
 from tests.waiting import eventually
 
@@ -24,7 +24,7 @@ KEY = ("prod", "alice", "room")
 
 
 def pod(pod_index: int = 0) -> Pod:
-    return Pod(ServiceTable("prod", "room", 1.0), pod_index)
+    return Pod(ServicePods("prod", "room", 1.0), pod_index)
 
 
 def link(ttl: float | None = None, epoch: int = 1, incarnation: int = 1) -> Link:
@@ -40,10 +40,10 @@ def indexes(*pods: Pod | None) -> list[int | None]:
 
 
 def in_front(cache: LinkCache, uid: str = "alice") -> bool:
-    """Return whether a hit would find it in the front."""
-    part = cache.front.get("prod", {}).get("room")
-    target = None if part is None else part.targets.get(uid)
-    return target is not None and target.usable
+    """Return whether a hit would find it in the hot cache."""
+    hot = cache.hot.get("prod", {}).get("room")
+    slot = None if hot is None else hot.slots.get(uid)
+    return slot is not None and slot.usable
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ class TestOldNews:
 
 class TestFlush:
     def test_ends_all(self, cache: LinkCache, clock: ManualClock) -> None:
-        """All entries of the service end, in the front too, and those of others stay."""
+        """All entries of the service end, in the hot cache too, and those of others stay."""
         keys = [KEY, ("prod", "bob", "room"), ("prod", "alice", "hall"), ("test", "alice", "room")]
         for key in keys:
             cache.put(key, pod(), link(), clock())
@@ -285,7 +285,7 @@ class TestFlush:
 
 class TestFront:
     def test_first_use(self, cache: LinkCache, clock: ManualClock) -> None:
-        """A link is in the front from its first use on."""
+        """A link is in the hot cache from its first use on."""
         cache.put(KEY, pod(), link(), clock())
         before = in_front(cache)
         cache.pod(KEY)
@@ -294,7 +294,7 @@ class TestFront:
         assert in_front(cache)
 
     def test_last_ticks(self, cache: LinkCache, clock: ManualClock) -> None:
-        """It leaves the front one or two hundredths of the ttl before it ends, and is cached up to the end."""
+        """It leaves the hot cache one or two hundredths of the ttl before it ends, and is cached up to the end."""
         clock.advance(0.5)
         cache.put(KEY, pod(), link(51.0), clock())
         seen = []
@@ -304,12 +304,12 @@ class TestFront:
             clock.advance(0.1)
 
         assert all(cached for _, cached, _ in seen)
-        assert 48.0 <= max(at for at, _, front in seen if front) < 49.0
+        assert 48.0 <= max(at for at, _, hot in seen if hot) < 49.0
         assert cache.pod(KEY) is None
         assert not in_front(cache)
 
     def test_pod_that_is_not_usable(self, cache: LinkCache, clock: ManualClock) -> None:
-        """No entry of a pod is a hit while the pod is not usable, in the front either."""
+        """No entry of a pod is a hit while the pod is not usable, in the hot cache either."""
         here = pod()
         cache.put(KEY, here, link(), clock())
         cache.pod(KEY)
@@ -322,7 +322,7 @@ class TestFront:
         assert [(True, True), (False, False), (True, True)] == seen
 
     def test_usable_again_after_its_end(self, cache: LinkCache, clock: ManualClock) -> None:
-        """A pod that is usable again brings nothing back that left the front meanwhile."""
+        """A pod that is usable again brings nothing back that left the hot cache meanwhile."""
         here = pod()
         cache.put(KEY, here, link(), clock())
         cache.pod(KEY)
@@ -333,10 +333,10 @@ class TestFront:
         here.settle()
 
         assert not in_front(cache)
-        assert {} == here.targets
+        assert {} == here.slots
 
     def test_replaced(self, cache: LinkCache, clock: ManualClock) -> None:
-        """What replaces or drops an entry takes it out of the front."""
+        """What replaces or drops an entry takes it out of the hot cache."""
         acts: list[Callable[[], object]] = [
             lambda: cache.put(KEY, pod(2), link(epoch=9), clock()),
             lambda: cache.pop(KEY),
@@ -353,14 +353,14 @@ class TestFront:
         assert [(True, False)] * 3 == seen
 
     def test_bound(self, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The front never has more than its bound: it begins anew, and what is used comes back."""
-        monkeypatch.setattr(front_module, "MOST", 10)
+        """The hot cache never has more than its bound: it begins anew, and what is used comes back."""
+        monkeypatch.setattr(hot_module, "MOST", 10)
         cache = LinkCache(1000, ttl=100.0, margin=1.0, clock=clock)
         lengths = []
         for number in range(25):
             cache.put(key_of(number), pod(), link(), clock())
             cache.pod(key_of(number))
-            lengths.append((len(cache._front), len(cache.front["prod"]["room"].targets)))
+            lengths.append((len(cache._hot), len(cache.hot["prod"]["room"].slots)))
 
         assert [(number % 10 + 1,) * 2 for number in range(25)] == lengths
         assert all(cache.pod(key_of(number)) for number in range(25))
@@ -373,22 +373,22 @@ class TestFront:
             lambda cache: cache.flush("prod", "room"),
             lambda cache: cache.put(KEY, pod(1), link(epoch=10), cache._clock()),
             lambda cache: cache.close(),
-            lambda cache: cache._front.clear(),
+            lambda cache: cache._hot.clear(),
         ],
-        ids=["outdated", "popped", "flushed", "put again", "closed", "front cleared"],
+        ids=["outdated", "popped", "flushed", "put again", "closed", "hot cache cleared"],
     )
     def test_what_is_known(self, clock: ManualClock, leave: Callable[[LinkCache], object]) -> None:
-        """A link that was asked for is at hand for the next hit, until it leaves the front for whatever reason."""
+        """A link that was asked for is at hand for the next hit, until it leaves the hot cache for whatever reason."""
         cache = LinkCache(3, ttl=100.0, margin=1.0, clock=clock)
         cache.put(KEY, pod(), link(epoch=9), clock())
-        part = cache.front.setdefault("prod", {})["room"]
+        hot = cache.hot.setdefault("prod", {})["room"]
         found = cache.link(KEY)
-        before = part.known.get("alice")
+        before = hot.known.get("alice")
         leave(cache)
 
         assert found is not None
         assert before is found
-        assert {} == part.known
+        assert {} == hot.known
 
     def test_news_that_does_not_last(self, clock: ManualClock, cache: LinkCache) -> None:
         """A newer link that ends too soon to be kept ends the older one that is there."""
@@ -401,7 +401,7 @@ class TestFront:
         assert cache.link(KEY) is None
 
     def test_other_clock(self) -> None:
-        """With a clock that calls nobody back the front stays empty, and the end is exact all the same."""
+        """With a clock that calls nobody back the hot cache stays empty, and the end is exact all the same."""
         now = [1000.0]
         cache = LinkCache(3, ttl=100.0, margin=1.0, clock=lambda: now[0])
         cache.put(KEY, pod(), link(), 1000.0)
@@ -422,16 +422,16 @@ class TestFront:
         await eventually(lambda: not in_front(cache))
 
         assert before
-        assert {} == cache._front._ticks
+        assert {} == cache._hot._ticks
 
     def test_own_namespace(self, clock: ManualClock) -> None:
-        """In the front an empty string is the own namespace."""
+        """In the hot cache an empty string is the own namespace."""
         cache = LinkCache(3, 100.0, 1.0, clock, "prod")
         cache.put(KEY, pod(), link(), clock())
         cache.pod(KEY)
 
-        assert cache.front["prod"] is cache.front[""]
-        assert "alice" in cache.front[""]["room"].targets
+        assert cache.hot["prod"] is cache.hot[""]
+        assert "alice" in cache.hot[""]["room"].slots
 
 
 class TestBounds:
@@ -446,7 +446,7 @@ class TestBounds:
         assert (3, ["a", "c", "d"]) == (len(cache), found)
 
     def test_hot_uid(self, clock: ManualClock) -> None:
-        """A uid that is used again and again, in the front if it is there, outlasts any number of others."""
+        """A uid that is used again and again, in the hot cache if it is there, outlasts any number of others."""
         cache = LinkCache(100, ttl=1e6, margin=1.0, clock=clock)
         cache.put(KEY, pod(), link(), clock())
         from_front = 0
@@ -460,7 +460,7 @@ class TestBounds:
         assert from_front > 4800
 
     def test_front_is_within(self, cache: LinkCache, clock: ManualClock) -> None:
-        """What was evicted is not in the front."""
+        """What was evicted is not in the hot cache."""
         for number in range(20):
             cache.put(key_of(number), pod(), link(), clock())
             cache.pod(key_of(number))
@@ -468,7 +468,7 @@ class TestBounds:
         kept = {str(number) for number in range(20) if cache.pop(key_of(number)) is not None}
 
         assert 3 == len(kept)
-        assert set() == set(cache.front["prod"]["room"].targets)
+        assert set() == set(cache.hot["prod"]["room"].slots)
 
     def test_lives_that_are_gone(self, clock: ManualClock) -> None:
         """Lives and services whose links have all ended are forgotten: neither restarts nor tenants fill the memory."""
@@ -479,7 +479,7 @@ class TestBounds:
 
         assert len(cache._holders) <= 1001
         assert len(cache._services) <= 1001
-        assert len(cache._by_prefix) == len(cache._services) == len(cache.front["prod"])
+        assert len(cache._by_prefix) == len(cache._services) == len(cache.hot["prod"])
 
     def test_life_that_was_forgotten(self, clock: ManualClock) -> None:
         """A life that was forgotten, as all its links had ended, gets new ones that are found."""
@@ -496,14 +496,14 @@ class TestBounds:
         assert here is cache.pod(KEY)
 
     def test_namespaces_that_are_gone(self, clock: ManualClock) -> None:
-        """Of a namespace whose links have all ended nothing is left, be it in the front or not."""
+        """Of a namespace whose links have all ended nothing is left, be it in the hot cache or not."""
         cache = LinkCache(100, ttl=10.0, margin=1.0, clock=clock)
         for number in range(3000):
             cache.put((f"tenant-{number}", "alice", "room"), pod(), link(), clock())
             clock.advance(0.1)
 
         assert len(cache._services) <= 1001
-        assert len(cache._services) == len(cache.front) - 1  # "" is the own one
+        assert len(cache._services) == len(cache.hot) - 1  # "" is the own one
 
     def test_nothing_for_the_collector(self, clock: ManualClock) -> None:
         """A link is no object for the garbage collector: there are as many with 20,000 links as with a few."""
@@ -544,4 +544,4 @@ class TestDrop:
 
         assert 0 == len(cache)
         assert not in_front(cache)
-        assert {} == cache._front._ticks
+        assert {} == cache._hot._ticks

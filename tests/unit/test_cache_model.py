@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stateful_route.client.cache.links import CacheKey, LinkCache
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkKind
 from stateful_route.testing import ManualClock
 
@@ -41,7 +41,7 @@ class CacheMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = ManualClock(1000.0)
         self.cache = LinkCache(self.size, TTL, MARGIN, self.clock)
-        self.tables = {(ns, svc): ServiceTable(ns, svc, 1.0) for ns in ("p", "t") for svc in ("x", "y")}
+        self.tables = {(ns, svc): ServicePods(ns, svc, 1.0) for ns in ("p", "t") for svc in ("x", "y")}
         self.entries: dict[CacheKey, Entry] = {}
         self.asked: dict[CacheKey, tuple[float, int]] = {}
         self.flushed_at = 0.0
@@ -157,24 +157,24 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def front_serves_only_what_lives(self) -> None:
         for key in KEYS:
-            part = self.cache.front.get(key[0], {}).get(key[2])
-            target = None if part is None else part.targets.get(key[1])
-            if target is not None and target.usable:
+            hot = self.cache.hot.get(key[0], {}).get(key[2])
+            slot = None if hot is None else hot.slots.get(key[1])
+            if slot is not None and slot.usable:
                 live = self.live(key)
 
                 assert live is not None
-                assert live.pod is target.pod
-                assert part is not None
-                if (known := part.known.get(key[1])) is not None:
+                assert live.pod is slot.pod
+                assert hot is not None
+                if (known := hot.known.get(key[1])) is not None:
                     assert live.link is not None
                     assert attrs.evolve(live.link, ttl=known.ttl) == known
 
     @invariant()
     def bounds(self) -> None:
-        parts = [part for name, services in self.cache.front.items() if name for part in services.values()]
+        parts = [hot for name, services in self.cache.hot.items() if name for hot in services.values()]
 
-        assert all(part.known.keys() <= part.targets.keys() for part in parts)
-        assert len(self.cache._front) == sum(len(part.targets) for part in parts) <= len(self.cache) <= self.size
+        assert all(hot.known.keys() <= hot.slots.keys() for hot in parts)
+        assert len(self.cache._hot) == sum(len(hot.slots) for hot in parts) <= len(self.cache) <= self.size
 
 
 class SmallCacheMachine(CacheMachine):

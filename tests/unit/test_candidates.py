@@ -11,7 +11,7 @@ import pytest
 
 from stateful_route import BestOfRandom, PlacementStrategy, PreferEmptier, PreferNewestVersion, PreferZone
 from stateful_route.client.placement.candidates import Candidates
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import PodReport, PodState, PodTable, StateObj
 
 if TYPE_CHECKING:
@@ -54,16 +54,16 @@ def state(pod_index: int, *, zone: str | None = None, max_links: int | None = No
     return PodState(pod_index=pod_index, incarnation=1, report=report, load_state=StateObj(0, NOW, 5.0))
 
 
-def choose(strategy: PlacementStrategy, table: ServiceTable, random: Random) -> Pod:
+def choose(strategy: PlacementStrategy, table: ServicePods, random: Random) -> Pod:
     pod = strategy(table.candidates, random)
     pod.own.chosen()
     return pod
 
 
 @pytest.fixture
-def table() -> ServiceTable:
+def table() -> ServicePods:
     """Return a table of empty pods, a third of them in the zone."""
-    table = ServiceTable("prod", "room", settle=1.0)
+    table = ServicePods("prod", "room", settle=1.0)
     table.apply(PodTable(NOW, tuple(map(state, range(PODS)))), 0.0)
     return table
 
@@ -109,7 +109,7 @@ def test_emptier_no_more() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_balance(table: ServiceTable, seed: int) -> None:
+def test_balance(table: ServicePods, seed: int) -> None:
     """Among many, the pods of the zone get what they may have above the mean, and hardly any more."""
     strategy, random = PreferZone("a", up_to=1.25), Random(seed)
     for _ in range(PODS * 100):
@@ -120,7 +120,7 @@ def test_balance(table: ServiceTable, seed: int) -> None:
     assert max(inside) <= 130
 
 
-def test_a_reading(table: ServiceTable) -> None:
+def test_a_reading(table: ServicePods) -> None:
     """What a reading says of a pod counts in the next choice."""
     strategy, random = PreferZone("a"), Random(1)
     first = choose(strategy, table, random)
@@ -130,7 +130,7 @@ def test_a_reading(table: ServiceTable) -> None:
     assert (True, 1) == (first.pod_index in IN_ZONE, choose(strategy, table, random).pod_index)
 
 
-def test_a_report(table: ServiceTable) -> None:
+def test_a_report(table: ServicePods) -> None:
     """A pod that somebody could not reach is not chosen, though it was preferred a moment ago."""
     strategy = PreferZone("a", up_to=math.inf)
     choose(strategy, table, Random(1))
@@ -140,7 +140,7 @@ def test_a_report(table: ServiceTable) -> None:
     assert {0} == {choose(strategy, table, Random(seed)).pod_index for seed in range(5)}
 
 
-def test_a_full_pod(table: ServiceTable) -> None:
+def test_a_full_pod(table: ServicePods) -> None:
     """A pod that has become full is not chosen, though it was preferred a moment ago."""
     table.apply(PodTable(NOW, tuple(state(pod_index, max_links=1) for pod_index in range(PODS))), 1.0)
     strategy, random = PreferZone("a", up_to=math.inf), Random(1)
@@ -150,14 +150,14 @@ def test_a_full_pod(table: ServiceTable) -> None:
     assert list(range(PODS)) == sorted(chosen)
 
 
-def test_many_strategies(table: ServiceTable) -> None:
+def test_many_strategies(table: ServicePods) -> None:
     """What was found out for one strategy is not taken for that of another, be it at the same place in memory."""
     zones = [choose(PreferZone(zone), table, Random(1)).zone for zone in "abababab"]
 
     assert list("abababab") == zones
 
 
-def test_strategies_that_come_and_go(table: ServiceTable) -> None:
+def test_strategies_that_come_and_go(table: ServicePods) -> None:
     """What was found out for strategies that are made for one choice each does not pile up."""
     for seed in range(100):
         choose(PreferZone("a"), table, Random(seed))

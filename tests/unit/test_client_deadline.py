@@ -23,8 +23,8 @@ RETENTION = CONFIG.pod_retention
 
 def nothing_left(client: ClientDriver) -> bool:
     """Whether no question, no placement and no flight is counted as under way."""
-    resolver, table = client._resolver, client._table.peek(NAMESPACE, SERVICE)
-    flights = (resolver._placing, resolver._finding, client._table._reading, client._table._watching)
+    resolver, table = client._resolver, client._directory.peek(NAMESPACE, SERVICE)
+    flights = (resolver._placing, resolver._finding, client._directory._reading, client._directory._watching)
     return (
         not any(flight._under_way for flight in flights)
         and not client._cache._asked

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import PodLife, PodReport, PodState, PodTable, StateObj
 
 LEASE, HEARTBEAT, REFRESH = 5.0, 1.0, 1.0
@@ -36,7 +36,7 @@ class World:
     next_beat: float = 0.0
     cut: float = math.inf
     read_at: float = 0.0
-    table: ServiceTable = attrs.field(factory=lambda: ServiceTable("prod", "room", settle=1.0))
+    table: ServicePods = attrs.field(factory=lambda: ServicePods("prod", "room", settle=1.0))
 
     def __attrs_post_init__(self) -> None:
         self.beat(self.now)
@@ -167,7 +167,7 @@ def test_gap_for_a_short_lease() -> None:
     for _ in range(40):
         world.go_on(world.now + 0.7)
         world.read(0.0, 0.0)
-    view = world.table._view
+    view = world.table._freshness
 
     assert 0.0 == view.unbroken_for(1.0)
     assert 28.0 == pytest.approx(view.unbroken_for(30.0))
@@ -181,7 +181,7 @@ def test_many_readings(lease: float, other: float) -> None:
     for number in range(20_000):
         world.go_on(world.now + (0.6 if number == 15_000 else 0.4))
         world.read(0.0, 0.0)
-    view = world.table._view
+    view = world.table._freshness
 
     assert 512 >= len(view._readings)
     assert view.unbroken_for(3600.0) >= 3600.0
@@ -214,7 +214,7 @@ def watch_death(
 
 def test_set_back() -> None:
     """After the clock of the store was set back by an hour, reports and placements are forgotten as ever."""
-    table, now, at = ServiceTable("prod", "room", settle=1.0), 1000.0, 1_800_000_000.0
+    table, now, at = ServicePods("prod", "room", settle=1.0), 1000.0, 1_800_000_000.0
 
     def state(heard: float) -> PodState:
         return PodState(pod_index=0, incarnation=1, report=PodReport(), load_state=StateObj(0, heard, LEASE))

@@ -22,7 +22,7 @@ from stateful_route import (
 )
 from stateful_route._listening import attach
 from stateful_route.client.coherence import InvalidationListener
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import PodLife, Topic
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
@@ -60,7 +60,7 @@ async def dropped(client: ClientDriver) -> None:
 
 def state_of(client: ClientDriver) -> str:
     """Return whether the client is listening, deaf or degraded."""
-    return repr(client._table._listeners[NAMESPACE, SERVICE]).rpartition(" ")[2].rstrip(">")
+    return repr(client._directory._listeners[NAMESPACE, SERVICE]).rpartition(" ")[2].rstrip(">")
 
 
 async def becomes(client: ClientDriver, state: str) -> None:
@@ -191,11 +191,11 @@ class TestPodAnnounced:
         async with run_pods(2) as (first, _), make_client() as client:
             await client.pods("", SERVICE)
             store.hold("read_pods", answers=True)
-            refresh = asyncio.create_task(client._table.refresh_all())
+            refresh = asyncio.create_task(client._directory.refresh_all())
             await store.wait_held()
             await first.set_routing_state(RoutingState.DENY_NEW_CALL)
-            table = client._table.peek(NAMESPACE, SERVICE)
-            await eventually(lambda: bool(client._table._tasks) and not table.reads.refreshing)
+            table = client._directory.peek(NAMESPACE, SERVICE)
+            await eventually(lambda: bool(client._directory._tasks) and not table.reads.refreshing)
             store.release_held()
             await refresh
 
@@ -319,10 +319,10 @@ class TestDegraded:
             with pytest.raises(StoreUnavailableError):
                 await client.compute_linked_pod("", "bob", SERVICE)
             clock.advance(59.9)
-            await client._table.refresh_all()
+            await client._directory.refresh_all()
             last = await client.compute_linked_pod("", "alice", SERVICE)
             clock.advance(0.1)
-            await client._table.refresh_all()
+            await client._directory.refresh_all()
             with pytest.raises(StoreUnavailableError):
                 await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -338,7 +338,7 @@ class TestDegraded:
             await client.compute_linked_pod("", "alice", SERVICE)
             store.fail_with(None)
             await store.assign(ALICE, lives[1])
-            await client._table.refresh_all()
+            await client._directory.refresh_all()
 
             assert 1 == await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -410,9 +410,9 @@ class TestIdle:
             for number in range(300):
                 await client.pods(f"tenant-{number}", SERVICE)
             clock.advance(0.001)
-            await client._table.refresh_all()  # for what was looked up just now
+            await client._directory.refresh_all()  # for what was looked up just now
             store.operations.clear()
-            await client._table.refresh_all()
+            await client._directory.refresh_all()
 
             assert 0 == store.operations["read_pods"]
 
@@ -423,10 +423,10 @@ class TestIdle:
         async with make_client() as client:
             await client.pods("", SERVICE)
             clock.advance(0.001)
-            await client._table.refresh_all()
-            client._table._tables[NAMESPACE, SERVICE].reads.awaited = False
+            await client._directory.refresh_all()
+            client._directory._services[NAMESPACE, SERVICE].reads.awaited = False
             store.operations.clear()
-            await client._table.refresh_all()
+            await client._directory.refresh_all()
 
             assert 1 == store.operations["read_pods"]
 
@@ -434,19 +434,19 @@ class TestIdle:
         """A pod that comes is announced, so they are read then."""
         async with make_client() as client:
             await client.pods("", SERVICE)
-            await client._table.refresh_all()
+            await client._directory.refresh_all()
             await store.register(room(0), PodReport(), CONFIG.lease_seconds, 86400.0)
-            await eventually(lambda: 1 == len(client._table.peek(NAMESPACE, SERVICE).routable))
+            await eventually(lambda: 1 == len(client._directory.peek(NAMESPACE, SERVICE).routable))
 
     async def test_deaf(self, make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
         """While nothing is heard they are read each time, and once when it is heard again: a pod may have come."""
         async with make_client() as client:
             await client.pods("", SERVICE)
-            await client._table.refresh_all()
+            await client._directory.refresh_all()
             await deafen(client, store)
             store.operations.clear()
             for _ in range(3):
-                await client._table.refresh_all()
+                await client._directory.refresh_all()
             deaf = store.operations["read_pods"]
             store.hear_again()
             store.release_held()
@@ -454,7 +454,7 @@ class TestIdle:
             store.operations.clear()
             clock.advance(0.001)
             for _ in range(3):
-                await client._table.refresh_all()
+                await client._directory.refresh_all()
 
         assert (3, 1) == (deaf, store.operations["read_pods"])
 
@@ -517,7 +517,7 @@ class TestEnd:
     def test_told_after_the_end(self, clock: ManualClock) -> None:
         """A listener that was closed serves nothing, whatever it is told later."""
         flushed: list[tuple[str, str]] = []
-        table = ServiceTable("other", SERVICE, settle=1.0)
+        table = ServicePods("other", SERVICE, settle=1.0)
         listener = InvalidationListener(table, lambda _: None, lambda *of: flushed.append(of), grace=60.0, clock=clock)
         listener.close()
         listener.begin()
@@ -559,7 +559,7 @@ class TestEnd:
             for number in range(20):
                 await client.pods(f"tenant-{number}", SERVICE)
             clock.advance(10 * (CONFIG.cache_ttl + CONFIG.refresh))
-            leaving = asyncio.create_task(client._table.refresh_all())
+            leaving = asyncio.create_task(client._directory.refresh_all())
             await asyncio.sleep(0)
             await client.stop()
             leaving.cancel()
@@ -604,7 +604,7 @@ class TestEnd:
                 await store.claim(LinkKey(f"tenant-{number}", "alice", SERVICE), PodLife(0, 1))
                 await client.get_linked_pod(f"tenant-{number}", "alice", SERVICE)
             clock.advance(10 * (CONFIG.cache_ttl + CONFIG.refresh))
-            await client._table.refresh_all()
-            await client._table.refresh_all()
+            await client._directory.refresh_all()
+            await client._directory.refresh_all()
 
             assert {} == store._listeners

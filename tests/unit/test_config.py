@@ -196,7 +196,7 @@ class TestFromEnv:
             ("POD_INDEX", "first"),
             ("CHOICES", "0"),
             ("CAPACITY", "0"),
-            ("HEARTBEAT_JITTER", "1.5"),
+            ("JITTER", "1.5"),
             ("NAMESPACE", "  "),
             ("SERVICE_NAME", "x" * 513),
             ("LEASE", "0.5"),

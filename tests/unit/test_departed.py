@@ -12,7 +12,7 @@ import pytest
 from stateful_route import LinkKey, PodReport, RoutingState
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.pods.pod import Pod
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkAnnouncement, LinkKind, PodLife, Topic
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 from tests.unit.test_directory import LEASE, RETENTION, begin
@@ -78,7 +78,7 @@ async def test_asked_while_it_drains(make_client: MakeClient, store: MemoryStore
         answers = [await client.compute_linked_pod("", "alice", SERVICE) for _ in range(3)]
         asked = store.operations["place"] + store.operations["get_link"]
         await beat(store, life, 2, PodReport())
-        table = client._table.peek(NAMESPACE, SERVICE)
+        table = client._directory.peek(NAMESPACE, SERVICE)
         await eventually(lambda: table.pod(0).usable)
         late = cached(client)
         await client.compute_linked_pod("", "alice", SERVICE)
@@ -109,7 +109,7 @@ async def test_another_life(make_client: MakeClient, store: MemoryStore) -> None
         before = cached(client)
         await begin(store, 1)
         await eventually(lambda: cached(client) is None)
-        table = client._table.peek(NAMESPACE, SERVICE)
+        table = client._directory.peek(NAMESPACE, SERVICE)
         await eventually(lambda: table.pod(0).usable)
 
         assert (0, None) == (before, cached(client))
@@ -117,7 +117,7 @@ async def test_another_life(make_client: MakeClient, store: MemoryStore) -> None
 
 def test_death_of_a_pod_that_was_forgotten() -> None:
     """So it is if the death is confirmed of a pod that the store does not know."""
-    table = ServiceTable("prod", "room", settle=1.0)
+    table = ServicePods("prod", "room", settle=1.0)
     read(table, state(1))
     pod = table.pod(0)
     table.mark_dead(PodLife(0, 1))
@@ -132,7 +132,7 @@ def test_death_of_a_pod_that_was_forgotten() -> None:
 @pytest.mark.parametrize("in_flight", [False, True])
 def test_cache(clock: ManualClock, in_flight: bool) -> None:
     """All that leads to a pod is dropped, in the front too, and nothing is kept of what was asked for before."""
-    table = ServiceTable("prod", "room", 1.0)
+    table = ServicePods("prod", "room", 1.0)
     here, there = Pod(table, 0), Pod(table, 1)
     cache = LinkCache(10, ttl=100.0, margin=1.0, clock=clock)
     link = Link(0, 1, 1, LinkKind.PERSISTENT, None)
@@ -167,7 +167,7 @@ def test_cache(clock: ManualClock, in_flight: bool) -> None:
 )
 def test_what_a_reading_says(then: PodState, departed: bool, cacheable: bool) -> None:
     """Cached links are dropped when their pod drains, leaves, dies or has another life; not if it takes no new uids."""
-    table = ServiceTable("prod", "room", settle=1.0)
+    table = ServicePods("prod", "room", settle=1.0)
     read(table, state(0), state(1))
     first = table.take_departed()
     read(table, attrs.evolve(then, load_state=state(0).load_state), state(1), now=NOW + 1.0)

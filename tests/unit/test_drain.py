@@ -270,7 +270,7 @@ class TestDrain:
         """After drain() the pod stays DENY_NEW_CALL, whatever its next heartbeats say, until it stops."""
         async with make_pod() as pod:
             await pod.drain()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             denied = await routing_state(store), await pod.get_routing_state()
 
         assert (RoutingState.DENY_NEW_CALL, RoutingState.DENY_NEW_CALL) == denied
@@ -321,10 +321,10 @@ class TestDrain:
         async with make_pod() as pod:
             store.mark_dead(NAMESPACE, SERVICE, 0)
             store.fail_with(AWAY, "register")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod.drain()
             store.fail_with(None)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
 
             assert RoutingState.DENY_NEW_CALL is await routing_state(store)
 
@@ -438,7 +438,7 @@ class TestLost:
         async with run_pods(1) as (pod,):
             handle = await pod.claim("alice")
             store.mark_dead(NAMESPACE, SERVICE, 0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             async with asyncio.timeout(5.0):
                 await handle.lost()
             again = await pod.claim("alice")
@@ -475,12 +475,12 @@ class TestLost:
             handle = await pod.claim("alice")
             store.fail_with(AWAY, "heartbeat")
             clock.advance(CONFIG.lease_seconds - 0.003)  # the store counts whole milliseconds: the pod ends 2 ms before
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             before = handle.is_owned()
             clock.advance(0.001)
             fenced = handle.is_owned(), pod.owned("alice")
             store.fail_with(None)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
 
             assert (True, (False, None), True) == (before, fenced, handle.is_owned())
 
@@ -496,7 +496,7 @@ class TestOlderLife:
         async with make_server(0, index_is_exclusive=exclusive) as pod:
             at_once = (await pod.claim("alice")).is_owned()
             clock.advance(CONFIG.lease_seconds - 100.001)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             early = (await pod.claim("alice")).is_owned()
             clock.advance(0.001)
 
@@ -573,7 +573,7 @@ class TestReclaim:
             for uid in uids:
                 await pod.claim(uid)
             store._pods.clear()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: all(pod.owned(uid) for uid in uids))
 
             assert [False] * 20 == [(await pod.claim(uid)).inherited for uid in uids]
@@ -585,7 +585,7 @@ class TestReclaim:
             await first.claim("bob")
             store.mark_dead(NAMESPACE, SERVICE, 0)
             await store.assign(ALICE, PodLife(1, second.incarnation))
-            await first._heart.beat()
+            await first._pod_lease.beat()
             await eventually(lambda: first.owned("bob") is not None)
 
             assert first.owned("alice") is None
@@ -600,7 +600,7 @@ class TestReclaim:
             store.hear_again()
             await eventually(lambda: bool(store._listeners))
             await asyncio.sleep(0.1)  # nothing tells that it has looked at its links
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
 
             await eventually(lambda: pod.owned("alice") is not None, within=2.0)
 
@@ -611,10 +611,10 @@ class TestReclaim:
                 await pod.claim(uid)
             store._pods.clear()
             store.fail_with(AWAY, "claim")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: pod._reclaim._task is not None and pod._reclaim._task.done())
             store.fail_with(None)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
 
             await eventually(lambda: all(pod.owned(uid) for uid in ("alice", "bob")), within=2.0)
 
@@ -624,7 +624,7 @@ class TestReclaim:
             handle = await pod.claim("alice")
             store.mark_dead(NAMESPACE, SERVICE, 0)
             store.hold("claim", answers=True)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await store.wait_held()
             release = asyncio.create_task(handle.release())
             await asyncio.sleep(0)  # so that it waits for its turn
@@ -639,7 +639,7 @@ class TestReclaim:
             handles = [await pod.claim(f"user-{number}") for number in range(20)]
             store.mark_dead(NAMESPACE, SERVICE, 0)
             store.hold("claim")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await store.wait_held(16)
             releases = [asyncio.create_task(handle.release()) for handle in handles]
             await asyncio.sleep(0)  # so that each waits for its turn, or is sent
@@ -658,14 +658,14 @@ class TestReclaim:
             claiming = asyncio.create_task(pod.claim("alice"))
             await store.wait_held()
             store.mark_dead(NAMESPACE, SERVICE, 0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)  # of nothing
             store.fail_with(AWAY, "claim")
             store.release_held()
             with pytest.raises(StoreUnavailableError):
                 await claiming
             store.fail_with(None)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
 
             assert pod.owned("alice") is not None
@@ -690,7 +690,7 @@ class TestReclaim:
             store.claim = without_bad  # type: ignore[method-assign]  # one part of the store is away
             store.mark_dead(NAMESPACE, SERVICE, 0)
             for _ in range(2):
-                await pod._heart.beat()
+                await pod._pod_lease.beat()
                 await pod._reclaim.wait(10.0)
 
             assert pod.owned("good") is not None
@@ -708,11 +708,11 @@ class TestReclaim:
                 seen += 1
                 if seen == 2:  # alice is claimed already
                     store._pods.clear()
-                    await pod._heart.beat()
+                    await pod._pod_lease.beat()
                 return await real(*args, **settings)  # type: ignore[arg-type]  # as they came
 
             store.claim = claim  # type: ignore[assignment]  # a life is lost in the middle
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
 
             await eventually(lambda: all(pod.owned(uid) for uid in ("alice", "bob")), within=2.0)
 

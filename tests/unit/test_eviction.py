@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateful_route.client.cache.eviction import USED, SecondChance, Shards
+from stateful_route.client.cache.eviction import USED, ClockMap, ShardedClockMap
 
 
 def never(value: int) -> bool:
@@ -21,11 +21,11 @@ def nobody(key: str) -> None:
     """Take no notice."""
 
 
-def two(passed: list[str] | None = None) -> SecondChance:
-    return SecondChance(2, never, nobody if passed is None else passed.append)
+def two(passed: list[str] | None = None) -> ClockMap:
+    return ClockMap(2, never, nobody if passed is None else passed.append)
 
 
-class TestSecondChance:
+class TestClockMap:
     def test_order(self) -> None:
         """What was not used goes in the order in which it came."""
         passed: list[str] = []
@@ -49,7 +49,7 @@ class TestSecondChance:
     def test_all_used(self) -> None:
         """If all were used the one that came first goes, after a bounded number of looks."""
         passed: list[str] = []
-        entries = SecondChance(1000, never, passed.append)
+        entries = ClockMap(1000, never, passed.append)
         for number in range(1000):
             entries[str(number)] = USED
         entries["new"] = 0
@@ -60,7 +60,7 @@ class TestSecondChance:
 
     def test_ended_first(self) -> None:
         """What has ended has no second chance."""
-        entries = SecondChance(2, lambda value: value < 10, nobody)
+        entries = ClockMap(2, lambda value: value < 10, nobody)
         entries["a"], entries["b"] = 4 | USED, 40
         entries["c"] = 40
 
@@ -68,7 +68,7 @@ class TestSecondChance:
 
     def test_drop_ended(self) -> None:
         """Of the first entries those are dropped that have ended, so many at most, and up to one that has not."""
-        entries = SecondChance(10, lambda value: value < 10, nobody)
+        entries = ClockMap(10, lambda value: value < 10, nobody)
         dropped = []
         for values in ([], [4, 4, 4], [40, 4], [4, 40]):
             entries.clear()
@@ -87,7 +87,7 @@ class TestShards:
     @pytest.mark.parametrize("size", [1, 3, 1024, 1025, 5000])
     def test_exact_size(self, size: int) -> None:
         """All entries that there is room for are kept, however they are spread, and never more."""
-        entries = Shards(size, never, nobody)
+        entries = ShardedClockMap(size, never, nobody)
         for number in range(size):
             entries.add(str(number), 2)
         kept = sum(str(number) in entries.shard(str(number)) for number in range(size))
@@ -101,7 +101,7 @@ class TestShards:
 
     def test_even_maps(self) -> None:
         """However the keys are spread, the maps come to hold the same, so that none of them is large."""
-        entries = Shards(4096, never, nobody)
+        entries = ShardedClockMap(4096, never, nobody)
         for number in range(30_000):
             entries.add(str(number), 2)
 
@@ -110,7 +110,7 @@ class TestShards:
     def test_room_of_what_ended(self) -> None:
         """While there is something that has ended in any of them, nothing else has to go."""
         ended: set[int] = set()
-        entries = Shards(5000, ended.__contains__, nobody)
+        entries = ShardedClockMap(5000, ended.__contains__, nobody)
         for number in range(5000):
             entries.add(f"old-{number}", 2)
         ended.add(2)
@@ -123,7 +123,7 @@ class TestShards:
     @given(st.lists(st.tuples(st.sampled_from("apd"), st.integers(0, 9)), max_size=60), st.integers(1, 5))
     def test_any_steps(self, steps: list[tuple[str, int]], size: int) -> None:
         """Whatever is added, put and deleted, the length is right, the bound holds, and values are those last put."""
-        entries = Shards(size, never, nobody)
+        entries = ShardedClockMap(size, never, nobody)
         values: dict[str, int] = {}
         for number, (step, uid) in enumerate(steps, 1):
             key, value = str(uid), number << 1
@@ -141,7 +141,7 @@ class TestShards:
 
     def test_drop_all(self) -> None:
         """All is dropped shard by shard."""
-        entries = Shards(3000, never, nobody)
+        entries = ShardedClockMap(3000, never, nobody)
         for number in range(3000):
             entries.add(str(number), 2)
         steps = sum(1 for _ in entries.drop_all())
@@ -150,7 +150,7 @@ class TestShards:
 
     def test_hot_key(self) -> None:
         """A key that is used again and again outlasts any number of others."""
-        entries = Shards(100, never, nobody)
+        entries = ShardedClockMap(100, never, nobody)
         entries.add("hot", 2)
         for number in range(10_000):
             entries.add(str(number), 2)
@@ -163,7 +163,7 @@ class TestShards:
         random = Random(7)
         trace = [str(int(random.paretovariate(0.6))) for _ in range(60_000)]
         lru: OrderedDict[str, None] = OrderedDict()
-        entries = Shards(2000, never, nobody)
+        entries = ShardedClockMap(2000, never, nobody)
         exact = found = 0
         for key in trace:
             if key in lru:
@@ -184,7 +184,7 @@ class TestShards:
 
     def test_nothing_for_the_collector(self) -> None:
         """An entry is no object for the garbage collector: there are as many with 50,000 entries as with one."""
-        entries = Shards(50_000, never, nobody)
+        entries = ShardedClockMap(50_000, never, nobody)
         entries.add("first", 2)
         gc.collect()
         before = len(gc.get_objects())

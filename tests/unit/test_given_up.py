@@ -94,7 +94,7 @@ async def test_older_life(run_pods: RunPods, store: MemoryStore) -> None:
         await (await second.claim("alice")).release()
         roll_back()
         store._pods.clear()
-        await first._heart.publish()
+        await first._pod_lease.publish()
         newer = await first.claim("alice")
 
         assert newer.is_owned()

@@ -141,7 +141,7 @@ class TestOnce:
             await pod.claim("alice")
             await pod.drain()
             store.mark_dead(NAMESPACE, SERVICE, 0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: pod.owned("alice") is not None)
 
         assert ["alice"] == hand_off.uids
@@ -153,7 +153,7 @@ class TestOnce:
         async def hand_off(uid: str) -> None:
             handed.append(uid)
             store.mark_dead("prod", "room", 0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
             assert pod.owned(uid) is not None
 
@@ -267,7 +267,7 @@ class TestOnce:
         second = ServerDriver(store, room(1), CONFIG)
         async with second, make_pod(hand_off, movable=lambda _: ["user-0"], **config) as pod:
             uids = await claim(pod, 20)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: running == ["user-0"])
             draining = True
             async with asyncio.timeout(20.0):
@@ -336,7 +336,7 @@ class TestOnce:
         pod = make_pod(hand_off, movable=lambda count: [f"user-{number}" for number in range(count)], **config)
         async with second, pod:
             uids = await claim(pod, 20)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await begun.wait()
             stopping = asyncio.create_task(pod._rebalancing.stop()) if pod._rebalancing else None
             await asyncio.sleep(0)
@@ -508,7 +508,7 @@ class TestOnce:
         async with ServerDriver(store, room(1), CONFIG):
             await pod.start()
             await claim(pod, 20)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await begun.wait()
             async with asyncio.timeout(20.0):
                 await pod.stop()
@@ -736,7 +736,7 @@ async def test_what_is_not_owned(make_pod: MakePod, store: MemoryStore) -> None:
 
     async with make_pod(hand_off) as pod:
         await pod.claim("alice")
-        pod._heart._good_until = -1.0  # its lease has ended
+        pod._pod_lease._good_until = -1.0  # its lease has ended
         await pod._hand_over.run(10.0)
 
         assert ([], None) == (saved, await store.get_link(LinkKey(NAMESPACE, "alice", SERVICE)))

@@ -110,7 +110,7 @@ WRONG: list[tuple[JsonValue, str, list[Any]]] = [
     (EXAMPLES[3], "namespace", _NO_ID),
     (EXAMPLES[3], "podIndex", [True, -1, 1.0, 2**31]),
     (EXAMPLES[3], "heartbeat", [*_NO_SECONDS, 0]),
-    (EXAMPLES[3], "heartbeatJitter", [*_NO_SECONDS, 1.01]),
+    (EXAMPLES[3], "jitter", [*_NO_SECONDS, 1.01]),
     (EXAMPLES[3], "choices", [*_NO_COUNT, 0, 1025]),
     (EXAMPLES[3], "cacheSize", [*_NO_COUNT, 0]),
 ]

@@ -269,7 +269,7 @@ async def test_life_of_a_late_assignment(run_pods: RunPods, store: MemoryStore) 
         forced = asyncio.create_task(pod.set_linked_pod("", "alice", "room", 0))
         await asyncio.sleep(0)  # so that it waits for its turn
         store.mark_dead("prod", "room", 0)
-        await pod._heart.beat()
+        await pod._pod_lease.beat()
         store.release_held()
         await asyncio.gather(claim, forced)
 
@@ -282,7 +282,7 @@ async def test_resumes_over_two_lives(run_pods: RunPods, store: MemoryStore) -> 
         handles = [await server.claim("alice")]
         for _ in range(2):
             store.mark_dead("prod", "room", 0)
-            await server._heart.beat()
+            await server._pod_lease.beat()
             await eventually(lambda: server.owned("alice") not in {None, handles[-1]})
             handles.append(await server.claim("alice"))
         after = [handles[2].resumes(older) for older in handles[:2]]
@@ -304,7 +304,7 @@ async def test_lost_handle_resumes_nothing(run_pods: RunPods, store: MemoryStore
             await before.release()
         else:
             store.mark_dead("prod", "room", 0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
         after = await pod.claim("alice")
         resumed = after.resumes(before)
@@ -319,7 +319,7 @@ async def test_answer_after_the_end(run_pods: RunPods, store: MemoryStore) -> No
         store.hold("claim", answers=True)
         claiming = asyncio.create_task(pod.claim("alice"))
         await store.wait_held()
-        await pod._heart.say_goodbye()
+        await pod._pod_lease.say_goodbye()
         store.release_held()
         handle = await claiming
         await asyncio.wait_for(handle.lost(), 1.0)
@@ -555,7 +555,7 @@ class TestEmptiedStore:
         async with run_pods(1) as (pod,):
             before = [await pod.claim(uid) for uid in uids]
             store.lose_all()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: all(pod.owned(uid) for uid in uids))
             after = [await pod.claim(uid) for uid in uids]
 
@@ -585,7 +585,7 @@ class TestEmptiedStore:
             if placed:  # by a client that knows the old life
                 await store.place_links("prod", [(uid, life) for uid in uids], "room", 60.0)
             store.hold("claim")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await store.wait_held(16)
             left = await pod._owned.verify(uids)
             held = len(pod._owned)
@@ -602,7 +602,7 @@ class TestEmptiedStore:
             before = await pod.claim("alice")
             store.lose_all()
             await store.place(ALICE, PodLife(0, pod.incarnation), 60.0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert (await pod.claim("alice")).resumes(before)
@@ -619,7 +619,7 @@ class TestEmptiedStore:
             store.lose_all()
             await (await other.claim("alice")).release(grace)
             clock.advance(2.0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
             after = await pod.claim("alice")
 
@@ -631,7 +631,7 @@ class TestEmptiedStore:
             before = await pod.claim("alice")
             clock.advance(21.0)
             store.lose_all()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert not (await pod.claim("alice")).resumes(before)
@@ -642,7 +642,7 @@ class TestEmptiedStore:
             before = await pod.claim("alice")
             clock.advance(61.0)
             store.lose_all()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert not (await pod.claim("alice")).resumes(before)
@@ -659,11 +659,11 @@ class TestEmptiedStore:
                 await (await other.claim("alice")).release()
             claims = store.operations["claim"]
             store.fail_with(TIMEOUT, "claim", applied=True)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: store.operations["claim"] > claims)
             await pod._reclaim.wait(10.0)
             store.fail_with(None)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert (not had) is (await pod.claim("alice")).resumes(before)
@@ -679,19 +679,19 @@ class TestEmptiedStore:
             await (await other.claim("alice")).release()
             if how == "cancelled":
                 store.hold("claim", answers=True)
-                await pod._heart.beat()
+                await pod._pod_lease.beat()
                 await store.wait_held()
                 await pod._reclaim.stop()
                 store.release_held()
             else:
                 claims = store.operations["claim"]
                 store.fail_with(TIMEOUT, "claim", applied=True)
-                await pod._heart.beat()
+                await pod._pod_lease.beat()
                 await eventually(lambda: store.operations["claim"] > claims)
                 await pod._reclaim.wait(10.0)
                 store.fail_with(None)
             store.expire_link(ALICE)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert not (await pod.claim("alice")).resumes(before)
@@ -715,7 +715,7 @@ class TestEmptiedStore:
             await pod.claim("alice")
             store.mark_dead("prod", "room", 0)
             store.hold("claim")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await store.wait_held()
             (during,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
@@ -728,7 +728,7 @@ class TestEmptiedStore:
             await pod.claim("alice")
             store.lose_all()
             store.hold("claim")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await store.wait_held()
             (during,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
@@ -742,7 +742,7 @@ class TestEmptiedStore:
         async with run_pods(1) as (pod,):
             store.lose_all()
             store.hold("register", answers=True)
-            beating = asyncio.create_task(pod._heart.beat())
+            beating = asyncio.create_task(pod._pod_lease.beat())
             await store.wait_held()
             (state,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
@@ -793,14 +793,14 @@ class TestOneOfMany:
             store.claim = without_bad  # type: ignore[method-assign]  # one part of the store is away
             store._pods.clear()
             for _ in range(2):
-                await pod._heart.beat()
+                await pod._pod_lease.beat()
                 await pod._reclaim.wait(10.0)
 
             assert all(pod.owned(uid) for uid in good)
             assert (True, True) == (pod._reclaim.pending, pod._reclaim.told)
 
             store.claim = claim  # type: ignore[method-assign]  # it is back
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
 
             assert all(pod.owned(uid) for uid in bad)
@@ -815,7 +815,7 @@ class TestOneOfMany:
             await pod.claim("alice")
             store.fail_with(AWAY, "claim")
             store._pods.clear()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             told = pod._report().reclaiming
             clock.advance(501.0)
 
@@ -844,15 +844,15 @@ class TestOneOfMany:
             older = await pod.claim("alice")
             store.lose_all()
             store.fail_with(AWAY, "claim")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(1.0)
             store.fail_with(None)
             clock.advance(21.0)
-            await other._heart.beat()
+            await other._pod_lease.beat()
             await (await other.claim("alice")).release()
             store.lose_all()
             await pod.claim("alice")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(1.0)
             newer = pod.owned("alice")
 
@@ -876,11 +876,11 @@ class TestOneOfMany:
             older = await pod.claim("alice")
             store.lose_all()
             store.fail_with(AWAY, "claim")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(1.0)
             store.fail_with(None)
             await pod._owned.look_after()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(1.0)
             newer = pod.owned("alice")
 
@@ -955,7 +955,7 @@ class TestOneOfMany:
             await asyncio.wait([releasing, claiming])
             store.release_held()
             store.mark_dead("prod", "room", 0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
 
             assert ([], None) == (pod._owned.uids, pod.owned("alice"))
@@ -973,7 +973,7 @@ class TestWhatResumes:
             store.lose_all()
             await (await other.claim("alice")).release()
             store.fail_with(AWAY, "claim")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
             await pod.set_linked_pod("", "alice", "room", 0)
             after = pod.owned("alice")
@@ -997,7 +997,7 @@ class TestWhatResumes:
                     await store.release(ALICE)
                 else:
                     store.expire_link(ALICE)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
             after = await pod.claim("alice")
 
@@ -1012,7 +1012,7 @@ class TestWhatResumes:
             await eventually(lambda: bool(store._listeners))
             before = await pod.claim("alice")
             clock.advance(501.0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             after = await pod.claim("alice")
 
             assert (None, True, False) == (before.epoch, after.is_owned(), after.resumes(before))
@@ -1026,7 +1026,7 @@ class TestWhatResumes:
             await eventually(lambda: not store._listeners)
             store.lose_all()
             await store.claim(ALICE, PodLife(0, pod.incarnation + 1))
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
             after = await pod.claim("alice")
 
@@ -1040,13 +1040,13 @@ class TestWhatResumes:
             await eventually(lambda: not store._listeners)
             store.fail_with(AWAY, "claim")
             store.lose_all()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
             store.fail_with(None)
-            await other._heart.beat()
+            await other._pod_lease.beat()
             await (await other.claim("alice")).release()
             store.lose_all()
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
             after = await pod.claim("alice")
 

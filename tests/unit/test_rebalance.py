@@ -115,7 +115,7 @@ async def test_driver(store: MemoryStore, clock: ManualClock) -> None:
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for number in range(100):
             await full.claim(f"user-{number}")
-        await full._heart.beat()
+        await full._pod_lease.beat()
         assert full._rebalancing is not None
         await full._rebalancing._action()
         left = len(full._owned)
@@ -173,7 +173,7 @@ async def test_movable_that_fails(
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for number in range(100):
             await full.claim(f"user-{number}")
-        await full._heart.beat()
+        await full._pod_lease.beat()
         assert full._rebalancing is not None
         left = []
         for _ in range(3):
@@ -196,7 +196,7 @@ async def test_movable_that_never_ends(store: MemoryStore, clock: ManualClock) -
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for number in range(100):
             await full.claim(f"user-{number}")
-        await full._heart.beat()
+        await full._pod_lease.beat()
         assert full._rebalancing is not None
         await full._rebalancing._action()
 
@@ -215,7 +215,7 @@ async def test_movable_that_names_what_the_hand_off_changes(store: MemoryStore, 
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for uid in list(sessions):
             await full.claim(uid)
-        await full._heart.beat()
+        await full._pod_lease.beat()
         assert full._rebalancing is not None
         await full._rebalancing._action()
 
@@ -236,7 +236,7 @@ async def test_movable_that_ends_the_process(
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for number in range(100):
             await full.claim(f"user-{number}")
-        await full._heart.beat()
+        await full._pod_lease.beat()
         assert full._rebalancing is not None
         with pytest.raises(error):
             await full._rebalancing._action()
@@ -257,7 +257,7 @@ async def test_failing_hand_off(store: MemoryStore, clock: ManualClock) -> None:
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for uid in uids:
             await full.claim(uid)
-        await full._heart.beat()
+        await full._pod_lease.beat()
         assert full._rebalancing is not None
         await full._rebalancing._action()
 
@@ -278,7 +278,7 @@ async def test_ordinals_that_begin_elsewhere(store: MemoryStore, clock: ManualCl
         left = []
         for _ in range(3):
             clock.advance(20.0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._rebalancing._action()
             left.append(len(pod._owned))
 
@@ -307,7 +307,7 @@ async def test_large_service(store: MemoryStore, clock: ManualClock, own: int, e
         left = [len(pod._owned)]
         for _ in range(3):
             clock.advance(20.0)  # in a service of so many not every heartbeat is told
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._rebalancing._action()
             left.append(len(pod._owned))
 

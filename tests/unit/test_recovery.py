@@ -29,7 +29,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from stateful_route.client.pods.service import ServiceTable
+    from stateful_route.client.pods.service import ServicePods
     from stateful_route.testing import ManualClock
     from tests.unit.conftest import MakeClient
 
@@ -44,8 +44,8 @@ async def begin(store: MemoryStore, pod_index: int, report: PodReport | None = N
     return PodLife(pod_index, (await store.register(room(pod_index), report, LEASE, RETENTION)).incarnation)
 
 
-def table_of(client: ClientDriver) -> ServiceTable:
-    return client._table.peek(NAMESPACE, SERVICE)
+def table_of(client: ClientDriver) -> ServicePods:
+    return client._directory.peek(NAMESPACE, SERVICE)
 
 
 async def lose(store: MemoryStore, client: ClientDriver) -> None:
@@ -79,7 +79,7 @@ async def test_back_to_their_pods(make_client: MakeClient, store: MemoryStore) -
         await lose(store, client)
         for pod_index in (2, 0, 1):
             await begin(store, pod_index, RECLAIMING)
-        await client._table.read(table_of(client))
+        await client._directory.read(table_of(client))
         store.operations.clear()
         after = dict(
             zip(UIDS, await asyncio.gather(*(client.compute_linked_pod("", uid, SERVICE) for uid in UIDS)), strict=True)
@@ -216,7 +216,7 @@ async def test_new_uid_waits(make_client: MakeClient, store: MemoryStore, many: 
         await lose(store, client)
         lives = [await begin(store, pod_index, RECLAIMING) for pod_index in range(2)]
         await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), lives[0])
-        await client._table.read(table_of(client))
+        await client._directory.read(table_of(client))
         waiting: asyncio.Task[object]
         if many:
             waiting = asyncio.create_task(client.batch_compute_linked_pod("", ["alice", "bob"], SERVICE))
@@ -295,7 +295,7 @@ async def test_dead_pod(make_client: MakeClient, store: MemoryStore, clock: Manu
             clock.advance(LEASE / 5)
             for life in lives:
                 await store.heartbeat(room(0), life.incarnation, sequence, PodReport(), LEASE, RETENTION)
-            await client._table.read(table)
+            await client._directory.read(table)
         recovering = table_of(client).recovering
         if back == "nobody":
             await begin(store, 0)

@@ -76,7 +76,7 @@ class TestPublishing:
             await server.claim("alice")
             counted = await server.get_load_state()
             await server.set_load_state(0)
-            await server._heart.beat()
+            await server._pod_lease.beat()
             pod = await pod_0(store)
 
             assert (1, 0) == (counted, await server.get_load_state())
@@ -113,7 +113,7 @@ class TestPublishing:
             with pytest.raises(StoreUnavailableError):
                 await server.set_routing_state(RoutingState.DENY_NEW_CALL)
             store.fail_with(None)
-            await server._heart.beat()
+            await server._pod_lease.beat()
 
             assert RoutingState.DENY_NEW_CALL is (await pod_0(store)).report.routing_state
 
@@ -172,7 +172,7 @@ class TestLives:
         async with make_server() as server:
             first, handle = server.incarnation, await server.claim("alice")
             store.mark_dead("prod", "room", 0)
-            await server._heart.beat()
+            await server._pod_lease.beat()
             pod = await pod_0(store)
 
             assert server.incarnation == pod.incarnation
@@ -185,7 +185,7 @@ class TestLives:
         async with make_server() as server:
             before = await server.claim("alice")
             store.mark_dead("prod", "room", 0)
-            await server._heart.beat()
+            await server._pod_lease.beat()
             after = await server.claim("alice")
 
             assert (False, before.epoch) == (after.inherited, after.previous and after.previous.epoch)
@@ -198,7 +198,7 @@ class TestLives:
             await server.claim("alice")
             await store.claim(ALICE, PodLife(0, server.incarnation + 1))
             store.mark_dead("prod", "room", 0)
-            await server._heart.beat()
+            await server._pod_lease.beat()
             after = await server.claim("alice")
 
             assert after.inherited
@@ -223,12 +223,12 @@ class TestLives:
         async with make_server() as server:
             store.mark_dead("prod", "room", 0)
             store.fail_with(TIMEOUT, "register", applied=True)
-            await server._heart.beat()
+            await server._pod_lease.beat()
             store.fail_with(None)
-            await server._heart.beat()
-            await server._heart.beat()
+            await server._pod_lease.beat()
+            await server._pod_lease.beat()
             clock.advance(CONFIG.lease_seconds)  # the life that it never heard of could be another process
-            await server._heart.beat()
+            await server._pod_lease.beat()
 
             assert (await server.claim("alice")).is_owned()
 
@@ -237,7 +237,7 @@ class TestLives:
         async with make_server() as older:
             handle = await older.claim("alice")
             async with make_server() as newer:
-                await older._heart.beat()
+                await older._pod_lease.beat()
                 with pytest.raises(LifecycleError, match="superseded"):
                     await older.set_routing_state(RoutingState.READY)
                 await asyncio.gather(older.claim("bob"), return_exceptions=True)
@@ -249,7 +249,7 @@ class TestLives:
     async def test_superseded_takes_nothing(self, make_server: MakeServer, store: MemoryStore) -> None:
         """A process that knows that it is superseded makes no link that nobody owns."""
         async with make_server() as older, make_server() as newer:
-            await older._heart.beat()
+            await older._pod_lease.beat()
             await asyncio.gather(older.claim("bob"), return_exceptions=True)
             handle = await newer.claim("bob")
 
@@ -262,7 +262,7 @@ class TestLives:
         handle = await older.claim("alice")
         older._routing_state = RoutingState.SHUTDOWN
         store.hold("heartbeat", answers=True)
-        goodbye = asyncio.create_task(older._heart.say_goodbye())
+        goodbye = asyncio.create_task(older._pod_lease.say_goodbye())
         await store.wait_held()
         async with make_server() as newer:
             taken = await newer.claim("alice")
@@ -281,7 +281,7 @@ class TestLease:
             handle = await server.claim("alice")
             store.fail_with(AWAY)
             clock.advance(499.0)
-            await server._heart.beat()
+            await server._pod_lease.beat()
             before = handle.is_owned()
             clock.advance(1.0)
             after = handle.is_owned()
@@ -297,7 +297,7 @@ class TestLease:
         async with make_server() as server:
             handle = await server.claim("alice")
             store.hold("heartbeat", answers=True)
-            beat = asyncio.create_task(server._heart.beat())
+            beat = asyncio.create_task(server._pod_lease.beat())
             await store.wait_held()
             clock.advance(400.0)
             store.release_held()
@@ -314,7 +314,7 @@ class TestLease:
             handle = await server.claim("alice")
             clock.advance(600.0)
             between = handle.is_owned()
-            await server._heart.beat()
+            await server._pod_lease.beat()
 
             assert (False, True) == (between, handle.is_owned())
 
@@ -325,7 +325,7 @@ class TestLease:
         async with make_server() as server:
             clock.advance(600.0)
             handle = await server.claim("alice")
-            await server._heart.beat()
+            await server._pod_lease.beat()
             await server.remove_linked_pod("", "alice", "room")
             await store.claim(ALICE, PodLife(1, 1))
 
@@ -336,7 +336,7 @@ class TestLease:
         async with make_server() as server:
             clock.advance(600.0)
             first = await server.claim("alice")
-            await server._heart.beat()
+            await server._pod_lease.beat()
             second = await server.claim("alice")
             await second.release()
 
@@ -514,7 +514,7 @@ class TestHealth:
         healthy = [server.healthy]
         await server.start()
         store.fail_with(AWAY)
-        await server._heart.beat()
+        await server._pod_lease.beat()
         healthy.append(server.healthy)
         store.fail_with(None)
         await server.drain()
@@ -532,7 +532,7 @@ class TestHealth:
     async def test_superseded(self, make_server: MakeServer) -> None:
         """A pod that a newer process with its index has superseded is not healthy, and the newer one is."""
         async with make_server() as older, make_server() as newer:
-            await older._heart.beat()
+            await older._pod_lease.beat()
 
             assert (False, True) == (older.healthy, newer.healthy)
 
@@ -573,7 +573,7 @@ class TestWords:
         """A pod says at INFO that it is registered, in which life and with which lease; its heartbeats say nothing."""
         caplog.set_level(logging.INFO, "stateful_route")
         async with make_server() as server:
-            await server._heart.beat()
+            await server._pod_lease.beat()
 
             assert [f"pod 0 of 'room' (room-0) is registered: incarnation {server.incarnation}, lease 500 s"] == lines(
                 caplog, logging.INFO
@@ -602,14 +602,14 @@ class TestWords:
         async with make_server() as server:
             await server.claim("alice")
             lose(store)
-            await server._heart.beat()
+            await server._pod_lease.beat()
 
         assert [f"{why}: a new life begins, and its 1 uids are claimed again"] == lines(caplog, logging.WARNING)
 
     async def test_superseded(self, make_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
         """A superseded pod says once what is the matter and what to do, and its errors say the same."""
         async with make_server(index_is_exclusive=True) as older, make_server(index_is_exclusive=True):
-            await older._heart.beat()
+            await older._pod_lease.beat()
             with pytest.raises(LifecycleError) as caught:
                 await older.claim("alice")
 
@@ -628,7 +628,7 @@ class TestWords:
         async with make_server() as server:
             for error in (AWAY, AWAY, None, None, AWAY, None):
                 store.fail_with(error, "heartbeat")
-                await server._heart.beat()
+                await server._pod_lease.beat()
             told = [line.partition(":")[0] for line in lines(caplog, logging.INFO)[1:]]
 
         fail, succeed = (f"heartbeats of pod 0 of 'room' (room-0) {what}" for what in ("fail", "succeed again"))
@@ -649,13 +649,13 @@ class TestWords:
         """A start whose registration was not answered leaves no pod behind that is READY, if it can help it."""
         store.fail_with(TIMEOUT, "register", applied=True)
         server = make_server()
-        real = server._heart.publish
+        real = server._pod_lease.publish
 
         async def publish() -> None:
             store.fail_with(None)
             await real()
 
-        server._heart.publish = publish  # type: ignore[method-assign]  # the store answers again
+        server._pod_lease.publish = publish  # type: ignore[method-assign]  # the store answers again
         with pytest.raises(StoreTimeoutError):
             await server.start()
 
@@ -685,7 +685,7 @@ class TestWords:
             caplog.clear()
             store.deafen()
             await eventually(lambda: bool(lines(caplog, logging.INFO)))
-            server._watch._lose(AWAY)  # another attempt that fails
+            server._invalidations._lose(AWAY)  # another attempt that fails
             store.hear_again()
             await eventually(lambda: len(lines(caplog, logging.INFO)) > 1)
 
@@ -705,7 +705,7 @@ class TestLateAnswers:
         """SHUTDOWN is in the store when the call returns, though a heartbeat was in flight when it was made."""
         async with make_server() as pod:
             store.hold("heartbeat", answers=True)
-            beating = asyncio.create_task(pod._heart.beat())
+            beating = asyncio.create_task(pod._pod_lease.beat())
             await store.wait_held()
             leaving = asyncio.create_task(pod.set_routing_state(RoutingState.SHUTDOWN))
             await asyncio.sleep(0)
@@ -720,7 +720,7 @@ class TestLateAnswers:
         async with make_server() as pod:
             store.lose_all()
             store.hold("register", answers=True)
-            beating = asyncio.create_task(pod._heart.beat())
+            beating = asyncio.create_task(pod._pod_lease.beat())
             await store.wait_held()
             leaving = asyncio.create_task(pod.set_routing_state(RoutingState.SHUTDOWN))
             await asyncio.sleep(0)
@@ -744,11 +744,11 @@ class TestLateAnswers:
             await pod.claim("alice")
             store.lose_all()
             store.fail_with(TIMEOUT, "register")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             store.fail_with(None)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             late = [await register(*args, **settings) for args, settings in sent[:-1]]
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             handle = await pod.claim("alice")
 
             assert [True] * len(sent[:-1]) == [answer.refused for answer in late]
@@ -762,9 +762,9 @@ class TestLateAnswers:
         async with make_server() as pod:
             store.lose_all()
             store.fail_with(TIMEOUT, "register", applied=applied)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             store.fail_with(None)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
 
             assert (await pod.claim("alice")).is_owned()
 
@@ -773,8 +773,8 @@ class TestLateAnswers:
         async with make_server() as older, make_server(index_is_exclusive=True) as newer:
             store.deafen()  # so that the older one does not hear of it
             store.mark_dead("prod", "room", 0)
-            await newer._heart.beat()
-            await older._heart.beat()
+            await newer._pod_lease.beat()
+            await older._pod_lease.beat()
 
             assert (False, True) == (older.healthy, newer.healthy)
             assert (await newer.claim("alice")).is_owned()
@@ -794,11 +794,11 @@ class TestLateAnswers:
         """A pod that died before the clock of the store was put back is dead a lease after that, at the latest."""
         async with run_pods(2) as (dead, living):
             await dead._beating.stop()
-            await dead._watch.stop()
+            await dead._invalidations.stop()
             store_clock = ManualClock(clock() - 10_000.0)
             store._clock = store_clock
             for _ in range(6):
-                await living._heart.beat()
+                await living._pod_lease.beat()
                 store_clock.advance(100.0)
             confirmed = await store.confirm_death("prod", "room", PodLife(0, dead.incarnation), 86400.0)
 
@@ -826,7 +826,7 @@ class TestLateAnswers:
 
         store.heartbeat = note  # type: ignore[method-assign,assignment]  # what was sent arrives again below
         async with make_server() as pod:
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod.set_routing_state(RoutingState.DENY_NEW_CALL)
             late = await heartbeat(*sent[0])
             state = await pod_0(store)
@@ -842,7 +842,7 @@ class TestLateAnswers:
             else:
                 store.mark_dead("prod", "room", 0)
             before = store.operations["register"]
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
 
             assert 1 == store.operations["register"] - before
 
@@ -851,13 +851,13 @@ class TestLateAnswers:
         async with make_server() as pod:
             store.mark_dead("prod", "room", 0)
             store.fail_with(TIMEOUT, "register")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             store.fail_with(None)
             before = dict(store.operations)
             with pytest.raises(StoreUnavailableError):
                 await pod.claim("alice")
             asked = store.operations["claim"] - before.get("claim", 0)
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
 
             assert (0, before["heartbeat"]) == (asked, store.operations["heartbeat"])
             assert (await pod.claim("alice")).is_owned()
@@ -878,11 +878,11 @@ class TestLateAnswers:
             before = store.operations["register"]
             await register(*sent[0][0], **sent[0][1])
             ghost = (await pod_0(store)).incarnation
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await eventually(lambda: pod.owned("alice") is not None)
 
             assert pod.healthy
-            assert pod._heart.is_own(0, ghost)
+            assert pod._pod_lease.is_own(0, ghost)
             assert 3 == store.operations["register"] - before  # the late one, whose it is, and the next life over it
 
     async def test_a_start_that_failed_spares_a_living_process(
@@ -892,16 +892,16 @@ class TestLateAnswers:
         async with make_server(index_is_exclusive=True) as living:
             store.fail_with(TIMEOUT, "register")
             failing = make_server()
-            real = failing._heart.publish
+            real = failing._pod_lease.publish
 
             async def publish() -> None:
                 store.fail_with(None)
                 await real()
 
-            failing._heart.publish = publish  # type: ignore[method-assign]  # the store answers again
+            failing._pod_lease.publish = publish  # type: ignore[method-assign]  # the store answers again
             with pytest.raises(StoreTimeoutError):
                 await failing.start()
-            await living._heart.beat()
+            await living._pod_lease.beat()
 
             assert (living.healthy, living.incarnation) == (
                 True,
@@ -915,7 +915,7 @@ class TestLateAnswers:
             handle = await pod.claim("alice")
             store._pods.clear()
             store._clock = lambda: clock() - 1000.0
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             await pod._reclaim.wait(10.0)
 
             assert pod.incarnation > before
@@ -927,7 +927,7 @@ class TestLateAnswers:
             lost = PodLife(0, pod.incarnation + 10_000_000_000)
             await store.claim(LinkKey("prod", "alice", "room"), lost)
             refused = await pod.claim("alice")
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
             claimed = await pod.claim("alice")
 
             assert [False, True] == [refused.is_owned(), claimed.is_owned()]
@@ -942,9 +942,9 @@ class TestLateAnswers:
             store.deafen()  # the older one has not heard of the newer one
             store.lose_all()
             for process in (older, newer) if first == "older" else (newer, older):
-                await process._heart.beat()
-            await older._heart.beat()
-            await newer._heart.beat()
+                await process._pod_lease.beat()
+            await older._pod_lease.beat()
+            await newer._pod_lease.beat()
 
             assert (False, True) == (older.healthy, newer.healthy)
             assert (await newer.claim("alice")).is_owned()

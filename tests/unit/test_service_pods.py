@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stateful_route.client.pods.service import ServiceTable
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import PodAnnouncement, PodLife, PodReport, PodState, PodTable, RoutingState, StateObj
 
 NOW = 1_800_000_000.0
@@ -40,13 +40,13 @@ def state(
     )
 
 
-def read(table: ServiceTable, *pods: PodState, now: float = NOW) -> None:
+def read(table: ServicePods, *pods: PodState, now: float = NOW) -> None:
     table.apply(PodTable(now, pods), now)
 
 
 @pytest.fixture
-def table() -> ServiceTable:
-    return ServiceTable("prod", "room", settle=1.0)
+def table() -> ServicePods:
+    return ServicePods("prod", "room", settle=1.0)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def table() -> ServiceTable:
         (state(at=NOW - 5.0), False, False, False),
     ],
 )
-def test_states(table: ServiceTable, pod: PodState, routable: bool, usable: bool, leaving: bool) -> None:
+def test_states(table: ServicePods, pod: PodState, routable: bool, usable: bool, leaving: bool) -> None:
     """Routable is alive and READY, usable is alive and not SHUTDOWN, leaving is not READY."""
     read(table, pod)
 
@@ -72,7 +72,7 @@ def test_states(table: ServiceTable, pod: PodState, routable: bool, usable: bool
     )
 
 
-def test_pods_stay_the_same_objects(table: ServiceTable) -> None:
+def test_pods_stay_the_same_objects(table: ServicePods) -> None:
     """A reading changes the pods in place, so that cached links see it, also of a pod that was never seen."""
     unknown = table.pod(0)
     first = unknown.usable, unknown.life
@@ -83,7 +83,7 @@ def test_pods_stay_the_same_objects(table: ServiceTable) -> None:
     assert (False, PodLife(0, 7), 3, 2.0) == (unknown.usable, unknown.life, unknown.load, unknown.capacity)
 
 
-def test_vanished(table: ServiceTable) -> None:
+def test_vanished(table: ServicePods) -> None:
     """A pod that the store no longer knows is not usable, until it is back; one never seen stays usable."""
     read(table, state(0), state(1))
     unknown = table.pod(9)
@@ -96,7 +96,7 @@ def test_vanished(table: ServiceTable) -> None:
     assert unknown.usable
 
 
-def test_nothing_is_routable(table: ServiceTable) -> None:
+def test_nothing_is_routable(table: ServicePods) -> None:
     """An empty reading is one: the table is loaded, and nothing is routable."""
     before = table.loaded
     read(table)
@@ -104,7 +104,7 @@ def test_nothing_is_routable(table: ServiceTable) -> None:
     assert (False, True, [], ()) == (before, table.loaded, table.routable, table.leaving)
 
 
-def test_own_stamp(table: ServiceTable) -> None:
+def test_own_stamp(table: ServicePods) -> None:
     """Own placements on a pod are forgotten when that pod's own stamp has passed, not when the table was read."""
     read(table, state(0), state(1))
     for pod_index in (0, 1):
@@ -114,7 +114,7 @@ def test_own_stamp(table: ServiceTable) -> None:
     assert [0, 1] == [table.pod(pod_index).own.unseen for pod_index in (0, 1)]
 
 
-def test_expected_load(table: ServiceTable) -> None:
+def test_expected_load(table: ServicePods) -> None:
     """An own placement that no load shows counts with the mean weight of a link."""
     read(table, state(0, load=30, links=10), state(1, load=10, links=10))
     table.placed(table.pod(0), NOW + 1.0)
@@ -123,21 +123,21 @@ def test_expected_load(table: ServiceTable) -> None:
 
 
 @pytest.mark.parametrize(("load", "links"), [(0, 0), (0, 5), (5, 0)])
-def test_unknown_weight(table: ServiceTable, load: int, links: int) -> None:
+def test_unknown_weight(table: ServicePods, load: int, links: int) -> None:
     """Without loads or links to divide a link weighs 1."""
     read(table, state(0, load=load, links=links))
 
     assert 1.0 == table.weight_of_own
 
 
-def test_weight_of_routable_pods(table: ServiceTable) -> None:
+def test_weight_of_routable_pods(table: ServicePods) -> None:
     """The weight is that of the pods that may get new uids."""
     read(table, state(0, load=30, links=10), state(1, load=1000, links=1, routing_state=SHUTDOWN))
 
     assert 3.0 == table.weight_of_own
 
 
-def test_scale(table: ServiceTable) -> None:
+def test_scale(table: ServicePods) -> None:
     """What all clients placed, by the counters of the pods, over what this one placed scales its own placements."""
     read(table, state(0, placed=100), state(1, placed=100))
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_scale(table: ServiceTable) -> None:
         (state(1, placed=50), 0),
     ],
 )
-def test_newly_placed(table: ServiceTable, again: PodState, newly: int) -> None:
+def test_newly_placed(table: ServicePods, again: PodState, newly: int) -> None:
     """A restarted pod counts from 0, a counter that fell counts nothing, a pod that was not read before neither."""
     read(table, state(0, placed=100))
     table.placed(table.pod(0), NOW)
@@ -165,7 +165,7 @@ def test_newly_placed(table: ServiceTable, again: PodState, newly: int) -> None:
     assert max(1.0, float(newly)) == pytest.approx(table.weight_of_own)
 
 
-def test_restarted_pod(table: ServiceTable) -> None:
+def test_restarted_pod(table: ServicePods) -> None:
     """A restarted pod has its new life and load, and what was placed on the older one is forgotten by its stamp."""
     read(table, state(0, load=50, links=50))
     table.placed(table.pod(0), NOW)
@@ -174,7 +174,7 @@ def test_restarted_pod(table: ServiceTable) -> None:
     assert (PodLife(0, 2), 0.0) == (table.pod(0).life, table.pod(0).expected_load)
 
 
-def test_what_a_strategy_sees(table: ServiceTable) -> None:
+def test_what_a_strategy_sees(table: ServicePods) -> None:
     """A pod shows what it published, and the placements of this client that it does not show."""
     read(table, state(0, incarnation=7, links=4, capacity=2.0, max_links=6, zone="a", revision="v1"))
     pod = table.pod(0)
@@ -189,7 +189,7 @@ def test_what_a_strategy_sees(table: ServiceTable) -> None:
     )
 
 
-def test_full(table: ServiceTable) -> None:
+def test_full(table: ServicePods) -> None:
     """A pod is full, and no candidate, with as many links as it may have, placements under way included."""
     read(table, state(0, links=4, max_links=6), state(1))
     full = [table.pod(0).full]
@@ -205,7 +205,7 @@ def test_full(table: ServiceTable) -> None:
     assert not table.pod(1).full
 
 
-def test_full_by_what_all_place(table: ServiceTable) -> None:
+def test_full_by_what_all_place(table: ServicePods) -> None:
     """What this client placed counts for the others too, as they place as much; what is under way counts once."""
     read(table, state(0, placed=100, max_links=50), state(1))
     for second in range(1, 40):
@@ -225,7 +225,7 @@ def test_full_by_what_all_place(table: ServiceTable) -> None:
     assert (True, [1]) == (pod.full, [each.pod_index for each in table.candidates])
 
 
-def test_idle_client(table: ServiceTable) -> None:
+def test_idle_client(table: ServicePods) -> None:
     """A client that was idle does not hold pods for full after a few placements of its own, in a busy service."""
     read(table, state(0, max_links=200))
     for second in range(1, 40):
@@ -248,14 +248,14 @@ def test_idle_client(table: ServiceTable) -> None:
         ([state(0, links=3, max_links=5), state(1, links=7, max_links=5), state(2, max_links=1)], 3),
     ],
 )
-def test_room(table: ServiceTable, pods: list[PodState], room: int) -> None:
+def test_room(table: ServicePods, pods: list[PodState], room: int) -> None:
     """The room is what is left in all routable pods; a pod that is over its limit takes none from the others."""
     read(table, *pods)
 
     assert [table.has_room(uids) for uids in (1, 2, 3, 4)] == [uids <= room for uids in (1, 2, 3, 4)]
 
 
-def test_unlimited_room(table: ServiceTable) -> None:
+def test_unlimited_room(table: ServicePods) -> None:
     """A pod without a limit has room for any number."""
     read(table, state(0, links=5, max_links=5), state(1, links=10**9))
 
@@ -263,7 +263,7 @@ def test_unlimited_room(table: ServiceTable) -> None:
 
 
 def change(
-    table: ServiceTable, *pods: PodState, now: float = NOW, overdue: tuple[int, ...] = (), ends: float | None = None
+    table: ServicePods, *pods: PodState, now: float = NOW, overdue: tuple[int, ...] = (), ends: float | None = None
 ) -> bool:
     """Apply what has changed; ``ends`` is when the next lease ends, by default in a lease."""
     digest = sum({state.pod_index: state.version for state in [*table.states, *pods]}.values())
@@ -272,7 +272,7 @@ def change(
     return table.apply(changes, now)
 
 
-def test_changes(table: ServiceTable) -> None:
+def test_changes(table: ServicePods) -> None:
     """A reading of changes changes those pods, and leaves the others as they were."""
     read(table, state(0, load=1), state(1, load=2), state(2, load=3))
     whole = change(table, state(1, load=9, version=7), state(3, load=4, version=8))
@@ -285,7 +285,7 @@ def test_changes(table: ServiceTable) -> None:
     assert (PodLife(0, 1),) == table.leaving
 
 
-def test_lost_change(table: ServiceTable) -> None:
+def test_lost_change(table: ServicePods) -> None:
     """Changes that do not add up to what the store has are not the whole truth, until all pods are read."""
     read(table, state(0), state(1))
     lost = table.apply(PodTable(NOW, (state(0, version=7),), whole=False, version=7, digest=12), NOW)
@@ -295,7 +295,7 @@ def test_lost_change(table: ServiceTable) -> None:
     assert change(table, state(1, version=8))
 
 
-def test_leases_alone(table: ServiceTable) -> None:
+def test_leases_alone(table: ServicePods) -> None:
     """A reading without changes leaves version and pods, tells who is overdue, and finds out if there are no pods."""
     table.apply(PodTable(NOW, (state(0, version=7), state(1, version=8)), version=8, digest=15), NOW)
     fine = table.apply(PodTable(NOW, (), whole=False, overdue=(1,), next_deadline=NOW + 5.0, living=2), NOW)
@@ -306,7 +306,7 @@ def test_leases_alone(table: ServiceTable) -> None:
     assert (8, [True, False]) == usable
 
 
-def test_unreadable_pod(table: ServiceTable) -> None:
+def test_unreadable_pod(table: ServicePods) -> None:
     """A pod that cannot be read makes a difference to the digest, which is no reason to read all pods again."""
     whole = table.apply(PodTable(NOW, (state(0, version=7),), 1, digest=12), NOW)
     same = table.apply(PodTable(NOW, (state(0, version=9),), whole=False, version=9, digest=14), NOW)
@@ -314,7 +314,7 @@ def test_unreadable_pod(table: ServiceTable) -> None:
     assert (True, True) == (whole, same)
 
 
-def test_nothing_new_to_say(table: ServiceTable) -> None:
+def test_nothing_new_to_say(table: ServicePods) -> None:
     """A pod is alive as long as it is not said to be overdue, however long it has had nothing new to say."""
     read(table, state(0), state(1))
     change(table, now=NOW + 60.0)
@@ -328,7 +328,7 @@ def test_nothing_new_to_say(table: ServiceTable) -> None:
     assert ([0, 1], True) == ([pod.pod_index for pod in table.routable], table.pod(1).usable)
 
 
-def test_confirmable(table: ServiceTable) -> None:
+def test_confirmable(table: ServicePods) -> None:
     """Who is overdue can be confirmed after a lease of looking, who said goodbye at once, and who is dead not again."""
     read(table, state(0), state(1), state(2, routing_state=SHUTDOWN), state(3, dead=True))
     early = table.confirmable()
@@ -343,7 +343,7 @@ def test_confirmable(table: ServiceTable) -> None:
     assert [PodLife(2, 1)] == table.confirmable()
 
 
-def test_unbroken_watch(table: ServiceTable) -> None:
+def test_unbroken_watch(table: ServicePods) -> None:
     """Looks as seldom as a table asks for leave no gap, however short the time between two refreshes is."""
     read(table, state(0))
     left = table.next_look(NOW) or 0.0
@@ -352,7 +352,7 @@ def test_unbroken_watch(table: ServiceTable) -> None:
     assert left == pytest.approx(table.unbroken_for)
 
 
-def test_many_asked_for(table: ServiceTable) -> None:
+def test_many_asked_for(table: ServicePods) -> None:
     """A reading asks for no more pods than a script can take, whatever was announced."""
     for pod_index in range(9000):
         table.mark_dead(PodLife(pod_index, 1))
@@ -360,7 +360,7 @@ def test_many_asked_for(table: ServiceTable) -> None:
     assert 1000 == len(table.asked_for)
 
 
-def test_stamp_of_a_quiet_pod(table: ServiceTable) -> None:
+def test_stamp_of_a_quiet_pod(table: ServicePods) -> None:
     """Own placements are forgotten once every heartbeat must be younger, by the lease that ends next."""
     read(table, state(0), state(1))
     table.placed(table.pod(0), NOW)
@@ -372,7 +372,7 @@ def test_stamp_of_a_quiet_pod(table: ServiceTable) -> None:
 
 
 @pytest.mark.parametrize("announced", [*RoutingState, "DEAD", "HIDDEN"])
-def test_announced(table: ServiceTable, announced: str) -> None:
+def test_announced(table: ServicePods, announced: str) -> None:
     """What is announced of a pod keeps it out of the cache until it is read, and changes nothing else."""
     read(table, state(0))
     for pod_index in (0, 1):
@@ -389,7 +389,7 @@ def test_announced(table: ServiceTable, announced: str) -> None:
     assert [0] == list(table._pods)
 
 
-def test_rumoured(table: ServiceTable) -> None:
+def test_rumoured(table: ServicePods) -> None:
     """That the death of a pod whose lease has ended was confirmed is kept in mind until the next reading."""
     read(table, state(0, incarnation=2))
     read(table, state(0, incarnation=2), now=NOW + 5.0)
@@ -405,7 +405,7 @@ def test_cost_of_a_change() -> None:
     """What a reading of changes costs does not depend on the number of pods."""
     calls = []
     for count in (10, 1000):
-        table = ServiceTable("prod", "room", settle=1.0)
+        table = ServicePods("prod", "room", settle=1.0)
         read(table, *(state(pod_index) for pod_index in range(count)))
         table.placed(table.pod(5), NOW)
         counted = 0
@@ -423,7 +423,7 @@ def test_cost_of_a_change() -> None:
     assert calls[0] == calls[1]
 
 
-def test_candidates_among_many(table: ServiceTable) -> None:
+def test_candidates_among_many(table: ServicePods) -> None:
     """A pod that becomes full is a candidate no more, and is one again when a placement fails; the list is kept."""
     read(table, *(state(pod_index, links=4, max_links=5) for pod_index in range(3)))
     kept = table.candidates
@@ -438,7 +438,7 @@ def test_candidates_among_many(table: ServiceTable) -> None:
     assert [0, 2] == [pod.pod_index for pod in table.candidates]
 
 
-def test_told_once(table: ServiceTable) -> None:
+def test_told_once(table: ServicePods) -> None:
     """Between two readings the same state is told; a later heartbeat that said nothing new moves its time."""
     read(table, state(0))
     first = table.state(0)

@@ -42,8 +42,8 @@ async def beat(store: MemoryStore, life: PodLife, sequence: int = 1, state: Rout
 
 async def refresh(client: ClientDriver) -> None:
     """Refresh the table of a service that is in use."""
-    client._table.peek(NAMESPACE, SERVICE)
-    await client._table.refresh_all()
+    client._directory.peek(NAMESPACE, SERVICE)
+    await client._directory.refresh_all()
 
 
 async def look_on(client: ClientDriver, clock: ManualClock, seconds: float, *alive: ServerDriver) -> None:
@@ -51,7 +51,7 @@ async def look_on(client: ClientDriver, clock: ManualClock, seconds: float, *ali
     for _ in range(round(seconds / REFRESH)):
         clock.advance(REFRESH)
         for pod in alive:
-            await pod._heart.beat()
+            await pod._pod_lease.beat()
         await refresh(client)
 
 
@@ -145,10 +145,10 @@ class TestOneCall:
                 await beat(store, life, state=RoutingState.SHUTDOWN)
                 await store.confirm_death(NAMESPACE, SERVICE, life, RETENTION)
             clock.advance(3600.0)
-            await alive._heart.beat()
+            await alive._pod_lease.beat()
             async with make_client() as client:
                 await client.pods("", SERVICE)
-                named = client._table.peek(NAMESPACE, SERVICE).dead
+                named = client._directory.peek(NAMESPACE, SERVICE).dead
                 calls(store)
                 pods = [await client.compute_linked_pod("", "first-7", SERVICE)]
                 first = calls(store)
@@ -180,7 +180,7 @@ class TestConfirmation:
             else:
                 clock.advance(3 * REFRESH)
             calls(store)
-            await alive._heart.beat()
+            await alive._pod_lease.beat()
             await refresh(client)
             await look_on(client, clock, LEASE - REFRESH, alive)
             pod = await client.compute_linked_pod("", "alice", SERVICE)
@@ -200,7 +200,7 @@ class TestConfirmation:
             await client.pods("", SERVICE)
             await look_on(client, clock, LEASE - REFRESH, alive)
             clock.advance(REFRESH)
-            await alive._heart.beat()
+            await alive._pod_lease.beat()
             confirm = store.confirm_death
 
             async def late(namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
@@ -223,7 +223,7 @@ class TestConfirmation:
             life = await mute(store, 1, "alice")
             await client.compute_linked_pod("", "alice", SERVICE)
             clock.advance(2 * LEASE)
-            await alive._heart.beat()
+            await alive._pod_lease.beat()
             await beat(store, life)
             await refresh(client)
 
@@ -294,7 +294,7 @@ class TestConfirmation:
                 await beat(store, life, sequence)
                 await look_on(client, clock, REFRESH, alive)
             store._pods.clear()  # as an eviction or a failover of the shard of the pods does
-            await alive._heart.beat()  # the first to register again; the other one will within a heartbeat
+            await alive._pod_lease.beat()  # the first to register again; the other one will within a heartbeat
             await refresh(client)
             await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -343,10 +343,10 @@ class TestConfirmation:
         async with run_pods(1) as (alive,), make_client() as client:
             await mute(store, 1, "alice")
             clock.advance(LEASE + 1)
-            await alive._heart.beat()
-            await client._table.read(client._table.peek(NAMESPACE, SERVICE))
+            await alive._pod_lease.beat()
+            await client._directory.read(client._directory.peek(NAMESPACE, SERVICE))
             clock.advance(LEASE + 1)
-            await alive._heart.beat()
+            await alive._pod_lease.beat()
 
             assert 1 == await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -356,7 +356,7 @@ class TestConfirmation:
         await store.register(room(0), PodReport(), 250.0, RETENTION)
         async with ClientDriver(store, config, clock=clock, random=Random(1)) as client:
             await client.pods("", SERVICE)
-            seen = client._table.peek(NAMESPACE, SERVICE)
+            seen = client._directory.peek(NAMESPACE, SERVICE)
             looks = []
             for _ in range(10):
                 looks.append(seen.next_look(clock()) or 0.0)
@@ -381,7 +381,7 @@ class TestUnreachable:
             pods = {await client.compute_linked_pod("", f"user-{number}", SERVICE) for number in range(20)}
             kept = await client.compute_linked_pod("", "alice", SERVICE)
             clock.advance(1.0)
-            await reported._heart.beat()
+            await reported._pod_lease.beat()
             await refresh(client)
             again = {await client.compute_linked_pod("", f"new-{number}", SERVICE) for number in range(20)}
 
@@ -395,7 +395,7 @@ class TestUnreachable:
         async with run_pods(2) as (_, reported), make_client() as client:
             await client.pods("", SERVICE)
             clock.advance(1.0)
-            await reported._heart.beat()  # its last one: it crashes now
+            await reported._pod_lease.beat()  # its last one: it crashes now
             clock.advance(1.0)
             await client.report_unreachable("", SERVICE, 1)
             pods = {await client.compute_linked_pod("", f"user-{number}", SERVICE) for number in range(20)}

@@ -29,7 +29,7 @@ _CHANCES = 64
 _SWEEP = 8
 
 
-class SecondChance(Cache[str, int]):
+class ClockMap(Cache[str, int]):
     """One such map."""
 
     def __init__(self, maxsize: int, ended: Callable[[int], bool], passed: Callable[[str], None]) -> None:
@@ -72,17 +72,17 @@ class SecondChance(Cache[str, int]):
         raise KeyError("the map is empty")
 
 
-class Shards:
+class ShardedClockMap:
     """Many such maps that are one to the outside: up to ``size`` entries in all."""
 
     def __init__(self, size: int, ended: Callable[[int], bool], passed: Callable[[str], None]) -> None:
-        """Make the maps; see ``SecondChance``."""
+        """Make the maps; see ``ClockMap``."""
         count = 1
         while count * _SHARD < size:
             count *= 2
         self._size = size
         self._share = size // count
-        self._shards = [SecondChance(size, ended, passed) for _ in range(count)]
+        self._shards = [ClockMap(size, ended, passed) for _ in range(count)]
         self._mask = count - 1
         self._length = 0
         self._added = 0
@@ -91,7 +91,7 @@ class Shards:
     def __len__(self) -> int:
         return self._length
 
-    def shard(self, key: str) -> SecondChance:
+    def shard(self, key: str) -> ClockMap:
         """Return the map in which a key is, if it is there: to read, and to write a key that is in it."""
         return self._shards[hash(key) & self._mask]
 
@@ -118,12 +118,12 @@ class Shards:
             self._length -= len(self._shards.pop())
             yield
 
-    def _fullest(self, shard: SecondChance) -> SecondChance:
+    def _fullest(self, shard: ClockMap) -> ClockMap:
         """Return a shard that has its share of the entries, or more: that one, or else the next in turn."""
         while len(shard) < self._share:
             shard = self._next()
         return shard
 
-    def _next(self) -> SecondChance:
+    def _next(self) -> ClockMap:
         self._turn = (self._turn + 1) & self._mask
         return self._shards[self._turn]

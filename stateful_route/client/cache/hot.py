@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from stateful_route.models import Link
 
 MOST = 131_072
-"""The most links in the front: to drop them, or to let their dict grow, takes no more than a few milliseconds."""
+"""The most links in the hot cache: to drop them, or to let their dict grow, takes no more than a few milliseconds."""
 
-# Links that end within the same hundredth of the longest time that one is cached for leave the front together.
+# Links that end within the same hundredth of the longest time that one is cached for leave the hot cache together.
 _TICKS = 100
 _SHORTEST_TICK = 0.01
 
 
-class Target:
-    """Where the links lead that have the same pod and leave the front together."""
+class HotSlot:
+    """Where the links lead that have the same pod and leave the hot cache together."""
 
     __slots__ = ("pod", "pod_index", "usable")
 
@@ -33,14 +33,14 @@ class Target:
         """The one thing that a hit looks at: it is false for ever once the links may have ended."""
 
 
-class Part:
-    """The links of one service in the front, by uid."""
+class HotService:
+    """The links of one service in the hot cache, by uid."""
 
-    __slots__ = ("known", "targets")
+    __slots__ = ("known", "slots")
 
     def __init__(self) -> None:
         """Begin with none."""
-        self.targets: dict[str, Target] = {}
+        self.slots: dict[str, HotSlot] = {}
         self.known: dict[str, Link] = {}
         """Of those in ``targets`` the links that somebody wanted to know more of than the pod."""
 
@@ -52,21 +52,21 @@ class _Handle(Protocol):
 
 
 class _Tick:
-    """What leaves the front at the same time."""
+    """What leaves the hot cache at the same time."""
 
-    __slots__ = ("handle", "targets")
+    __slots__ = ("handle", "slots")
 
     def __init__(self, handle: _Handle) -> None:
         self.handle = handle
-        self.targets: list[Target] = []
+        self.slots: list[HotSlot] = []
 
 
-class Front:
+class HotCache:
     """A part of the cached links, by namespace, service and uid.
 
-    A link leaves the front a tick or two before it ends, so that a timer that is late by less than a tick does no
+    A link leaves the hot cache a tick or two before it ends, so that a timer that is late by less than a tick does no
     harm. The timers are those of the event loop, or of the clock if that has a ``call_at(when, callback)``. With a
-    clock that has none the front stays empty.
+    clock that has none the hot cache stays empty.
     """
 
     def __init__(self, ttl: float, clock: Callable[[], float], namespace: str = "") -> None:
@@ -74,8 +74,8 @@ class Front:
 
         An empty string for a namespace means ``namespace``.
         """
-        self._own: dict[str, Part] = {}
-        self.parts = {namespace: self._own, "": self._own}
+        self._own: dict[str, HotService] = {}
+        self.services = {namespace: self._own, "": self._own}
         self._length = 0
         self._tick = max(ttl / _TICKS, _SHORTEST_TICK)
         self._ticks: dict[int, _Tick] = {}
@@ -86,59 +86,59 @@ class Front:
     def __len__(self) -> int:
         return self._length
 
-    def part(self, namespace: str, service_name: str) -> Part:
+    def service(self, namespace: str, service_name: str) -> HotService:
         """Return the part of a service; only the methods of this object change which links are in it."""
-        services = self.parts.setdefault(namespace, {})
+        services = self.services.setdefault(namespace, {})
         if service_name not in services:
-            services[service_name] = Part()
+            services[service_name] = HotService()
         return services[service_name]
 
     def remove(self, namespace: str, service_name: str) -> None:
         """Drop all links of a service, which gets another part when it comes back."""
-        services = self.parts[namespace]
+        services = self.services[namespace]
         self.drop(services.pop(service_name))
         if not services and services is not self._own:
-            del self.parts[namespace]
+            del self.services[namespace]
 
-    def put(self, part: Part, uid: str, pod: Pod, expires: float, now: float) -> None:
+    def put(self, service: HotService, uid: str, pod: Pod, expires: float, now: float) -> None:
         """Put a link that ends at ``expires`` into the part of its service, if it ends late enough."""
         tick = int(expires / self._tick) - 1
         if tick * self._tick <= now:
             return
-        target = pod.targets.get(tick) or self._aim(tick, pod)
-        if target is None:
+        slot = pod.slots.get(tick) or self._aim(tick, pod)
+        if slot is None:
             return
-        if uid not in part.targets:
+        if uid not in service.slots:
             if self._length >= MOST:
                 self.clear()
             self._length += 1
-        part.targets[uid] = target
+        service.slots[uid] = slot
 
-    def discard(self, part: Part, uid: str) -> None:
+    def discard(self, service: HotService, uid: str) -> None:
         """Drop a link, if it is there."""
-        if part.targets.pop(uid, None) is not None:
-            part.known.pop(uid, None)
+        if service.slots.pop(uid, None) is not None:
+            service.known.pop(uid, None)
             self._length -= 1
 
-    def drop(self, part: Part) -> None:
+    def drop(self, service: HotService) -> None:
         """Drop all links of a service."""
-        self._length -= len(part.targets)
-        part.targets.clear()
-        part.known.clear()
+        self._length -= len(service.slots)
+        service.slots.clear()
+        service.known.clear()
 
     def clear(self) -> None:
         """Drop all links."""
-        for services in self.parts.values():
-            for part in services.values():
-                part.targets.clear()
-                part.known.clear()
+        for services in self.services.values():
+            for service in services.values():
+                service.slots.clear()
+                service.known.clear()
         self._length = 0
 
     def forget(self, pod: Pod) -> None:
         """End all links that lead to a pod, for good; they are dropped as they come up."""
-        for target in pod.targets.values():
-            target.usable = False
-        pod.targets.clear()
+        for slot in pod.slots.values():
+            slot.usable = False
+        pod.slots.clear()
 
     def close(self) -> None:
         """Drop all links, and end all timers."""
@@ -147,7 +147,7 @@ class Front:
             self._ticks[tick].handle.cancel()
             self._end(tick)
 
-    def _aim(self, tick: int, pod: Pod) -> Target | None:
+    def _aim(self, tick: int, pod: Pod) -> HotSlot | None:
         """Return a new target; ``None`` if nobody would tell when it ends."""
         leaving = self._ticks.get(tick)
         if leaving is None:
@@ -155,15 +155,15 @@ class Front:
                 return None
             handle = self._call_at(tick * self._tick, lambda: self._end(tick))
             leaving = self._ticks[tick] = _Tick(handle)
-        target = pod.targets[tick] = Target(pod)
-        leaving.targets.append(target)
-        return target
+        slot = pod.slots[tick] = HotSlot(pod)
+        leaving.slots.append(slot)
+        return slot
 
     def _end(self, tick: int) -> None:
-        for target in self._ticks.pop(tick).targets:
-            target.usable = False
-            if target.pod.targets.get(tick) is target:
-                del target.pod.targets[tick]
+        for slot in self._ticks.pop(tick).slots:
+            slot.usable = False
+            if slot.pod.slots.get(tick) is slot:
+                del slot.pod.slots[tick]
 
 
 def _call_at(when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:

@@ -9,14 +9,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, TypeAlias
 
-from stateful_route.client.cache.eviction import USED, Shards
-from stateful_route.client.cache.hot import Front
+from stateful_route.client.cache.eviction import USED, ShardedClockMap
+from stateful_route.client.cache.hot import HotCache
 from stateful_route.models import Link, LinkKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from stateful_route.client.cache.hot import Part
+    from stateful_route.client.cache.hot import HotService
     from stateful_route.client.pods.pod import Pod
 
 CacheKey = tuple[str, str, str]
@@ -43,11 +43,11 @@ _Life: TypeAlias = "tuple[Pod, int, LinkKind | None]"
 class _Service:
     """What is cached of one service."""
 
-    __slots__ = ("flushed", "front", "holders", "latest", "prefix")
+    __slots__ = ("flushed", "holders", "hot", "latest", "prefix")
 
-    def __init__(self, prefix: str, front: Part) -> None:
+    def __init__(self, prefix: str, hot: HotService) -> None:
         self.prefix = prefix
-        self.front = front
+        self.hot = hot
         self.holders: dict[_Life, _Holder] = {}
         self.latest: dict[Pod, _Holder] = {}
         """The holder of each pod that was put last, which is most often that of the next one."""
@@ -90,13 +90,13 @@ class LinkCache:
     ) -> None:
         """Hold up to ``size`` links, each for ``ttl`` seconds or until ``margin`` seconds before its own end.
 
-        ``namespace`` is the one that an empty string means in the front.
+        ``namespace`` is the one that an empty string means in the hot cache.
         """
         self._ttl = ttl
         self._margin = margin
         self._clock = clock
-        self._entries = Shards(size, self._has_ended, self._passed)
-        self._front = Front(ttl, clock, namespace)
+        self._entries = ShardedClockMap(size, self._has_ended, self._passed)
+        self._hot = HotCache(ttl, clock, namespace)
         self._services: dict[tuple[str, str], _Service] = {}
         self._by_prefix: dict[str, _Service] = {}
         self._holders: dict[int, _Holder] = {}
@@ -113,9 +113,9 @@ class LinkCache:
         return len(self._entries)
 
     @property
-    def front(self) -> dict[str, dict[str, Part]]:
+    def hot(self) -> dict[str, dict[str, HotService]]:
         """The links that a hit finds at once, by namespace, service and uid: to read only."""
-        return self._front.parts
+        return self._hot.services
 
     def pod(self, key: CacheKey) -> Pod | None:
         """Return the pod of a link that has not ended, if the pod may be used."""
@@ -125,8 +125,8 @@ class LinkCache:
     def link(self, key: CacheKey) -> Link | None:
         """Return a link that has not ended, if its pod may be used, and more than that is known.
 
-        ``ttl`` is how long it is cached for yet, which is less than the link has left. The same link is in the front
-        from then on.
+        ``ttl`` is how long it is cached for yet, which is less than the link has left. The same link is in the hot
+        cache from then on.
         """
         entry = self._use(key)
         if not entry:
@@ -139,9 +139,9 @@ class LinkCache:
         if holder.kind is not LinkKind.PERSISTENT:
             ttl = (entry >> _EXPIRES & _EXPIRES_MASK) / 1000 - self._clock()
         link = Link(holder.pod.pod_index, holder.incarnation, epoch, holder.kind, ttl)
-        part = self._services[key[0], key[2]].front
-        if key[1] in part.targets:
-            part.known[key[1]] = link
+        hot = self._services[key[0], key[2]].hot
+        if key[1] in hot.slots:
+            hot.known[key[1]] = link
         return link
 
     def put(self, key: CacheKey, pod: Pod, link: Link | None, asked_at: float) -> None:
@@ -177,7 +177,7 @@ class LinkCache:
         entry = (number << _EPOCH_BITS | epoch) << _EPOCH | expires << _EXPIRES
         if known:
             shard[entry_key] = entry | USED
-            self._front.discard(service.front, key[1])
+            self._hot.discard(service.hot, key[1])
         else:
             self._entries.add(entry_key, entry)
 
@@ -229,7 +229,7 @@ class LinkCache:
         service.holders.clear()
         service.latest.clear()
         self._tidy_flushed(service)
-        self._front.drop(service.front)
+        self._hot.drop(service.hot)
 
     def flush_pod(self, namespace: str, service_name: str, pod: Pod) -> None:
         """End all entries that lead to a pod, as ``flush`` does."""
@@ -242,7 +242,7 @@ class LinkCache:
             service.flushed.append(holder)
         service.latest.pop(pod, None)
         self._tidy_flushed(service)
-        self._front.forget(pod)
+        self._hot.forget(pod)
 
     def drop_hints(self, namespace: str, service_name: str) -> None:
         """Forget where uids of a service were whose links were flushed; those of pods that were never seen stay."""
@@ -286,11 +286,11 @@ class LinkCache:
         Return steps in which to let go of them: with a million entries, that takes a tenth of a second in all.
         """
         self._ttl = 0.0
-        self._front.close()
+        self._hot.close()
         self._services.clear()
         self._by_prefix.clear()
         self._holders.clear()
-        entries, self._entries = self._entries, Shards(1, self._has_ended, self._passed)
+        entries, self._entries = self._entries, ShardedClockMap(1, self._has_ended, self._passed)
         return entries.drop_all()
 
     def _use(self, key: CacheKey) -> int:
@@ -313,9 +313,9 @@ class LinkCache:
             return 0
         if not entry & USED:
             shard[entry_key] = entry | USED
-        target = service.front.targets.get(uid)
-        if target is None or not target.usable:
-            self._front.put(service.front, uid, holder.pod, expires, now)
+        slot = service.hot.slots.get(uid)
+        if slot is None or not slot.usable:
+            self._hot.put(service.hot, uid, holder.pod, expires, now)
         return entry
 
     def _is_usable(self, entry: int) -> bool:
@@ -326,11 +326,11 @@ class LinkCache:
         return entry >> _HOLDER not in self._holders or (entry >> _EXPIRES & _EXPIRES_MASK) <= self._clock() * 1000
 
     def _passed(self, entry_key: str) -> None:
-        """Take a link out of the front that counts as not used any more, or is gone."""
+        """Take a link out of the hot cache that counts as not used any more, or is gone."""
         prefix, colon, uid = entry_key.partition(":")
         service = self._by_prefix.get(prefix + colon)
         if service is not None:
-            self._front.discard(service.front, uid)
+            self._hot.discard(service.hot, uid)
 
     def _find(self, key: CacheKey) -> int:
         """Return the entry, whether it may be used or not; 0 if there is none."""
@@ -345,14 +345,14 @@ class LinkCache:
         namespace, uid, service_name = key
         service = self._services[namespace, service_name]
         self._entries.delete(service.prefix + uid)
-        self._front.discard(service.front, uid)
+        self._hot.discard(service.hot, uid)
 
     def _service(self, key: CacheKey) -> _Service:
         namespace, _, service_name = key
         service = self._services.get((namespace, service_name))
         if service is None:
             prefix = f"{next(self._numbers)}:"
-            service = _Service(prefix, self._front.part(namespace, service_name))
+            service = _Service(prefix, self._hot.service(namespace, service_name))
             self._services[namespace, service_name] = self._by_prefix[prefix] = service
         return service
 
@@ -391,7 +391,7 @@ class LinkCache:
                     del self._holders[holder.number]
             service.flushed = deque(holder for holder in service.flushed if holder.expires > now)
             if not service.holders and not service.flushed:
-                self._front.remove(namespace, service_name)
+                self._hot.remove(namespace, service_name)
                 del self._services[namespace, service_name]
                 del self._by_prefix[service.prefix]
         self._most_holders = max(_FEW_HOLDERS, 2 * len(self._holders))

@@ -45,7 +45,7 @@ class _Readings:
         self.ahead = min(self.ahead, later.ahead)
 
 
-class StoreView:
+class Freshness:
     """The readings of the pods of a service, as far as they are about time.
 
     The clock of the store may be set forward or back at any time; that of this process goes on. The leases of the pods

@@ -10,8 +10,8 @@ from stateful_route.client.placement.expected_load import OwnPlacements
 from stateful_route.models import PodLife, RoutingState
 
 if TYPE_CHECKING:
-    from stateful_route.client.cache.hot import Target
-    from stateful_route.client.pods.service import ServiceTable
+    from stateful_route.client.cache.hot import HotSlot
+    from stateful_route.client.pods.service import ServicePods
     from stateful_route.models import PodState
 
 
@@ -36,16 +36,16 @@ class Pod:
         "pod_index",
         "reported",
         "ripe_at",
+        "slots",
         "state",
         "suspended",
-        "targets",
         "told",
         "told_of",
         "trusted",
         "usable",
     )
 
-    def __init__(self, service: ServiceTable, pod_index: int) -> None:
+    def __init__(self, service: ServicePods, pod_index: int) -> None:
         """Make a pod of which nothing is known but that a link names it."""
         self._service = service
         self.pod_index = pod_index
@@ -86,8 +86,8 @@ class Pod:
         """Whether the pod is known, and nothing is known against it."""
         self.usable = False
         """Whether a cached link to it may be used."""
-        self.targets: dict[int, Target] = {}
-        """What the cached links to it point at, as far as they are in the front of the cache."""
+        self.slots: dict[int, HotSlot] = {}
+        """What the cached links to it point at, as far as they are in the hot cache of the cache."""
         self.settle()
 
     def __repr__(self) -> str:
@@ -100,8 +100,8 @@ class Pod:
         usable = blameless and not self.suspended and self._service.serves_cached
         if usable is not self.usable:
             self.usable = usable
-            for target in self.targets.values():
-                target.usable = usable
+            for slot in self.slots.values():
+                slot.usable = usable
 
     def met(self, life: PodLife, now: float) -> None:
         """Take in that a link names a life of this pod that the table does not know."""

@@ -11,7 +11,7 @@ import attrs
 from stateful_route.client.placement.expected_load import PlacementRates
 from stateful_route.client.placement.ready import ReadyPods
 from stateful_route.client.pods.departed import DeadLives, LeavingLives
-from stateful_route.client.pods.freshness import StoreView
+from stateful_route.client.pods.freshness import Freshness
 from stateful_route.client.pods.missing import MissingPods
 from stateful_route.client.pods.pod import Pod
 from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
@@ -63,7 +63,7 @@ class Reads:
     polled: bool = False
 
 
-class ServiceTable:
+class ServicePods:
     """The pods of one service.
 
     A reading brings what has changed since the one before, and costs as much as that. It need not bring heartbeats
@@ -99,7 +99,7 @@ class ServiceTable:
         self._unaccounted = 0
         self._settle = settle
         self._pods: dict[int, Pod] = {}
-        self._view = StoreView()
+        self._freshness = Freshness()
         self._ready = ReadyPods()
         self.note_own = self._ready.note_own
         self._dead = DeadLives()
@@ -127,12 +127,12 @@ class ServiceTable:
     @property
     def read_at(self) -> float:
         """When the table was last read, on the clock of this process."""
-        return self._view.read_at
+        return self._freshness.read_at
 
     @property
     def now(self) -> float | None:
         """When it was last read, by the clock of the store; ``None`` if it never was."""
-        return self._view.now
+        return self._freshness.now
 
     @property
     def dead(self) -> tuple[PodLife, ...]:
@@ -223,7 +223,7 @@ class ServiceTable:
     @property
     def shortest_lease(self) -> float:
         """The shortest lease of a pod that is not dead, in seconds; infinite if there is no such pod."""
-        return self._view.shortest_lease or math.inf
+        return self._freshness.shortest_lease or math.inf
 
     def doubt(self) -> None:
         """Take in that the pods could not be read."""
@@ -273,11 +273,11 @@ class ServiceTable:
 
     def met_dead(self, life: PodLife) -> None:
         """Name a dead life in the calls to come: it owns a link."""
-        self._dead.met(life, self._view.now or 0.0)
+        self._dead.met(life, self._freshness.now or 0.0)
 
     def mark_dead(self, life: PodLife) -> None:
         """Take in that the store has confirmed the death of a life to this client."""
-        now = self._view.now or 0.0
+        now = self._freshness.now or 0.0
         self._dead.add(life, now, now)
         pod = self.pod(life.pod_index)
         if pod.incarnation > life.incarnation:
@@ -320,7 +320,7 @@ class ServiceTable:
         some of it to be heard again. And only if it has ended by the clock of this process too, which says ``now``, or
         what it said at the last reading: the clock of the store may have been set forward.
         """
-        now = self._view.received_at if now is None else now
+        now = self._freshness.received_at if now is None else now
         return [
             pod.state.life
             for pod in self._suspects
@@ -328,7 +328,8 @@ class ServiceTable:
             and (
                 pod.state.report.routing_state is RoutingState.SHUTDOWN
                 or (
-                    pod.ripe_at <= now and self._view.unbroken_for(pod.state.load_state.ttl) >= pod.state.load_state.ttl
+                    pod.ripe_at <= now
+                    and self._freshness.unbroken_for(pod.state.load_state.ttl) >= pod.state.load_state.ttl
                 )
             )
         ]
@@ -349,31 +350,31 @@ class ServiceTable:
     @property
     def unbroken_for(self) -> float:
         """For how many seconds, up to the last reading, the table was read without a gap for any of its pods."""
-        return self._view.unbroken_for(self._view.shortest_lease or math.inf)
+        return self._freshness.unbroken_for(self._freshness.shortest_lease or math.inf)
 
     def absent_for(self, pod: Pod, lease: float) -> float:
         """Return for how many seconds of those without a gap for that lease the pod was not in the table."""
-        unbroken = self._view.unbroken_for(max(lease, self._view.shortest_lease or 0.0))
+        unbroken = self._freshness.unbroken_for(max(lease, self._freshness.shortest_lease or 0.0))
         absent_since = -math.inf if pod.absent_since is None else pod.absent_since
         return min(unbroken, self.read_at - max(absent_since, pod.met_at))
 
     def broken(self) -> None:
         """Take in that the table could not be read."""
-        self._view.broken()
+        self._freshness.broken()
 
     def next_look(self, now: float) -> float | None:
         """Return in how many seconds to read the table at the latest; ``None`` if no pod is alive.
 
         The death of a pod whose lease has ended is looked at again as soon as it can be confirmed.
         """
-        left = self._view.next_look(now)
+        left = self._freshness.next_look(now)
         if left is None:
             return None
         for pod in self._suspects:
             if pod.state is not None and pod.overdue:
                 lease = pod.state.load_state.ttl
-                ripe_at = max(pod.ripe_at, self.read_at + lease - self._view.unbroken_for(lease))
-                if ripe_at > self._view.received_at:
+                ripe_at = max(pod.ripe_at, self.read_at + lease - self._freshness.unbroken_for(lease))
+                if ripe_at > self._freshness.received_at:
                     left = min(left, ripe_at - now)
         return max(0.0, left)
 
@@ -384,11 +385,14 @@ class ServiceTable:
 
         The answer was there at ``received_at``, by default at once.
 
-        Synchronous: a call sees all of it or nothing. ``StoreView`` says what ``longest_gap`` is about.
+        Synchronous: a call sees all of it or nothing. ``Freshness`` says what ``longest_gap`` is about.
 
         Return whether this is the whole truth now; if not, the table is to be read as a whole.
         """
-        seconds, placed_by_all = self._view.begin(table, read_at, read_at if received_at is None else received_at), 0
+        seconds, placed_by_all = (
+            self._freshness.begin(table, read_at, read_at if received_at is None else received_at),
+            0,
+        )
         self.rumoured.clear()
         self.version = table.version or self.version
         overdue = self._overdue(table)
@@ -408,12 +412,12 @@ class ServiceTable:
         self._dead.tidy(table.now)
         recovered = self._forget_what_was_heard()
         self._ready.list_again(self._reported, others=recovered)
-        self._view.end(longest_gap)
+        self._freshness.end(longest_gap)
         self.recovering = self._missing.read(seconds or 0.0, self.read_at)
         self._weigh(seconds, placed_by_all)
         self.loaded = True
         if not table.version and not table.whole:  # no changes were asked for
-            return table.living == self._view.living
+            return table.living == self._freshness.living
         if table.whole:
             self._unaccounted = (table.digest - self._digest) % DIGEST_MODULUS
         return (self._digest + self._unaccounted) % DIGEST_MODULUS == table.digest
@@ -428,10 +432,10 @@ class ServiceTable:
     def _set_state(self, pod: Pod, state: PodState | None, *, overdue: bool) -> None:
         """Take in what a pod is now."""
         if state is not None and overdue and not (pod.overdue and state == pod.state):
-            pod.ripe_at = self._view.ripe_at(state.load_state.ttl)
+            pod.ripe_at = self._freshness.ripe_at(state.load_state.ttl)
         if pod.state is not None:
             self._digest -= pod.state.version
-            self._view.count(pod.state, -1)
+            self._freshness.count(pod.state, -1)
         pod.state, pod.overdue = state, overdue
         if state is None:
             pod.available = False
@@ -442,7 +446,7 @@ class ServiceTable:
             pod.settle()
             return
         self._digest += state.version
-        self._view.count(state, 1)
+        self._freshness.count(state, 1)
         self._note_departure(pod, state)
         routing_state, alive = state.report.routing_state, not (state.dead or overdue)
         pod.incarnation = state.incarnation
@@ -452,7 +456,7 @@ class ServiceTable:
         pod.seen(state.incarnation)
         self._missing.find(pod, reclaiming=alive and state.report.reclaiming)
         if state.dead:
-            self._dead.add(state.life, state.load_state.timestamp, self._view.now or 0.0)
+            self._dead.add(state.life, state.load_state.timestamp, self._freshness.now or 0.0)
         else:
             self._dead.discard(pod.pod_index)
         if not state.dead and (overdue or routing_state is RoutingState.SHUTDOWN):
@@ -469,7 +473,7 @@ class ServiceTable:
         was_silent = pod.kept_from == math.inf
         if silent is was_silent and not 0 < pod.incarnation < state.incarnation:
             return
-        pod.kept_from = math.inf if silent else self._view.received_at
+        pod.kept_from = math.inf if silent else self._freshness.received_at
         self._departed.append(pod)
 
     def _forget_all_but(self, seen: set[int]) -> None:
@@ -508,12 +512,12 @@ class ServiceTable:
 
         Of one that came before the clock of the store was set back nothing is known.
         """
-        at = self._view.heard_at(state, overdue=pod.overdue)
-        return -math.inf if at > (self._view.now or 0.0) else self._view.own_time(at)
+        at = self._freshness.heard_at(state, overdue=pod.overdue)
+        return -math.inf if at > (self._freshness.now or 0.0) else self._freshness.own_time(at)
 
     def _heard(self, pod: Pod, state: PodState) -> PodState:
         """Return what the store last said of a pod, with the time at which it must have been heard last."""
-        at = self._view.heard_at(state, overdue=pod.overdue)
+        at = self._freshness.heard_at(state, overdue=pod.overdue)
         if at == state.load_state.timestamp:
             return state
         if pod.told is None or pod.told_of is not state or pod.told.load_state.timestamp != at:

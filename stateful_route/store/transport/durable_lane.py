@@ -203,7 +203,7 @@ class DurableLane:
         return marked
 
     def _connection(self) -> int:
-        """Return which connection the next submission goes over, if none is lost."""
+        """Return which connection the next request goes over, if none is lost."""
         return self._pipe.connects + (not self._pipe.connected)
 
     def _answer(self, change: _Change, reply: Any, behind: list[Any], wait: float) -> None:

@@ -17,7 +17,7 @@ import redis.exceptions
 
 from stateful_route.errors import StoreUnavailableError
 from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, away, plain, timed_out, translate
-from stateful_route.store.transport.wire import Submission, Wire
+from stateful_route.store.transport.wire import Request, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ class Pipe:
         self._deadline = deadline
         self._max_pending = max_pending
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: deque[Submission] = deque()
+        self._waiting: deque[Request] = deque()
         self._wire: Wire | None = None
         self._retired: set[Wire] = set()
         """Connections over which nothing more is sent."""
@@ -127,11 +127,11 @@ class Pipe:
         operation: Operation,
         expires: float | None = None,
         count: int = 1,
-        on_error: Callable[[Submission, ReplyError | StoreError], None] | None = None,
+        on_error: Callable[[Request, ReplyError | StoreError], None] | None = None,
     ) -> asyncio.Future[Any]:
         """Send ``count`` commands with the next that go out; return the future of the reply, or of the list of them.
 
-        ``expires`` is by the clock of the event loop, by default in a deadline. See ``Submission`` for the other
+        ``expires`` is by the clock of the event loop, by default in a deadline. See ``Request`` for the other
         arguments, and for what the future gives.
 
         Raises:
@@ -144,11 +144,11 @@ class Pipe:
         if expires is None:
             expires = loop.time() + self._deadline
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)
-        submission = Submission(data, operation, expires, future, count, on_error)
+        request = Request(data, operation, expires, future, count, on_error)
         wire, waiting = self._wire, self._waiting
         if wire is None or self._closed:
-            self._begin_to_connect(submission, loop)
-        waiting.append(submission)
+            self._begin_to_connect(request, loop)
+        waiting.append(request)
         if not self._flushing:
             self._flushing = True
             loop.call_soon(self._flush)
@@ -168,7 +168,7 @@ class Pipe:
     async def aclose(self) -> None:
         """Take no more calls, wait for the answers to those that are under way, and close the connection."""
         self._closed = True
-        pending = {submission.future for queue in (self._waiting, *self._under_way()) for submission in queue}
+        pending = {request.future for queue in (self._waiting, *self._under_way()) for request in queue}
         if pending:
             await asyncio.wait(pending, timeout=self._deadline)
         if self._connecting is not None:
@@ -182,10 +182,10 @@ class Pipe:
         if self._sweeping is not None:
             self._sweeping.cancel()
 
-    def _begin_to_connect(self, submission: Submission, loop: asyncio.AbstractEventLoop) -> None:
-        """See to it that there will be a connection for a submission, or raise why not."""
+    def _begin_to_connect(self, request: Request, loop: asyncio.AbstractEventLoop) -> None:
+        """See to it that there will be a connection for a request, or raise why not."""
         if self._closed:
-            raise StoreUnavailableError("it is closed", operation=submission.operation.name, maybe_applied=False)
+            raise StoreUnavailableError("it is closed", operation=request.operation.name, maybe_applied=False)
         if self._connecting is not None:
             return
         now = loop.time()
@@ -197,7 +197,7 @@ class Pipe:
         ):
             raise away(
                 self._failure,
-                submission.operation.name,
+                request.operation.name,
                 self.address,
                 silent=now - self._silent_since,
                 pause=self._retry_at - now,
@@ -240,8 +240,8 @@ class Pipe:
             self._wire = None
             if not wire.answered:
                 self._back_off()
-        for submission in wire.under_way:
-            submission.fail(self._fault(error, submission))
+        for request in wire.under_way:
+            request.fail(self._fault(error, request))
         wire.under_way.clear()
         self._connect_for_waiting()
 
@@ -265,8 +265,8 @@ class Pipe:
         self._refuse_waiting(error)
 
     def _refuse_waiting(self, error: Exception) -> None:
-        for submission in self._waiting:
-            submission.fail(self._fault(error, submission))
+        for request in self._waiting:
+            request.fail(self._fault(error, request))
         self._waiting.clear()
 
     def _back_off(self) -> None:
@@ -280,7 +280,7 @@ class Pipe:
     def _wires(self) -> list[Wire]:
         return [*self._retired] if self._wire is None else [self._wire, *self._retired]
 
-    def _under_way(self) -> list[deque[Submission]]:
+    def _under_way(self) -> list[deque[Request]]:
         return [wire.under_way for wire in self._wires()]
 
     def _sweep(self) -> None:
@@ -318,19 +318,19 @@ class Pipe:
         wire.abort(redis.exceptions.TimeoutError(f"no reply for {2 * self._deadline:g} s"))
         return math.inf
 
-    def _expire(self, submissions: deque[Submission], now: float) -> float:
+    def _expire(self, requests: deque[Request], now: float) -> float:
         """Fail those that are too late; return when the next one will be."""
         end = math.inf
-        for submission in submissions:
-            if submission.future.done():
+        for request in requests:
+            if request.future.done():
                 continue
-            if submission.expires > now:
-                end = min(end, submission.expires)
+            if request.expires > now:
+                end = min(end, request.expires)
                 continue
-            name, writes = submission.operation.name, submission.operation.writes
-            submission.fail(timed_out(name, self._deadline, sent=submission.sent, writes=writes, at=self.address))
+            name, writes = request.operation.name, request.operation.writes
+            request.fail(timed_out(name, self._deadline, sent=request.sent, writes=writes, at=self.address))
         return end
 
-    def _fault(self, error: Exception, submission: Submission) -> StoreError:
-        operation = submission.operation
-        return translate(error, operation.name, sent=submission.sent, writes=operation.writes, at=self.address)
+    def _fault(self, error: Exception, request: Request) -> StoreError:
+        operation = request.operation
+        return translate(error, operation.name, sent=request.sent, writes=operation.writes, at=self.address)

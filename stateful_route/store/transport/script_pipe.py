@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.resp import Command
-    from stateful_route.store.transport.wire import Operation, Submission
+    from stateful_route.store.transport.wire import Operation, Request
 
 SecondTry: TypeAlias = "Callable[[ScriptPipe, ScriptCall, Any, float], Awaitable[Any]]"
 """Returns the reply to a call that was first answered with an error over that pipe, be it the same; it may be late."""
@@ -178,7 +178,7 @@ class ScriptPipe(Pipe):
         operation = Reading(command_name(command))
         return raised(answer(await self.submit(resp.pack(command), operation, expires), operation, self.address))
 
-    def _end_first(self, first: Submission, error: ReplyError | StoreError) -> None:
+    def _end_first(self, first: Request, error: ReplyError | StoreError) -> None:
         """Go on after a call that was not answered, or with an error."""
         if isinstance(error, StoreError):
             self._on_fault()

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 # Bytes in one write: the transport says after each whether it takes more.
 _WRITE = 65536
 
-# Of a submission of one command, which does not collect them.
+# Of a request of one command, which does not collect them.
 _NO_REPLIES: list[Any] = []
 
 
 class Operation(Protocol):
-    """What is done by a submission, for its errors; a ``Script`` is one."""
+    """What is done by a request, for its errors; a ``Script`` is one."""
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class Operation(Protocol):
         ...
 
 
-class Submission:
+class Request:
     """Commands of one caller that are sent together, and the future of what they are answered.
 
     For one command that is the reply, or a ``StoreError`` is raised; for more it is the list of replies, with the
@@ -52,7 +52,7 @@ class Submission:
         expires: float,
         future: asyncio.Future[Any],
         count: int = 1,
-        on_error: Callable[[Submission, ReplyError | StoreError], None] | None = None,
+        on_error: Callable[[Request, ReplyError | StoreError], None] | None = None,
     ) -> None:
         """Make what is to be sent as ``data``, ``count`` commands, and answered before ``expires``.
 
@@ -81,7 +81,7 @@ class Submission:
 
 
 class Wire(asyncio.Protocol):
-    """Sends submissions and hands out the replies, until the connection is lost.
+    """Sends requests and hands out the replies, until the connection is lost.
 
     A caller that is cancelled, or gives up, costs nothing: the reply is read when it comes, and dropped.
     """
@@ -101,7 +101,7 @@ class Wire(asyncio.Protocol):
         self._parser = new_parser()
         self._error: Exception = redis.exceptions.ConnectionError("the server closed the connection")
         self._transport = stream[1].transport
-        self.under_way: deque[Submission] = deque()
+        self.under_way: deque[Request] = deque()
         """What was sent and is not answered, in its order; once for each command."""
         self.quiet_since = 0.0
         """When something last came, or was sent with nothing under way, by the clock of the event loop."""
@@ -112,7 +112,7 @@ class Wire(asyncio.Protocol):
         """Whether anything ever came back."""
         self._transport.set_protocol(self)
 
-    def send(self, waiting: deque[Submission], most: int) -> None:
+    def send(self, waiting: deque[Request], most: int) -> None:
         """Send what waits, as long as the transport takes it and at most ``most`` commands are under way."""
         under_way = self.under_way
         if not under_way:
@@ -121,16 +121,16 @@ class Wire(asyncio.Protocol):
             chunks = []
             size = 0
             while waiting and size < _WRITE and len(under_way) < most:
-                submission = waiting.popleft()
-                if submission.future.done():  # cancelled, or too late
+                request = waiting.popleft()
+                if request.future.done():  # cancelled, or too late
                     continue
-                submission.sent = True
-                chunks.append(submission.data)
-                size += len(submission.data)
-                if submission.count == 1:
-                    under_way.append(submission)
+                request.sent = True
+                chunks.append(request.data)
+                size += len(request.data)
+                if request.count == 1:
+                    under_way.append(request)
                 else:
-                    under_way.extend([submission] * submission.count)
+                    under_way.extend([request] * request.count)
             self._transport.write(b"".join(chunks))
 
     def abort(self, error: Exception) -> None:
@@ -163,17 +163,17 @@ class Wire(asyncio.Protocol):
                 continue
             if not under_way:
                 raise redis.exceptions.InvalidResponse(f"a reply that nothing was sent for: {reply!r:.80}")
-            submission = under_way.popleft()
-            future = submission.future
-            if submission.count > 1:
-                submission.replies.append(reply)
-                if len(submission.replies) < submission.count:
+            request = under_way.popleft()
+            future = request.future
+            if request.count > 1:
+                request.replies.append(reply)
+                if len(request.replies) < request.count:
                     continue
-                reply = submission.replies
+                reply = request.replies
             if future.done():  # cancelled, or too late
                 continue
-            if reply.__class__ is ReplyError and submission.on_error is not None:
-                submission.on_error(submission, reply)
+            if reply.__class__ is ReplyError and request.on_error is not None:
+                request.on_error(request, reply)
             else:
                 future.set_result(reply)
 

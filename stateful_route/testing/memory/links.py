@@ -201,7 +201,7 @@ def _stale_to_all(before: _Entry | None, after: _Entry | None) -> Stale | None:
 _Tells: TypeAlias = "Callable[[_Entry | None, _Entry | None], Stale | None]"
 
 
-class KeptLinks:
+class MemoryLinks:
     """The links of all uids. What has ended is gone for all who ask."""
 
     def __init__(self) -> None:

@@ -90,7 +90,7 @@ def _without_numbers(report: PodReport) -> PodReport:
     return attrs.evolve(report, load=0, links=0, placed_total=0)
 
 
-class ServicePods:
+class MemoryPods:
     """The pods of one service. An entry that is ``None`` cannot be read."""
 
     def __init__(self) -> None:

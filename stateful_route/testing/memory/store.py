@@ -30,8 +30,8 @@ from stateful_route.models import (
     Topic,
 )
 from stateful_route.store.protocol import StoreInfo
-from stateful_route.testing.memory.links import KeptLinks
-from stateful_route.testing.memory.pods import Moment, ServicePods
+from stateful_route.testing.memory.links import MemoryLinks
+from stateful_route.testing.memory.pods import MemoryPods, Moment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -70,8 +70,8 @@ class MemoryStore:
         """Begin empty. ``clock`` returns seconds since 1970."""
         self.operations: Counter[str] = Counter()
         self._clock = clock
-        self._links = KeptLinks()
-        self._pods: defaultdict[tuple[str, str], ServicePods] = defaultdict(ServicePods)
+        self._links = MemoryLinks()
+        self._pods: defaultdict[tuple[str, str], MemoryPods] = defaultdict(MemoryPods)
         self._stamp = 0, 0
         self._holds: list[_Hold] = []
         self._full_holds: list[_Hold] = []
@@ -111,7 +111,7 @@ class MemoryStore:
 
     def lose_all(self) -> None:
         """Lose all links and pods, as a server does that comes back empty."""
-        self._links = KeptLinks()
+        self._links = MemoryLinks()
         self._pods.clear()
 
     def fail_with(self, error: StoreError | None, *operations: str, applied: bool = False) -> None:

@@ -17,7 +17,7 @@ def leftovers_of_client(driver: ClientDriver) -> str:
         "finding": driver._resolver._finding._under_way,
         "asked": driver._cache._asked,
         "outdated": driver._cache._outdated,
-        "reading": driver._table._reading._under_way,
+        "reading": driver._directory._reading._under_way,
     }
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
 
@@ -41,9 +41,9 @@ def holds_in_vain(driver: ServerDriver, uid: str) -> bool:
 
 def is_waiting(driver: ServerDriver) -> bool:
     """Whether a pod waits for the lease of an older life of its index: it says no goodbye then."""
-    return driver._heart.waiting
+    return driver._pod_lease.waiting
 
 
 def process_of(driver: ServerDriver) -> str:
     """Return by what name the store knows a driver: each has its own, also in one process."""
-    return driver._heart._process
+    return driver._pod_lease._process
