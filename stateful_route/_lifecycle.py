@@ -29,7 +29,7 @@ class Phase(enum.StrEnum):
 
 
 # For each miss: to hash a member of an enum, or to look one up in it, takes longer than all else that is checked.
-_RUNNING, _STOPPING = Phase.RUNNING, Phase.STOPPING
+RUNNING, _STOPPING = Phase.RUNNING, Phase.STOPPING
 
 _FOR_GOOD = "stopped for good: make a new driver"
 _START = ": call start(), or use it inside 'async with'"
@@ -70,7 +70,7 @@ class Driver(abc.ABC):
     @property
     def running(self) -> bool:
         """Whether the driver was started, and is not being stopped."""
-        return self._phase is _RUNNING
+        return self._phase is RUNNING
 
     @property
     def stopped(self) -> bool:
@@ -169,7 +169,7 @@ class Driver(abc.ABC):
 
     def _check_running(self) -> None:
         """Refuse a call outside the block, or from another event loop."""
-        if self._phase is not _RUNNING and self._phase is not _STOPPING:
+        if self._phase is not RUNNING and self._phase is not _STOPPING:
             advice = _ADVICE.get(self._phase, "")
             raise LifecycleError(f"{self!r} is {self._state}{advice}")
         self._check_loop()

@@ -27,7 +27,7 @@ class SingleFlight(Generic[K, V]):
     """
 
     def __init__(self, seconds: float = math.inf, operation: str = "wait", *, writes: bool = True) -> None:
-        """Begin with nothing under way.
+        """Begin with nothing in flight.
 
         A call ends within ``seconds`` of its beginning, if nobody has to wait for another's; so does one that has to.
         The other two are what the error of one that does not end in time says. Without ``seconds`` a time-out is an
@@ -36,45 +36,63 @@ class SingleFlight(Generic[K, V]):
         self._seconds = seconds
         self._operation = operation
         self._writes = writes
-        self._under_way: dict[K, list[tuple[float, asyncio.Future[V]]] | None] = {}
+        self._in_flight: dict[K, list[tuple[float, asyncio.Future[V]]] | None] = {}
         """By what is asked for, since when who waits for the first caller: nobody almost always."""
         self._again: dict[K, float] = {}
         """Since when the caller waits that runs an abandoned call again."""
         self.joined = 0
         """How many callers got the result of another's call."""
 
-    def is_under_way(self, key: K) -> bool:
-        """Whether a call for the key is under way."""
-        return key in self._under_way
+    def is_in_flight(self, key: K) -> bool:
+        """Whether a call for the key is in flight."""
+        return key in self._in_flight
 
     def began(self, key: K, began: float) -> float:
         """Return when the caller came that runs a call, if it runs an abandoned one again; or else ``began``."""
         return self._again.get(key, began)
 
     async def run(self, key: K, call: Callable[P, Awaitable[V]], *args: P.args, **kwargs: P.kwargs) -> V:
-        """Return the result of ``call``, or of one for the same key that is under way.
+        """Return the result of ``call``, or of one for the same key that is in flight.
 
         Raises:
             StoreTimeoutError: if the time of this caller is up.
 
         """
-        if key in self._under_way:
-            return await self._wait(key, call, *args, **kwargs)
-        self._under_way[key] = None
+        if not self.begin(key):
+            return await self.join(key, call, *args, **kwargs)
         try:
             result = await call(*args, **kwargs)
         except BaseException as error:
-            self._fail(key, error)
+            self.fail(key, error)
             raise
-        if self._under_way[key] is None:  # almost always
-            del self._under_way[key]
-            return result
-        for _, future in self._end(key):
-            future.set_result(result)
+        self.end(key, result)
         return result
 
-    async def _wait(self, key: K, call: Callable[P, Awaitable[V]], *args: P.args, **kwargs: P.kwargs) -> V:
-        """Return the result of the call that is under way, or, if that is abandoned, of another one."""
+    def begin(self, key: K) -> bool:
+        """Begin a call, which ``end`` or ``fail`` ends; return ``False`` if there is one to ``join``.
+
+        For who cannot afford a coroutine for ``run``.
+        """
+        if key in self._in_flight:
+            return False
+        self._in_flight[key] = None
+        return True
+
+    def end(self, key: K, result: V) -> None:
+        """End a call that has a result, which all get who have joined it."""
+        waiting = self._in_flight.pop(key)
+        if waiting is not None:
+            for _, future in waiting:
+                if not future.done():
+                    future.set_result(result)
+
+    async def join(self, key: K, call: Callable[P, Awaitable[V]], *args: P.args, **kwargs: P.kwargs) -> V:
+        """Return the result of the call that is in flight, or, if that is abandoned, of another one.
+
+        Raises:
+            StoreTimeoutError: if the time of this caller is up.
+
+        """
         now = asyncio.get_running_loop().time
         began = now()
         try:
@@ -83,7 +101,7 @@ class SingleFlight(Generic[K, V]):
             if now() >= began + self._seconds:
                 raise abandoned.error from None
         async with within(self._seconds, self._operation, writes=self._writes, since=began):
-            while key in self._under_way:
+            while key in self._in_flight:
                 try:
                     return await self._join(key, began)
                 except _AbandonedError:
@@ -95,18 +113,18 @@ class SingleFlight(Generic[K, V]):
                 del self._again[key]
 
     async def _join(self, key: K, began: float) -> V:
-        """Return the result of a call that is under way."""
+        """Return the result of a call that is in flight."""
         future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        waiting = self._under_way[key]
+        waiting = self._in_flight[key]
         if waiting is None:
-            self._under_way[key] = [(began, future)]
+            self._in_flight[key] = [(began, future)]
         else:
             waiting.append((began, future))
         result = await future
         self.joined += 1
         return result
 
-    def _fail(self, key: K, error: BaseException) -> None:
+    def fail(self, key: K, error: BaseException) -> None:
         """End a call that failed: its error is that of all, unless it is about the caller that ran it."""
         out_of_time = isinstance(error, StoreTimeoutError) and self._seconds < math.inf
         if isinstance(error, Exception) and not out_of_time:
@@ -122,7 +140,7 @@ class SingleFlight(Generic[K, V]):
 
     def _end(self, key: K) -> Sequence[tuple[float, asyncio.Future[V]]]:
         """End a call; return the futures of those who still wait for it."""
-        waiting = self._under_way.pop(key)
+        waiting = self._in_flight.pop(key)
         return () if waiting is None else [waiter for waiter in waiting if not waiter[1].done()]
 
 

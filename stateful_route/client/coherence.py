@@ -34,7 +34,6 @@ class InvalidationListener:
         self,
         service: ServicePods,
         heard: Callable[[Announcement], None],
-        flush: Callable[[str, str], None],
         *,
         grace: float,
         clock: Callable[[], float],
@@ -46,7 +45,6 @@ class InvalidationListener:
         """
         self._service = service
         self._heard = heard
-        self._flush = flush
         self._grace = grace
         self._clock = clock
         self._levels = (logging.WARNING, logging.INFO) if own else (logging.DEBUG, logging.DEBUG)
@@ -141,7 +139,7 @@ class InvalidationListener:
         self.listening_since = self._clock()
         self._tried.set()
         self._degraded = self._service.store_away = False
-        self._flush(self._service.namespace, self._service.service_name)
+        self._service.links.flush()
         self._serve()
         if self._lost:
             self._lost = False

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route._deadline import within
-from stateful_route._lifecycle import Driver
+from stateful_route._lifecycle import RUNNING, Driver
 from stateful_route._validation import check_callable, check_id, check_pod_index
 from stateful_route.client.batch import Batch, checked_uids
+from stateful_route.client.batch_resolver import BatchResolver
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.placement.strategies import BestOfRandom, PreferEmptier
 from stateful_route.client.pods.directory import PodDirectory
-from stateful_route.client.resolver import Resolver
+from stateful_route.client.resolver import AWAY, Resolver
 from stateful_route.client.service_view import ServiceView
 from stateful_route.config import BaseConfig
-from stateful_route.errors import StoreTimeoutError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from stateful_route.client.batch import Answers
-    from stateful_route.client.cache.links import CacheKey
     from stateful_route.client.placement.strategies import PlacementStrategy
+    from stateful_route.client.pods.service import ServicePods
     from stateful_route.models import Link, PodState
     from stateful_route.store.protocol import Store
 
@@ -90,17 +90,32 @@ class ClientDriver(Driver):
         self._namespace = config.namespace
         self._clock = clock
         self._deadline = config.call_deadline_seconds
-        self._cache = LinkCache(config.cache_size, config.cache_ttl, config.cache_margin, clock, config.namespace)
+        self._cache = LinkCache(
+            config.cache_size,
+            config.cache_ttl,
+            config.cache_margin,
+            clock,
+            config.namespace,
+            answer_time=config.call_deadline_seconds,
+        )
         self._hot = self._cache.hot
         self._directory = PodDirectory(store, config, self._cache, random=random, clock=clock)
+        self._services = self._directory.services
         self._resolver = Resolver(
             store,
-            self._cache,
             self._directory,
             PreferEmptier(BestOfRandom(config.choices)) if strategy is None else strategy,
             link_ttl=config.link_ttl,
             deadline=config.call_deadline_seconds,
             random=random,
+            clock=clock,
+        )
+        self._batch_resolver = BatchResolver(
+            store,
+            self._directory,
+            self._resolver,
+            link_ttl=config.link_ttl,
+            deadline=config.call_deadline_seconds,
             clock=clock,
         )
         self._hits = 0
@@ -132,63 +147,61 @@ class ClientDriver(Driver):
                 return slot.pod_index
         except (KeyError, TypeError):
             pass
-        pod_index = self._cached(namespace, uid, service_name)
-        if pod_index is not None:
-            return pod_index
-        key = self._key(namespace, uid, service_name)
+        service = self._service(namespace, uid, service_name)
+        pod = service.links.pod(uid)  # it is in the hot cache the next time
+        if pod is not None:
+            self._hits += 1
+            return pod.pod_index
         try:
-            return (await self._resolver.place(key)).pod_index
-        except (StoreUnavailableError, StoreTimeoutError):
-            return self._cached_while_away(key)
+            return (await self._resolver.place(service, uid)).pod_index
+        except AWAY:
+            return self._cached_while_away(service, uid)
 
     async def set_linked_pod_if_absent(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int:
         """See ``StatefulRouteForClientDriver``."""
-        key = self._key(namespace, uid, service_name)
+        service = self._service(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-        return (await self._resolver.place_on(key, pod_index)).pod_index
+        return (await self._resolver.place_on(service, uid, pod_index)).pod_index
 
     async def get_linked_pod(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
         pod_index = self.peek(namespace, uid, service_name)
         if pod_index is not None:
             return pod_index
-        key = self._key(namespace, uid, service_name)
+        service = self._service(namespace, uid, service_name)
         try:
-            return _pod_index(await self._resolver.find(key))
-        except (StoreUnavailableError, StoreTimeoutError):
-            return self._cached_while_away(key)
+            return _pod_index(await self._resolver.find(service, uid))
+        except AWAY:
+            return self._cached_while_away(service, uid)
 
     async def get_linked_pod_not_cache(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
-        return _pod_index(await self._resolver.get(self._key(namespace, uid, service_name)))
+        return _pod_index(await self._resolver.get(self._service(namespace, uid, service_name), uid))
 
     async def get_linked_pod_in_cache_or_if_persist(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
         pod_index = self.peek(namespace, uid, service_name)
         if pod_index is not None:
             return pod_index
-        return _pod_index(await self._resolver.find_persistent(self._key(namespace, uid, service_name)))
+        return _pod_index(await self._resolver.find_persistent(self._service(namespace, uid, service_name), uid))
 
     async def get_linked_in_cache(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
-        self._key(namespace, uid, service_name)
+        self._service(namespace, uid, service_name)
         return self.peek(namespace, uid, service_name)
 
     async def set_cache(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
-        key = self._key(namespace, uid, service_name)
+        service = self._service(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-        service = self._directory.peek(key[0], service_name)
+        service.reads.used = True
         await self._directory.tried(service)
-        pod = service.pod(pod_index)
-        before = self._cache.pop(key)
-        self._cache.put(key, pod, None, self._clock())
+        before = service.links.put_by_hand(uid, service.pod(pod_index))
         return None if before is None else before.pod_index
 
     async def cache_expired(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
-        key = self._key(namespace, uid, service_name)
-        before = self._cache.pop(key)
+        before = self._service(namespace, uid, service_name).links.pop(uid)
         return None if before is None else before.pod_index
 
     async def get_link_service(self, namespace: str, uid: str) -> dict[str, int]:
@@ -202,7 +215,7 @@ class ClientDriver(Driver):
         self, namespace: str, uids: Iterable[str], service_name: str
     ) -> dict[int, list[str]]:
         """See ``StatefulRouteForClientDriver``."""
-        return await self._batch(namespace, uids, service_name, self._resolver.find_many)
+        return await self._batch(namespace, uids, service_name, self._batch_resolver.find)
 
     # On top of the contract -------------------------------------------------------------------------------------
 
@@ -215,7 +228,16 @@ class ClientDriver(Driver):
                 return slot.pod_index
         except (KeyError, TypeError):
             pass
-        return self._cached(namespace, uid, service_name)
+        # No checks: what is not an id is in no cache.
+        try:
+            service = self._services[self._namespace if namespace == "" else namespace, service_name]
+            pod = service.links.pod(uid)
+        except (KeyError, TypeError):
+            return None
+        if pod is None:
+            return None
+        self._hits += 1
+        return pod.pod_index
 
     async def batch_compute_linked_pod(
         self, namespace: str, uids: Iterable[str], service_name: str
@@ -229,7 +251,7 @@ class ClientDriver(Driver):
             StoreError: if nothing is known of any of them.
 
         """
-        return await self._batch(namespace, uids, service_name, self._resolver.place_many)
+        return await self._batch(namespace, uids, service_name, self._batch_resolver.place)
 
     async def route(self, namespace: str, uid: str, service_name: str) -> Link:
         """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
@@ -250,22 +272,19 @@ class ClientDriver(Driver):
                 return known
         except (KeyError, TypeError):
             pass
-        try:
-            link = self._cache.link((self._namespace if namespace == "" else namespace, uid, service_name))
-        except TypeError:  # not a string
-            link = None
+        service = self._service(namespace, uid, service_name)
+        link = service.links.link(uid)
         if link is not None:
             self._hits += 1
             return link
-        key = self._key(namespace, uid, service_name)
         try:
-            return await self._resolver.place(key)
-        except (StoreUnavailableError, StoreTimeoutError):
-            return self._resolver.suspect_link(key)
+            return await self._resolver.place(service, uid)
+        except AWAY:
+            return self._resolver.suspect_link(service, uid)
 
     async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
         """Return the link of the uid from the store; ``None`` if it has none."""
-        return await self._resolver.find(self._key(namespace, uid, service_name))
+        return await self._resolver.find(self._service(namespace, uid, service_name), uid)
 
     async def pod(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod; ``None`` if it knows none with that index.
@@ -344,36 +363,21 @@ class ClientDriver(Driver):
 
     # Inside -----------------------------------------------------------------------------------------------------
 
-    def _cached(self, namespace: str, uid: str, service_name: str) -> int | None:
-        """Return the pod of a cached link that is not in the hot cache; it is there next time.
-
-        No checks: what is not an id is in no cache, and the check of the miss refuses it.
-        """
-        if namespace == "":
-            namespace = self._namespace
-        try:
-            pod = self._cache.pod((namespace, uid, service_name))
-        except TypeError:  # not a string
-            return None
+    def _cached_while_away(self, service: ServicePods, uid: str) -> int:
+        """Return a cached pod index that may be used while the store is away; called while its error is handled."""
+        self._directory.store_failed(service)
+        pod = service.links.pod(uid)
         if pod is None:
-            return None
+            raise  # noqa: PLE0704 - the error that the caller handles
         self._hits += 1
         return pod.pod_index
-
-    def _cached_while_away(self, key: CacheKey) -> int:
-        """Return a cached pod index that may be used while the store is away; called while its error is handled."""
-        self._directory.store_failed(key[0], key[2])
-        pod_index = self.peek(*key)
-        if pod_index is None:
-            raise  # noqa: PLE0704 - the error that the caller handles
-        return pod_index
 
     async def _batch(
         self,
         namespace: str,
         uids: Iterable[str],
         service_name: str,
-        resolve: Callable[[str, list[str], str], Awaitable[Answers]],
+        resolve: Callable[[ServicePods, list[str]], Awaitable[Answers]],
     ) -> dict[int, list[str]]:
         """Return the uids of each pod index, each uid once, asking the store for those that are not cached."""
         namespace = self._namespace_of(namespace)
@@ -382,7 +386,7 @@ class ClientDriver(Driver):
         self._check_running()
         batch = Batch(
             lambda uid: self.peek(namespace, uid, service_name),
-            lambda missing: resolve(namespace, missing, service_name),
+            lambda missing: resolve(self._directory.peek(namespace, service_name), missing),
         )
         return await batch.run(checked)
 
@@ -392,13 +396,22 @@ class ClientDriver(Driver):
         check_id("namespace", namespace)
         return namespace
 
-    def _key(self, namespace: str, uid: str, service_name: str) -> CacheKey:
-        if namespace != self._namespace:
+    def _service(self, namespace: str, uid: str, service_name: str) -> ServicePods:
+        """Return the service of a call, whose arguments are checked."""
+        if namespace == "":
+            namespace = self._namespace
+        try:
+            service = self._services[namespace, service_name]  # both were checked when it was added
+        except (KeyError, TypeError):
             namespace = self._namespace_of(namespace)
+            check_id("uid", uid)
+            check_id("service_name", service_name)
+            self._check_running()
+            return self._directory.peek(namespace, service_name)
         check_id("uid", uid)
-        check_id("service_name", service_name)
-        self._check_running()
-        return namespace, uid, service_name
+        if self._phase is not RUNNING or self._loop is not asyncio.get_running_loop():
+            self._check_running()
+        return service
 
 
 def _pod_index(link: Link | None) -> int | None:

@@ -10,9 +10,8 @@ from stateful_route._deadline import within
 from stateful_route.errors import NoRoutablePodError, StoreTimeoutError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable
 
-    from stateful_route.client.cache.links import CacheKey, LinkCache
     from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.pod import Pod
     from stateful_route.client.pods.service import ServicePods
@@ -32,9 +31,8 @@ class Recovery:
     finished, and did not claim the uid, does not own it: the hint was old, and the uid waits for all pods.
     """
 
-    def __init__(self, cache: LinkCache, directory: PodDirectory, deadline: float) -> None:
-        """Take hints from ``cache``; a call ends within ``deadline`` seconds."""
-        self._cache = cache
+    def __init__(self, directory: PodDirectory, deadline: float) -> None:
+        """Read the pods by ``directory``; a call ends within ``deadline`` seconds."""
         self._directory = directory
         self._deadline = deadline
 
@@ -58,39 +56,37 @@ class Recovery:
             if not self._directory.is_fresh(service):  # nor is it heard any more
                 raise
 
-    def hinted(self, key: CacheKey, service: ServicePods) -> Pod | None:
+    def hinted(self, service: ServicePods, uid: str) -> Pod | None:
         """Return the pod that had a uid when its link was cached, if that is known, and had to be forgotten."""
-        if not service.hints_hold or (service.serves_cached and not self._cache.has_hints):
+        if not service.hints_hold or (service.serves_cached and not service.links.has_hints):
             return None
-        pod_index = self._cache.hint(key)
-        return None if pod_index is None else service.pod(pod_index)
+        return service.links.hint(uid)
 
-    def preferred(self, key: CacheKey, service: ServicePods) -> Pod | None:
+    def preferred(self, service: ServicePods, uid: str) -> Pod | None:
         """Return the pod that had a uid, if it is claiming again what it owns and has room for it."""
-        hinted = self.hinted(key, service) if service.recovering else None
+        hinted = self.hinted(service, uid) if service.recovering else None
         return hinted if hinted is not None and service.may_have_again(hinted) else None
 
-    def awaited(self, key: CacheKey, service: ServicePods) -> Pod | None:
+    def awaited(self, service: ServicePods, uid: str) -> Pod | None:
         """Return the pod that had a uid, if it is missing and may come back."""
-        hinted = self.hinted(key, service)
+        hinted = self.hinted(service, uid)
         return hinted if hinted is not None and service.awaits(hinted) else None
 
-    def may_be_elsewhere(self, service: ServicePods, uids: Sequence[str]) -> bool:
+    def may_be_elsewhere(self, service: ServicePods, uids: Iterable[str]) -> bool:
         """Whether a pod may have one of the uids that the store has lost."""
-        if service.recovering or (service.serves_cached and not self._cache.has_hints):
+        if service.recovering or (service.serves_cached and not service.links.has_hints):
             return service.recovering
-        return any(self.awaited((service.namespace, uid, service.service_name), service) is not None for uid in uids)
+        return any(self.awaited(service, uid) is not None for uid in uids)
 
-    def ready_and_missing(self, service: ServicePods, uids: Sequence[str]) -> tuple[list[str], set[Pod | None]]:
+    def ready_and_missing(self, service: ServicePods, uids: Iterable[str]) -> tuple[list[str], set[Pod | None]]:
         """Return the uids whose pods are there again, and for what the others wait."""
         ready: list[str] = []
         missing: set[Pod | None] = set()
         for uid in uids:
-            key = service.namespace, uid, service.service_name
-            if self.preferred(key, service) is not None:
+            if self.preferred(service, uid) is not None:
                 ready.append(uid)
                 continue
-            awaited = self.awaited(key, service)
+            awaited = self.awaited(service, uid)
             if awaited is not None or service.recovering:
                 missing.add(awaited)
         return ready, missing

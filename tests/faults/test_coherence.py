@@ -58,7 +58,7 @@ async def gateway(proxy: FaultProxy, namespace: str) -> AsyncIterator[ClientDriv
 
 
 def listening(client: ClientDriver) -> bool:
-    return all(hearing._listening for hearing in client._directory._listeners.values())
+    return all(service.listener._listening for service in client._directory.services.values())
 
 
 async def test_moved_link(shared_server: LocalServer, namespace: str, pods: list[ServerDriver]) -> None:
@@ -156,7 +156,7 @@ async def test_half_open_listener(proxy: FaultProxy, gateway: ClientDriver, pods
     """A listener whose connection is silently gone is given up after twice the patience, and another one stands."""
     await gateway.pods("", "room")
     await eventually(lambda: listening(gateway))
-    hearing = next(iter(gateway._directory._listeners.values()))
+    hearing = next(iter(gateway._directory.services.values())).listener
     proxy.black_hole()
     await eventually(lambda: not hearing._listening)
     proxy.pass_through()

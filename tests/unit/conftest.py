@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import pytest
@@ -14,8 +14,12 @@ from stateful_route import BaseConfig, ClientDriver, PlacementStrategy, ServerDr
 from stateful_route.testing import ManualClock, MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    from stateful_route import Candidate
+
+    C = TypeVar("C", bound=Candidate)
 
 settings.register_profile("unit", deadline=None)  # a machine that is busy is no failure
 settings.load_profile("unit")
@@ -58,6 +62,11 @@ def make_server(store: MemoryStore, clock: ManualClock) -> MakeServer:
         return ServerDriver(store, room(pod_index), config, clock=clock, random=Random(pod_index))
 
     return make
+
+
+def highest(candidates: Sequence[C], random: Random) -> C:
+    """Choose the candidate with the highest index: a strategy without chance."""
+    return max(candidates, key=lambda candidate: candidate.pod_index)
 
 
 @pytest.fixture

@@ -260,12 +260,12 @@ class TestOtherMethods:
         """A question that the store did not answer lets the pods be read anew before the next placement."""
         async with make_client() as client:
             table = client._directory.peek("prod", "room")
-            before = table.raised
+            before = table.doubts
             store.fail_with(AWAY, "get_link")
             with pytest.raises(StoreUnavailableError):
                 await client.find("prod", "alice", "room")
 
-            assert before < table.raised
+            assert before < table.doubts
 
     async def test_set_linked_pod_if_absent(self, make_client: MakeClient, run_pods: RunPods) -> None:
         """It links a uid that has no link, and otherwise says who has it."""

@@ -21,9 +21,10 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route._listening import attach
+from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.coherence import InvalidationListener
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import PodLife, Topic
+from stateful_route.models import Link, LinkKind, PodLife, Topic
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from tests.unit.conftest import MakeClient, RunPods
 
 ALICE = LinkKey(NAMESPACE, "alice", SERVICE)
-CACHED = (NAMESPACE, "alice", SERVICE)
 AWAY = StoreUnavailableError("away", operation="any", maybe_applied=False)
 
 
@@ -60,7 +60,7 @@ async def dropped(client: ClientDriver) -> None:
 
 def state_of(client: ClientDriver) -> str:
     """Return whether the client is listening, deaf or degraded."""
-    return repr(client._directory._listeners[NAMESPACE, SERVICE]).rpartition(" ")[2].rstrip(">")
+    return repr(client._directory.services[NAMESPACE, SERVICE].listener).rpartition(" ")[2].rstrip(">")
 
 
 async def becomes(client: ClientDriver, state: str) -> None:
@@ -148,12 +148,11 @@ class TestAnnounced:
                 call = asyncio.ensure_future(getattr(client, method)("", "alice", SERVICE))
             await store.wait_held()
             await store.assign(ALICE, lives[1])
-            await eventually(lambda: client._cache._outdated.get(CACHED, 0) > 0)
+            await eventually(lambda: "alice" in client._directory.services[NAMESPACE, SERVICE].links._stale)
             store.release_held()
             await call
 
             assert await cached(client) is None
-            assert {} == client._cache._asked
 
     async def test_reply_after_the_move(
         self, make_client: MakeClient, store: MemoryStore, lives: list[PodLife]
@@ -166,7 +165,7 @@ class TestAnnounced:
             call = asyncio.ensure_future(client.get_linked_pod("", "alice", SERVICE))
             await store.wait_held()
             await store.assign(ALICE, lives[1])
-            await eventually(lambda: client._cache._outdated.get(CACHED, 0) > 0)
+            await eventually(lambda: "alice" in client._directory.services[NAMESPACE, SERVICE].links._stale)
             store.release_held()
 
             assert (1, 1) == (await call, await cached(client))
@@ -424,7 +423,7 @@ class TestIdle:
             await client.pods("", SERVICE)
             clock.advance(0.001)
             await client._directory.refresh_all()
-            client._directory._services[NAMESPACE, SERVICE].reads.awaited = False
+            client._directory.services[NAMESPACE, SERVICE].reads.awaited = False
             store.operations.clear()
             await client._directory.refresh_all()
 
@@ -516,16 +515,17 @@ async def test_subscription_that_hangs(make_client: MakeClient, store: MemorySto
 class TestEnd:
     def test_told_after_the_end(self, clock: ManualClock) -> None:
         """A listener that was closed serves nothing, whatever it is told later."""
-        flushed: list[tuple[str, str]] = []
         table = ServicePods("other", SERVICE, settle=1.0)
-        listener = InvalidationListener(table, lambda _: None, lambda *of: flushed.append(of), grace=60.0, clock=clock)
+        table.links = LinkCache(10, 100.0, 1.0, clock).service("other", SERVICE)
+        table.links.put("alice", table.pod(0), Link(0, 1, 1, LinkKind.PERSISTENT, None), clock())
+        listener = InvalidationListener(table, lambda _: None, grace=60.0, clock=clock)
         listener.close()
         listener.begin()
         begun = listener.serves_cached
         listener.lose(AWAY)
         listener.store_failed()
 
-        assert (False, False, []) == (begun, listener.serves_cached, flushed)
+        assert (False, False, False) == (begun, listener.serves_cached, table.links.has_hints)
 
     async def test_new_namespaces_meanwhile(self, make_client: MakeClient, store: MemoryStore) -> None:
         """A client that is stopped while calls for new namespaces come in stops, and leaves no task behind."""
@@ -603,8 +603,8 @@ class TestEnd:
             for number in range(20):
                 await store.claim(LinkKey(f"tenant-{number}", "alice", SERVICE), PodLife(0, 1))
                 await client.get_linked_pod(f"tenant-{number}", "alice", SERVICE)
-            clock.advance(10 * (CONFIG.cache_ttl + CONFIG.refresh))
             await client._directory.refresh_all()
+            clock.advance(10 * (CONFIG.cache_ttl + CONFIG.refresh))
             await client._directory.refresh_all()
 
             assert {} == store._listeners

@@ -134,23 +134,22 @@ def test_cache(clock: ManualClock, in_flight: bool) -> None:
     """All that leads to a pod is dropped, in the front too, and nothing is kept of what was asked for before."""
     table = ServicePods("prod", "room", 1.0)
     here, there = Pod(table, 0), Pod(table, 1)
-    cache = LinkCache(10, ttl=100.0, margin=1.0, clock=clock)
+    links = LinkCache(10, ttl=100.0, margin=1.0, clock=clock).service("prod", "room")
     link = Link(0, 1, 1, LinkKind.PERSISTENT, None)
-    keys = [("prod", uid, "room") for uid in ("alice", "bob")]
-    for key, pod in zip(keys, (here, there), strict=True):
-        cache.put(key, pod, link, clock())
-        cache.pod(key)
+    for uid, pod in (("alice", here), ("bob", there)):
+        links.put(uid, pod, link, clock())
+        links.pod(uid)
     asked_at = clock()
     clock.advance(0.1)
     here.kept_from = clock()
-    cache.flush_pod("prod", "room", here)
+    links.flush_pod(here)
     if in_flight:
-        cache.put(keys[0], here, link, asked_at)
-    flushed = [cache.pod(key) for key in keys]
-    cache.put(keys[0], here, link, clock())
+        links.put("alice", here, link, asked_at)
+    flushed = [links.pod("alice"), links.pod("bob")]
+    links.put("alice", here, link, clock())
 
     assert [None, there] == flushed
-    assert cache.pod(keys[0]) is here
+    assert links.pod("alice") is here
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ async def test_false_words_of_many_pods(make_client: MakeClient, store: MemorySt
 
         assert [0] == list(table._pods)
         assert not table.rumoured
-        assert 1 == len(client._directory._services)
+        assert 1 == len(client._directory.services)
         assert 2 >= store.operations["read_pods"]
 
 

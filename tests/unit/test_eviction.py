@@ -27,14 +27,14 @@ def two(passed: list[str] | None = None) -> ClockMap:
 
 class TestClockMap:
     def test_order(self) -> None:
-        """What was not used goes in the order in which it came."""
+        """What was not used goes in the order in which it came, and nobody is told."""
         passed: list[str] = []
         entries = two(passed)
         for key in "abcd":
             entries[key] = 2
 
         assert ["c", "d"] == list(entries)
-        assert ["a", "b"] == passed
+        assert [] == passed
 
     def test_used(self) -> None:
         """What was used goes to the end once, counts as not used from there on, and its key is told."""
@@ -44,7 +44,7 @@ class TestClockMap:
         entries["c"] = 6
 
         assert [("a", 2), ("c", 6)] == list(entries.items())
-        assert ["a", "b"] == passed
+        assert ["a"] == passed
 
     def test_all_used(self) -> None:
         """If all were used the one that came first goes, after a bounded number of looks."""

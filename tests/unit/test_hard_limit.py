@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import ConfigError, LinkKey, NotOwnerError, PodFullError, StoreUnavailableError
-from tests.unit.conftest import NAMESPACE, SERVICE
+from tests.unit.conftest import NAMESPACE, SERVICE, highest
 
 if TYPE_CHECKING:
     from stateful_route.testing import MemoryStore
@@ -80,7 +80,7 @@ async def test_a_refused_uid_goes_elsewhere(
         await server.set_load_state(1)
         bob = await server.claim("bob")
         left = await store.get_link(key)
-        async with make_server(1), make_client() as other:
+        async with make_server(1), make_client(strategy=highest) as other:
             placed = await other.compute_linked_pod("", "bob", SERVICE)
 
     assert (True, None, 1) == (bob.full, left, placed)

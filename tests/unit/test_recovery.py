@@ -23,7 +23,7 @@ from stateful_route import (
 )
 from stateful_route.models import PodLife
 from stateful_route.testing import MemoryStore
-from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
+from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, highest, room
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ async def test_pod_that_was_never_seen(make_client: MakeClient, store: MemorySto
     """
     lives = [await begin(store, pod_index) for pod_index in range(2)]
     await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), lives[1])
-    async with make_client(call_deadline=30.0) as client:
+    async with make_client(highest, call_deadline=30.0) as client:
         await client.batch_get_linked_pod("", ["alice"], SERVICE)
         loaded = table_of(client).loaded
         await lose(store, client)

@@ -56,7 +56,7 @@ async def test_one_call(
     work.calls[0].set_result(7)
 
     assert [7] * 5 == await asyncio.gather(*tasks)
-    assert (1, 4, {}) == (len(work.calls), flight.joined, flight._under_way)
+    assert (1, 4, {}) == (len(work.calls), flight.joined, flight._in_flight)
 
 
 async def test_one_after_the_other(flight: SingleFlight[str, int], work: Work) -> None:
@@ -89,7 +89,7 @@ async def test_error(flight: SingleFlight[str, int], work: Work, ask: Callable[[
     work.calls[0].set_exception(error)
 
     assert [error] * 3 == await asyncio.gather(*tasks, return_exceptions=True)
-    assert ({}, 0) == (flight._under_way, flight.joined)
+    assert ({}, 0) == (flight._in_flight, flight.joined)
 
 
 async def test_cancelled_leader(
@@ -105,7 +105,7 @@ async def test_cancelled_leader(
 
     assert isinstance(results[0], asyncio.CancelledError)
     assert [7] * 3 == results[1:]
-    assert (2, 2, {}) == (len(work.calls), flight.joined, flight._under_way)
+    assert (2, 2, {}) == (len(work.calls), flight.joined, flight._in_flight)
 
 
 async def test_cancelled_leaders(
@@ -120,7 +120,7 @@ async def test_cancelled_leaders(
     work.calls[-1].set_result(7)
 
     assert 7 == await tasks[1]
-    assert (4, {}) == (len(work.calls), flight._under_way)
+    assert (4, {}) == (len(work.calls), flight._in_flight)
 
 
 async def test_cancelled_followers(
@@ -136,7 +136,7 @@ async def test_cancelled_followers(
     results = await asyncio.gather(*tasks, return_exceptions=True)
 
     assert [7, 7] == [results[0], results[2]]
-    assert (1, 1, {}) == (len(work.calls), flight.joined, flight._under_way)
+    assert (1, 1, {}) == (len(work.calls), flight.joined, flight._in_flight)
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -156,7 +156,7 @@ async def test_all_cancelled(
     del tasks
     await turns()
 
-    assert {} == flight._under_way
+    assert {} == flight._in_flight
     assert [] == reported
 
 
@@ -183,7 +183,7 @@ async def test_late_follower(work: Work) -> None:
     work.calls[1].set_result(7)
 
     assert [LATE, 7, 7, 7] == await asyncio.gather(first, *tasks, return_exceptions=True)
-    assert (2, 2, {}) == (len(work.calls), flight.joined, flight._under_way)
+    assert (2, 2, {}) == (len(work.calls), flight.joined, flight._in_flight)
 
 
 async def test_own_deadline(work: Work) -> None:
@@ -201,7 +201,7 @@ async def test_own_deadline(work: Work) -> None:
 
     assert all(0.99 <= deadlines < 1.5 for deadlines in took)
     assert len(work.calls) <= 3
-    assert {} == flight._under_way
+    assert {} == flight._in_flight
 
 
 async def test_no_time_left(work: Work) -> None:

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stateful_route import BestOfRandom, InvalidArgumentError, PreferEmptier, PreferNewestVersion, PreferZone
-from stateful_route.client.placement.strategies import best_of_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +68,7 @@ def test_ties_are_uniform(choices: int, count: int) -> None:
     """Candidates with the same load are chosen equally often, however many are compared."""
     random = Random(3)
     candidates = [Fake(i, 1.0) for i in range(count)]
-    chosen = Counter(best_of_random(candidates, choices, random).pod_index for _ in range(1000 * count))
+    chosen = Counter(BestOfRandom(choices)(candidates, random).pod_index for _ in range(1000 * count))
 
     assert count == len(chosen)
     assert all(abs(times - 1000) < 150 for times in chosen.values())
@@ -81,7 +80,7 @@ def test_each_pair_is_compared(choices: int) -> None:
     random = Random(3)
     count, times = 10, 20_000
     candidates = [Fake(i, float(i)) for i in range(count)]
-    chosen = Counter(best_of_random(candidates, choices, random).pod_index for _ in range(times))
+    chosen = Counter(BestOfRandom(choices)(candidates, random).pod_index for _ in range(times))
     expected = [math.comb(count - 1 - i, choices - 1) / math.comb(count, choices) for i in range(count)]
 
     assert all(abs(chosen[i] / times - share) < 0.015 for i, share in enumerate(expected))
@@ -104,7 +103,7 @@ def test_choices(choices: int) -> None:
 def test_any_candidates(pods: list[tuple[float, float]], choices: int) -> None:
     """However few candidates there are one of them is chosen, and never the worst of more than there are choices."""
     candidates = [Fake(i, load, capacity) for i, (load, capacity) in enumerate(pods)]
-    chosen = best_of_random(candidates, choices, Random(1))
+    chosen = BestOfRandom(choices)(candidates, Random(1))
     worse = [
         other for other in candidates if other.expected_load / other.capacity >= chosen.expected_load / chosen.capacity
     ]

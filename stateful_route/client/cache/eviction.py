@@ -30,46 +30,81 @@ _SWEEP = 8
 
 
 class ClockMap(Cache[str, int]):
-    """One such map."""
+    """One such map: a cache of cachetools with this policy, over a dict that may be looked at without a call."""
 
     def __init__(self, maxsize: int, ended: Callable[[int], bool], passed: Callable[[str], None]) -> None:
         """Hold up to ``maxsize`` entries.
 
-        ``ended`` says of a value that its entry is of no use any more. ``passed`` is told each key that came up first:
-        its entry was dropped, or counts as not used from here on.
+        ``ended`` says of a value that its entry is of no use any more. ``passed`` is told each key that came up first
+        and was used: its entry was dropped, or counts as not used from here on.
         """
         super().__init__(maxsize)
+        self.entries: dict[str, int] = {}
+        """To read; and to write the value of a key that is there."""
         self._ended = ended
         self._passed = passed
 
+    def __getitem__(self, key: str) -> int:
+        return self.entries[key]
+
+    def __setitem__(self, key: str, value: int) -> None:
+        if len(self.entries) >= self.maxsize and key not in self.entries:
+            self.popitem()
+        self.entries[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.entries[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        return f"<ClockMap of {len(self.entries)} entries, {self.maxsize:g} at most>"
+
+    def clear(self) -> None:
+        """Drop all entries."""
+        self.entries.clear()
+
+    @property
+    def currsize(self) -> float:
+        """How many entries there are."""
+        return len(self.entries)
+
     def popitem(self) -> tuple[str, int]:
         """Drop the first entry that has ended or was not used since it came up last."""
-        chances = _CHANCES
-        while True:
-            key, value = self._first()
-            del self[key]
+        entries, chances = self.entries, _CHANCES
+        if not entries:
+            raise KeyError("the map is empty")
+        key = next(iter(entries))
+        value = entries.pop(key)
+        while value & USED:
             self._passed(key)
-            if not value & USED or not chances or self._ended(value):
-                return key, value
+            if not chances or self._ended(value):
+                break
             chances -= 1
-            self[key] = value ^ USED
+            entries[key] = value ^ USED
+            key = next(iter(entries))
+            value = entries.pop(key)
+        return key, value
 
     def drop_ended(self, most: int) -> int:
         """Drop what has ended of the first entries, up to one that has not; return how many."""
-        dropped = 0
-        while self and dropped < most:
-            key, value = self._first()
-            if not self._ended(value):
+        entries = self.entries
+        ended: list[str] = []
+        for key, value in entries.items():
+            if len(ended) == most or not self._ended(value):
                 break
-            del self[key]
-            self._passed(key)
-            dropped += 1
-        return dropped
-
-    def _first(self) -> tuple[str, int]:
-        for key in self:
-            return key, self[key]
-        raise KeyError("the map is empty")
+            ended.append(key)
+        for key in ended:
+            if entries.pop(key) & USED:
+                self._passed(key)
+        return len(ended)
 
 
 class ShardedClockMap:
@@ -91,9 +126,9 @@ class ShardedClockMap:
     def __len__(self) -> int:
         return self._length
 
-    def shard(self, key: str) -> ClockMap:
-        """Return the map in which a key is, if it is there: to read, and to write a key that is in it."""
-        return self._shards[hash(key) & self._mask]
+    def shard(self, key: str) -> dict[str, int]:
+        """Return the dict in which a key is, if it is there: to read, and to write a key that is in it."""
+        return self._shards[hash(key) & self._mask].entries
 
     def add(self, key: str, value: int) -> None:
         """Add an entry that is not there."""
@@ -104,12 +139,13 @@ class ShardedClockMap:
         if self._length < self._size:
             self._length += 1
         else:
-            self._fullest(shard).popitem()
-        shard[key] = value
+            full = shard if len(shard.entries) >= self._share else self._next_full()
+            full.popitem()
+        shard.entries[key] = value
 
     def delete(self, key: str) -> None:
         """Delete an entry that is there."""
-        del self._shards[hash(key) & self._mask][key]
+        del self._shards[hash(key) & self._mask].entries[key]
         self._length -= 1
 
     def drop_all(self) -> Iterator[None]:
@@ -118,10 +154,10 @@ class ShardedClockMap:
             self._length -= len(self._shards.pop())
             yield
 
-    def _fullest(self, shard: ClockMap) -> ClockMap:
-        """Return a shard that has its share of the entries, or more: that one, or else the next in turn."""
-        while len(shard) < self._share:
-            shard = self._next()
+    def _next_full(self) -> ClockMap:
+        """Return the next map in turn that has its share of the entries, or more."""
+        while len((shard := self._next()).entries) < self._share:
+            pass
         return shard
 
     def _next(self) -> ClockMap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import time
@@ -14,13 +13,10 @@ from stateful_route.client.cache.hot import HotCache
 from stateful_route.models import Link, LinkKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from stateful_route.client.cache.hot import HotService
     from stateful_route.client.pods.pod import Pod
-
-CacheKey = tuple[str, str, str]
-"""Namespace, uid and service, as in a ``LinkKey``."""
 
 # An entry is one int: the number of its holder, its epoch, the millisecond in which it ends, and the bit ``USED``.
 _EXPIRES = 1
@@ -31,28 +27,14 @@ _HOLDER = _EPOCH + _EPOCH_BITS
 _EXPIRES_MASK = (1 << _EXPIRES_BITS) - 1
 _EPOCH_MASK = (1 << _EPOCH_BITS) - 1
 
-# So many holders may be there before those are sought of which all links have ended.
+# With so many holders those are sought of which all links have ended.
 _FEW_HOLDERS = 1000
 # So many of a service stay after a flush, for their links as hints. Each was the life of a pod.
 _MOST_FLUSHED = 4096
 
+_PERSISTENT = LinkKind.PERSISTENT
 
 _Life: TypeAlias = "tuple[Pod, int, LinkKind | None]"
-
-
-class _Service:
-    """What is cached of one service."""
-
-    __slots__ = ("flushed", "holders", "hot", "latest", "prefix")
-
-    def __init__(self, prefix: str, hot: HotService) -> None:
-        self.prefix = prefix
-        self.hot = hot
-        self.holders: dict[_Life, _Holder] = {}
-        self.latest: dict[Pod, _Holder] = {}
-        """The holder of each pod that was put last, which is most often that of the next one."""
-        self.flushed = deque[_Holder]()
-        """Those whose links were flushed, and tell where their uids were; the oldest first."""
 
 
 class _Holder:
@@ -73,11 +55,11 @@ class _Holder:
 
 
 class LinkCache:
-    """A cache whose entries end with their links.
+    """The cached links of all services, which share its room.
 
     An entry that has ended is dropped when it comes up for eviction, a few of them as others are added; and those of a
-    namespace end all at once because their holders are flushed: no sweep holds up the event loop. Until its own end
-    such an entry still tells where its uid was.
+    service end all at once because their holders are flushed: no sweep holds up the event loop. Until its own end such
+    an entry still tells where its uid was.
     """
 
     def __init__(
@@ -87,224 +69,291 @@ class LinkCache:
         margin: float,
         clock: Callable[[], float] = time.monotonic,
         namespace: str = "",
+        answer_time: float = 1.0,
     ) -> None:
         """Hold up to ``size`` links, each for ``ttl`` seconds or until ``margin`` seconds before its own end.
 
-        ``namespace`` is the one that an empty string means in the hot cache.
+        ``namespace`` is the one that an empty string means in the hot cache. The store answers within ``answer_time``
+        seconds, or not at all.
         """
-        self._ttl = ttl
-        self._margin = margin
-        self._clock = clock
-        self._entries = ShardedClockMap(size, self._has_ended, self._passed)
-        self._hot = HotCache(ttl, clock, namespace)
-        self._services: dict[tuple[str, str], _Service] = {}
-        self._by_prefix: dict[str, _Service] = {}
-        self._holders: dict[int, _Holder] = {}
+        self.ttl = ttl
+        self.margin = margin
+        self.clock = clock
+        self.answer_time = answer_time
+        self.entries = ShardedClockMap(size, self.has_ended, self._passed)
+        self.holders: dict[int, _Holder] = {}
+        self._hot_cache = HotCache(ttl, clock, namespace)
+        self._services: dict[tuple[str, str], ServiceLinks] = {}
+        self._by_prefix: dict[str, ServiceLinks] = {}
         self._numbers = itertools.count(1)
         self._most_holders = _FEW_HOLDERS
-        # How many questions for a key are under way, and up to which epoch their answers are not so any more.
-        self._asked: dict[CacheKey, int] = {}
-        self._outdated: dict[CacheKey, int] = {}
-        self._flushed_at = -math.inf
-        self.has_hints = False
-        """Whether there may be entries that were flushed, and tell where a uid was."""
+        self._closed = False
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     @property
     def hot(self) -> dict[str, dict[str, HotService]]:
         """The links that a hit finds at once, by namespace, service and uid: to read only."""
-        return self._hot.services
+        return self._hot_cache.services
 
-    def pod(self, key: CacheKey) -> Pod | None:
-        """Return the pod of a link that has not ended, if the pod may be used."""
-        entry = self._use(key)
-        return self._holders[entry >> _HOLDER].pod if entry else None
+    def service(self, namespace: str, service_name: str) -> ServiceLinks:
+        """Return the links of a service."""
+        links = self._services.get((namespace, service_name))
+        if links is None:
+            prefix = f"{next(self._numbers)}:"
+            links = ServiceLinks(self, self._hot_cache, prefix, self._hot_cache.service(namespace, service_name))
+            self._services[namespace, service_name] = self._by_prefix[prefix] = links
+            if self._closed:
+                links.close()
+        return links
 
-    def link(self, key: CacheKey) -> Link | None:
-        """Return a link that has not ended, if its pod may be used, and more than that is known.
-
-        ``ttl`` is how long it is cached for yet, which is less than the link has left. The same link is in the hot
-        cache from then on.
-        """
-        entry = self._use(key)
-        if not entry:
-            return None
-        holder = self._holders[entry >> _HOLDER]
-        if holder.kind is None:
-            return None
-        epoch = entry >> _EPOCH & _EPOCH_MASK
-        ttl = None
-        if holder.kind is not LinkKind.PERSISTENT:
-            ttl = (entry >> _EXPIRES & _EXPIRES_MASK) / 1000 - self._clock()
-        link = Link(holder.pod.pod_index, holder.incarnation, epoch, holder.kind, ttl)
-        hot = self._services[key[0], key[2]].hot
-        if key[1] in hot.slots:
-            hot.known[key[1]] = link
-        return link
-
-    def put(self, key: CacheKey, pod: Pod, link: Link | None, asked_at: float) -> None:
-        """Keep a link that the store told; ``asked_at`` is when it was asked, on the clock of the cache.
-
-        Old news is not kept: a link of a lower epoch than the one that is there, or one of which it was announced
-        while it was under way that it is not so any more. With ``None`` for a link the pod is all that is known.
-        """
-        if asked_at < self._flushed_at or asked_at < pod.kept_from:
-            return
-        epoch, lasting = 0, self._ttl
-        if link is not None:
-            epoch = link.epoch
-            if epoch <= self._outdated.get(key, -1):
-                return
-            if link.incarnation < pod.incarnation and link.kind is LinkKind.PERSISTENT:
-                return  # of an older life: it may be taken over without a word
-            if link.ttl is not None:
-                lasting = min(lasting, link.ttl - self._margin)
-        expires = int((asked_at + lasting) * 1000)
-        if lasting <= 0:
-            self.outdate(key, epoch - 1)
-            return
-        service = self._service(key)
-        entry_key = service.prefix + key[1]
-        shard = self._entries.shard(entry_key)
-        known = entry_key in shard
-        if known and link is not None:
-            before = shard[entry_key]
-            if epoch < (before >> _EPOCH & _EPOCH_MASK) and self._is_usable(before):
-                return
-        number = self._holder(service, pod, link, expires).number
-        entry = (number << _EPOCH_BITS | epoch) << _EPOCH | expires << _EXPIRES
-        if known:
-            shard[entry_key] = entry | USED
-            self._hot.discard(service.hot, key[1])
-        else:
-            self._entries.add(entry_key, entry)
-
-    def ask(self, key: CacheKey) -> None:
-        """Note from here on what is announced of a key: the store is asked for it. ``answered`` ends that."""
-        self._asked[key] = self._asked.get(key, 0) + 1
-
-    def answered(self, key: CacheKey) -> None:
-        """End what ``ask`` began; the answer was put, if there was one."""
-        questions = self._asked[key]
-        if questions > 1:
-            self._asked[key] = questions - 1
-        else:
-            del self._asked[key]
-            self._outdated.pop(key, None)
-
-    @contextlib.contextmanager
-    def asking(self, keys: Sequence[CacheKey]) -> Iterator[Sequence[CacheKey]]:
-        """Do both for many keys."""
-        for key in keys:
-            self.ask(key)
-        try:
-            yield keys
-        finally:
-            for key in keys:
-                self.answered(key)
-
-    def outdate(self, key: CacheKey, epoch: int) -> None:
-        """Drop the entry if its link is of that epoch or an earlier one, and such an answer that is under way."""
-        if key in self._asked:
-            self._outdated[key] = max(self._outdated.get(key, -1), epoch)
-        entry = self._find(key)
-        if entry and (entry >> _EPOCH & _EPOCH_MASK) <= epoch:
-            self._delete(key)
-
-    def flush(self, namespace: str, service_name: str) -> None:
-        """End all entries of a service, and drop the answers that are in flight.
-
-        The entries are dropped as they come up, and are hints until then; it takes a moment for each pod, not for each
-        of them.
-        """
-        self._flushed_at = self._clock()
-        service = self._services.get((namespace, service_name))
-        if service is None:
-            return
-        for holder in service.holders.values():
-            holder.flushed = self.has_hints = True
-        service.flushed.extend(service.holders.values())
-        service.holders.clear()
-        service.latest.clear()
-        self._tidy_flushed(service)
-        self._hot.drop(service.hot)
-
-    def flush_pod(self, namespace: str, service_name: str, pod: Pod) -> None:
-        """End all entries that lead to a pod, as ``flush`` does."""
-        service = self._services.get((namespace, service_name))
-        if service is None:
-            return
-        for life in [life for life in service.holders if life[0] is pod]:
-            holder = service.holders.pop(life)
-            holder.flushed = self.has_hints = True
-            service.flushed.append(holder)
-        service.latest.pop(pod, None)
-        self._tidy_flushed(service)
-        self._hot.forget(pod)
-
-    def drop_hints(self, namespace: str, service_name: str) -> None:
-        """Forget where uids of a service were whose links were flushed; those of pods that were never seen stay."""
-        service = self._services.get((namespace, service_name))
-        if service is None or not service.flushed:
-            return
-        kept = deque[_Holder]()
-        for holder in service.flushed:
-            if holder.pod.state is None:
-                kept.append(holder)
-            else:
-                del self._holders[holder.number]
-        service.flushed = kept
-        self.has_hints = any(other.flushed for other in self._services.values())
-
-    def hint(self, key: CacheKey) -> int | None:
-        """Return the pod index of an entry that has not ended, be it flushed and its pod usable or not.
-
-        What was put by hand is no hint.
-        """
-        entry = self._find(key)
-        if not entry or self._has_ended(entry):
-            if self.has_hints and self._clock() > self._flushed_at + self._ttl:
-                self.has_hints = False
-            return None
-        holder = self._holders[entry >> _HOLDER]
-        return None if holder.kind is None else holder.pod.pod_index
-
-    def pop(self, key: CacheKey) -> Pod | None:
-        """Drop the entry; return its pod if it had not ended."""
-        entry = self._find(key)
-        if not entry:
-            return None
-        pod = self._holders[entry >> _HOLDER].pod if self._is_usable(entry) else None
-        self._delete(key)
-        return pod
+    def drop(self, namespace: str, service_name: str) -> None:
+        """Forget a service: its entries have ended, and none is kept for it any more."""
+        links = self._services.pop((namespace, service_name), None)
+        if links is not None:
+            del self._by_prefix[links.prefix]
+            self._hot_cache.remove(namespace, service_name)
+            links.close()
 
     def close(self) -> Iterator[None]:
         """End all entries, and keep none any more: an answer may come after the end.
 
         Return steps in which to let go of them: with a million entries, that takes a tenth of a second in all.
         """
-        self._ttl = 0.0
-        self._hot.close()
+        self._closed = True
+        self._hot_cache.close()
+        for links in self._services.values():
+            links.close()
         self._services.clear()
         self._by_prefix.clear()
-        self._holders.clear()
-        entries, self._entries = self._entries, ShardedClockMap(1, self._has_ended, self._passed)
+        self.holders.clear()
+        entries, self.entries = self.entries, ShardedClockMap(1, self.has_ended, self._passed)
         return entries.drop_all()
 
-    def _use(self, key: CacheKey) -> int:
+    def has_ended(self, entry: int) -> bool:
+        """Whether an entry is of no use any more, not even as a hint."""
+        return entry >> _HOLDER not in self.holders or (entry >> _EXPIRES & _EXPIRES_MASK) <= self.clock() * 1000
+
+    def new_holder(self, life: _Life) -> _Holder:
+        """Return a holder for the links of one kind of a life of a pod."""
+        if len(self.holders) >= self._most_holders:
+            self._tidy()
+        holder = _Holder(next(self._numbers), *life)
+        self.holders[holder.number] = holder
+        return holder
+
+    def _passed(self, entry_key: str) -> None:
+        """Take a link out of the hot cache that counts as not used any more, or is gone."""
+        prefix, colon, uid = entry_key.partition(":")
+        links = self._by_prefix.get(prefix + colon)
+        if links is not None:
+            self._hot_cache.discard(links.hot, uid)
+
+    def _tidy(self) -> None:
+        """Forget the holders of which all links have ended."""
+        now = self.clock() * 1000
+        for links in self._services.values():
+            links.tidy(now)
+        self._most_holders = max(_FEW_HOLDERS, 2 * len(self.holders))
+
+
+class ServiceLinks:
+    """The cached links of one service, by uid."""
+
+    __slots__ = (
+        "_by_life",
+        "_cache",
+        "_clock",
+        "_flushed",
+        "_heard_at",
+        "_hot_cache",
+        "_latest",
+        "_older_stale",
+        "_since",
+        "_stale",
+        "_stale_since",
+        "has_hints",
+        "hot",
+        "prefix",
+    )
+
+    def __init__(self, cache: LinkCache, hot_cache: HotCache, prefix: str, hot: HotService) -> None:
+        """Begin with none. ``LinkCache.service`` makes them."""
+        self._cache = cache
+        self._hot_cache = hot_cache
+        self._clock = cache.clock
+        self.prefix = prefix
+        self.hot = hot
+        self._by_life: dict[_Life, _Holder] = {}
+        self._latest: dict[Pod, _Holder] = {}
+        """The holder of each pod that was put last, which is most often that of the next one."""
+        self._flushed = deque[_Holder]()
+        """Those whose links were flushed, and tell where their uids were; the oldest first."""
+        self._since = -math.inf
+        """When it was flushed last: what was asked for before that is not kept."""
+        self._stale: dict[str, tuple[int, float]] = {}
+        """Up to which epoch the link of a uid is stale, and when that was heard: an answer may be older than that."""
+        self._older_stale: dict[str, tuple[int, float]] = {}
+        """What was heard before that; it goes when no answer that is in flight can be so old."""
+        self._stale_since = self._heard_at = -math.inf
+        """When the newer ones were begun, and when the last of them was heard."""
+        self.has_hints = False
+        """Whether there may be entries that were flushed, and tell where a uid was."""
+
+    def pod(self, uid: str) -> Pod | None:
+        """Return the pod of a link that has not ended, if the pod may be used."""
+        entry_key = self.prefix + uid
+        if entry_key not in self._cache.entries.shard(entry_key):  # as when it is called in vain: without another call
+            return None
+        entry = self._use(uid)
+        return self._cache.holders[entry >> _HOLDER].pod if entry else None
+
+    def link(self, uid: str) -> Link | None:
+        """Return a link that has not ended, if its pod may be used, and more than that is known.
+
+        ``ttl`` is how long it is cached for yet, which is less than the link has left. The same link is in the hot
+        cache from then on.
+        """
+        entry = self._use(uid)
+        if not entry:
+            return None
+        holder = self._cache.holders[entry >> _HOLDER]
+        if holder.kind is None:
+            return None
+        epoch = entry >> _EPOCH & _EPOCH_MASK
+        ttl = None
+        if holder.kind is not _PERSISTENT:
+            ttl = (entry >> _EXPIRES & _EXPIRES_MASK) / 1000 - self._clock()
+        link = Link(holder.pod.pod_index, holder.incarnation, epoch, holder.kind, ttl)
+        if uid in self.hot.slots:
+            self.hot.known[uid] = link
+        return link
+
+    def put(self, uid: str, pod: Pod, link: Link, asked_at: float) -> None:
+        """Keep a link that the store told; ``asked_at`` is when it was asked, on the clock of the cache.
+
+        What is stale is not kept: a link of a lower epoch than the one that is there, or one that was invalidated since
+        it was asked for.
+        """
+        epoch, kind = link.epoch, link.kind
+        if asked_at < self._since or asked_at < pod.kept_from:
+            return
+        if asked_at <= self._heard_at and self._is_stale(uid, epoch, asked_at):
+            return
+        lasting = self._cache.ttl
+        if kind is _PERSISTENT:
+            if link.incarnation < pod.incarnation:
+                return  # of an older life: it may be taken over without a word
+        elif link.ttl is not None and link.ttl < lasting + self._cache.margin:
+            lasting = link.ttl - self._cache.margin
+            if lasting <= 0:
+                self._drop(uid, epoch - 1)
+                return
+        holder = self._latest.get(pod)
+        if holder is None or holder.kind is not kind or holder.incarnation != link.incarnation:
+            holder = self._holder((pod, link.incarnation, kind))
+        self._write(uid, holder, epoch, int((asked_at + lasting) * 1000))
+
+    def put_by_hand(self, uid: str, pod: Pod) -> Pod | None:
+        """Keep that a uid is on a pod, of which nothing else is known; return the pod that it was on, as ``pop``."""
+        before, now = self.pop(uid), self._clock()
+        if now >= self._since and now >= pod.kept_from:
+            self._write(uid, self._holder((pod, 0, None)), 0, int((now + self._cache.ttl) * 1000))
+        return before
+
+    def invalidate(self, uid: str, epoch: int) -> None:
+        """Drop the entry if its link is of that epoch or an earlier one, and such an answer that is in flight."""
+        now = self._clock()
+        if now - self._stale_since > self._cache.answer_time:
+            self._older_stale, self._stale, self._stale_since = self._stale, {}, now
+        known = self._stale.get(uid)
+        self._stale[uid] = epoch if known is None else max(epoch, known[0]), now
+        self._heard_at = now
+        self._drop(uid, epoch)
+
+    def flush(self) -> None:
+        """End all entries, and drop the answers that are in flight.
+
+        The entries are dropped as they come up, and are hints until then; it takes a moment for each pod, not for each
+        of them.
+        """
+        self._since = self._clock()
+        for holder in self._by_life.values():
+            holder.flushed = self.has_hints = True
+        self._flushed.extend(self._by_life.values())
+        self._by_life.clear()
+        self._latest.clear()
+        self._limit_flushed()
+        self._hot_cache.drop(self.hot)
+
+    def flush_pod(self, pod: Pod) -> None:
+        """End all entries that lead to a pod, as ``flush`` does."""
+        for life in [life for life in self._by_life if life[0] is pod]:
+            holder = self._by_life.pop(life)
+            holder.flushed = self.has_hints = True
+            self._flushed.append(holder)
+        self._latest.pop(pod, None)
+        self._limit_flushed()
+        self._hot_cache.forget(pod)
+
+    def drop_hints(self) -> None:
+        """Forget where uids were whose links were flushed; those of pods that were never seen stay."""
+        kept = deque[_Holder]()
+        for holder in self._flushed:
+            if holder.pod.state is None:
+                kept.append(holder)
+            else:
+                del self._cache.holders[holder.number]
+        self._flushed = kept
+        self.has_hints = bool(kept)
+
+    def hint(self, uid: str) -> Pod | None:
+        """Return the pod of an entry that has not ended, be it flushed and its pod usable or not.
+
+        What was put by hand is no hint.
+        """
+        entry = self._find(uid)
+        if not entry or self._cache.has_ended(entry):
+            if self.has_hints and self._clock() > self._since + self._cache.ttl:
+                self.has_hints = False
+            return None
+        holder = self._cache.holders[entry >> _HOLDER]
+        return None if holder.kind is None else holder.pod
+
+    def pop(self, uid: str) -> Pod | None:
+        """Drop the entry; return its pod if it had not ended."""
+        entry = self._find(uid)
+        if not entry:
+            return None
+        pod = self._cache.holders[entry >> _HOLDER].pod if self._is_usable(entry) else None
+        self._delete(uid)
+        return pod
+
+    def tidy(self, now_ms: float) -> None:
+        """Forget the holders of which all links have ended at that millisecond."""
+        self._forget([life for life, holder in self._by_life.items() if holder.expires <= now_ms])
+        for holder in self._flushed:
+            if holder.expires <= now_ms:
+                del self._cache.holders[holder.number]
+        self._flushed = deque(holder for holder in self._flushed if holder.expires > now_ms)
+
+    def close(self) -> None:
+        """End all entries, and keep none any more."""
+        self._since = math.inf
+        self._forget(list(self._by_life))
+        for holder in self._flushed:
+            del self._cache.holders[holder.number]
+        self._flushed.clear()
+
+    def _use(self, uid: str) -> int:
         """Return the entry if it may be used, and note that it was; or else 0."""
-        namespace, uid, service_name = key
-        service = self._services.get((namespace, service_name))
-        if service is None:
+        entry_key = self.prefix + uid
+        shard = self._cache.entries.shard(entry_key)
+        entry = shard.get(entry_key)
+        if entry is None:
             return 0
-        entry_key = service.prefix + uid
-        shard = self._entries.shard(entry_key)
-        if entry_key not in shard:
-            return 0
-        entry = shard[entry_key]
-        holder = self._holders.get(entry >> _HOLDER)
+        holder = self._cache.holders.get(entry >> _HOLDER)
         if holder is None or holder.flushed or not holder.pod.usable:
             return 0
         expires = (entry >> _EXPIRES & _EXPIRES_MASK) / 1000
@@ -313,85 +362,64 @@ class LinkCache:
             return 0
         if not entry & USED:
             shard[entry_key] = entry | USED
-        slot = service.hot.slots.get(uid)
+        slot = self.hot.slots.get(uid)
         if slot is None or not slot.usable:
-            self._hot.put(service.hot, uid, holder.pod, expires, now)
+            self._hot_cache.put(self.hot, uid, holder.pod, expires, now)
         return entry
 
-    def _is_usable(self, entry: int) -> bool:
-        holder = self._holders.get(entry >> _HOLDER)
-        return holder is not None and not holder.flushed and holder.pod.usable and not self._has_ended(entry)
-
-    def _has_ended(self, entry: int) -> bool:
-        return entry >> _HOLDER not in self._holders or (entry >> _EXPIRES & _EXPIRES_MASK) <= self._clock() * 1000
-
-    def _passed(self, entry_key: str) -> None:
-        """Take a link out of the hot cache that counts as not used any more, or is gone."""
-        prefix, colon, uid = entry_key.partition(":")
-        service = self._by_prefix.get(prefix + colon)
-        if service is not None:
-            self._hot.discard(service.hot, uid)
-
-    def _find(self, key: CacheKey) -> int:
-        """Return the entry, whether it may be used or not; 0 if there is none."""
-        namespace, uid, service_name = key
-        service = self._services.get((namespace, service_name))
-        if service is None:
-            return 0
-        entry_key = service.prefix + uid
-        return self._entries.shard(entry_key).get(entry_key, 0)
-
-    def _delete(self, key: CacheKey) -> None:
-        namespace, uid, service_name = key
-        service = self._services[namespace, service_name]
-        self._entries.delete(service.prefix + uid)
-        self._hot.discard(service.hot, uid)
-
-    def _service(self, key: CacheKey) -> _Service:
-        namespace, _, service_name = key
-        service = self._services.get((namespace, service_name))
-        if service is None:
-            prefix = f"{next(self._numbers)}:"
-            service = _Service(prefix, self._hot.service(namespace, service_name))
-            self._services[namespace, service_name] = self._by_prefix[prefix] = service
-        return service
-
-    def _holder(self, service: _Service, pod: Pod, link: Link | None, expires: int) -> _Holder:
-        """Return the holder of a link that ends in that millisecond, or of a pod that was put by hand."""
-        incarnation, kind = (0, None) if link is None else (link.incarnation, link.kind)
-        holder = service.latest.get(pod)
-        if holder is None or holder.kind is not kind or holder.incarnation != incarnation:
-            life = pod, incarnation, kind
-            holder = service.holders.get(life)
-            if holder is None:
-                holder = service.holders[life] = _Holder(next(self._numbers), *life)
-                self._holders[holder.number] = holder
-            service.latest[pod] = holder
+    def _write(self, uid: str, holder: _Holder, epoch: int, expires: int) -> None:
+        """Write the entry of a link that ends in that millisecond, unless the one that is there is of a later epoch."""
         holder.expires = max(holder.expires, expires)
-        if len(self._holders) > self._most_holders:
-            self._tidy()
+        entry = (holder.number << _EPOCH_BITS | epoch) << _EPOCH | expires << _EXPIRES
+        entry_key, entries = self.prefix + uid, self._cache.entries
+        shard = entries.shard(entry_key)
+        before = shard.get(entry_key)
+        if before is None:
+            entries.add(entry_key, entry)
+        elif epoch >= (before >> _EPOCH & _EPOCH_MASK) or not self._is_usable(before):
+            shard[entry_key] = entry | USED
+            self._hot_cache.discard(self.hot, uid)
+
+    def _is_usable(self, entry: int) -> bool:
+        holder = self._cache.holders.get(entry >> _HOLDER)
+        return holder is not None and not holder.flushed and holder.pod.usable and not self._cache.has_ended(entry)
+
+    def _is_stale(self, uid: str, epoch: int, asked_at: float) -> bool:
+        """Whether a link was invalidated since it was asked for."""
+        for stale in (self._stale, self._older_stale):
+            until, heard_at = stale.get(uid, (-1, 0.0))
+            if epoch <= until and asked_at <= heard_at:
+                return True
+        return False
+
+    def _drop(self, uid: str, epoch: int) -> None:
+        """Drop the entry if its link is of that epoch or an earlier one."""
+        entry = self._find(uid)
+        if entry and (entry >> _EPOCH & _EPOCH_MASK) <= epoch:
+            self._delete(uid)
+
+    def _find(self, uid: str) -> int:
+        """Return the entry, whether it may be used or not; 0 if there is none."""
+        entry_key = self.prefix + uid
+        return self._cache.entries.shard(entry_key).get(entry_key, 0)
+
+    def _delete(self, uid: str) -> None:
+        self._cache.entries.delete(self.prefix + uid)
+        self._hot_cache.discard(self.hot, uid)
+
+    def _holder(self, life: _Life) -> _Holder:
+        """Return the holder of the links of one kind of a life of a pod, or of what was put by hand."""
+        holder = self._by_life.get(life)
+        if holder is None:
+            holder = self._by_life[life] = self._cache.new_holder(life)
+        self._latest[life[0]] = holder
         return holder
 
-    def _tidy_flushed(self, service: _Service) -> None:
-        while len(service.flushed) > _MOST_FLUSHED:
-            del self._holders[service.flushed.popleft().number]
+    def _limit_flushed(self) -> None:
+        while len(self._flushed) > _MOST_FLUSHED:
+            del self._cache.holders[self._flushed.popleft().number]
 
-    def _forget(self, service: _Service, lives: Iterable[_Life]) -> None:
+    def _forget(self, lives: Iterable[_Life]) -> None:
         for life in lives:
-            del self._holders[service.holders.pop(life).number]
-            service.latest.pop(life[0], None)
-
-    def _tidy(self) -> None:
-        """Forget the holders of which all links have ended, and the services that have no holder left."""
-        now = self._clock() * 1000
-        for (namespace, service_name), service in tuple(self._services.items()):
-            self._forget(service, [life for life, holder in service.holders.items() if holder.expires <= now])
-            for holder in service.flushed:
-                if holder.expires <= now:
-                    del self._holders[holder.number]
-            service.flushed = deque(holder for holder in service.flushed if holder.expires > now)
-            if not service.holders and not service.flushed:
-                self._hot.remove(namespace, service_name)
-                del self._services[namespace, service_name]
-                del self._by_prefix[service.prefix]
-        self._most_holders = max(_FEW_HOLDERS, 2 * len(self._holders))
+            del self._cache.holders[self._by_life.pop(life).number]
+            self._latest.pop(life[0], None)

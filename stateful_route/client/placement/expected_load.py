@@ -21,10 +21,6 @@ _RATE_MEMORY = 30.0
 _BURST = 0.01
 
 
-def _nothing() -> None:
-    """Take in a change that matters to nobody."""
-
-
 class _Burst:
     """Placements that were made within a hundredth of a second."""
 
@@ -38,11 +34,12 @@ class _Burst:
 class OwnPlacements:
     """The uids that this client placed on a pod and that the pod's published load does not show yet."""
 
-    __slots__ = ("_bursts", "_changed", "_placed", "pending", "unseen")
+    __slots__ = ("_bursts", "_placed", "on_change", "pending", "unseen")
 
-    def __init__(self, changed: Callable[[], None] = _nothing) -> None:
-        """Begin with none; ``changed`` is called when there are more or fewer."""
-        self._changed = changed
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.on_change: Callable[[], None] | None = None
+        """Called when there are more or fewer; ``None`` for a pod that has no limit: it makes no difference."""
         self._bursts: deque[_Burst] = deque()
         self._placed = 0
         self.pending = 0
@@ -59,25 +56,29 @@ class OwnPlacements:
         """Note that a placement is under way. ``answered`` ends that."""
         self.pending += 1
         self.unseen += 1
-        self._changed()
+        if self.on_change is not None:
+            self.on_change()
 
     def answered(self) -> None:
         """Note that a placement is under way no longer."""
         self.pending -= 1
         self.unseen -= 1
-        self._changed()
+        if self.on_change is not None:
+            self.on_change()
 
     def placed(self, at: float) -> None:
         """Note a placement, made at that second of the clock of this process."""
-        if self._bursts and at - self._bursts[-1].began < _BURST:
-            burst = self._bursts[-1]
+        bursts = self._bursts
+        if bursts and at - bursts[-1].began < _BURST:
+            burst = bursts[-1]
             burst.count += 1
             burst.ended = max(burst.ended, at)
         else:
-            self._bursts.append(_Burst(at))
+            bursts.append(_Burst(at))
         self._placed += 1
         self.unseen += 1
-        self._changed()
+        if self.on_change is not None:
+            self.on_change()
 
     def published(self, at: float, settle: float) -> None:
         """Forget what a heartbeat at that second, of the same clock, shows: what was placed ``settle`` before it."""
@@ -87,7 +88,8 @@ class OwnPlacements:
             count = self._bursts.popleft().count
             self._placed -= count
             self.unseen -= count
-        self._changed()
+        if self.on_change is not None:
+            self.on_change()
 
 
 class PlacementRates:

@@ -21,7 +21,7 @@ from stateful_route.client.placement.candidates import narrowed
 from stateful_route.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from random import Random
 
 # Up to here drawing an index again until it is a new one is faster than random.sample, even among as few pods.
@@ -86,28 +86,17 @@ class PlacementStrategy(Protocol):
         ...
 
 
-def best_of_random(candidates: Sequence[C], choices: int, random: Random) -> C:
-    """Return the candidate with the least load for its capacity among ``choices`` random ones.
-
-    Candidates that are equal are equally likely. ``candidates`` must not be empty.
-    """
-    count = len(candidates)
-    choices = min(choices, count)
-    if choices > _FEW:
-        return min(random.sample(candidates, choices), key=_fullness)  # in random order, so ties are random
-    draw = random.random
-    drawn = [int(draw() * count)]
-    best = candidates[drawn[0]]
-    least = best.expected_load / best.capacity
-    while len(drawn) < choices:
-        index = int(draw() * count)
-        if index in drawn:
-            continue
-        drawn.append(index)
-        candidate = candidates[index]
+def _best_of_all(candidates: Sequence[C], draw: Callable[[], float]) -> C:
+    """Return the candidate with the least load for its capacity, any one of those with the same."""
+    best, least, ties = candidates[0], math.inf, 1
+    for candidate in candidates:
         fullness = candidate.expected_load / candidate.capacity
-        if fullness < least:  # of equal ones the first that was drawn stays, so ties are random
-            best, least = candidate, fullness
+        if fullness < least:
+            best, least, ties = candidate, fullness, 1
+        elif fullness == least:
+            ties += 1
+            if draw() * ties < 1:
+                best = candidate
     return best
 
 
@@ -130,8 +119,28 @@ class BestOfRandom:
     choices: int = attrs.field(default=3, validator=checked(check_int, 1, MAX_POD_INDEX))
 
     def __call__(self, candidates: Sequence[C], random: Random) -> C:
-        """Return the best of some random candidates."""
-        return best_of_random(candidates, self.choices, random)
+        """Return the best of some random candidates.
+
+        Candidates that are equal are equally likely.
+        """
+        count, choices, draw = len(candidates), self.choices, random.random
+        if choices >= count:
+            return _best_of_all(candidates, draw)
+        if choices > _FEW:
+            return min(random.sample(candidates, choices), key=_fullness)  # in random order, so ties are random
+        drawn = [int(draw() * count)]
+        best = candidates[drawn[0]]
+        least = best.expected_load / best.capacity
+        while len(drawn) < choices:
+            index = int(draw() * count)
+            if index in drawn:
+                continue
+            drawn.append(index)
+            candidate = candidates[index]
+            fullness = candidate.expected_load / candidate.capacity
+            if fullness < least:  # of equal ones the first that was drawn stays, so ties are random
+                best, least = candidate, fullness
+        return best
 
 
 def _check_up_to(argument: str, value: object) -> None:
@@ -145,7 +154,7 @@ def _check_below(argument: str, value: object) -> None:
 
 
 # Among so few pods a random choice finds those that have just come up soon enough.
-_FEW = 8
+_FEW_PODS = 8
 
 
 @attrs.frozen
@@ -174,7 +183,7 @@ class PreferEmptier:
     def __call__(self, candidates: Sequence[C], random: Random) -> C:
         """Return one of the emptier ones, if there are any and they have not got their share."""
         chosen = self.then(candidates, random)
-        if len(candidates) < _FEW:
+        if len(candidates) < _FEW_PODS:
             return chosen
         emptier = narrowed(candidates, self, self._emptier, looks=1)
         if not emptier or random.random() * len(candidates) >= self.share * len(emptier):

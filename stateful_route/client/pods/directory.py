@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from stateful_route._background.tasks import Tasks
 from stateful_route._deadline import within
 from stateful_route._single_flight import SingleFlight
 from stateful_route.client.coherence import InvalidationListener
-from stateful_route.client.pods.service import Doubts, ServicePods
+from stateful_route.client.pods.service import ServicePods
 from stateful_route.errors import StoreError
 from stateful_route.models import LinkAnnouncement, PodLife
 
@@ -73,12 +74,13 @@ class PodDirectory:
         self._cache = cache
         self._random = random
         self._clock = clock
-        self._services: dict[tuple[str, str], ServicePods] = {}
-        self._listeners: dict[tuple[str, str], InvalidationListener] = {}
-        self._doubts: dict[str, Doubts] = {}
+        self.services: dict[tuple[str, str], ServicePods] = {}
+        """Those in use, by namespace and name: to read only."""
+        self._doubted_at: dict[str, float] = {}
+        """When the services of a namespace were last doubted because of a call, on the clock of this process."""
         deadline = config.call_deadline_seconds
-        self._reading = SingleFlight[tuple[str, str], None](deadline, "read_pods", writes=False)
-        self._watching = SingleFlight[tuple[str, str], bool](deadline, "read_pods", writes=False)
+        self._reading: SingleFlight[ServicePods, None] = SingleFlight(deadline, "read_pods", writes=False)
+        self._watching: SingleFlight[ServicePods, bool] = SingleFlight(deadline, "read_pods", writes=False)
         self._left: set[InvalidationListener] = set()
         """Those that listen no more, and may still be ending."""
         self._tasks = Tasks()
@@ -99,7 +101,7 @@ class PodDirectory:
     async def stop(self) -> None:
         """End refreshing and listening. A call in flight, or made meanwhile, begins neither again."""
         self._stopped = True
-        self._left.update(self._listeners.values())
+        self._left.update(service.listener for service in self.services.values())
         for listener in self._left:
             listener.close()  # all of them before the first await: who waits for one goes on
         await self._refreshing.stop()
@@ -108,39 +110,34 @@ class PodDirectory:
 
     def peek(self, namespace: str, service_name: str) -> ServicePods:
         """Return the table of a service as it is, be it empty."""
-        service = self._services.get((namespace, service_name))
+        service = self.services.get((namespace, service_name))
         if service is None:
-            doubts = self._doubts.setdefault(namespace, Doubts())
-            lease = self._config.lease_seconds
-            service = ServicePods(namespace, service_name, self._config.settle, doubts, lease)
-            self._listeners[namespace, service_name] = self._listen(service)  # one that cannot listen is none
-            self._services[namespace, service_name] = service
-        service.reads.last_used = self._clock()
+            service = ServicePods(namespace, service_name, self._config.settle, self._config.lease_seconds)
+            service.links = self._cache.service(namespace, service_name)
+            service.listener = self._listen(service)  # one that cannot listen is none
+            self.services[namespace, service_name] = service
         service.reads.used = True
         return service
 
     def was_tried(self, service: ServicePods) -> bool:
         """Whether it is heard what the clients of a service are told, or was tried once."""
-        listener = self._listeners.get((service.namespace, service.service_name))
-        return listener is None or listener.was_tried  # none: the table was not used for long, and dropped
+        return service.listener.was_tried
 
     async def tried(self, service: ServicePods) -> None:
         """Return once that is so: what is cached before is dropped then.
 
         A subscription that takes long keeps nobody from asking the store, but for a share of the deadline.
         """
-        listener = self._listeners.get((service.namespace, service.service_name))
-        if listener is not None and not listener.was_tried:
+        if not service.listener.was_tried:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HEARING * self._config.call_deadline_seconds):
-                    await listener.tried()
+                    await service.listener.tried()
 
     def pod_state(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod, if the table of its service is there and has it."""
-        service = self._services.get((namespace, service_name))
+        service = self.services.get((namespace, service_name))
         if service is None:
             return None
-        service.reads.last_used = self._clock()
         service.reads.used = True
         return service.state(pod_index)
 
@@ -169,7 +166,7 @@ class PodDirectory:
 
         """
         await self.tried(service)
-        await self._reading.run((service.namespace, service.service_name), lambda: self._read(service, service.version))
+        await self._reading.run(service, lambda: self._read(service, service.version))
 
     async def read_anew(self, service: ServicePods) -> None:
         """Read the table by a reading that begins after what made it doubtful; callers at the same time share it.
@@ -200,41 +197,40 @@ class PodDirectory:
 
         That is so when nothing was looked up in the store for a cache TTL. Those of idle services have their own time.
         """
-        oldest = self._clock() - self._config.cache_ttl - self._config.refresh
-        for key in [key for key, service in self._services.items() if service.reads.last_used < oldest]:
-            del self._services[key]  # one that comes back gets another listener
-            listener = self._listeners.pop(key)
-            listener.close()
-            self._left.add(listener)
-        used = {namespace for namespace, _ in self._services}
-        self._doubts = {namespace: doubts for namespace, doubts in self._doubts.items() if namespace in used}
+        now = self._clock()
+        oldest = now - self._config.cache_ttl - self._config.refresh
+        for key, service in tuple(self.services.items()):
+            if service.reads.used:
+                service.reads.last_used = now
+            elif service.reads.last_used < oldest:
+                self._leave(*key)
+        used = {namespace for namespace, _ in self.services}
+        self._doubted_at = {namespace: at for namespace, at in self._doubted_at.items() if namespace in used}
         await self._end_listeners()
-        for listener in self._listeners.values():
-            listener.check_grace()
+        for service in self.services.values():
+            service.listener.check_grace()
         async with anyio.create_task_group() as group:
-            for service in tuple(self._services.values()):
+            for service in tuple(self.services.values()):
                 if not self._is_watched(service):
                     group.start_soon(self._refresh, service)
 
-    def store_answered(self, namespace: str, service_name: str) -> None:
+    def store_answered(self, service: ServicePods) -> None:
         """Note that the store answered a call."""
-        listener = self._listeners.get((namespace, service_name))
-        if listener is not None:
-            listener.store_answered()
+        service.listener.store_answered()
 
-    def store_failed(self, namespace: str, service_name: str) -> None:
+    def store_failed(self, service: ServicePods) -> None:
         """Note that the store did not answer a call: what is known of the pods is doubtful until it is read again.
 
         So it is once in a moment: the shard of a cluster that has some links may be away, and the others answer.
         """
-        doubts = self._doubts.get(namespace)
         now = self._clock()
-        if doubts is not None and now - doubts.raised_at >= _BETWEEN_LOOKS:
-            doubts.raised_at = now
-            doubts.count += 1
-        listener = self._listeners.get((namespace, service_name))
-        if listener is not None:
-            listener.store_failed()
+        namespace = service.namespace
+        if now - self._doubted_at.get(namespace, -math.inf) >= _BETWEEN_LOOKS:
+            self._doubted_at[namespace] = now
+            for other in self.services.values():
+                if other.namespace == namespace:
+                    other.doubt()
+        service.listener.store_failed()
 
     async def report_unreachable(self, service: ServicePods, pod_index: int) -> None:
         """Avoid a pod until its next heartbeat, and look at the last one now.
@@ -284,6 +280,13 @@ class PodDirectory:
         finally:
             service.reads.polled = False
 
+    def _leave(self, namespace: str, service_name: str) -> None:
+        """Forget a service that was not used for long. One that comes back is another one."""
+        listener = self.services.pop((namespace, service_name)).listener
+        self._cache.drop(namespace, service_name)
+        listener.close()
+        self._left.add(listener)
+
     async def _end_listeners(self) -> None:
         for listener in tuple(self._left):
             await listener.stop()
@@ -298,9 +301,7 @@ class PodDirectory:
 
         So a death, or a new pod, of which no announcement was heard is seen too.
         """
-        if not await self._watching.run(
-            (service.namespace, service.service_name), lambda: self._read_since(service, None)
-        ):
+        if not await self._watching.run(service, lambda: self._read_since(service, None)):
             await self.read(service)
         await self._confirm_deaths(service)
 
@@ -312,9 +313,10 @@ class PodDirectory:
     async def _read_since(self, service: ServicePods, version: int | None) -> bool:
         """Read what has changed since that version, if any; return whether nothing is missing then."""
         read_at = self._clock()
-        raised, missing = service.raised, service.misses_pods
-        if version is not None:
+        doubts, missing = service.doubts, service.misses_pods
+        if version is not None and service.reads.used:
             service.reads.used = False
+            service.reads.last_used = read_at
         try:
             pods = await self._store.read_pods(
                 service.namespace, service.service_name, since=version, also=service.asked_for
@@ -322,10 +324,10 @@ class PodDirectory:
         except StoreError:
             service.broken()
             service.doubt()
-            self.store_failed(service.namespace, service.service_name)
+            self.store_failed(service)
             raise
         received_at = self._clock()
-        self.store_answered(service.namespace, service.service_name)
+        self.store_answered(service)
         if read_at < service.read_at:  # a watch has overtaken a reading, or the other way round
             return version is None
         if version is not None:
@@ -335,16 +337,15 @@ class PodDirectory:
         self._flush_departed(service)
         if complete and version is not None:
             service.resume(read_at)
-            service.cleared = raised
-            service.heard_throughout = service.serves_cached and service.raised == raised
+            service.clear(doubts)
         if service.misses_pods and not missing:
             # Pods are gone, so links may be: nobody announced that, as it happens to a store that is emptied.
-            self._cache.flush(service.namespace, service.service_name)
-        elif complete and not service.recovering and service.raised == raised:
+            service.links.flush()
+        elif complete and not service.recovering and service.doubts == doubts:
             # The store has lost nothing. Links change unheard as long as nothing can be heard.
             service.hints_hold = service.serves_cached
             if service.serves_cached:
-                self._cache.drop_hints(service.namespace, service.service_name)
+                service.links.drop_hints()
         return complete
 
     def _is_idle(self, service: ServicePods) -> bool:
@@ -358,11 +359,9 @@ class PodDirectory:
         if service.reads.awaited:
             return True
         # No pod is alive, and one that comes is announced: so it was since the table was read.
-        listener = self._listeners.get((service.namespace, service.service_name))
         return (
             service.loaded
-            and listener is not None
-            and service.reads.changes_read_at > listener.listening_since
+            and service.reads.changes_read_at > service.listener.listening_since
             and service.next_look(self._clock()) is None
         )
 
@@ -384,7 +383,7 @@ class PodDirectory:
         while left := service.next_look(self._clock()):  # noqa: ASYNC110 - time itself is waited for
             await anyio.sleep(left + _AFTER_LEASE)
         service.reads.awaited = False
-        if left is not None and self._services.get((service.namespace, service.service_name)) is service:
+        if left is not None and self.services.get((service.namespace, service.service_name)) is service:
             await self._refresh(service, watch=self._is_idle(service))
 
     async def _confirm_deaths(self, service: ServicePods) -> None:
@@ -417,14 +416,13 @@ class PodDirectory:
 
     def _flush_departed(self, service: ServicePods) -> None:
         for pod in service.take_departed():
-            self._cache.flush_pod(service.namespace, service.service_name, pod)
+            service.links.flush_pod(pod)
 
     def _listen(self, service: ServicePods) -> InvalidationListener:
         """Begin to listen to what the clients of a service are told."""
         listener = InvalidationListener(
             service,
             self._heard,
-            self._cache.flush,
             grace=self._config.degraded_grace,
             clock=self._clock,
             own=service.namespace == self._config.namespace,
@@ -438,9 +436,11 @@ class PodDirectory:
     def _heard(self, announcement: Announcement) -> None:
         if isinstance(announcement, LinkAnnouncement):
             key = announcement.key
-            self._cache.outdate((key.namespace, key.uid, key.service_name), announcement.epoch)
+            service = self.services.get((key.namespace, key.service_name))
+            if service is not None:
+                service.links.invalidate(key.uid, announcement.epoch)
             return
-        service = self._services.get((announcement.namespace, announcement.service_name))
+        service = self.services.get((announcement.namespace, announcement.service_name))
         if service is None:
             return
         service.take_in(announcement, self._clock())
@@ -466,5 +466,4 @@ class PodDirectory:
         await self._refresh(service)
 
     def _is_being_read(self, service: ServicePods) -> bool:
-        key = (service.namespace, service.service_name)
-        return self._reading.is_under_way(key) or self._watching.is_under_way(key)
+        return self._reading.is_in_flight(service) or self._watching.is_in_flight(service)

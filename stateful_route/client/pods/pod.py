@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ class Pod:
         self._life = PodLife(pod_index, 0)
         self.load = 0
         self.capacity = 1.0
-        self.own = OwnPlacements(functools.partial(service.note_own, self))
+        self.own = OwnPlacements()
         self.state: PodState | None = None
         self.told: PodState | None = None
         self.told_of: PodState | None = None
@@ -123,7 +122,8 @@ class Pod:
     @property
     def expected_load(self) -> float:
         """The published load, and what was placed since by all clients as far as this one can tell."""
-        return self.load + self.own.unseen * self._service.weight_of_own
+        unseen = self.own.unseen
+        return self.load + unseen * self._service.weight_of_own if unseen else self.load
 
     @property
     def links(self) -> int:

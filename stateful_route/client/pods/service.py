@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from stateful_route.client.pods.pod import Pod
 from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
 
 if TYPE_CHECKING:
+    from stateful_route.client.cache.links import ServiceLinks
+    from stateful_route.client.coherence import InvalidationListener
     from stateful_route.client.placement.candidates import Candidates
 
 # A script cannot take any number of pods at once; the next reading asks for others.
@@ -27,25 +30,13 @@ _MOST_ASKED_FOR = 1000
 _BURST_SHARE, _UNREAD = 2, 1.0
 
 
-class Doubts:
-    """How often the store did not answer, so that all tables of a namespace are to be doubted."""
-
-    __slots__ = ("count", "raised_at")
-
-    def __init__(self) -> None:
-        """Begin without doubt."""
-        self.count = 0
-        self.raised_at = -math.inf
-        """When a call last raised one, on the clock of this process."""
-
-
 @attrs.define
 class Reads:
     """When a table was used and read, and when it is to be read next; times are on the clock of this process.
 
     Attributes:
-        last_used: when something was asked of it last.
         used: whether something was looked up in the store since it was last read.
+        last_used: when a reading last found that, or somebody looked at it.
         changes_read_at: when the changes were last read, and not the leases alone.
         refreshing: whether it is about to be read, because something was announced.
         announced_at: when it was last read for that.
@@ -54,8 +45,8 @@ class Reads:
 
     """
 
-    last_used: float = 0.0
     used: bool = False
+    last_used: float = 0.0
     changes_read_at: float = 0.0
     refreshing: bool = False
     announced_at: float = -math.inf
@@ -71,10 +62,13 @@ class ServicePods:
     may be at most by the deadline that comes next.
     """
 
-    def __init__(
-        self, namespace: str, service_name: str, settle: float, doubts: Doubts | None = None, lease: float = 0.0
-    ) -> None:
-        """Make an empty table; ``doubts`` are those of its namespace, ``lease`` that of a pod that was never seen."""
+    links: ServiceLinks
+    """What is cached of the links of the service."""
+    listener: InvalidationListener
+    """Hears what its clients are told. Both are given by ``PodDirectory``."""
+
+    def __init__(self, namespace: str, service_name: str, settle: float, lease: float = 0.0) -> None:
+        """Make an empty table; ``lease`` is that of a pod that was never seen."""
         self.namespace = namespace
         self.service_name = service_name
         self.loaded = False
@@ -87,10 +81,13 @@ class ServicePods:
         """Whether cached links may be used: changes are heard, or the store does not answer at all."""
         self.version = 0
         """The version of the table in the store that this is."""
-        self.doubts = Doubts() if doubts is None else doubts
-        self._unheard = 0
-        self.cleared, self.heard_throughout = 0, False
-        """How many doubts the last reading has cleared, and whether announcements were heard all the time since."""
+        self.doubts, self.doubtful = 0, False
+        """How often it was doubted, and whether it was since the last reading that was complete.
+
+        The store may be another one than it was when the table was read: the pods have other lives there.
+        """
+        self.heard_throughout = False
+        """Whether announcements were heard all the time since then."""
         self.recovering = False
         """Whether the store may lack links that living pods own: it has lost them, and not all were claimed again."""
         self.hints_hold = True
@@ -101,7 +98,6 @@ class ServicePods:
         self._pods: dict[int, Pod] = {}
         self._freshness = Freshness()
         self._ready = ReadyPods()
-        self.note_own = self._ready.note_own
         self._dead = DeadLives()
         self._leaving = LeavingLives()
         self._suspects: set[Pod] = set()
@@ -201,16 +197,6 @@ class ServicePods:
         """What the store last said of each pod."""
         return tuple(self._heard(pod, pod.state) for _, pod in sorted(self._pods.items()) if pod.state is not None)
 
-    @property
-    def doubtful(self) -> bool:
-        """Whether the store may be another one than it was when the table was read: the pods have other lives there."""
-        return self.cleared != self.doubts.count + self._unheard
-
-    @property
-    def raised(self) -> int:
-        """How many doubts there were."""
-        return self.doubts.count + self._unheard
-
     def may_have_again(self, pod: Pod) -> bool:
         """Whether a pod is claiming again what it owns, takes new uids, and is not full."""
         return pod in self._missing.reclaiming and pod.takes_new and not pod.full
@@ -226,8 +212,14 @@ class ServicePods:
         return self._freshness.shortest_lease or math.inf
 
     def doubt(self) -> None:
-        """Take in that the pods could not be read."""
-        self._unheard += 1
+        """Take in that the store did not answer, or could not be heard for a while."""
+        self.doubts += 1
+        self.doubtful = True
+
+    def clear(self, doubts: int) -> None:
+        """Take in that a reading was complete, before which there were so many doubts."""
+        self.doubtful = self.doubts != doubts
+        self.heard_throughout = self.serves_cached and not self.doubtful
 
     @property
     def recovered_from(self) -> tuple[int, ...]:
@@ -241,7 +233,7 @@ class ServicePods:
 
     def serve_cached(self, serves: bool) -> None:  # noqa: FBT001 - the one thing that it says
         """Take in whether cached links may be used from now on, which is doubtful whenever it is said."""
-        self._unheard += 1
+        self.doubt()
         self.serves_cached, self.heard_throughout = serves, False
         self.resume(math.inf)
         for pod in self._pods.values():
@@ -452,6 +444,8 @@ class ServicePods:
         pod.incarnation = state.incarnation
         pod.load = state.report.load
         pod.capacity = state.report.capacity
+        limited = state.report.max_links is not None
+        pod.own.on_change = functools.partial(self._ready.note_own, pod) if limited else None
         pod.available = alive and routing_state is not RoutingState.SHUTDOWN
         pod.seen(state.incarnation)
         self._missing.find(pod, reclaiming=alive and state.report.reclaiming)

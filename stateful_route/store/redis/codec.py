@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 # Plain dicts: an enum's own look-up by value takes five times as long, and takes no bytes.
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
-_KINDS = {b"t": LinkKind.TEMPORARY, b"g": LinkKind.GRACE}
+_KINDS = {b"p": LinkKind.PERSISTENT, b"t": LinkKind.TEMPORARY, b"g": LinkKind.GRACE, b"-": None}
 _DEAD = b"DEAD"
 _NO_REPORT = PodReport().to_dict()
 _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -73,25 +74,33 @@ def unreadable_reply(script: Script, reply: object) -> StoreProtocolError:
 
 
 def link_change(script: Script, reply: Any) -> LinkChange:
-    """Read the line that all operations on a link reply; what a newer release appends to it is ignored.
+    """Read the line that all operations on a link reply.
 
     Raises:
         StoreProtocolError: if it cannot be read.
 
     """
     try:
-        outcome, ttl_ms, previous, kind, pod_index, incarnation, epoch = reply.split(b" ", 7)[:7]
-        if kind == b"p":
-            link = Link(int(pod_index), int(incarnation), int(epoch), LinkKind.PERSISTENT, None)
-        elif kind == b"-":
-            link = None
-        else:
-            link = Link(int(pod_index), int(incarnation), int(epoch), _KINDS[kind], to_seconds(int(ttl_ms)))
-        return LinkChange(
-            _OUTCOMES[outcome], link, None if previous == b"-" else PreviousOwner(*map(int, previous.split(b":")))
-        )
+        head, _, epoch = reply.rpartition(b" ")
+        outcome, ttl, previous, kind, pod_index, incarnation = _head(head)
+        link = None if kind is None else Link(pod_index, incarnation, int(epoch), kind, ttl)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise unreadable_reply(script, reply) from error
+    return LinkChange(outcome, link, previous)
+
+
+@functools.lru_cache(maxsize=1024)  # many links have it in common
+def _head(head: bytes) -> tuple[Outcome, float | None, PreviousOwner | None, LinkKind | None, int, int]:
+    """Read what stands before the epoch."""
+    outcome, ttl_ms, previous, kind, pod_index, incarnation = head.split(b" ")
+    return (
+        _OUTCOMES[outcome],
+        None if kind == b"p" else to_seconds(int(ttl_ms)),
+        None if previous == b"-" else PreviousOwner(*map(int, previous.split(b":"))),
+        _KINDS[kind],
+        int(pod_index),
+        int(incarnation),
+    )
 
 
 def claim_change(script: Script, reply: Any) -> LinkChange:
@@ -101,8 +110,11 @@ def claim_change(script: Script, reply: Any) -> LinkChange:
         StoreProtocolError: if it cannot be read.
 
     """
-    change = link_change(script, reply)
-    _, _, ended = reply.partition(b" ended:")
+    try:
+        line, _, ended = reply.partition(b" ended:")
+    except (TypeError, AttributeError) as error:
+        raise unreadable_reply(script, reply) from error
+    change = link_change(script, line)
     try:
         return attrs.evolve(change, ended=int(ended)) if ended.isdigit() else change
     except ValueError as error:  # as long as no number of ours

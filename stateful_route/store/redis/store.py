@@ -120,9 +120,10 @@ class RedisStore:
         leaving: Sequence[PodLife] = (),
     ) -> LinkChange:
         """See ``Store.place``."""
-        if (key.namespace, key.service_name) not in self._services.added:
-            self._services.add_soon(key.namespace, key.service_name)
-        lives = self._lives(key.namespace, key.service_name, dead, leaving) if dead or leaving else ()
+        service = key.namespace, key.service_name
+        if service not in self._services.added:
+            self._services.add_soon(*service)
+        lives = self._lives(*service, dead, leaving) if dead or leaving else ()
         call = self._place_call(key, candidate, to_ms(ttl), lives)
         if self._durably is not None and self._durable_within is not None:
             return await self._place_durably(key, call, dead, self._durably, self._durable_within)

@@ -13,11 +13,9 @@ if TYPE_CHECKING:
 def leftovers_of_client(driver: ClientDriver) -> str:
     """Return what is left of calls of a client that has stopped."""
     left = {
-        "placing": driver._resolver._placing._under_way,
-        "finding": driver._resolver._finding._under_way,
-        "asked": driver._cache._asked,
-        "outdated": driver._cache._outdated,
-        "reading": driver._directory._reading._under_way,
+        "placing": driver._resolver._placing._in_flight,
+        "finding": driver._resolver._finding._in_flight,
+        "reading": driver._directory._reading._in_flight,
     }
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
 
@@ -28,7 +26,7 @@ def leftovers_of_pod(driver: ServerDriver) -> str:
     left = {
         "turns": owned._turns._turns,
         "handles": owned._handles,
-        "claims": owned._claiming._under_way,
+        "claims": owned._claiming._in_flight,
     }
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
 

@@ -1,0 +1,230 @@
+"""What a client does for many uids that are not cached: a few questions for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from stateful_route._deadline import within
+from stateful_route.client.recovery import not_yet
+from stateful_route.client.resolver import AWAY, CACHED_KINDS, nowhere
+from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.models import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stateful_route.client.batch import Answers
+    from stateful_route.client.pods.directory import PodDirectory
+    from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.pods.service import ServicePods
+    from stateful_route.client.resolver import Resolver
+    from stateful_route.models import PodLife
+    from stateful_route.store.protocol import Store
+
+
+class BatchResolver:
+    """Asks the store for the links of many uids of one service, and makes them, as ``Resolver`` does for one."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: PodDirectory,
+        resolver: Resolver,
+        *,
+        link_ttl: float,
+        deadline: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """Choose pods by ``resolver``, and count there; for the others see ``Resolver``."""
+        self._store = store
+        self._directory = directory
+        self._resolver = resolver
+        self._recovery = resolver.recovery
+        self._link_ttl = link_ttl
+        self._deadline = deadline
+        self._clock = clock
+
+    async def find(self, service: ServicePods, uids: Sequence[str]) -> Answers:
+        """Return the link of each uid that has one that can be read, and keep these in the cache.
+
+        A uid for which the store did not answer has an error instead.
+        """
+        self._resolver.misses += len(uids)
+        if self._directory.was_tried(service):
+            return await self._find_now(service, uids)
+        try:
+            async with within(self._deadline, "get_links", writes=False):
+                await self._directory.tried(service)
+                return await self._find_now(service, uids)
+        except StoreError as error:
+            return dict.fromkeys(uids, error)
+
+    async def place(self, service: ServicePods, uids: Sequence[str]) -> Answers:
+        """Return the link of each uid, made for pods of the strategy's choice where there is none.
+
+        A uid for which the store did not answer has an error instead.
+
+        Raises:
+            NoRoutablePodError: if one has none, and no pod takes new uids.
+            NoCapacityError: if the pods that take new uids have no room for all that have none; none was placed.
+            StoreError: if what is known of the pods is not enough, and the store did not tell it.
+
+        """
+        began = asyncio.get_running_loop().time()
+        placed: Answers = {}
+        if service.has_room(len(uids)) and not (service.doubtful or self._recovery.may_be_elsewhere(service, uids)):
+            self._resolver.misses += len(uids)
+            placed = await self._place_all(service, uids)
+        else:
+            try:
+                async with within(self._deadline, "place_links", since=began):
+                    placed = await self._place_where_room_is(service, uids, began + self._deadline)
+            except AWAY:
+                self._directory.store_failed(service)
+                raise
+        doubtful = [
+            uid for uid, link in placed.items() if isinstance(link, Link) and not service.pod(link.pod_index).trusted
+        ]
+        if doubtful:
+            try:
+                async with within(self._deadline, "place_links", since=began):
+                    placed |= await self._place_stranded(service, placed, doubtful)
+            except StoreError as error:
+                placed |= dict.fromkeys(doubtful, error)
+                self._note(service, placed)
+        return placed
+
+    async def _find_now(self, service: ServicePods, uids: Sequence[str]) -> Answers:
+        found: Answers = {}
+        asked_at = self._clock()
+        try:
+            answers = await self._store.get_links(service.namespace, uids, service.service_name)
+        except StoreError as error:
+            answers = [error] * len(uids)
+        for uid, answer in zip(uids, answers, strict=True):
+            if isinstance(answer, StoreProtocolError):
+                self._resolver.unreadable += 1
+            elif answer is not None:
+                found[uid] = answer
+                if isinstance(answer, Link) and answer.kind in CACHED_KINDS:
+                    service.links.put(uid, service.pod(answer.pod_index), answer, asked_at)
+        if found and not service.loaded:  # or nobody finds out for a while that a pod is dead
+            self._directory.read_soon(service)
+        self._note(service, found)
+        return found
+
+    async def _place_where_room_is(self, service: ServicePods, uids: Sequence[str], until: float) -> Answers:
+        """Place uids once it is known where: the pods seem to have no room, or the store to be another one."""
+        await self._recovery.read_anew(service)
+        placed: Answers = {}
+        if self._recovery.may_be_elsewhere(service, uids):
+            placed = await self._place_recovering(service, uids, until)
+            uids = [uid for uid in uids if uid not in placed]
+        if not service.has_room(len(uids)):
+            placed |= await self._found_alive(service, uids)
+            uids = [uid for uid in uids if uid not in placed]
+            if uids and not service.has_room(len(uids)):
+                raise nowhere(service)
+        else:
+            self._resolver.misses += len(uids)
+        return placed | await self._place_all(service, uids) if uids else placed
+
+    async def _found_alive(self, service: ServicePods, uids: Sequence[str]) -> Answers:
+        """Return the links of those uids that have one whose owner is not known to be dead."""
+        found = await self.find(service, uids)
+        return {
+            uid: link for uid, link in found.items() if not (isinstance(link, Link) and service.is_dead(link.owner))
+        }
+
+    async def _place_recovering(self, service: ServicePods, uids: Sequence[str], until: float) -> Answers:
+        """Place those of which it is known that no other pod has them, and wait for the others.
+
+        Raises:
+            NoRoutablePodError: if that takes too long.
+
+        """
+        placed: Answers = {}
+        asked = False
+        while True:
+            ready, missing = self._recovery.ready_and_missing(service, uids)
+            if ready:
+                self._resolver.misses += len(ready)
+                placed |= await self._place_all(service, ready)
+            uids = [uid for uid in uids if uid not in placed]
+            last = asked and self._recovery.time_is_up(until)
+            if uids and (last or not asked):
+                asked = True
+                found = await self._found_alive(service, uids)
+                fading = [
+                    uid for uid, link in found.items() if isinstance(link, Link) and link.kind not in CACHED_KINDS
+                ]
+                if fading and service.has_room(len(fading)):  # a placement revives a link in grace
+                    found |= await self._place_all(service, fading)
+                if found:  # the others may wait for less
+                    placed |= found
+                    uids = [uid for uid in uids if uid not in placed]
+                    continue
+            if not missing:  # of none that is left
+                return placed
+            if last:
+                raise not_yet(service, missing)
+            await self._recovery.wait(service, missing, until)
+
+    async def _place_stranded(self, service: ServicePods, placed: Answers, doubtful: Sequence[str]) -> Answers:
+        """Place those again whose owner is dead, though the store was not told so when it was asked for them."""
+        dead: dict[PodLife, bool] = {}
+        stranded: list[str] = []
+        for uid in doubtful:
+            link = placed[uid]
+            if isinstance(link, Link):
+                if link.owner not in dead:
+                    dead[link.owner] = await self._resolver.is_stranded(service, link)
+                if dead[link.owner]:
+                    stranded.append(uid)
+        if not stranded:
+            return {}
+        if not service.has_room(len(stranded)):
+            raise nowhere(service)
+        return await self._place_all(service, stranded)
+
+    async def _place_all(self, service: ServicePods, uids: Sequence[str]) -> Answers:
+        """Place uids, each on a pod of the strategy's choice."""
+        placed: Answers = {}
+        chosen: list[Pod] = []
+        asked_at = self._clock()
+        try:
+            pods = service.candidates
+            for uid in uids:
+                preferred = self._recovery.preferred(service, uid) if service.recovering else None
+                chosen.append(self._resolver.choose(pods, preferred))
+                if chosen[-1].full:
+                    pods = service.candidates
+            candidates = [(uid, pod.life) for uid, pod in zip(uids, chosen, strict=True)]
+            answers = await self._store.place_links(
+                service.namespace,
+                candidates,
+                service.service_name,
+                self._link_ttl,
+                dead=service.dead,
+                leaving=service.leaving,
+            )
+        except StoreError as error:
+            answers = [error] * len(uids)
+        finally:
+            for pod in chosen:
+                pod.own.answered()
+        for uid, answer in zip(uids, answers, strict=True):
+            if isinstance(answer, StoreError):
+                placed[uid] = answer
+            else:
+                placed[uid] = self._resolver.keep_placed(service, uid, answer, asked_at)
+        self._note(service, placed)
+        return placed
+
+    def _note(self, service: ServicePods, answers: Answers) -> None:
+        """Note whether the store answered for all uids, or is away."""
+        if any(isinstance(answer, AWAY) for answer in answers.values()):
+            self._directory.store_failed(service)
+        elif not any(isinstance(answer, StoreError) for answer in answers.values()):
+            self._directory.store_answered(service)
