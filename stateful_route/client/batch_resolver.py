@@ -206,14 +206,14 @@ class BatchResolver:
                 candidates,
                 service.service_name,
                 self._link_ttl,
-                dead=service.dead,
-                leaving=service.leaving,
+                dead=service.dead.named,
+                leaving=service.leaving.named,
             )
         except StoreError as error:
             answers = [error] * len(uids)
         finally:
             for pod in chosen:
-                pod.own.answered()
+                pod.answered()
         for uid, answer in zip(uids, answers, strict=True):
             if isinstance(answer, StoreError):
                 placed[uid] = answer

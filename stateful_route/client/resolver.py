@@ -106,11 +106,11 @@ class Resolver:
                         LinkKey(service.namespace, uid, service.service_name),
                         pod.life,
                         self._link_ttl,
-                        dead=service.dead,
-                        leaving=service.leaving,
+                        dead=service.dead.named,
+                        leaving=service.leaving.named,
                     )
                 finally:
-                    pod.own.answered()
+                    pod.answered()
                 if service.store_away:
                     self._directory.store_answered(service)
                 link = self.keep_placed(service, uid, answer, asked_at)
@@ -168,7 +168,7 @@ class Resolver:
         """Return the pod for a new uid, with the placement counted as pending: the one that had it if that may be."""
         pod = self._strategy(pods, self._random) if preferred is None else preferred
         try:
-            pod.own.chosen()
+            pod.chosen()
         except AttributeError:
             if isinstance(pod, Pod):
                 raise
@@ -218,7 +218,7 @@ class Resolver:
                 try:
                     link = await self._place_on(service, uid, pod)
                 finally:
-                    pod.own.answered()
+                    pod.answered()
                 placements += 1
             return link
 
@@ -258,8 +258,8 @@ class Resolver:
             LinkKey(service.namespace, uid, service.service_name),
             pod.life,
             self._link_ttl,
-            dead=service.dead,
-            leaving=service.leaving,
+            dead=service.dead.named,
+            leaving=service.leaving.named,
         )
         if service.store_away:
             self._directory.store_answered(service)

@@ -229,8 +229,8 @@ SLIPS = [
     Mutation(
         "an answer that was overtaken is cached",
         CACHE,
-        "            if epoch <= self._outdated.get(key, -1):\n                return\n",
-        "",
+        "if asked_at <= self._heard_at and self._is_stale(uid, epoch, asked_at):",
+        "if False:",
     ),
     Mutation(
         "an entry of that epoch stays",
@@ -241,32 +241,32 @@ SLIPS = [
     Mutation(
         "an entry outlives its link",
         CACHE,
-        "lasting = min(lasting, link.ttl - self._margin)",
-        "lasting = max(lasting, link.ttl)",
+        "lasting = link.ttl - self._cache.margin\n",
+        "lasting = self._cache.ttl\n",
     ),
     Mutation(
-        "a question is never answered",
+        "a placement is in flight for ever",
         RESOLVER,
-        "        finally:\n            self._cache.answered(key)\n\n    async def _look_up",
-        "        finally:\n            pass\n\n    async def _look_up",
+        "        placing.end(flight, link)\n",
+        "",
     ),
     Mutation(
         "dead owners are not named",
         RESOLVER,
-        "LinkKey(*key), pod.life, self._link_ttl, dead=service.dead,",
-        "LinkKey(*key), pod.life, self._link_ttl, dead=(),",
+        "                        dead=service.dead.named,\n",
+        "                        dead=(),\n",
     ),
     Mutation(
         "nobody looks whether an owner is dead",
         RESOLVER,
-        "            if service.pod(link.pod_index).trusted:\n                return link\n        began = self",
-        "            return link\n        began = self",
+        "if not service.pod(link.pod_index).trusted:",
+        "if False:",
     ),
     # hearing
     Mutation(
         "what is cached stays when it hears again",
         COHERENCE,
-        "        self._flush(self._service.namespace, self._service.service_name)\n        self._serve()\n",
+        "        self._service.links.flush()\n        self._serve()\n",
         "        self._serve()\n",
     ),
     Mutation(
@@ -285,8 +285,8 @@ SLIPS = [
     Mutation(
         "link announcements are not taken in",
         DIRECTORY,
-        "            self._cache.outdate((key.namespace, key.uid, key.service_name), announcement.epoch)\n",
-        "",
+        "                service.links.invalidate(key.uid, announcement.epoch)\n",
+        "                pass\n",
     ),
     # the table
     Mutation(
@@ -375,8 +375,8 @@ SLIPS = [
     Mutation(
         "a link of an older life is cached",
         CACHE,
-        "link.incarnation < pod.incarnation and link.kind is LinkKind.PERSISTENT",
-        "False",
+        "if link.incarnation < pod.incarnation:",
+        "if False:",
     ),
     Mutation("a life that has ended resumes", OWNED, "            and self.pod_lease.owns(owner.incarnation)\n", ""),
     Mutation("a release forgets an older unsure one", OWNED, "= pending | {epoch}", "= {epoch}"),

@@ -240,7 +240,7 @@ def known(table: ServicePods) -> dict[str, Any]:
         # Whose death can be confirmed once the view has been unbroken for their lease; one who has just come has none.
         "suspects": sorted(pod.pod_index for pod in table._suspects),
         "dead": [table.is_dead(state.life) for state in states],
-        "leaving": sorted(table.leaving, key=lambda life: life.pod_index),
+        "leaving": sorted(table.leaving.named, key=lambda life: life.pod_index),
         "weight": table.weight_of_own,
         "lease": table._freshness.shortest_lease,
     }

@@ -56,7 +56,7 @@ def state(pod_index: int, *, zone: str | None = None, max_links: int | None = No
 
 def choose(strategy: PlacementStrategy, table: ServicePods, random: Random) -> Pod:
     pod = strategy(table.candidates, random)
-    pod.own.chosen()
+    pod.chosen()
     return pod
 
 
@@ -114,7 +114,7 @@ def test_balance(table: ServicePods, seed: int) -> None:
     strategy, random = PreferZone("a", up_to=1.25), Random(seed)
     for _ in range(PODS * 100):
         choose(strategy, table, random)
-    inside = [table.pod(pod_index).own.unseen for pod_index in IN_ZONE]
+    inside = [table.pod(pod_index).unseen for pod_index in IN_ZONE]
 
     assert 123 <= min(inside)
     assert max(inside) <= 130

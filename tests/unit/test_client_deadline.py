@@ -25,7 +25,7 @@ def nothing_left(client: ClientDriver) -> bool:
     """Whether no question, no placement and no flight is counted as under way."""
     resolver, table = client._resolver, client._directory.peek(NAMESPACE, SERVICE)
     flights = (resolver._placing, resolver._finding, client._directory._reading, client._directory._watching)
-    return not any(flight._in_flight for flight in flights) and not any(pod.own.pending for pod in table._pods.values())
+    return not any(flight._in_flight for flight in flights) and not any(pod.pending for pod in table._pods.values())
 
 
 @pytest.mark.parametrize("operation", ["read_pods", "place", "confirm_death"])

@@ -243,7 +243,7 @@ class TestComputeLinkedPod:
             with pytest.raises(RuntimeError, match="no idea"):
                 await client.batch_compute_linked_pod("prod", ["a", "b", "c"], "room")
 
-            assert 0 == client._directory.peek("prod", "room").pod(0).own.unseen
+            assert 0 == client._directory.peek("prod", "room").pod(0).unseen
 
 
 class TestOtherMethods:
@@ -280,7 +280,7 @@ class TestOtherMethods:
             for i in range(100):
                 await client.set_linked_pod_if_absent("prod", f"u{i}", "room", 7)
 
-            assert 0 == client._directory.peek("prod", "room").pod(7).own.unseen
+            assert 0 == client._directory.peek("prod", "room").pod(7).unseen
 
     @pytest.mark.parametrize(
         "method", ["get_linked_pod", "get_linked_pod_not_cache", "get_linked_pod_in_cache_or_if_persist"]
@@ -558,7 +558,7 @@ class TestCancellation:
 
             assert isinstance(answers[0], asyncio.CancelledError)
             assert [0] * 4 == answers[1:]
-            assert 0 == client._directory.peek("prod", "room").pod(0).own.pending
+            assert 0 == client._directory.peek("prod", "room").pod(0).pending
 
     @pytest.mark.parametrize("answers", [False, True])
     async def test_nothing_stays_pending(
@@ -575,7 +575,7 @@ class TestCancellation:
                 await call
             store.release_held()
 
-            assert 0 == client._directory.peek("prod", "room").pod(0).own.pending
+            assert 0 == client._directory.peek("prod", "room").pod(0).pending
             assert await client.compute_linked_pod("", "alice", "room") == 0
 
     async def test_answer_after_the_end(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:

@@ -111,7 +111,7 @@ async def test_false_word(make_client: MakeClient, store: MemoryStore, state: st
         number = life.incarnation if incarnation is None else incarnation
         client._directory._heard(PodAnnouncement(NAMESPACE, SERVICE, 0, number, state))
         cached = client.peek("", "alice", SERVICE)
-        known = routable(client), table.dead, table.leaving, table.confirmable()
+        known = routable(client), table.dead.named, table.leaving.named, table.confirmable()
         await eventually(lambda: store.operations["read_pods"] > 0)
         placed = await client.route("", "bob", SERVICE)
         await eventually(lambda: client.peek("", "alice", SERVICE) == 0)

@@ -14,17 +14,14 @@ from stateful_route.client.placement.expected_load import OwnPlacements, Placeme
 def test_own_placements() -> None:
     """A placement is unseen until a heartbeat came that is later than it by the time to settle."""
     own = OwnPlacements()
-    own.chosen()
-    own.chosen()
-    own.placed(10.0)
-    own.placed(11.0)
-    unseen = [own.unseen]
+    own.add(10.0)
+    own.add(11.0)
+    unseen = [own.count]
     for stamp in (10.9, 11.0, 12.0, 12.0):
         own.published(stamp, 1.0)
-        unseen.append(own.unseen)
+        unseen.append(own.count)
 
-    assert [4, 4, 3, 2, 2] == unseen
-    assert not own.placed_unseen
+    assert [2, 2, 1, 0, 0] == unseen
 
 
 def test_rates_unknown() -> None:

@@ -68,7 +68,7 @@ def test_states(table: ServicePods, pod: PodState, routable: bool, usable: bool,
     assert (routable, usable, leaving) == (
         [0] == [pod.pod_index for pod in table.routable],
         table.pod(0).usable,
-        (PodLife(0, 1),) == table.leaving,
+        (PodLife(0, 1),) == table.leaving.named,
     )
 
 
@@ -101,7 +101,7 @@ def test_nothing_is_routable(table: ServicePods) -> None:
     before = table.loaded
     read(table)
 
-    assert (False, True, [], ()) == (before, table.loaded, table.routable, table.leaving)
+    assert (False, True, [], ()) == (before, table.loaded, table.routable, table.leaving.named)
 
 
 def test_own_stamp(table: ServicePods) -> None:
@@ -111,7 +111,7 @@ def test_own_stamp(table: ServicePods) -> None:
         table.placed(table.pod(pod_index), NOW + 1.0)
     read(table, state(0, at=NOW + 2.0), state(1, at=NOW + 1.9), now=NOW + 3.0)
 
-    assert [0, 1] == [table.pod(pod_index).own.unseen for pod_index in (0, 1)]
+    assert [0, 1] == [table.pod(pod_index).unseen for pod_index in (0, 1)]
 
 
 def test_expected_load(table: ServicePods) -> None:
@@ -194,10 +194,10 @@ def test_full(table: ServicePods) -> None:
     read(table, state(0, links=4, max_links=6), state(1))
     full = [table.pod(0).full]
     table.placed(table.pod(0), NOW + 1.0)
-    table.pod(0).own.chosen()
+    table.pod(0).chosen()
     full.append(table.pod(0).full)
     candidates = [pod.pod_index for pod in table.candidates]
-    table.pod(0).own.answered()
+    table.pod(0).answered()
     full.append(table.pod(0).full)
 
     assert [False, True, False] == full
@@ -213,9 +213,9 @@ def test_full_by_what_all_place(table: ServicePods) -> None:
         now = NOW + second
         read(table, state(0, at=now, placed=100 + 31 * second, max_links=50), state(1, at=now, placed=second), now=now)
     pod = table.pod(0)
-    pod.own.chosen()
+    pod.chosen()
     links = [pod.links]
-    pod.own.answered()
+    pod.answered()
     table.placed(pod, now)
     links.append(pod.links)
     table.placed(pod, now)
@@ -282,7 +282,7 @@ def test_changes(table: ServicePods) -> None:
     assert changed
     assert [(1, 9), (2, 3), (3, 4)] == [(pod.pod_index, pod.load) for pod in table.routable]
     assert [0, 1, 2, 3] == [state.pod_index for state in table.states]
-    assert (PodLife(0, 1),) == table.leaving
+    assert (PodLife(0, 1),) == table.leaving.named
 
 
 def test_lost_change(table: ServicePods) -> None:
@@ -365,10 +365,10 @@ def test_stamp_of_a_quiet_pod(table: ServicePods) -> None:
     read(table, state(0), state(1))
     table.placed(table.pod(0), NOW)
     change(table, now=NOW + 2.0, ends=NOW + 5.9)
-    early = table.pod(0).own.unseen
+    early = table.pod(0).unseen
     change(table, now=NOW + 2.0, ends=NOW + 6.0)
 
-    assert (1, 0) == (early, table.pod(0).own.unseen)
+    assert (1, 0) == (early, table.pod(0).unseen)
 
 
 @pytest.mark.parametrize("announced", [*RoutingState, "DEAD", "HIDDEN"])
@@ -385,7 +385,7 @@ def test_announced(table: ServicePods, announced: str) -> None:
     table.resume(NOW)
 
     assert ([False], [False], [True]) == (suspended, early, [pod.usable for pod in table.routable])
-    assert ((), (), (), set()) == (table.leaving, table.dead, table.asked_for, table.rumoured)
+    assert ((), (), (), set()) == (table.leaving.named, table.dead.named, table.asked_for, table.rumoured)
     assert [0] == list(table._pods)
 
 
@@ -427,12 +427,12 @@ def test_candidates_among_many(table: ServicePods) -> None:
     """A pod that becomes full is a candidate no more, and is one again when a placement fails; the list is kept."""
     read(table, *(state(pod_index, links=4, max_links=5) for pod_index in range(3)))
     kept = table.candidates
-    table.pod(1).own.chosen()
+    table.pod(1).chosen()
     full = [pod.pod_index for pod in table.candidates], table.candidates is kept
-    table.pod(1).own.answered()
+    table.pod(1).answered()
     again = [pod.pod_index for pod in table.candidates]
     table.report_unreachable(1, NOW + 1)
-    table.pod(1).own.chosen()
+    table.pod(1).chosen()
 
     assert (([0, 2], True), [0, 1, 2]) == (full, again)
     assert [0, 2] == [pod.pod_index for pod in table.candidates]

@@ -148,7 +148,7 @@ class TestOneCall:
             await alive._pod_lease.beat()
             async with make_client() as client:
                 await client.pods("", SERVICE)
-                named = client._directory.peek(NAMESPACE, SERVICE).dead
+                named = client._directory.peek(NAMESPACE, SERVICE).dead.named
                 calls(store)
                 pods = [await client.compute_linked_pod("", "first-7", SERVICE)]
                 first = calls(store)

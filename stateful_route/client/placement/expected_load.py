@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _MAX_SCALE = 1024.0
 _RATE_MEMORY = 30.0
@@ -34,40 +30,15 @@ class _Burst:
 class OwnPlacements:
     """The uids that this client placed on a pod and that the pod's published load does not show yet."""
 
-    __slots__ = ("_bursts", "_placed", "on_change", "pending", "unseen")
+    __slots__ = ("_bursts", "count")
 
     def __init__(self) -> None:
         """Begin with none."""
-        self.on_change: Callable[[], None] | None = None
-        """Called when there are more or fewer; ``None`` for a pod that has no limit: it makes no difference."""
         self._bursts: deque[_Burst] = deque()
-        self._placed = 0
-        self.pending = 0
-        """Placements under way: chosen, and not answered yet."""
-        self.unseen = 0
-        """How many placements the published load does not show, those under way too."""
+        self.count = 0
 
-    @property
-    def placed_unseen(self) -> int:
-        """How many of those are not under way any more."""
-        return self._placed
-
-    def chosen(self) -> None:
-        """Note that a placement is under way. ``answered`` ends that."""
-        self.pending += 1
-        self.unseen += 1
-        if self.on_change is not None:
-            self.on_change()
-
-    def answered(self) -> None:
-        """Note that a placement is under way no longer."""
-        self.pending -= 1
-        self.unseen -= 1
-        if self.on_change is not None:
-            self.on_change()
-
-    def placed(self, at: float) -> None:
-        """Note a placement, made at that second of the clock of this process."""
+    def add(self, at: float) -> None:
+        """Add one, made at that second of the clock of this process."""
         bursts = self._bursts
         if bursts and at - bursts[-1].began < _BURST:
             burst = bursts[-1]
@@ -75,21 +46,12 @@ class OwnPlacements:
             burst.ended = max(burst.ended, at)
         else:
             bursts.append(_Burst(at))
-        self._placed += 1
-        self.unseen += 1
-        if self.on_change is not None:
-            self.on_change()
+        self.count += 1
 
     def published(self, at: float, settle: float) -> None:
         """Forget what a heartbeat at that second, of the same clock, shows: what was placed ``settle`` before it."""
-        if not self._bursts or self._bursts[0].ended > at - settle:
-            return
         while self._bursts and self._bursts[0].ended <= at - settle:
-            count = self._bursts.popleft().count
-            self._placed -= count
-            self.unseen -= count
-        if self.on_change is not None:
-            self.on_change()
+            self.count -= self._bursts.popleft().count
 
 
 class PlacementRates:

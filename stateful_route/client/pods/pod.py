@@ -18,7 +18,6 @@ class Pod:
     """A pod as this client knows it. Cached links point at it, and the routing table changes it in place."""
 
     __slots__ = (
-        "_life",
         "_met",
         "_service",
         "absent_lease",
@@ -26,12 +25,16 @@ class Pod:
         "absent_since",
         "available",
         "capacity",
+        "expected_load",
         "incarnation",
         "kept_from",
+        "life",
+        "limited",
         "load",
         "met_at",
         "overdue",
         "own",
+        "pending",
         "pod_index",
         "reported",
         "ripe_at",
@@ -49,10 +52,17 @@ class Pod:
         self._service = service
         self.pod_index = pod_index
         self.incarnation = 0
-        self._life = PodLife(pod_index, 0)
+        self.limited = False
+        """Whether there is a number of links at which it is full."""
+        self.life = PodLife(pod_index, 0)
+        """The life of the pod that a new link names; incarnation 0 if none is known."""
         self.load = 0
         self.capacity = 1.0
+        self.pending = 0
+        """Placements on it that are in flight: it was chosen, and the store has not answered yet."""
         self.own = OwnPlacements()
+        self.expected_load = 0.0
+        """The published load, and what was placed since by all clients as far as this one can tell."""
         self.state: PodState | None = None
         self.told: PodState | None = None
         self.told_of: PodState | None = None
@@ -112,30 +122,38 @@ class Pod:
         if incarnation >= self._met:
             self._met, self.met_at = 0, -math.inf
 
-    @property
-    def life(self) -> PodLife:
-        """The life of the pod that a new link names; incarnation 0 if none is known."""
-        if self._life.incarnation != self.incarnation:
-            self._life = PodLife(self.pod_index, self.incarnation)
-        return self._life
+    def chosen(self) -> None:
+        """Note that a placement on the pod is in flight; ``answered`` ends that."""
+        self.pending += 1
+        self.weigh()
+
+    def answered(self) -> None:
+        """Note that it is in flight no longer."""
+        self.pending -= 1
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Say what load to expect, after any part of that has changed; the pod may be full now, or not any more."""
+        self.expected_load = self.load + (self.pending + self.own.count) * self._service.weight_of_own
+        if self.limited:
+            self._service.note_own(self)
 
     @property
-    def expected_load(self) -> float:
-        """The published load, and what was placed since by all clients as far as this one can tell."""
-        unseen = self.own.unseen
-        return self.load + unseen * self._service.weight_of_own if unseen else self.load
+    def unseen(self) -> int:
+        """How many placements of this client the published load does not show, those in flight too."""
+        return self.pending + self.own.count
 
     @property
     def links(self) -> int:
         """The published number of links, and what was placed since by all clients as far as this one can tell.
 
-        Those under way count once, and not for the other clients too: a batch is no sign of what others do.
+        Those in flight count once, and not for the other clients too: a batch is no sign of what others do.
         """
         published = self.state.report.links if self.state else 0
-        own = self.own
-        if not own.placed_unseen:
-            return published + own.pending
-        return published + own.pending + own.placed_unseen + self._service.placed_by_others(own.placed_unseen)
+        own = self.own.count
+        if not own:
+            return published + self.pending
+        return published + self.pending + own + self._service.placed_by_others(own)
 
     @property
     def max_links(self) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -98,8 +97,9 @@ class ServicePods:
         self._pods: dict[int, Pod] = {}
         self._freshness = Freshness()
         self._ready = ReadyPods()
-        self._dead = DeadLives()
-        self._leaving = LeavingLives()
+        self.note_own = self._ready.note_own
+        self.dead, self.leaving = DeadLives(), LeavingLives()
+        """To read only."""
         self._suspects: set[Pod] = set()
         self._missing = MissingPods(lease, self.absent_for)
         self.awaits, self.wait = self._missing.awaits, self._missing.wait
@@ -129,16 +129,6 @@ class ServicePods:
     def now(self) -> float | None:
         """When it was last read, by the clock of the store; ``None`` if it never was."""
         return self._freshness.now
-
-    @property
-    def dead(self) -> tuple[PodLife, ...]:
-        """The lives whose death is confirmed, as far as a call has to name them."""
-        return self._dead.named
-
-    @property
-    def leaving(self) -> tuple[PodLife, ...]:
-        """The lives that are draining or shut down, as far as a call has to name them."""
-        return self._leaving.named
 
     @property
     def asked_for(self) -> tuple[int, ...]:
@@ -183,7 +173,8 @@ class ServicePods:
         A pod that was never read has no load to which it could be added.
         """
         if pod.state is not None:
-            pod.own.placed(at)
+            pod.own.add(at)
+            pod.weigh()
             self._placed_on.add(pod)
             self._own_placed += 1
 
@@ -261,16 +252,16 @@ class ServicePods:
 
     def is_dead(self, life: PodLife) -> bool:
         """Whether the death of that life of a pod, or of a newer one, is confirmed."""
-        return life in self._dead
+        return life in self.dead
 
     def met_dead(self, life: PodLife) -> None:
         """Name a dead life in the calls to come: it owns a link."""
-        self._dead.met(life, self._freshness.now or 0.0)
+        self.dead.met(life, self._freshness.now or 0.0)
 
     def mark_dead(self, life: PodLife) -> None:
         """Take in that the store has confirmed the death of a life to this client."""
         now = self._freshness.now or 0.0
-        self._dead.add(life, now, now)
+        self.dead.add(life, now, now)
         pod = self.pod(life.pod_index)
         if pod.incarnation > life.incarnation:
             return
@@ -390,7 +381,7 @@ class ServicePods:
         overdue = self._overdue(table)
         if table.whole:
             self._confirmed.clear()
-            self._dead.clear()
+            self.dead.clear()
             self._forget_all_but({state.pod_index for state in table.pods})
         for state in table.pods:
             pod = self.pod(state.pod_index)
@@ -398,10 +389,11 @@ class ServicePods:
             placed_by_all += _newly_placed(pod.state, state)
             self._set_state(pod, state, overdue=state.pod_index in overdue)
             pod.own.published(self._heard_at(pod, state), self._settle)
+            pod.weigh()
         for pod in [*self._suspects, *(self.pod(pod_index) for pod_index in overdue)]:
             if pod.state is not None and pod.overdue is not (pod.pod_index in overdue):
                 self._set_state(pod, pod.state, overdue=not pod.overdue)
-        self._dead.tidy(table.now)
+        self.dead.tidy(table.now)
         recovered = self._forget_what_was_heard()
         self._ready.list_again(self._reported, others=recovered)
         self._freshness.end(longest_gap)
@@ -433,7 +425,7 @@ class ServicePods:
             pod.available = False
             self._suspects.discard(pod)
             self._missing.reclaiming.discard(pod)
-            self._leaving.note(pod.life, leaving=False)
+            self.leaving.note(pod.life, leaving=False)
             self._ready.note(pod, None)
             pod.settle()
             return
@@ -441,23 +433,23 @@ class ServicePods:
         self._freshness.count(state, 1)
         self._note_departure(pod, state)
         routing_state, alive = state.report.routing_state, not (state.dead or overdue)
-        pod.incarnation = state.incarnation
+        if pod.incarnation != state.incarnation:
+            pod.incarnation, pod.life = state.incarnation, state.life
         pod.load = state.report.load
         pod.capacity = state.report.capacity
-        limited = state.report.max_links is not None
-        pod.own.on_change = functools.partial(self._ready.note_own, pod) if limited else None
+        pod.limited = state.report.max_links is not None
         pod.available = alive and routing_state is not RoutingState.SHUTDOWN
         pod.seen(state.incarnation)
         self._missing.find(pod, reclaiming=alive and state.report.reclaiming)
         if state.dead:
-            self._dead.add(state.life, state.load_state.timestamp, self._freshness.now or 0.0)
+            self.dead.add(state.life, state.load_state.timestamp, self._freshness.now or 0.0)
         else:
-            self._dead.discard(pod.pod_index)
+            self.dead.discard(pod.pod_index)
         if not state.dead and (overdue or routing_state is RoutingState.SHUTDOWN):
             self._suspects.add(pod)
         else:
             self._suspects.discard(pod)
-        self._leaving.note(state.life, leaving=not state.dead and routing_state is not RoutingState.READY)
+        self.leaving.note(state.life, leaving=not state.dead and routing_state is not RoutingState.READY)
         self._ready.note(pod, state.report if alive and routing_state is RoutingState.READY else None)
         pod.settle()
 
@@ -485,7 +477,8 @@ class ServicePods:
         for pod in tuple(self._placed_on):
             if pod.state is not None:
                 pod.own.published(self._heard_at(pod, pod.state), self._settle)
-            if not pod.own.placed_unseen:
+                pod.weigh()
+            if not pod.own.count:
                 self._placed_on.discard(pod)
         recovered = [
             pod
@@ -523,7 +516,11 @@ class ServicePods:
         if seconds is not None:
             self._rates.observe(placed_by_all, self._own_placed, seconds)
         self._own_placed = 0
-        self.weight_of_own = self._ready.mean_weight * self._rates.scale
+        weight = self._ready.mean_weight * self._rates.scale
+        if weight != self.weight_of_own:
+            self.weight_of_own = weight
+            for pod in self._placed_on:  # one on which a placement is in flight is weighed when that is answered
+                pod.weigh()
 
 
 def _newly_placed(before: PodState | None, now: PodState) -> int:
