@@ -15,6 +15,7 @@ from benchmarks.cases.miss import MISS
 from benchmarks.cases.mixed import MIXED
 from benchmarks.cases.placement import PLACEMENT
 from benchmarks.cases.runtimes import RUNTIMES
+from benchmarks.cases.services import SERVICES
 from benchmarks.cases.stall import STALL
 from benchmarks.cases.walks import WALKS
 
@@ -29,6 +30,7 @@ CASES = (
     MEMORY,
     LAYOUT,
     STALL,
+    SERVICES,
     COMMANDS,
     HEARTBEAT,
     DRAIN,

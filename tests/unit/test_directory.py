@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from random import Random
 from typing import TYPE_CHECKING
@@ -226,6 +227,21 @@ async def test_emptied_while_dead(make_client: MakeClient, store: MemoryStore) -
 
         assert table.pod(0).usable
         assert client.peek("", "alice", SERVICE) is None
+
+
+async def test_many_services(make_client: MakeClient, store: MemoryStore) -> None:
+    """The readings of many services are spread over the period: a few at once do not hold up the event loop."""
+    async with make_client(refresh=2.0) as client:
+        for number in range(9):
+            await client.pods("", f"room-{number}")
+        store.operations.clear()
+        refresh = asyncio.create_task(client._directory.refresh_all())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        at_once = store.operations["read_pods"]
+        await refresh
+
+        assert (2, 9) == (at_once, store.operations["read_pods"])
 
 
 async def test_used_again(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:

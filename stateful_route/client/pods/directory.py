@@ -41,6 +41,11 @@ _BETWEEN_ANNOUNCED = 0.25
 # Seconds between two readings, at least, while somebody waits for what is lost to be claimed again; twice it at most.
 _BETWEEN_POLLS = 0.05
 
+# So many tables are read at once, and all of them within this share of a period: a hundred together would hold up the
+# event loop for tens of milliseconds.
+_TOGETHER = 2
+_SPREAD = 0.5
+
 # The share of a deadline that the first call for a service may wait for the subscription.
 _HEARING = 0.4
 
@@ -209,10 +214,13 @@ class PodDirectory:
         await self._end_listeners()
         for service in self.services.values():
             service.listener.check_grace()
+        due = [service for service in self.services.values() if not self._is_watched(service)]
+        pause = _SPREAD * self._config.refresh * _TOGETHER / max(len(due), 1)
         async with anyio.create_task_group() as group:
-            for service in tuple(self.services.values()):
-                if not self._is_watched(service):
-                    group.start_soon(self._refresh, service)
+            for number, service in enumerate(due):
+                if number and number % _TOGETHER == 0:
+                    await anyio.sleep(pause)
+                group.start_soon(self._refresh, service)
 
     def store_answered(self, service: ServicePods) -> None:
         """Note that the store answered a call."""
