@@ -24,13 +24,16 @@ test: $(READY) ## run the tests
 test-faults: $(READY) ## run the tests of faults only, on real servers: docs/faults.md
 	$(BIN)/pytest --numprocesses 2 --dist load tests/faults $(ARGS)
 
-test-lowest: $(LOWEST)/.ready ## run the tests of the package with the lowest versions that pyproject.toml declares
+test-lowest: $(LOWEST)/.ready ## run the tests with the lowest versions that pyproject.toml declares
 	$(LOWEST)/bin/pytest --numprocesses 2 --dist loadscope --ignore tests/unit/test_benchmarks.py \
 	    $(or $(ARGS),tests/unit tests/store)
 
-coverage: $(READY) ## run the tests that measure the package, print what they reach, and write build/coverage/index.html
+# Not in it: what bounds a time, or a number of readings in a time, and is too slow while it is measured.
+coverage: $(READY) ## print which lines and branches the tests reach, and write build/coverage/index.html
 	$(BIN)/pytest --numprocesses 2 --dist loadscope --cov --cov-report term:skip-covered --cov-report html \
-	    $(or $(ARGS),tests/unit tests/store tests/integration)
+	    --deselect tests/unit/test_directory.py::test_storm \
+	    --deselect tests/store/test_linearizable.py::TestChecker::test_scales \
+	    $(or $(ARGS),tests/unit tests/store tests/integration tests/simulation)
 
 soak: $(READY) ## a minute of random faults, invariants checked throughout; ARGS="--minutes 10 --seed 1"
 	$(BIN)/python -m benchmarks soak $(ARGS)
@@ -41,7 +44,7 @@ simulate: $(READY) ## a minute of simulated worlds, new ones each time; ARGS="--
 demo: $(READY) ## show it at work, on a server of its own
 	$(BIN)/stateful-route demo $(ARGS)
 
-check: lint test ## lint, then test: all that CI runs
+check: lint test ## lint, then test
 
 lint: $(READY) ## check format, lint, types and import walls
 	$(BIN)/ruff format --check
