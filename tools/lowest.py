@@ -1,6 +1,7 @@
 """The lowest versions that pyproject.toml declares, as constraints for pip: ``python -m tools.lowest``.
 
-Of what users install: the dependencies, and the extras that bring something to use. What only developers need is new.
+Of what runs in an application: the dependencies, and the extras that bring something to use. The tools of the tests are
+new: our tests ask more of them (loops that are closed, state machines within a minute) than the suite for users does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-EXTRAS = ("cpu", "embedded", "demo", "testing")
+EXTRAS = ("cpu", "embedded", "demo")
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?P<extra>\[[\w,-]+\])?(?:>=(?P<lowest>[\d.]+))?$")
 
