@@ -7,11 +7,13 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test test-faults soak simulate demo check lint audit format bench wheel clean
+.PHONY: help test test-faults test-lowest coverage soak simulate demo check lint audit format bench wheel wheel-test \
+    reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +24,17 @@ test: $(READY) ## run the tests
 test-faults: $(READY) ## run the tests of faults only, on real servers: docs/faults.md
 	$(BIN)/pytest --numprocesses 2 --dist load tests/faults $(ARGS)
 
+test-lowest: $(LOWEST)/.ready ## run the tests with the lowest versions that pyproject.toml declares
+	$(LOWEST)/bin/pytest --numprocesses 2 --dist loadscope --ignore tests/unit/test_benchmarks.py \
+	    $(or $(ARGS),tests/unit tests/store)
+
+# Not in it: what bounds a time, or a number of readings in a time, and is too slow while it is measured.
+coverage: $(READY) ## print which lines and branches the tests reach, and write build/coverage/index.html
+	$(BIN)/pytest --numprocesses 2 --dist loadscope --cov --cov-report term:skip-covered --cov-report html \
+	    --deselect tests/unit/test_directory.py::test_storm \
+	    --deselect tests/store/test_linearizable.py::TestChecker::test_scales \
+	    $(or $(ARGS),tests/unit tests/store tests/integration tests/simulation)
+
 soak: $(READY) ## a minute of random faults, invariants checked throughout; ARGS="--minutes 10 --seed 1"
 	$(BIN)/python -m benchmarks soak $(ARGS)
 
@@ -31,7 +44,7 @@ simulate: $(READY) ## a minute of simulated worlds, new ones each time; ARGS="--
 demo: $(READY) ## show it at work, on a server of its own
 	$(BIN)/stateful-route demo $(ARGS)
 
-check: lint test ## lint, then test: all that CI runs
+check: lint test ## lint, then test
 
 lint: $(READY) ## check format, lint, types and import walls
 	$(BIN)/ruff format --check
@@ -53,13 +66,27 @@ bench: $(READY) ## run the benchmarks
 wheel: $(READY) ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist
 
+wheel-test: $(READY) ## build the wheel, install it into a fresh environment, and try what users get
+	$(BIN)/python -m tools.wheel
+
+reference: $(READY) ## write docs/reference.md from the docstrings
+	$(BIN)/python -m tools.reference
+
 clean: ## remove all that make made, .venv too
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) (once, and again when pyproject.toml changes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(LOWEST)/.ready: pyproject.toml tools/lowest.py | $(READY)
+	@echo "Installing into $(LOWEST) the lowest versions that pyproject.toml declares"
+	@$(BIN)/python -m venv --clear $(LOWEST)
+	@$(BIN)/python -m tools.lowest > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt \
+	    --editable '.[cpu,demo,testing]' pytest-timeout pytest-xdist trustme
 	@touch $@
 
 $(BIN)/python:

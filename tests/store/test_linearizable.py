@@ -8,13 +8,14 @@ import inspect
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stateful_route.errors import StoreError
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
@@ -479,7 +480,8 @@ class ReadThenWrite(RedisStore):
 
     async def place(self, key: LinkKey, candidate: PodLife, ttl: float, **lives: Any) -> LinkChange:
         if await self.get_link(key) is None:
-            await self._client.delete(self._keys.link(key.namespace, key.uid, key.service_name))
+            with suppress(RedisConnectionError):  # a reply that was cut: only newer releases of redis-py try again
+                await self._client.delete(self._keys.link(key.namespace, key.uid, key.service_name))
         return await super().place(key, candidate, ttl, **lives)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stateful_route
 from stateful_route import BestOfRandom, InvalidArgumentError, PreferEmptier, PreferNewestVersion, PreferZone
+from stateful_route.client.placement import strategies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -230,6 +233,20 @@ def test_pure(strategy: PlacementStrategy, candidates: list[Fake], seed: int) ->
     assert any(chosen is candidate for candidate in candidates)
     assert chosen is strategy(candidates, Random(seed))
     assert before == candidates
+
+
+def test_every_strategy_is_public_tried_and_documented() -> None:
+    """A strategy comes from the root, is in ``STRATEGIES`` here, and has a row in docs/semantics.md."""
+    shipped = {
+        value
+        for value in vars(strategies).values()
+        if attrs.has(value) and "__call__" in vars(value) and value.__module__ == strategies.__name__
+    }
+    page = (Path(__file__).parents[2] / "docs" / "semantics.md").read_text(encoding="utf-8")
+
+    assert set() == shipped - {getattr(stateful_route, name) for name in stateful_route.__all__}
+    assert set() == shipped - {type(strategy) for strategy in STRATEGIES}
+    assert [] == [value.__name__ for value in shipped if f"| `{value.__name__}(" not in page]
 
 
 @pytest.mark.parametrize(
