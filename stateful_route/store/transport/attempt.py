@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
+    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.resp import Command
+
+# Of the deadline of a call: if less is left, nothing more is sent.
+LAST = 0.25
 
 
 class Attempt:
@@ -62,6 +66,53 @@ class Attempt:
     def late(self) -> StoreError:
         """Return the error of an attempt whose time is up."""
         return timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes, at=self.at)
+
+
+class ScriptAttempt(Attempt):
+    """An attempt at a script, which a cluster may redirect.
+
+    Attributes:
+        replies: those that have come, in their order. They are to be put here.
+
+    """
+
+    __slots__ = ("_call", "_expires", "replies")
+
+    def __init__(
+        self, call: ScriptCall, deadline: float, *, at: str = "", expires: float | None = None, spared: float = 0.0
+    ) -> None:
+        """Bound a call by ``expires``, by default in ``deadline`` seconds; it ends ``spared`` seconds before that."""
+        self._expires = asyncio.get_running_loop().time() + deadline if expires is None else expires
+        super().__init__(call.name, deadline, writes=call.writes, at=at, until=self._expires - spared)
+        self._call = call
+        self.replies: list[Any] = []
+
+    def send(self) -> Sequence[Command]:
+        """Note that the script is on its way now, and return the commands that run it."""
+        unknown = bool(self.replies) and isinstance(self.replies[0], redis.exceptions.NoScriptError)
+        self.replies = []
+        self.sent = True
+        return (self._call.eval if unknown else self._call.evalsha,)
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether the script can be sent once more if it takes ``seconds`` until it is answered."""
+        return self._expires - asyncio.get_running_loop().time() > max(seconds, LAST * self._deadline)
+
+    def redirected(self) -> None:
+        """Note that the script was not run where it was sent to, and goes on to another server."""
+        self.replies = []
+        self.sent = False
+
+    def result(self) -> Any:
+        """Return the reply of the script.
+
+        Raises:
+            RedisError: if the server refused it.
+
+        """
+        if isinstance(self.replies[0], Exception):
+            raise self.replies[0]
+        return self.replies[0]
 
 
 async def exchange(connection: AbstractConnection, command: Command) -> Any:

@@ -7,6 +7,7 @@ not its retries: what is not known to have failed before it was sent is reported
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,9 @@ import redis.exceptions
 from redis.asyncio.cluster import PipelineCommand
 
 from stateful_route.errors import StoreError
-from stateful_route.store.transport.attempt import Attempt, exchange, pipeline
+from stateful_route.store.transport.attempt import Attempt, ScriptAttempt, exchange, pipeline
 from stateful_route.store.transport.durable_attempt import DurableAttempt, DurableTurns
-from stateful_route.store.transport.errors import address_of, command_name, translate
+from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, command_name, translate
 from stateful_route.store.transport.subscriber import open_subscriber
 
 if TYPE_CHECKING:
@@ -130,55 +131,70 @@ class ClusterConnections:
         self._client = client
         self.deadline = deadline
         self._places = asyncio.Semaphore(limit)
+        self._learning = asyncio.Lock()
         self._durable = DurableTurns(limit)
 
     async def run(self, call: ScriptCall) -> Any:
         """Return the reply of a script."""
-        script = call.script
-        async with Attempt(script.name, self.deadline, writes=script.writes) as attempt, self._places:
-            await self._client.initialize()
-            node: Any = self._client.get_node_from_key(call.keys[0])
-            attempt.at = "" if node is None else f"{node.host}:{node.port}"
-            attempt.sent = True
-            try:
-                return await self._execute(node, call.evalsha)
-            except redis.exceptions.NoScriptError:
-                return await self._execute(node, call.eval)
+        async with ScriptAttempt(call, self.deadline) as attempt, self._places:
+            return await self._follow(attempt, call.keys[0])
 
     async def run_durably(self, call: DurableCall) -> Any:
         """Return the reply of a script once a replica of the primary that has its key has what it wrote."""
-        key = call.keys[0]
         async with DurableAttempt(call, self.deadline, self._durable) as attempt, self._durable.turn, self._places:
             attempt.placed()
-            loop = asyncio.get_running_loop()
-            asked: Any = None
-            while True:
-                began = loop.time()
-                await self._client.initialize()
-                node: Any = self._client.get_node_from_key(key) if asked is None else asked
-                attempt.at = f"{node.host}:{node.port}"
+            return await self._follow(attempt, call.keys[0])
+
+    async def _follow(self, attempt: ScriptAttempt, key: str) -> Any:
+        """Return the result of an attempt, sent wherever the nodes say that the key is.
+
+        The client itself would send ASKING and the script over two connections of its pool, and be refused.
+        """
+        loop = asyncio.get_running_loop()
+        asked: Any = None
+        while True:
+            began = loop.time()
+            await self._client.initialize()
+            node: Any = self._client.get_node_from_key(key) if asked is None else asked
+            attempt.at = f"{node.host}:{node.port}"
+            try:
                 await _together(node, attempt.send(), attempt.replies, asking=asked is not None)
-                match attempt.replies[0]:
-                    case redis.exceptions.NoScriptError():
-                        pass
-                    case redis.exceptions.AskError() as error:
-                        asked = self._client.get_node(host=error.host, port=error.port)
-                        if asked is None:
-                            raise error
-                        attempt.redirected()
-                    case redis.exceptions.MovedError():
-                        attempt.redirected()
-                        # A read goes where it is sent, and the client learns of it.
-                        await self._execute(node, ("EXISTS", key))
-                        asked = None
-                    case redis.exceptions.TryAgainError() as error:
-                        # One that is under way when the time is up is unsure.
-                        if not attempt.has_time_for(_MOVING + 2 * (loop.time() - began)):
-                            raise error
-                        attempt.sent = False
-                        await asyncio.sleep(_MOVING)
-                    case _:
-                        return attempt.result()
+            except REDIS_ERRORS as fault:
+                attempt.replies[:] = [fault]
+            match attempt.replies[0]:
+                case redis.exceptions.NoScriptError():
+                    pass
+                case redis.exceptions.MovedError():
+                    attempt.redirected()
+                    await self._learn(node, key)
+                    asked = None
+                case redis.exceptions.AskError() as error:
+                    asked = self._client.get_node(host=error.host, port=error.port)
+                    if asked is None:
+                        raise error
+                    attempt.redirected()
+                case redis.exceptions.TryAgainError() as error:
+                    # One that is in flight when the time is up is unsure.
+                    if not attempt.has_time_for(_MOVING + 2 * (loop.time() - began)):
+                        raise error
+                    attempt.sent = False
+                    await asyncio.sleep(_MOVING)
+                case (
+                    redis.exceptions.ConnectionError()
+                    | redis.exceptions.TimeoutError()
+                    | redis.exceptions.ClusterDownError()
+                ):
+                    with contextlib.suppress(*REDIS_ERRORS):
+                        await self._learn(node, key)
+                    return attempt.result()
+                case _:
+                    return attempt.result()
+
+    async def _learn(self, node: Any, key: str) -> None:
+        """Have the client notice what is wrong with a node, by a read that changes nothing; one caller does for all."""
+        async with self._learning:
+            if self._client.get_node_from_key(key) is node:
+                await self._execute(node, ("EXISTS", key))
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script: those for one key in their order, the others side by side."""
