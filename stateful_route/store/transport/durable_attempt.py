@@ -1,8 +1,8 @@
 """A durable call over a connection of a borrowed client, which it holds for as long as ``WAIT`` takes.
 
-When its time is up, its caller has to know whether the server is away or no replica has the change. So the ``WAIT``
-takes a share of the time that is left when it is sent; and a call that has no answer to it yet, or had no turn, tells
-by what the server has answered meanwhile which of the two it is.
+When such a call is too late, its caller has to know whether the server is away or no replica has the change. So the
+``WAIT`` takes only a share of the time that is left; and a call without an answer to it, or without a turn, looks at
+what the server has answered meanwhile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.durable import DurableCall
     from stateful_route.store.transport.resp import Command
 
-# Of the places for calls: so many may be held by those that wait for a replica. The others do not wait behind them.
+# Share of the places for calls that durable ones may hold: other calls do not wait behind them.
 _SHARE_OF_PLACES = 0.75
 
 
@@ -38,12 +38,12 @@ class DurableTurns:
     """What the durable calls over the connections of a client share."""
 
     def __init__(self, places: int) -> None:
-        """Let so many calls wait for a replica at once that others find a place, of all ``places``."""
+        """Let a share of the ``places`` wait for a replica at the same time."""
         self.turn = asyncio.Semaphore(max(1, int(_SHARE_OF_PLACES * places)))
         self.short_at = -math.inf
         """When a server last answered that no replica had a change, by the clock of the event loop."""
         self.given: set[tuple[str, str]] = set()
-        """Which servers have which scripts, by address and SHA-1: a ``NOSCRIPT`` is waited for in vain."""
+        """Which servers have which scripts, by address and SHA-1: behind a ``NOSCRIPT`` the ``WAIT`` is in vain."""
 
 
 class DurableAttempt(ScriptAttempt):
