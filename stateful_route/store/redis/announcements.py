@@ -1,4 +1,4 @@
-"""Hears the announcements of the scripts, and notices when it has gone deaf."""
+"""Listens to what the scripts announce on a topic: invalidations of links, and changes of pods."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=StoreError)
 
-# Messages that wait for a listener that is slow: some 30 MB of them. So much, or less, a server keeps by default for a
-# subscriber that does not read (client-output-buffer-limit pubsub 32mb 8mb 60).
+# Messages that wait for a slow listener, some 30 MB: what a server keeps by default for a subscriber that does not read
+# (client-output-buffer-limit pubsub 32mb 8mb 60).
 _MOST_WAITING = 100_000
 
-# Announcements that are given one after the other before the event loop gets its turn.
+# Announcements that a listener gets before the event loop has its turn.
 _SLICE = 256
 
 
@@ -59,7 +59,7 @@ def attach(
 
 
 class _Attached(ChannelListener):
-    """Hands on what is heard, at once."""
+    """Hands announcements on at once."""
 
     def __init__(self, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener) -> None:
         super().__init__(keys.channel(topic), patience)
@@ -75,14 +75,14 @@ class _Attached(ChannelListener):
             self._listener.take_in(announcement)
 
     def show_life(self) -> None:
-        """Do nothing: who is attached is told of a loss, and needs no signs of life."""
+        """Do nothing: an attached listener is told of a loss."""
 
     def lose(self, error: StoreError) -> None:
         self._listener.lose(error)
 
 
 class _Announcements(ChannelListener):
-    """What is announced on a topic, in its order, until the subscription is lost for the first time."""
+    """The announcements on a topic, in order, until the subscription is lost."""
 
     def __init__(self, keys: KeySpace, topic: Topic, patience: float) -> None:
         super().__init__(keys.channel(topic), patience)
@@ -167,14 +167,14 @@ class _Announcements(ChannelListener):
 
 
 def again(error: E) -> E:
-    """Return an error that says the same: each listener raises one of its own, with a traceback of its own."""
+    """Return a copy of an error: each listener raises one of its own, with a traceback of its own."""
     copied = type(error).__new__(type(error), *error.args)
     copied.__dict__.update(error.__dict__)
     return copied
 
 
 def parse(message: list[Any], topic: Topic) -> Announcement | None:
-    """Read a message of the subscription: an announcement, or ``None`` for anything else, which is a sign of life."""
+    """Return the announcement that a message of the subscription is; ``None`` for anything else, a sign of life."""
     try:
         if message[0] != b"message":
             return None

@@ -1,4 +1,4 @@
-"""Commands over one connection of redis-py: packed, sent, answered, within a deadline."""
+"""Commands over one connection of redis-py, within a deadline."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Attempt:
     def __init__(
         self, operation: str, deadline: float, *, writes: bool, at: str = "", until: float | None = None
     ) -> None:
-        """Bound an operation by ``deadline`` seconds; set ``sent`` once the command is on its way.
+        """Bound an operation by ``deadline`` seconds, or by ``until`` on the clock of the event loop.
 
-        ``at`` is the address of the server, if it is known. With ``until``, a time of the event loop, it ends then.
+        Set ``sent`` once the command is in flight, and ``at`` once the address of the server is known.
         """
         self._operation = operation
         self._deadline = deadline
@@ -51,9 +51,9 @@ class Attempt:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the attempt: what failed is raised as a ``StoreError``.
+        """End the attempt; raise any failure as a ``StoreError``.
 
-        Be it of any type: redis-py raises a ``TypeError`` or an ``AttributeError`` over a socket that was closed.
+        redis-py also raises a ``TypeError`` or an ``AttributeError`` over a socket that was closed.
         """
         try:
             await self._timeout.__aexit__(kind, error, trace)
@@ -64,7 +64,7 @@ class Attempt:
             raise fault from fault.__cause__
 
     def late(self) -> StoreError:
-        """Return the error of an attempt whose time is up."""
+        """Return the error of an attempt that took too long."""
         return timed_out(self._operation, self._deadline, sent=self.sent, writes=self._writes, at=self.at)
 
 
@@ -88,7 +88,7 @@ class ScriptAttempt(Attempt):
         self.replies: list[Any] = []
 
     def send(self) -> Sequence[Command]:
-        """Note that the script is on its way now, and return the commands that run it."""
+        """Note that the script is in flight, and return the commands that run it."""
         unknown = bool(self.replies) and isinstance(self.replies[0], redis.exceptions.NoScriptError)
         self.replies = []
         self.sent = True
@@ -99,7 +99,7 @@ class ScriptAttempt(Attempt):
         return self._expires - asyncio.get_running_loop().time() > max(seconds, LAST * self._deadline)
 
     def redirected(self) -> None:
-        """Note that the script was not run where it was sent to, and goes on to another server."""
+        """Note that the script was not run, and goes to another server."""
         self.replies = []
         self.sent = False
 
@@ -124,9 +124,9 @@ async def exchange(connection: AbstractConnection, command: Command) -> Any:
 async def pipeline(
     connection: AbstractConnection, commands: Sequence[Command], replies: list[Any] | None = None
 ) -> list[Any]:
-    """Return the reply of each command, or the error that came for it; one for all the rest if that is lost.
+    """Return the reply or the error of each command; if the connection is lost, its error for all the rest.
 
-    They are put into ``replies``, an empty list, as they come: who is cancelled finds there what has come.
+    They go into the empty list ``replies`` as they come, so that a caller that is cancelled has what has come.
     """
     if replies is None:
         replies = []

@@ -68,7 +68,7 @@ class DurableAttempt(ScriptAttempt):
         self._placed_at = asyncio.get_running_loop().time()
 
     def send(self) -> tuple[Command, Command, Command]:
-        """Note that the script is on its way now, and return the command that runs it, with its ``marker`` behind it.
+        """Note that the script is in flight, and return the command that runs it and its ``marker``.
 
         Raises:
             StoreError: if it is too late for that.
