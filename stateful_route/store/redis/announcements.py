@@ -36,19 +36,30 @@ async def listening(
 ) -> AsyncIterator[AsyncIterator[Announcement | None]]:
     """Listen to the announcements on a topic; see ``Store.listen``."""
     announcements = _Announcements(keys, topic, patience)
-    shared.add(announcements)
+    shared.add(announcements.listener)
     try:
         await announcements.entered(shared)
         yield announcements
     finally:
-        await shared.leave(announcements)
+        await shared.leave(announcements.listener)
 
 
 def attach(
     shared: SharedSubscription, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener
 ) -> Callable[[], Awaitable[None]]:
     """Have a listener told what is announced on a topic; see ``SharesSubscription.attach``."""
-    attached = _Attached(keys, topic, patience, listener)
+
+    def take_in(message: list[Any]) -> None:
+        if (announcement := parse(message, topic)) is not None:
+            listener.take_in(announcement)
+
+    attached = ChannelListener(
+        keys.channel(topic),
+        patience,
+        begin=listener.begin,
+        take_in=take_in,
+        lose=listener.lose,
+    )
     try:
         shared.add(attached)
     except StoreUnavailableError as error:
@@ -58,34 +69,18 @@ def attach(
     return lambda: shared.leave(attached)
 
 
-class _Attached(ChannelListener):
-    """Hands announcements on at once."""
-
-    def __init__(self, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener) -> None:
-        super().__init__(keys.channel(topic), patience)
-        self._topic = topic
-        self._listener = listener
-
-    def begin(self) -> None:
-        self._listener.begin()
-
-    def take_in(self, message: list[Any]) -> None:
-        announcement = parse(message, self._topic)
-        if announcement is not None:
-            self._listener.take_in(announcement)
-
-    def show_life(self) -> None:
-        """Do nothing: an attached listener is told of a loss."""
-
-    def lose(self, error: StoreError) -> None:
-        self._listener.lose(error)
-
-
-class _Announcements(ChannelListener):
+class _Announcements:
     """The announcements on a topic, in order, until the subscription is lost."""
 
     def __init__(self, keys: KeySpace, topic: Topic, patience: float) -> None:
-        super().__init__(keys.channel(topic), patience)
+        self.listener = ChannelListener(
+            keys.channel(topic),
+            patience,
+            begin=self._begin,
+            take_in=self._take_in,
+            lose=self._lose,
+            show_life=self._show_life,
+        )
         self._topic = topic
         self._waiting: deque[list[Any]] = deque()
         self._stands = False
@@ -113,26 +108,26 @@ class _Announcements(ChannelListener):
         if not self._stands and self._error is not None:
             raise again(self._error) from self._error.__cause__
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         self._stands = True
         self._wake()
 
-    def take_in(self, message: list[Any]) -> None:
+    def _take_in(self, message: list[Any]) -> None:
         if self._error is not None:
             return
         if len(self._waiting) >= _MOST_WAITING:
             self._waiting.clear()
             behind = f"the listener is behind by more than {_MOST_WAITING} announcements"
-            self.lose(StoreUnavailableError(behind, operation="listen", maybe_applied=False))
+            self._lose(StoreUnavailableError(behind, operation="listen", maybe_applied=False))
             return
         self._waiting.append(message)
         self._wake()
 
-    def show_life(self) -> None:
+    def _show_life(self) -> None:
         self._shown_life = True
         self._wake()
 
-    def lose(self, error: StoreError) -> None:
+    def _lose(self, error: StoreError) -> None:
         if self._error is None:
             self._error = error
             self._wake()

@@ -22,6 +22,7 @@ from stateful_route.store.transport.errors import translate
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.resp import Command
 
 _REPLICAS = 1
@@ -129,16 +130,6 @@ class Runner(Protocol):
         ...
 
 
-class DurableConnections(Protocol):
-    """Connections that can wait for a replica."""
-
-    is_one_server: bool
-
-    async def run_durably(self, call: DurableCall) -> Any:
-        """Return the reply of a script once a replica has what it wrote."""
-        ...
-
-
 class Durably:
     """Runs scripts that write, and returns once a replica has what they wrote.
 
@@ -147,7 +138,7 @@ class Durably:
 
     """
 
-    def __init__(self, connections: DurableConnections, deadline: float, expires: float | None = None) -> None:
+    def __init__(self, connections: Connections, deadline: float, expires: float | None = None) -> None:
         """Run calls with a ``deadline`` in seconds; see ``DurableCall.expires``."""
         self._connections = connections
         self._deadline = deadline

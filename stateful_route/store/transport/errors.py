@@ -42,23 +42,9 @@ _MEANINGS: tuple[tuple[type[Exception], type[StoreError], bool], ...] = (
 )
 
 # Errors that redis-py has no class for, by the first word of what the server says.
-_REFUSALS = frozenset(
-    {
-        "ASK",
-        "BUSY",
-        "CLUSTERDOWN",
-        "LOADING",
-        "MASTERDOWN",
-        "MISCONF",
-        "MOVED",
-        "NOAUTH",
-        "NOPERM",
-        "NOREPLICAS",
-        "OOM",
-        "READONLY",
-        "TRYAGAIN",
-        "WRONGPASS",
-    }
+_REFUSAL = re.compile(
+    "(?:ASK|BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|MOVED|NOAUTH|NOPERM|NOREPLICAS|OOM|READONLY|TRYAGAIN|WRONGPASS)"
+    "(?: |$)"
 )
 
 # A script runs with the rights of its user, and ends at the first command that they do not allow. What it wrote before
@@ -188,7 +174,7 @@ def timed_out(operation: str, deadline: float, *, sent: bool, writes: bool, at: 
 
 
 def _meaning(error: Exception) -> tuple[type[StoreError], bool]:
-    if isinstance(error, raised.ResponseError) and str(error).partition(" ")[0] in _REFUSALS:
+    if isinstance(error, raised.ResponseError) and _REFUSAL.match(str(error)):
         return StoreUnavailableError, True
     if isinstance(error, raised.ResponseError) and (denied := _REFUSED_IN_A_SCRIPT.search(str(error))):
         return StoreUnavailableError, denied[1] in CALLED_BEFORE_WRITES

@@ -6,13 +6,14 @@ one PING for a sign of life and one back-off, for 300 namespaces as for one.
 
 from __future__ import annotations
 
-import abc
 import asyncio
 import logging
 import math
 import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import log_failure
@@ -21,6 +22,8 @@ from stateful_route.store.transport.errors import translate
 from stateful_route.store.transport.subscription_session import Channel, SubscriptionSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.store.transport.base import Connections
 
 _log = logging.getLogger("stateful_route")
@@ -29,32 +32,26 @@ _log = logging.getLogger("stateful_route")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
-class ChannelListener(abc.ABC):
-    """Is told what is heard in a channel, in callbacks that neither wait nor raise.
+@attrs.frozen(eq=False)
+class ChannelListener:
+    """Who listens to a channel: callbacks that neither wait nor raise.
 
-    ``begin`` and ``lose`` alternate, except that a loss may be told again, with another reason.
+    Attributes:
+        channel: the name of the channel.
+        patience: that of ``Store.listen``, in seconds.
+        begin: called when the subscription stands: nothing is missed from here on.
+        take_in: called with each message.
+        lose: called when nothing is heard until ``begin``; it may be called again, with another reason.
+        show_life: called when the server answered, though there was no message.
+
     """
 
-    def __init__(self, channel: str, patience: float) -> None:
-        """Listen to ``channel``; ``patience`` is that of ``Store.listen``, in seconds."""
-        self.channel = channel
-        self.patience = patience
-
-    @abc.abstractmethod
-    def begin(self) -> None:
-        """Note that the subscription stands: nothing is missed from here on."""
-
-    @abc.abstractmethod
-    def take_in(self, message: list[Any]) -> None:
-        """Handle a message."""
-
-    @abc.abstractmethod
-    def show_life(self) -> None:
-        """Note that the server answered, though there was no message."""
-
-    @abc.abstractmethod
-    def lose(self, error: StoreError) -> None:
-        """Note that nothing is heard until ``begin``."""
+    channel: str
+    patience: float
+    begin: Callable[[], None]
+    take_in: Callable[[list[Any]], None]
+    lose: Callable[[StoreError], None]
+    show_life: Callable[[], None] = lambda: None
 
 
 class SharedSubscription:
