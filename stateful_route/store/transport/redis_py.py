@@ -187,8 +187,9 @@ class ClusterConnections:
                     | redis.exceptions.TimeoutError()
                     | redis.exceptions.ClusterDownError()
                 ):
-                    with contextlib.suppress(*REDIS_ERRORS):
-                        await self._learn(node, key)
+                    if not self._learning.locked():
+                        with contextlib.suppress(*REDIS_ERRORS):
+                            await self._learn(node, key)
                     return attempt.result()
                 case _:
                     return attempt.result()
