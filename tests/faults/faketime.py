@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.embedded.server import find_server
+from stateful_route.embedded.binary import find_server
 from stateful_route.testing import local_server
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute, StoreError
-from stateful_route.embedded.server import find_server
+from stateful_route.embedded.binary import find_server
 from stateful_route.testing import FaultProxy, local_server
 from tests.waiting import eventually
 

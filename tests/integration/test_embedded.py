@@ -21,7 +21,8 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from stateful_route.embedded import server as embedded
-from stateful_route.embedded.server import LocalServer, find_server, start_embedded
+from stateful_route.embedded.binary import find_server
+from stateful_route.embedded.server import LocalServer, start_embedded
 from stateful_route.errors import ConfigError, LifecycleError, StoreUnavailableError
 from stateful_route.testing.proxy import FaultProxy
 from stateful_route.testing.servers import cluster, local_server, sentinel_group

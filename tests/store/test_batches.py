@@ -151,11 +151,12 @@ async def test_an_error_of_one_uid(own_server: LocalServer, namespace: str) -> N
     assert "pexpire" in str(answers[1])
 
 
-async def test_a_cluster_that_looks_like_one_server(namespace: str) -> None:
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_a_cluster_that_looks_like_one_server(namespace: str, borrowed: bool) -> None:
     """Behind a proxy that hides a cluster, uids of other slots are placed one by one, from the first refusal on."""
     with cluster(1) as servers:
         async with connections_at(servers.nodes[0].url) as connections, Redis.from_url(servers.nodes[0].url) as redis:
-            store = RedisStore(connections)
+            store = RedisStore(connections_of(redis, 5.0, 100) if borrowed else connections)
             candidates = [(f"user-{i}", PODS[i % 4]) for i in range(200)]
             first = await store.place_links(namespace, candidates, SERVICE, 60.0)
             refused = (await redis.info("errorstats"))["errorstat_CROSSSLOT"]["count"]

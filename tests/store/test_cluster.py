@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.store.transport import topology
+from stateful_route.store.transport.base import connections_of
 from stateful_route.store.transport.cluster import PipelinedCluster
 from stateful_route.store.transport.redis_py import ClusterConnections
 from stateful_route.testing import cluster
@@ -66,6 +67,13 @@ def keys_of(shard: int, namespace: str, count: int = 1) -> list[str]:
 
 def connects(connections: PipelinedCluster) -> int:
     return sum(pipe.connects for pipe in connections._table._pipes.values())
+
+
+@pytest.fixture
+async def borrower(nodes: Cluster) -> AsyncIterator[Connections]:
+    """Connections through a client of redis-py."""
+    async with RedisCluster.from_url(nodes.url.replace("redis+cluster", "redis").partition(",")[0]) as client:
+        yield connections_of(client, DEADLINE, 100)
 
 
 class Moving:
@@ -137,8 +145,13 @@ class TestSlots:
         assert 2 >= connections._table.readings - before[1]
         assert 1 >= connects(connections) - before[2]
 
-    async def test_on_its_way(self, nodes: Cluster, connections: PipelinedCluster, tag: str, moving: Moving) -> None:
+    @pytest.mark.parametrize("borrowed", [False, True])
+    async def test_on_its_way(
+        self, nodes: Cluster, connections: Connections, borrower: Connections, tag: str, moving: Moving, borrowed: bool
+    ) -> None:
         """While a slot is moved under load, key by key, each call is done once, and none fails."""
+        if borrowed:
+            connections = borrower
         done = asyncio.Event()
         counts: dict[int, int] = {}
 

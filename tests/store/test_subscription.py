@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis._parsers import _AsyncRESP2Parser
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.connection import UnixDomainSocketConnection
 
 from stateful_route import (
     BaseConfig,
@@ -311,14 +312,49 @@ class TestLoss:
         assert [ZeroDivisionError] == [record.exc_info[0] for record in caplog.records if record.exc_info]
 
     async def test_sent_too_late(self, shared_server: LocalServer) -> None:
-        """What is sent over a connection that is lost does not make redis-py connect again, silently."""
+        """What is sent over a connection that is lost makes no other one, silently."""
         async with store_at(shared_server.url) as store:
             subscriber = await store._connections.open_subscriber()
-            await subscriber._connection.disconnect()
+            sockets = open_sockets()
+            await subscriber.close()
             subscriber.send(("PING",))
-            await eventually(lambda: subscriber._writing is None)
+            with pytest.raises(StoreUnavailableError):
+                await subscriber.run(lambda _: None)
 
-            assert not subscriber._connection.is_connected
+            assert 1 == sockets - open_sockets()
+
+    async def test_storm(self) -> None:
+        """Messages that come in one piece are handed on in their order, with turns of the event loop between."""
+        script, told, turns = Script(), Told(), 0
+        async with script.store() as store:
+            store.attach(Topic("a", "room"), PATIENCE, told)
+            await told.comes("begin")
+            message = array("message", channel_of("a"), "link {} 5")
+            script.peer.write(b"".join([message.replace(b"{}", b"%02d" % (n % 100)) for n in range(1000)]))
+            while len(told.events) < 1001:
+                turns += len(told.events) > 1
+                await asyncio.sleep(0)
+
+        assert ["begin", *(f"{n % 100:02}" for n in range(1000))] == told.events[:1001]
+        assert turns >= 3
+
+    async def test_unknown_client(self, shared_server: LocalServer, namespace: str) -> None:
+        """A release of redis-py whose streams are elsewhere deafens, and says so; calls go on."""
+
+        class Newer(UnixDomainSocketConnection):
+            @property
+            def _reader(self) -> None:
+                raise AttributeError
+
+            @_reader.setter
+            def _reader(self, reader: object) -> None:
+                pass
+
+        async with Redis.from_pool(ConnectionPool(Newer, path=shared_server.url.removeprefix("unix://"))) as client:
+            store = RedisStore(connections_of(client, 5.0, 8))
+            with pytest.raises(StoreUnavailableError, match="not known"):
+                async with store.listen(Topic(namespace, "room"), PATIENCE):
+                    pass
 
     async def test_two_loops(self, shared_server: LocalServer, namespace: str) -> None:
         """Who listens in another event loop meanwhile is told that it cannot."""

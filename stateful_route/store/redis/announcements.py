@@ -1,4 +1,4 @@
-"""Hears the announcements of the scripts, and notices when it has gone deaf."""
+"""Listens to what the scripts announce on a topic: invalidations of links, and changes of pods."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=StoreError)
 
-# Messages that wait for a listener that is slow: some 30 MB of them. So much, or less, a server keeps by default for a
-# subscriber that does not read (client-output-buffer-limit pubsub 32mb 8mb 60).
+# Messages that wait for a slow listener, some 30 MB: what a server keeps by default for a subscriber that does not read
+# (client-output-buffer-limit pubsub 32mb 8mb 60).
 _MOST_WAITING = 100_000
 
-# Announcements that are given one after the other before the event loop gets its turn.
+# Announcements that a listener gets before the event loop has its turn.
 _SLICE = 256
 
 
@@ -36,19 +36,30 @@ async def listening(
 ) -> AsyncIterator[AsyncIterator[Announcement | None]]:
     """Listen to the announcements on a topic; see ``Store.listen``."""
     announcements = _Announcements(keys, topic, patience)
-    shared.add(announcements)
+    shared.add(announcements.listener)
     try:
         await announcements.entered(shared)
         yield announcements
     finally:
-        await shared.leave(announcements)
+        await shared.leave(announcements.listener)
 
 
 def attach(
     shared: SharedSubscription, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener
 ) -> Callable[[], Awaitable[None]]:
     """Have a listener told what is announced on a topic; see ``SharesSubscription.attach``."""
-    attached = _Attached(keys, topic, patience, listener)
+
+    def take_in(message: list[Any]) -> None:
+        if (announcement := parse(message, topic)) is not None:
+            listener.take_in(announcement)
+
+    attached = ChannelListener(
+        keys.channel(topic),
+        patience,
+        begin=listener.begin,
+        take_in=take_in,
+        lose=listener.lose,
+    )
     try:
         shared.add(attached)
     except StoreUnavailableError as error:
@@ -58,34 +69,18 @@ def attach(
     return lambda: shared.leave(attached)
 
 
-class _Attached(ChannelListener):
-    """Hands on what is heard, at once."""
-
-    def __init__(self, keys: KeySpace, topic: Topic, patience: float, listener: TopicListener) -> None:
-        super().__init__(keys.channel(topic), patience)
-        self._topic = topic
-        self._listener = listener
-
-    def begin(self) -> None:
-        self._listener.begin()
-
-    def take_in(self, message: list[Any]) -> None:
-        announcement = parse(message, self._topic)
-        if announcement is not None:
-            self._listener.take_in(announcement)
-
-    def show_life(self) -> None:
-        """Do nothing: who is attached is told of a loss, and needs no signs of life."""
-
-    def lose(self, error: StoreError) -> None:
-        self._listener.lose(error)
-
-
-class _Announcements(ChannelListener):
-    """What is announced on a topic, in its order, until the subscription is lost for the first time."""
+class _Announcements:
+    """The announcements on a topic, in order, until the subscription is lost."""
 
     def __init__(self, keys: KeySpace, topic: Topic, patience: float) -> None:
-        super().__init__(keys.channel(topic), patience)
+        self.listener = ChannelListener(
+            keys.channel(topic),
+            patience,
+            begin=self._begin,
+            take_in=self._take_in,
+            lose=self._lose,
+            show_life=self._show_life,
+        )
         self._topic = topic
         self._waiting: deque[list[Any]] = deque()
         self._stands = False
@@ -113,26 +108,26 @@ class _Announcements(ChannelListener):
         if not self._stands and self._error is not None:
             raise again(self._error) from self._error.__cause__
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         self._stands = True
         self._wake()
 
-    def take_in(self, message: list[Any]) -> None:
+    def _take_in(self, message: list[Any]) -> None:
         if self._error is not None:
             return
         if len(self._waiting) >= _MOST_WAITING:
             self._waiting.clear()
             behind = f"the listener is behind by more than {_MOST_WAITING} announcements"
-            self.lose(StoreUnavailableError(behind, operation="listen", maybe_applied=False))
+            self._lose(StoreUnavailableError(behind, operation="listen", maybe_applied=False))
             return
         self._waiting.append(message)
         self._wake()
 
-    def show_life(self) -> None:
+    def _show_life(self) -> None:
         self._shown_life = True
         self._wake()
 
-    def lose(self, error: StoreError) -> None:
+    def _lose(self, error: StoreError) -> None:
         if self._error is None:
             self._error = error
             self._wake()
@@ -167,14 +162,14 @@ class _Announcements(ChannelListener):
 
 
 def again(error: E) -> E:
-    """Return an error that says the same: each listener raises one of its own, with a traceback of its own."""
+    """Return a copy of an error: each listener raises one of its own, with a traceback of its own."""
     copied = type(error).__new__(type(error), *error.args)
     copied.__dict__.update(error.__dict__)
     return copied
 
 
 def parse(message: list[Any], topic: Topic) -> Announcement | None:
-    """Read a message of the subscription: an announcement, or ``None`` for anything else, which is a sign of life."""
+    """Return the announcement that a message of the subscription is; ``None`` for anything else, a sign of life."""
     try:
         if message[0] != b"message":
             return None

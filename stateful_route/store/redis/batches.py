@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.store.redis import codec
-from stateful_route.store.transport.errors import translate
+from stateful_route.store.transport.errors import is_cross_slot, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Uids that are sent together, the next ones while these are answered: few, as the server serves nobody else meanwhile.
+# Uids in one script: few, as the server serves nobody else meanwhile.
 _CHUNK = 64
 
-# So many links are as fast by one script as by one for each; fewer are slower.
+# Fewer links than this are slower by one script than by one for each.
 _FEWEST = 4
 
 
 class LinkBatches:
     """Runs an operation on many links.
 
-    One script for a chunk is a third less work for the server than one for each link. It needs all keys on one server.
+    One script for a chunk costs the server a third less than one for each link. It needs all keys on one server.
     """
 
     def __init__(self, connections: Runner) -> None:
@@ -50,9 +50,9 @@ class LinkBatches:
                 try:
                     return await self._run_one(call_for_all(chunk), len(chunk))
                 except StoreError as error:
-                    if "CROSSSLOT" not in str(error):
+                    if not is_cross_slot(error):
                         return [error] * len(chunk)
-                    self._together = False  # there is a cluster behind what looks like one server
+                    self._together = False  # a proxy hides a cluster
             return await self._run_each([call(item) for item in chunk])
 
         async with asyncio.TaskGroup() as group:

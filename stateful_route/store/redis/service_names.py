@@ -1,4 +1,4 @@
-"""The services of a namespace: what a uid can have links in."""
+"""The registry of the services of each namespace, in which a uid can have links."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _log = logging.getLogger("stateful_route")
 
 _READ, _ADD = map(scripts.load, ("services", "add_service"))
 
-# Seconds: a service without a pod is kept for a day. A pod adds its own so often, or more often if it is kept shortly;
-# so a store that was emptied has it again by then.
+# Seconds. A service without a pod is kept for a day. A pod adds its service again each minute, or three times in the
+# time for which it is kept, so that an emptied store has it again.
 _KEPT = 86_400.0
 _AGAIN = 60.0
 
 
 class ServiceNames:
-    """Knows the services of each namespace, and tells the store of those that are used here."""
+    """Caches the services of each namespace, and registers those that are used here."""
 
     def __init__(self, connections: Connections, keys: KeySpace) -> None:
-        """Know none yet."""
+        """Begin with no service."""
         self._connections = connections
         self._keys = keys
         self.added: dict[tuple[str, str], float] = {}
@@ -56,16 +56,16 @@ class ServiceNames:
         return self._known[namespace]
 
     def add_soon(self, namespace: str, service_name: str, kept: float | None = None) -> None:
-        """Add a service in which a link is made, without waiting for it; if that fails, the next link tries again.
+        """Register a service in the background; if that fails, its next link tries again.
 
-        A pod of it says for how many seconds the services are ``kept``.
+        A pod says for how many seconds the services are ``kept``.
         """
         self.added[namespace, service_name] = asyncio.get_running_loop().time()
         self._known.setdefault(namespace, set()).add(service_name)
         self._tasks.start(self._add(namespace, service_name, kept), f"adds the service {service_name!r}")
 
     def keep(self, namespace: str, service_name: str, kept: float) -> None:
-        """Add the service of a pod again if that was a minute ago or longer."""
+        """Register the service of a pod again, unless that was done within the last minute."""
         pause = min(_AGAIN, kept / 3)
         if asyncio.get_running_loop().time() - self.added.get((namespace, service_name), -pause) >= pause:
             self.add_soon(namespace, service_name, kept)
@@ -82,5 +82,5 @@ class ServiceNames:
             self._level = logging.DEBUG
 
     async def aclose(self) -> None:
-        """End what is in flight."""
+        """Cancel what is in flight."""
         await self._tasks.stop()

@@ -1,4 +1,4 @@
-"""The way of scripts to the server: what the store asks for, and how it is made from a client that was borrowed."""
+"""What the store needs of its connections, and how a borrowed client becomes such."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Connections(Protocol):
     """Runs scripts on the server that has their keys."""
 
     is_one_server: bool
-    """Whether all keys are on one server, as far as it is known, so that a script may take those of many uids."""
+    """Whether one script may take the keys of many uids: all are on one server, as far as it is known."""
 
     deadline: float
     """Seconds within which each call ends."""
@@ -49,14 +49,14 @@ class Connections(Protocol):
         """Return the reply of a script once a replica has what it wrote.
 
         Raises:
-            StoreError: as ``run``; a ``NotReplicatedError`` if no replica is known to have it in time. Of
-                a script for many links it is in the place of each that was changed.
+            StoreError: as ``run``; a ``NotReplicatedError`` if no replica is known to have it in time. For a script
+                for many links it stands in place of each change.
 
         """
         ...
 
     async def command(self, *command: str | int) -> Any:
-        """Return the reply of a command that changes nothing and has no key."""
+        """Return the reply of a command that has no key and changes nothing."""
         ...
 
     async def open_subscriber(self) -> Subscriber:
@@ -70,10 +70,10 @@ class Connections(Protocol):
 
 
 def check_client(client: object) -> None:
-    """Refuse what is not an asyncio client of redis-py.
+    """Accept only an asyncio client of redis-py.
 
     Raises:
-        ConfigError: saying what it is.
+        ConfigError: for anything else.
 
     """
     if not isinstance(client, Redis | RedisCluster):

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.slots import Address
     from stateful_route.store.transport.subscriber import Subscriber
 
-# Seconds before a call is tried again whose keys are on their way from one primary to another.
+# Seconds before a call is tried again whose keys are moving from one primary to another.
 _MOVING = 0.01
 
-# Of the deadline of a call: no other attempt begins so late.
+# No attempt begins with less than this share of the deadline of a call left.
 _LAST = 0.15
 
 _MOST_REDIRECTIONS = 8
 
-# What a node answers that cannot serve a slot, be it its own or not.
+# What a node answers that cannot serve a slot: another one may have it by now.
 _ASK_WHO_HAS_IT = frozenset({"CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY"})
 
 
@@ -62,7 +62,7 @@ class PipelinedCluster:
         return self._find_and_run(call) if pipe is None else pipe.start(call)
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Return the reply or the error of each script: one pipeline for each primary, all at the same time."""
+        """Return the reply or the error of each script: one pipeline for each primary, concurrently."""
         expires = asyncio.get_running_loop().time() + self.deadline
         replies: list[Any] = [None] * len(calls)
         shares: dict[ScriptPipe, list[int]] = {}
@@ -106,12 +106,12 @@ class PipelinedCluster:
         return raised(answer(reply, call, pipe.address))
 
     async def command(self, *command: str | int) -> Any:
-        """Return the reply of a command, from any primary."""
+        """Return the reply of a command from any primary."""
         expires = asyncio.get_running_loop().time() + self.deadline
         return await (await self._table.any_primary(Reading(command_name(command)), expires)).ask(command, expires)
 
     async def open_subscriber(self) -> Subscriber:
-        """Open a connection to any of the primaries: a message reaches all nodes."""
+        """Open a connection to any primary: a message reaches all nodes."""
         loop = asyncio.get_running_loop()
         expires = loop.time() + self.deadline
         pipe = await self._table.any_primary(Reading("listen"), expires)
@@ -123,11 +123,11 @@ class PipelinedCluster:
             raise
 
     async def aclose(self) -> None:
-        """Wait for what is under way, and close all connections."""
+        """Wait for what is in flight, and close all connections."""
         await self._table.aclose()
 
     async def _find_and_run(self, call: ScriptCall) -> Any:
-        """Return the reply of a script, if need be once it is known who has its key."""
+        """Return the reply of a script once its primary is known."""
         expires = asyncio.get_running_loop().time() + self.deadline
         pipe = await self._table.find_owner(call.keys[0], call.script, expires)
         return await pipe.start(call, expires)
@@ -144,9 +144,9 @@ class PipelinedCluster:
                 case "MOVED":
                     pipe = self._table.redirected(str(reply), pipe)
                     reply = await pipe.run(call, expires)
-                case "ASK":  # for this call alone: the slot is on its way
+                case "ASK":  # for this call only: the slot is moving
                     reply = await self._table.redirected(str(reply), pipe).run(call, expires, ("ASKING",))
-                # It has changed nothing yet; one that is under way when the time is up is unsure.
+                # It has changed nothing yet; a call that is in flight at its deadline is unsure.
                 case "TRYAGAIN" if (now := loop.time()) + max(
                     _LAST * self.deadline, _MOVING + 2 * (now - began)
                 ) < expires:

@@ -1,12 +1,11 @@
-"""Writes that are answered once a replica has them: what is sent behind a script for it, and what comes of it.
+"""Durable writes: a call is answered once a replica has its change.
 
-``WAIT`` alone is not enough. It speaks of what its own connection wrote last, and a script that found all as it should
-be wrote nothing: a claim that is tried again, be it over another connection, would be called safe while what the first
-one wrote is on no replica. So a small write goes before the ``WAIT``, which has to follow all that was written before.
+``WAIT`` covers only what its own connection wrote last, and a script that changes nothing writes nothing. A claim that
+is retried would then count as durable while no replica has what the first attempt wrote. So a small write, the marker,
+goes before the ``WAIT``: a replica that has it has all that was written before.
 
-For that reason "unchanged" is waited for too, and so is "absent" of a release, and "renewed" of a placement: each may
-repeat a call that fell short. Not so what cannot be a repetition: a placement makes no persistent link, and one that
-finds one has read it, as ``get`` does; and a "no" promises nothing.
+A retry may find its work done. So "unchanged", "absent" of a release and "renewed" of a placement are waited for too. A
+placement that finds a persistent link repeats nothing, and a refusal promises nothing: they are not waited for.
 """
 
 from __future__ import annotations
@@ -23,43 +22,44 @@ from stateful_route.store.transport.errors import translate
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.resp import Command
 
 _REPLICAS = 1
 
-# Of the deadline of a call: one that waits for the turn of another has time for both, and for the way.
+# Longest wait for a replica, as a share of the deadline of a call: two waits and the network fit into one deadline.
 _SHARE = 0.4
 
-# Of the deadline of a call: so much before its end a call is told that it fell short, before others say it is late.
+# A durable call fails this share of its deadline early, before any other timer reports it as late.
 MARGIN = 0.1
 
-# Milliseconds for which the small write stays.
+# Milliseconds until the marker expires.
 _KEPT = 1000
 
-# Outcomes with which a script has written nothing, and says that it does not do what was asked.
+# Outcomes of a script that refused what was asked, and wrote nothing.
 _NO = frozenset({b"refused", b"superseded", b"unreadable"})
 
 
 def patience(deadline: float, left: float) -> float:
-    """Return for how many seconds a replica is waited for, of a call with that deadline and so much time left.
+    """Return how many seconds to wait for a replica, for a call with this deadline and ``left`` seconds of it left.
 
-    The server may answer a tenth of a second later: it looks ten times in a second at who has waited long enough.
+    The server checks ten times a second which waits are over, so its answer may come a tenth of a second late.
     """
     return round(min(_SHARE * deadline, max(left - 3 * MARGIN * deadline, MARGIN * deadline)), 3)
 
 
 @attrs.define(eq=False)
 class DurableCall(ScriptCall):
-    """A call of a script whose answer counts only once a replica has what it wrote."""
+    """A call of a script that is answered once a replica has what it wrote."""
 
     expires: float | None = attrs.field(kw_only=True, default=None)
-    """When the time of the call is up, by the clock of the event loop; by default in a deadline."""
+    """When the call is too late, by the clock of the event loop; by default in a deadline."""
 
 
 def marker(key: str, wait: float) -> tuple[Command, Command]:
-    """Return what goes behind scripts on the same connection: a write in the slot of ``key``, and the ``WAIT``.
+    """Return the commands that follow scripts on their connection: the marker in the slot of ``key``, and the ``WAIT``.
 
-    The reply to the latter is for ``shortfall``.
+    ``shortfall`` reads their replies.
     """
     tag = key[key.index("{") : key.index("}") + 1]
     prefix = key[: key.index(":") + 1]
@@ -68,15 +68,13 @@ def marker(key: str, wait: float) -> tuple[Command, Command]:
 
 
 def shortfall(replies: Sequence[Any], operation: str, wait: float, at: str) -> StoreError | None:
-    """Return the error of a call if the replies to its ``marker`` do not say that a replica has it."""
-    for reply in replies:
-        if isinstance(
-            reply, Exception
-        ):  # the connection was lost, the server became a replica itself, no right to WAIT
-            lower = (
-                reply if isinstance(reply, StoreError) else translate(reply, operation, sent=True, writes=True, at=at)
-            )
-            return of_operation(lower, operation, maybe_applied=True)
+    """Return the error of a call, unless the replies to its ``marker`` say that a replica has it."""
+    for reply in replies:  # lost, or refused: the server became a replica itself, or the user has no right to WAIT
+        if isinstance(reply, StoreError):
+            return of_operation(reply, operation, maybe_applied=True)
+        if isinstance(reply, Exception):
+            fault = translate(reply, operation, sent=True, writes=True, at=at)
+            return of_operation(fault, operation, maybe_applied=True)
     if replies[-1] >= _REPLICAS:
         return None
     message = f"no replica of {at} had it within {wait:g} s; a failover now would lose it"
@@ -84,7 +82,7 @@ def shortfall(replies: Sequence[Any], operation: str, wait: float, at: str) -> S
 
 
 def counts_only_replicated(reply: Any, operation: str) -> bool:
-    """Whether the answer to a call may be given only once a replica has what it, or the same call before, wrote."""
+    """Whether a reply may stand for a change, of this call or of one that it retries."""
     if isinstance(reply, list):
         return any(counts_only_replicated(one, operation) for one in reply)
     if isinstance(reply, Exception):
@@ -94,10 +92,10 @@ def counts_only_replicated(reply: Any, operation: str) -> bool:
 
 
 def replicated(reply: Any, operation: str, fault: StoreError | None) -> Any:
-    """Return the reply to a call, with the ``fault`` in the place of each of many that counts only without it.
+    """Return the reply to a call; with a ``fault``, that stands in place of each change in the reply to a batch.
 
     Raises:
-        StoreError: the fault, if the reply is that of one link.
+        StoreError: the fault, if the reply is to a change of one link.
 
     """
     if fault is None or not counts_only_replicated(reply, operation):
@@ -108,7 +106,7 @@ def replicated(reply: Any, operation: str, fault: StoreError | None) -> Any:
 
 
 def of_operation(error: StoreError, operation: str, *, maybe_applied: bool) -> StoreError:
-    """Return an error of many calls as that of one of them."""
+    """Return an error that many calls share as that of one of them."""
     message = str(error).removeprefix(f"{error.operation}: ").rpartition(" (")[0]
     mine = type(error)(message, operation=operation, maybe_applied=maybe_applied)
     mine.__cause__ = error.__cause__
@@ -132,32 +130,22 @@ class Runner(Protocol):
         ...
 
 
-class DurableConnections(Protocol):
-    """Connections that can wait for a replica."""
-
-    is_one_server: bool
-
-    async def run_durably(self, call: DurableCall) -> Any:
-        """Return the reply of a script once a replica has what it wrote."""
-        ...
-
-
 class Durably:
-    """Runs scripts that write, over such connections, and returns once a replica has what they wrote.
+    """Runs scripts that write, and returns once a replica has what they wrote.
 
     Raises:
-        NotReplicatedError: if no replica had it in time: it may be there, and may be lost yet.
+        NotReplicatedError: if no replica had it in time: the change may be there, and a failover may lose it.
 
     """
 
-    def __init__(self, connections: DurableConnections, deadline: float, expires: float | None = None) -> None:
+    def __init__(self, connections: Connections, deadline: float, expires: float | None = None) -> None:
         """Run calls with a ``deadline`` in seconds; see ``DurableCall.expires``."""
         self._connections = connections
         self._deadline = deadline
         self._expires = expires
 
     def until(self, expires: float) -> Durably:
-        """Return the same for calls whose time is up then, by the clock of the event loop."""
+        """Return the same for calls that end at ``expires``."""
         return Durably(self._connections, self._deadline, expires)
 
     @property

@@ -1,8 +1,8 @@
 """A durable call over a connection of a borrowed client, which it holds for as long as ``WAIT`` takes.
 
-When its time is up, its caller has to know whether the server is away or no replica has the change. So the ``WAIT``
-takes a share of the time that is left when it is sent; and a call that has no answer to it yet, or had no turn, tells
-by what the server has answered meanwhile which of the two it is.
+When such a call is too late, its caller has to know whether the server is away or no replica has the change. So the
+``WAIT`` takes only a share of the time that is left; and a call without an answer to it, or without a turn, looks at
+what the server has answered meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions
 
 from stateful_route.errors import NotReplicatedError
-from stateful_route.store.transport.attempt import Attempt
+from stateful_route.store.transport.attempt import ScriptAttempt
 from stateful_route.store.transport.durable import (
     MARGIN,
     counts_only_replicated,
@@ -30,53 +30,45 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.durable import DurableCall
     from stateful_route.store.transport.resp import Command
 
-# Of the places for calls: so many may be held by those that wait for a replica. The others do not wait behind them.
+# Share of the places for calls that durable ones may hold: other calls do not wait behind them.
 _SHARE_OF_PLACES = 0.75
-
-# Of the deadline of a call: if less is left, nothing more is sent.
-_LAST = 0.25
 
 
 class DurableTurns:
     """What the durable calls over the connections of a client share."""
 
     def __init__(self, places: int) -> None:
-        """Let so many calls wait for a replica at once that others find a place, of all ``places``."""
+        """Let a share of the ``places`` wait for a replica at the same time."""
         self.turn = asyncio.Semaphore(max(1, int(_SHARE_OF_PLACES * places)))
         self.short_at = -math.inf
         """When a server last answered that no replica had a change, by the clock of the event loop."""
         self.given: set[tuple[str, str]] = set()
-        """Which servers have which scripts, by address and SHA-1: a ``NOSCRIPT`` is waited for in vain."""
+        """Which servers have which scripts, by address and SHA-1: behind a ``NOSCRIPT`` the ``WAIT`` is in vain."""
 
 
-class DurableAttempt(Attempt):
+class DurableAttempt(ScriptAttempt):
     """An attempt that ends before the deadline of its call, and says so if that is for want of a replica.
 
-    Attributes:
-        replies: those that have come of the script and of its ``marker``, in their order. They are to be put here.
-
+    Its ``replies`` are those of the script and of its ``marker``.
     """
 
-    __slots__ = ("_began", "_call", "_expires", "_placed_at", "_sent_at", "_turns", "_wait", "replies")
+    __slots__ = ("_began", "_placed_at", "_sent_at", "_turns", "_wait")
 
     def __init__(self, call: DurableCall, deadline: float, turns: DurableTurns, at: str = "") -> None:
         """Bound a call by its ``expires``, or else by ``deadline`` seconds; ``at`` as of ``Attempt``."""
         self._began = asyncio.get_running_loop().time()
-        self._expires = self._began + deadline if call.expires is None else call.expires
-        super().__init__(call.name, deadline, writes=True, at=at, until=self._expires - MARGIN * deadline)
-        self._call = call
+        super().__init__(call, deadline, at=at, expires=call.expires, spared=MARGIN * deadline)
         self._turns = turns
         self._placed_at: float | None = None
         self._sent_at = self._began
         self._wait = 0.0
-        self.replies: list[Any] = []
 
     def placed(self) -> None:
         """Note that it is the turn of the call."""
         self._placed_at = asyncio.get_running_loop().time()
 
     def send(self) -> tuple[Command, Command, Command]:
-        """Note that the script is on its way now, and return the command that runs it, with its ``marker`` behind it.
+        """Note that the script is in flight, and return the command that runs it and its ``marker``.
 
         Raises:
             StoreError: if it is too late for that.
@@ -92,15 +84,6 @@ class DurableAttempt(Attempt):
         call = self._call
         given = (self.at, call.script.sha) in self._turns.given
         return (call.evalsha if given else call.eval, *marker(call.keys[0], self._wait))
-
-    def has_time_for(self, seconds: float) -> bool:
-        """Whether the script can be sent once more if it takes ``seconds`` until it is answered."""
-        return self._expires - asyncio.get_running_loop().time() > max(seconds, _LAST * self._deadline)
-
-    def redirected(self) -> None:
-        """Note that the script was not run where it was sent to, and goes on to another server."""
-        self.replies = []
-        self.sent = False
 
     def result(self) -> Any:
         """Return the reply of the script if those to its ``marker`` say that a replica has it.

@@ -1,10 +1,10 @@
-"""A second connection to a server, for scripts whose callers wait until a replica has what they wrote.
+"""A second connection to a server, for durable writes.
 
-``WAIT`` holds up all that is behind it on its connection, so reads do not go this way. Nor does each script have a
-``WAIT`` of its own: the calls that come while one is waited for go out together behind it, with one for all of them.
+``WAIT`` blocks all that is behind it on its connection, so reads do not go this way. The calls that come during one
+``WAIT`` go out together after it, and share the next one.
 
-On a cluster the small write before the ``WAIT`` needs a slot that the server serves, and one that moves to another node
-may be the wrong one: what it answers then says nothing of the other slots, so the write is made again in one of these.
+On a cluster the marker needs a slot that the server serves. If its slot is moving, the marker may be refused, which
+says nothing of the other slots: it is then written again in one of those.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.durable import DurableCall
     from stateful_route.store.transport.resp import Command
 
-# Calls that share a WAIT at most: the server does some milliseconds of work for them.
+# Most calls that share a WAIT: some milliseconds of work for the server.
 _MOST = 512
 
-# What a server answers to the small write if its slot is moving, or was moved.
+# What a server answers to a marker whose slot is moving, or was moved.
 _ELSEWHERE = frozenset({"ASK", "MOVED", "TRYAGAIN"})
 
-# Of the deadline of a call: one with less left does not shorten the time for which others wait for a replica.
+# A call with less than this share of its deadline left does not shorten the wait that it shares.
 _ENOUGH = 0.4
 
-# Slots in which the small write is tried again at most.
+# Most slots in which the marker is tried again.
 _MOST_MARKERS = 4
 
 
 @attrs.frozen
 class _Together:
-    """What calls of several scripts are, as one operation."""
+    """Calls of several scripts, as one operation."""
 
     name: str = "change"
     writes: bool = True
@@ -64,7 +64,7 @@ _TOGETHER = _Together()
 
 @attrs.define(eq=False)
 class _Change:
-    """One call that waits for its turn, or for a replica."""
+    """A call that waits for its turn, or for a replica."""
 
     data: bytes
     count: int
@@ -87,13 +87,13 @@ class DurableLane:
         self._short_at = -math.inf
         """When the server last answered that no replica had what was written, by the clock of the event loop."""
         self._home: str | None = None
-        """A key in whose slot the server took the last small write."""
+        """A key in whose slot the server took the last marker."""
 
     async def run(self, commands: Sequence[Command], call: DurableCall, expires: float) -> Any:
-        """Return the reply to the last of the commands, be it an error: the others are to be sent right before it.
+        """Return the reply to the last of the commands, which go out together; an error of the server is a reply.
 
         Raises:
-            StoreError: if there is none in time, or a replica is not known to have what was written.
+            StoreError: if there is none in time, or no replica is known to have the change.
 
         """
         loop = asyncio.get_running_loop()
@@ -119,7 +119,7 @@ class DurableLane:
         self._pipe.replace()
 
     async def aclose(self) -> None:
-        """Wait for what is under way, for a deadline at most, and close the connection."""
+        """Wait for what is in flight, for a deadline at most, and close the connection."""
         if self._committing is not None:
             await asyncio.wait([self._committing], timeout=self._deadline)
         await self._pipe.aclose()
@@ -173,7 +173,7 @@ class DurableLane:
             self._answer(change, reply, marked, wait)
 
     def _patience(self, changes: list[_Change]) -> float:
-        """Return for how long to wait for a replica, so that all who have time for it have the answer in theirs."""
+        """Return how long to wait for a replica, so that each call with enough time left is answered in time."""
         now = asyncio.get_running_loop().time()
         left = [change.expires - now for change in changes]
         enough = [seconds for seconds in left if seconds >= _ENOUGH * self._deadline]
@@ -182,7 +182,7 @@ class DurableLane:
     async def _mark_elsewhere(
         self, answers: list[tuple[_Change, Any]], marked: list[Any], wait: float, expires: float, connection: int
     ) -> list[Any]:
-        """Return the replies to a small write and a ``WAIT`` over the same connection, in a slot that has not moved."""
+        """Return the replies to a marker in a slot that has not moved, over the same connection."""
         sure = {
             change.call.keys[0]: change for change, reply in answers if counts_only_replicated(reply, change.call.name)
         }
@@ -223,11 +223,10 @@ class DurableLane:
 
 
 def _behind(key: str, wait: float, *, asking: bool) -> list[Command]:
-    """Return the commands that go behind scripts, of which the last two are those of ``marker``."""
-    before: list[Command] = [("ASKING",)] if asking else []
-    return [*before, *marker(key, wait)]
+    """Return the commands that follow scripts; the last two are those of ``marker``."""
+    return [*([("ASKING",)] if asking else []), *marker(key, wait)]
 
 
 def _is_elsewhere(marked: list[Any]) -> bool:
-    """Whether the small write was refused for its slot alone."""
+    """Whether a marker was refused only because of its slot."""
     return isinstance(marked[0], ReplyError) and marked[0].code in _ELSEWHERE

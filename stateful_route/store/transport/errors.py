@@ -1,4 +1,4 @@
-"""What each error of redis-py means to a caller of the store, and how it is put into words."""
+"""What each error of redis-py means to a caller of the store, and how the message reads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from stateful_route.store.transport.resp import Command
 
-# In their order: the first class that matches decides. The flag says whether the server refused the command before it
-# ran it, so that nothing can have been changed, whatever was sent.
+# The first class that matches decides. The flag says whether the server refused the command before it ran, so that
+# nothing was changed.
 _MEANINGS: tuple[tuple[type[Exception], type[StoreError], bool], ...] = (
     (raised.MaxConnectionsError, StoreUnavailableError, True),
     (raised.BusyLoadingError, StoreUnavailableError, True),
@@ -42,33 +42,19 @@ _MEANINGS: tuple[tuple[type[Exception], type[StoreError], bool], ...] = (
 )
 
 # Errors that redis-py has no class for, by the first word of what the server says.
-_REFUSALS = frozenset(
-    {
-        "ASK",
-        "BUSY",
-        "CLUSTERDOWN",
-        "LOADING",
-        "MASTERDOWN",
-        "MISCONF",
-        "MOVED",
-        "NOAUTH",
-        "NOPERM",
-        "NOREPLICAS",
-        "OOM",
-        "READONLY",
-        "TRYAGAIN",
-        "WRONGPASS",
-    }
+_REFUSAL = re.compile(
+    "(?:ASK|BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|MOVED|NOAUTH|NOPERM|NOREPLICAS|OOM|READONLY|TRYAGAIN|WRONGPASS)"
+    "(?: |$)"
 )
 
-# A script runs with the rights of its user, and ends at the first command that these do not have, or go on for: what it
-# wrote before stays.
+# A script runs with the rights of its user, and ends at the first command that they do not allow. What it wrote before
+# stays.
 _REFUSED_IN_A_SCRIPT = re.compile(r"ACL failure in script: (?:.*? run the '([^']+)' command)?")
 
-# Commands that our scripts call, if at all, before they have written anything.
+# Commands that our scripts call only before they write.
 CALLED_BEFORE_WRITES = frozenset({"get", "hget", "set", "time"})
 
-# Over a unix socket redis-py makes a ConnectionError of it, over TCP it does not.
+# A ConnectionError of redis-py over a unix socket, and not over TCP.
 _NO_DATABASE = "DB index is out of range"
 
 _NO_RIGHT = re.compile(r"(?:[Uu]ser (\S+) has )?no permissions to run the '([^']+)' command")
@@ -95,18 +81,18 @@ REDIS_ERRORS = (raised.RedisError, raised.RedisClusterException, OSError)
 """What a call through redis-py raises when it fails."""
 
 _SILENT_SENTINEL = re.compile(r"> - (?:\w+:)?(\w*Error)\b")
-"""What came of a sentinel, in the text of a ``MasterNotFoundError``, after the repr of its client."""
+"""The error of a sentinel in the text of a ``MasterNotFoundError``, after the repr of its client."""
 
 
 def command_name(command: Command) -> str:
-    """Return how errors call a command that is no operation of the store."""
+    """Return the name in errors of a command that is no operation of the store."""
     return f"the {command[0]} command"
 
 
 def address_of(settings: Mapping[str, Any]) -> str:
-    """Return where a connection of redis-py with such settings goes. Never with the password.
+    """Return the address for which a connection of redis-py has these settings, without the password.
 
-    Of Sentinel it is the primary that was named last, or before one was, the sentinels.
+    With Sentinel it is the primary that was named last, or the sentinels until one was.
     """
     try:
         pool = settings.get("connection_pool")
@@ -127,8 +113,8 @@ def address_of(settings: Mapping[str, Any]) -> str:
 def translate(error: Exception, operation: str, *, sent: bool, writes: bool, at: str = "") -> StoreError:
     """Return the error of the package for one of redis-py, which becomes its cause.
 
-    ``sent`` says whether the command was on its way when the error came, ``writes`` whether it changes anything; ``at``
-    is the address of the server.
+    ``sent`` says whether the command was in flight, ``writes`` whether it changes anything; ``at`` is the address of
+    the server.
     """
     kind, refused = _meaning(error)
     error = plain(error)
@@ -139,10 +125,18 @@ def translate(error: Exception, operation: str, *, sent: bool, writes: bool, at:
     return fault
 
 
-def away(error: Exception, operation: str, at: str, *, silent: float, pause: float) -> StoreError:
-    """Return the error of a call that was not sent, for the server has been away for long: since ``silent`` seconds.
+def is_cross_slot(fault: StoreError) -> bool:
+    """Whether a server refused keys that are in different slots of a cluster."""
+    cause = fault.__cause__
+    if isinstance(cause, ReplyError):
+        return cause.code == "CROSSSLOT"
+    return isinstance(cause, raised.ClusterCrossSlotError)
 
-    ``error`` is what the last attempt to connect ended with, ``pause`` is the time until the next one, in seconds.
+
+def away(error: Exception, operation: str, at: str, *, silent: float, pause: float) -> StoreError:
+    """Return the error of a call that was not sent, as the server has been unreachable for ``silent`` seconds.
+
+    ``error`` is that of the last attempt to connect; the next one is in ``pause`` seconds.
     """
     text, late = _text(error), isinstance(error, raised.TimeoutError | TimeoutError)
     reason = f"it has not answered for {silent:.1f} s" if late else f"{text}, for {silent:.1f} s by now"
@@ -153,10 +147,10 @@ def away(error: Exception, operation: str, at: str, *, silent: float, pause: flo
 
 
 def plain(error: Exception) -> Exception:
-    """Return the error itself, or one without what nobody should read.
+    """Return the error, or one without secrets and internals.
 
-    That is the inside of Sentinel's clients, the arguments of a command that a server does not know, which quotes them
-    (of AUTH and HELLO it is the password), and what could not be encoded, which Python keeps in the error.
+    A server quotes the arguments of a command that it does not know, and those of AUTH and HELLO are the password.
+    Python keeps what it could not encode in the error. Sentinel's error holds the repr of its clients.
     """
     if any(isinstance(part, UnicodeError) for part in (error, *error.args)):
         return raised.ConnectionError("something that is to be sent cannot be encoded, be it user or password")
@@ -180,7 +174,7 @@ def timed_out(operation: str, deadline: float, *, sent: bool, writes: bool, at: 
 
 
 def _meaning(error: Exception) -> tuple[type[StoreError], bool]:
-    if isinstance(error, raised.ResponseError) and str(error).partition(" ")[0] in _REFUSALS:
+    if isinstance(error, raised.ResponseError) and _REFUSAL.match(str(error)):
         return StoreUnavailableError, True
     if isinstance(error, raised.ResponseError) and (denied := _REFUSED_IN_A_SCRIPT.search(str(error))):
         return StoreUnavailableError, denied[1] in CALLED_BEFORE_WRITES
@@ -193,7 +187,7 @@ def _meaning(error: Exception) -> tuple[type[StoreError], bool]:
 
 
 def _text(error: Exception) -> str:
-    """Return the error in words: what a server replied as it did, any other with its type."""
+    """Return the text of an error: that of a server as it is, any other with its type."""
     if isinstance(error, StoreError):
         return str(error).removesuffix(" (nothing was changed)")
     if isinstance(error, ReplyError):
@@ -202,7 +196,7 @@ def _text(error: Exception) -> str:
 
 
 def _advice(text: str) -> str:
-    """Return what to do about it, if that is known."""
+    """Return what to do about an error, if that is known."""
     if found := _NO_RIGHT.search(text):
         user, command = found.groups()
         grant = f"ACL SETUSER {user or '...'} +{command}"

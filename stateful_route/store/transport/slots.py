@@ -10,6 +10,7 @@ import redis.exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 
+from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import log_failure
 from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.store.transport.errors import timed_out, translate
@@ -23,19 +24,21 @@ if TYPE_CHECKING:
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
 
-# Seconds between two readings: doubled with each that was asked for during the last, and up to half of it random.
+# Seconds between two readings, the longer the more of them in a row.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+
+_random = random.SystemRandom()
 
 
 class SlotTable:
-    """The primaries of a cluster, each with its pipe, and who of them has which slot.
+    """The primaries of a cluster, each with its pipe, and which of them has which slot.
 
-    It is read when it is first needed, and when a call has found that it is not so any more: by one task, however many
-    ask, and with back-off. What has not changed is left as it is, pipes above all.
+    It is read when it is first needed, and when a call finds that it is stale: by one task, however many ask, and with
+    back-off. The pipes to primaries that are still there stay.
     """
 
     def __init__(self, connect: Callable[[Address], ScriptPipe], startup: Sequence[Address], deadline: float) -> None:
-        """Make an empty table; ``connect`` makes a pipe, and any node of ``startup`` can tell who has what."""
+        """Begin empty; ``connect`` makes a pipe, and any node of ``startup`` can tell which primary has what."""
         self._connect = connect
         self._startup = tuple(startup)
         self._deadline = deadline
@@ -61,10 +64,10 @@ class SlotTable:
         return self._owners[key_slot(key.encode())]
 
     async def find_owner(self, key: str, operation: Operation, expires: float) -> ScriptPipe:
-        """Return the primary that has the slot of a key, once the table was read.
+        """Read the table, and return the primary that has the slot of a key.
 
         Raises:
-            StoreError: if that does not help.
+            StoreError: if it cannot be read, or no primary has the slot.
 
         """
         await self._read_again(operation, expires)
@@ -81,7 +84,7 @@ class SlotTable:
             await self._read_again(operation, expires)
         pipes = [self.pipe(address) for address in self._primaries]
         pipes = [pipe for pipe in pipes if pipe.connected] or pipes
-        return random.choice(pipes) if pipes else self._raise_failure(operation)  # noqa: S311 - it spreads load
+        return _random.choice(pipes) if pipes else self._raise_failure(operation)  # to spread load
 
     def is_primary(self, pipe: ScriptPipe) -> bool:
         """Whether a pipe is to one of the primaries that are known."""
@@ -123,14 +126,14 @@ class SlotTable:
         return pipe
 
     def refresh(self) -> None:
-        """Have the table read, for something in it is not so any more."""
+        """Have the table read, as it is stale."""
         self._stale = True
         if self._task is None and not self._closed:
             self._task = asyncio.get_running_loop().create_task(self._keep_fresh(), name="stateful_route slots")
             self._task.add_done_callback(log_failure)
 
     async def aclose(self) -> None:
-        """Stop reading, and close all pipes once what is under way in them is answered."""
+        """Stop reading, and close all pipes once what is in flight is answered."""
         self._closed = True
         self._failure, self._failed_at = redis.exceptions.ConnectionError("it is closed"), ""
         if self._task is not None:
@@ -157,15 +160,14 @@ class SlotTable:
         raise translate(self._failure, operation.name, sent=False, writes=operation.writes, at=self._failed_at)
 
     async def _keep_fresh(self) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _random)
         try:
             await asyncio.sleep(0)  # an eager task would send while the pipe that asked for this fails its calls
             while self._stale:
                 self._stale = False
                 await self._read()
                 self._tell_who_waits()
-                await asyncio.sleep(pause * (1 - random.random() / 2))  # noqa: S311
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(backoff.next())
         finally:
             self._task = None
 
@@ -191,9 +193,9 @@ class SlotTable:
                 return
 
     def _informants(self) -> Iterator[tuple[Address, ScriptPipe]]:
-        """Give the nodes to ask: at random, those that are connected first, and those that were named last."""
+        """Yield the nodes to ask: the connected ones first, each group in random order, and those of the URL last."""
         known = list(self._pipes.items())
-        random.shuffle(known)
+        _random.shuffle(known)
         known.sort(key=lambda item: not item[1].connected)
         yield from known
         yield from ((address, self.pipe(address)) for address in self._startup if address not in dict(known))

@@ -3,102 +3,143 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from stateful_route.errors import StoreUnavailableError
 from stateful_route.store.transport import resp
 from stateful_route.store.transport.attempt import Attempt
 from stateful_route.store.transport.errors import address_of, translate
+from stateful_route.store.transport.pipe import can_take_over, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redis.asyncio.connection import AbstractConnection
-
     from stateful_route.store.transport.resp import Command
 
+# Messages that are handed on before the event loop gets its turn.
+_SLICE = 256
 
-def _stays() -> bool:
-    return False
 
+class Subscriber(asyncio.Protocol):
+    """Sends commands, and hands on replies and messages in the turn of the event loop in which they come.
 
-class Subscriber:
-    """Sends commands and reads replies and messages. Lost is lost: it is never made again, so nothing goes unnoticed.
-
-    One task may read; what is sent meanwhile is written by a task of its own, for redis-py has no other way.
+    A lost connection stays lost, so that nothing goes unnoticed.
     """
 
-    def __init__(self, connection: AbstractConnection, address: str, moved: Callable[[], bool] = _stays) -> None:
-        """Own a connection that is open. ``moved`` says whether the server at ``address`` is not the right one now."""
-        self._connection = connection
+    def __init__(
+        self, stream: tuple[asyncio.StreamReader, asyncio.StreamWriter], address: str, moved: Callable[[], bool]
+    ) -> None:
+        """Take over an open stream. ``moved`` says whether the server at ``address`` is not the right one any more."""
+        self._stream = stream  # the writer closes the transport when it is collected
+        self._transport: Any = stream[1].transport
+        self._parser = resp.new_parser()
+        self._loop = asyncio.get_running_loop()
+        self._hear: Callable[[Any], None] = lambda _: None
         self._outgoing = bytearray()
-        self._writing: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
+        self._paused = False
+        self._error: Exception = redis.exceptions.ConnectionError("the server closed the connection")
+        self._closed: asyncio.Future[None] = self._loop.create_future()
         self.address = address
         self.moved = moved
+        self._transport.set_protocol(self)
 
     def send(self, command: Command) -> None:
         """Send a command, together with what else is sent in this turn of the event loop."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
         self._outgoing += resp.pack(command)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write(), name=f"stateful_route subscribes at {self.address}")
 
-    async def read(self) -> Any:
-        """Return the next message or reply; an error that the server replied is a value.
+    async def run(self, hear: Callable[[Any], None]) -> NoReturn:
+        """Call ``hear`` with each reply and message until the connection is lost; an error of the server is a value.
 
         Raises:
-            StoreError: if the connection is lost.
+            StoreError: when the connection is lost.
+            Exception: what ``hear`` raised.
 
         """
-        try:
-            return await self._connection.read_response(disable_decoding=True)
-        except redis.exceptions.ResponseError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - redis-py stumbles over a socket that closes, by errors of any type
-            cause = self._failure or error
-            raise translate(cause, "listen", sent=True, writes=False, at=self.address) from cause
+        self._hear = hear
+        await asyncio.wait([self._closed])
+        if isinstance(self._error, redis.exceptions.RedisError):
+            raise translate(self._error, "listen", sent=True, writes=False, at=self.address)
+        raise self._error
+
+    def abort(self, error: Exception) -> None:
+        """End the connection because of ``error``, unless it has ended."""
+        if not self._transport.is_closing():
+            self._error = error
+            self._transport.abort()
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
-        await self._connection.disconnect(nowait=True)
+        self._transport.abort()
+        await asyncio.wait([self._closed])
 
-    async def _write(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """Hand on what has come, behind what waits for its turn."""
+        self._parser.feed(data)
+        if not self._paused:
+            self._hand_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nothing comes any more."""
+        if exc is not None:
+            self._error = redis.exceptions.ConnectionError(f"{type(exc).__name__}: {exc}")
+        self._closed.set_result(None)
+
+    def _flush(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(bytes(self._outgoing))
+        self._outgoing.clear()
+
+    def _hand_on(self) -> None:
+        """Hand on a slice of what has come; nothing more is read until the rest is handed on too."""
         try:
-            await asyncio.sleep(0)  # what else there is in this turn
-            # redis-py would silently connect again, and hear nothing there.
-            while self._outgoing and self._connection.is_connected:
-                data = bytes(self._outgoing)
-                self._outgoing.clear()
-                await self._connection.send_packed_command(data, check_health=False)
-        except Exception as error:  # noqa: BLE001 - as in read(), which raises it
-            self._failure = error
-            await self._connection.disconnect(nowait=True)
-        finally:
-            self._writing = None
+            for _ in range(_SLICE):
+                if self._transport.is_closing():
+                    return
+                if (reply := self._parse()) is resp.INCOMPLETE:
+                    if self._paused:
+                        self._paused = False
+                        self._transport.resume_reading()
+                    return
+                self._hear(reply)
+        except Exception as error:  # noqa: BLE001 - run() raises it
+            self.abort(error)
+            return
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        self._loop.call_soon(self._hand_on)
+
+    def _parse(self) -> Any:
+        try:
+            return self._parser.gets()
+        except Exception as error:
+            raise redis.exceptions.InvalidResponse(f"unreadable reply: {error}") from error
 
 
 async def open_subscriber(
     kind: Any, settings: dict[str, Any], deadline: float, moved: Callable[[], bool] | None = None
 ) -> Subscriber:
-    """Open a connection as those of a pool are, but one that waits for ever and takes none from the pool.
+    """Open a connection as those of a pool are, but take none from the pool.
 
     By default the server has moved if Sentinel has named another primary since.
+
+    Raises:
+        StoreError: if that fails, or takes longer than ``deadline`` seconds.
+
     """
     # The older protocol, in which messages are replies like others; what belongs to the newer one is left out.
     ours = {"protocol": 2, "socket_timeout": None, "health_check_interval": 0, "retry": Retry(NoBackoff(), 0)}
-    kept = {name: value for name, value in settings.items() if "maint_notifications" not in name}
-    connection = kind(**kept | ours)
-    try:
-        async with Attempt("listen", deadline, writes=False, at=address_of(settings)):
-            await connection.connect()
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
+    settings_of_ours = {name: value for name, value in settings.items() if "maint_notifications" not in name} | ours
+    if not can_take_over(kind(**settings_of_ours)):
+        unknown = "this release of redis-py is not known: no announcement can be heard"
+        raise StoreUnavailableError(unknown, operation="listen", maybe_applied=False)
+    async with Attempt("listen", deadline, writes=False, at=address_of(settings)):
+        stream = await open_stream(kind, settings_of_ours)
     address = address_of(settings)
-    return Subscriber(connection, address, moved or (lambda: address_of(settings) != address))
+    return Subscriber(stream, address, moved or (lambda: address_of(settings) != address))

@@ -1,4 +1,4 @@
-"""From a URL to pipelined connections of that topology, set so that they repeat nothing by themselves."""
+"""Opens what a URL names: pipelined connections, which retry nothing by themselves."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Limits:
 
     Attributes:
         deadline: the longest time of a call, in seconds.
-        pending: commands under way to one server, above which further ones wait.
-        connections: the same for the connections of a client of redis-py, if there has to be one.
+        pending: most commands in flight to one server; further ones wait.
+        connections: most connections of a client of redis-py, if there has to be one.
 
     """
 
@@ -48,7 +48,7 @@ class Limits:
 
 @attrs.frozen
 class Opened:
-    """The connections that were opened from a URL, and what closes them and all that came with them."""
+    """The connections that were opened from a URL, and what closes them with all that belongs to them."""
 
     connections: Connections
     close: Callable[[], Awaitable[None]]
@@ -92,7 +92,7 @@ async def open_url(url: str, limits: Limits) -> Opened:
     if read.kind == "embedded":
         return await _embedded(read, limits)
     settings: dict[str, Any] = {
-        # The store has its own deadline for each call, and repeats nothing.
+        # The store has its own deadline for each call, and retries nothing.
         "socket_timeout": None,
         "retry": Retry(NoBackoff(), 0),
         # The older protocol needs no handshake, and the scripts' replies are the same in both.
@@ -134,7 +134,9 @@ def _pipelined(client: Redis, limits: Limits) -> Opened:
 def _can_pipeline(kind: Any, settings: dict[str, Any]) -> bool:
     if can_take_over(kind(**settings)):
         return True
-    _log.warning("this release of redis-py is not known: its own connections are used, which are slower")
+    _log.warning(
+        "this release of redis-py is not known: its own connections are used, which are slower, without a cache"
+    )
     return False
 
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
 import re
-import ssl
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import Any, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
 from stateful_route.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_log = logging.getLogger("stateful_route")
+from stateful_route.store.transport.url_options import RefusedError, read_options
 
 Kind = Literal["single", "sentinel", "cluster", "embedded"]
 
@@ -36,8 +29,6 @@ _ALIASES = {
 }
 _PORT, _SENTINEL_PORT = 6379, 26379
 _MAX_PORT = 65535
-# redis-py sends it as an int, and no server has as many.
-_MAX_DATABASE = 2**31 - 1
 
 # A host as it may be shown: the user and the password are never taken for one.
 _HOST = r"[\w.-]+|\[[\w:.%-]+\]"
@@ -46,133 +37,10 @@ _SHOWN_PLACES = re.compile(rf"(?:{_HOST})(?::[0-9]{{1,5}})?(?:,(?:{_HOST})(?::[0
 _BINARY = re.compile(r"[\w./ +-]*")
 _DATABASE_PATH = re.compile("/?[0-9]*")
 _SHOWN_PATHS = {scheme: re.compile(r"[\w./%+-]*") for scheme in ("unix", "redis+sentinel", "embedded")}
+_HIDDEN = "***"
 _BRACKETED = re.compile(r"\[(.*)\]")
 
 _MISREAD = "host:port, the port a number; in a user or password '/', '?' and '@' are written %2F, %3F and %40"
-_HIDDEN = "***"
-_TRUE = frozenset({"1", "t", "true", "y", "yes"})
-_FALSE = frozenset({"0", "f", "false", "n", "no"})
-_CERT_REQS = ("none", "optional", "required")
-_TLS_VERSIONS = {
-    text: version.value
-    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
-    for text in (version.name.replace("_", "."), version.name, str(version.value))
-}
-
-
-def _text(text: str) -> str:
-    if not text:
-        raise ValueError(text)
-    return text
-
-
-def _flag(text: str) -> bool:
-    if text.lower() in _TRUE | _FALSE:
-        return text.lower() in _TRUE
-    raise ValueError(text)
-
-
-def _database(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > _MAX_DATABASE:
-        raise ValueError(text)
-    return int(text)
-
-
-def _protocol(text: str) -> int:
-    return {"2": 2, "3": 3}[text]
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < 1e6:  # noqa: PLR2004 - days: longer than anybody waits, and no NaN
-        raise ValueError(text)
-    return seconds
-
-
-def _cert_reqs(text: str) -> str:
-    return _CERT_REQS[_CERT_REQS.index(text.lower().removeprefix("cert_"))]
-
-
-def _tls_version(text: str) -> int:
-    return _TLS_VERSIONS[text]
-
-
-def _verify_flags(text: str) -> list[ssl.VerifyFlags]:
-    return [ssl.VerifyFlags[name.strip()] for name in text.split(",")]
-
-
-@attrs.frozen
-class _Option:
-    """How to read an option, and what is allowed for it, in words."""
-
-    read: Callable[[str], Any]
-    allowed: str = "a text"
-
-
-_OPTIONS = {
-    "client_name": _Option(_text),
-    "db": _Option(_database, "the number of a database"),
-    "password": _Option(_text),
-    "protocol": _Option(_protocol, "2 or 3"),
-    "socket_connect_timeout": _Option(_seconds, "a number of seconds above 0"),
-    "socket_keepalive": _Option(_flag, "true or false"),
-    "ssl": _Option(_flag, "true or false"),
-    "username": _Option(_text),
-    "ssl_ca_certs": _Option(_text, "the path of a file"),
-    "ssl_ca_data": _Option(_text, "certificates as PEM"),
-    "ssl_ca_path": _Option(_text, "the path of a folder"),
-    "ssl_cert_reqs": _Option(_cert_reqs, ", ".join(_CERT_REQS)),
-    "ssl_certfile": _Option(_text, "the path of a file"),
-    "ssl_check_hostname": _Option(_flag, "true or false"),
-    "ssl_ciphers": _Option(_text),
-    "ssl_exclude_verify_flags": _Option(_verify_flags, "names of ssl.VerifyFlags, with commas"),
-    "ssl_include_verify_flags": _Option(_verify_flags, "names of ssl.VerifyFlags, with commas"),
-    "ssl_keyfile": _Option(_text, "the path of a file"),
-    "ssl_min_version": _Option(_tls_version, ", ".join(_TLS_VERSIONS)),
-    "ssl_password": _Option(_text),
-}
-
-# What redis-py takes, and would do nothing here: another program that is given the same URL may need it.
-_IGNORED = frozenset(
-    {
-        "decode_responses",
-        "encoding",
-        "encoding_errors",
-        "health_check_interval",
-        "max_connections",
-        "retry_on_error",
-        "retry_on_timeout",
-        "socket_timeout",
-        "timeout",
-    }
-)
-
-# What redis-py takes as well: what we set ourselves, or what is no text.
-_NOT_IN_A_URL = frozenset(
-    {
-        "auto_close_connection_pool",
-        "connection_class",
-        "connection_pool",
-        "credential_provider",
-        "driver_info",
-        "encoder_class",
-        "event_dispatcher",
-        "host",
-        "legacy_responses",
-        "lib_name",
-        "lib_version",
-        "maint_notifications_config",
-        "parser_class",
-        "path",
-        "port",
-        "redis_connect_func",
-        "retry",
-        "single_connection_client",
-        "socket_keepalive_options",
-        "socket_read_size",
-        "socket_type",
-    }
-)
 
 
 @attrs.frozen
@@ -199,10 +67,6 @@ class StoreUrl:
     tls: bool
 
 
-class _RefusedError(Exception):
-    """What is allowed instead of a part of the URL."""
-
-
 def read_url(url: object) -> StoreUrl:
     """Read the URL of a store.
 
@@ -212,7 +76,7 @@ def read_url(url: object) -> StoreUrl:
     """
     try:
         return _read(url)
-    except _RefusedError as refused:
+    except RefusedError as refused:
         allowed = str(refused)
     # Raised outside the handler: no lower error goes along, whose text may be a part of the URL.
     raise ConfigError("url", shown(url), allowed)
@@ -240,23 +104,23 @@ def shown(url: object) -> str:
 
 def _read(url: object) -> StoreUrl:
     if not isinstance(url, str):
-        raise _RefusedError("a string; str(url) of a pydantic URL and url.geturl() of a SplitResult are such")
+        raise RefusedError("a string; str(url) of a pydantic URL and url.geturl() of a SplitResult are such")
     given = url.partition(":")[0]
     scheme = _ALIASES.get(given.lower(), given.lower())
     if scheme not in _KINDS:
-        raise _RefusedError(f"a URL that begins with one of {', '.join((*_KINDS, *_ALIASES))}")
+        raise RefusedError(f"a URL that begins with one of {', '.join((*_KINDS, *_ALIASES))}")
     text = scheme + url[len(given) :]
     if scheme != "unix" and not text.startswith(f"{scheme}://"):
-        raise _RefusedError(f"a URL that begins with {scheme}://")
+        raise RefusedError(f"a URL that begins with {scheme}://")
     if "#" in text:
-        raise _RefusedError("a URL without '#': in a user or password it is written %23")
+        raise RefusedError("a URL without '#': in a user or password it is written %23")
     try:
         text.encode()
         parts = urlsplit(text)
     except ValueError:
-        raise _RefusedError(_MISREAD) from None
+        raise RefusedError(_MISREAD) from None
     if "@" in parts.path:  # of a password with a slash before it
-        raise _RefusedError(_MISREAD)
+        raise RefusedError(_MISREAD)
     return _read_binary(text, parts) if scheme == "embedded" else _read_address(text, scheme, parts)
 
 
@@ -264,7 +128,7 @@ def _read_binary(text: str, parts: SplitResult) -> StoreUrl:
     """Read what the embedded server is."""
     binary = parts.netloc + parts.path
     if parts.query or not _BINARY.fullmatch(binary):
-        raise _RefusedError("embedded://, or that and the name or path of a server, without a user or options")
+        raise RefusedError("embedded://, or that and the name or path of a server, without a user or options")
     return StoreUrl(text, parts.scheme, "embedded", (), binary, {}, tls=False)
 
 
@@ -273,10 +137,10 @@ def _read_address(text: str, scheme: str, parts: SplitResult) -> StoreUrl:
     kind = _KINDS[scheme]
     places = _places(netloc, _SENTINEL_PORT if kind == "sentinel" else _PORT)
     path = unquote(parts.path)
-    options = _options(parts.query, scheme)
+    options = read_options(parts.query, scheme)
     _add_credentials(options, user)
     if wrong := _wrong_place(scheme, places, path, options):
-        raise _RefusedError(wrong)
+        raise RefusedError(wrong)
     tls = scheme == "rediss" or options.pop("ssl", False)
     if scheme == "unix":
         options["path"] = path
@@ -290,7 +154,7 @@ def _add_credentials(options: dict[str, Any], given: str) -> None:
     user, _, password = given.partition(":")
     for name, value in (("username", unquote(user)), ("password", unquote(password))):
         if value and name in options:
-            raise _RefusedError(f"one {name}: before the host, or in the query")
+            raise RefusedError(f"one {name}: before the host, or in the query")
         if value:
             options[name] = value
 
@@ -326,59 +190,6 @@ def _places(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
     for text in netloc.split(","):
         place = _PLACE.fullmatch(text)
         if place is None or not 0 < int(place[2] or default_port) <= _MAX_PORT:
-            raise _RefusedError(_MISREAD)
+            raise RefusedError(_MISREAD)
         places.append((unquote(_BRACKETED.sub(r"\1", place[1])), int(place[2] or default_port)))
     return tuple(places)
-
-
-def _options(query: str, scheme: str) -> dict[str, Any]:
-    """Read the query. As in redis-py an empty value is none: that of a template whose variable was not set."""
-    allowed = [name for name in _OPTIONS if _is_allowed(name, scheme)]
-    options: dict[str, Any] = {}
-    for number, part in enumerate(query.removesuffix("&").split("&") if query else (), 1):
-        if "=" not in part:
-            raise _RefusedError(f"name=value for each option; the one at place {number} is none")
-        ((name, value),) = parse_qsl(part, keep_blank_values=True)
-        if name in _IGNORED:
-            _log.warning("the option %s of the URL does nothing here: calls have deadlines, and one connection", name)
-            continue
-        if name not in allowed:
-            raise _RefusedError(_instead_of(name, number, allowed, scheme))
-        if name in options:
-            raise _RefusedError(f"each option once; {name!r} is there again")
-        if value:
-            options[name] = _read_value(name, value)
-    if scheme not in {"rediss", "unix"} and not options.get("ssl"):
-        early = [name for name in options if name.startswith("ssl_")]
-        if early:
-            raise _RefusedError(f"the option {early[0]!r} only with ssl=true")
-    return options
-
-
-def _read_value(name: str, value: str) -> object:
-    try:
-        value.encode()
-        return _OPTIONS[name].read(value)
-    except (ValueError, KeyError):
-        raise _RefusedError(f"for the option {name!r}: {_OPTIONS[name].allowed}") from None
-
-
-def _is_allowed(name: str, scheme: str) -> bool:
-    """Whether the URL of such a server has that option."""
-    if name == "ssl":
-        return scheme in {"redis+sentinel", "redis+cluster"}
-    if name.startswith("ssl_"):
-        return scheme not in {"redis", "unix"}
-    return (name, scheme) != ("socket_keepalive", "unix")
-
-
-def _instead_of(name: str, number: int, allowed: list[str], scheme: str) -> str:
-    """Return what is allowed instead of an option, whose name is shown only if we know it: it may be of a password."""
-    if name in _OPTIONS and name.startswith("ssl"):
-        return f"the option {name!r} only {'for TLS over TCP' if scheme == 'unix' else 'in a rediss:// URL'}"
-    if name in _NOT_IN_A_URL or name in _OPTIONS:
-        what = f"{name!r} is not for such a URL"
-    else:
-        meant = difflib.get_close_matches(name.lower(), allowed, n=1)
-        what = f"the one at place {number} is not known" + (f" (is {meant[0]!r} meant?)" if meant else "")
-    return f"of options {', '.join(allowed)}; {what}"

@@ -1,13 +1,4 @@
--- The clock of Redis: `now_us` is text, as an epoch is; `now_ms` is a number.
---
--- Numbers in Lua are doubles, and tostring() of a large one loses digits: the numbers of a link stay text, and what is
--- calculated becomes text by integer().
-
-local format = string.format
+-- The clock of Redis: `now_us`, microseconds since 1970 as text, as an epoch is. A new link needs nothing else of this.
 local time = redis.call('TIME')
-local now_us = time[1] .. format('%06d', time[2])
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function integer(number)
-  return format('%.0f', number)
-end
+if #time[2] < 6 then time[2] = string.format('%06d', time[2]) end -- one in ten
+local now_us = time[1] .. time[2]

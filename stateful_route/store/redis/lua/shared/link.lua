@@ -2,10 +2,17 @@
 --
 -- A link is the string "<kind> <pod> <incarnation> <epoch>", its kind being t(emporary), p(ersistent) or g(race).
 -- A newer release may append fields after one more space: they are ignored, and kept while the owner stays.
+--
+-- Numbers in Lua are doubles, and tostring() of a large one loses digits: the numbers of a link stay text, and what is
+-- calculated becomes text by integer().
 
 local MAX_EXACT = 9007199254740991
 -- For how long it is known which link of a uid ended last; as in models.py.
 local ENDED_MS = 60000
+
+local function integer(number)
+  return string.format('%.0f', number)
+end
 
 -- Returns the link that a value is, or nil, and whether it cannot be read.
 local function read_link(value)

@@ -1,6 +1,7 @@
 -- Places a uid that has no link; with shared/value.lua and shared/clock.lua before it.
 if not value then
   local placed = 't ' .. ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. now_us
-  redis.call('SET', KEYS[1], placed, 'PX', ARGV[3])
-  return 'created ' .. ARGV[3] .. ' - ' .. placed
+  local ttl_ms = ARGV[3]
+  call('SET', key, placed, 'PX', ttl_ms)
+  return 'created ' .. ttl_ms .. ' - ' .. placed
 end
