@@ -20,7 +20,7 @@ from stateful_route.errors import (
 from stateful_route.models import LinkKey, LinkKind, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from random import Random
 
     from stateful_route.client.placement.strategies import PlacementStrategy
@@ -102,13 +102,7 @@ class Resolver:
             else:
                 pod, asked_at = self.choose(pods), self._clock()
                 try:
-                    answer = await self._store.place(
-                        LinkKey(service.namespace, uid, service.service_name),
-                        pod.life,
-                        self._link_ttl,
-                        dead=service.dead.named,
-                        leaving=service.leaving.named,
-                    )
+                    answer = await self._placement(service, uid, pod)
                 finally:
                     pod.answered()
                 if service.store_away:
@@ -252,15 +246,19 @@ class Resolver:
             awaited = recovery.awaited(service, uid)
         return None
 
-    async def _place_on(self, service: ServicePods, uid: str, pod: Pod) -> Link:
-        asked_at = self._clock()
-        answer = await self._store.place(
+    def _placement(self, service: ServicePods, uid: str, pod: Pod) -> Awaitable[LinkChange]:
+        """Ask the store for the link of a uid, to be made for that pod if there is none."""
+        return self._store.place(
             LinkKey(service.namespace, uid, service.service_name),
             pod.life,
             self._link_ttl,
             dead=service.dead.named,
             leaving=service.leaving.named,
         )
+
+    async def _place_on(self, service: ServicePods, uid: str, pod: Pod) -> Link:
+        asked_at = self._clock()
+        answer = await self._placement(service, uid, pod)
         if service.store_away:
             self._directory.store_answered(service)
         return self.keep_placed(service, uid, answer, asked_at)

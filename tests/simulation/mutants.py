@@ -253,8 +253,8 @@ SLIPS = [
     Mutation(
         "dead owners are not named",
         RESOLVER,
-        "                        dead=service.dead.named,\n",
-        "                        dead=(),\n",
+        "dead=service.dead.named,",
+        "dead=(),",
     ),
     Mutation(
         "nobody looks whether an owner is dead",
