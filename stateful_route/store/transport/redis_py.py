@@ -20,6 +20,7 @@ from stateful_route.errors import StoreError
 from stateful_route.store.transport.attempt import Attempt, ScriptAttempt, exchange, pipeline
 from stateful_route.store.transport.durable_attempt import DurableAttempt, DurableTurns
 from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, command_name, translate
+from stateful_route.store.transport.resp import INCOMPLETE
 from stateful_route.store.transport.subscriber import open_subscriber
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 # Seconds before a call is tried again whose keys are moving from one primary to another.
 _MOVING = 0.01
+
+# Errors after which a client of a cluster reads the table of slots again.
+_AWAY = redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.ClusterDownError
 
 
 class _Connection:
@@ -160,10 +164,7 @@ class ClusterConnections:
             await self._client.initialize()
             node: Any = self._client.get_node_from_key(key) if asked is None else asked
             attempt.at = f"{node.host}:{node.port}"
-            try:
-                await _together(node, attempt.send(), attempt.replies, asking=asked is not None)
-            except REDIS_ERRORS as fault:
-                attempt.replies[:] = [fault]
+            await _together(node, attempt.send(), attempt.replies, asking=asked is not None)
             match attempt.replies[0]:
                 case redis.exceptions.NoScriptError():
                     pass
@@ -182,16 +183,10 @@ class ClusterConnections:
                         raise error
                     attempt.sent = False
                     await asyncio.sleep(_MOVING)
-                case (
-                    redis.exceptions.ConnectionError()
-                    | redis.exceptions.TimeoutError()
-                    | redis.exceptions.ClusterDownError()
-                ):
-                    if not self._learning.locked():
+                case reply:
+                    if isinstance(reply, _AWAY) and not self._learning.locked():
                         with contextlib.suppress(*REDIS_ERRORS):
                             await self._learn(node, key)
-                    return attempt.result()
-                case _:
                     return attempt.result()
 
     async def _learn(self, node: Any, key: str) -> None:
@@ -249,7 +244,12 @@ async def _together(node: Any, commands: Sequence[Command], replies: list[Any], 
     Their replies, or errors, go into the empty list ``replies``; if this is cancelled, those that have come.
     """
     ask, *sent = (PipelineCommand(0, *command, NEVER_DECODE=True) for command in (("ASKING",), *commands))
+    for command in sent:
+        command.result = INCOMPLETE
     try:
         await node.execute_pipeline([ask, sent[0], ask, *sent[1:]] if asking else sent)
+    except REDIS_ERRORS as error:
+        if sent[0].result is INCOMPLETE:
+            sent[0].result = error
     finally:
-        replies += itertools.takewhile(lambda reply: reply is not None, [command.result for command in sent])
+        replies += itertools.takewhile(lambda reply: reply is not INCOMPLETE, [command.result for command in sent])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.resp import Command
 
 # Messages that are handed on before the event loop gets its turn.
-_SLICE = 256
+_SLICE = 128
 
 
 class Subscriber(asyncio.Protocol):
