@@ -19,7 +19,7 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, NotOwnerError, StoreError
 from stateful_route.models import HeartbeatOutcome, LinkKey, PodLife, PodReport, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
-from stateful_route.server.drain import HandOver
+from stateful_route.server.hand_over import HandOver
 from stateful_route.server.invalidations import PodInvalidationListener
 from stateful_route.server.lease import PodLease
 from stateful_route.server.load.sources import LoadMeter, PodFacts, source_of
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.models import LinkChange, ServerInfo
-    from stateful_route.server.drain import HandedOver, HandOff
+    from stateful_route.server.hand_over import HandedOver, HandOff
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.ownership import Ownership
     from stateful_route.server.rebalance import Movable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodTable, ServerInfo
-    from stateful_route.server.drain import HandOver
+    from stateful_route.server.hand_over import HandOver
     from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.store.protocol import Store
 

@@ -49,7 +49,7 @@ class Mutation:
 
 
 LEASE, OWNED, OWNERSHIP = "server/lease.py", "server/owned_uids.py", "server/ownership.py"
-INVALIDATIONS, DRAIN = "server/invalidations.py", "server/drain.py"
+INVALIDATIONS, HAND_OVER = "server/invalidations.py", "server/hand_over.py"
 DRIVER, TURNS = "server/driver.py", "server/turns.py"
 CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
 DIRECTORY, COHERENCE, SINGLE_FLIGHT = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
@@ -211,12 +211,15 @@ SLIPS = [
     # leaving
     Mutation(
         "released before it is handed off",
-        DRAIN,
+        HAND_OVER,
         "        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)",
         "        await claimed.release()\n        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)",
     ),
     Mutation(
-        "a drain releases nothing", DRAIN, "        released = await handle.release()\n", "        released = True\n"
+        "a drain releases nothing",
+        HAND_OVER,
+        "        released = await handle.release()\n",
+        "        released = True\n",
     ),
     Mutation(
         "stop says no goodbye",
@@ -388,7 +391,7 @@ SLIPS = [
     ),
     Mutation(
         "what is not owned is handed off",
-        DRAIN,
+        HAND_OVER,
         "            return leaving and await self._give_up(claimed)\n",
         "            pass\n",
     ),

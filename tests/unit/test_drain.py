@@ -27,7 +27,7 @@ from stateful_route import (
     drain_on_signal,
 )
 from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife, Topic
-from stateful_route.server.drain import HandedOver, HandOver
+from stateful_route.server.hand_over import HandedOver, HandOver
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
