@@ -58,7 +58,7 @@ class HandOver:
 
     def __init__(self, owned: OwnedUids, hand_off: HandOff | None, *, rate: float) -> None:
         """Hand off by ``hand_off``, at most ``rate`` uids a second."""
-        self._owned = owned
+        self.owned = owned
         self._hand_off = hand_off
         self._rate = rate
         # What was taken in hand and is not released, by the handle that was held then: a newer one is a new claim.
@@ -76,7 +76,7 @@ class HandOver:
             StoreError: if the store did not answer.
 
         """
-        handle = self._owned.held(uid)
+        handle = self.owned.held(uid)
         if handle is None or not self._is_new(handle):
             return False
         self._taken[uid] = handle
@@ -126,7 +126,7 @@ class HandOver:
                     done += released
                     self._taken.pop(uid, None)
 
-        with self.faults.together(), self._owned.faults.together(), anyio.move_on_after(deadline):
+        with self.faults.together(), self.owned.faults.together(), anyio.move_on_after(deadline):
             while waiting := self._take_new():
                 async with anyio.create_task_group() as group:
                     for _ in range(min(_AT_ONCE, len(waiting))):
@@ -139,7 +139,7 @@ class HandOver:
         """Release what the store did not answer for; return how many that were. What is held again is not it."""
         done = 0
         for uid, handle in list(self._unreleased.items()):
-            if self._owned.held(uid) is None:
+            if self.owned.held(uid) is None:
                 try:
                     done += await handle.release()
                 except StoreError:  # as before: it was logged
@@ -150,7 +150,7 @@ class HandOver:
 
     def _take_new(self) -> collections.deque[str]:
         """Return the uids that are held and were not taken in hand before, and take them."""
-        handles = [self._owned.held(uid) for uid in self._owned.uids]
+        handles = [self.owned.held(uid) for uid in self.owned.uids]
         new = {handle.uid: handle for handle in handles if handle is not None and self._is_new(handle)}
         self._taken.update(new)
         return collections.deque(new)
@@ -160,7 +160,7 @@ class HandOver:
         return taken is None or not (handle is taken or handle.continues(taken))
 
     async def _let_go(self, uid: str, *, leaving: bool) -> bool:
-        claimed = self._owned.held(uid)
+        claimed = self.owned.held(uid)
         if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
         if not claimed.is_owned():  # so may this one be: what is remembered of it may be older than that
@@ -171,7 +171,7 @@ class HandOver:
                 self.faults.note(uid, error)
                 if not leaving:
                     return False
-        handle = self._owned.held(uid)
+        handle = self.owned.held(uid)
         if handle is None or not (handle is claimed or handle.continues(claimed)):
             return False  # lost meanwhile; what was claimed since has a turn of its own
         return await self._give_up(handle) or not self._releases
@@ -179,7 +179,7 @@ class HandOver:
     async def _give_up(self, handle: Ownership) -> bool:
         """Release the uid, or only forget it if nothing is released; return whether it was released."""
         if not self._releases:
-            self._owned.forget(handle.uid)
+            self.owned.forget(handle.uid)
             return False
         self._unreleased[handle.uid] = handle
         released = await handle.release()

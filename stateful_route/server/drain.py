@@ -1,0 +1,140 @@
+"""Drains a pod: it takes no new uids, and hands over those that it has, before it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+
+from stateful_route._background.tasks import outlast
+from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.models import RoutingState
+
+if TYPE_CHECKING:
+    from stateful_route._background.periodic import PeriodicTask
+    from stateful_route.config import BaseConfig
+    from stateful_route.server.hand_over import HandedOver, HandOver
+    from stateful_route.server.heartbeats import Heartbeats
+    from stateful_route.server.reclaim import Reclaim
+    from stateful_route.server.status import PodStatus
+
+_log = logging.getLogger("stateful_route")
+
+
+class Drain:
+    """Publishes that the pod takes no new uids, and then hands over those that it has: once, however many ask."""
+
+    def __init__(
+        self,
+        status: PodStatus,
+        heartbeats: Heartbeats,
+        reclaim: Reclaim,
+        hand_over: HandOver,
+        rebalancing: PeriodicTask | None,
+        config: BaseConfig,
+    ) -> None:
+        """Have drained nothing yet."""
+        self._owned = hand_over.owned
+        self._lease = hand_over.owned.pod_lease
+        self._status = status
+        self._heartbeats = heartbeats
+        self._reclaim = reclaim
+        self._hand_over = hand_over
+        self._rebalancing = rebalancing
+        self._drain_deadline = config.drain_deadline
+        self._stop_deadline = config.stop_deadline
+        self._task: asyncio.Task[bool] | None = None
+        self.leave_by = 0.0
+        """When the rest of a stop has to have ended, as ``anyio.current_time()``; once ``leave`` was called."""
+
+    async def run(self) -> bool:
+        """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew."""
+        drained = self._task is not None and self._task.done()
+        if self._task is None or (drained and self._status.routing_state is RoutingState.READY):
+            if self._may_announce:
+                self._status.drain()  # here, and not in the task: of two calls the later one counts
+            self._task = asyncio.create_task(self._run(), name=f"stateful_route drain of {self._lease.name}")
+        task = self._task
+        announced = await outlast(task)
+        if not announced and self._task is task:
+            self._task = None  # the next one tries again
+        return announced
+
+    async def wait(self) -> None:
+        """Wait until a drain has ended that runs, and begin none."""
+        if self._task is not None:
+            await outlast(self._task)
+
+    async def leave(self) -> None:
+        """Drain, and hand over what came meanwhile, before the process ends.
+
+        If the store does not answer, what is owned is handed off all the same, and not released.
+        """
+        drain_ends = anyio.current_time() + self._drain_deadline
+        announced = False
+        try:
+            announced = await self.run()
+        finally:  # whatever a hand-off raised that is no Exception: the pod leaves
+            if self._rebalancing is not None:
+                await self._rebalancing.stop()
+            self.leave_by = anyio.current_time() + self._stop_deadline
+            if announced:
+                self._warn_of_left(await self._hand_over.go_on(self._stop_deadline / 2))
+            else:
+                await self._save(drain_ends - anyio.current_time())
+                self.leave_by = anyio.current_time() + self._stop_deadline
+
+    @property
+    def _may_announce(self) -> bool:
+        return self._heartbeats.may_be_known and not self._lease.ended
+
+    async def _run(self) -> bool:
+        if not self._may_announce:
+            return False
+        if not self._heartbeats.registered:
+            self._heartbeats.spare_others()
+        begin = anyio.current_time()
+        deadline = begin + self._drain_deadline
+        if not await self._announce():
+            return False
+        if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
+            await self._rebalancing.stop()
+            self._rebalancing.start()
+        await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
+        _log.info("%s drains: it hands %d uids over", self._lease.name, len(self._owned))
+        handed = await self._hand_over.run(deadline - anyio.current_time())
+        took = anyio.current_time() - begin
+        _log.info("%s has drained: it handed %d uids over in %.1f s", self._lease.name, handed.done, took)
+        self._warn_of_left(handed)
+        return True
+
+    async def _announce(self) -> bool:
+        """Publish that the pod takes no new uids; return whether the store has it."""
+        why: object = "no answer in time"
+        with anyio.move_on_after(self._stop_deadline):
+            try:
+                await self._heartbeats.publish()
+            except LifecycleError:
+                return False  # superseded: it was logged, and nothing is held
+            except StoreError as error:
+                why = error
+            else:
+                return True
+        if self._heartbeats.registered:
+            message = "%s could not announce that it drains, so its %d uids are not handed over now: %s"
+            _log.warning(message, self._lease.name, len(self._owned), why)
+        return False
+
+    async def _save(self, within: float) -> None:
+        """Hand off what is owned though it cannot be released, as the store does not answer: the process ends."""
+        saved = await self._hand_over.save(within)
+        if saved.done or saved.left:
+            message = "%s handed %d uids off and could not release them; %d were not handed off in time"
+            _log.warning(message, self._lease.name, saved.done, saved.left)
+
+    def _warn_of_left(self, handed: HandedOver) -> None:
+        if handed.left:
+            message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
+            _log.warning(message, self._lease.name, handed.left)
