@@ -93,8 +93,7 @@ class Drain:
     async def _run(self) -> bool:
         if not self._may_announce:
             return False
-        if not self._heartbeats.registered:
-            self._heartbeats.spare_others()
+        self._heartbeats.spares_others = not self._heartbeats.registered
         begin = anyio.current_time()
         deadline = begin + self._drain_deadline
         if not await self._announce():

@@ -65,22 +65,19 @@ class Heartbeats:
         self._publishing = asyncio.Lock()
         self._sequence = 0
         self._last_incarnation = 0
-        self._spares_others = False
         self._expected = 0
         """The life of this pod that the store has, as far as it is known; 0 for none."""
         self._failing = False
         self._parting = False
         self.may_be_known = False
         """Whether the store may know this process: it has registered, or its registration was not answered."""
+        self.spares_others = False
+        """Whether it takes the place of no other process: it could not start, and only ends what it began."""
 
     @property
     def registered(self) -> bool:
         """Whether the store has accepted this process at least once."""
         return self._last_incarnation > 0
-
-    def spare_others(self) -> None:
-        """Take the place of no other process from now on: this one could not start, and only ends what it began."""
-        self._spares_others = True
 
     async def register(self) -> None:
         """Begin a life.
@@ -159,7 +156,7 @@ class Heartbeats:
         if not lease.incarnation:
             await self._begin_life()
             return
-        sent = lease.now()
+        sent = lease.clock()
         outcome = await self._send(self._status.report())
         if lease.ended:  # meanwhile: the last heartbeat is still to come
             return
@@ -169,35 +166,25 @@ class Heartbeats:
             if lease.newest_seen > lease.incarnation:  # this life was accepted, so it is the newest
                 message = "%s begins a newer life: a link names one that Redis does not know any more"
                 _log.warning(message, lease.name)
-                await self._begin_next_life(lease.incarnation)
+                await self._begin_next_life()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
             lease.suspend()
-            there = await self._register_once(_NO_LIFE)  # refused: only to ask who is there
+            there = await self._register_once(_NO_LIFE)  # refused: it only asks who is there
             if there.own or not self._is_older_than(there):
-                await self._come_back(there)
+                # It came late, without an answer to this process; or it is of an older one, after the store was lost.
+                await self._begin_next_life()
             else:
                 self._supersede()
         elif outcome is not HeartbeatOutcome.OUTDATED:
             why = _WHY_LOST[outcome] % lease.name
             _log.warning("%s: a new life begins, and its %d uids are claimed again", why, len(self._owned))
-            there_now = lease.incarnation if outcome is HeartbeatOutcome.DEAD else 0
-            await self._begin_next_life(there_now, links_too=outcome is HeartbeatOutcome.UNKNOWN)
+            await self._begin_next_life(store_lost=outcome is HeartbeatOutcome.UNKNOWN)
 
-    async def _come_back(self, there: Registration) -> None:
-        """Begin a life above a newer one of the pod that is none of a newer process.
-
-        It may be a registration of this process that was not answered, and came late; or one of an older process, after
-        the store was lost.
-        """
-        incarnation = there.previous_incarnation or 0
-        if there.own:
-            self._lease.lives.add(incarnation)
-        await self._begin_next_life(incarnation)
-
-    async def _begin_next_life(self, expected: int, *, links_too: bool = False) -> None:
-        """Begin a life in place of the one that the store is expected to have; this one is lost."""
-        self._expected = expected
-        self._lease.lose(links_too=links_too)
+    async def _begin_next_life(self, *, store_lost: bool = False) -> None:
+        """Begin a life in place of the one that the store has, if it has not lost that; the present one is lost."""
+        if store_lost:
+            self._expected = 0
+        self._lease.lose(links_too=store_lost)
         self._owned.leave_behind()
         await self._begin_life()
 
@@ -231,17 +218,14 @@ class Heartbeats:
         nothing.
         """
         for _ in range(_REGISTRATIONS):
-            sent = self._lease.now()
+            sent = self._lease.clock()
             began = await self._register_once(self._expected)
             if not began.refused:
                 return sent, began
-            self._expected = began.previous_incarnation or 0
-            if began.own:
-                self._lease.lives.add(self._expected)
-            elif self._spares_others:
+            if self.spares_others and not began.own:
                 self._end()
                 return sent, began
-            elif self._is_older_than(began):
+            if self._is_older_than(began) and not began.own:
                 self._supersede()
                 return sent, began
         message = "others register this pod at the same time, again and again"
@@ -258,6 +242,10 @@ class Heartbeats:
         )
         if not began.refused:
             self._status.told = report
+            return began
+        self._expected = began.previous_incarnation or 0
+        if began.own:
+            self._lease.lives.add(self._expected)
         return began
 
     def _is_older_than(self, there: Registration) -> bool:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from stateful_route.errors import LifecycleError, StoreUnavailableError
 from stateful_route.models import ENDED_TENURE_SECONDS, PodLife
-from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,17 +34,19 @@ class PodLease:
 
     def __init__(self, server: ServerInfo, seconds: float, clock: Callable[[], float]) -> None:
         """Make a lease of so many seconds, without a life yet."""
-        self.name = name_of(server)
+        self.name = f"pod {server.pod_index} of {server.service_name!r} ({server.pod_name})"
+        """What the pod is called in log lines and in messages."""
         self._pod_index = server.pod_index
         self._seconds = seconds
-        self._clock = clock
+        self.clock = clock
         self._good_from = -math.inf
         self._good_until = -math.inf
         self._unbroken: set[int] = set()
         """The life of this process that it held until the store lost it, if the last one was such a one."""
         self._resumes_until = -math.inf
         self._reclaims_until = -math.inf
-        self._ended = ""
+        self.ended = ""
+        """Why this process owns nothing for good: it said goodbye, or was superseded; empty while it may own."""
         self.superseded = False
         """Whether a newer process with the same index has taken over."""
         self._present = PodLife(server.pod_index, 0)
@@ -65,7 +66,7 @@ class PodLease:
                 an older life of the pod may still own, as nothing is touched that may be its.
 
         """
-        if self._ended or not self.incarnation or self.waiting:
+        if self.ended or not self.incarnation or self.waiting:
             self.check_not_ended()
             message = "the store does not know this pod now"
             if self.waiting:
@@ -76,29 +77,20 @@ class PodLease:
     @property
     def waiting(self) -> bool:
         """Whether an older life of the pod may still own what this one would."""
-        return self._clock() < self._good_from
-
-    @property
-    def ended(self) -> bool:
-        """Whether this process owns nothing for good: it said goodbye, or was superseded."""
-        return bool(self._ended)
+        return self.clock() < self._good_from
 
     @property
     def reclaims(self) -> bool:
         """Whether clients wait until the links that the store has lost are claimed again: for a lease at most."""
-        return self._clock() < self._reclaims_until
-
-    def now(self) -> float:
-        """Return the time by the clock of the lease, in seconds."""
-        return self._clock()
+        return self.clock() < self._reclaims_until
 
     def owns(self, incarnation: int) -> bool:
         """Whether that incarnation is the present one, and may still own uids."""
-        return incarnation == self.incarnation and self._good_from <= self._clock() < self._good_until
+        return incarnation == self.incarnation and self._good_from <= self.clock() < self._good_until
 
     def is_present(self, owner: PodLife) -> bool:
         """Whether that life is the present one; if none comes after it, what it was answered counts all the same."""
-        return bool(self._ended) or self.incarnation == owner.incarnation
+        return bool(self.ended) or self.incarnation == owner.incarnation
 
     def is_own(self, pod_index: int, incarnation: int) -> bool:
         """Whether that is a life of this process."""
@@ -110,7 +102,7 @@ class PodLease:
         The store was seen to have lost the life before its lease had ended, so nobody had taken anything from it. And
         it is not so long ago that a mark of a tenure that began and ended since can be gone.
         """
-        return incarnation in self._unbroken and self._clock() < self._resumes_until
+        return incarnation in self._unbroken and self.clock() < self._resumes_until
 
     def check_not_ended(self) -> None:
         """Refuse a call once this process owns nothing for good.
@@ -119,8 +111,8 @@ class PodLease:
             LifecycleError: if the pod has said goodbye, or a newer process with the same index has taken over.
 
         """
-        if self._ended:
-            raise LifecycleError(f"{self.name} {self._ended}")
+        if self.ended:
+            raise LifecycleError(f"{self.name} {self.ended}")
 
     def see(self, incarnation: int) -> None:
         """Take in that a link names a newer life of the pod; the next heartbeat tells whether there is one.
@@ -135,12 +127,12 @@ class PodLease:
         self._set_incarnation(incarnation)
         self.lives.add(incarnation)
         if wait:
-            self._good_from = self._clock() + wait
+            self._good_from = self.clock() + wait
         self.renew(sent)
 
     def renew(self, sent: float) -> None:
         """Count the lease from when a heartbeat was sent that the store has accepted."""
-        if not self._ended:
+        if not self.ended:
             self._good_until = sent + self._seconds - _MARGIN
 
     def suspend(self) -> None:
@@ -164,11 +156,11 @@ class PodLease:
         if self.owns(self.incarnation):
             self._unbroken.add(self.incarnation)
             self._resumes_until = self._good_until + _MARGIN - self._seconds + ENDED_TENURE_SECONDS
-        self._reclaims_until = self._clock() + self._seconds
+        self._reclaims_until = self.clock() + self._seconds
 
     def end(self, why: str) -> None:
         """Own nothing for good; the first reason counts."""
-        self._ended = self._ended or why
+        self.ended = self.ended or why
         self.suspend()
 
     def supersede(self) -> None:
@@ -178,7 +170,7 @@ class PodLease:
 
     def leave_to_the_parent(self) -> None:
         """Own nothing in a process that was forked from the one that does."""
-        self._ended = _FORKED
+        self.ended = _FORKED
         self.suspend()
 
     def _set_incarnation(self, incarnation: int) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
-from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +82,7 @@ class Rebalancer:
             raise ConfigError("rebalance", value=True, allowed="only beside movable=, which names what may go")
         self._store = store
         self._server = server
-        self._name = name_of(server)
+        self._name = hand_over.owned.pod_lease.name
         self._hand_over = hand_over
         self._owned = hand_over.owned
         self._movable = movable

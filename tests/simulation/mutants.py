@@ -61,8 +61,8 @@ REVERTS = [
     Mutation(
         "r02 a forced write does not settle a release",
         OPERATIONS,
-        "            await self._settle_releases(uid)\n            owner = self._lease.life()\n",
-        "            owner = self._lease.life()\n",
+        "as turn:\n            await self._settle_releases(uid)\n            owner = self._lease.life()\n",
+        "as turn:\n            owner = self._lease.life()\n",
     ),
     Mutation(
         "r02 a claim does not settle a release",
@@ -109,9 +109,9 @@ SLIPS = [
         "the lease counts from the answer",
         LEASE,
         "            self._good_until = sent + self._seconds - _MARGIN\n",
-        "            self._good_until = self._clock() + self._seconds - _MARGIN\n",
+        "            self._good_until = self.clock() + self._seconds - _MARGIN\n",
     ),
-    Mutation("a pod does not fence itself", LEASE, " <= self._clock() < self._good_until", " <= self._clock()"),
+    Mutation("a pod does not fence itself", LEASE, " <= self.clock() < self._good_until", " <= self.clock()"),
     Mutation("a handle outlives the life", LEASE, "return incarnation == self.incarnation and ", "return "),
     Mutation(
         "a new life does not wait",
@@ -134,7 +134,7 @@ SLIPS = [
     Mutation(
         "all may be resumed",
         LEASE,
-        "return incarnation in self._unbroken and self._clock() < self._resumes_until",
+        "return incarnation in self._unbroken and self.clock() < self._resumes_until",
         "return True",
     ),
     Mutation(
@@ -198,7 +198,7 @@ SLIPS = [
     Mutation(
         "an answer of an older life counts",
         LEASE,
-        "return bool(self._ended) or self.incarnation == owner.incarnation",
+        "return bool(self.ended) or self.incarnation == owner.incarnation",
         "return True",
     ),
     Mutation(
