@@ -104,7 +104,7 @@ class ServerDriver(Driver):
         self._operations = UidOperations(store, server_info, self._owned, self._status, config)
         self._reclaim = Reclaim(self._operations, random)
         self._heartbeats = Heartbeats(store, server_info, self._owned, self._status, self._reclaim, config)
-        self._checks = LinkChecks(store, server_info, self._operations, self._heartbeats, random)
+        self._checks = LinkChecks(self._operations, self._heartbeats, random)
         self._invalidations = PodInvalidationListener(
             store,
             server_info,

@@ -128,7 +128,7 @@ class HandOver:
 
         with self.faults.together(), self.owned.faults.together(), anyio.move_on_after(deadline):
             while waiting := self._take_new():
-                async with anyio.create_task_group() as group:
+                async with anyio.create_task_group() as group:  # it cancels a hand-off again that keeps a cancellation
                     for _ in range(min(_AT_ONCE, len(waiting))):
                         group.start_soon(work, waiting)
             if self._releases:

@@ -37,10 +37,10 @@ _WHY_LOST = {
 
 
 class Heartbeats:
-    """Says to the store what the pod is, one heartbeat after the other, and acts on what it answers.
+    """Publishes heartbeats, one at a time, and acts on the answers.
 
-    What an answer means for the right to own uids is said to the lease, for the uids that are held to ``OwnedUids``;
-    ``Reclaim`` goes on after each answer.
+    The lease is told what an answer means for the right to own, ``OwnedUids`` what it means for the uids that are held;
+    ``Reclaim`` goes on after each.
     """
 
     def __init__(
@@ -212,10 +212,9 @@ class Heartbeats:
             self._reclaim.go_on(self.publish)
 
     async def _register(self) -> tuple[float, Registration]:
-        """Register over the life that is there; return when that was sent, and the answer.
+        """Register in place of the life that is there; return when that was sent, and the answer.
 
-        Each attempt names the life that it takes the place of. So one that arrives late, after a later one, changes
-        nothing.
+        Each attempt names that life, so one that arrives late, after another one, changes nothing.
         """
         for _ in range(_REGISTRATIONS):
             sent = self._lease.clock()
@@ -249,9 +248,9 @@ class Heartbeats:
         return began
 
     def _is_older_than(self, there: Registration) -> bool:
-        """Whether the process of the life that is there was born later than this one, which had a life before.
+        """Whether this process had a life before, and that of the life that is there was born later.
 
-        After the store was lost, the older of two processes may have been the first to register again.
+        The older of two processes may be the first to register again in a store that was lost.
         """
         return self.registered and min(self._lease.lives) < there.previous_born
 

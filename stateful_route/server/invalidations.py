@@ -1,4 +1,4 @@
-"""Hears what happens to the links and the life of this pod."""
+"""Listens to the invalidations of the links, and of the life, of this pod."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _log = logging.getLogger("stateful_route")
 
 
 class PodInvalidationListener(ListeningTask):
-    """Listens to the announcements about this pod, and acts on them.
+    """Listens to the invalidations of this pod, and acts on them.
 
-    A link that another pod got by force is lost within the time of a message; a word about this pod makes it ask at
-    once whether it is still the one. After a time in which nothing was heard, all links that are held are looked at.
-    Another task does that: no announcement waits for a link that cannot be looked at.
+    A link that another pod got by force is forgotten within the time of a message; a newer life of the pod, or its
+    death, makes it publish a heartbeat. After an interruption all links that are held are in doubt. Another task looks
+    at them: no invalidation waits for a link that cannot be read.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PodInvalidationListener(ListeningTask):
         self._tasks.start(self._checks.run(), f"{self!r} looks")
 
     async def _begin(self) -> None:
-        """Have all looked at that is held, unless the store has lost this life: then all is claimed again."""
+        """Doubt all links, unless the store has lost this life: then all are claimed again."""
         self._operations.invalidate_in_flight()
         incarnation = self._lease.incarnation
         if len(self._owned):

@@ -42,7 +42,7 @@ class PodLease:
         self._good_from = -math.inf
         self._good_until = -math.inf
         self._unbroken: set[int] = set()
-        """The life of this process that it held until the store lost it, if the last one was such a one."""
+        """The last life, if it held its lease until the store lost it."""
         self._resumes_until = -math.inf
         self._reclaims_until = -math.inf
         self.ended = ""
@@ -81,7 +81,7 @@ class PodLease:
 
     @property
     def reclaims(self) -> bool:
-        """Whether clients wait until the links that the store has lost are claimed again: for a lease at most."""
+        """Whether clients wait until lost links are claimed again: for a lease at most."""
         return self.clock() < self._reclaims_until
 
     def owns(self, incarnation: int) -> bool:
@@ -97,10 +97,9 @@ class PodLease:
         return pod_index == self._pod_index and incarnation in self.lives
 
     def may_resume(self, incarnation: int) -> bool:
-        """Whether what that life held was its own until the store lost it, and the store tells who owned it since.
+        """Whether that life held its lease until the store lost it, and the store still tells who owned its uids since.
 
-        The store was seen to have lost the life before its lease had ended, so nobody had taken anything from it. And
-        it is not so long ago that a mark of a tenure that began and ended since can be gone.
+        Nobody can have taken anything from it then; and a mark of a tenure since cannot be gone yet.
         """
         return incarnation in self._unbroken and self.clock() < self._resumes_until
 
@@ -115,15 +114,14 @@ class PodLease:
             raise LifecycleError(f"{self.name} {self.ended}")
 
     def see(self, incarnation: int) -> None:
-        """Take in that a link names a newer life of the pod; the next heartbeat tells whether there is one.
+        """Note a newer life of the pod that a link names; the next heartbeat tells whether there is one.
 
-        If this life is the newest, the store has lost the other one, and its clock was put back. The links of that one
-        would be nobody's for ever.
+        If there is none, the store has lost it, and its clock was put back: its links would be nobody's for ever.
         """
         self.newest_seen = max(self.newest_seen, incarnation)
 
     def begin(self, incarnation: int, sent: float, wait: float) -> None:
-        """Begin a life that was registered by what was sent then; it owns nothing for ``wait`` seconds."""
+        """Begin a life whose registration was sent then; it owns nothing for ``wait`` seconds."""
         self._set_incarnation(incarnation)
         self.lives.add(incarnation)
         if wait:
@@ -131,7 +129,7 @@ class PodLease:
         self.renew(sent)
 
     def renew(self, sent: float) -> None:
-        """Count the lease from when a heartbeat was sent that the store has accepted."""
+        """Count the lease from the sending of an accepted heartbeat."""
         if not self.ended:
             self._good_until = sent + self._seconds - _MARGIN
 
@@ -140,15 +138,11 @@ class PodLease:
         self._good_until = -math.inf
 
     def forget_life(self) -> None:
-        """Have no life until one is registered.
-
-        If the answer to a registration is lost, the store may know a newer life, and this one is not to be superseded
-        by it.
-        """
+        """Have no life until one is registered: an unanswered registration must not supersede this process."""
         self._set_incarnation(0)
 
     def lose(self, *, links_too: bool) -> None:
-        """Take in that the store does not have this life any more, and perhaps lost its links with it."""
+        """Note that the store has lost this life, and perhaps its links with it."""
         # Of a life before this one nothing can be said any more: what the store told of tenures since is lost as well.
         self._unbroken.clear()
         if not links_too:

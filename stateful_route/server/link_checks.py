@@ -1,4 +1,4 @@
-"""Looks at the links of uids that are held, and loses those that are not this pod's any more."""
+"""Verifies the links of uids that are held, and forgets those that are another's."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from random import Random
 
-    from stateful_route.models import ServerInfo
     from stateful_route.server.heartbeats import Heartbeats
     from stateful_route.server.operations import UidOperations
-    from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
 
@@ -30,21 +28,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 class LinkChecks:
-    """Looks at the links that are in doubt, at once, and at all others by and by."""
+    """Looks at links in doubt at once, and at all others by and by."""
 
-    def __init__(
-        self, store: Store, server: ServerInfo, operations: UidOperations, heartbeats: Heartbeats, random: Random
-    ) -> None:
+    def __init__(self, operations: UidOperations, heartbeats: Heartbeats, random: Random) -> None:
         """Have nothing to look at."""
-        self._store = store
-        self._server = server
         self._operations = operations
         self._owned = operations.owned
         self._lease = operations.owned.pod_lease
         self._heartbeats = heartbeats
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random)
         self._doubtful: dict[str, None] = {}
-        """The uids whose links are to be looked at, in that order."""
         self._in_doubt = asyncio.Event()
         self._next: list[str] = []
 
@@ -54,7 +47,7 @@ class LinkChecks:
         self._in_doubt.set()
 
     async def run(self) -> None:
-        """Look at the links that are in doubt; at those that cannot be looked at, again after the others."""
+        """Look at the links in doubt for ever; those that cannot be read are tried again after the others."""
         while True:
             await self._in_doubt.wait()
             self._in_doubt.clear()
@@ -81,10 +74,9 @@ class LinkChecks:
         return len(left) < len(self._doubtful) or not left
 
     async def look_after(self) -> None:
-        """Do what need not be done at once, and must be some day: settle releases, and look at the next 100 links.
+        """Settle releases, and look at the next 100 links.
 
-        An announcement may be missed, and a store may lose a link without one: two pods may own then, for as long as it
-        takes to look at all links once.
+        A store may lose a link without an invalidation. Two pods may own then, until all links were looked at once.
         """
         await self._operations.settle(_SETTLED)
         if not self._next:
@@ -93,14 +85,14 @@ class LinkChecks:
         await self.look_at(some)
 
     async def look_at(self, uids: Sequence[str]) -> list[str]:
-        """Look at the links of those uids that are held, and lose those that are not this pod's any more.
+        """Look at the links of uids that are held, and forget those that are another's.
 
-        Return the uids of which that is not known yet: the store did not answer, or another operation is in flight.
+        Return the uids that could not be looked at: the store did not answer, or another operation is in flight.
         """
         uids = [uid for uid in uids if self._owned.held(uid) is not None]
         if not uids:
             return []
-        links = await self._store.get_links(self._server.namespace, uids, self._server.service_name)
+        links = await self._operations.read(uids)
         read = [(uid, link) for uid, link in zip(uids, links, strict=True) if not isinstance(link, StoreError)]
         if not (all(self._owned.agrees(uid, link) for uid, link in read) or await self._is_known()):
             return uids  # the store was lost, and all is claimed again

@@ -1,4 +1,4 @@
-"""What a pod does with a uid: each operation asks the store within the turn of the uid, and takes the answer in."""
+"""What a pod does with a uid: it asks the store within the turn of the uid, and ``owned_uids`` keeps the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stateful_route.server.ownership import Ownership
 from stateful_route.server.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from stateful_route.config import BaseConfig
     from stateful_route.models import Link, ServerInfo
@@ -76,15 +76,14 @@ class UidOperations:
             return await self._claim_in_turn(uid, turn, began, steal_temporary=steal_temporary)
 
     def _has_room(self, uid: str) -> bool:
-        """Whether the limit of the pod leaves room for this uid."""
         if self._limit is None or self.owned.held(uid) is not None:
             return True
         return len(self.owned) + self._new_in_flight < self._limit
 
     async def _refuse_beyond_limit(self, uid: str) -> Ownership | None:
-        """Refuse a uid for which there is no room; return nothing if its persistent link is this pod's already.
+        """Refuse a uid for which there is no room, unless its persistent link is this pod's already: return ``None``.
 
-        A link of this pod that nobody has confirmed is given up: its next call would come here again.
+        An unconfirmed link of this pod is released, as its next call would come here again.
         """
         await self._settle_releases(uid)
         link = await self._store.get_link(self._key(uid))
@@ -129,7 +128,7 @@ class UidOperations:
             return True
 
     async def assign(self, uid: str) -> LinkChange:
-        """Make the link of the uid this pod's by force. While the outcome is unknown the uid is not owned."""
+        """Make the link this pod's by force. While the outcome is unknown the uid is not owned."""
         began = asyncio.get_running_loop().time()
         async with self._in_turn(uid, "assign") as turn:
             await self._settle_releases(uid)
@@ -191,7 +190,7 @@ class UidOperations:
             return (await self._release(uid, self._server.pod_index, epoch, grace)).done
 
     async def settle(self, most: int) -> None:
-        """Release again what was released without an answer, of so many uids at most: nobody else may ever do so."""
+        """Repeat releases that were not answered, of so many uids at most: nobody else may ever do so."""
         unsure = self.owned.unsure
         for uid in list(unsure)[:most]:
             try:
@@ -202,10 +201,14 @@ class UidOperations:
                     unsure[uid] = unsure.pop(uid)  # the others first, the next time
                 return
 
-    async def check(self, uid: str) -> bool:
-        """Look at the link of a uid while no operation on it is in flight; lose it if it is not this pod's any more.
+    async def read(self, uids: Sequence[str]) -> list[Link | StoreError | None]:
+        """Return the link of each uid, ``None`` or the error, in their order. Raises no ``StoreError``."""
+        return await self._store.get_links(self._server.namespace, uids, self._server.service_name)
 
-        Return whether that could be done now.
+    async def check(self, uid: str) -> bool:
+        """Read the link again, and forget the uid if it is another's; return whether it could be read now.
+
+        It cannot while another operation on the uid is in flight.
         """
         if self._turns.is_taken(uid):
             return False
@@ -219,16 +222,13 @@ class UidOperations:
         return True
 
     def invalidate(self, uid: str, epoch: int) -> bool:
-        """Take in that what is known of the link at that epoch, or a lower one, is stale.
-
-        Return whether a uid that is held may be another's, so that its link is to be looked at.
-        """
+        """Invalidate the link up to that epoch; return whether a uid that is held may be another's now."""
         self._turns.invalidate(uid, epoch)
         handle = self.owned.held(uid)
         return handle is not None and handle.epoch is not None and handle.epoch <= epoch
 
     def invalidate_in_flight(self) -> None:
-        """Take in that invalidations may have been missed: answers that are in flight are looked at again."""
+        """Invalidate all answers in flight, as invalidations may have been missed."""
         self.owned.interruptions += 1
         self._turns.invalidate_all()
 
@@ -240,11 +240,10 @@ class UidOperations:
         operation: Callable[[], Awaitable[LinkChange]],
         look: Callable[[LinkChange], Awaitable[LinkChange]] | None = None,
     ) -> LinkChange:
-        """Return the answer to an operation, once it can be believed.
+        """Return an answer that no invalidation has overtaken, and that no rollback of the store has made.
 
-        If an invalidation overtakes it, ``look``, or run the operation again. If it goes on with an epoch that this pod
-        had given up, the store was rolled back: others may have had the uid since. So the link is released, and the
-        operation run again, for an epoch that nobody remembers anything of.
+        An answer that was overtaken is followed by ``look``, or by the operation again. A link that was rolled back to
+        an epoch that this pod gave up is released, and the operation runs again, for an epoch that is new to all.
         """
         turn.listen()
         answer = await operation()
@@ -266,7 +265,6 @@ class UidOperations:
                 answer = await operation()
 
     def _is_overtaken(self, turn: Turn, answer: LinkChange) -> bool:
-        """Whether the link was invalidated that the answer says is this pod's."""
         link = answer.link
         return link is not None and link.pod_index == self._server.pod_index and link.epoch <= turn.invalidated
 
@@ -296,15 +294,11 @@ class UidOperations:
             self.owned.unsure.pop(uid, None)
 
     async def _settle_releases(self, uid: str) -> None:
-        """Release again what was released without an answer, within a turn.
-
-        It may still be on its way, and would end a claim that found the same epoch. After this the epoch is another.
-        """
+        """Repeat releases that were not answered: one in flight would end a claim that found the same epoch."""
         while epochs := self.owned.unsure.get(uid):
             await self._release(uid, self._server.pod_index, max(epochs), 0.0)
 
     async def _readable_link(self, uid: str) -> Link | None:
-        """Return the link of the uid, if there is one that can be read."""
         try:
             return await self._store.get_link(self._key(uid))
         except StoreProtocolError:
@@ -317,7 +311,6 @@ class UidOperations:
 
     @contextlib.asynccontextmanager
     async def _in_time(self, turn: Turn, operation: str) -> AsyncIterator[Turn]:
-        """Wait for a turn, and do what it is for, within the deadline of a call."""
         async with within(self._deadline, operation), turn:
             yield turn
 

@@ -1,4 +1,4 @@
-"""The uids that a pod owns: what the store has answered, taken in. No I/O: ``operations`` asks the store."""
+"""The table of the uids that a pod owns. It does no I/O: ``operations`` asks the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TAKEN = (Outcome.CREATED, Outcome.CONFIRMED, Outcome.UNCHANGED, Outcome.INHERIT
 
 
 class OwnedUids:
-    """The handles of the uids that this pod owns, and the epochs of those that it has given up."""
+    """The handles of the uids that this pod owns, and the epochs of those that it gave up."""
 
     def __init__(self, pod_lease: PodLease, pod_index: int) -> None:
         """Own nothing yet."""
@@ -31,13 +31,12 @@ class OwnedUids:
         self.placed_total = 0
         self.faults = FaultLog("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
         self.stale: dict[str, None] = {}
-        """The uids that an older life of this process held, and that are to be claimed again."""
+        """Uids that an older life of this process held: they are to be claimed again."""
         self.unsure: dict[str, set[int]] = {}
-        """The epochs of releases that were sent, and for which nothing shows yet that they can end nothing more."""
+        """Epochs of releases that may still be in flight."""
         self.interruptions = 0
-        """How often nothing was heard for a time."""
+        """How often invalidations may have been missed."""
         self._handles: dict[str, Ownership] = {}
-        """Those that are held: one that is dropped is taken out in the same step."""
         self._given_up = GivenUp()
 
     def __len__(self) -> int:
@@ -60,9 +59,9 @@ class OwnedUids:
     def take_in(
         self, operations: UidOperations, owner: PodLife, uid: str, answer: LinkChange, *, tells_end: bool = True
     ) -> Ownership:
-        """Take in what the store answered to ``owner``, within a turn, and return the handle.
+        """Return the handle for what the store answered to ``owner``, and keep it if the uid is owned.
 
-        ``tells_end`` is whether the answer would tell of a tenure that has ended.
+        Within a turn. ``tells_end`` is whether the answer would tell of a tenure that ended.
         """
         if answer.outcome is Outcome.SUPERSEDED and answer.link is not None:
             self.pod_lease.see(answer.link.incarnation)
@@ -90,10 +89,10 @@ class OwnedUids:
         return handle
 
     def _continues(self, before: Ownership, owner: PodLife, answer: LinkChange, *, tells_end: bool) -> bool:
-        """Whether an answer that this pod has the uid goes on with a handle that is held, with nobody in between.
+        """Whether this answer goes on with the tenure of ``before``: nobody else owned the uid in between.
 
-        The link tells it, or the mark of the last tenure that ended, if they have the epoch of the handle. Or the store
-        was lost while the handle was owned, and no mark tells of a tenure since.
+        The previous link shows it, or the mark of the tenure that ended last, if it has the epoch of the handle. Or the
+        store was lost while the handle was owned, and no mark tells of a tenure since.
         """
         previous = answer.previous
         if previous is not None and previous.epoch == before.epoch:
@@ -111,11 +110,10 @@ class OwnedUids:
         )
 
     def is_rolled_back(self, uid: str, answer: LinkChange) -> bool:
-        """Whether a link goes on with an epoch that this pod had given up: others may have had the uid since."""
+        """Whether a link has an epoch that this pod gave up: the store was rolled back, others may have had the uid."""
         return answer.outcome in _GOES_ON and answer.link is not None and self._came_back(uid, answer.link.epoch)
 
     def _came_back(self, uid: str, epoch: int) -> bool:
-        """Whether a link of this pod is one that it had given up, or that came before the one that it holds."""
         held = self._handles.get(uid)
         if held is not None and held.epoch is not None and epoch >= held.epoch:
             return False
@@ -125,7 +123,7 @@ class OwnedUids:
         """Whether a link that was read is what the handle of the uid says, if there is one."""
         handle = self._handles.get(uid)
         if handle is None or uid in self.stale:
-            return True  # what an older life held is claimed again, which tells
+            return True  # what an older life held is claimed again
         return (
             link is not None
             and link.kind is LinkKind.PERSISTENT
@@ -133,9 +131,9 @@ class OwnedUids:
         )
 
     def give_up(self, handle: Ownership, epoch: int | None) -> int | None:
-        """Forget the uid if what is held now is the tenure of the handle; return the epoch that it has now.
+        """Forget the uid if what is held is the tenure of the handle; return the epoch that it has now.
 
-        Until it is released, and in its grace, a claim may go on with that epoch.
+        A claim may go on with that epoch until it is released, and in its grace.
         """
         now = self._handles.get(handle.uid)
         if now is None or not (now.epoch == epoch or now.continues(handle)):
@@ -144,7 +142,7 @@ class OwnedUids:
         return now.epoch
 
     def forget(self, uid: str, *, spare: bool = False) -> None:
-        """Note that the uid is not owned any more; with ``spare`` a claim may go on with its epoch for now."""
+        """Own the uid no more; with ``spare`` a claim may go on with its epoch for now."""
         handle = self._handles.pop(uid, None)
         if handle is None:
             return
@@ -156,15 +154,15 @@ class OwnedUids:
         handle.drop()
 
     def note_released(self, uid: str, epoch: int) -> None:
-        """Take in that a link of that epoch is about to end: no claim goes on with it."""
+        """Let no claim go on with that epoch: it is about to be released."""
         self._given_up.add(uid, epoch)
 
     def leave_behind(self) -> None:
-        """Take in that the life has ended in which all that is held was claimed."""
+        """Mark all that is held as of an older life."""
         self.stale = dict.fromkeys(self._handles)
 
     def lose_all(self) -> None:
-        """Note that nothing is owned any more, for good."""
+        """Own nothing any more."""
         with self.faults.together():
             for uid in self.uids:
                 self.forget(uid)

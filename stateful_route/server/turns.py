@@ -25,9 +25,9 @@ class Turn:
         self.users = 0
         """How many are in the turn or wait for it."""
         self.changes = 0
-        """How many of those that came so far were more than a claim."""
+        """How many calls so far were more than a claim."""
         self.invalidated: float = _NOTHING
-        """Up to which epoch the link was invalidated since ``listen`` was called."""
+        """The highest epoch that was invalidated since ``listen`` was called."""
 
     async def __aenter__(self) -> Self:
         """Wait for the turn."""
@@ -52,7 +52,7 @@ class Turn:
             del self._turns[self._uid]
 
     def listen(self) -> None:
-        """Note from here on what is invalidated: an operation is about to be sent."""
+        """Note invalidations from here on: an operation is about to be sent."""
         self.invalidated = _NOTHING
 
 
@@ -67,10 +67,7 @@ class Turns:
         return len(self._turns)
 
     def changes(self, uid: str) -> int:
-        """Return a number that is another one once something but a claim was called for the uid.
-
-        A claim may join one that is in flight only if nothing was called in between.
-        """
+        """Return a number that changes with each call for the uid but a claim: a claim joins only one of its number."""
         turn = self._turns.get(uid)
         return 0 if turn is None else turn.changes
 
@@ -87,12 +84,12 @@ class Turns:
         return turn
 
     def invalidate(self, uid: str, epoch: int) -> None:
-        """Note that an answer that is in flight is stale if it tells of this epoch or a lower one."""
+        """Make an answer in flight stale if it has this epoch or a lower one."""
         turn = self._turns.get(uid)
         if turn is not None:
             turn.invalidated = max(turn.invalidated, epoch)
 
     def invalidate_all(self) -> None:
-        """Note that any answer that is in flight may be stale: invalidations may have been missed."""
+        """Make all answers in flight stale."""
         for turn in self._turns.values():
             turn.invalidated = math.inf
