@@ -88,10 +88,6 @@ class PodLease:
         """Whether that incarnation is the present one, and may still own uids."""
         return incarnation == self.incarnation and self._good_from <= self.clock() < self._good_until
 
-    def is_present(self, owner: PodLife) -> bool:
-        """Whether that life is the present one; if none comes after it, what it was answered counts all the same."""
-        return bool(self.ended) or self.incarnation == owner.incarnation
-
     def is_own(self, pod_index: int, incarnation: int) -> bool:
         """Whether that is a life of this process."""
         return pod_index == self._pod_index and incarnation in self.lives

@@ -109,7 +109,7 @@ class UidOperations:
             handle = self.owned.take_in(self, owner, uid, answer)
         finally:
             self._new_in_flight -= new
-        if self._lease.is_present(owner):
+        if self._lease.ended or self._lease.incarnation == owner.incarnation:
             return handle
         async with within(self._deadline, "claim", since=began):
             return await self._claim_in_turn(uid, turn, began, steal_temporary=steal_temporary)
@@ -143,10 +143,7 @@ class UidOperations:
             except BaseException:
                 self.owned.forget(uid)
                 raise
-            if self._lease.is_present(owner):
-                self.owned.take_in(self, owner, uid, answer, tells_end=False)
-            else:
-                self.owned.forget(uid)
+            self.owned.take_in(self, owner, uid, answer, tells_end=False)
             return answer
 
     async def give(self, uid: str, operation: Callable[[], Awaitable[LinkChange]]) -> LinkChange:

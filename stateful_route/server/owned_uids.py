@@ -122,7 +122,7 @@ class OwnedUids:
     def agrees(self, uid: str, link: Link | None) -> bool:
         """Whether a link that was read is what the handle of the uid says, if there is one."""
         handle = self._handles.get(uid)
-        if handle is None or uid in self.stale:
+        if handle is None or handle.incarnation != self.pod_lease.incarnation:
             return True  # what an older life held is claimed again
         return (
             link is not None

@@ -196,12 +196,6 @@ SLIPS = [
         "            except BaseException:\n                raise\n",
     ),
     Mutation(
-        "an answer of an older life counts",
-        LEASE,
-        "return bool(self.ended) or self.incarnation == owner.incarnation",
-        "return True",
-    ),
-    Mutation(
         "a release names no epoch",
         OPERATIONS,
         "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace, announced",
