@@ -538,6 +538,45 @@ class TestWaiting:
 
             assert [False, True] == [(await older).is_owned(), (await newer).is_owned()]
 
+    async def test_who_shares_a_claim_that_timed_out_asks_again(
+        self, run_pods: RunPods, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A claim that joined another one, which the store did not answer in time, uses the time that it has left."""
+        claim, go_on, asked = store.claim, asyncio.Event(), []
+
+        async def late_once(key: LinkKey, owner: PodLife, **settings: Any) -> Any:
+            asked.append(key.uid)
+            if len(asked) == 1:
+                await go_on.wait()
+                raise TIMEOUT
+            return await claim(key, owner, **settings)
+
+        async with run_pods(1) as (pod,):
+            monkeypatch.setattr(store, "claim", late_once)
+            first, second = asyncio.create_task(pod.claim("alice")), asyncio.create_task(pod.claim("alice"))
+            await asyncio.sleep(0)  # so that they begin
+            go_on.set()
+
+            assert (await second).is_owned()
+            with pytest.raises(StoreTimeoutError):
+                await first
+            assert ["alice"] * 2 == asked
+
+    async def test_forced_write_of_a_lost_life(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A forced write that is answered after the store has lost the life of the pod is claimed again."""
+        async with run_pods(1) as (pod,):
+            store.hold("assign", answers=True)
+            forcing = asyncio.create_task(pod.set_linked_pod("", "alice", "room", 0))
+            await store.wait_held()
+            store._pods.clear()
+            await beat_once(pod)
+            store.release_held()
+            await forcing
+            await beat_once(pod)
+            await reclaim_ended(pod)
+
+            assert pod.owned("alice") is not None
+
     async def test_within_the_deadline(self, make_server: MakeServer, store: MemoryStore) -> None:
         """Calls for one uid that wait for their turns, and get no answer, all end within one deadline."""
         async with make_server(call_deadline=0.05) as pod:
