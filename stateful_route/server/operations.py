@@ -50,7 +50,7 @@ class UidOperations:
         self._deadline = config.call_deadline_seconds
         self._limit = config.max_links if config.max_links_is_hard else None
         self._new_in_flight = 0
-        """How many uids that are not held are being claimed."""
+        """How many uids that are not held are being claimed, if there is a limit."""
         self._turns = Turns()
         self._claiming = SingleFlight[tuple[str, bool, int], Ownership](self._deadline, "claim")
 
@@ -76,9 +76,8 @@ class UidOperations:
             return await self._claim_in_turn(uid, turn, began, steal_temporary=steal_temporary)
 
     def _has_room(self, uid: str) -> bool:
-        if self._limit is None or self.owned.held(uid) is not None:
-            return True
-        return len(self.owned) + self._new_in_flight < self._limit
+        limit = self._limit
+        return limit is None or self.owned.held(uid) is not None or len(self.owned) + self._new_in_flight < limit
 
     async def _refuse_beyond_limit(self, uid: str) -> Ownership | None:
         """Refuse a uid for which there is no room, unless its persistent link is this pod's already: return ``None``.
@@ -98,7 +97,7 @@ class UidOperations:
         return Ownership(self, uid, present, LinkChange(Outcome.REFUSED, link), inherited=False, full=full)
 
     async def _claim_in_turn(self, uid: str, turn: Turn, began: float, *, steal_temporary: bool = False) -> Ownership:
-        new = self.owned.held(uid) is None
+        new = self._limit is not None and self.owned.held(uid) is None
         self._new_in_flight += new
         try:
             if uid in self.owned.unsure:
@@ -178,8 +177,10 @@ class UidOperations:
         uid = handle.uid
         epoch = self.owned.give_up(handle, handle.epoch)  # before the turn: what is next in it may be long in coming
         turn = self._turns.of(uid)
-        async with self._in_time(turn, "release") if turn.users else turn:
-            epoch = self.owned.give_up(handle, epoch)
+        waits = turn.users > 0
+        async with self._in_time(turn, "release") if waits else turn:
+            if waits:  # a claim before it may have gone on with the epoch
+                epoch = self.owned.give_up(handle, epoch)
             if epoch is None:
                 return False
             if not grace:

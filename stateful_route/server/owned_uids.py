@@ -151,7 +151,8 @@ class OwnedUids:
             self._given_up.add(uid, handle.epoch)
             if spare:
                 self._given_up.spare(uid, handle.epoch, self.interruptions)
-        handle.drop()
+        if handle.held:
+            handle.drop()
 
     def note_released(self, uid: str, epoch: int) -> None:
         """Let no claim go on with that epoch: it is about to be released."""
