@@ -170,8 +170,8 @@ class OwnedUids:
         self.unsure.clear()
 
     def leave_to_the_parent(self) -> None:
-        """Own nothing, in a process that was forked from the one that does; nobody is told, as nothing was lost."""
+        """Own nothing, in a process that was forked from the one that does."""
         for handle in self._handles.values():
-            handle.held = False
+            handle.leave_to_the_parent()
         self._handles.clear()
         self.pod_lease.leave_to_the_parent()

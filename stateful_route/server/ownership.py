@@ -180,6 +180,10 @@ class Ownership:
             if gone.set in self._on_lost:
                 self._on_lost.remove(gone.set)
 
+    def leave_to_the_parent(self) -> None:
+        """Own nothing, in a process that was forked from the one that does; nobody is told, as nothing was lost."""
+        self.held = False
+
     def drop(self) -> None:
         """Note that the uid is not owned any more."""
         self.held = False
