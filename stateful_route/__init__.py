@@ -46,8 +46,8 @@ from stateful_route.models import (
     StateObj,
 )
 from stateful_route.route import StatefulRoute
-from stateful_route.server.drain import HandOff
 from stateful_route.server.driver import ServerDriver
+from stateful_route.server.hand_over import HandOff
 from stateful_route.server.load.sampling import CpuUsage, EventLoopLag
 from stateful_route.server.load.sources import (
     ApplicationLoad,

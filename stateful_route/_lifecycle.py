@@ -172,7 +172,8 @@ class Driver(abc.ABC):
         if self._phase is not RUNNING and self._phase is not _STOPPING:
             advice = _ADVICE.get(self._phase, "")
             raise LifecycleError(f"{self!r} is {self._state}{advice}")
-        self._check_loop()
+        if self._loop is not asyncio.get_running_loop():  # here and not by a call, for each miss
+            self._check_loop()
 
     @property
     def _state(self) -> str:

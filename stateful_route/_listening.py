@@ -7,6 +7,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from stateful_route._background.backoff import Backoff
+from stateful_route._background.tasks import Tasks
 from stateful_route.errors import StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stateful_route")
 
-# Seconds between two attempts to listen: doubled with each that fails, and up to half of it random.
+# Seconds between two attempts to listen.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
@@ -30,18 +32,16 @@ class ListeningTask(abc.ABC):
         self._store = store
         self._topic = topic
         self._patience = patience
-        self._random = random
-        self._task: asyncio.Task[None] | None = None
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random)
+        self._tasks = Tasks()
 
     def start(self) -> None:
         """Begin to listen."""
-        self._task = asyncio.create_task(self._run(), name=f"stateful_route {self!r}")
+        self._tasks.start(self._run(), repr(self))
 
     async def stop(self) -> None:
         """Stop listening, and wait until that has ended."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._tasks.stop()
 
     @abc.abstractmethod
     async def _begin(self) -> None:
@@ -56,12 +56,11 @@ class ListeningTask(abc.ABC):
         """Take in that nothing is heard any more, or that nothing could be."""
 
     async def _run(self) -> None:
-        pause = _FIRST_PAUSE
         while True:
             try:
                 async with self._store.listen(self._topic, self._patience) as announcements:
                     await self._begin()
-                    pause = _FIRST_PAUSE
+                    self._backoff.reset()
                     async for announcement in announcements:
                         if announcement is not None:
                             await self._take_in(announcement)
@@ -70,9 +69,8 @@ class ListeningTask(abc.ABC):
             except Exception as error:  # noqa: BLE001 - one error does not deafen for good
                 _log.exception("%r failed; it listens again", self)
                 self._lose(StoreUnavailableError(repr(error), operation="listen", maybe_applied=False))
-                pause = _LONGEST_PAUSE
-            await asyncio.sleep(pause * (1 - self._random.random() / 2))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+                self._backoff.exhaust()
+            await asyncio.sleep(self._backoff.next())
 
 
 class _Attached(ListeningTask):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.models import ServerInfo
-    from stateful_route.server.drain import HandOff
+    from stateful_route.server.hand_over import HandOff
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store

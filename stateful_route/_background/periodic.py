@@ -8,6 +8,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from stateful_route._background.tasks import cancel_and_wait
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
@@ -66,10 +68,7 @@ class PeriodicTask:
         task, self._task = self._task, None
         self._stopping = True  # an action that swallows its cancellation is the last one all the same
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])  # what it raised was logged when it did
-            if not task.cancelled():
-                task.exception()
+            await cancel_and_wait(task)
 
     async def _run(self) -> None:
         begin, tick = self._clock(), 0

@@ -27,6 +27,11 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    async def wait(self, seconds: float) -> None:
+        """Return once those that run now have ended, or after so many seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run a coroutine in a task, unless they were ended."""
         if self._stopped:
@@ -39,15 +44,22 @@ class Tasks:
     async def stop(self) -> None:
         """Cancel them, wait until they have ended, and start no more."""
         self._stopped = True
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancel_and_wait(*self._tasks)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         log_failure(task)
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks, and wait until they have ended. What one raises is for whoever started it to log."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
 
 
 def log_failure(task: asyncio.Task[Any]) -> None:

@@ -1,211 +1,139 @@
-"""Hands the uids of a pod over before it leaves."""
+"""Drains a pod: it takes no new uids, and hands over those that it has, before it leaves."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
-import inspect
 import logging
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import anyio
-import attrs
 
-from stateful_route.errors import StoreError
-from stateful_route.server.fault_log import FaultLog
+from stateful_route._background.tasks import outlast
+from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.models import RoutingState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from stateful_route.server.owned_uids import OwnedUids
-    from stateful_route.server.ownership import Ownership
+    from stateful_route._background.periodic import PeriodicTask
+    from stateful_route.config import BaseConfig
+    from stateful_route.server.hand_over import HandedOver, HandOver
+    from stateful_route.server.heartbeats import Heartbeats
+    from stateful_route.server.reclaim import Reclaim
+    from stateful_route.server.status import PodStatus
 
 _log = logging.getLogger("stateful_route")
 
-HandOff: TypeAlias = "Callable[[str], Awaitable[object] | None]"
-"""What the application does with a uid before it goes to another pod: save its state, say.
 
-What it returns is awaited if it can be. A plain function runs in the event loop, which stands still meanwhile, the
-heartbeats too: it has to be quick.
-"""
+class Drain:
+    """Publishes that the pod takes no new uids, and then hands over those that it has: once, however many ask."""
 
-# Uids that are handed over at the same time. In the 20 s of a drain 10,000 uids have 0.128 s each; a pool of a hundred
-# connections, the default of httpx, has room for them, and a smaller one of a database lets the others wait.
-_AT_ONCE = 64
+    def __init__(
+        self,
+        status: PodStatus,
+        heartbeats: Heartbeats,
+        reclaim: Reclaim,
+        hand_over: HandOver,
+        rebalancing: PeriodicTask | None,
+        config: BaseConfig,
+    ) -> None:
+        """Have drained nothing yet."""
+        self._owned = hand_over.owned
+        self._lease = hand_over.owned.pod_lease
+        self._status = status
+        self._heartbeats = heartbeats
+        self._reclaim = reclaim
+        self._hand_over = hand_over
+        self._rebalancing = rebalancing
+        self._drain_deadline = config.drain_deadline
+        self._stop_deadline = config.stop_deadline
+        self._task: asyncio.Task[bool] | None = None
+        self.leave_by = 0.0
+        """When the rest of a stop has to have ended, as ``anyio.current_time()``; once ``leave`` was called."""
 
+    async def run(self) -> bool:
+        """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew."""
+        drained = self._task is not None and self._task.done()
+        if self._task is None or (drained and self._status.routing_state is RoutingState.READY):
+            if self._may_announce:
+                self._status.drain()  # here, and not in the task: of two calls the later one counts
+            self._task = asyncio.create_task(self._run(), name=f"stateful_route drain of {self._lease.name}")
+        task = self._task
+        announced = await outlast(task)
+        if not announced and self._task is task:
+            self._task = None  # the next one tries again
+        return announced
 
-@attrs.frozen
-class HandedOver:
-    """What came of it.
+    async def wait(self) -> None:
+        """Wait until a drain has ended that runs, and begin none."""
+        if self._task is not None:
+            await outlast(self._task)
 
-    Attributes:
-        done: how many uids were released, or handed off if nothing is to be released.
-        left: how many were begun or waited for their turn, and were not released in time.
+    async def leave(self) -> None:
+        """Drain, and hand over what came meanwhile, before the process ends.
 
-    """
-
-    done: int
-    left: int
-
-
-class HandOver:
-    """Hands off and releases the uids of a pod, 64 at a time, each of them once.
-
-    A uid whose hand-off was cut off is not handed off again, as it may have done half of its work, or more. It stays
-    linked, and is served, until the pod says goodbye; then another pod takes it over. A release that the store did not
-    answer is tried once more at the end.
-    """
-
-    def __init__(self, owned: OwnedUids, hand_off: HandOff | None, *, rate: float) -> None:
-        """Hand off by ``hand_off``, at most ``rate`` uids a second."""
-        self._owned = owned
-        self._hand_off = hand_off
-        self._rate = rate
-        # What was taken in hand and is not released, by the handle that was held then: a newer one is a new claim.
-        self._taken: dict[str, Ownership] = {}
-        self._unreleased: dict[str, Ownership] = {}
-        """What the store was asked to release and did not answer for."""
-        self._releases = True
-        """Whether what is handed off is released; not any more once the process ends without the store."""
-        self.faults = FaultLog("the hand-off of %r failed", "the hand-off of %d more uids failed")
-
-    async def let_go(self, uid: str) -> bool:
-        """Hand one uid off and release it; return whether it was released. If the hand-off fails it stays.
-
-        Raises:
-            StoreError: if the store did not answer.
-
+        If the store does not answer, what is owned is handed off all the same, and not released.
         """
-        handle = self._owned.held(uid)
-        if handle is None or not self._is_new(handle):
-            return False
-        self._taken[uid] = handle
+        drain_ends = anyio.current_time() + self._drain_deadline
+        announced = False
         try:
-            return await self._let_go(uid, leaving=False)
-        finally:
-            self._taken.pop(uid, None)  # if it was cut off, the drain that did so hands it off
+            announced = await self.run()
+        finally:  # whatever a hand-off raised that is no Exception: the pod leaves
+            if self._rebalancing is not None:
+                await self._rebalancing.stop()
+            self.leave_by = anyio.current_time() + self._stop_deadline
+            if announced:
+                self._warn_of_left(await self._hand_over.go_on(self._stop_deadline / 2))
+            else:
+                await self._save(drain_ends - anyio.current_time())
+                self.leave_by = anyio.current_time() + self._stop_deadline
 
-    async def run(self, deadline: float) -> HandedOver:
-        """Hand off and release all uids that are held, and those that come meanwhile, within ``deadline`` seconds.
+    @property
+    def _may_announce(self) -> bool:
+        return self._heartbeats.may_be_known and not self._lease.ended
 
-        A uid that cannot be handed off is released all the same, as the pod leaves; one that cannot be released is
-        left.
-        """
-        self._taken.clear()
-        return await self.go_on(deadline)
-
-    async def save(self, deadline: float) -> HandedOver:
-        """Hand off what is owned and release nothing from now on; ``done`` is how many were handed off.
-
-        Nothing is handed off once the lease of the pod has ended: another one may have the uid, and a newer state.
-        """
-        if self._hand_off is None:
-            return HandedOver(0, 0)
-        self._releases = False
-        return await self.run(deadline)
-
-    async def go_on(self, deadline: float) -> HandedOver:
-        """Do the same with the uids that were claimed since."""
-        clock = asyncio.get_running_loop().time
-        begin, started, done = clock(), 0, 0
-        level = logging.WARNING
-        before = set(self._taken)
-
-        async def work(waiting: collections.deque[str]) -> None:
-            nonlocal started, done, level
-            while waiting:
-                uid, due = waiting.popleft(), begin + started / self._rate
-                started += 1
-                await anyio.sleep(max(0.0, due - clock()))
-                try:
-                    released = await self._let_go(uid, leaving=True)
-                except StoreError as error:
-                    _log.log(level, "%r could not be released: %s", uid, error)
-                    level = logging.DEBUG  # for the others: they are counted
-                else:
-                    done += released
-                    self._taken.pop(uid, None)
-
-        with self.faults.together(), self._owned.faults.together(), anyio.move_on_after(deadline):
-            while waiting := self._take_new():
-                async with anyio.create_task_group() as group:
-                    for _ in range(min(_AT_ONCE, len(waiting))):
-                        group.start_soon(work, waiting)
-            if self._releases:
-                done += await self._release_again()
-        return HandedOver(done, len(self._taken.keys() - before))
-
-    async def _release_again(self) -> int:
-        """Release what the store did not answer for; return how many that were. What is held again is not it."""
-        done = 0
-        for uid, handle in list(self._unreleased.items()):
-            if self._owned.held(uid) is None:
-                try:
-                    done += await handle.release()
-                except StoreError:  # as before: it was logged
-                    break
-                self._taken.pop(uid, None)
-            self._unreleased.pop(uid, None)
-        return done
-
-    def _take_new(self) -> collections.deque[str]:
-        """Return the uids that are held and were not taken in hand before, and take them."""
-        handles = [self._owned.held(uid) for uid in self._owned.uids]
-        new = {handle.uid: handle for handle in handles if handle is not None and self._is_new(handle)}
-        self._taken.update(new)
-        return collections.deque(new)
-
-    def _is_new(self, handle: Ownership) -> bool:
-        taken = self._taken.get(handle.uid)
-        return taken is None or not (handle is taken or handle.continues(taken))
-
-    async def _let_go(self, uid: str, *, leaving: bool) -> bool:
-        claimed = self._owned.held(uid)
-        if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
+    async def _run(self) -> bool:
+        if not self._may_announce:
             return False
-        if not claimed.is_owned():  # so may this one be: what is remembered of it may be older than that
-            return leaving and await self._give_up(claimed)
-        if self._hand_off is not None:
-            error = await _call(self._hand_off, uid)
-            if error is not None:
-                self.faults.note(uid, error)
-                if not leaving:
-                    return False
-        handle = self._owned.held(uid)
-        if handle is None or not (handle is claimed or handle.continues(claimed)):
-            return False  # lost meanwhile; what was claimed since has a turn of its own
-        return await self._give_up(handle) or not self._releases
-
-    async def _give_up(self, handle: Ownership) -> bool:
-        """Release the uid, or only forget it if nothing is released; return whether it was released."""
-        if not self._releases:
-            self._owned.forget(handle.uid)
+        self._heartbeats.spares_others = not self._heartbeats.registered
+        begin = anyio.current_time()
+        deadline = begin + self._drain_deadline
+        if not await self._announce():
             return False
-        self._unreleased[handle.uid] = handle
-        released = await handle.release()
-        self._unreleased.pop(handle.uid, None)
-        return released
+        if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
+            await self._rebalancing.stop()
+            self._rebalancing.start()
+        await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
+        _log.info("%s drains: it hands %d uids over", self._lease.name, len(self._owned))
+        handed = await self._hand_over.run(deadline - anyio.current_time())
+        took = anyio.current_time() - begin
+        _log.info("%s has drained: it handed %d uids over in %.1f s", self._lease.name, handed.done, took)
+        self._warn_of_left(handed)
+        return True
 
+    async def _announce(self) -> bool:
+        """Publish that the pod takes no new uids; return whether the store has it."""
+        why: object = "no answer in time"
+        with anyio.move_on_after(self._stop_deadline):
+            try:
+                await self._heartbeats.publish()
+            except LifecycleError:
+                return False  # superseded: it was logged, and nothing is held
+            except StoreError as error:
+                why = error
+            else:
+                return True
+        if self._heartbeats.registered:
+            message = "%s could not announce that it drains, so its %d uids are not handed over now: %s"
+            _log.warning(message, self._lease.name, len(self._owned), why)
+        return False
 
-async def _call(hand_off: HandOff, uid: str) -> BaseException | None:
-    """Return what the hand-off raised, if it did: its fault with one uid must not keep the others."""
-    task = asyncio.current_task()
-    cancels = 0 if task is None else task.cancelling()
-    try:
-        result = hand_off(uid)
-        if inspect.isawaitable(result):
-            await result
-    except asyncio.CancelledError as error:
-        if task is None or task.cancelling() > cancels:
-            raise
-        return error  # nobody cancelled it: something that it awaited was cancelled
-    except Exception as error:  # noqa: BLE001 - the application's
-        return _unless_cut_off(task, cancels, error)
-    return _unless_cut_off(task, cancels, None)
+    async def _save(self, within: float) -> None:
+        """Hand off what is owned though it cannot be released, as the store does not answer: the process ends."""
+        saved = await self._hand_over.save(within)
+        if saved.done or saved.left:
+            message = "%s handed %d uids off and could not release them; %d were not handed off in time"
+            _log.warning(message, self._lease.name, saved.done, saved.left)
 
-
-def _unless_cut_off(task: asyncio.Task[Any] | None, cancels: int, error: BaseException | None) -> BaseException | None:
-    """Return the error, unless the hand-off kept a cancellation for itself: it was cut off all the same."""
-    if task is not None and task.cancelling() > cancels:
-        raise asyncio.CancelledError from error
-    return error
+    def _warn_of_left(self, handed: HandedOver) -> None:
+        if handed.left:
+            message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
+            _log.warning(message, self._lease.name, handed.left)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from random import Random
 from typing import TYPE_CHECKING
@@ -10,29 +9,32 @@ from typing import TYPE_CHECKING
 import anyio
 
 from stateful_route._background.periodic import PeriodicTask
-from stateful_route._background.tasks import outlast
 from stateful_route._clock import lease_clock
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
 from stateful_route._validation import check_count, check_id, check_pod_index, check_seconds
 from stateful_route.config import BaseConfig
-from stateful_route.errors import LifecycleError, NotOwnerError, StoreError
-from stateful_route.models import HeartbeatOutcome, LinkKey, PodLife, PodReport, RoutingState
+from stateful_route.errors import NotOwnerError, StoreError
+from stateful_route.models import LinkKey, PodLife, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
-from stateful_route.server.drain import HandOver
+from stateful_route.server.drain import Drain
+from stateful_route.server.hand_over import HandOver
+from stateful_route.server.heartbeats import Heartbeats
 from stateful_route.server.invalidations import PodInvalidationListener
 from stateful_route.server.lease import PodLease
-from stateful_route.server.load.sources import LoadMeter, PodFacts, source_of
-from stateful_route.server.names import name_of
+from stateful_route.server.link_checks import LinkChecks
+from stateful_route.server.load.sources import LoadMeter, source_of
+from stateful_route.server.operations import UidOperations
 from stateful_route.server.owned_uids import OwnedUids
-from stateful_route.server.rebalance import rebalancing_task
+from stateful_route.server.rebalance import Rebalancer
 from stateful_route.server.reclaim import Reclaim
+from stateful_route.server.status import PodStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from stateful_route.models import LinkChange, ServerInfo
-    from stateful_route.server.drain import HandedOver, HandOff
+    from stateful_route.server.hand_over import HandOff
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.ownership import Ownership
     from stateful_route.server.rebalance import Movable
@@ -89,65 +91,42 @@ class ServerDriver(Driver):
             check_hand_off("hand_off", hand_off)
         if movable is not None:
             check_movable("movable", movable)
+        config = BaseConfig() if config is None else config
+        config.check_for_pod()
+        random = Random() if random is None else random  # noqa: S311 - it spreads load
         self._store = store
         self._server = server_info
-        self._name = name_of(server_info)
-        self._config = BaseConfig() if config is None else config
-        self._config.check_for_pod()
-        self._load_state: int | None = None
-        self._load = LoadMeter(source_of(load_source, self._config.cpu_factor), clock)
-        self._routing_state = RoutingState.READY
-        random = Random() if random is None else random  # noqa: S311 - it spreads load
-        self._pod_lease = PodLease(
-            store,
-            server_info,
-            self._report,
-            lease=self._config.lease_seconds,
-            retention=self._config.retention_seconds,
-            exclusive=self._config.index_is_exclusive,
-            clock=clock,
-            lost=self._note_lost,
-            alive=self._note_alive,
-            ended=self._lose_all,
-        )
-        self._owned = OwnedUids(
-            store,
-            self._pod_lease,
-            server_info,
-            deadline=self._config.call_deadline_seconds,
-            random=random,
-            hard_limit=self._config.max_links if self._config.max_links_is_hard else None,
-        )
-        self._reclaim = Reclaim(self._owned, self._pod_lease, self._name, lease=self._config.lease_seconds, clock=clock)
-        self._hand_over = HandOver(self._owned, hand_off, rate=self._config.drain_rate)
-        self._draining: asyncio.Task[bool] | None = None
+        self._config = config
+        self._load = LoadMeter(source_of(load_source, config.cpu_factor), clock)
+        self._lease = PodLease(server_info, config.lease_seconds, clock)
+        self._owned = OwnedUids(self._lease, server_info.pod_index)
+        self._status = PodStatus(self._owned, self._load, config)
+        self._operations = UidOperations(store, server_info, self._owned, self._status, config)
+        self._reclaim = Reclaim(self._operations, random)
+        self._heartbeats = Heartbeats(store, server_info, self._owned, self._status, self._reclaim, config)
+        self._checks = LinkChecks(self._operations, self._heartbeats, random)
         self._invalidations = PodInvalidationListener(
             store,
             server_info,
-            self._pod_lease,
-            self._owned,
-            patience=self._config.listen_patience,
+            self._operations,
+            self._heartbeats,
+            self._checks,
+            patience=config.listen_patience,
             random=random,
         )
-        self._rebalancing = rebalancing_task(
-            store, server_info, self._owned, movable, self._hand_over, self._config, clock=clock, random=random
-        )
-        self._caring = PeriodicTask(
-            f"care for the links of {self._name}",
-            self._owned.look_after,
-            self._config.heartbeat,
-            jitter=self._config.jitter,
-            random=random,
-            clock=clock,
-        )
-        self._beating = PeriodicTask(
-            f"heartbeat of {server_info.service_name} {server_info.pod_index}",
-            self._pod_lease.beat,
-            self._config.heartbeat,
-            jitter=self._config.jitter,
-            random=random,
-            clock=clock,
-        )
+        hand_over = HandOver(self._owned, hand_off, rate=config.drain_rate)
+
+        def each(period: float, name: str, action: Callable[[], Awaitable[None]]) -> PeriodicTask:
+            name = f"{name} of {self._lease.name}"
+            return PeriodicTask(name, action, period, jitter=config.jitter, random=random, clock=clock)
+
+        self._beating = each(config.heartbeat, "heartbeat", self._heartbeats.beat)
+        self._caring = each(config.heartbeat, "care for the links", self._checks.look_after)
+        self._rebalancing: PeriodicTask | None = None
+        if config.rebalance:
+            rebalancer = Rebalancer(store, server_info, hand_over, movable, config, random)
+            self._rebalancing = each(config.rebalance_period, "rebalancing", rebalancer.cycle)
+        self._draining = Drain(self._status, self._heartbeats, self._reclaim, hand_over, self._rebalancing, config)
 
     def __repr__(self) -> str:
         server = self._server
@@ -161,7 +140,7 @@ class ServerDriver(Driver):
     @property
     def incarnation(self) -> int:
         """This life of the pod; 0 before it is started."""
-        return self._pod_lease.incarnation
+        return self._lease.incarnation
 
     @property
     def healthy(self) -> bool:
@@ -172,7 +151,7 @@ class ServerDriver(Driver):
         another process helps. ``True`` otherwise: also before the start, while the pod drains or after it was set to
         SHUTDOWN, as it leaves by itself, and while Redis is away, as no restart brings that back.
         """
-        return not (self._phase in {Phase.STOPPED, Phase.FORKED} or self._pod_lease.superseded or self._beating.failed)
+        return not (self._phase in {Phase.STOPPED, Phase.FORKED} or self._lease.superseded or self._beating.failed)
 
     async def stop(self) -> None:
         """Drain, say goodbye, and leave no task behind. A second call waits for the first, or does nothing.
@@ -192,59 +171,35 @@ class ServerDriver(Driver):
 
     async def _start(self) -> None:
         await self._load.start()
-        await self._pod_lease.register()
+        await self._heartbeats.register()
         self._beating.start()
         self._invalidations.start()
         self._caring.start()
         if self._rebalancing is not None:
             self._rebalancing.start()
 
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        self._owned.leave_to_the_parent()
-
     async def _stop(self) -> None:
-        """Drain, and say goodbye, if the store answers."""
-        drain_ends = anyio.current_time() + self._config.drain_deadline
-        announced = False
         try:
-            announced = await self._drain_once()
-        finally:  # whatever a hand-off raised that is no Exception: the pod leaves
-            await self._leave(drain_ends, announced=announced)
-
-    async def _leave(self, drain_ends: float, *, announced: bool) -> None:
-        if self._rebalancing is not None:
-            await self._rebalancing.stop()
-        deadline = anyio.current_time() + self._config.stop_deadline
-        try:
-            if announced:
-                handed = await self._hand_over.go_on(self._config.stop_deadline / 2)
-                self._warn_of_left(handed)
-            else:
-                await self._save(drain_ends - anyio.current_time())
-                deadline = anyio.current_time() + self._config.stop_deadline
+            await self._draining.leave()
         finally:
-            await self._end_tasks(deadline)
+            await self._say_goodbye(self._draining.leave_by)
 
-    async def _save(self, within: float) -> None:
-        """Hand off what is owned though it cannot be released, as the store does not answer: the process ends."""
-        saved = await self._hand_over.save(within)
-        if saved.done or saved.left:
-            message = "%s handed %d uids off and could not release them; %d were not handed off in time"
-            _log.warning(message, self._name, saved.done, saved.left)
-
-    async def _end_tasks(self, deadline: float) -> None:
+    async def _say_goodbye(self, deadline: float) -> None:
         await self._beating.stop()
         await self._invalidations.stop()
         await self._caring.stop()
         await self._reclaim.stop()
-        self._routing_state = RoutingState.SHUTDOWN
+        self._status.routing_state = RoutingState.SHUTDOWN
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
-                await self._pod_lease.say_goodbye()
+                await self._heartbeats.say_goodbye()
             except StoreError as error:
-                _log.warning("%s could not say goodbye: %s", self._name, error)
+                _log.warning("%s could not say goodbye: %s", self._lease.name, error)
         await self._load.stop(scope.deadline)
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._owned.leave_to_the_parent()
 
     async def drain(self) -> None:
         """Take no new uids, and hand over those that are held: what ``stop()`` does first.
@@ -259,124 +214,37 @@ class ServerDriver(Driver):
         """
         self._check_running()
         if self._stopping is None:
-            await self._drain_once()
-        elif self._draining is not None:  # that of stop(), which does not begin another one
-            await outlast(self._draining)
-
-    async def _drain_once(self) -> bool:
-        """Drain, or wait until that has ended; return whether it was announced."""
-        drained = self._draining is not None and self._draining.done()
-        if self._draining is None or (drained and self._routing_state is RoutingState.READY):
-            self._begin_drain()  # here, and not in the task: of two calls the later one counts
-            self._draining = asyncio.create_task(self._drain(), name=f"stateful_route drain of {self!r}")
-        draining = self._draining
-        announced = await outlast(draining)
-        if not announced and self._draining is draining:
-            self._draining = None  # the next one tries again
-        return announced
-
-    def _begin_drain(self) -> None:
-        if not self._pod_lease.ended and self._pod_lease.may_be_known:
-            if self._routing_state is RoutingState.READY:
-                self._routing_state = RoutingState.DENY_NEW_CALL
-            self._pod_lease.drains = True
-
-    async def _drain(self) -> bool:
-        if self._pod_lease.ended or not self._pod_lease.may_be_known:
-            return False
-        if not self._pod_lease.registered:
-            self._pod_lease.spare_others()
-        begin = anyio.current_time()
-        deadline = begin + self._config.drain_deadline
-        if not await self._announce_drain():
-            return False
-        if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
-            await self._rebalancing.stop()
-            self._rebalancing.start()
-        await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
-        _log.info("%s drains: it hands %d uids over", self._name, len(self._owned))
-        handed = await self._hand_over.run(deadline - anyio.current_time())
-        took = anyio.current_time() - begin
-        _log.info("%s has drained: it handed %d uids over in %.1f s", self._name, handed.done, took)
-        self._warn_of_left(handed)
-        return True
-
-    async def _announce_drain(self) -> bool:
-        """Publish that the pod takes no new uids; return whether the store has it."""
-        why: object = "no answer in time"
-        with anyio.move_on_after(self._config.stop_deadline):
-            try:
-                await self._pod_lease.publish()
-            except LifecycleError:
-                return False  # superseded: it was logged, and nothing is held
-            except StoreError as error:
-                why = error
-            else:
-                return True
-        if self._pod_lease.registered:
-            message = "%s could not announce that it drains, so its %d uids are not handed over now: %s"
-            _log.warning(message, self._name, len(self._owned), why)
-        return False
-
-    def _warn_of_left(self, handed: HandedOver) -> None:
-        if handed.left:
-            message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
-            _log.warning(message, self._name, handed.left)
-
-    def _note_lost(self, outcome: HeartbeatOutcome) -> None:
-        self._reclaim.lost(links_too=outcome is HeartbeatOutcome.UNKNOWN)
-
-    def _note_alive(self) -> None:
-        self._reclaim.go_on()
-
-    def _lose_all(self) -> None:
-        self._owned.lose_all()
-
-    def _report(self) -> PodReport:
-        config = self._config
-        links = len(self._owned)
-        return PodReport(
-            load=self._load.read(PodFacts(links=links, capacity=config.capacity, load_state=self._load_state)),
-            routing_state=self._routing_state,
-            links=links,
-            placed_total=self._owned.placed_total,
-            capacity=config.capacity,
-            max_links=config.max_links,
-            address=config.address,
-            zone=config.zone,
-            version=config.version,
-            reclaiming=self._reclaim.told,
-            draining=self._pod_lease.drains,
-        )
+            await self._draining.run()
+        else:
+            await self._draining.wait()  # that of stop(), which does not begin another one
 
     async def set_load_state(self, load_state: int) -> None:
         """See ``StatefulRouteForServerDriver``."""
         check_count("load_state", load_state)
         self._check_running()
-        self._load_state = load_state
+        self._status.load_state = load_state
 
     async def get_load_state(self) -> int:
         """See ``StatefulRouteForServerDriver``."""
         self._check_running()
-        return self._report().load
+        return self._status.report().load
 
     async def set_routing_state(self, routing_state: RoutingState) -> None:
         """See ``StatefulRouteForServerDriver``."""
         state = RoutingState.parse(routing_state)
         self._check_running()
-        self._pod_lease.check_not_ended()
-        self._routing_state = state
-        self._pod_lease.drains = self._pod_lease.drains and state is not RoutingState.READY
+        self._lease.check_not_ended()
+        self._status.set_routing_state(state)
         async with within(self._config.call_deadline_seconds, "heartbeat"):
             if state is RoutingState.SHUTDOWN:
-                await self._pod_lease.say_goodbye()  # its uids may be taken over at once
+                await self._heartbeats.say_goodbye()  # its uids may be taken over at once
             else:
-                await self._pod_lease.publish()
+                await self._heartbeats.publish()
 
     async def get_routing_state(self) -> RoutingState:
         """See ``StatefulRouteForServerDriver``."""
         self._check_running()
-        return self._routing_state
+        return self._status.routing_state
 
     async def claim(self, uid: str, *, steal_temporary: bool = False) -> Ownership:
         """Make the link of the uid this pod's, persistently, and return the handle.
@@ -390,7 +258,7 @@ class ServerDriver(Driver):
         """
         check_id("uid", uid)
         self._check_running()
-        return await self._owned.claim(uid, steal_temporary=steal_temporary)
+        return await self._operations.claim(uid, steal_temporary=steal_temporary)
 
     def owned(self, uid: str) -> Ownership | None:
         """Return the handle of a uid that this pod owns now, or ``None``. Local: no I/O."""
@@ -405,9 +273,9 @@ class ServerDriver(Driver):
             answer = await self._assign(key, pod_index)
         elif pod_index == self._server.pod_index:
             self._check_not_waiting(uid)
-            answer = await self._owned.assign(uid)
+            answer = await self._operations.assign(uid)
         else:
-            answer = await self._owned.give(uid, lambda: self._assign(key, pod_index))
+            answer = await self._operations.give(uid, lambda: self._assign(key, pod_index))
         if answer.previous is not None:
             return answer.previous.pod_index
         return pod_index if answer.outcome.same_owner else None
@@ -418,7 +286,7 @@ class ServerDriver(Driver):
         check_pod_index("pod_index", pod_index)
         if self._is_own_service(key) and pod_index == self._server.pod_index:
             self._check_not_waiting(uid)
-            claimed = await self._owned.claim(uid, steal_temporary=True)
+            claimed = await self._operations.claim(uid, steal_temporary=True)
             if claimed.full and claimed.pod_index is None:
                 claimed.require()
             holder = claimed.pod_index
@@ -443,7 +311,7 @@ class ServerDriver(Driver):
 
     async def _remove(self, key: LinkKey, pod_index: int | None, grace: float) -> bool:
         if self._is_own_service(key):
-            return await self._owned.remove(key.uid, pod_index, grace)
+            return await self._operations.remove(key.uid, pod_index, grace)
         return (await self._store.release(key, pod_index=pod_index, grace=grace)).done
 
     async def _assign(self, key: LinkKey, pod_index: int) -> LinkChange:
@@ -468,5 +336,5 @@ class ServerDriver(Driver):
 
     def _check_not_waiting(self, uid: str) -> None:
         """Refuse to take a uid while an older life of this pod may still own it."""
-        if self._pod_lease.waiting:
+        if self._lease.waiting:
             raise NotOwnerError(uid, None, None)

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.models import LinkChange, PodLife, PreviousOwner
-    from stateful_route.server.owned_uids import OwnedUids
+    from stateful_route.server.operations import UidOperations
+
+
+_NONE: frozenset[int | None] = frozenset()
 
 
 class Ownership:
@@ -27,6 +30,8 @@ class Ownership:
         inherited: whether an older life of this pod held the uid, so that its memory of it is gone.
         previous: who held the link before this claim, if the owner or its incarnation changed.
         full: whether the pod has ``max_links`` uids, and ``max_links_is_hard``: so it refused one more.
+        held: whether the link is this pod's as far as it knows, be the pod itself alive or not.
+        incarnation: the life of the pod that claimed.
 
     """
 
@@ -35,13 +40,14 @@ class Ownership:
         "_given_up",
         "_goes_on",
         "_heard",
-        "_held",
-        "_incarnation",
+        "_lease",
         "_on_lost",
-        "_owned",
+        "_operations",
         "_resumed",
         "epoch",
         "full",
+        "held",
+        "incarnation",
         "inherited",
         "pod_index",
         "previous",
@@ -50,7 +56,7 @@ class Ownership:
 
     def __init__(
         self,
-        owned: OwnedUids,
+        operations: UidOperations,
         uid: str,
         owner: PodLife,
         answer: LinkChange,
@@ -65,37 +71,34 @@ class Ownership:
         ``resumed`` is the older life's handle that it goes on with, and ``goes_on`` is whether the previous link may be
         that of an older handle: not if the store was rolled back to it.
         """
+        link = answer.link
         self.uid = uid
-        self.epoch = answer.link.epoch if answer.link else None
-        self.pod_index = answer.link.pod_index if answer.link else None
+        self.epoch = link.epoch if link else None
+        self.pod_index = link.pod_index if link else None
+        self.incarnation = owner.incarnation
+        self.held = (
+            link is not None
+            and link.kind is LinkKind.PERSISTENT
+            and link.pod_index == owner.pod_index
+            and link.incarnation == owner.incarnation
+        )
         self.inherited = inherited
         self.full = full
         self.previous: PreviousOwner | None = answer.previous
         self._ended = answer.ended
         self._goes_on = goes_on
-        self._heard = owned.interruptions
-        self._incarnation = owner.incarnation
-        self._held = answer.link is not None and answer.link.owner == owner and answer.link.kind is LinkKind.PERSISTENT
-        self._resumed: frozenset[int | None] = frozenset()
+        self._heard = operations.owned.interruptions
+        self._resumed: frozenset[int | None] = _NONE
         if resumed is not None:
             self._resumed = resumed._resumed | {resumed.epoch}  # noqa: SLF001 - of the same class
         self._given_up = False
         self._on_lost: list[Callable[[], None]] = []
-        self._owned = owned
+        self._operations = operations
+        self._lease = operations.owned.pod_lease
 
     def __repr__(self) -> str:
         state = "owned" if self.is_owned() else "not owned"
         return f"<Ownership of {self.uid!r} at epoch {self.epoch}: {state}>"
-
-    @property
-    def held(self) -> bool:
-        """Whether the link is this pod's as far as it knows, be the pod itself alive or not."""
-        return self._held
-
-    @property
-    def incarnation(self) -> int:
-        """The life of the pod that claimed."""
-        return self._incarnation
 
     def resumes(self, older: Ownership) -> bool:
         """Whether this goes on where the older handle of this process ended, as nobody owned the uid in between.
@@ -115,7 +118,7 @@ class Ownership:
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""
-        return self._held and self._owned.pod_lease.owns(self._incarnation)
+        return self.held and self._lease.owns(self.incarnation)
 
     def require(self) -> None:
         """Return if the uid is owned.
@@ -126,7 +129,7 @@ class Ownership:
         """
         if not self.is_owned():
             error = PodFullError if self.full else NotOwnerError
-            own = self.pod_index == self._owned.pod_index
+            own = self.pod_index == self._operations.owned.pod_index
             raise error(self.uid, None if own else self.pod_index, None if own else self.epoch)
 
     async def release(self, grace: float = 0.0) -> bool:
@@ -145,7 +148,7 @@ class Ownership:
         self.drop()
         if self._given_up or self.epoch is None:
             return False
-        released = await self._owned.release(self, grace)
+        released = await self._operations.release(self, grace)
         self._given_up = True
         return released
 
@@ -162,7 +165,7 @@ class Ownership:
 
         """
         check_on_lost("callback", callback)
-        if self._held:
+        if self.held:
             self._on_lost.append(callback)
         else:
             callback()
@@ -179,14 +182,16 @@ class Ownership:
 
     def leave_to_the_parent(self) -> None:
         """Own nothing, in a process that was forked from the one that does; nobody is told, as nothing was lost."""
-        self._held = False
+        self.held = False
 
     def drop(self) -> None:
         """Note that the uid is not owned any more."""
-        self._held = False
+        self.held = False
+        if not self._on_lost:
+            return
         callbacks, self._on_lost = self._on_lost, []
         for callback in callbacks:
             try:
                 callback()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's: it is lost all the same
-                self._owned.faults.note(self.uid, error)
+                self._operations.owned.faults.note(self.uid, error)

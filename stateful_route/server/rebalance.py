@@ -8,18 +8,15 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
-from stateful_route._background.periodic import PeriodicTask
 from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
-from stateful_route.server.names import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from random import Random
 
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodTable, ServerInfo
-    from stateful_route.server.drain import HandOver
-    from stateful_route.server.owned_uids import OwnedUids
+    from stateful_route.server.hand_over import HandOver
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
@@ -70,22 +67,27 @@ class Rebalancer:
         self,
         store: Store,
         server: ServerInfo,
-        owned: OwnedUids,
-        movable: Movable,
-        let_go: Callable[[str], Awaitable[bool]],
-        *,
-        tolerance: float,
-        share: float,
+        hand_over: HandOver,
+        movable: Movable | None,
+        config: BaseConfig,
         random: Random,
     ) -> None:
-        """Shed among what ``movable`` names, by ``let_go``, which hands off and releases one uid."""
+        """Shed among what ``movable`` names; ``hand_over`` hands each of them off and releases it.
+
+        Raises:
+            ConfigError: if nothing says what may go.
+
+        """
+        if movable is None:
+            raise ConfigError("rebalance", value=True, allowed="only beside movable=, which names what may go")
         self._store = store
         self._server = server
-        self._owned = owned
+        self._name = hand_over.owned.pod_lease.name
+        self._hand_over = hand_over
+        self._owned = hand_over.owned
         self._movable = movable
-        self._let_go = let_go
-        self._tolerance = tolerance
-        self._share = share
+        self._tolerance = config.rebalance_tolerance
+        self._share = config.rebalance_share
         self._random = random
         self._pods = 0
         self._shedding = False
@@ -96,7 +98,8 @@ class Rebalancer:
     async def cycle(self) -> None:
         """Look once, and let go what should go now. Whatever goes wrong is logged, and left to the next time."""
         try:
-            await self._cycle()
+            with self._hand_over.faults.together(), self._owned.faults.together():
+                await self._cycle()
         except Exception as error:  # noqa: BLE001 - of the application, or of a store of its own
             self._note(error)
 
@@ -134,11 +137,11 @@ class Rebalancer:
         before = self.moved
         for uid in self._choose(count):
             try:
-                self.moved += await self._let_go(uid)
+                self.moved += await self._hand_over.let_go(uid)
             except StoreError as error:
                 _log.info("rebalancing stops for now: %s", error)
                 break
-        _log.info("%s let %d of %d links go", name_of(self._server), self.moved - before, len(self._owned))
+        _log.info("%s let %d of %d links go", self._name, self.moved - before, len(self._owned))
 
     def _choose(self, count: int) -> list[str]:
         """Return what ``movable`` names and the pod owns, before any of it goes: it may name what then changes.
@@ -165,13 +168,13 @@ class Rebalancer:
         _log.log(
             logging.DEBUG if again else logging.ERROR,
             "rebalancing of %s fails, and is tried again each period",
-            name_of(self._server),
+            self._name,
             exc_info=error,
         )
 
     def _note_none(self) -> None:
         if self._fault is not None:
-            _log.info("rebalancing of %s works again", name_of(self._server))
+            _log.info("rebalancing of %s works again", self._name)
         self._fault = None
 
 
@@ -188,49 +191,3 @@ def _uids(named: Iterable[object]) -> Iterator[str]:
         if not isinstance(uid, str):
             raise InvalidArgumentError("what movable() named", uid, "a uid, a string")
         yield uid
-
-
-def rebalancing_task(
-    store: Store,
-    server: ServerInfo,
-    owned: OwnedUids,
-    movable: Movable | None,
-    hand_over: HandOver,
-    config: BaseConfig,
-    *,
-    clock: Callable[[], float],
-    random: Random,
-) -> PeriodicTask | None:
-    """Return the task that rebalances a pod, if the settings turn it on.
-
-    Raises:
-        ConfigError: if nothing says what may go.
-
-    """
-    if not config.rebalance:
-        return None
-    if movable is None:
-        raise ConfigError("rebalance", value=True, allowed="only beside movable=, which names what may go")
-    rebalancer = Rebalancer(
-        store,
-        server,
-        owned,
-        movable,
-        hand_over.let_go,
-        tolerance=config.rebalance_tolerance,
-        share=config.rebalance_share,
-        random=random,
-    )
-
-    async def cycle() -> None:
-        with hand_over.faults.together(), owned.faults.together():
-            await rebalancer.cycle()
-
-    return PeriodicTask(
-        f"rebalancing of {name_of(server)}",
-        cycle,
-        config.rebalance_period,
-        jitter=config.jitter,
-        random=random,
-        clock=clock,
-    )

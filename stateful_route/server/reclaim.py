@@ -4,86 +4,104 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+from collections import deque
 from typing import TYPE_CHECKING
 
-from stateful_route._background.tasks import log_failure
+from stateful_route._background.tasks import Tasks
 from stateful_route.errors import LifecycleError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+    from random import Random
 
-    from stateful_route.server.lease import PodLease
-    from stateful_route.server.owned_uids import OwnedUids
+    from stateful_route.server.operations import UidOperations
 
 _log = logging.getLogger("stateful_route")
+
+# Uids that are claimed again at the same time: a hundred pods that do so keep the store busy, and let it answer within
+# a few milliseconds.
+_AT_ONCE = 16
 
 
 class Reclaim:
     """Claims all again that the pod still serves; whenever the store has answered, until all is claimed."""
 
-    def __init__(
-        self, owned: OwnedUids, pod_lease: PodLease, name: str, *, lease: float, clock: Callable[[], float]
-    ) -> None:
-        """Do nothing yet; ``name`` is that of the pod, for the log."""
-        self._owned = owned
-        self._pod_lease = pod_lease
-        self._name = name
-        self._lease = lease
-        self._clock = clock
-        self._lost = self._reclaimed = 0
-        self._told_until = -math.inf
-        self._heard_since = False
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, operations: UidOperations, random: Random) -> None:
+        """Do nothing yet."""
+        self._operations = operations
+        self._owned = operations.owned
+        self._lease = operations.owned.pod_lease
+        self._random = random
+        self._answered = False
+        """Whether the store has answered a heartbeat since the present attempt began."""
+        self._unclaimed: set[str] = set()
+        """The uids that could not be claimed again when that was tried last."""
+        self._tasks = Tasks()
 
-    @property
-    def pending(self) -> bool:
-        """Whether there may be something left to claim again."""
-        return self._reclaimed < self._lost + self._owned.left_behind
+    def go_on(self, publish: Callable[[], Awaitable[None]]) -> None:
+        """Begin, or go on after the store was away, if something is left: the store has answered a heartbeat.
 
-    @property
-    def told(self) -> bool:
-        """Whether the pod says that it reclaims: for a lease at most, as clients place nobody new meanwhile."""
-        return self.pending and len(self._owned) > 0 and self._clock() < self._told_until
-
-    def lost(self, *, links_too: bool) -> None:
-        """Take in that the store has lost the life of the pod, and perhaps its links: clients wait for these."""
-        self._lost += 1
-        if links_too:
-            self._told_until = self._clock() + self._lease
-
-    def go_on(self) -> None:
-        """Begin, or go on after the store was away, if there is something left to do: the store has answered."""
-        self._heard_since = True
-        if self.pending and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._run(), name=f"stateful_route reclaim of {self._name}")
-            self._task.add_done_callback(log_failure)
+        ``publish`` is called once all is claimed, as clients wait for that.
+        """
+        self._answered = True
+        if self._owned.stale and not self._tasks:
+            self._tasks.start(self._run(publish), f"reclaim of {self._lease.name}")
 
     async def wait(self, seconds: float) -> None:
         """Return once nothing is claimed again at the moment, or after so many seconds."""
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=seconds)
+        await self._tasks.wait(seconds)
 
     async def stop(self) -> None:
-        """End the task, and wait until it has ended."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        """End it, and wait until it has ended."""
+        await self._tasks.stop()
 
-    async def _run(self) -> None:
-        while self.pending:  # another life may begin meanwhile
-            losses, self._heard_since = self._lost + self._owned.left_behind, False
-            try:
-                await self._owned.reclaim()
-            except LifecycleError:
-                return  # it owns nothing for good
-            except StoreError as error:
-                if self._heard_since:
-                    continue
-                _log.warning("%s could not claim all of its uids again yet: %s", self._name, error)
-                return
-            self._reclaimed = losses
+    async def _run(self, publish: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._pod_lease.publish()  # the clients wait for it
-        except (StoreError, LifecycleError) as error:
-            _log.debug("%s could not say yet that it has claimed all again: %s", self._name, error)
+            while self._owned.stale:  # another life may begin meanwhile
+                self._answered = False
+                failure = await self._claim_all()
+                if failure is not None and not self._answered:
+                    _log.warning("%s could not claim all of its uids again yet: %s", self._lease.name, failure)
+                    return
+            await publish()
+        except LifecycleError:
+            return  # it owns nothing for good
+        except StoreError as error:
+            _log.debug("%s could not say yet that it has claimed all again: %s", self._lease.name, error)
+
+    async def _claim_all(self) -> StoreError | None:
+        """Claim each uid of an older life, 16 at a time; what another pod has by now is lost.
+
+        What is not answered is left to the next time, when it comes last. If none of the first ones is answered, they
+        all are left: the order is by chance, lest those whose part of the store is away be first each time.
+
+        Return the first error, if something was not answered.
+
+        Raises:
+            LifecycleError: if this process owns nothing for good.
+
+        """
+        uids = list(self._owned.stale)
+        self._random.shuffle(uids)
+        waiting = deque(sorted(uids, key=self._unclaimed.__contains__))
+        self._unclaimed.clear()
+        failed: list[StoreError] = []
+        claimed = 0
+
+        async def work() -> None:
+            nonlocal claimed
+            while waiting and (claimed or len(failed) < _AT_ONCE):
+                uid = waiting.popleft()
+                try:
+                    claimed += await self._operations.reclaim(uid)
+                except StoreError as error:
+                    failed.append(error)
+                    self._unclaimed.add(uid)
+                except LifecycleError:
+                    return
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(_AT_ONCE, len(waiting))):
+                group.create_task(work())
+        self._lease.check_not_ended()
+        return failed[0] if failed else None

@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from types import TracebackType
 
 _NOTHING = -1
 
 
 class Turn:
-    """The turn of a uid: who holds it runs an operation, the others wait."""
+    """The turn of a uid, an async context: who is in it runs an operation, the others wait in their order."""
 
-    __slots__ = ("changes", "invalidated", "lock", "users")
+    __slots__ = ("_lock", "_turns", "_uid", "changes", "invalidated", "users")
 
-    def __init__(self) -> None:
-        """Make one that nobody holds."""
-        self.lock = asyncio.Lock()
+    def __init__(self, turns: dict[str, Turn], uid: str) -> None:
+        """Make one that nobody is in."""
+        self._turns = turns
+        self._uid = uid
+        self._lock = asyncio.Lock()
         self.users = 0
-        """How many hold the turn or wait for it."""
+        """How many are in the turn or wait for it."""
         self.changes = 0
-        """How many of those that came so far were more than a claim."""
+        """How many calls so far were more than a claim."""
         self.invalidated: float = _NOTHING
-        """Up to which epoch the link was invalidated since ``listen`` was called."""
+        """The highest epoch that was invalidated since ``listen`` was called."""
+
+    async def __aenter__(self) -> Self:
+        """Wait for the turn."""
+        self.users += 1
+        try:
+            await self._lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the next one in."""
+        self._lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        self.users -= 1
+        if not self.users:
+            del self._turns[self._uid]
 
     def listen(self) -> None:
-        """Note from here on what is invalidated: an operation is about to be sent."""
+        """Note invalidations from here on: an operation is about to be sent."""
         self.invalidated = _NOTHING
 
 
@@ -44,10 +67,7 @@ class Turns:
         return len(self._turns)
 
     def changes(self, uid: str) -> int:
-        """Return a number that is another one once something but a claim was called for the uid.
-
-        A claim may join one that is in flight only if nothing was called in between.
-        """
+        """Return a number that changes with each call for the uid but a claim: a claim joins only one of its number."""
         turn = self._turns.get(uid)
         return 0 if turn is None else turn.changes
 
@@ -55,29 +75,21 @@ class Turns:
         """Whether an operation on the uid runs, or waits for its turn."""
         return uid in self._turns
 
-    @contextlib.asynccontextmanager
-    async def take(self, uid: str, *, claims: bool = False) -> AsyncIterator[Turn]:
-        """Wait for the turn of the uid, and hold it; the order is that of the calls."""
+    def of(self, uid: str, *, claims: bool = False) -> Turn:
+        """Return the turn of the uid, which is to be entered in the same step."""
         turn = self._turns.get(uid)
         if turn is None:
-            turn = self._turns[uid] = Turn()
-        turn.users += 1
+            turn = self._turns[uid] = Turn(self._turns, uid)
         turn.changes += not claims
-        try:
-            async with turn.lock:
-                yield turn
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[uid]
+        return turn
 
     def invalidate(self, uid: str, epoch: int) -> None:
-        """Note that an answer that is in flight is stale if it tells of this epoch or a lower one."""
+        """Make an answer in flight stale if it has this epoch or a lower one."""
         turn = self._turns.get(uid)
         if turn is not None:
             turn.invalidated = max(turn.invalidated, epoch)
 
     def invalidate_all(self) -> None:
-        """Note that any answer that is in flight may be stale: invalidations may have been missed."""
+        """Make all answers in flight stale."""
         for turn in self._turns.values():
             turn.invalidated = math.inf

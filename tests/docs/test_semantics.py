@@ -11,6 +11,7 @@ import pytest
 
 from stateful_route import BaseConfig, ClientDriver, NotOwnerError, PodReport, ServerDriver, ServerInfo
 from stateful_route.testing import MemoryStore
+from tests.insides import beat_once
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ async def test_state_and_epoch() -> None:
         states = await asyncio.gather(*(names["state_of"](first, "alice") for _ in range(2)))
         store.mark_dead("default", "room", 0)
         life = first.incarnation
-        await first._pod_lease.beat()
+        await beat_once(first)
         await eventually(lambda: first.incarnation > life and first.owned("alice") is not None)
         states.append(await names["state_of"](first, "alice"))
         await second.set_linked_pod("", "alice", "room", 1)

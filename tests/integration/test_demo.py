@@ -66,7 +66,7 @@ if "stateful_route.demo.gateway" in sys.orig_argv:
     ServiceView.pod = any_of_two
 if "stateful_route.demo.pod" in sys.orig_argv:
     from stateful_route import Ownership
-    Ownership.held = True
+    Ownership.held = property(lambda self: True, lambda self, held: None)
     Ownership.require = lambda self: None
 """
 # A chaos run as short as it can be and see all that it looks for.

@@ -49,56 +49,57 @@ class Mutation:
 
 
 LEASE, OWNED, OWNERSHIP = "server/lease.py", "server/owned_uids.py", "server/ownership.py"
-INVALIDATIONS, DRAIN = "server/invalidations.py", "server/drain.py"
+HEARTBEATS, OPERATIONS, RECLAIM = "server/heartbeats.py", "server/operations.py", "server/reclaim.py"
+INVALIDATIONS, CHECKS, HAND_OVER = "server/invalidations.py", "server/link_checks.py", "server/hand_over.py"
 DRIVER, TURNS = "server/driver.py", "server/turns.py"
 CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
 DIRECTORY, COHERENCE, SINGLE_FLIGHT = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
 LINKS, PODS = "testing/memory/links.py", "testing/memory/pods.py"  # as the scripts do it
 
 REVERTS = [
-    Mutation("r14 an answer overtaken by an invalidation counts", OWNED, "<= turn.invalidated", "<= -1"),
+    Mutation("r14 an answer overtaken by an invalidation counts", OPERATIONS, "<= turn.invalidated", "<= -1"),
     Mutation(
         "r02 a forced write does not settle a release",
-        OWNED,
-        "self._turns.take(uid) as turn:\n            await self._settle_releases(uid)\n            owner = self.pod_lease.life()\n",
-        "self._turns.take(uid) as turn:\n            owner = self.pod_lease.life()\n",
+        OPERATIONS,
+        "as turn:\n            await self._settle_releases(uid)\n            owner = self._lease.life()\n",
+        "as turn:\n            owner = self._lease.life()\n",
     ),
     Mutation(
         "r02 a claim does not settle a release",
-        OWNED,
-        "        await self._settle_releases(uid)\n        handle = None\n",
-        "        handle = None\n",
+        OPERATIONS,
+        "            if uid in self.owned.unsure:\n                await self._settle_releases(uid)\n",
+        "",
     ),
     Mutation(
         "r03 to remove drops the handle after the answer",
-        OWNED,
-        "            if handle is not None:\n                self.forget(uid)\n                owner, epoch",
+        OPERATIONS,
+        "            if handle is not None:\n                self.owned.forget(uid, spare=grace > 0)\n                owner, epoch",
         "            if handle is not None:\n                owner, epoch",
     ),
     Mutation(
         "r03 to give drops the handle after the answer",
-        OWNED,
-        "            self.forget(uid)\n            return await operation()",
-        "            answer = await operation()\n            self.forget(uid)\n            return answer",
+        OPERATIONS,
+        "            self.owned.forget(uid)\n            return await operation()",
+        "            answer = await operation()\n            self.owned.forget(uid)\n            return answer",
     ),
     Mutation(
         "r01 an earlier answer ends the parting",
-        LEASE,
-        "        if self._ended:  # meanwhile: the last heartbeat is still to come\n",
-        "        if self._ended:\n            self._parting = False\n",
+        HEARTBEATS,
+        "        if lease.ended:  # meanwhile: the last heartbeat is still to come\n",
+        "        if lease.ended:\n            self._parting = False\n",
     ),
     Mutation(
         "r17 a late registration counts",
-        LEASE,
-        "expected=self._expected,",
-        "expected=None,",
-        also=(("if await self._may_come_back():", "if False:"),),
+        HEARTBEATS,
+        "self._register_once(self._expected)",
+        "self._register_once(None)",
+        also=(("if there.own or not self._is_older_than(there):", "if False:"),),
     ),
     Mutation(
         "r04 calls have no deadline of their own for the turn",
-        OWNED,
-        'async with within(self._deadline, "claim"):\n            key',
-        "if True:\n            key",
+        OPERATIONS,
+        'async with within(self._deadline, "claim", since=began), turn:\n',
+        "async with turn:\n",
     ),
 ]
 
@@ -107,35 +108,44 @@ SLIPS = [
     Mutation(
         "the lease counts from the answer",
         LEASE,
-        "            self._good_until = sent + self._lease - _MARGIN\n",
-        "            self._good_until = self._clock() + self._lease - _MARGIN\n",
-        every=True,
+        "            self._good_until = sent + self._seconds - _MARGIN\n",
+        "            self._good_until = self.clock() + self._seconds - _MARGIN\n",
     ),
-    Mutation("a pod does not fence itself", LEASE, " <= self._clock() < self._good_until", " <= self._clock()"),
+    Mutation("a pod does not fence itself", LEASE, " <= self.clock() < self._good_until", " <= self.clock()"),
     Mutation("a handle outlives the life", LEASE, "return incarnation == self.incarnation and ", "return "),
-    Mutation("a new life does not wait", LEASE, "if began.previous_left and not self._exclusive:", "if False:"),
-    Mutation("a waiting life says goodbye", LEASE, "if self.waiting:  # who comes next", "if False:  # who comes next"),
+    Mutation(
+        "a new life does not wait",
+        HEARTBEATS,
+        "0.0 if self._exclusive else began.previous_left",
+        "0.0",
+    ),
+    Mutation(
+        "a waiting life says goodbye",
+        HEARTBEATS,
+        "if self._lease.waiting:  # who comes next",
+        "if False:  # who comes next",
+    ),
     Mutation(
         "superseded, and it goes on",
-        LEASE,
-        "            self._supersede()\n        elif",
-        "            pass\n        elif",
+        HEARTBEATS,
+        "            else:\n                self._supersede()\n        elif",
+        "        elif",
     ),
     Mutation(
         "all may be resumed",
         LEASE,
-        "return incarnation in self._unbroken and self._clock() < self._resumes_until",
+        "return incarnation in self._unbroken and self.clock() < self._resumes_until",
         "return True",
     ),
     Mutation(
         "a lost life is not reclaimed",
-        DRIVER,
-        "        self._reclaim.lost(links_too=outcome is HeartbeatOutcome.UNKNOWN)\n",
-        "        pass\n",
+        HEARTBEATS,
+        "        self._owned.leave_behind()\n",
+        "",
     ),
     Mutation(
         "who was taken for dead goes on",
-        LEASE,
+        HEARTBEATS,
         "elif outcome is not HeartbeatOutcome.OUTDATED:",
         "elif outcome is HeartbeatOutcome.UNKNOWN:",
     ),
@@ -144,11 +154,12 @@ SLIPS = [
         "release drops the handle after the answer",
         OWNERSHIP,
         "        self.drop()\n        if self._given_up or self.epoch is None:\n            return False\n"
-        "        released = await self._owned.release(self, grace)\n",
+        "        released = await self._operations.release(self, grace)\n",
         "        if self._given_up or self.epoch is None:\n            return False\n"
-        "        self._owned.forget = lambda uid: None\n"
-        "        try:\n            released = await self._owned.release(self, grace)\n"
-        "        finally:\n            del self._owned.forget\n            self._owned.forget(self.uid)\n",
+        "        owned = self._operations.owned\n"
+        "        owned.forget = lambda uid, spare=False: None\n"
+        "        try:\n            released = await self._operations.release(self, grace)\n"
+        "        finally:\n            del owned.forget\n            owned.forget(self.uid)\n",
     ),
     Mutation("any memory is good", OWNERSHIP, "return self.continues(older) or (", "return self.held or ("),
     # what a pod owns
@@ -161,37 +172,32 @@ SLIPS = [
     Mutation(
         "a refused claim keeps the handle",
         OWNED,
-        "            return before\n        self.forget(uid)\n",
-        "            return before\n",
+        "                return before\n            self.forget(uid)\n",
+        "                return before\n",
     ),
     Mutation(
         "nothing is lost at the end",
         OWNED,
-        "            for uid in self.uids:\n                self.forget(uid)\n        self._unsure",
-        "            pass\n        self._unsure",
+        "            for uid in self.uids:\n                self.forget(uid)\n        self.unsure",
+        "            pass\n        self.unsure",
     ),
     Mutation(
         "operations do not wait for their turn",
         TURNS,
-        "            async with turn.lock:\n                yield turn",
-        "            yield turn",
+        "            await self._lock.acquire()\n",
+        "            pass\n",
+        also=(("        self._lock.release()\n", ""),),
     ),
-    Mutation("a turn stays", TURNS, "            if not turn.users:\n                del self._turns[uid]\n", ""),
+    Mutation("a turn stays", TURNS, "        if not self.users:\n            del self._turns[self._uid]\n", ""),
     Mutation(
         "a forced write that failed leaves the handle",
-        OWNED,
-        "            except BaseException:\n                self.forget(uid)\n                raise\n",
+        OPERATIONS,
+        "            except BaseException:\n                self.owned.forget(uid)\n                raise\n",
         "            except BaseException:\n                raise\n",
     ),
     Mutation(
-        "an answer of an older life counts",
-        OWNED,
-        "return self.pod_lease.ended or self.pod_lease.incarnation == owner.incarnation",
-        "return True",
-    ),
-    Mutation(
         "a release names no epoch",
-        OWNED,
+        OPERATIONS,
         "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace, announced",
         "self._key(uid), pod_index=pod_index, epoch=None, grace=grace, announced",
     ),
@@ -199,29 +205,32 @@ SLIPS = [
     Mutation(
         "a pod that hears again does not look",
         INVALIDATIONS,
-        "        if incarnation == self._pod_lease.incarnation:\n            self._doubt(*self._owned.uids)\n",
+        "        if incarnation == self._lease.incarnation:\n            self._checks.doubt(self._owned.uids)\n",
         "",
     ),
     Mutation(
         "a pod does not verify what is announced",
         INVALIDATIONS,
-        "                self._doubt(uid)\n",
+        "                self._checks.doubt([uid])\n",
         "                pass\n",
     ),
     # leaving
     Mutation(
         "released before it is handed off",
-        DRAIN,
+        HAND_OVER,
         "        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)",
         "        await claimed.release()\n        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)",
     ),
     Mutation(
-        "a drain releases nothing", DRAIN, "        released = await handle.release()\n", "        released = True\n"
+        "a drain releases nothing",
+        HAND_OVER,
+        "        released = await handle.release()\n",
+        "        released = True\n",
     ),
     Mutation(
         "stop says no goodbye",
         DRIVER,
-        "                await self._pod_lease.say_goodbye()\n            except StoreError as error:",
+        "                await self._heartbeats.say_goodbye()\n            except StoreError as error:",
         "                pass\n            except StoreError as error:",
     ),
     Mutation("a stop leaves the heart beating", DRIVER, "        await self._beating.stop()\n", ""),
@@ -332,19 +341,24 @@ SLIPS = [
     # what was mended last
     Mutation(
         "a reclaim stops at the first error, in a fixed order",
-        OWNED,
+        RECLAIM,
         "        self._random.shuffle(uids)\n        waiting = deque(sorted(uids, key=self._unclaimed.__contains__))\n"
         "        self._unclaimed.clear()\n        failed: list[StoreError] = []\n        claimed = 0\n\n"
         "        async def work() -> None:\n            nonlocal claimed\n            while waiting and (",
         "        waiting = deque(uids)\n        failed: list[StoreError] = []\n        claimed = 0\n\n"
         "        async def work() -> None:\n            nonlocal claimed\n            while waiting and not failed and (",
     ),
-    Mutation("a reclaim that failed counts as done", OWNED, "        if failed:\n            raise failed[0]\n", ""),
+    Mutation(
+        "a reclaim that failed counts as done",
+        RECLAIM,
+        "                if failure is not None and not self._answered:\n",
+        "                self._owned.stale.clear()\n                if False:\n",
+    ),
     Mutation(
         "what is left behind in an older life is not claimed again",
         OWNED,
-        "            self.left_behind += handle is not None and handle.held\n",
-        "",
+        "            self.stale[uid] = None\n",
+        "            pass\n",
     ),
     Mutation(
         "the mark of an older tenure outlives a claim",
@@ -356,14 +370,14 @@ SLIPS = [
         "a second loss of the store is taken for the first",
         LEASE,
         "        # Of a life before this one nothing can be said any more: what the store told of tenures since is lost as well.\n"
-        "        self._forget_unbroken()\n",
+        "        self._unbroken.clear()\n",
         "",
     ),
     Mutation(
         "a link that was given up and rolled back goes on",
         OWNED,
-        "while answer.outcome in _GOES_ON and",
-        "while False and",
+        "return answer.outcome in _GOES_ON and",
+        "return False and",
     ),
     Mutation(
         "a pod that departs flushes nothing",
@@ -379,28 +393,33 @@ SLIPS = [
         "if False:",
     ),
     Mutation("a life that has ended resumes", OWNED, "            and self.pod_lease.owns(owner.incarnation)\n", ""),
-    Mutation("a release forgets an older unsure one", OWNED, "= pending | {epoch}", "= {epoch}"),
+    Mutation("a release forgets an older unsure one", OPERATIONS, "= pending | {epoch}", "= {epoch}"),
     Mutation(
         "a release that is answered settles all",
-        OWNED,
+        OPERATIONS,
         "pending & {None if answer.link is None else answer.link.epoch})",
         "set())",
     ),
     Mutation(
         "what is not owned is handed off",
-        DRAIN,
+        HAND_OVER,
         "            return leaving and await self._give_up(claimed)\n",
         "            pass\n",
     ),
     Mutation("a mark counts over an interruption", OWNERSHIP, " and self._heard == older._heard", ""),
     Mutation(
         "nobody looks after what is held",
-        OWNED,
-        "        await self.verify([uid for uid in some if uid in self._handles])\n",
+        CHECKS,
+        "        await self.look_at(some)\n",
         "",
     ),
-    Mutation("answers in flight survive a deaf period", OWNED, "        self._turns.invalidate_all()\n", ""),
-    Mutation("a late registration of its own ends a process", LEASE, "if await self._may_come_back():", "if False:"),
+    Mutation("answers in flight survive a deaf period", OPERATIONS, "        self._turns.invalidate_all()\n", ""),
+    Mutation(
+        "a late registration of its own ends a process",
+        HEARTBEATS,
+        "if there.own or not self._is_older_than(there):",
+        "if False:",
+    ),
     Mutation(
         "entries from the future stay",
         PODS,

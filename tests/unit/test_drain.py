@@ -27,7 +27,8 @@ from stateful_route import (
     drain_on_signal,
 )
 from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife, Topic
-from stateful_route.server.drain import HandedOver, HandOver
+from stateful_route.server.hand_over import HandedOver, HandOver
+from tests.insides import beat_once, held_by, reclaim_ended
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -159,7 +160,7 @@ class TestDrain:
             async with asyncio.timeout(5.0):
                 await pod.drain()
 
-            assert [] == pod._owned.uids
+            assert [] == held_by(pod)
 
     async def test_failing_hand_off(
         self, make_pod: MakePod, store: MemoryStore, caplog: pytest.LogCaptureFixture
@@ -210,7 +211,7 @@ class TestDrain:
             await pod.drain()
 
             assert ["alice", "bob"] == handed
-            assert [] == pod._owned.uids
+            assert [] == held_by(pod)
 
     async def test_claimed_after_it(self, make_pod: MakePod) -> None:
         """A uid that is claimed between the end of drain() and stop() is handed over by stop()."""
@@ -270,7 +271,7 @@ class TestDrain:
         """After drain() the pod stays DENY_NEW_CALL, whatever its next heartbeats say, until it stops."""
         async with make_pod() as pod:
             await pod.drain()
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             denied = await routing_state(store), await pod.get_routing_state()
 
         assert (RoutingState.DENY_NEW_CALL, RoutingState.DENY_NEW_CALL) == denied
@@ -321,10 +322,10 @@ class TestDrain:
         async with make_pod() as pod:
             store.mark_dead(NAMESPACE, SERVICE, 0)
             store.fail_with(AWAY, "register")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await pod.drain()
             store.fail_with(None)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
 
             assert RoutingState.DENY_NEW_CALL is await routing_state(store)
 
@@ -438,7 +439,7 @@ class TestLost:
         async with run_pods(1) as (pod,):
             handle = await pod.claim("alice")
             store.mark_dead(NAMESPACE, SERVICE, 0)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             async with asyncio.timeout(5.0):
                 await handle.lost()
             again = await pod.claim("alice")
@@ -475,12 +476,12 @@ class TestLost:
             handle = await pod.claim("alice")
             store.fail_with(AWAY, "heartbeat")
             clock.advance(CONFIG.lease_seconds - 0.003)  # the store counts whole milliseconds: the pod ends 2 ms before
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             before = handle.is_owned()
             clock.advance(0.001)
             fenced = handle.is_owned(), pod.owned("alice")
             store.fail_with(None)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
 
             assert (True, (False, None), True) == (before, fenced, handle.is_owned())
 
@@ -496,7 +497,7 @@ class TestOlderLife:
         async with make_server(0, index_is_exclusive=exclusive) as pod:
             at_once = (await pod.claim("alice")).is_owned()
             clock.advance(CONFIG.lease_seconds - 100.001)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             early = (await pod.claim("alice")).is_owned()
             clock.advance(0.001)
 
@@ -573,7 +574,7 @@ class TestReclaim:
             for uid in uids:
                 await pod.claim(uid)
             store._pods.clear()
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: all(pod.owned(uid) for uid in uids))
 
             assert [False] * 20 == [(await pod.claim(uid)).inherited for uid in uids]
@@ -585,7 +586,7 @@ class TestReclaim:
             await first.claim("bob")
             store.mark_dead(NAMESPACE, SERVICE, 0)
             await store.assign(ALICE, PodLife(1, second.incarnation))
-            await first._pod_lease.beat()
+            await beat_once(first)
             await eventually(lambda: first.owned("bob") is not None)
 
             assert first.owned("alice") is None
@@ -600,7 +601,7 @@ class TestReclaim:
             store.hear_again()
             await eventually(lambda: bool(store._listeners))
             await asyncio.sleep(0.1)  # nothing tells that it has looked at its links
-            await pod._pod_lease.beat()
+            await beat_once(pod)
 
             await eventually(lambda: pod.owned("alice") is not None, within=2.0)
 
@@ -611,10 +612,10 @@ class TestReclaim:
                 await pod.claim(uid)
             store._pods.clear()
             store.fail_with(AWAY, "claim")
-            await pod._pod_lease.beat()
-            await eventually(lambda: pod._reclaim._task is not None and pod._reclaim._task.done())
+            await beat_once(pod)
+            await eventually(lambda: not pod._reclaim._tasks)
             store.fail_with(None)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
 
             await eventually(lambda: all(pod.owned(uid) for uid in ("alice", "bob")), within=2.0)
 
@@ -624,7 +625,7 @@ class TestReclaim:
             handle = await pod.claim("alice")
             store.mark_dead(NAMESPACE, SERVICE, 0)
             store.hold("claim", answers=True)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await store.wait_held()
             release = asyncio.create_task(handle.release())
             await asyncio.sleep(0)  # so that it waits for its turn
@@ -639,15 +640,15 @@ class TestReclaim:
             handles = [await pod.claim(f"user-{number}") for number in range(20)]
             store.mark_dead(NAMESPACE, SERVICE, 0)
             store.hold("claim")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await store.wait_held(16)
             releases = [asyncio.create_task(handle.release()) for handle in handles]
             await asyncio.sleep(0)  # so that each waits for its turn, or is sent
             store.release_held()
             await asyncio.gather(*releases)
-            await pod._reclaim.wait(10.0)
+            await reclaim_ended(pod)
 
-            assert [] == pod._owned.uids
+            assert [] == held_by(pod)
             assert [None] * 20 == [await store.get_link(LinkKey(NAMESPACE, h.uid, SERVICE)) for h in handles]
 
     async def test_left_behind(self, run_pods: RunPods, store: MemoryStore) -> None:
@@ -658,15 +659,15 @@ class TestReclaim:
             claiming = asyncio.create_task(pod.claim("alice"))
             await store.wait_held()
             store.mark_dead(NAMESPACE, SERVICE, 0)
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)  # of nothing
+            await beat_once(pod)
+            await reclaim_ended(pod)  # of nothing
             store.fail_with(AWAY, "claim")
             store.release_held()
             with pytest.raises(StoreUnavailableError):
                 await claiming
             store.fail_with(None)
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
 
             assert pod.owned("alice") is not None
 
@@ -690,8 +691,8 @@ class TestReclaim:
             store.claim = without_bad  # type: ignore[method-assign]  # one part of the store is away
             store.mark_dead(NAMESPACE, SERVICE, 0)
             for _ in range(2):
-                await pod._pod_lease.beat()
-                await pod._reclaim.wait(10.0)
+                await beat_once(pod)
+                await reclaim_ended(pod)
 
             assert pod.owned("good") is not None
 
@@ -708,11 +709,11 @@ class TestReclaim:
                 seen += 1
                 if seen == 2:  # alice is claimed already
                     store._pods.clear()
-                    await pod._pod_lease.beat()
+                    await beat_once(pod)
                 return await real(*args, **settings)  # type: ignore[arg-type]  # as they came
 
             store.claim = claim  # type: ignore[assignment]  # a life is lost in the middle
-            await pod._pod_lease.beat()
+            await beat_once(pod)
 
             await eventually(lambda: all(pod.owned(uid) for uid in ("alice", "bob")), within=2.0)
 

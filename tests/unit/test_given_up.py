@@ -11,6 +11,7 @@ from stateful_route import LinkKey
 from stateful_route.models import PodLife
 from stateful_route.server import given_up
 from stateful_route.server.given_up import GivenUp
+from tests.insides import forget, miss_announcements, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ async def test_link_before_the_one_that_is_held(run_pods: RunPods, store: Memory
         await (await second.claim("alice")).release()
         held = await first.claim("alice")
         roll_back()
-        first._owned.forget("alice")
+        forget(first, "alice")
         newer = await first.claim("alice")
 
         assert newer.is_owned()
@@ -75,7 +76,7 @@ async def test_forced_write(run_pods: RunPods, store: MemoryStore, grace: float)
         roll_back = snapshot(store)
         await older.release(grace)
         await second.set_linked_pod("", "alice", "room", 1)
-        first._owned.invalidate_in_flight()  # as when the connection to the store is another one
+        miss_announcements(first)  # as when the connection to the store is another one
         roll_back()
         await first.set_linked_pod("", "alice", "room", 0)
         newer = first.owned("alice")
@@ -94,7 +95,7 @@ async def test_older_life(run_pods: RunPods, store: MemoryStore) -> None:
         await (await second.claim("alice")).release()
         roll_back()
         store._pods.clear()
-        await first._pod_lease.publish()
+        await publish(first)
         newer = await first.claim("alice")
 
         assert newer.is_owned()
@@ -109,7 +110,7 @@ async def test_grace(run_pods: RunPods) -> None:
         await first.release(grace=5.0)
         second = await pod.claim("alice")
         await second.release(grace=5.0)
-        pod._owned.invalidate_in_flight()
+        miss_announcements(pod)
         third = await pod.claim("alice")
 
         assert first.epoch == second.epoch

@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from stateful_route import InvalidArgumentError, LinkKey, RoutingState, ServerDriver, StoreUnavailableError
+from tests.insides import beat_once, hand_over_of, held_by, reclaim_ended
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -141,7 +142,7 @@ class TestOnce:
             await pod.claim("alice")
             await pod.drain()
             store.mark_dead(NAMESPACE, SERVICE, 0)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: pod.owned("alice") is not None)
 
         assert ["alice"] == hand_off.uids
@@ -153,8 +154,8 @@ class TestOnce:
         async def hand_off(uid: str) -> None:
             handed.append(uid)
             store.mark_dead("prod", "room", 0)
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
             assert pod.owned(uid) is not None
 
         async with make_pod(hand_off) as pod:
@@ -207,7 +208,7 @@ class TestOnce:
             await pod.drain()
 
             assert [False] * 3 == [await linked(store, uid) for uid in uids]
-            assert [] == pod._owned.uids
+            assert [] == held_by(pod)
 
     async def test_slow_one(self, make_pod: MakePod, store: MemoryStore) -> None:
         """A hand-off that takes long keeps 63 others at a time from nothing, and no more than 64 run at once."""
@@ -267,7 +268,7 @@ class TestOnce:
         second = ServerDriver(store, room(1), CONFIG)
         async with second, make_pod(hand_off, movable=lambda _: ["user-0"], **config) as pod:
             uids = await claim(pod, 20)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: running == ["user-0"])
             draining = True
             async with asyncio.timeout(20.0):
@@ -286,9 +287,9 @@ class TestOnce:
 
         async with make_pod(hand_off) as pod:
             await claim(pod, 1)
-            first = asyncio.create_task(pod._hand_over.let_go("user-0"))
+            first = asyncio.create_task(hand_over_of(pod).let_go("user-0"))
             await eventually(lambda: bool(handed))
-            second = asyncio.create_task(pod._hand_over.let_go("user-0"))
+            second = asyncio.create_task(hand_over_of(pod).let_go("user-0"))
             await asyncio.sleep(0)  # so that it begins
             go_on.set()
             released = await asyncio.gather(first, second)
@@ -306,7 +307,7 @@ class TestOnce:
 
         async with make_pod(hand_off) as pod:
             await claim(pod, 1)
-            released = [await pod._hand_over.let_go("user-0") for _ in range(2)]
+            released = [await hand_over_of(pod).let_go("user-0") for _ in range(2)]
             left = await linked(store, "user-0")
 
         assert ([False, True], False) == (released, left)
@@ -336,7 +337,7 @@ class TestOnce:
         pod = make_pod(hand_off, movable=lambda count: [f"user-{number}" for number in range(count)], **config)
         async with second, pod:
             uids = await claim(pod, 20)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await begun.wait()
             stopping = asyncio.create_task(pod._rebalancing.stop()) if pod._rebalancing else None
             await asyncio.sleep(0)
@@ -422,14 +423,14 @@ class TestOnce:
         handed: list[str] = []
         leaving, go_on = asyncio.Event(), asyncio.Event()
         pod = make_pod(handed.append)
-        leave = pod._leave
+        save = pod._draining._save
 
-        async def leave_later(drain_ends: float, *, announced: bool) -> None:
+        async def save_later(within: float) -> None:
             leaving.set()
             await go_on.wait()
-            await leave(drain_ends, announced=announced)
+            await save(within)
 
-        monkeypatch.setattr(pod, "_leave", leave_later)
+        monkeypatch.setattr(pod._draining, "_save", save_later)
         await pod.start()
         await pod.claim("alice")
         store.fail_with(AWAY, "heartbeat")
@@ -508,7 +509,7 @@ class TestOnce:
         async with ServerDriver(store, room(1), CONFIG):
             await pod.start()
             await claim(pod, 20)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await begun.wait()
             async with asyncio.timeout(20.0):
                 await pod.stop()
@@ -736,7 +737,7 @@ async def test_what_is_not_owned(make_pod: MakePod, store: MemoryStore) -> None:
 
     async with make_pod(hand_off) as pod:
         await pod.claim("alice")
-        pod._pod_lease._good_until = -1.0  # its lease has ended
-        await pod._hand_over.run(10.0)
+        pod._lease.suspend()  # its lease has ended
+        await hand_over_of(pod).run(10.0)
 
         assert ([], None) == (saved, await store.get_link(LinkKey(NAMESPACE, "alice", SERVICE)))

@@ -33,6 +33,7 @@ from stateful_route import (
 from stateful_route.server.load.sampling import cpu_limit
 from stateful_route.server.load.sources import LoadMeter, source_of, weigh
 from stateful_route.testing import ManualClock
+from tests.insides import beat_once
 from tests.unit.conftest import CONFIG, room
 from tests.unit.test_periodic import VirtualLoop
 from tests.unit.test_periodic import clock as loop_clock
@@ -539,7 +540,7 @@ class TestDriver:
         async with ServerDriver(store, room(0), config, load_source=source, clock=clock) as server:
             first = await published(store)
             await server.claim("alice")
-            await server._pod_lease.beat()
+            await beat_once(server)
 
             assert [200, 201, 201] == [first, await published(store), await server.get_load_state()]
         assert PodFacts(links=1, capacity=2.0, load_state=None) == seen[1]
@@ -549,7 +550,7 @@ class TestDriver:
         source = Scripted(30)
         async with ServerDriver(store, room(0), CONFIG, load_source=source, clock=clock) as server:
             await server.set_load_state(0)
-            await server._pod_lease.beat()
+            await beat_once(server)
 
             assert [0, 0] == [await published(store), await server.get_load_state()]
         assert [] == source.answers
@@ -560,7 +561,7 @@ class TestDriver:
         async with ServerDriver(store, room(0), CONFIG, load_source=source, clock=clock) as server:
             for _ in range(3):
                 clock.advance(400.0)  # less than a lease, and three of them are more
-                await server._pod_lease.beat()
+                await beat_once(server)
             handle = await server.claim("alice")
 
             assert handle.is_owned()

@@ -10,6 +10,18 @@ import pytest
 
 from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.models import PodLife
+from tests.insides import (
+    beat_once,
+    cut_reclaim_off,
+    held_by,
+    look_after,
+    miss_announcements,
+    reclaim_ended,
+    reclaims,
+    report_of,
+    turns_of,
+    unsettled,
+)
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -54,7 +66,7 @@ async def test_claim_again(run_pods: RunPods) -> None:
         first, second = await pod.claim("alice"), await pod.claim("alice")
 
         assert first is second
-        assert (1, 1) == (len(pod._owned), pod._owned.placed_total)
+        assert (1, 1) == (len(held_by(pod)), pod._owned.placed_total)
 
 
 async def test_refused(run_pods: RunPods) -> None:
@@ -103,7 +115,7 @@ async def test_release(run_pods: RunPods, store: MemoryStore) -> None:
         assert (True, False, False) == (*answers, handle.is_owned())
         assert (None, None) == (caught.value.pod_index, caught.value.epoch)
         assert await store.get_link(ALICE) is None
-        assert 0 == len(pod._owned)
+        assert 0 == len(held_by(pod))
 
 
 async def test_release_with_grace(run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
@@ -231,7 +243,7 @@ async def test_claims_at_once(run_pods: RunPods) -> None:
         handles = await asyncio.gather(*(pod.claim("alice") for _ in range(50)))
 
         assert 1 == len({id(handle) for handle in handles})
-        assert 0 == len(pod._owned._turns)
+        assert 0 == turns_of(pod)
 
 
 async def test_two_pods_at_once(run_pods: RunPods) -> None:
@@ -254,7 +266,7 @@ async def test_cancelled_claim(run_pods: RunPods, store: MemoryStore, answers: b
             claim.cancel()
         await asyncio.wait(claims)
         store.release_held()
-        owned, turns = pod.owned("alice"), len(pod._owned._turns)
+        owned, turns = pod.owned("alice"), turns_of(pod)
 
         assert (None, 0) == (owned, turns)
         assert (await pod.claim("alice")).is_owned()
@@ -269,7 +281,7 @@ async def test_life_of_a_late_assignment(run_pods: RunPods, store: MemoryStore) 
         forced = asyncio.create_task(pod.set_linked_pod("", "alice", "room", 0))
         await asyncio.sleep(0)  # so that it waits for its turn
         store.mark_dead("prod", "room", 0)
-        await pod._pod_lease.beat()
+        await beat_once(pod)
         store.release_held()
         await asyncio.gather(claim, forced)
 
@@ -282,7 +294,7 @@ async def test_resumes_over_two_lives(run_pods: RunPods, store: MemoryStore) -> 
         handles = [await server.claim("alice")]
         for _ in range(2):
             store.mark_dead("prod", "room", 0)
-            await server._pod_lease.beat()
+            await beat_once(server)
             await eventually(lambda: server.owned("alice") not in {None, handles[-1]})
             handles.append(await server.claim("alice"))
         after = [handles[2].resumes(older) for older in handles[:2]]
@@ -304,8 +316,8 @@ async def test_lost_handle_resumes_nothing(run_pods: RunPods, store: MemoryStore
             await before.release()
         else:
             store.mark_dead("prod", "room", 0)
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
         after = await pod.claim("alice")
         resumed = after.resumes(before)
         await after.release()
@@ -319,12 +331,12 @@ async def test_answer_after_the_end(run_pods: RunPods, store: MemoryStore) -> No
         store.hold("claim", answers=True)
         claiming = asyncio.create_task(pod.claim("alice"))
         await store.wait_held()
-        await pod._pod_lease.say_goodbye()
+        await pod._heartbeats.say_goodbye()
         store.release_held()
         handle = await claiming
         await asyncio.wait_for(handle.lost(), 1.0)
 
-        assert (False, []) == (handle.is_owned(), pod._owned.uids)
+        assert (False, []) == (handle.is_owned(), held_by(pod))
 
 
 async def test_nothing_to_look_after(run_pods: RunPods, store: MemoryStore) -> None:
@@ -332,7 +344,7 @@ async def test_nothing_to_look_after(run_pods: RunPods, store: MemoryStore) -> N
     async with run_pods(1) as (pod,):
         await eventually(lambda: bool(store._listeners))
         before = store.operations["get_links"]
-        await pod._owned.look_after()
+        await look_after(pod)
 
         assert before == store.operations["get_links"]
 
@@ -384,7 +396,7 @@ class TestOvertaken:
             store.hold("claim", answers=True)
             claiming = asyncio.create_task(pod.claim("alice"))
             await store.wait_held()
-            pod._owned.invalidate_in_flight()
+            miss_announcements(pod)
             store.release_held()
             handle = await claiming
 
@@ -526,12 +538,52 @@ class TestWaiting:
 
             assert [False, True] == [(await older).is_owned(), (await newer).is_owned()]
 
+    async def test_who_shares_a_claim_that_timed_out_asks_again(
+        self, run_pods: RunPods, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A claim that joined another one, which the store did not answer in time, uses the time that it has left."""
+        claim, go_on, asked = store.claim, asyncio.Event(), []
+
+        async def late_once(key: LinkKey, owner: PodLife, **settings: Any) -> Any:
+            asked.append(key.uid)
+            if len(asked) == 1:
+                await go_on.wait()
+                raise TIMEOUT
+            return await claim(key, owner, **settings)
+
+        async with run_pods(1) as (pod,):
+            monkeypatch.setattr(store, "claim", late_once)
+            first, second = asyncio.create_task(pod.claim("alice")), asyncio.create_task(pod.claim("alice"))
+            await asyncio.sleep(0)  # so that they begin
+            go_on.set()
+
+            assert (await second).is_owned()
+            with pytest.raises(StoreTimeoutError):
+                await first
+            assert ["alice"] * 2 == asked
+
+    async def test_forced_write_of_a_lost_life(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """A forced write that is answered after the store has lost the life of the pod is claimed again."""
+        async with run_pods(1) as (pod,):
+            store.hold("assign", answers=True)
+            forcing = asyncio.create_task(pod.set_linked_pod("", "alice", "room", 0))
+            await store.wait_held()
+            store._pods.clear()
+            await beat_once(pod)
+            store.release_held()
+            await forcing
+            await beat_once(pod)
+            await reclaim_ended(pod)
+
+            assert pod.owned("alice") is not None
+
     async def test_within_the_deadline(self, make_server: MakeServer, store: MemoryStore) -> None:
-        """Calls for one uid that get no answer all end within one deadline."""
+        """Calls for one uid that wait for their turns, and get no answer, all end within one deadline."""
         async with make_server(call_deadline=0.05) as pod:
             handle = await pod.claim("alice")
             store.hold("claim", "release", "assign", "get_link")
             calls = [
+                pod.set_linked_pod("", "alice", "room", 0),
                 pod.claim("alice"),
                 handle.release(),
                 pod.claim("alice"),
@@ -542,8 +594,8 @@ class TestWaiting:
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             store.release_held()
 
-            assert [StoreTimeoutError] * 6 == [type(outcome) for outcome in outcomes]
-            assert 0 == len(pod._owned._turns)
+            assert [StoreTimeoutError] * 7 == [type(outcome) for outcome in outcomes]
+            assert 0 == turns_of(pod)
 
 
 class TestEmptiedStore:
@@ -555,7 +607,7 @@ class TestEmptiedStore:
         async with run_pods(1) as (pod,):
             before = [await pod.claim(uid) for uid in uids]
             store.lose_all()
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: all(pod.owned(uid) for uid in uids))
             after = [await pod.claim(uid) for uid in uids]
 
@@ -567,7 +619,7 @@ class TestEmptiedStore:
         async with run_pods(1) as (pod,):
             before = await pod.claim("alice")
             store.lose_all()
-            await pod._owned.look_after()
+            await look_after(pod)
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert (await pod.claim("alice")).resumes(before)
@@ -585,12 +637,12 @@ class TestEmptiedStore:
             if placed:  # by a client that knows the old life
                 await store.place_links("prod", [(uid, life) for uid in uids], "room", 60.0)
             store.hold("claim")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await store.wait_held(16)
-            left = await pod._owned.verify(uids)
-            held = len(pod._owned)
+            left = await pod._checks.look_at(uids)
+            held = len(held_by(pod))
             store.release_held()
-            await pod._reclaim.wait(10.0)
+            await reclaim_ended(pod)
             resumed = [(await pod.claim(uid)).resumes(old) for uid, old in zip(uids, before, strict=True)]
 
             assert ([], 50) == (left, held)
@@ -602,7 +654,7 @@ class TestEmptiedStore:
             before = await pod.claim("alice")
             store.lose_all()
             await store.place(ALICE, PodLife(0, pod.incarnation), 60.0)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert (await pod.claim("alice")).resumes(before)
@@ -619,8 +671,8 @@ class TestEmptiedStore:
             store.lose_all()
             await (await other.claim("alice")).release(grace)
             clock.advance(2.0)
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
             after = await pod.claim("alice")
 
             assert (True, False) == (after.is_owned(), after.resumes(before))
@@ -631,7 +683,7 @@ class TestEmptiedStore:
             before = await pod.claim("alice")
             clock.advance(21.0)
             store.lose_all()
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert not (await pod.claim("alice")).resumes(before)
@@ -642,7 +694,7 @@ class TestEmptiedStore:
             before = await pod.claim("alice")
             clock.advance(61.0)
             store.lose_all()
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert not (await pod.claim("alice")).resumes(before)
@@ -659,11 +711,11 @@ class TestEmptiedStore:
                 await (await other.claim("alice")).release()
             claims = store.operations["claim"]
             store.fail_with(TIMEOUT, "claim", applied=True)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: store.operations["claim"] > claims)
-            await pod._reclaim.wait(10.0)
+            await reclaim_ended(pod)
             store.fail_with(None)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert (not had) is (await pod.claim("alice")).resumes(before)
@@ -679,19 +731,19 @@ class TestEmptiedStore:
             await (await other.claim("alice")).release()
             if how == "cancelled":
                 store.hold("claim", answers=True)
-                await pod._pod_lease.beat()
+                await beat_once(pod)
                 await store.wait_held()
-                await pod._reclaim.stop()
+                await cut_reclaim_off(pod)
                 store.release_held()
             else:
                 claims = store.operations["claim"]
                 store.fail_with(TIMEOUT, "claim", applied=True)
-                await pod._pod_lease.beat()
+                await beat_once(pod)
                 await eventually(lambda: store.operations["claim"] > claims)
-                await pod._reclaim.wait(10.0)
+                await reclaim_ended(pod)
                 store.fail_with(None)
             store.expire_link(ALICE)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: pod.owned("alice") not in {None, before})
 
             assert not (await pod.claim("alice")).resumes(before)
@@ -715,7 +767,7 @@ class TestEmptiedStore:
             await pod.claim("alice")
             store.mark_dead("prod", "room", 0)
             store.hold("claim")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await store.wait_held()
             (during,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
@@ -728,11 +780,11 @@ class TestEmptiedStore:
             await pod.claim("alice")
             store.lose_all()
             store.hold("claim")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await store.wait_held()
             (during,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
-            await pod._reclaim.wait(10.0)  # it says so itself, and not with the next heartbeat
+            await reclaim_ended(pod)  # it says so itself, and not with the next heartbeat
             (after,) = (await store.read_pods("prod", "room")).pods
 
             assert (True, False) == (during.report.reclaiming, after.report.reclaiming)
@@ -742,7 +794,7 @@ class TestEmptiedStore:
         async with run_pods(1) as (pod,):
             store.lose_all()
             store.hold("register", answers=True)
-            beating = asyncio.create_task(pod._pod_lease.beat())
+            beating = asyncio.create_task(beat_once(pod))
             await store.wait_held()
             (state,) = (await store.read_pods("prod", "room")).pods
             store.release_held()
@@ -793,19 +845,19 @@ class TestOneOfMany:
             store.claim = without_bad  # type: ignore[method-assign]  # one part of the store is away
             store._pods.clear()
             for _ in range(2):
-                await pod._pod_lease.beat()
-                await pod._reclaim.wait(10.0)
+                await beat_once(pod)
+                await reclaim_ended(pod)
 
             assert all(pod.owned(uid) for uid in good)
-            assert (True, True) == (pod._reclaim.pending, pod._reclaim.told)
+            assert (True, True) == (reclaims(pod), report_of(pod).reclaiming)
 
             store.claim = claim  # type: ignore[method-assign]  # it is back
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
 
             assert all(pod.owned(uid) for uid in bad)
-            assert not pod._reclaim.pending
-            assert set() == pod._owned._unclaimed
+            assert not reclaims(pod)
+            assert set() == pod._reclaim._unclaimed
 
     async def test_reclaiming_is_told_for_a_lease(
         self, run_pods: RunPods, store: MemoryStore, clock: ManualClock
@@ -815,11 +867,11 @@ class TestOneOfMany:
             await pod.claim("alice")
             store.fail_with(AWAY, "claim")
             store._pods.clear()
-            await pod._pod_lease.beat()
-            told = pod._report().reclaiming
+            await beat_once(pod)
+            told = report_of(pod).reclaiming
             clock.advance(501.0)
 
-            assert (True, False, True) == (told, pod._report().reclaiming, pod._reclaim.pending)
+            assert (True, False, True) == (told, report_of(pod).reclaiming, reclaims(pod))
 
     async def test_a_link_that_is_lost_without_a_word(self, run_pods: RunPods, store: MemoryStore) -> None:
         """Two pods own what the store has lost for as long as it takes to look at all links once."""
@@ -830,10 +882,10 @@ class TestOneOfMany:
             store.expire_link(ALICE)
             await second.claim("alice")
             for _ in range(2):
-                await first._owned.look_after()
+                await look_after(first)
 
             assert [False, True] == [pod.owned("alice") is not None for pod in (first, second)]
-            assert 150 == len(first._owned)
+            assert 150 == len(held_by(first))
 
     async def test_a_life_whose_lease_has_ended_resumes_nothing(
         self, make_server: MakeServer, store: MemoryStore, clock: ManualClock
@@ -844,15 +896,15 @@ class TestOneOfMany:
             older = await pod.claim("alice")
             store.lose_all()
             store.fail_with(AWAY, "claim")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await pod._reclaim.wait(1.0)
             store.fail_with(None)
             clock.advance(21.0)
-            await other._pod_lease.beat()
+            await beat_once(other)
             await (await other.claim("alice")).release()
             store.lose_all()
             await pod.claim("alice")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await pod._reclaim.wait(1.0)
             newer = pod.owned("alice")
 
@@ -864,7 +916,7 @@ class TestOneOfMany:
         async with run_pods(1) as (pod,):
             older = {uid: await pod.claim(uid) for uid in ("alice", "bob")}
             store.lose_all()
-            await pod._owned.look_after()
+            await look_after(pod)
             await pod._reclaim.wait(1.0)
             newer = {uid: pod.owned(uid) for uid in older}
 
@@ -876,11 +928,11 @@ class TestOneOfMany:
             older = await pod.claim("alice")
             store.lose_all()
             store.fail_with(AWAY, "claim")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await pod._reclaim.wait(1.0)
             store.fail_with(None)
-            await pod._owned.look_after()
-            await pod._pod_lease.beat()
+            await look_after(pod)
+            await beat_once(pod)
             await pod._reclaim.wait(1.0)
             newer = pod.owned("alice")
 
@@ -895,9 +947,9 @@ class TestOneOfMany:
             with pytest.raises(StoreTimeoutError):
                 await handle.release()
             store.fail_with(None)
-            await pod._owned.look_after()
+            await look_after(pod)
 
-            assert ({}, None) == (pod._owned._unsure, await store.get_link(ALICE))
+            assert ([], None) == (unsettled(pod), await store.get_link(ALICE))
 
     async def test_releases_of_a_part_that_is_away(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A release that cannot be repeated now keeps no other from it."""
@@ -917,9 +969,9 @@ class TestOneOfMany:
             store.fail_with(None)
             store.release = without_alice  # type: ignore[method-assign]  # one part of the store is away
             for _ in range(2):
-                await pod._owned.look_after()
+                await look_after(pod)
 
-            assert ["alice"] == list(pod._owned._unsure)
+            assert ["alice"] == unsettled(pod)
 
     async def test_an_older_release_does_not_settle_a_newer_one(self, run_pods: RunPods, store: MemoryStore) -> None:
         """A claim settles the release that may still end it, though an older one was answered in between."""
@@ -955,10 +1007,10 @@ class TestOneOfMany:
             await asyncio.wait([releasing, claiming])
             store.release_held()
             store.mark_dead("prod", "room", 0)
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
 
-            assert ([], None) == (pod._owned.uids, pod.owned("alice"))
+            assert ([], None) == (held_by(pod), pod.owned("alice"))
 
 
 class TestWhatResumes:
@@ -973,8 +1025,8 @@ class TestWhatResumes:
             store.lose_all()
             await (await other.claim("alice")).release()
             store.fail_with(AWAY, "claim")
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
             await pod.set_linked_pod("", "alice", "room", 0)
             after = pod.owned("alice")
 
@@ -997,8 +1049,8 @@ class TestWhatResumes:
                     await store.release(ALICE)
                 else:
                     store.expire_link(ALICE)
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
             after = await pod.claim("alice")
 
             assert (True, how == "own mark") == (after.is_owned(), after.resumes(before))
@@ -1012,7 +1064,7 @@ class TestWhatResumes:
             await eventually(lambda: bool(store._listeners))
             before = await pod.claim("alice")
             clock.advance(501.0)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             after = await pod.claim("alice")
 
             assert (None, True, False) == (before.epoch, after.is_owned(), after.resumes(before))
@@ -1026,8 +1078,8 @@ class TestWhatResumes:
             await eventually(lambda: not store._listeners)
             store.lose_all()
             await store.claim(ALICE, PodLife(0, pod.incarnation + 1))
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
             after = await pod.claim("alice")
 
             assert (True, True, False) == (after.is_owned(), after.inherited, after.resumes(before))
@@ -1040,14 +1092,14 @@ class TestWhatResumes:
             await eventually(lambda: not store._listeners)
             store.fail_with(AWAY, "claim")
             store.lose_all()
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
             store.fail_with(None)
-            await other._pod_lease.beat()
+            await beat_once(other)
             await (await other.claim("alice")).release()
             store.lose_all()
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
             after = await pod.claim("alice")
 
             assert (True, False) == (after.is_owned(), after.resumes(before))

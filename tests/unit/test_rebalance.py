@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stateful_route import BaseConfig, ConfigError, PodReport, PodState, PodTable, RoutingState, ServerDriver, StateObj
 from stateful_route.server.rebalance import links_to_shed
+from tests.insides import beat_once, held_by
 from tests.unit.conftest import CONFIG, room
 
 if TYPE_CHECKING:
@@ -115,10 +116,10 @@ async def test_driver(store: MemoryStore, clock: ManualClock) -> None:
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for number in range(100):
             await full.claim(f"user-{number}")
-        await full._pod_lease.beat()
+        await beat_once(full)
         assert full._rebalancing is not None
         await full._rebalancing._action()
-        left = len(full._owned)
+        left = len(held_by(full))
 
         assert [f"user-{number}" for number in range(5)] == handed
         assert 95 == left
@@ -173,15 +174,15 @@ async def test_movable_that_fails(
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for number in range(100):
             await full.claim(f"user-{number}")
-        await full._pod_lease.beat()
+        await beat_once(full)
         assert full._rebalancing is not None
         left = []
         for _ in range(3):
             await full._rebalancing._action()
-            left.append(len(full._owned))
-        answers.append(lambda count: full._owned.uids[:count])
+            left.append(len(held_by(full)))
+        answers.append(lambda count: held_by(full)[:count])
         await full._rebalancing._action()
-        after = len(full._owned)
+        after = len(held_by(full))
 
     assert [100 - released] * 3 == left
     assert left[-1] - after in {4, 5}
@@ -196,11 +197,11 @@ async def test_movable_that_never_ends(store: MemoryStore, clock: ManualClock) -
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for number in range(100):
             await full.claim(f"user-{number}")
-        await full._pod_lease.beat()
+        await beat_once(full)
         assert full._rebalancing is not None
         await full._rebalancing._action()
 
-        assert 100 == len(full._owned)
+        assert 100 == len(held_by(full))
 
 
 async def test_movable_that_names_what_the_hand_off_changes(store: MemoryStore, clock: ManualClock) -> None:
@@ -215,11 +216,11 @@ async def test_movable_that_names_what_the_hand_off_changes(store: MemoryStore, 
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for uid in list(sessions):
             await full.claim(uid)
-        await full._pod_lease.beat()
+        await beat_once(full)
         assert full._rebalancing is not None
         await full._rebalancing._action()
 
-        assert 95 == len(full._owned) == len(sessions)
+        assert 95 == len(held_by(full)) == len(sessions)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
@@ -236,7 +237,7 @@ async def test_movable_that_ends_the_process(
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for number in range(100):
             await full.claim(f"user-{number}")
-        await full._pod_lease.beat()
+        await beat_once(full)
         assert full._rebalancing is not None
         with pytest.raises(error):
             await full._rebalancing._action()
@@ -257,7 +258,7 @@ async def test_failing_hand_off(store: MemoryStore, clock: ManualClock) -> None:
     async with full, ServerDriver(store, room(1), CONFIG, clock=clock):
         for uid in uids:
             await full.claim(uid)
-        await full._pod_lease.beat()
+        await beat_once(full)
         assert full._rebalancing is not None
         await full._rebalancing._action()
 
@@ -278,9 +279,9 @@ async def test_ordinals_that_begin_elsewhere(store: MemoryStore, clock: ManualCl
         left = []
         for _ in range(3):
             clock.advance(20.0)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await pod._rebalancing._action()
-            left.append(len(pod._owned))
+            left.append(len(held_by(pod)))
 
     assert 200 > left[0] > left[1] > left[2]
 
@@ -304,12 +305,12 @@ async def test_large_service(store: MemoryStore, clock: ManualClock, own: int, e
             return looked[-1]
 
         store.read_pods = noted  # type: ignore[method-assign]  # it notes what is read
-        left = [len(pod._owned)]
+        left = [len(held_by(pod))]
         for _ in range(3):
             clock.advance(20.0)  # in a service of so many not every heartbeat is told
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await pod._rebalancing._action()
-            left.append(len(pod._owned))
+            left.append(len(held_by(pod)))
 
     assert expected == left[0] - left[1]
     assert (expected > 0) is (left[1] > left[2] > left[3])

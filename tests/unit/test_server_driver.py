@@ -22,6 +22,7 @@ from stateful_route import (
 )
 from stateful_route.models import HeartbeatOutcome, PodLife
 from stateful_route.testing import ManualClock
+from tests.insides import beat_once, reclaim_ended
 from tests.unit.conftest import CONFIG, room
 from tests.waiting import eventually
 
@@ -76,7 +77,7 @@ class TestPublishing:
             await server.claim("alice")
             counted = await server.get_load_state()
             await server.set_load_state(0)
-            await server._pod_lease.beat()
+            await beat_once(server)
             pod = await pod_0(store)
 
             assert (1, 0) == (counted, await server.get_load_state())
@@ -113,7 +114,7 @@ class TestPublishing:
             with pytest.raises(StoreUnavailableError):
                 await server.set_routing_state(RoutingState.DENY_NEW_CALL)
             store.fail_with(None)
-            await server._pod_lease.beat()
+            await beat_once(server)
 
             assert RoutingState.DENY_NEW_CALL is (await pod_0(store)).report.routing_state
 
@@ -172,7 +173,7 @@ class TestLives:
         async with make_server() as server:
             first, handle = server.incarnation, await server.claim("alice")
             store.mark_dead("prod", "room", 0)
-            await server._pod_lease.beat()
+            await beat_once(server)
             pod = await pod_0(store)
 
             assert server.incarnation == pod.incarnation
@@ -185,7 +186,7 @@ class TestLives:
         async with make_server() as server:
             before = await server.claim("alice")
             store.mark_dead("prod", "room", 0)
-            await server._pod_lease.beat()
+            await beat_once(server)
             after = await server.claim("alice")
 
             assert (False, before.epoch) == (after.inherited, after.previous and after.previous.epoch)
@@ -198,7 +199,7 @@ class TestLives:
             await server.claim("alice")
             await store.claim(ALICE, PodLife(0, server.incarnation + 1))
             store.mark_dead("prod", "room", 0)
-            await server._pod_lease.beat()
+            await beat_once(server)
             after = await server.claim("alice")
 
             assert after.inherited
@@ -223,12 +224,12 @@ class TestLives:
         async with make_server() as server:
             store.mark_dead("prod", "room", 0)
             store.fail_with(TIMEOUT, "register", applied=True)
-            await server._pod_lease.beat()
+            await beat_once(server)
             store.fail_with(None)
-            await server._pod_lease.beat()
-            await server._pod_lease.beat()
+            await beat_once(server)
+            await beat_once(server)
             clock.advance(CONFIG.lease_seconds)  # the life that it never heard of could be another process
-            await server._pod_lease.beat()
+            await beat_once(server)
 
             assert (await server.claim("alice")).is_owned()
 
@@ -237,7 +238,7 @@ class TestLives:
         async with make_server() as older:
             handle = await older.claim("alice")
             async with make_server() as newer:
-                await older._pod_lease.beat()
+                await beat_once(older)
                 with pytest.raises(LifecycleError, match="superseded"):
                     await older.set_routing_state(RoutingState.READY)
                 await asyncio.gather(older.claim("bob"), return_exceptions=True)
@@ -249,7 +250,7 @@ class TestLives:
     async def test_superseded_takes_nothing(self, make_server: MakeServer, store: MemoryStore) -> None:
         """A process that knows that it is superseded makes no link that nobody owns."""
         async with make_server() as older, make_server() as newer:
-            await older._pod_lease.beat()
+            await beat_once(older)
             await asyncio.gather(older.claim("bob"), return_exceptions=True)
             handle = await newer.claim("bob")
 
@@ -260,9 +261,9 @@ class TestLives:
         older = make_server()
         await older.start()
         handle = await older.claim("alice")
-        older._routing_state = RoutingState.SHUTDOWN
+        older._status.routing_state = RoutingState.SHUTDOWN
         store.hold("heartbeat", answers=True)
-        goodbye = asyncio.create_task(older._pod_lease.say_goodbye())
+        goodbye = asyncio.create_task(older._heartbeats.say_goodbye())
         await store.wait_held()
         async with make_server() as newer:
             taken = await newer.claim("alice")
@@ -281,7 +282,7 @@ class TestLease:
             handle = await server.claim("alice")
             store.fail_with(AWAY)
             clock.advance(499.0)
-            await server._pod_lease.beat()
+            await beat_once(server)
             before = handle.is_owned()
             clock.advance(1.0)
             after = handle.is_owned()
@@ -297,7 +298,7 @@ class TestLease:
         async with make_server() as server:
             handle = await server.claim("alice")
             store.hold("heartbeat", answers=True)
-            beat = asyncio.create_task(server._pod_lease.beat())
+            beat = asyncio.create_task(beat_once(server))
             await store.wait_held()
             clock.advance(400.0)
             store.release_held()
@@ -314,7 +315,7 @@ class TestLease:
             handle = await server.claim("alice")
             clock.advance(600.0)
             between = handle.is_owned()
-            await server._pod_lease.beat()
+            await beat_once(server)
 
             assert (False, True) == (between, handle.is_owned())
 
@@ -325,7 +326,7 @@ class TestLease:
         async with make_server() as server:
             clock.advance(600.0)
             handle = await server.claim("alice")
-            await server._pod_lease.beat()
+            await beat_once(server)
             await server.remove_linked_pod("", "alice", "room")
             await store.claim(ALICE, PodLife(1, 1))
 
@@ -336,7 +337,7 @@ class TestLease:
         async with make_server() as server:
             clock.advance(600.0)
             first = await server.claim("alice")
-            await server._pod_lease.beat()
+            await beat_once(server)
             second = await server.claim("alice")
             await second.release()
 
@@ -514,7 +515,7 @@ class TestHealth:
         healthy = [server.healthy]
         await server.start()
         store.fail_with(AWAY)
-        await server._pod_lease.beat()
+        await beat_once(server)
         healthy.append(server.healthy)
         store.fail_with(None)
         await server.drain()
@@ -532,7 +533,7 @@ class TestHealth:
     async def test_superseded(self, make_server: MakeServer) -> None:
         """A pod that a newer process with its index has superseded is not healthy, and the newer one is."""
         async with make_server() as older, make_server() as newer:
-            await older._pod_lease.beat()
+            await beat_once(older)
 
             assert (False, True) == (older.healthy, newer.healthy)
 
@@ -573,7 +574,7 @@ class TestWords:
         """A pod says at INFO that it is registered, in which life and with which lease; its heartbeats say nothing."""
         caplog.set_level(logging.INFO, "stateful_route")
         async with make_server() as server:
-            await server._pod_lease.beat()
+            await beat_once(server)
 
             assert [f"pod 0 of 'room' (room-0) is registered: incarnation {server.incarnation}, lease 500 s"] == lines(
                 caplog, logging.INFO
@@ -602,14 +603,14 @@ class TestWords:
         async with make_server() as server:
             await server.claim("alice")
             lose(store)
-            await server._pod_lease.beat()
+            await beat_once(server)
 
         assert [f"{why}: a new life begins, and its 1 uids are claimed again"] == lines(caplog, logging.WARNING)
 
     async def test_superseded(self, make_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
         """A superseded pod says once what is the matter and what to do, and its errors say the same."""
         async with make_server(index_is_exclusive=True) as older, make_server(index_is_exclusive=True):
-            await older._pod_lease.beat()
+            await beat_once(older)
             with pytest.raises(LifecycleError) as caught:
                 await older.claim("alice")
 
@@ -628,7 +629,7 @@ class TestWords:
         async with make_server() as server:
             for error in (AWAY, AWAY, None, None, AWAY, None):
                 store.fail_with(error, "heartbeat")
-                await server._pod_lease.beat()
+                await beat_once(server)
             told = [line.partition(":")[0] for line in lines(caplog, logging.INFO)[1:]]
 
         fail, succeed = (f"heartbeats of pod 0 of 'room' (room-0) {what}" for what in ("fail", "succeed again"))
@@ -649,13 +650,13 @@ class TestWords:
         """A start whose registration was not answered leaves no pod behind that is READY, if it can help it."""
         store.fail_with(TIMEOUT, "register", applied=True)
         server = make_server()
-        real = server._pod_lease.publish
+        real = server._heartbeats.publish
 
         async def publish() -> None:
             store.fail_with(None)
             await real()
 
-        server._pod_lease.publish = publish  # type: ignore[method-assign]  # the store answers again
+        server._heartbeats.publish = publish  # type: ignore[method-assign]  # the store answers again
         with pytest.raises(StoreTimeoutError):
             await server.start()
 
@@ -705,7 +706,7 @@ class TestLateAnswers:
         """SHUTDOWN is in the store when the call returns, though a heartbeat was in flight when it was made."""
         async with make_server() as pod:
             store.hold("heartbeat", answers=True)
-            beating = asyncio.create_task(pod._pod_lease.beat())
+            beating = asyncio.create_task(beat_once(pod))
             await store.wait_held()
             leaving = asyncio.create_task(pod.set_routing_state(RoutingState.SHUTDOWN))
             await asyncio.sleep(0)
@@ -720,7 +721,7 @@ class TestLateAnswers:
         async with make_server() as pod:
             store.lose_all()
             store.hold("register", answers=True)
-            beating = asyncio.create_task(pod._pod_lease.beat())
+            beating = asyncio.create_task(beat_once(pod))
             await store.wait_held()
             leaving = asyncio.create_task(pod.set_routing_state(RoutingState.SHUTDOWN))
             await asyncio.sleep(0)
@@ -744,11 +745,11 @@ class TestLateAnswers:
             await pod.claim("alice")
             store.lose_all()
             store.fail_with(TIMEOUT, "register")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             store.fail_with(None)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             late = [await register(*args, **settings) for args, settings in sent[:-1]]
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             handle = await pod.claim("alice")
 
             assert [True] * len(sent[:-1]) == [answer.refused for answer in late]
@@ -762,9 +763,9 @@ class TestLateAnswers:
         async with make_server() as pod:
             store.lose_all()
             store.fail_with(TIMEOUT, "register", applied=applied)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             store.fail_with(None)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
 
             assert (await pod.claim("alice")).is_owned()
 
@@ -773,8 +774,8 @@ class TestLateAnswers:
         async with make_server() as older, make_server(index_is_exclusive=True) as newer:
             store.deafen()  # so that the older one does not hear of it
             store.mark_dead("prod", "room", 0)
-            await newer._pod_lease.beat()
-            await older._pod_lease.beat()
+            await beat_once(newer)
+            await beat_once(older)
 
             assert (False, True) == (older.healthy, newer.healthy)
             assert (await newer.claim("alice")).is_owned()
@@ -798,7 +799,7 @@ class TestLateAnswers:
             store_clock = ManualClock(clock() - 10_000.0)
             store._clock = store_clock
             for _ in range(6):
-                await living._pod_lease.beat()
+                await beat_once(living)
                 store_clock.advance(100.0)
             confirmed = await store.confirm_death("prod", "room", PodLife(0, dead.incarnation), 86400.0)
 
@@ -826,7 +827,7 @@ class TestLateAnswers:
 
         store.heartbeat = note  # type: ignore[method-assign,assignment]  # what was sent arrives again below
         async with make_server() as pod:
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await pod.set_routing_state(RoutingState.DENY_NEW_CALL)
             late = await heartbeat(*sent[0])
             state = await pod_0(store)
@@ -842,7 +843,7 @@ class TestLateAnswers:
             else:
                 store.mark_dead("prod", "room", 0)
             before = store.operations["register"]
-            await pod._pod_lease.beat()
+            await beat_once(pod)
 
             assert 1 == store.operations["register"] - before
 
@@ -851,13 +852,13 @@ class TestLateAnswers:
         async with make_server() as pod:
             store.mark_dead("prod", "room", 0)
             store.fail_with(TIMEOUT, "register")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             store.fail_with(None)
             before = dict(store.operations)
             with pytest.raises(StoreUnavailableError):
                 await pod.claim("alice")
             asked = store.operations["claim"] - before.get("claim", 0)
-            await pod._pod_lease.beat()
+            await beat_once(pod)
 
             assert (0, before["heartbeat"]) == (asked, store.operations["heartbeat"])
             assert (await pod.claim("alice")).is_owned()
@@ -878,11 +879,11 @@ class TestLateAnswers:
             before = store.operations["register"]
             await register(*sent[0][0], **sent[0][1])
             ghost = (await pod_0(store)).incarnation
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             await eventually(lambda: pod.owned("alice") is not None)
 
             assert pod.healthy
-            assert pod._pod_lease.is_own(0, ghost)
+            assert pod._lease.is_own(0, ghost)
             assert 3 == store.operations["register"] - before  # the late one, whose it is, and the next life over it
 
     async def test_a_start_that_failed_spares_a_living_process(
@@ -892,16 +893,16 @@ class TestLateAnswers:
         async with make_server(index_is_exclusive=True) as living:
             store.fail_with(TIMEOUT, "register")
             failing = make_server()
-            real = failing._pod_lease.publish
+            real = failing._heartbeats.publish
 
             async def publish() -> None:
                 store.fail_with(None)
                 await real()
 
-            failing._pod_lease.publish = publish  # type: ignore[method-assign]  # the store answers again
+            failing._heartbeats.publish = publish  # type: ignore[method-assign]  # the store answers again
             with pytest.raises(StoreTimeoutError):
                 await failing.start()
-            await living._pod_lease.beat()
+            await beat_once(living)
 
             assert (living.healthy, living.incarnation) == (
                 True,
@@ -915,8 +916,8 @@ class TestLateAnswers:
             handle = await pod.claim("alice")
             store._pods.clear()
             store._clock = lambda: clock() - 1000.0
-            await pod._pod_lease.beat()
-            await pod._reclaim.wait(10.0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
 
             assert pod.incarnation > before
             assert (await pod.claim("alice")).resumes(handle)
@@ -927,7 +928,7 @@ class TestLateAnswers:
             lost = PodLife(0, pod.incarnation + 10_000_000_000)
             await store.claim(LinkKey("prod", "alice", "room"), lost)
             refused = await pod.claim("alice")
-            await pod._pod_lease.beat()
+            await beat_once(pod)
             claimed = await pod.claim("alice")
 
             assert [False, True] == [refused.is_owned(), claimed.is_owned()]
@@ -942,9 +943,9 @@ class TestLateAnswers:
             store.deafen()  # the older one has not heard of the newer one
             store.lose_all()
             for process in (older, newer) if first == "older" else (newer, older):
-                await process._pod_lease.beat()
-            await older._pod_lease.beat()
-            await newer._pod_lease.beat()
+                await beat_once(process)
+            await beat_once(older)
+            await beat_once(newer)
 
             assert (False, True) == (older.healthy, newer.healthy)
             assert (await newer.claim("alice")).is_owned()

@@ -11,6 +11,7 @@ import pytest
 from stateful_route import ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
 from stateful_route.models import PodLife
 from stateful_route.testing import ManualClock, MemoryStore
+from tests.insides import beat_once
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ async def look_on(client: ClientDriver, clock: ManualClock, seconds: float, *ali
     for _ in range(round(seconds / REFRESH)):
         clock.advance(REFRESH)
         for pod in alive:
-            await pod._pod_lease.beat()
+            await beat_once(pod)
         await refresh(client)
 
 
@@ -145,7 +146,7 @@ class TestOneCall:
                 await beat(store, life, state=RoutingState.SHUTDOWN)
                 await store.confirm_death(NAMESPACE, SERVICE, life, RETENTION)
             clock.advance(3600.0)
-            await alive._pod_lease.beat()
+            await beat_once(alive)
             async with make_client() as client:
                 await client.pods("", SERVICE)
                 named = client._directory.peek(NAMESPACE, SERVICE).dead.named
@@ -180,7 +181,7 @@ class TestConfirmation:
             else:
                 clock.advance(3 * REFRESH)
             calls(store)
-            await alive._pod_lease.beat()
+            await beat_once(alive)
             await refresh(client)
             await look_on(client, clock, LEASE - REFRESH, alive)
             pod = await client.compute_linked_pod("", "alice", SERVICE)
@@ -200,7 +201,7 @@ class TestConfirmation:
             await client.pods("", SERVICE)
             await look_on(client, clock, LEASE - REFRESH, alive)
             clock.advance(REFRESH)
-            await alive._pod_lease.beat()
+            await beat_once(alive)
             confirm = store.confirm_death
 
             async def late(namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
@@ -223,7 +224,7 @@ class TestConfirmation:
             life = await mute(store, 1, "alice")
             await client.compute_linked_pod("", "alice", SERVICE)
             clock.advance(2 * LEASE)
-            await alive._pod_lease.beat()
+            await beat_once(alive)
             await beat(store, life)
             await refresh(client)
 
@@ -294,7 +295,7 @@ class TestConfirmation:
                 await beat(store, life, sequence)
                 await look_on(client, clock, REFRESH, alive)
             store._pods.clear()  # as an eviction or a failover of the shard of the pods does
-            await alive._pod_lease.beat()  # the first to register again; the other one will within a heartbeat
+            await beat_once(alive)  # the first to register again; the other one will within a heartbeat
             await refresh(client)
             await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -343,10 +344,10 @@ class TestConfirmation:
         async with run_pods(1) as (alive,), make_client() as client:
             await mute(store, 1, "alice")
             clock.advance(LEASE + 1)
-            await alive._pod_lease.beat()
+            await beat_once(alive)
             await client._directory.read(client._directory.peek(NAMESPACE, SERVICE))
             clock.advance(LEASE + 1)
-            await alive._pod_lease.beat()
+            await beat_once(alive)
 
             assert 1 == await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -381,7 +382,7 @@ class TestUnreachable:
             pods = {await client.compute_linked_pod("", f"user-{number}", SERVICE) for number in range(20)}
             kept = await client.compute_linked_pod("", "alice", SERVICE)
             clock.advance(1.0)
-            await reported._pod_lease.beat()
+            await beat_once(reported)
             await refresh(client)
             again = {await client.compute_linked_pod("", f"new-{number}", SERVICE) for number in range(20)}
 
@@ -395,7 +396,7 @@ class TestUnreachable:
         async with run_pods(2) as (_, reported), make_client() as client:
             await client.pods("", SERVICE)
             clock.advance(1.0)
-            await reported._pod_lease.beat()  # its last one: it crashes now
+            await beat_once(reported)  # its last one: it crashes now
             clock.advance(1.0)
             await client.report_unreachable("", SERVICE, 1)
             pods = {await client.compute_linked_pod("", f"user-{number}", SERVICE) for number in range(20)}

@@ -339,10 +339,8 @@ class LoadMeter:
             _log.info("the load source %r works again", self._source)
         self._failing = False
         self._last = load
-        self._note_time(self._clock() - begin)
-        return load
-
-    def _note_time(self, taken: float) -> None:
+        taken = self._clock() - begin
         if taken > _SLOW and not self._slow:
             self._slow = True
             _log.warning("the load source %r took %.3f s, for which the event loop stood still", self._source, taken)
+        return load

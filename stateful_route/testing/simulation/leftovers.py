@@ -22,11 +22,11 @@ def leftovers_of_client(driver: ClientDriver) -> str:
 
 def leftovers_of_pod(driver: ServerDriver) -> str:
     """Return what is left of a pod that has stopped."""
-    owned = driver._owned
+    operations = driver._operations
     left = {
-        "turns": owned._turns._turns,
-        "handles": owned._handles,
-        "claims": owned._claiming._in_flight,
+        "turns": operations._turns._turns,
+        "handles": operations.owned.uids,
+        "claims": operations._claiming._in_flight,
     }
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
 
@@ -39,9 +39,9 @@ def holds_in_vain(driver: ServerDriver, uid: str) -> bool:
 
 def is_waiting(driver: ServerDriver) -> bool:
     """Whether a pod waits for the lease of an older life of its index: it says no goodbye then."""
-    return driver._pod_lease.waiting
+    return driver._lease.waiting
 
 
 def process_of(driver: ServerDriver) -> str:
     """Return by what name the store knows a driver: each has its own, also in one process."""
-    return driver._pod_lease._process
+    return driver._heartbeats._process

@@ -440,7 +440,7 @@ class PodProcess(Process):
         table = judge.server.apply("read_pods", self.config.namespace, SERVICE)
         life = PodLife(self.index, driver.incarnation)
         # A life that waits for an older one says no goodbye, or its successor would not wait.
-        waits = self.left_waiting or driver._pod_lease.waiting  # noqa: SLF001
+        waits = self.left_waiting or is_waiting(driver)
         accepted = {state, RoutingState.DENY_NEW_CALL} if waits else {state}
         for pod in table.pods:
             if pod.life == life and not pod.dead and pod.report.routing_state not in accepted:

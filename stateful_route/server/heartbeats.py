@@ -1,0 +1,264 @@
+"""The life of a pod in the store: registers it, renews its lease, and begins another life when the store lost it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route.errors import StoreError, StoreUnavailableError
+from stateful_route.models import HeartbeatOutcome, RoutingState
+from stateful_route.server.lease import GOODBYE, SUPERSEDED
+
+if TYPE_CHECKING:
+    from stateful_route.config import BaseConfig
+    from stateful_route.models import PodReport, Registration, ServerInfo
+    from stateful_route.server.owned_uids import OwnedUids
+    from stateful_route.server.reclaim import Reclaim
+    from stateful_route.server.status import PodStatus
+    from stateful_route.store.protocol import Store
+
+_log = logging.getLogger("stateful_route")
+
+# A registration finds another life than the one that is expected if others register at the same time, or if an older
+# registration, which was not answered, has arrived at last.
+_REGISTRATIONS = 5
+
+# What no life has for an incarnation.
+_NO_LIFE = -1
+
+_WHY_LOST = {
+    HeartbeatOutcome.UNKNOWN: "Redis does not know %s any more",
+    HeartbeatOutcome.DEAD: "%s was taken for dead, as no heartbeat of it came for its lease",
+}
+
+
+class Heartbeats:
+    """Publishes heartbeats, one at a time, and acts on the answers.
+
+    The lease is told what an answer means for the right to own, ``OwnedUids`` what it means for the uids that are held;
+    ``Reclaim`` goes on after each.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        server: ServerInfo,
+        owned: OwnedUids,
+        status: PodStatus,
+        reclaim: Reclaim,
+        config: BaseConfig,
+    ) -> None:
+        """Have said nothing yet."""
+        self._store = store
+        self._server = server
+        self._owned = owned
+        self._lease = owned.pod_lease
+        self._status = status
+        self._reclaim = reclaim
+        self._times = config.lease_seconds, config.retention_seconds
+        self._exclusive = config.index_is_exclusive
+        self._process = ""
+        self._publishing = asyncio.Lock()
+        self._sequence = 0
+        self._last_incarnation = 0
+        self._expected = 0
+        """The life of this pod that the store has, as far as it is known; 0 for none."""
+        self._failing = False
+        self._parting = False
+        self.may_be_known = False
+        """Whether the store may know this process: it has registered, or its registration was not answered."""
+        self.spares_others = False
+        """Whether it takes the place of no other process: it could not start, and only ends what it began."""
+
+    @property
+    def registered(self) -> bool:
+        """Whether the store has accepted this process at least once."""
+        return self._last_incarnation > 0
+
+    async def register(self) -> None:
+        """Begin a life.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        self._process = secrets.token_hex(8)  # here, and not before a fork: no other process has it
+        async with self._publishing:
+            await self._begin_life()
+
+    async def beat(self) -> None:
+        """Publish a heartbeat; one that fails is logged when it is the first to fail, and left to the next."""
+        try:
+            await self._publish_next()
+        except StoreError as error:
+            if not self._failing:
+                _log.warning("heartbeats of %s fail: %s", self._lease.name, error)
+            self._failing = True
+        else:
+            if self._failing:
+                _log.info("heartbeats of %s succeed again", self._lease.name)
+            self._failing = False
+
+    async def publish(self) -> None:
+        """Publish a heartbeat now, and begin another life if the store does not accept this one.
+
+        Raises:
+            StoreError: if the store did not answer; the next heartbeat says the same.
+            LifecycleError: if the pod has said goodbye, or a newer process with the same index has taken over.
+
+        """
+        await self._publish_next()
+        self._lease.check_not_ended()
+
+    async def say_goodbye(self) -> None:
+        """Own nothing from now on, and publish a last heartbeat.
+
+        Raises:
+            StoreError: if the store did not answer; the next heartbeat tries it again.
+
+        """
+        if not self._lease.ended:
+            self._parting = True
+            self._end()
+        await self._publish_next()
+
+    async def _publish_next(self) -> None:
+        async with self._publishing:  # one at a time: what is said later must arrive later
+            if not self._lease.ended:
+                await self._publish()
+            elif self._parting:
+                await self._part()
+
+    async def _part(self) -> None:
+        """Publish the last heartbeat."""
+        if self._lease.incarnation:  # or else the store may know this pod or not: if it does, its lease ends by itself
+            report = self._status.report()
+            if self._lease.waiting:  # who comes next has to wait for the older life too: so this is no goodbye
+                report = attrs.evolve(report, routing_state=RoutingState.DENY_NEW_CALL)
+            await self._send(report)
+        self._parting = False
+
+    async def _send(self, report: PodReport) -> HeartbeatOutcome:
+        self._sequence += 1
+        outcome = await self._store.heartbeat(
+            self._server, self._lease.incarnation, self._sequence, report, *self._times
+        )
+        if outcome is HeartbeatOutcome.ACCEPTED:
+            self._status.told = report
+        return outcome
+
+    async def _publish(self) -> None:
+        lease = self._lease
+        if not lease.incarnation:
+            await self._begin_life()
+            return
+        sent = lease.clock()
+        outcome = await self._send(self._status.report())
+        if lease.ended:  # meanwhile: the last heartbeat is still to come
+            return
+        if outcome is HeartbeatOutcome.ACCEPTED:
+            lease.renew(sent)
+            self._reclaim.go_on(self.publish)
+            if lease.newest_seen > lease.incarnation:  # this life was accepted, so it is the newest
+                message = "%s begins a newer life: a link names one that Redis does not know any more"
+                _log.warning(message, lease.name)
+                await self._begin_next_life()
+        elif outcome is HeartbeatOutcome.SUPERSEDED:
+            lease.suspend()
+            there = await self._register_once(_NO_LIFE)  # refused: it only asks who is there
+            if there.own or not self._is_older_than(there):
+                # It came late, without an answer to this process; or it is of an older one, after the store was lost.
+                await self._begin_next_life()
+            else:
+                self._supersede()
+        elif outcome is not HeartbeatOutcome.OUTDATED:
+            why = _WHY_LOST[outcome] % lease.name
+            _log.warning("%s: a new life begins, and its %d uids are claimed again", why, len(self._owned))
+            await self._begin_next_life(store_lost=outcome is HeartbeatOutcome.UNKNOWN)
+
+    async def _begin_next_life(self, *, store_lost: bool = False) -> None:
+        """Begin a life in place of the one that the store has, if it has not lost that; the present one is lost."""
+        if store_lost:
+            self._expected = 0
+        self._lease.lose(links_too=store_lost)
+        self._owned.leave_behind()
+        await self._begin_life()
+
+    async def _begin_life(self) -> None:
+        self._lease.forget_life()
+        self._sequence = 0
+        known, self.may_be_known = self.may_be_known, True
+        try:
+            sent, began = await self._register()
+        except StoreError as error:
+            self.may_be_known = known or error.maybe_applied
+            raise
+        if began.refused:
+            return
+        lease = self._lease
+        self._expected = self._last_incarnation = began.incarnation
+        # Another process may still serve what the older life owned, until its lease has ended.
+        wait = 0.0 if self._exclusive else began.previous_left
+        lease.begin(began.incarnation, sent, wait)
+        _log.info("%s is registered: incarnation %d, lease %g s", lease.name, began.incarnation, self._times[0])
+        if wait:
+            message = "incarnation %s of %s did not say goodbye: nothing is owned until its lease ends in %.1f s"
+            _log.warning(message, began.previous_incarnation, lease.name, wait)
+        if not lease.ended:
+            self._reclaim.go_on(self.publish)
+
+    async def _register(self) -> tuple[float, Registration]:
+        """Register in place of the life that is there; return when that was sent, and the answer.
+
+        Each attempt names that life, so one that arrives late, after another one, changes nothing.
+        """
+        for _ in range(_REGISTRATIONS):
+            sent = self._lease.clock()
+            began = await self._register_once(self._expected)
+            if not began.refused:
+                return sent, began
+            if self.spares_others and not began.own:
+                self._end()
+                return sent, began
+            if self._is_older_than(began) and not began.own:
+                self._supersede()
+                return sent, began
+        message = "others register this pod at the same time, again and again"
+        raise StoreUnavailableError(message, operation="register", maybe_applied=False)
+
+    async def _register_once(self, expected: int) -> Registration:
+        report = self._status.report()
+        named = self._process
+        if self.registered:  # behind the first incarnation of this process
+            named = f"{min(self._lease.lives)}:{named}"
+        above = max(self._lease.newest_seen, self._last_incarnation)
+        began = await self._store.register(
+            self._server, report, *self._times, process=named, expected=expected, above=above
+        )
+        if not began.refused:
+            self._status.told = report
+            return began
+        self._expected = began.previous_incarnation or 0
+        if began.own:
+            self._lease.lives.add(self._expected)
+        return began
+
+    def _is_older_than(self, there: Registration) -> bool:
+        """Whether this process had a life before, and that of the life that is there was born later.
+
+        The older of two processes may be the first to register again in a store that was lost.
+        """
+        return self.registered and min(self._lease.lives) < there.previous_born
+
+    def _supersede(self) -> None:
+        self._lease.supersede()
+        self._owned.lose_all()
+        _log.error("%s %s", self._lease.name, SUPERSEDED)
+
+    def _end(self) -> None:
+        self._lease.end(GOODBYE)
+        self._owned.lose_all()

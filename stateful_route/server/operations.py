@@ -1,0 +1,316 @@
+"""What a pod does with a uid: it asks the store within the turn of the uid, and ``owned_uids`` keeps the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route._deadline import within
+from stateful_route._single_flight import SingleFlight
+from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
+from stateful_route.server.ownership import Ownership
+from stateful_route.server.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from stateful_route.config import BaseConfig
+    from stateful_route.models import Link, ServerInfo
+    from stateful_route.server.owned_uids import OwnedUids
+    from stateful_route.server.status import PodStatus
+    from stateful_route.server.turns import Turn
+    from stateful_route.store.protocol import Store
+
+
+class UidOperations:
+    """The operations that give a pod a uid, or take one away. Those on one uid take their turns.
+
+    So an answer to an older call never revives a handle that a newer one gave up. Whatever may make a uid this pod's
+    first repeats a release that was not answered, so that a late one ends nothing; whatever gives one up drops the
+    handle before it asks; and an answer that was overtaken by an invalidation is looked at again before it counts.
+
+    Every call ends within the deadline of a call. A single question to the store has its own deadline, which is as
+    long: only what needs more than that, the wait for its turn included, is bounded here.
+    """
+
+    def __init__(
+        self, store: Store, server: ServerInfo, owned: OwnedUids, status: PodStatus, config: BaseConfig
+    ) -> None:
+        """Have nothing in flight."""
+        self.owned = owned
+        self._store = store
+        self._server = server
+        self._lease = owned.pod_lease
+        self._status = status
+        self._deadline = config.call_deadline_seconds
+        self._limit = config.max_links if config.max_links_is_hard else None
+        self._new_in_flight = 0
+        """How many uids that are not held are being claimed, if there is a limit."""
+        self._turns = Turns()
+        self._claiming = SingleFlight[tuple[str, bool, int], Ownership](self._deadline, "claim")
+
+    async def claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
+        """Claim the uid for the present life, and return the handle; calls at the same time share one claim.
+
+        While an older life of the pod may still own it, nobody is known to.
+        """
+        if self._lease.waiting:
+            return self._refused(uid, None)
+        key = uid, steal_temporary, self._turns.changes(uid)
+        return await self._claiming.run(key, self._claim, uid, steal_temporary=steal_temporary)
+
+    async def _claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
+        began = asyncio.get_running_loop().time()
+        turn = self._turns.of(uid, claims=True)
+        if not turn.users and uid not in self.owned.unsure and self._has_room(uid):  # almost always
+            async with turn:
+                return await self._claim_in_turn(uid, turn, began, steal_temporary=steal_temporary)
+        async with within(self._deadline, "claim", since=began), turn:
+            if not self._has_room(uid) and (refused := await self._refuse_beyond_limit(uid)) is not None:
+                return refused
+            return await self._claim_in_turn(uid, turn, began, steal_temporary=steal_temporary)
+
+    def _has_room(self, uid: str) -> bool:
+        limit = self._limit
+        return limit is None or self.owned.held(uid) is not None or len(self.owned) + self._new_in_flight < limit
+
+    async def _refuse_beyond_limit(self, uid: str) -> Ownership | None:
+        """Refuse a uid for which there is no room, unless its persistent link is this pod's already: return ``None``.
+
+        An unconfirmed link of this pod is released, as its next call would come here again.
+        """
+        await self._settle_releases(uid)
+        link = await self._store.get_link(self._key(uid))
+        if link is not None and link.pod_index == self._server.pod_index:
+            if link.kind is LinkKind.PERSISTENT:
+                return None
+            link = (await self._release(uid, link.pod_index, link.epoch, 0.0)).link
+        return self._refused(uid, link, full=True)
+
+    def _refused(self, uid: str, link: Link | None, *, full: bool = False) -> Ownership:
+        present = PodLife(self._server.pod_index, self._lease.incarnation)
+        return Ownership(self, uid, present, LinkChange(Outcome.REFUSED, link), inherited=False, full=full)
+
+    async def _claim_in_turn(self, uid: str, turn: Turn, began: float, *, steal_temporary: bool = False) -> Ownership:
+        new = self._limit is not None and self.owned.held(uid) is None
+        self._new_in_flight += new
+        try:
+            if uid in self.owned.unsure:
+                await self._settle_releases(uid)
+            owner = self._lease.life()
+            claim = functools.partial(self._store.claim, self._key(uid), owner, steal_temporary=steal_temporary)
+            answer = await self._ask(uid, turn, began, claim)
+            handle = self.owned.take_in(self, owner, uid, answer)
+        finally:
+            self._new_in_flight -= new
+        if self._lease.ended or self._lease.incarnation == owner.incarnation:
+            return handle
+        async with within(self._deadline, "claim", since=began):
+            return await self._claim_in_turn(uid, turn, began, steal_temporary=steal_temporary)
+
+    async def reclaim(self, uid: str) -> bool:
+        """Claim a uid of an older life again; return whether there was something to claim."""
+        began = asyncio.get_running_loop().time()
+        async with self._in_turn(uid, "claim", claims=True) as turn:
+            if uid not in self.owned.stale:
+                return False
+            try:
+                await self._claim_in_turn(uid, turn, began)
+            except StoreProtocolError:  # it would be no other one the next time
+                self.owned.forget(uid)
+            self.owned.stale.pop(uid, None)
+            return True
+
+    async def assign(self, uid: str) -> LinkChange:
+        """Make the link this pod's by force. While the outcome is unknown the uid is not owned."""
+        began = asyncio.get_running_loop().time()
+        async with self._in_turn(uid, "assign") as turn:
+            await self._settle_releases(uid)
+            owner = self._lease.life()
+
+            async def look(answer: LinkChange) -> LinkChange:  # not by force again: somebody else did so later
+                return attrs.evolve(answer, link=await self._store.get_link(self._key(uid)))
+
+            try:
+                assign = functools.partial(self._store.assign, self._key(uid), owner)
+                answer = await self._ask(uid, turn, began, assign, look)
+            except BaseException:
+                self.owned.forget(uid)
+                raise
+            self.owned.take_in(self, owner, uid, answer, tells_end=False)
+            return answer
+
+    async def give(self, uid: str, operation: Callable[[], Awaitable[LinkChange]]) -> LinkChange:
+        """Run an operation that gives the uid to another pod."""
+        async with self._in_turn(uid, "assign"):
+            self.owned.forget(uid)
+            return await operation()
+
+    async def remove(self, uid: str, pod_index: int | None, grace: float) -> bool:
+        """Remove the link of the uid, whoever holds it, or only if that pod does; return whether it did.
+
+        What is sent names the epoch of the link: one that arrives late ends no later claim.
+        """
+        own = self._server.pod_index
+        async with self._in_turn(uid, "release"):
+            handle = self.owned.held(uid) if pod_index in {None, own} else None
+            if handle is not None:
+                self.owned.forget(uid, spare=grace > 0)
+                owner, epoch = own, handle.epoch
+            else:
+                link = await self._readable_link(uid)
+                owner, epoch = (own, None) if link is None else (link.pod_index, link.epoch)
+            while epoch is not None and pod_index in {None, owner}:
+                answer = await self._release(uid, owner, epoch, grace)
+                if answer.outcome is not Outcome.REFUSED or answer.link is None:
+                    return answer.done
+                owner, epoch = answer.link.pod_index, answer.link.epoch
+            return False
+
+    async def release(self, handle: Ownership, grace: float) -> bool:
+        """Give up the uid of the handle; return whether the link was still that of the handle."""
+        uid = handle.uid
+        epoch = self.owned.give_up(handle, handle.epoch)  # before the turn: what is next in it may be long in coming
+        turn = self._turns.of(uid)
+        waits = turn.users > 0
+        async with self._in_time(turn, "release") if waits else turn:
+            if waits:  # a claim before it may have gone on with the epoch
+                epoch = self.owned.give_up(handle, epoch)
+            if epoch is None:
+                return False
+            if not grace:
+                self.owned.note_released(uid, epoch)
+            return (await self._release(uid, self._server.pod_index, epoch, grace)).done
+
+    async def settle(self, most: int) -> None:
+        """Repeat releases that were not answered, of so many uids at most: nobody else may ever do so."""
+        unsure = self.owned.unsure
+        for uid in list(unsure)[:most]:
+            try:
+                async with self._in_turn(uid, "release"):
+                    await self._settle_releases(uid)
+            except StoreError:
+                if uid in unsure:
+                    unsure[uid] = unsure.pop(uid)  # the others first, the next time
+                return
+
+    async def read(self, uids: Sequence[str]) -> list[Link | StoreError | None]:
+        """Return the link of each uid, ``None`` or the error, in their order. Raises no ``StoreError``."""
+        return await self._store.get_links(self._server.namespace, uids, self._server.service_name)
+
+    async def check(self, uid: str) -> bool:
+        """Read the link again, and forget the uid if it is another's; return whether it could be read now.
+
+        It cannot while another operation on the uid is in flight.
+        """
+        if self._turns.is_taken(uid):
+            return False
+        async with self._turns.of(uid, claims=True):
+            try:
+                link = await self._readable_link(uid)
+            except StoreError:
+                return False
+            if not self.owned.agrees(uid, link):
+                self.owned.forget(uid)
+        return True
+
+    def invalidate(self, uid: str, epoch: int) -> bool:
+        """Invalidate the link up to that epoch; return whether a uid that is held may be another's now."""
+        self._turns.invalidate(uid, epoch)
+        handle = self.owned.held(uid)
+        return handle is not None and handle.epoch is not None and handle.epoch <= epoch
+
+    def invalidate_in_flight(self) -> None:
+        """Invalidate all answers in flight, as invalidations may have been missed."""
+        self.owned.interruptions += 1
+        self._turns.invalidate_all()
+
+    async def _ask(
+        self,
+        uid: str,
+        turn: Turn,
+        began: float,
+        operation: Callable[[], Awaitable[LinkChange]],
+        look: Callable[[LinkChange], Awaitable[LinkChange]] | None = None,
+    ) -> LinkChange:
+        """Return an answer that no invalidation has overtaken, and that no rollback of the store has made.
+
+        An answer that was overtaken is followed by ``look``, or by the operation again. A link that was rolled back to
+        an epoch that this pod gave up is released, and the operation runs again, for an epoch that is new to all.
+        """
+        turn.listen()
+        answer = await operation()
+        if not (self._is_overtaken(turn, answer) or self.owned.is_rolled_back(uid, answer)):
+            return answer
+        rolled_back = False
+        async with within(self._deadline, "claim" if look is None else "assign", since=began):
+            while True:
+                while self._is_overtaken(turn, answer):
+                    turn.listen()
+                    looked = await (operation() if look is None else look(answer))
+                    if looked.link is None or answer.link is None or looked.link.epoch != answer.link.epoch:
+                        answer = looked
+                if answer.link is None or not self.owned.is_rolled_back(uid, answer):
+                    return attrs.evolve(answer, ended=None) if rolled_back else answer
+                rolled_back = True
+                await self._release(uid, self._server.pod_index, answer.link.epoch, 0.0)
+                turn.listen()
+                answer = await operation()
+
+    def _is_overtaken(self, turn: Turn, answer: LinkChange) -> bool:
+        link = answer.link
+        return link is not None and link.pod_index == self._server.pod_index and link.epoch <= turn.invalidated
+
+    async def _release(self, uid: str, pod_index: int, epoch: int, grace: float) -> LinkChange:
+        pending = self.owned.unsure.get(uid, set())
+        own = pod_index == self._server.pod_index
+        if own:
+            self.owned.unsure[uid] = pending | {epoch}
+        announced = not (own and self._status.drain_is_told)
+        try:
+            answer = await self._store.release(
+                self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace, announced=announced
+            )
+        except StoreError as error:
+            if not error.maybe_applied:
+                self._keep_unsure(uid, pending)
+            raise
+        # An earlier release may still arrive. It ends nothing any more, unless the link has the epoch that it names, as
+        # one in grace has, which a claim would revive.
+        self._keep_unsure(uid, pending & {None if answer.link is None else answer.link.epoch})
+        return answer
+
+    def _keep_unsure(self, uid: str, epochs: set[int]) -> None:
+        if epochs:
+            self.owned.unsure[uid] = epochs
+        else:
+            self.owned.unsure.pop(uid, None)
+
+    async def _settle_releases(self, uid: str) -> None:
+        """Repeat releases that were not answered: one in flight would end a claim that found the same epoch."""
+        while epochs := self.owned.unsure.get(uid):
+            await self._release(uid, self._server.pod_index, max(epochs), 0.0)
+
+    async def _readable_link(self, uid: str) -> Link | None:
+        try:
+            return await self._store.get_link(self._key(uid))
+        except StoreProtocolError:
+            return None
+
+    def _in_turn(
+        self, uid: str, operation: str, *, claims: bool = False
+    ) -> contextlib.AbstractAsyncContextManager[Turn]:
+        return self._in_time(self._turns.of(uid, claims=claims), operation)
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self, turn: Turn, operation: str) -> AsyncIterator[Turn]:
+        async with within(self._deadline, operation), turn:
+            yield turn
+
+    def _key(self, uid: str) -> LinkKey:
+        return LinkKey(self._server.namespace, uid, self._server.service_name)
