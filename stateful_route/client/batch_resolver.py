@@ -218,7 +218,7 @@ class BatchResolver:
             if isinstance(answer, StoreError):
                 placed[uid] = answer
             else:
-                placed[uid] = self._resolver.keep_placed(service, uid, answer, asked_at)
+                placed[uid], _ = self._resolver.keep_placed(service, uid, answer, asked_at)
         self._note(service, placed)
         return placed
 

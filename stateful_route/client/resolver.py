@@ -107,8 +107,8 @@ class Resolver:
                     pod.answered()
                 if service.store_away:
                     self._directory.store_answered(service)
-                link = self.keep_placed(service, uid, answer, asked_at)
-                if not service.pod(link.pod_index).trusted:
+                link, owner = self.keep_placed(service, uid, answer, asked_at)
+                if not owner.trusted:
                     link = await self._place_in_steps(service, uid, link, self._clock() - asked_at)
         except BaseException as error:
             placing.fail(flight, error)
@@ -169,8 +169,8 @@ class Resolver:
             raise InvalidArgumentError("strategy", pod, "one that returns one of its candidates") from None
         return pod
 
-    def keep_placed(self, service: ServicePods, uid: str, answer: LinkChange, asked_at: float) -> Link:
-        """Take in the answer to a placement, and return the link."""
+    def keep_placed(self, service: ServicePods, uid: str, answer: LinkChange, asked_at: float) -> tuple[Link, Pod]:
+        """Take in the answer to a placement, and return the link and its pod."""
         link = answer.link
         if link is None:
             raise StoreProtocolError(f"no link, but {answer.outcome}", operation="place", maybe_applied=True)
@@ -180,7 +180,7 @@ class Resolver:
             self.unreadable += answer.outcome is Outcome.OVERWRITTEN
             service.placed(pod, asked_at)
         service.links.put(uid, pod, link, asked_at)
-        return link
+        return link, pod
 
     async def is_stranded(self, service: ServicePods, link: Link) -> bool:
         """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
@@ -261,7 +261,7 @@ class Resolver:
         answer = await self._placement(service, uid, pod)
         if service.store_away:
             self._directory.store_answered(service)
-        return self.keep_placed(service, uid, answer, asked_at)
+        return self.keep_placed(service, uid, answer, asked_at)[0]
 
     async def _look_up(self, service: ServicePods, uid: str, kept: tuple[LinkKind, ...]) -> Link | None:
         """Return the link of a uid, and keep it in the cache if it is of one of those kinds."""

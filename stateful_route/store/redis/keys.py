@@ -26,6 +26,8 @@ from urllib.parse import unquote
 import attrs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.models import Topic
 
 GENERATION = 2
@@ -81,33 +83,29 @@ class LinkNames:
         return f"{self.link_start}{uid}{self.link_end}", f"{self.ended_start}{uid}{self.link_end}"
 
 
-@functools.lru_cache(maxsize=1024)
-def _link_names(prefix: str, namespace: str, service_name: str) -> LinkNames:
-    namespace, service_name = encode(namespace), encode(service_name)
-    return LinkNames(
-        link_start=f"{prefix}link:{{{namespace}:",
-        link_end=f"}}:{service_name}",
-        ended_start=f"{prefix}ended:{{{namespace}:",
-    )
-
-
 class KeySpace:
     """Builds the keys of one generation of the layout."""
 
-    __slots__ = ("_events", "_prefix")
+    __slots__ = ("_events", "_prefix", "of_links")
 
     def __init__(self, generation: int = GENERATION, database: int = 0) -> None:
         """Build keys of that generation of the layout, and channels for that database: a server has them for all."""
         self._prefix = f"sr{generation}:"
         self._events = f"{self._prefix}events:{database}:"
-
-    def of_links(self, namespace: str, service_name: str) -> LinkNames:
-        """Return the names around the uids of a service."""
-        return _link_names(self._prefix, namespace, service_name)
+        self.of_links: Callable[[str, str], LinkNames] = functools.lru_cache(maxsize=1024)(self._link_names)
+        """Return the names around the uids of a service, by its namespace and its name."""
 
     def link(self, namespace: str, uid: str, service_name: str) -> str:
         """Return the key of a link."""
         return self.of_links(namespace, service_name).link(uid)
+
+    def _link_names(self, namespace: str, service_name: str) -> LinkNames:
+        namespace, service_name = encode(namespace), encode(service_name)
+        return LinkNames(
+            link_start=f"{self._prefix}link:{{{namespace}:",
+            link_end=f"}}:{service_name}",
+            ended_start=f"{self._prefix}ended:{{{namespace}:",
+        )
 
     def services(self, namespace: str) -> str:
         """Return the key of the services of a namespace."""

@@ -10,7 +10,7 @@ from stateful_route.store.transport.script_pipe import ScriptPipe, answer, as_li
 from stateful_route.store.transport.subscriber import open_subscriber
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.durable import DurableCall
@@ -25,15 +25,13 @@ class PipelinedServer:
     def __init__(self, kind: Any, settings: dict[str, Any], deadline: float, max_pending: int) -> None:
         """See ``Pipe``."""
         self._pipe = ScriptPipe(kind, settings, deadline, max_pending, second=_second)
+        self.run: Callable[[ScriptCall], asyncio.Future[Any]] = self._pipe.start
+        """Return the reply of a script: without a call in between, as it is one of each miss."""
         self.deadline = deadline
         self.database = int(settings.get("db") or 0)
 
     def __repr__(self) -> str:
         return f"<PipelinedServer over {self._pipe!r}>"
-
-    def run(self, call: ScriptCall) -> asyncio.Future[Any]:
-        """Return the reply of a script."""
-        return self._pipe.start(call)
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script, sent in one pipeline."""
