@@ -54,17 +54,17 @@ class UidOperations:
         self._turns = Turns()
         self._claiming = SingleFlight[tuple[str, bool, int], Ownership](self._deadline, "claim")
 
-    async def claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
+    def claim(self, uid: str, *, steal_temporary: bool) -> Awaitable[Ownership]:
         """Claim the uid for the present life, and return the handle; calls at the same time share one claim.
 
         While an older life of the pod may still own it, nobody is known to.
         """
-        if self._lease.waiting:
-            return self._refused(uid, None)
         key = uid, steal_temporary, self._turns.changes(uid)
-        return await self._claiming.run(key, self._claim, uid, steal_temporary=steal_temporary)
+        return self._claiming.run(key, self._claim, uid, steal_temporary=steal_temporary)
 
     async def _claim(self, uid: str, *, steal_temporary: bool) -> Ownership:
+        if self._lease.waiting:
+            return self._refused(uid, None)
         began = asyncio.get_running_loop().time()
         turn = self._turns.of(uid, claims=True)
         if not turn.users and uid not in self.owned.unsure and self._has_room(uid):  # almost always
@@ -103,8 +103,11 @@ class UidOperations:
             if uid in self.owned.unsure:
                 await self._settle_releases(uid)
             owner = self._lease.life()
-            claim = functools.partial(self._store.claim, self._key(uid), owner, steal_temporary=steal_temporary)
-            answer = await self._ask(uid, turn, began, claim)
+            turn.listen()
+            answer = await self._store.claim(self._key(uid), owner, steal_temporary=steal_temporary)
+            if self._is_doubtful(uid, turn, answer):
+                claim = functools.partial(self._store.claim, self._key(uid), owner, steal_temporary=steal_temporary)
+                answer = await self._ask_again(uid, turn, began, answer, claim)
             handle = self.owned.take_in(self, owner, uid, answer)
         finally:
             self._new_in_flight -= new
@@ -137,8 +140,11 @@ class UidOperations:
                 return attrs.evolve(answer, link=await self._store.get_link(self._key(uid)))
 
             try:
-                assign = functools.partial(self._store.assign, self._key(uid), owner)
-                answer = await self._ask(uid, turn, began, assign, look)
+                turn.listen()
+                answer = await self._store.assign(self._key(uid), owner)
+                if self._is_doubtful(uid, turn, answer):
+                    assign = functools.partial(self._store.assign, self._key(uid), owner)
+                    answer = await self._ask_again(uid, turn, began, answer, assign, look)
             except BaseException:
                 self.owned.forget(uid)
                 raise
@@ -230,11 +236,12 @@ class UidOperations:
         self.owned.interruptions += 1
         self._turns.invalidate_all()
 
-    async def _ask(
+    async def _ask_again(
         self,
         uid: str,
         turn: Turn,
         began: float,
+        answer: LinkChange,
         operation: Callable[[], Awaitable[LinkChange]],
         look: Callable[[LinkChange], Awaitable[LinkChange]] | None = None,
     ) -> LinkChange:
@@ -243,10 +250,6 @@ class UidOperations:
         An answer that was overtaken is followed by ``look``, or by the operation again. A link that was rolled back to
         an epoch that this pod gave up is released, and the operation runs again, for an epoch that is new to all.
         """
-        turn.listen()
-        answer = await operation()
-        if not (self._is_overtaken(turn, answer) or self.owned.is_rolled_back(uid, answer)):
-            return answer
         rolled_back = False
         async with within(self._deadline, "claim" if look is None else "assign", since=began):
             while True:
@@ -261,6 +264,9 @@ class UidOperations:
                 await self._release(uid, self._server.pod_index, answer.link.epoch, 0.0)
                 turn.listen()
                 answer = await operation()
+
+    def _is_doubtful(self, uid: str, turn: Turn, answer: LinkChange) -> bool:
+        return self._is_overtaken(turn, answer) or self.owned.is_rolled_back(uid, answer)
 
     def _is_overtaken(self, turn: Turn, answer: LinkChange) -> bool:
         link = answer.link
