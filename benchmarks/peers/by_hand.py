@@ -1,7 +1,7 @@
 """What a team writes by hand: a client of Redis, a ``TTLCache`` in front of it, and a channel for what has moved.
 
 A miss is one ``SET ... NX GET``, a pod for a new uid is chosen at random. There are no pods that die, no epochs, and
-an answer that was under way while its uid moved is cached all the same.
+an answer that was in flight while its uid moved is cached all the same.
 """
 
 from __future__ import annotations

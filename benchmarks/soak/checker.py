@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 
 _KEPT = 4
-"""Tenures of a uid that are looked at: older ones ended long before what is under way."""
+"""Tenures of a uid that are looked at: older ones ended long before what is in flight."""
 
 
 @attrs.define

@@ -133,7 +133,7 @@ class Chaos:
             findings.elsewhere_after = last - killed_at
 
     async def _write_late(self, before: list[Answer]) -> None:
-        """Write to the database what the killed pod could have had under way, with the epochs that it had.
+        """Write to the database what the killed pod could have had in flight, with the epochs that it had.
 
         A write may come as late as it likes: it is refused, and the chat, which has gone on elsewhere, is not lost.
         """

@@ -1,6 +1,6 @@
 """The database of the chats: it takes a write only from who has the latest epoch that it was shown.
 
-A pod can be wrong about what it owns: it was frozen, cut off, or its write was under way for long, while another pod
+A pod can be wrong about what it owns: it was frozen, cut off, or its write was in flight for long, while another pod
 took the user over. Nothing that the pod looks at before it writes can close that gap; the epoch of its link can, as it
 rises with every change of owner. So each access says its epoch, the database keeps the highest for each user, and
 refuses a lower one. With SQL that is one condition: ``UPDATE chats SET ... WHERE uid = ? AND epoch <= ?``.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 AT_ONCE = 8
-"""How many requests of a calm run are under way at the same time; each of so many clients keeps a connection to each
+"""How many requests of a calm run are in flight at the same time; each of so many clients keeps a connection to each
 gateway."""
 
 _MOST_AT_ONCE = 64  # of a chaos run, where a request may wait for a pod that is gone
@@ -282,7 +282,7 @@ class Load:
 
 @contextlib.asynccontextmanager
 async def _clients(count: int) -> AsyncIterator[asyncio.Queue[httpx.AsyncClient]]:
-    """Hand out so many HTTP clients, one for each request under way.
+    """Hand out so many HTTP clients, one for each request in flight.
 
     The work of httpx for a request grows with the size of its pool.
     """

@@ -95,7 +95,7 @@ class Pod:
                 yield
 
     async def hand_off(self, uid: str) -> None:
-        """Save the chat of a user who goes to another pod, when the message that is under way is in.
+        """Save the chat of a user who goes to another pod, when the message that is in flight is in.
 
         All of it is saved already, as each message is at once. A service that saves from time to time does it here.
         """

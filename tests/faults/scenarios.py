@@ -72,7 +72,7 @@ SCENARIOS = {
         "0 epochs that fall; 0 s with two owners; a dead pod is given up a lease + 3 s after it died",
     ),
     17: Scenario("calls are cancelled", "no reply is another's", "0 crossed in 10,000"),
-    18: Scenario("more calls than may be under way", "they take turns", "0 errors; all within their deadline"),
+    18: Scenario("more calls than may be in flight", "they take turns", "0 errors; all within their deadline"),
     19: Scenario("many ask for one new uid", "one question", "1 placement"),
     20: Scenario("a link with a short life is cached", "not used after its end", "0 hits after it"),
     21: Scenario("a deploy: pods drain", "no new uids, all handed over", "0 failed calls; 0 new uids to it"),

@@ -105,7 +105,7 @@ class Careless(Wire):
     """Forgets what was sent when its caller is cancelled, as if its reply would not come then."""
 
     def data_received(self, data: bytes) -> None:
-        self.under_way = deque(each for each in self.under_way if not each.future.cancelled())
+        self.in_flight = deque(each for each in self.in_flight if not each.future.cancelled())
         super().data_received(data)
 
 

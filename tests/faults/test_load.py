@@ -130,10 +130,10 @@ async def test_large_batch(shared_server: LocalServer, namespace: str, measured:
 
 @pytest.mark.scenario(18)
 @pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_more_than_may_be_under_way(
+async def test_more_than_may_be_in_flight(
     shared_server: LocalServer, namespace: str, measured: Measured, kind: str
 ) -> None:
-    """Of 5,000 calls at once, of which 10 may be under way, none fails, and each ends in its deadline."""
+    """Of 5,000 calls at once, of which 10 may be in flight, none fails, and each ends in its deadline."""
     config = BaseConfig(namespace=namespace, max_pending=10, max_connections=10, call_deadline=30.0)
     async with nothing_left(), contextlib.AsyncExitStack() as stack:
         source: Any = shared_server.url

@@ -277,7 +277,7 @@ class TestServer:
 
     @pytest.mark.scenario(18)
     async def test_many_at_once(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
-        """Of 5,000 calls at once, of which 10 may be under way, none fails, and they take their turns."""
+        """Of 5,000 calls at once, of which 10 may be in flight, none fails, and they take their turns."""
         config = BaseConfig(max_pending=10, max_connections=10, call_deadline=30.0)
         async with route_to(shared_server, config) as route:
             calls = (route.store.place(key_of(namespace, f"user-{i}"), OWNER, 60.0) for i in range(5000))

@@ -268,7 +268,7 @@ SLIPS = [
     Mutation(
         "nobody looks whether an owner is dead",
         RESOLVER,
-        "if not service.pod(link.pod_index).trusted:",
+        "if not owner.trusted:",
         "if False:",
     ),
     # hearing

@@ -337,7 +337,7 @@ async def works(connections: Connections, call: Any) -> bool:
 
 class TestClose:
     async def test_under_load(self, nodes: Cluster, namespace: str) -> None:
-        """Closed under load, what is under way is answered or fails typed, and no task or connection is left."""
+        """Closed under load, what is in flight is answered or fails typed, and no task or connection is left."""
         async with nothing_left():
             await self._close_under_load(nodes, namespace)
 

@@ -103,7 +103,7 @@ async def test_replica_away(namespace: str, kind: str) -> None:
             with pytest.raises(NotReplicatedError, match="no replica"):  # it finds it there, and writes nothing
                 await other.claim(key_of(namespace, "alice"), OWNER)
             waiting = asyncio.create_task(store.claim(key_of(namespace, "bob"), OWNER))
-            await asyncio.sleep(0.05)  # until it is under way
+            await asyncio.sleep(0.05)  # until it is in flight
             link = await store.get_link(key_of(namespace, "alice"))
             still_waiting = not waiting.done()
             replica.resume()
@@ -189,7 +189,7 @@ async def test_few_connections_without_replica(namespace: str, topology: str) ->
                 store.place_links(namespace, [(f"many-{number}", OWNER) for number in range(20)], "room", 60.0),
                 return_exceptions=True,
             )
-            await asyncio.sleep(0.1)  # until they are under way
+            await asyncio.sleep(0.1)  # until they are in flight
             links = [await store.get_link(key_of(namespace, "nobody's")) for _ in range(3)]
             went_on = not changes.done()
             *answers, many = await changes
@@ -420,7 +420,7 @@ async def test_closed_while_waiting(namespace: str) -> None:
                 await store.claim(key_of(namespace, "first"), OWNER)
                 replica.pause()
                 claims = [asyncio.ensure_future(store.claim(key_of(namespace, str(i)), OWNER)) for i in range(200)]
-                await asyncio.sleep(0.05)  # until they are under way
+                await asyncio.sleep(0.05)  # until they are in flight
                 began = time.monotonic()
             took = time.monotonic() - began
             answers = await asyncio.gather(*claims, return_exceptions=True)

@@ -547,10 +547,10 @@ class Script:
 
 
 class TestOrder:
-    """What is told and asked while answers are under way."""
+    """What is told and asked while answers are in flight."""
 
     async def test_left_and_back(self) -> None:
-        """Who comes back while an UNSUBSCRIBE is under way listens only once the new SUBSCRIBE is confirmed."""
+        """Who comes back while an UNSUBSCRIBE is in flight listens only once the new SUBSCRIBE is confirmed."""
         script, told = Script(), Told()
         async with script.store() as store, store.listen(Topic("other", "room"), PATIENCE):
             first = Told()
@@ -571,7 +571,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("first_is", ["confirmed", "refused"])
     async def test_left_before_it_stood(self, first_is: str) -> None:
-        """Who comes back while the first SUBSCRIBE is under way is told of the answer to the last one alone."""
+        """Who comes back while the first SUBSCRIBE is in flight is told of the answer to the last one alone."""
         script, told = Script(), Told()
         async with script.store() as store, store.listen(Topic("other", "room"), PATIENCE):
             script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
@@ -592,7 +592,7 @@ class TestOrder:
             assert ["begin", "alice"] == told.events
 
     async def test_cancelled_in_flight(self) -> None:
-        """A listener that is cancelled while its SUBSCRIBE is under way leaves the answers of others in their order."""
+        """A listener that is cancelled while its SUBSCRIBE is in flight leaves the answers of others in their order."""
         script = Script()
         async with nothing_left(), script.store() as store, store.listen(Topic("other", "room"), PATIENCE) as other:
             script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}

@@ -219,7 +219,7 @@ class TestFlush:
         assert not in_front(cache)
         assert [None, None, 0, 0] == indexes(*(cache.service(name, of).pod(uid) for name, uid, of in keys))
 
-    def test_answer_under_way(self, cache: LinkCache, clock: ManualClock) -> None:
+    def test_answer_in_flight(self, cache: LinkCache, clock: ManualClock) -> None:
         """An answer that was asked for before the flush is not kept; one that was asked for after it is."""
         asked_at = clock()
         clock.advance(0.001)

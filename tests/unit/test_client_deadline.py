@@ -22,7 +22,7 @@ RETENTION = CONFIG.pod_retention
 
 
 def nothing_left(client: ClientDriver) -> bool:
-    """Whether no question, no placement and no flight is counted as under way."""
+    """Whether no question, no placement and no flight is counted as in flight."""
     resolver, table = client._resolver, client._directory.peek(NAMESPACE, SERVICE)
     flights = (resolver._placing, resolver._finding, client._directory._reading, client._directory._watching)
     return not any(flight._in_flight for flight in flights) and not any(pod.pending for pod in table._pods.values())

@@ -564,7 +564,7 @@ class TestCancellation:
     async def test_nothing_stays_pending(
         self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore, answers: bool
     ) -> None:
-        """A call that is cancelled leaves nothing under way, whether it was applied or not."""
+        """A call that is cancelled leaves nothing in flight, whether it was applied or not."""
         async with run_pods(1), make_client() as client:
             await client.compute_linked_pod("", "bob", "room")
             store.hold("place", answers=answers)

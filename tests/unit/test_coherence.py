@@ -137,7 +137,7 @@ class TestAnnounced:
     async def test_reply_in_flight(
         self, make_client: MakeClient, store: MemoryStore, lives: list[PodLife], method: str, operation: str
     ) -> None:
-        """A reply that was under way while its uid was announced is returned, and is not cached."""
+        """A reply that was in flight while its uid was announced is returned, and is not cached."""
         await store.claim(ALICE, lives[0])
         async with make_client() as client:
             await client.pods("", SERVICE)
@@ -157,7 +157,7 @@ class TestAnnounced:
     async def test_reply_after_the_move(
         self, make_client: MakeClient, store: MemoryStore, lives: list[PodLife]
     ) -> None:
-        """A reply that already has the new owner is cached, though the move was announced while it was under way."""
+        """A reply that already has the new owner is cached, though the move was announced while it was in flight."""
         await store.claim(ALICE, lives[0])
         async with make_client() as client:
             await client.pods("", SERVICE)
@@ -185,8 +185,8 @@ class TestPodAnnounced:
 
             assert {1} == {await client.compute_linked_pod("", f"user-{i}", SERVICE) for i in range(20)}
 
-    async def test_reading_under_way(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:
-        """A change that is announced while an older reading is under way is read after that."""
+    async def test_reading_in_flight(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:
+        """A change that is announced while an older reading is in flight is read after that."""
         async with run_pods(2) as (first, _), make_client() as client:
             await client.pods("", SERVICE)
             store.hold("read_pods", answers=True)

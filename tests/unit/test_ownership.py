@@ -200,7 +200,7 @@ async def test_release_is_at_once(run_pods: RunPods, store: MemoryStore) -> None
 
 
 async def test_release_races_claim(run_pods: RunPods, store: MemoryStore) -> None:
-    """A claim that was under way when the uid was released leaves no handle that believes to own it."""
+    """A claim that was in flight when the uid was released leaves no handle that believes to own it."""
     async with run_pods(1) as (pod,):
         handle = await pod.claim("alice")
         store.hold("claim", answers=True)

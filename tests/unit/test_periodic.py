@@ -152,7 +152,7 @@ def test_error(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_stop() -> None:
-    """stop() ends a call that is under way and waits for its end, twice or before start without harm."""
+    """stop() ends a call that is in flight and waits for its end, twice or before start without harm."""
     ended: list[str] = []
 
     async def action() -> None:

@@ -168,7 +168,7 @@ class TestReplies:
         assert 2 == pipe.connects
 
     async def test_garbage(self, rig: Rig) -> None:
-        """Bytes that are not of the protocol fail what is under way; the next call goes over another connection."""
+        """Bytes that are not of the protocol fail what is in flight; the next call goes over another connection."""
         rig.server.answer = lambda _: b"HTTP/1.1 400 Bad Request\r\n"
         pipe = rig.pipe()
         write, read = await outcomes([send(pipe, "SET"), send(pipe, "GET", doing=READING)])
@@ -193,8 +193,8 @@ class TestReplies:
 
 
 class TestLost:
-    async def test_under_way(self, rig: Rig) -> None:
-        """What is under way when the connection ends has failed; only what writes may have been applied."""
+    async def test_in_flight(self, rig: Rig) -> None:
+        """What is in flight when the connection ends has failed; only what writes may have been applied."""
         rig.server.answer = silence
         pipe = rig.pipe()
         calls = [send(pipe, "SET"), send(pipe, "GET", doing=READING)]
@@ -273,7 +273,7 @@ class TestCancellation:
         assert ["0", "2", "3"] == [words[-1] for words in rig.server.heard]
 
     async def test_after_it_was_sent(self, rig: Rig) -> None:
-        """A call that is cancelled under way costs nobody anything: its reply is dropped, the connection goes on."""
+        """A call that is cancelled in flight costs nobody anything: its reply is dropped, the connection goes on."""
         rig.server.answer = silence
         pipe = rig.pipe()
         calls = [send(pipe, "ECHO", str(i)) for i in range(4)]
@@ -368,7 +368,7 @@ class TestDeadline:
         await eventually(lambda: rig.server.peers[0].ended)
 
     async def test_nobody_hangs(self, rig: Rig) -> None:
-        """On a half-open connection all who are under way, behind it and cancelled come to their end."""
+        """On a half-open connection all who are in flight, behind it and cancelled come to their end."""
         rig.server.answer = silence
         pipe = rig.pipe(DEADLINE, 10)
         calls = [send(pipe, "SET", str(i)) for i in range(30)]
@@ -392,7 +392,7 @@ class TestDeadline:
 
 class TestBackPressure:
     async def test_order(self, rig: Rig) -> None:
-        """Those who wait because enough are under way are sent in their order."""
+        """Those who wait because enough are in flight are sent in their order."""
         pipe = rig.pipe(most=3)
         texts = [str(i) for i in range(100)]
         await asyncio.gather(*(send(pipe, "ECHO", text) for text in texts))
@@ -400,7 +400,7 @@ class TestBackPressure:
         assert texts == [words[-1] for words in rig.server.heard]
 
     async def test_cap(self, rig: Rig) -> None:
-        """No more than so many are under way; those who waited for their turn until their deadline were not sent."""
+        """No more than so many are in flight; those who waited for their turn until their deadline were not sent."""
         rig.server.answer = silence
         pipe = rig.pipe(DEADLINE, 2)
         answers = await outcomes([send(pipe, "SET", str(i)) for i in range(6)])
@@ -537,7 +537,7 @@ class TestClose:
         await eventually(lambda: rig.server.peers[0].ended)
 
     async def test_under_load(self, rig: Rig) -> None:
-        """What is under way or waits when the pipe is closed is answered, and new calls are refused at once."""
+        """What is in flight or waits when the pipe is closed is answered, and new calls are refused at once."""
         rig.server.answer = silence
         pipe = rig.pipe(most=2)
         calls = [send(pipe, "ECHO", str(i)) for i in range(6)]
@@ -564,7 +564,7 @@ class TestClose:
         assert {StoreUnavailableError} == {type(answer) for answer in await outcomes(calls)}
 
     async def test_answers_on_a_retired_connection(self, rig: Rig) -> None:
-        """Closing waits for what is under way on a connection that was replaced."""
+        """Closing waits for what is in flight on a connection that was replaced."""
         rig.server.answer = silence
         pipe = rig.pipe(DEADLINE)
         first, behind = send(pipe, "SET", "a"), send(pipe, "SET", "b", within=LONG)

@@ -204,8 +204,8 @@ async def test_a_black_hole_swallows() -> None:
             assert [b"before"] == upstream.asked
 
 
-async def test_a_black_hole_swallows_the_reply_under_way() -> None:
-    """A reply that was under way when the black hole opened does not come, nor does the end of the connection."""
+async def test_a_black_hole_swallows_the_reply_in_flight() -> None:
+    """A reply that was in flight when the black hole opened does not come, nor does the end of the connection."""
     async with run_upstream() as upstream, FaultProxy(upstream.url) as proxy, connected(proxy) as client:
         proxy.delay = 0.02
         client.send(b"bye")

@@ -100,11 +100,11 @@ class TestPublishing:
             await store.wait_held()
             second = asyncio.create_task(server.set_routing_state(RoutingState.READY))
             await asyncio.sleep(0)  # so that it waits for the first
-            under_way = store.operations["heartbeat"]
+            in_flight = store.operations["heartbeat"]
             store.release_held()
             await asyncio.gather(first, second)
 
-            assert 1 == under_way
+            assert 1 == in_flight
             assert RoutingState.READY is (await pod_0(store)).report.routing_state
 
     async def test_routing_state_without_a_store(self, make_server: MakeServer, store: MemoryStore) -> None:

@@ -190,7 +190,7 @@ def test_what_a_strategy_sees(table: ServicePods) -> None:
 
 
 def test_full(table: ServicePods) -> None:
-    """A pod is full, and no candidate, with as many links as it may have, placements under way included."""
+    """A pod is full, and no candidate, with as many links as it may have, placements in flight included."""
     read(table, state(0, links=4, max_links=6), state(1))
     full = [table.pod(0).full]
     table.placed(table.pod(0), NOW + 1.0)
@@ -206,7 +206,7 @@ def test_full(table: ServicePods) -> None:
 
 
 def test_full_by_what_all_place(table: ServicePods) -> None:
-    """What this client placed counts for the others too, as they place as much; what is under way counts once."""
+    """What this client placed counts for the others too, as they place as much; what is in flight counts once."""
     read(table, state(0, placed=100, max_links=50), state(1))
     for second in range(1, 40):
         table.placed(table.pod(1), NOW + second - 0.5)

@@ -143,7 +143,7 @@ async def test_cancelled_followers(
 async def test_all_cancelled(
     flight: SingleFlight[str, int], work: Work, ask: Callable[[int], list[asyncio.Task[int]]], failing: bool
 ) -> None:
-    """If all are cancelled at once, the answer being there or not, nothing is under way and nothing is reported."""
+    """If all are cancelled at once, the answer being there or not, nothing is in flight and nothing is reported."""
     reported: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
     tasks = ask(4)

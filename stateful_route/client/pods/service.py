@@ -135,7 +135,7 @@ class ServicePods:
         """The pods of which the next reading has to bring what the store says, be it new or not.
 
         Those that somebody could not reach, for the time of their last heartbeat; and those whose death this client has
-        confirmed: a reading that was under way then may not say so.
+        confirmed: a reading that was in flight then may not say so.
         """
         # Of a pod that the store does not know there is nothing to bring, until it registers and so is a change.
         pods = self._confirmed | {pod for pod in self._reported if pod.state is not None}

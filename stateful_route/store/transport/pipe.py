@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Seconds before a connection is tried again: doubled with each that fails, and up to half of it random.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 
-# Calls that are worth a write of their own before the turn of the event loop ends, if as many are under way at most: so
+# Calls that are worth a write of their own before the turn of the event loop ends, if as many are in flight at most: so
 # each batch is at least as long as what the server has to do meanwhile. It is 2.1 times as fast at 100 callers.
 _EARLY = 8
 
@@ -82,7 +82,7 @@ class Pipe:
     def __init__(self, kind: Any, settings: dict[str, Any], deadline: float, max_pending: int) -> None:
         """Make a pipe over a connection of redis-py of that ``kind``; it is made at the first call.
 
-        ``deadline`` is that of a call, in seconds; above ``max_pending`` commands under way further ones wait.
+        ``deadline`` is that of a call, in seconds; above ``max_pending`` commands in flight further ones wait.
         """
         self.kind = kind
         self.settings = settings
@@ -152,7 +152,7 @@ class Pipe:
         if not self._flushing:
             self._flushing = True
             loop.call_soon(self._flush)
-        elif len(waiting) >= _EARLY and wire is not None and len(waiting) >= len(wire.under_way):
+        elif len(waiting) >= _EARLY and wire is not None and len(waiting) >= len(wire.in_flight):
             wire.send(waiting, self._max_pending)
         if expires < self._sweep_at:
             self._sweep_by(expires)
@@ -166,9 +166,9 @@ class Pipe:
             self._sweep_by(asyncio.get_running_loop().time())
 
     async def aclose(self) -> None:
-        """Take no more calls, wait for the answers to those that are under way, and close the connection."""
+        """Take no more calls, wait for the answers to those that are in flight, and close the connection."""
         self._closed = True
-        pending = {request.future for queue in (self._waiting, *self._under_way()) for request in queue}
+        pending = {request.future for queue in (self._waiting, *self._in_flight()) for request in queue}
         if pending:
             await asyncio.wait(pending, timeout=self._deadline)
         if self._connecting is not None:
@@ -234,19 +234,19 @@ class Pipe:
             self._wire.send(self._waiting, self._max_pending)
 
     def _lose(self, wire: Wire, error: Exception) -> None:
-        """Fail what was under way, and connect again if somebody waits."""
+        """Fail what was in flight, and connect again if somebody waits."""
         self._retired.discard(wire)
         if wire is self._wire:
             self._wire = None
             if not wire.answered:
                 self._back_off()
-        for request in wire.under_way:
+        for request in wire.in_flight:
             request.fail(self._fault(error, request))
-        wire.under_way.clear()
+        wire.in_flight.clear()
         self._connect_for_waiting()
 
     def _retire(self, wire: Wire) -> None:
-        """Send nothing more over a connection; what is under way may still be answered."""
+        """Send nothing more over a connection; what is in flight may still be answered."""
         self._wire = None
         self._retired.add(wire)
         self._connect_for_waiting()
@@ -280,14 +280,14 @@ class Pipe:
     def _wires(self) -> list[Wire]:
         return [*self._retired] if self._wire is None else [self._wire, *self._retired]
 
-    def _under_way(self) -> list[deque[Request]]:
-        return [wire.under_way for wire in self._wires()]
+    def _in_flight(self) -> list[deque[Request]]:
+        return [wire.in_flight for wire in self._wires()]
 
     def _sweep(self) -> None:
         """Fail the calls that are too late, and see whether their connections are good for anything."""
         self._sweep_at = math.inf
         now = asyncio.get_running_loop().time()
-        ends = [self._expire(queue, now) for queue in (self._waiting, *self._under_way())]
+        ends = [self._expire(queue, now) for queue in (self._waiting, *self._in_flight())]
         while self._waiting and self._waiting[0].future.done():
             self._waiting.popleft()
         ends += [self._judge(wire, now) for wire in self._wires()]
@@ -304,11 +304,11 @@ class Pipe:
 
     def _judge(self, wire: Wire, now: float) -> float:
         """Retire a connection that says nothing, and close one that has no use; return when to look again."""
-        if not wire.under_way:
+        if not wire.in_flight:
             if wire is not self._wire:
                 wire.abort(redis.exceptions.ConnectionError("it was replaced"))
             return math.inf
-        suspect_at = max(wire.under_way[0].expires, wire.quiet_since + self._deadline / 2)
+        suspect_at = max(wire.in_flight[0].expires, wire.quiet_since + self._deadline / 2)
         if now < suspect_at:
             return suspect_at
         if wire is self._wire:

@@ -60,7 +60,7 @@ class PipelinedServer:
         return await open_subscriber(self._pipe.kind, self._pipe.settings, self.deadline)
 
     async def aclose(self) -> None:
-        """Wait for what is under way, and close the connection."""
+        """Wait for what is in flight, and close the connection."""
         await self._pipe.aclose()
 
 

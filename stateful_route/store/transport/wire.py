@@ -101,10 +101,10 @@ class Wire(asyncio.Protocol):
         self._parser = new_parser()
         self._error: Exception = redis.exceptions.ConnectionError("the server closed the connection")
         self._transport = stream[1].transport
-        self.under_way: deque[Request] = deque()
+        self.in_flight: deque[Request] = deque()
         """What was sent and is not answered, in its order; once for each command."""
         self.quiet_since = 0.0
-        """When something last came, or was sent with nothing under way, by the clock of the event loop."""
+        """When something last came, or was sent with nothing in flight, by the clock of the event loop."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self.writable = True
         """Whether the transport takes more."""
@@ -113,14 +113,14 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def send(self, waiting: deque[Request], most: int) -> None:
-        """Send what waits, as long as the transport takes it and at most ``most`` commands are under way."""
-        under_way = self.under_way
-        if not under_way:
+        """Send what waits, as long as the transport takes it and at most ``most`` commands are in flight."""
+        in_flight = self.in_flight
+        if not in_flight:
             self.quiet_since = self._loop.time()
-        while waiting and self.writable and len(under_way) < most:
+        while waiting and self.writable and len(in_flight) < most:
             chunks = []
             size = 0
-            while waiting and size < _WRITE and len(under_way) < most:
+            while waiting and size < _WRITE and len(in_flight) < most:
                 request = waiting.popleft()
                 if request.future.done():  # cancelled, or too late
                     continue
@@ -128,9 +128,9 @@ class Wire(asyncio.Protocol):
                 chunks.append(request.data)
                 size += len(request.data)
                 if request.count == 1:
-                    under_way.append(request)
+                    in_flight.append(request)
                 else:
-                    under_way.extend([request] * request.count)
+                    in_flight.extend([request] * request.count)
             self._transport.write(b"".join(chunks))
 
     def abort(self, error: Exception) -> None:
@@ -157,13 +157,13 @@ class Wire(asyncio.Protocol):
             self._ready()
 
     def _hand_out(self, gets: Callable[[], Any]) -> None:
-        under_way = self.under_way
+        in_flight = self.in_flight
         while (reply := gets()) is not INCOMPLETE:
             if isinstance(reply, PUSHES):
                 continue
-            if not under_way:
+            if not in_flight:
                 raise redis.exceptions.InvalidResponse(f"a reply that nothing was sent for: {reply!r:.80}")
-            request = under_way.popleft()
+            request = in_flight.popleft()
             future = request.future
             if request.count > 1:
                 request.replies.append(reply)
