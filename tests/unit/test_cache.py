@@ -178,7 +178,7 @@ class TestOldNews:
         assert room(cache).pod(UID) is None
 
     def test_many_invalidations(self, clock: ManualClock) -> None:
-        """An invalidation is remembered for as long as an answer can be in flight, and not for ever."""
+        """An invalidation is remembered while answers are in flight, not for ever; an older answer is not kept."""
         cache = LinkCache(3, ttl=100.0, margin=1.0, clock=clock, answer_time=1.0)
         kept = []
         asked_at = clock()
@@ -190,7 +190,12 @@ class TestOldNews:
                     room(cache).put(str(uid), pod(), link(epoch=5), asked_at)
                 kept.append(len(cache))
 
-        assert [0] == kept
+        room(cache).put("late", pod(), link(epoch=5), asked_at)
+        kept.append(len(cache))
+        room(cache).put("0", pod(), link(epoch=5), clock())
+        kept.append(len(cache))
+
+        assert [0, 0, 1] == kept
         assert 202 >= len(room(cache)._stale) + len(room(cache)._older_stale)
 
     def test_outdate(self, cache: LinkCache, clock: ManualClock) -> None:

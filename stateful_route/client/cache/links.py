@@ -166,9 +166,11 @@ class ServiceLinks:
         "_cache",
         "_clock",
         "_flushed",
+        "_flushed_at",
         "_heard_at",
         "_hot_cache",
         "_latest",
+        "_older_heard_at",
         "_older_stale",
         "_since",
         "_stale",
@@ -190,14 +192,14 @@ class ServiceLinks:
         """The holder of each pod that was put last, which is most often that of the next one."""
         self._flushed = deque[_Holder]()
         """Those whose links were flushed, and tell where their uids were; the oldest first."""
-        self._since = -math.inf
-        """When it was flushed last: what was asked for before that is not kept."""
+        self._flushed_at = self._since = -math.inf
+        """When it was flushed last; what was asked for before ``_since`` is not kept."""
         self._stale: dict[str, tuple[int, float]] = {}
         """Up to which epoch the link of a uid is stale, and when that was heard: an answer may be older than that."""
         self._older_stale: dict[str, tuple[int, float]] = {}
-        """What was heard before that; it goes when no answer that is in flight can be so old."""
-        self._stale_since = self._heard_at = -math.inf
-        """When the newer ones were begun, and when the last of them was heard."""
+        """What was heard before that. It goes after a while: an answer that is older then is not kept."""
+        self._stale_since = self._heard_at = self._older_heard_at = -math.inf
+        """When the newer ones were begun, and when the last of them was heard, and of the older ones."""
         self.has_hints = False
         """Whether there may be entries that were flushed, and tell where a uid was."""
 
@@ -266,7 +268,9 @@ class ServiceLinks:
         """Drop the entry if its link is of that epoch or an earlier one, and such an answer that is in flight."""
         now = self._clock()
         if now - self._stale_since > self._cache.answer_time:
-            self._older_stale, self._stale, self._stale_since = self._stale, {}, now
+            self._since = max(self._since, math.nextafter(self._older_heard_at, math.inf))
+            self._older_stale, self._older_heard_at = self._stale, self._heard_at
+            self._stale, self._stale_since = {}, now
         known = self._stale.get(uid)
         self._stale[uid] = epoch if known is None else max(epoch, known[0]), now
         self._heard_at = now
@@ -278,7 +282,7 @@ class ServiceLinks:
         The entries are dropped as they come up, and are hints until then; it takes a moment for each pod, not for each
         of them.
         """
-        self._since = self._clock()
+        self._flushed_at = self._since = self._clock()
         for holder in self._by_life.values():
             holder.flushed = self.has_hints = True
         self._flushed.extend(self._by_life.values())
@@ -315,7 +319,7 @@ class ServiceLinks:
         """
         entry = self._find(uid)
         if not entry or self._cache.has_ended(entry):
-            if self.has_hints and self._clock() > self._since + self._cache.ttl:
+            if self.has_hints and self._clock() > self._flushed_at + self._cache.ttl:
                 self.has_hints = False
             return None
         holder = self._cache.holders[entry >> _HOLDER]
