@@ -28,6 +28,8 @@ _PAUSE = 0.01
 _PER_SECOND = round(_CALLERS / _PAUSE)
 _IN_FLIGHT = 300
 _LOADED = 0.05
+# Seconds without a change of a pod: of several in a row clients read those after the first together, after a pause.
+_QUIET = 0.6
 
 
 @contextlib.asynccontextmanager
@@ -74,6 +76,7 @@ def _drained(route: StatefulRoute, clients: list[ClientDriver]) -> Round:
         server = route.server(info(pod_index))
         await server.start()
         await _until(lambda: all(_offers(client, pod_index) for client in clients))
+        await asyncio.sleep(_QUIET)
         begun = time.perf_counter()
         drain = asyncio.create_task(server.drain())
         await _until(lambda: not any(_offers(client, pod_index) for client in clients))
