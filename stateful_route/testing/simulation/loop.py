@@ -110,10 +110,15 @@ class Machine:
 
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str | None = None) -> SimulatedTask:
         """Run a coroutine as a task of this machine."""
+        task = self.run_now(lambda: self.loop.create_task(coro, name=name, context=self.context.copy()))
+        return cast("SimulatedTask", task)
+
+    def run_now(self, callback: Callable[[], T]) -> T:
+        """Call back at once, as this machine, and return the result."""
         loop = self.loop
         before, loop.current = loop.current, self
         try:
-            return cast("SimulatedTask", loop.create_task(coro, name=name, context=self.context.copy()))
+            return callback()
         finally:
             loop.current = before
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stateful_route.testing.simulation.store import node_of
+from stateful_route.testing.simulation.server import node_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from stateful_route.models import (
 
 if TYPE_CHECKING:
     from stateful_route.testing.simulation.loop import VirtualLoop
-    from stateful_route.testing.simulation.store import Request
+    from stateful_route.testing.simulation.server import Request
 
 
 class Trace:
@@ -43,7 +43,9 @@ class Trace:
             text = f"#{request.number} {request.name}"
             if what == "asks":
                 named = (
-                    f"{name}={_short(value)}" for name, value in request.kwargs.items() if name not in _UNREPEATABLE
+                    f"{name}={_short(sorted(value) if name in _UNORDERED else value)}"
+                    for name, value in request.kwargs.items()
+                    if name not in _UNREPEATABLE
                 )
                 text += "".join(f" {word}" for word in (*map(_short, request.args), *named))
             else:
@@ -69,6 +71,8 @@ _DULL = frozenset({"read_pods"})
 
 # What a driver draws from a source that no seed governs: nothing but its being the same or not matters.
 _UNREPEATABLE = frozenset({"process"})
+# What a driver takes from a set of objects, in the order of their addresses.
+_UNORDERED = frozenset({"also"})
 
 
 def _short(value: Any) -> str:  # noqa: C901, PLR0911 - a table
