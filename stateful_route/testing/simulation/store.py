@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stateful_route.testing.simulation.network import Network
     from stateful_route.testing.simulation.server import StoreServer
 
-_READS = frozenset({"get_link", "get_links", "get_services", "read_pods", "info"})
+READS = frozenset({"get_link", "get_links", "get_services", "read_pods", "info"})
 
 _NOTED: ContextVar[list[Request] | None] = ContextVar("_NOTED", default=None)
 
@@ -57,7 +57,7 @@ class _Operation:
 
 @functools.cache
 def _operation(name: str) -> _Operation:
-    return _Operation(name, name not in _READS)
+    return _Operation(name, name not in READS)
 
 
 class _Socket:
