@@ -153,12 +153,7 @@ def _assign(
 
 
 def _release(
-    before: _Entry | None,
-    pod_index: int | None,
-    incarnation: int | None,
-    epoch: int | None,
-    grace_ms: int,
-    now: Moment,
+    before: _Entry | None, pod_index: int | None, incarnation: int | None, epoch: int | None, grace_ms: int, now: Moment
 ) -> _Decision:
     if before is None:
         return Outcome.ABSENT, None

@@ -148,10 +148,7 @@ class Machine:
         self.stalled_until = 0.0
         self.stalled_for += self.loop.now
         late, self._late_timers = self._late_timers, []
-        if self.timers_first:
-            self.ready.extendleft(reversed(late))
-        else:
-            self.ready.extend(late)
+        self.ready = deque([*late, *self.ready] if self.timers_first else [*self.ready, *late])
         self.loop.list_ready(self)
 
     def due(self, handle: asyncio.Handle) -> None:
@@ -224,11 +221,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self.list_ready(machine)
         return handle
 
-    def call_soon_threadsafe(  # type: ignore[override]
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        """Do as ``call_soon``: there are no other threads."""
-        return self.call_soon(callback, *args, context=context)
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there are no other threads
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
@@ -361,8 +354,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def bury(self) -> None:
         """Close what is left of all machines, so that nothing of it comes to life when it is collected."""
         self._burying = True
-        machines = [*self.graveyard, self.world]
-        for machine in machines:
+        for machine in (*self.graveyard, self.world):
             machine.alive = False
             for task in machine.tasks:
                 if not task.done():
@@ -374,12 +366,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._events.clear()
         self._runnable.clear()
         logger = logging.getLogger("asyncio")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
+        disabled, logger.disabled = logger.disabled, True
         try:
             self.close()
         finally:
-            logger.setLevel(level)
+            logger.disabled = disabled
 
 
 def failed(task: asyncio.Task[Any]) -> bool:

@@ -87,10 +87,9 @@ class Channel:
             self._arrive(item)
 
     def _let_go(self, until: float) -> None:
-        if until != self._held_until:
-            return
-        self._held_until = 0.0
-        self._let_next_go()
+        if until == self._held_until:
+            self._held_until = 0.0
+            self._let_next_go()
 
     def _let_next_go(self) -> None:
         if self._held and self._held_until <= self._loop.now:
@@ -104,6 +103,10 @@ class Channel:
 _LOST = object()
 
 
+def _ignore(*_: object) -> None:
+    """Take in nothing: nobody listens."""
+
+
 class Connection:
     """A connection of a machine to the store.
 
@@ -112,11 +115,7 @@ class Connection:
     """
 
     def __init__(
-        self,
-        network: Network,
-        machine: Machine,
-        kind: str,
-        to_store: Callable[[Connection, Any], object],
+        self, network: Network, machine: Machine, kind: str, to_store: Callable[[Connection, Any], object]
     ) -> None:
         """Open a connection; what is sent over it tells whether it is any good."""
         self.network = network
@@ -124,7 +123,7 @@ class Connection:
         self.kind = kind
         self.number = network.loop.next_number()
         self.to_machine: Callable[[Any], object] = _ignore
-        self.lost: Callable[[], object] = _nothing
+        self.lost: Callable[[], object] = _ignore
         self.open = True
         """Whether the store may still answer over it."""
         self.closed_here = False
@@ -159,17 +158,17 @@ class Connection:
         """Break it: what is in flight arrives or not. ``told`` is whether the machine learns it at once."""
         if not self.open:
             return
+        network, down = self.network, self.down
         self._lose_some(self.up)
+        self._end()
+        delivered = self._some_of(down)
         if told:
-            self._end()
-            delivered = self._some_of(self.down)
-            self.down.send(_LOST)
-            if delivered < self.down.in_flight - 1:  # the word of it comes instead of what is lost
-                self.down.cut(delivered)
-                self.network.loop.after(self.network.latency.draw(self.network.loop.random), self._deliver, _LOST)
-        else:
-            self._end()
-            self.down.cut(self._some_of(self.down))
+            down.send(_LOST)
+            if delivered == down.in_flight - 1:
+                return
+            # The word of it comes instead of what is lost.
+            network.loop.after(network.latency.draw(network.loop.random), self._deliver, _LOST)
+        down.cut(delivered)
 
     def _end(self) -> None:
         self.open = False
@@ -193,14 +192,6 @@ class Connection:
             self.machine.call(self.lost)
         else:
             self.machine.call(self.to_machine, item)
-
-
-def _ignore(_: Any) -> None:
-    """Drop what comes before anybody listens."""
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
 
 
 class Network:

@@ -172,12 +172,7 @@ class SimulatedStore:
         return await self._each("get_links", [(namespace, [uid], service_name) for uid in uids], {})
 
     async def place_links(
-        self,
-        namespace: str,
-        candidates: Sequence[tuple[str, Any]],
-        service_name: str,
-        ttl: float,
-        **named: Any,
+        self, namespace: str, candidates: Sequence[tuple[str, Any]], service_name: str, ttl: float, **named: Any
     ) -> list[LinkChange | StoreError]:
         """Place many uids: one script each."""
         return await self._each("place_links", [(namespace, [each], service_name, ttl) for each in candidates], named)

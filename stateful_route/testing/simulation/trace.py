@@ -5,20 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.models import (
-    Link,
-    LinkAnnouncement,
-    LinkChange,
-    LinkKey,
-    PodAnnouncement,
-    PodLife,
-    PodReport,
-    PodState,
-    PodTable,
-    ServerInfo,
-)
+from stateful_route import models
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.testing.simulation.loop import VirtualLoop
     from stateful_route.testing.simulation.server import Request
 
@@ -75,30 +66,29 @@ _UNREPEATABLE = frozenset({"process"})
 _UNORDERED = frozenset({"also"})
 
 
-def _short(value: Any) -> str:  # noqa: C901, PLR0911 - a table
-    match value:
-        case LinkKey():
-            return value.uid
-        case PodLife():
-            return f"{value.pod_index}:{value.incarnation}"
-        case ServerInfo():
-            return f"pod {value.pod_index}"
-        case PodReport():
-            return f"{value.routing_state} links={value.links}" + " reclaiming" * value.reclaiming
-        case Link():
-            left = "" if value.ttl is None else f" for {value.ttl:.3f} s"
-            return f"{value.kind} {value.pod_index}:{value.incarnation} epoch {value.epoch}{left}"
-        case LinkChange():
-            return f"{value.outcome} [{_short(value.link)}]"
-        case LinkAnnouncement():
-            return f"{value.key.uid} is stale up to epoch {value.epoch}"
-        case PodAnnouncement():
-            return f"{value.pod_index}:{value.incarnation} is {value.state}"
-        case PodTable():
-            return ", ".join(map(_short, value.pods)) + f" overdue {value.overdue}" * bool(value.overdue)
-        case PodState():
-            state = "DEAD" if value.dead else value.report.routing_state
-            return f"{value.pod_index}:{value.incarnation} {state} heard {value.load_state.timestamp:.3f}"
-        case list() | tuple():
-            return "[" + ", ".join(map(_short, value)) + "]"
-    return str(value)
+_SHORT: dict[type, Callable[[Any], str]] = {
+    models.LinkKey: lambda key: key.uid,
+    models.PodLife: lambda life: f"{life.pod_index}:{life.incarnation}",
+    models.ServerInfo: lambda server: f"pod {server.pod_index}",
+    models.PodReport: lambda it: f"{it.routing_state} links={it.links}" + " reclaiming" * it.reclaiming,
+    models.Link: lambda link: (
+        f"{link.kind} {link.pod_index}:{link.incarnation} epoch {link.epoch}"
+        + ("" if link.ttl is None else f" for {link.ttl:.3f} s")
+    ),
+    models.LinkChange: lambda change: f"{change.outcome} [{_short(change.link)}]",
+    models.LinkAnnouncement: lambda it: f"{it.key.uid} is stale up to epoch {it.epoch}",
+    models.PodAnnouncement: lambda it: f"{it.pod_index}:{it.incarnation} is {it.state}",
+    models.PodTable: lambda table: (
+        ", ".join(map(_short, table.pods)) + f" overdue {table.overdue}" * bool(table.overdue)
+    ),
+    models.PodState: lambda pod: (
+        f"{pod.pod_index}:{pod.incarnation} {'DEAD' if pod.dead else pod.report.routing_state} "
+        f"heard {pod.load_state.timestamp:.3f}"
+    ),
+}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_short, value)) + "]"
+    return _SHORT.get(type(value), str)(value)
