@@ -70,6 +70,8 @@ class _Mark:
 
 
 _Decision = tuple[Outcome, _Entry | None]
+Wanted: TypeAlias = "tuple[int | None, int | None, int | None]"
+"""The pod, the incarnation and the epoch that a link has to have; ``None`` matches any."""
 Written: TypeAlias = "tuple[LinkChange, Stale | None]"
 """What became of a link, and what those who have to hear of it are told, if anybody has to."""
 
@@ -152,13 +154,11 @@ def _assign(
     return (Outcome.CREATED if before is None else Outcome.REPLACED), taken
 
 
-def _release(
-    before: _Entry | None, pod_index: int | None, incarnation: int | None, epoch: int | None, grace_ms: int, now: Moment
-) -> _Decision:
+def _release(before: _Entry | None, wanted: Wanted, grace_ms: int, now: Moment) -> _Decision:
     if before is None:
         return Outcome.ABSENT, None
-    held = (before.owner.pod_index, before.owner.incarnation, before.epoch)
-    if any(asked not in {None, found} for asked, found in zip((pod_index, incarnation, epoch), held, strict=True)):
+    held = before.owner.pod_index, before.owner.incarnation, before.epoch
+    if any(asked not in {None, found} for asked, found in zip(wanted, held, strict=True)):
         return Outcome.REFUSED, before
     if grace_ms <= 0:
         return Outcome.RELEASED, None
@@ -215,16 +215,11 @@ class MemoryLinks:
         """End a link now, as if its time had run out."""
         self._links.pop(key, None)
 
-    def read(self, key: LinkKey, now: Moment) -> Link | None:
-        """Return a link, or ``None``.
-
-        Raises:
-            StoreProtocolError: if it cannot be read.
-
-        """
+    def find(self, key: LinkKey, now: Moment) -> Link | StoreProtocolError | None:
+        """Return a link, ``None``, or the error that it cannot be read."""
         found = self._find(key, now)
         if isinstance(found, _Poison):
-            raise StoreProtocolError(f"the link of {key} cannot be read", operation="get_link", maybe_applied=False)
+            return StoreProtocolError(f"the link of {key} cannot be read", operation="get_link", maybe_applied=False)
         return None if found is None else found.link(now)
 
     def services(self, namespace: str, uid: str, now: Moment) -> dict[str, int]:
@@ -270,18 +265,9 @@ class MemoryLinks:
             self._mark_begun(key, last, decision[1], now)
         return change, stale
 
-    def release(
-        self,
-        key: LinkKey,
-        pod_index: int | None,
-        incarnation: int | None,
-        epoch: int | None,
-        grace_ms: int,
-        now: Moment,
-    ) -> Written:
+    def release(self, key: LinkKey, wanted: Wanted, grace_ms: int, now: Moment) -> Written:
         """Remove a link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
-        decision = _release(self._before(key, now), pod_index, incarnation, epoch, grace_ms, now)
-        return self._write(key, decision, now, _stale_to_all)
+        return self._write(key, _release(self._before(key, now), wanted, grace_ms, now), now, _stale_to_all)
 
     def _find(self, key: LinkKey, now: Moment) -> _Entry | _Poison | None:
         """Return what is at ``key``; drop it if it has ended."""

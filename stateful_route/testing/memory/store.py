@@ -13,7 +13,7 @@ import anyio.lowlevel
 import attrs
 
 from stateful_route._validation import to_ms
-from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
+from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import (
     Announcement,
     HeartbeatOutcome,
@@ -199,22 +199,19 @@ class MemoryStore:
     async def get_link(self, key: LinkKey) -> Link | None:
         """Return the link, or ``None``."""
         async with self._operation("get_link"):
-            return self._links.read(key, self._now())
+            found = self._links.find(key, self._now())
+            if isinstance(found, StoreError):
+                raise found
+            return found
 
     async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
         """Return the link, ``None`` or the error of each uid, in their order."""
         try:
             async with self._operation("get_links"):
                 now = self._now()
-                return [self._read_or_error(LinkKey(namespace, uid, service_name), now) for uid in uids]
+                return [self._links.find(LinkKey(namespace, uid, service_name), now) for uid in uids]
         except StoreError as error:
             return [error for _ in uids]
-
-    def _read_or_error(self, key: LinkKey, now: Moment) -> Link | StoreError | None:
-        try:
-            return self._links.read(key, now)
-        except StoreProtocolError as error:
-            return error
 
     async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
         """Return the pod index of each service to which the uid is linked."""
@@ -277,7 +274,7 @@ class MemoryStore:
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
         async with self._operation("release"):
-            written = self._links.release(key, pod_index, incarnation, epoch, to_ms(grace), self._now())
+            written = self._links.release(key, (pod_index, incarnation, epoch), to_ms(grace), self._now())
             return self._announced(key, written) if announced else written[0]
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
@@ -323,8 +320,7 @@ class MemoryStore:
             )
             if not began.refused:
                 life = PodLife(server.pod_index, began.incarnation)
-                self._announce_pod(server.namespace, server.service_name, life, report.routing_state)
-                self._announce_to_pod(server.namespace, server.service_name, life, report.routing_state)
+                self._announce_pod(server.namespace, server.service_name, life, report.routing_state, to_pod=True)
             return began
 
     async def heartbeat(
@@ -348,8 +344,7 @@ class MemoryStore:
         async with self._operation("confirm_death"):
             dead, new = self._pods[namespace, service_name].confirm_death(life, self._now())
             if new:
-                self._announce_pod(namespace, service_name, life, "DEAD")
-                self._announce_to_pod(namespace, service_name, life, "DEAD")
+                self._announce_pod(namespace, service_name, life, "DEAD", to_pod=True)
             return dead
 
     async def read_pods(
@@ -391,13 +386,14 @@ class MemoryStore:
             if wanted == topic and not self._deaf:
                 listener.put_nowait(announcement)
 
-    def _announce_pod(self, namespace: str, service_name: str, life: PodLife, state: str) -> None:
+    def _announce_pod(
+        self, namespace: str, service_name: str, life: PodLife, state: str, *, to_pod: bool = False
+    ) -> None:
+        """Tell clients of a pod, and the pod itself if it is to hear it too."""
         told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
         self._announce(Topic(namespace, service_name), told)
-
-    def _announce_to_pod(self, namespace: str, service_name: str, life: PodLife, state: str) -> None:
-        told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
-        self._announce(Topic(namespace, service_name, life.pod_index), told)
+        if to_pod:
+            self._announce(Topic(namespace, service_name, life.pod_index), told)
 
     # -- the store itself
 

@@ -188,18 +188,14 @@ class PodProcess(Process):
         while True:
             try:
                 await self.driver.start()
-            except StoreError:
-                pass
-            except LifecycleError:
-                if not self.leaving:
+            except (StoreError, LifecycleError) as error:
+                if self.leaving:
+                    self.over = True
+                    return
+                if isinstance(error, LifecycleError):
                     raise
-                self.over = True
-                return
             else:
                 self.started = True
-                return
-            if self.leaving:
-                self.over = True
                 return
             await asyncio.sleep(0.1)
             self.judge.trace.note(self.name, "makes a new driver")

@@ -11,9 +11,9 @@ from stateful_route.testing.simulation.network import Latency
 from stateful_route.testing.simulation.world import run_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from stateful_route.testing.simulation.plan import Action, Plan
+    from stateful_route.testing.simulation.plan import Plan
     from stateful_route.testing.simulation.world import Result
 
 _SCHEDULES = 4
@@ -24,8 +24,7 @@ def shrink(result: Result, *, seconds: float = 60.0) -> Plan:
     """Return a plan with less in it that violates the same invariant; look for so many seconds of processor time."""
     if result.violation is None:
         return result.plan
-    shrinker = _Shrinker(result.violation.invariant, time.process_time() + seconds)
-    return shrinker.shrink(result.plan)
+    return _Shrinker(result.violation.invariant, time.process_time() + seconds).shrink(result.plan)
 
 
 class _Shrinker:
@@ -85,13 +84,10 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
     yield attrs.evolve(plan, latency=attrs.evolve(plan.latency, spikes=0.0, spike=0.0))
     yield attrs.evolve(plan, latency=Latency())
     yield attrs.evolve(plan, settings={**plan.settings, "rebalance": False})
-    for actions in _without_cancellations(plan.actions):
-        yield attrs.evolve(plan, actions=actions)
-
-
-def _without_cancellations(actions: Sequence[Action]) -> Iterator[tuple[Action, ...]]:
-    for number, action in enumerate(actions):
+    for number, action in enumerate(plan.actions):
         for name in ("cancel", "timeout", "grace"):
-            if action.args.get(name):
-                args = {key: value for key, value in action.args.items() if key != name}
-                yield (*actions[:number], attrs.evolve(action, args=args), *actions[number + 1 :])
+            if not action.args.get(name):
+                continue
+            args = {key: value for key, value in action.args.items() if key != name}
+            actions = (*plan.actions[:number], attrs.evolve(action, args=args), *plan.actions[number + 1 :])
+            yield attrs.evolve(plan, actions=actions)

@@ -205,14 +205,21 @@ class World:
 
     def _pod(self, index: int) -> PodProcess | None:
         """Return the process of a pod that is reached by its index: the newest that lives, and is of use."""
-        living = [pod for pod in reversed(self.slots[index]) if pod.machine.alive and not pod.over]
+        slot = self.slots[index] if index < len(self.slots) else []
+        living = [pod for pod in reversed(slot) if pod.machine.alive and not pod.over]
         useful = [pod for pod in living if not pod.leaving and (not pod.started or pod.driver.healthy)]
         return next(iter(useful or living), None)
+
+    def _process(self, name: str) -> PodProcess | ClientProcess | None:
+        """Return the process that is meant by ``pod0`` or ``client1``."""
+        if name.startswith("pod"):
+            return self._pod(int(name.removeprefix("pod")))
+        return next((client for client in self.clients if client.name == name), None)
 
     async def _reach(self, client: ClientProcess, index: int, uid: str) -> str:
         """Carry a request to a pod, and its answer back."""
         loop, latency = self.loop, self.plan.latency
-        pod = self._pod(index) if index < len(self.slots) else None
+        pod = self._pod(index)
         if pod is None:
             await asyncio.sleep(latency.draw(loop.random))
             return "unreachable"
@@ -234,36 +241,29 @@ class World:
     def _act(self, action: Action) -> None:
         if self.quiet:
             return
-        self.trace.note("plan", action.who, f"{action.kind} {action.args}")
-        if action.who == "store":
+        who, kind = action.who, action.kind
+        self.trace.note("plan", who, f"{kind} {action.args}")
+        if who == "store":
             self._act_on_store(action)
-        elif action.who.startswith("pod"):
-            self._act_on_pod(int(action.who[3:]), action)
-        else:
-            number = int(action.who[6:])
-            if number < len(self.clients) and not self._fault(self.clients[number].machine, action):
-                self._act_on(self.clients[number], action)
-
-    def _act_on(self, process: PodProcess | ClientProcess, action: Action) -> None:
-        if process.usable:
-            process.do(action.kind, action.args)
-
-    def _act_on_pod(self, index: int, action: Action) -> None:
-        if index >= len(self.slots):
             return
-        pod = self._pod(index)
-        if action.kind == "start":
-            if (pod is None or not self.config.index_is_exclusive) and len(self.slots[index]) < _MOST_PROCESSES:
-                self._start_pod(index)
-        elif pod is None or self._fault(pod.machine, action):
+        process = self._process(who)
+        if kind == "start":
+            self._start_another(int(who.removeprefix("pod")), process)
+        elif process is None or self._fault(process.machine, action):
             pass
-        elif action.kind == "kill":
-            pod.machine.kill()
-            self.network.kill(pod.machine)
-        elif action.kind == "stop":
-            pod.stop()
-        else:
-            self._act_on(pod, action)
+        elif kind == "kill":
+            process.machine.kill()
+            self.network.kill(process.machine)
+        elif kind == "stop" and isinstance(process, PodProcess):
+            process.stop()
+        elif process.usable:
+            process.do(kind, action.args)
+
+    def _start_another(self, index: int, present: Process | None) -> None:
+        """Start a process of a pod, unless there is one and its index is its own, or there were too many."""
+        free = present is None or not self.config.index_is_exclusive
+        if free and index < len(self.slots) and len(self.slots[index]) < _MOST_PROCESSES:
+            self._start_pod(index)
 
     def _fault(self, machine: Machine, action: Action) -> bool:
         """Let something go wrong with a machine, if that is what the action says."""
