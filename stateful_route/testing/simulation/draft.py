@@ -1,4 +1,4 @@
-"""A plan in the making: the world, and what is drawn to happen in it."""
+"""A draft of a plan: the world, and the actions so far."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Draft:
         return most * self.random.random()
 
     def op(self, at: float, pod: int, uid: int, kind: str, *, plain: bool = False, grace: float | None = None) -> None:
-        """Let a pod do something with a uid; with ``plain`` in the simplest way, and to its end."""
+        """Let a pod do something with a uid; a ``plain`` operation is never cancelled."""
         random = self.random
         args: dict[str, Any] = {"uid": uid}
         if not self.forces and kind in {"set", "remove", "remove_with_id"}:
@@ -72,14 +72,14 @@ class Draft:
     def silence(
         self, at: float, who: str, seconds: float, of: str, *, up: bool = True, down: bool = True, new: bool = True
     ) -> None:
-        """Let nothing through to or from a machine."""
+        """Hold all messages of a machine for so many seconds, over connections whose kind begins with ``of``."""
         self.add(at, who, "silence", seconds=round(seconds, 4), of=of, up=up, down=down, new=new)
 
     def stall(self, at: float, who: str, seconds: float) -> None:
-        """Let a machine stand still."""
+        """Stall a machine."""
         self.add(at, who, "stall", seconds=round(seconds, 4), timers_first=self.chance(0.5))
 
     def add(self, at: float, who: str, kind: str, **args: Any) -> None:
-        """Let something happen."""
+        """Add an action, unless it comes after the end."""
         if at < self.seconds:
             self.actions.append(Action(round(max(at, 0.05), 6), who, kind, args))

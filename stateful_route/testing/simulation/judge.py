@@ -1,4 +1,4 @@
-"""What must hold at every step of a simulated run, and what explains that for a moment it does not."""
+"""The invariants of a simulated run, checked at every step, and the faults that excuse a breach for a while."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATES = frozenset({"register", "heartbeat", "confirm_death"})
 
 @attrs.frozen
 class Violation:
-    """Something that must not be: which invariant, when, and what was seen."""
+    """A breach of an invariant: which one, when, and what was seen."""
 
     invariant: str
     at: float
@@ -41,7 +41,7 @@ class Violation:
 
 @attrs.frozen
 class Bounds:
-    """How long things may take if nothing is wrong with the machines or the store, in seconds.
+    """How long things may take without a fault of a machine or the store, in seconds.
 
     Attributes:
         slowest: a message.
@@ -116,9 +116,9 @@ class Judge:
         self.clock_went_back = False
         self.clock_stepped_until = 0.0
         self.troubled: dict[str, float] = {}
-        """Until when something was wrong with a machine, or with the store as it sees it."""
+        """The end of the faults of each machine, or of the store as it sees it."""
         self.away: dict[str, float] = {}
-        """Until when the store may not have answered a machine."""
+        """The end of the time in which the store may not answer each machine."""
         self.ledger: dict[str, int] = dict.fromkeys(uids, 0)
         """How often each uid was served: the version that its memory has to have."""
         self.serves = 0
@@ -142,35 +142,35 @@ class Judge:
         server.after = self._after
 
     def violate(self, invariant: str, text: str) -> None:
-        """Note that something is wrong, and end the run."""
+        """Note a breach of an invariant, and end the run."""
         if self.violation is None:
             self.violation = Violation(invariant, self.loop.now, text)
             self.trace.note("VIOLATION", "", f"{invariant}: {text}")
             self.loop.stop()
 
     def trouble(self, machine: Machine, seconds: float, *, away: bool = True) -> None:
-        """Take in that something is wrong with a machine for so long; ``away`` is whether calls may fail."""
+        """Note a fault of a machine for so many seconds; ``away`` is whether calls to the store may fail."""
         until = self.loop.now + seconds
         self.troubled[machine.name] = max(self.troubled.get(machine.name, 0.0), until)
         if away:
             self.away[machine.name] = max(self.away.get(machine.name, 0.0), until)
 
     def lost(self, away: float) -> None:
-        """Take in that the store has lost something, and is away for so long."""
+        """Note that the store has lost something, and does not answer for so many seconds."""
         self.lost_until = max(self.lost_until, self.loop.now + away)
 
     def clock_stepped(self, step: float, seconds: float) -> None:
-        """Take in that the clock of the store was set; what it did to leases is over after so many seconds."""
+        """Note that the clock of the store was set; its effect on leases ends after so many seconds."""
         self.clock_went_back |= step < 0
         self.clock_stepped_until = self.loop.now + seconds + self.bounds.force + abs(step)
 
     @property
     def losing(self) -> bool:
-        """Whether the store has lost something, and not all agree again."""
+        """Whether the store has lost something so lately that not all agree again."""
         return self.lost_until > 0 and self.loop.now < self.lost_until + self.bounds.loss
 
     def rolled_back(self, before: dict[str, Link | None]) -> None:
-        """Take in that the store is again as it was some time ago; ``before`` is what the links were until now.
+        """Note that the store was rolled back; ``before`` has the links as they were until now.
 
         A pod that was cut off for longer than its lease may find its link as it left it, though another pod has had it
         since: it cannot know, and its memory is old. (Its epoch is the lower one, and ``durable=True`` prevents it.)
@@ -189,7 +189,7 @@ class Judge:
     # -- ownership
 
     def look_at(self, pod: PodProcess) -> None:
-        """Look at what a pod owns after it has made a step."""
+        """Check what a pod owns after it has made a step."""
         for uid in self.uids:
             handle = pod.driver.owned(uid)
             owners = self._owners[uid]
@@ -217,7 +217,7 @@ class Judge:
             self.violate("a loss is a loss", f"{pod.name} hears that it lost {handle!r}")
 
     def check_losses(self, pod: PodProcess) -> None:
-        """See that a pod that is out for good was told of the loss of each handle that it had."""
+        """Check that a pod which is out for good was told of the loss of each handle that it had."""
         for handle, lost in self._kept.get(pod, {}).items():
             if not lost:
                 self.violate("a loss is told", f"{pod.name} is out for good, and was not told that it lost {handle!r}")
@@ -247,7 +247,7 @@ class Judge:
             self.violate("one owner", what)
 
     def owners(self, uid: str) -> list[tuple[PodProcess, Ownership]]:
-        """Return who would serve a uid now."""
+        """Return the pods that would serve a uid now, with their handles."""
         found = []
         for pod, handle in tuple(self._owners[uid].items()):
             if pod.machine.alive and handle.is_owned():
@@ -257,7 +257,7 @@ class Judge:
         return found
 
     def _is_excused(self, uid: str, pods: list[PodProcess]) -> bool:
-        """Whether a loss or a forced change explains that more than one owns."""
+        """Whether a loss or a forced change excuses that more than one pod owns a uid."""
         now = self.loop.now
         troubled = max([0.0, *(self.troubled.get(pod.machine.name, 0.0) for pod in pods)])
         if self.lost_until and now < max(self.lost_until, troubled) + self.bounds.loss:
@@ -269,7 +269,7 @@ class Judge:
     # -- memory
 
     def served(self, pod: PodProcess, handle: Ownership, version: int) -> int:
-        """Take in that a pod serves a uid from its memory; return what it remembers from now on."""
+        """Note that a pod serves a uid from its memory; return the version that it has from now on."""
         uid = handle.uid
         self.serves += 1
         owners = self.owners(uid)
@@ -284,11 +284,11 @@ class Judge:
         pod.torn.discard(uid)
         link = self.link(uid)
         if self.lost_until and (link is None or link.epoch != handle.epoch):
-            for other in self.pods:  # the store lost this link: nobody can know that it was owned
+            for other in self.pods:  # the store lost this link: no pod can know that it was owned
                 if other is not pod:
                     other.torn.add(uid)
         if version != known or len(owners) > 1:
-            for other, _ in owners:  # what each misses of the others is explained, and loaded by none
+            for other, _ in owners:  # each misses writes of the others, which is excused
                 other.torn.add(uid)
         self.ledger[uid] = known + 1
         return known + 1
@@ -339,7 +339,7 @@ class Judge:
                 self._unfit[pod.pod_index] = state, self.loop.now
 
     def _unfit_for(self, pod_index: int, at: float, *, new: bool) -> float:
-        """Return for how long a pod has not been fit for requests, or for new uids, as the store knew it then."""
+        """Return how long a pod had not been fit for requests, or for new uids, by what the store knew at that time."""
         state, since = self._unfit.get(pod_index, (RoutingState.READY, at))
         if state is RoutingState.READY or (state is RoutingState.DENY_NEW_CALL and not new):
             since = at
@@ -350,13 +350,13 @@ class Judge:
         return at - since
 
     def _is_calm_for(self, client: str, at: float) -> bool:
-        """Whether nothing was wrong with a client, or the store, for so long that it knows all."""
+        """Whether a client was without a fault of its own, or of the store, for so long that it must know all."""
         return self.troubled.get(client, 0.0) + self.bounds.loss < at and not (
             self.lost_until or self.clock_stepped_until
         )
 
     def _check_placement(self, request: Request, change: LinkChange) -> None:
-        """See that a client gives no new uid to a pod that is not fit for it, as far as it must know that."""
+        """Check that a client places no new uid on a pod that it must know to be unfit."""
         who, link, at = request.machine.name, change.link, request.asked_at
         if request.chosen or link is None or change.outcome not in _NEW_OWNER or not self._is_calm_for(who, at):
             return
@@ -366,7 +366,7 @@ class Judge:
             self.violate("new uids go to pods that take them", what)
 
     def _check_ended(self, uid: str, before: Link, request: Request) -> None:
-        """See that nobody would serve a link that the store has just ended, unless it was changed by force."""
+        """Check that no pod owns a link that the store has just ended, unless it was changed by force."""
         by = request.machine
         own = any(before.incarnation in pod.lives for pod in self.pods if pod.machine is by)
         if request.name == "assign" and request.asked_at < self._owned_since.get(uid, 0.0):
@@ -399,18 +399,18 @@ class Judge:
         self._history[uid].append(_Was(now, None if link is None else link.pod_index, ends))
 
     def note_all(self) -> None:
-        """Look at all links, after something happened to the store itself."""
+        """Note all links, after a fault of the store."""
         for uid in self.uids:
             self._note(uid, self.link(uid))
 
     # -- caches
 
     def called(self, process: str) -> None:
-        """Take in that a process is called."""
+        """Note that a process is called."""
         self._first_used.setdefault(process, self.loop.now)
 
     def cached(self, client: str, uid: str, pod_index: int) -> None:
-        """Take in that a client routed a uid by its cache alone."""
+        """Check a pod that a client took from its cache: it owned the uid until lately, as far as the client must know."""
         now, bounds = self.loop.now, self.bounds
         since = now - bounds.cache
         routes = f"{client} routes {uid} to pod {pod_index} by its cache"

@@ -1,4 +1,4 @@
-"""What happens in a simulated run: timed actions that can be written down, and shortened."""
+"""The plan of a simulated run: timed actions, and the world in which they happen. It can be kept as JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Action:
 
 @attrs.frozen
 class Plan:
-    """A run, but for the choices of the scheduler and of the network, which come from ``schedule``."""
+    """A run, except for the choices of the scheduler and the network, which come from ``schedule``."""
 
     seed: int
     pods: int
@@ -40,11 +40,11 @@ class Plan:
     drift: float = 0.0
     """The clocks of the machines are fast or slow by up to this share."""
     slowness: float = 0.0
-    """The chance that a machine stands still for a moment after a step."""
+    """The chance that a machine stalls for a moment after a step."""
     nodes: int = 1
-    """Of the store: with more than one, each machine has a connection to each, and the first one has the pods."""
+    """The nodes of the store: each machine has a connection to each, and the first has the pods."""
     later_lease: float | None = None
-    """The lease of processes that take the place of others, if it is another one."""
+    """The lease of processes that replace others, if it differs."""
 
     def to_json(self) -> str:
         """Return it as text."""

@@ -32,7 +32,7 @@ _BOUNDED = frozenset(
     {"claim", "release", "set", "try_set", "remove", "remove_with_id", "routing_state"}
     | {"compute", "get", "set_if_absent", "batch_compute", "batch_get", "pods"}
 )
-"""What ends within a call deadline; the rest ends when the application lets it."""
+"""The operations that end within a call deadline; others wait for the application as well."""
 
 
 @types.coroutine
@@ -110,7 +110,7 @@ class Process:
         self._check_end(kind, label, result, began, machine.stalled_for - stalled)
 
     def _check_end(self, kind: str, label: str, result: object, began: float, stalled: float) -> None:
-        """See that a call has ended in time, and not with an error that nothing explains."""
+        """Check that a call ended in time, and that a fault explains its error."""
         now, deadline = self.machine.loop.now, self.config.call_deadline_seconds
         took = now - began - stalled
         self.longest[kind] = max(took, self.longest.get(kind, 0.0))
@@ -118,7 +118,7 @@ class Process:
         self.judge.trace.note(self.name, "ends", ends)
         if isinstance(result, str) and result in {"cancelled", "given up"}:
             self._gave_up_at = now
-        # Who has joined a call that was given up begins again, and may have too little time left.
+        # A caller that joined a call which was given up begins again, and may have too little time left.
         abandoned = took >= deadline and isinstance(result, StoreTimeoutError) and began < self._gave_up_at
         if isinstance(result, StoreError) and not abandoned and self.must_be_answered(began):
             self.judge.violate("errors are expected", f"{self.name} {kind}: {result}, and nothing was wrong")
@@ -126,7 +126,7 @@ class Process:
             self.check_took(kind, took, deadline + 0.02)
 
     def check_took(self, what: str, took: float, bound: float) -> None:
-        """See that something took no longer than its bound, both in seconds in which the machine ran."""
+        """Check that something took no longer than its bound; both are seconds in which the machine ran."""
         if took > bound:
             text = f"{self.name} {what} took {took:.3f} s: {bound:.3f} s is its bound"
             self.judge.violate("every call ends in time", text)
@@ -160,7 +160,7 @@ class PodProcess(Process):
         self.over = False
         """Whether its driver has stopped."""
         self.stopped_well = False
-        """Whether it has stopped while nothing was wrong with its machine or the store."""
+        """Whether it has stopped while there was no fault of its machine or the store."""
         self.stopped_at = 0.0
         self._states = 0
         self._left_waiting = False
@@ -214,7 +214,7 @@ class PodProcess(Process):
     # -- the application
 
     async def request(self, uid: str) -> str:
-        """Serve one request; return what came of it."""
+        """Serve one request; return how it ended."""
         driver = self.driver
         if not self.usable:
             return "out"
@@ -230,7 +230,7 @@ class PodProcess(Process):
         return "served" if self.serve(uid) else "elsewhere"
 
     def serve(self, uid: str) -> bool:
-        """Serve a uid from memory, if it is owned and loaded: in one step, as an application does that asks before."""
+        """Serve a uid from memory, if it is owned and loaded; nothing happens between that check and the serving."""
         handle = self.driver.owned(uid)
         if handle is None or not self._has_loaded(handle):
             return False
@@ -241,7 +241,7 @@ class PodProcess(Process):
         return handle.uid in self.memory and self.memory[handle.uid][0] is handle
 
     async def _load(self, handle: Ownership) -> None:
-        """Load what a uid needs, unless what is remembered is good."""
+        """Load the state of a uid, unless what is in memory is still valid."""
         uid, ledger = handle.uid, self.judge.ledger
         if self._has_loaded(handle):
             return
@@ -308,7 +308,7 @@ class PodProcess(Process):
         return handle
 
     def _check_believed(self, handle: Ownership) -> None:
-        """See that who was told that another pod has the uid does not own it by an older claim."""
+        """Check that a pod which is told of another owner does not own the uid by an older claim."""
         mine = self.driver.owned(handle.uid)
         if mine is not None and handle.pod_index not in {None, self.index} and (mine.epoch or 0) < (handle.epoch or 0):
             self.judge.violate("an answer is believed", f"{self.name} is told {handle!r}, and has {mine!r}")
@@ -318,12 +318,12 @@ class PodProcess(Process):
         return None if handle is None else await handle.release(grace)
 
     async def _release_again(self, uid: str, before: int) -> object:
-        """Release an older handle than the last one: its first release was not answered."""
+        """Release an older handle than the last one again: the first release was not answered."""
         claimed = [handle for handle in self._claimed.get(uid, ()) if handle.pod_index == self.index]
         return await claimed[-1 - before].release() if len(claimed) > before else None
 
     async def _set(self, uid: str, pod: int) -> object:
-        """Force a link; if it is not known whether that was done, the uid is not owned."""
+        """Force a link; check that the uid is not owned if the outcome is unknown."""
         before = self.driver.owned(uid)
         with noting_requests() as requests:
             try:
@@ -336,14 +336,14 @@ class PodProcess(Process):
                 raise
 
     async def _claim_ballast(self, count: int) -> object:
-        """Claim uids that nobody asks for, so that it takes long to look at all."""
+        """Claim uids that nobody asks for, so that verifying all takes long."""
         for number in range(0, count, 50):
             some = range(number, min(number + 50, count))
             await asyncio.gather(*(self.driver.claim(f"ballast {each}") for each in some), return_exceptions=True)
         return count
 
     def _check_reclaimed(self, uids: list[int]) -> object:
-        """See that uids whose part of the store answers are owned again, whatever the others do; nobody took them."""
+        """Check that uids on a node that answers are owned again, though another node is down; nobody took them."""
         for number in uids:
             if self.driver.healthy and self.driver.owned(f"u{number}") is None:
                 what = f"{self.name} does not claim u{number} again, though the store is there"
@@ -367,7 +367,7 @@ class PodProcess(Process):
             self.check_state(state, "set_routing_state returned")
 
     def check_state(self, state: RoutingState, when: str) -> None:
-        """See that the store has the routing state of this pod."""
+        """Check that the store has the routing state of this pod."""
         judge = self.judge
         if judge.losing:
             return
@@ -417,7 +417,7 @@ class PodProcess(Process):
         self.over, self.stopped_at = True, machine.loop.now
 
     def _check_released(self, owned: list[Ownership]) -> None:
-        """See that a drain with time enough has released what was owned."""
+        """Check that a drain with enough time has released what was owned."""
         for handle in owned:
             link = self.judge.link(handle.uid)
             if link is not None and link.epoch == handle.epoch and link.kind is LinkKind.PERSISTENT:
@@ -425,12 +425,12 @@ class PodProcess(Process):
 
 
 class ClientProcess(Process):
-    """A gateway: it asks for the pod of a uid and goes there."""
+    """A gateway: it asks for the pod of a uid, and sends the request there."""
 
     driver: ClientDriver
 
     def __init__(self, reach: Callable[[ClientProcess, int, str], Awaitable[str]], *args: Any) -> None:
-        """Start a gateway; ``reach`` carries a request to a pod, and returns what came of it."""
+        """Start a gateway; ``reach`` carries a request to a pod, and returns what it said."""
         super().__init__(*args)
         self._reach = reach
         self.driver = ClientDriver(self.store, self.config, clock=self.machine, random=self.random)
@@ -484,7 +484,7 @@ class ClientProcess(Process):
         return await self.driver.compute_linked_pod("", uid, SERVICE)
 
     async def request(self, uid: str) -> list[tuple[int, str]]:
-        """Route a request, and go where it leads, a few times; return where it went and what came of it."""
+        """Route a request, up to four times until it is served; return each pod and what it said."""
         went = []
         for _ in range(4):
             pod = await self._compute(uid)

@@ -29,11 +29,21 @@ class Scripts(Draft):
             "pod_retention": 86400.0,
         }
 
+    def _own(self, *, pod: int, uid: int = 0, since: float, until: float) -> None:
+        """Let a pod claim a uid, and release it."""
+        self.op(since, pod, uid, "claim", plain=True)
+        self.op(until, pod, uid, "release", grace=0.0, plain=True)
+
     def _cache_all(self, at: float, *, plain: bool = False) -> None:
         """Let pod 0 claim each uid, and a client ask for it."""
         for uid in range(self.uids):
             self.op(at, 0, uid, "claim", plain=plain)
             self.ask(at + 0.3, uid, "compute")
+
+    def _ask_all(self, at: float) -> None:
+        """Let clients ask for each uid within the second that begins then."""
+        for uid in range(self.uids):
+            self.ask(at + self.up_to(1.0), uid, "compute")
 
     def _ask_again(self, at: float, times: int, every: float, kind: str = "request") -> None:
         for number in range(times):
@@ -139,8 +149,7 @@ class Scripts(Draft):
         self._set_up(uids=5, seconds=8.0)
         self._cache_all(0.3)
         self.add(1.0, "pod0", "kill")
-        for uid in range(5):
-            self.ask(1.0 + self.lease + 4.0 + self.up_to(1.0), uid, "compute")
+        self._ask_all(1.0 + self.lease + 4.0)
 
     def emptied_after_a_takeover(self) -> None:
         """A pod is cut off, another one has its uid for a while, and the store forgets that."""
@@ -189,8 +198,8 @@ class Scripts(Draft):
         self._set_up(clients=0)
         self.nodes, self.deadline, self.lease = 2, 0.5, 1.0
         at = 1.0
-        self.op(0.4, 0, 1, "claim", plain=True)  # so that there is a connection
-        self.op(0.6, 0, 1, "release", grace=0.0, plain=True)
+        # so that there is a connection
+        self._own(pod=0, uid=1, since=0.4, until=0.6)
         self.op(at, 0, 0, self.random.choice(["claim", "claim", "try_set"]), plain=True)
         self.silence(at - 0.01, "pod0", 0.42, "pipe1", up=False, new=False)
         if self.chance(0.6):
@@ -280,11 +289,9 @@ class Scripts(Draft):
     def mark_of_long_ago(self) -> None:
         """A pod released a uid, another one had it since, and the store goes back to the time in between."""
         self._set_up(clients=0)
-        self.op(0.4, 0, 0, "claim", plain=True)
-        self.op(0.6, 0, 0, "release", grace=0.0, plain=True)
+        self._own(pod=0, since=0.4, until=0.6)
         self.add(0.8, "store", "snapshot")
-        self.op(1.0, 1, 0, "claim", plain=True)
-        self.op(1.2, 1, 0, "release", grace=0.0, plain=True)
+        self._own(pod=1, since=1.0, until=1.2)
         self.add(1.5, "store", "fail_over", seconds=round(self.up_to(0.1), 3))
         self.op(2.5 + self.up_to(1.0), 0, 0, "claim", plain=True)
 
@@ -302,8 +309,7 @@ class Scripts(Draft):
         self.op(1.0, 1, 0, "claim", plain=True)
         if self.chance(0.5):
             self.op(1.2, 1, 0, "release", grace=0.0, plain=True)
-            self.op(1.3, 0, 0, "claim", plain=True)
-            self.op(1.4, 0, 0, "release", grace=0.0, plain=True)
+            self._own(pod=0, since=1.3, until=1.4)
             self.op(1.5, 1, 0, "claim", plain=True)
         at = 1.8
         self.add(at, "store", "fail_over", seconds=round(self.up_to(0.1), 3))
@@ -318,8 +324,7 @@ class Scripts(Draft):
         at = 1.0
         self.add(at, "pod0", "kill")
         self.add(at + self.up_to(1.5 * self.lease), "store", "lose_all")
-        for uid in range(3):
-            self.ask(at + self.lease + 4.0 + self.up_to(1.0), uid, "compute")
+        self._ask_all(at + self.lease + 4.0)
 
     def drained_and_back(self) -> None:
         """A pod drains while clients have its uids in their caches, and the next one with its index comes soon."""
@@ -383,8 +388,7 @@ class Scripts(Draft):
     def evicted(self) -> None:
         """A pod released a uid, the next owner dies, and the store loses its link and nothing else."""
         self._set_up(clients=0)
-        self.op(0.4, 0, 0, "claim", plain=True)
-        self.op(0.6, 0, 0, "release", grace=0.0, plain=True)
+        self._own(pod=0, since=0.4, until=0.6)
         self.op(0.8, 1, 0, "claim", plain=True)
         self.add(1.2, "pod1", "kill")
         self.add(1.3 + self.up_to(1.0), "store", "evict", uid=0)

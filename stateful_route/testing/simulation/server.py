@@ -32,7 +32,7 @@ def uids_of(name: str, args: tuple[Any, ...]) -> list[str]:
 
 
 def node_of(uid: str, nodes: int) -> int:
-    """Return which node of a cluster has a link: never the first one, if there are more, for that one has the pods."""
+    """Return which node of a cluster has a link: never the first, which has the pods, if there are more."""
     return 1 + zlib.crc32(uid.encode()) % (nodes - 1) if nodes > 1 else 0
 
 
@@ -59,7 +59,7 @@ class InstantStore(MemoryStore):
     announce: Callable[[Topic, Announcement], object]
 
     async def _gate(self, name: str, *, after: bool) -> None:
-        """Let it pass: the network does the waiting."""
+        """Wait for nothing: latency is the network's."""
 
     def _announce(self, topic: Topic, announcement: Announcement) -> None:
         self.announce(topic, announcement)
@@ -67,7 +67,7 @@ class InstantStore(MemoryStore):
 
 @attrs.define(eq=False)
 class Request:
-    """An operation that a machine asks for."""
+    """A call of an operation by a machine."""
 
     number: int
     machine: Machine
@@ -119,14 +119,14 @@ class StoreServer:
     # -- faults
 
     def pause(self, seconds: float) -> None:
-        """Do nothing for so long; what comes in waits."""
+        """Handle nothing for so many seconds; requests wait."""
         until = self.loop.now + seconds
         if until > self._paused_until:
             self._paused_until = until
             self.loop.at(until, self._resume, until)
 
     def restart(self, away: float) -> None:
-        """Break all connections, and refuse new ones for so long."""
+        """Break all connections, and refuse new ones for so many seconds."""
         self.refuses = True
         self._inbox.clear()
         for connection in tuple(self.network.connections):
@@ -134,11 +134,11 @@ class StoreServer:
         self.loop.after(away, self._come_back)
 
     def take_down(self, node: int, seconds: float) -> None:
-        """Answer what is asked of a node with an error for so long, as a cluster does whose slots are not served."""
+        """Answer requests to a node with an error for so many seconds, as a cluster does whose slots are not served."""
         self._down[node] = self.loop.now + seconds
 
     def mute(self, machine: Machine, seconds: float) -> None:
-        """Tell a machine nothing for so long, over a subscription that works: the bus of a cluster is cut."""
+        """Announce nothing to a machine for so many seconds, though its subscription works: a cluster bus is cut."""
         self._muted[machine] = self.loop.now + seconds
 
     def calm(self) -> None:
@@ -155,11 +155,11 @@ class StoreServer:
         self.core.lose_all()
 
     def snapshot(self) -> object:
-        """Return what there is now."""
+        """Return a copy of all links and pods."""
         return copy.deepcopy({name: vars(self.core)[name] for name in ("_links", "_pods")})
 
     def roll_back(self, snapshot: object) -> None:
-        """Be again as at a snapshot: what was acknowledged since is lost."""
+        """Return to a snapshot: what was acknowledged since is lost."""
         vars(self.core).update(copy.deepcopy(cast("dict[str, Any]", snapshot)))
 
     # -- requests
@@ -174,7 +174,7 @@ class StoreServer:
         return self._answers.pop(number)
 
     def receive(self, connection: Connection, item: Any) -> None:
-        """Take what arrives over a connection."""
+        """Handle a message that arrives over a connection, now or after a pause."""
         if self.refuses:
             connection.reset()
         elif self._paused_until > self.loop.now or self._inbox:
@@ -230,4 +230,4 @@ class StoreServer:
 
 
 def _ignore(*_: object) -> None:
-    """Take in nothing."""
+    """Ignore it: nobody looks."""

@@ -21,7 +21,7 @@ _SCHEDULES = 4
 
 
 def shrink(result: Result, *, seconds: float = 60.0) -> Plan:
-    """Return a plan with less in it that violates the same invariant; look for so many seconds of processor time."""
+    """Return a shorter plan that violates the same invariant; try for so many seconds of processor time."""
     if result.violation is None:
         return result.plan
     return _Shrinker(result.violation.invariant, time.process_time() + seconds).shrink(result.plan)
@@ -33,7 +33,7 @@ class _Shrinker:
         self._ends = ends
 
     def shrink(self, plan: Plan) -> Plan:
-        """Try to take away more and more, until nothing can go."""
+        """Remove actions and simplify, until nothing more can go."""
         before: Plan | None = None
         while before != plan and time.process_time() < self._ends:
             before = plan
@@ -56,7 +56,7 @@ class _Shrinker:
         return plan
 
     def _better(self, plan: Plan, simpler: Plan) -> Plan:
-        """Return the simpler plan, with a schedule in which it fails in the same way; or the plan."""
+        """Return the simpler plan, with a schedule in which it violates the same invariant; or the plan."""
         if simpler == plan:
             return plan
         for schedule in (plan.schedule, *range(_SCHEDULES)):
@@ -70,7 +70,7 @@ class _Shrinker:
 
 
 def _simpler(plan: Plan) -> Iterator[Plan]:
-    """Yield plans that are simpler in another way than by fewer actions; each from the plan as it is."""
+    """Yield plans that are simpler, other than by fewer actions; each from the plan as it is."""
     last = max((action.at for action in plan.actions), default=0.0)
     yield attrs.evolve(plan, seconds=min(plan.seconds, round(last + 0.1, 1)))
     for pods in range(1, plan.pods):

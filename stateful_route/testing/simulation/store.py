@@ -38,7 +38,7 @@ _NOTED: ContextVar[list[Request] | None] = ContextVar("_NOTED", default=None)
 
 @contextlib.contextmanager
 def noting_requests() -> Iterator[list[Request]]:
-    """Note what the store is asked for by a call, in its own task or in those that it begins."""
+    """Note the requests of a call, from its own task or from those that it begins."""
     noted: list[Request] = []
     token = _NOTED.set(noted)
     try:
@@ -168,7 +168,7 @@ class SimulatedStore:
         return node_of(uids[0], len(self.pipes)) if uids else 0
 
     async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
-        """Return the link, ``None`` or the error of each uid: one question each, as it is on a server."""
+        """Return the link, ``None`` or the error of each uid: one request each, as on a server."""
         return await self._each("get_links", [(namespace, [uid], service_name) for uid in uids], {})
 
     async def place_links(

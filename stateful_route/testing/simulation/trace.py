@@ -1,4 +1,4 @@
-"""What happened in a simulated run, for a person to read, and as a hash to compare two runs."""
+"""A trace of a simulated run, as lines to read and as a digest that compares two runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Trace:
-    """Lines of time, who, and what; nothing is kept unless it is ``on``."""
+    """Lines of time, process and event; none is kept unless it is ``on``."""
 
     def __init__(self, loop: VirtualLoop, *, on: bool) -> None:
-        """Begin with none."""
+        """Begin empty."""
         self._loop = loop
         self.on = on
         self.lines: list[str] = []
@@ -60,9 +60,9 @@ class Trace:
 
 _DULL = frozenset({"read_pods"})
 
-# What a driver draws from a source that no seed governs: nothing but its being the same or not matters.
+# Values that a driver draws without a seed.
 _UNREPEATABLE = frozenset({"process"})
-# What a driver takes from a set of objects, in the order of their addresses.
+# Values that a driver takes from a set of objects: their order is that of addresses.
 _UNORDERED = frozenset({"also"})
 
 

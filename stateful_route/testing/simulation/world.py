@@ -1,4 +1,4 @@
-"""Runs a plan: machines, a network, a store, and a judge."""
+"""Runs a plan: on machines, a network and a store, with a judge that checks the invariants."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NAMESPACE = "default"
 _Process = TypeVar("_Process", bound=Process)
 
 _MOST_PROCESSES = 6
-"""Of one pod, in a run."""
+"""The most processes that one pod has in a run."""
 
 
 @attrs.frozen
 class Result:
-    """What came of a run."""
+    """The result of a run."""
 
     plan: Plan
     violation: Violation | None
@@ -51,7 +51,7 @@ class Result:
 
 
 def run_plan(plan: Plan, *, trace: bool = False) -> Result:
-    """Run a plan in virtual time, and return what came of it."""
+    """Run a plan in virtual time, and return the result."""
     with _undisturbed(plan.schedule):
         world = World(plan, trace=trace)
         try:
@@ -88,7 +88,7 @@ class World:
         self.config = BaseConfig(namespace=NAMESPACE, **plan.settings)
         later = plan.settings if plan.later_lease is None else {**plan.settings, "lease": plan.later_lease}
         self.later = BaseConfig(namespace=NAMESPACE, **later)
-        """The config of processes that take the place of others."""
+        """The config of processes that replace others."""
         self.trace = Trace(self.loop, on=trace)
         self.network = Network(self.loop, plan.latency, 3 * self.config.call_deadline_seconds)
         self.server = StoreServer(self.network)
@@ -204,7 +204,7 @@ class World:
         self.of_machine[pod.machine] = pod
 
     def _pod(self, index: int) -> PodProcess | None:
-        """Return the process of a pod that is reached by its index: the newest that lives, and is of use."""
+        """Return the process that serves a pod index: the newest alive, but one that is out or leaves comes last."""
         slot = self.slots[index] if index < len(self.slots) else []
         living = [pod for pod in reversed(slot) if pod.machine.alive and not pod.over]
         useful = [pod for pod in living if not pod.leaving and (not pod.started or pod.driver.healthy)]
@@ -236,7 +236,7 @@ class World:
         except TimeoutError:
             return "unreachable"
 
-    # -- what happens
+    # -- actions
 
     def _act(self, action: Action) -> None:
         if self.quiet:
@@ -260,13 +260,13 @@ class World:
             process.do(kind, action.args)
 
     def _start_another(self, index: int, present: Process | None) -> None:
-        """Start a process of a pod, unless there is one and its index is its own, or there were too many."""
+        """Start a process of a pod, unless one is there and the index is exclusive, or there were too many."""
         free = present is None or not self.config.index_is_exclusive
         if free and index < len(self.slots) and len(self.slots[index]) < _MOST_PROCESSES:
             self._start_pod(index)
 
     def _fault(self, machine: Machine, action: Action) -> bool:
-        """Let something go wrong with a machine, if that is what the action says."""
+        """Return whether the action is a fault of a machine; if so, inject it."""
         args, kind = action.args, action.kind
         if kind not in {"mute", "stall", "silence", "reset"}:
             return False
@@ -314,7 +314,7 @@ class World:
         judge.note_all()
 
     def _heal(self) -> None:
-        """End all faults, and see that there is a pod."""
+        """End all faults, and start a pod if none is left."""
         self.trace.note("plan", "quiet")
         self.quiet = True
         self.network.calm()
@@ -339,7 +339,7 @@ class World:
                 self.judge.violate("a pod comes up", f"{pod.name} has no life, though the store was there")
 
     async def _check_agreement(self) -> None:
-        """After quiet, store, handles and caches say the same."""
+        """Check that store, handles and caches agree after the quiet time."""
         judge = self.judge
         if judge.violation is not None:
             return
@@ -365,7 +365,7 @@ class World:
             await self._probe()
 
     async def _probe(self) -> None:
-        """Each pod can claim, and each client gets each uid served, all at the same pod."""
+        """Check that each pod can claim, and that all clients get a uid served by the same pod."""
         routable = [
             pod
             for pod in self._running()
@@ -397,7 +397,7 @@ class World:
         return None
 
     async def _on(self, process: Process, work: Awaitable[Any]) -> Any:
-        """Do something on the machine of a process, and return what comes of it."""
+        """Await something on the machine of a process; return its result, or its error."""
         done = self.loop.create_future()
 
         async def do() -> None:
