@@ -410,7 +410,7 @@ class Judge:
         self._first_used.setdefault(process, self.loop.now)
 
     def cached(self, client: str, uid: str, pod_index: int) -> None:
-        """Check a pod that a client took from its cache: it owned the uid until lately, as far as the client must know."""
+        """Check a pod that a client took from its cache: it owned the uid until lately, and may be alive."""
         now, bounds = self.loop.now, self.bounds
         since = now - bounds.cache
         routes = f"{client} routes {uid} to pod {pod_index} by its cache"
