@@ -19,7 +19,8 @@ from stateful_route.testing.simulation.judge import Bounds, Judge, Violation
 from stateful_route.testing.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod, process_of
 from stateful_route.testing.simulation.loop import Machine, SimulationError, VirtualLoop, failed
 from stateful_route.testing.simulation.network import Network
-from stateful_route.testing.simulation.processes import SERVICE, ClientProcess, PodProcess, Process
+from stateful_route.testing.simulation.process import Process
+from stateful_route.testing.simulation.processes import SERVICE, ClientProcess, PodProcess
 from stateful_route.testing.simulation.server import StoreServer
 from stateful_route.testing.simulation.store import SimulatedStore
 from stateful_route.testing.simulation.trace import Trace
