@@ -1,4 +1,4 @@
-"""Who has read the pods before gets what has changed since, and who is overdue."""
+"""A reading of the pods gets what has changed since an earlier one, and which pods are overdue."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def _busy(links: int) -> PodReport:
 
 
 class Changes(Parts):
-    """What a reading of the pods brings to who has read them before."""
+    """Readings since a version."""
 
     async def test_nothing_new(self, service: Service) -> None:
-        """A heartbeat that says the same leaves the version of the table, and is no change."""
+        """A heartbeat with the same report is no change, and leaves the version of the table."""
         lives = [await service.register(i) for i in range(3)]
         before = await service.read()
         for i, life in enumerate(lives):
@@ -41,7 +41,7 @@ class Changes(Parts):
         ],
     )
     async def test_changed_report(self, service: Service, report: PodReport, lease: float) -> None:
-        """A heartbeat that says something else is the change of that pod alone; a second look brings nothing."""
+        """A heartbeat with another report is a change of that pod alone; a second reading gets nothing."""
         lives = [await service.register(i) for i in range(3)]
         before = await service.read()
         await service.beat(1, lives[1].incarnation, 1, report, lease=lease)
@@ -78,7 +78,7 @@ class Changes(Parts):
         assert before.pods[2].version == after.pods[0].version
 
     async def test_strange_version(self, service: Service) -> None:
-        """Who has a version that the store never reached gets all."""
+        """A reading since a version that the store never reached gets all pods."""
         await service.register()
         before = await service.read()
         after = await service.read(since=before.version + 1)
@@ -86,7 +86,7 @@ class Changes(Parts):
         assert (True, 1) == (after.whole, len(after.pods))
 
     async def test_overdue(self, service: Service) -> None:
-        """Who is overdue is told until a heartbeat comes or the death is confirmed, and when the next lease ends."""
+        """A pod is overdue until its next heartbeat or its confirmed death; the end of the next lease is told."""
         lives = [await service.register(i, lease=0.5) for i in range(2)]
         await service.register(2)
         early = await service.read()
@@ -140,7 +140,7 @@ class Changes(Parts):
         assert (False, HeartbeatOutcome.ACCEPTED) == (dead, beat)
 
     async def test_leases_alone(self, service: Service) -> None:
-        """Who asks for no changes learns of the leases, and of the pods that are asked for."""
+        """A reading without changes gets the leases, and the pods that it asks for."""
         for i in range(3):
             await service.register(i)
         alone = await service.read(since=None)
@@ -171,7 +171,7 @@ class Changes(Parts):
         ]
 
     async def test_large_service(self, service: Service) -> None:
-        """In a large service a small change of a number waits; what matters does not, and in the end all is told."""
+        """In a large service a small change of a number waits; other changes do not, and in the end all are told."""
         life, *_ = [await service.register(i, _busy(1000)) for i in range(9, 0, -1)]
         last = await service.register(report=_busy(1000))
         before = await service.read()

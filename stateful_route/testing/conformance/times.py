@@ -173,7 +173,7 @@ class Times(Parts):
 
 
 class Tenures(Parts):
-    """Whether who claims a uid can tell that another one had it in between."""
+    """A claim tells the epoch of the tenure that ended last: so its owner knows whether another one was between."""
 
     @pytest.mark.parametrize("grace", [0.0, SHORT])
     async def test_a_release_is_told(self, service: Service, store: Store, key: LinkKey, grace: float) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _NEVER = math.inf
 
-# What a claim did that tells which link ended last.
+# Outcomes of a claim that tell which link ended last.
 _TOLD = frozenset({Outcome.CREATED, Outcome.OVERWRITTEN, Outcome.CONFIRMED, Outcome.INHERITED, Outcome.REPLACED})
 
 
@@ -40,7 +40,7 @@ class _Poison(enum.Enum):
 
 @attrs.frozen
 class Stale:
-    """The word that what is known of a link up to this epoch is stale: to all clients, and to a pod unless ``None``."""
+    """The announcement that a link is stale up to an epoch: to all clients, and to a pod unless ``None``."""
 
     epoch: int
     pod_index: int | None
@@ -73,9 +73,9 @@ _Decision = tuple[Outcome, _Entry | None]
 Wanted: TypeAlias = "tuple[int | None, int | None, int | None]"
 """The pod, the incarnation and the epoch that a link has to have; ``None`` matches any."""
 Written: TypeAlias = "tuple[LinkChange, Stale | None]"
-"""What became of a link, and what those who have to hear of it are told, if anybody has to."""
+"""The change of a link, and the announcement that it needs, if any."""
 
-# What an operation that took an unreadable link for an absent one did in truth.
+# The outcome of an operation that took an unreadable link for an absent one.
 _IF_UNREADABLE = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}
 
 
@@ -175,9 +175,9 @@ def _change(before: _Entry | None, decision: _Decision, now: Moment) -> LinkChan
 
 
 def _stale_to_clients(before: _Entry | None, after: _Entry | None) -> Stale | None:
-    """Return what clients have to hear when a temporary link gets another owner.
+    """Return the announcement to clients when a temporary link gets another owner.
 
-    Of a persistent one they hear otherwise: its pod is dead, or has another life.
+    For a persistent one there was another announcement: its pod is dead, or has another life.
     """
     if before is None or after is None or before.kind is not LinkKind.TEMPORARY or after.epoch == before.epoch:
         return None
@@ -185,7 +185,7 @@ def _stale_to_clients(before: _Entry | None, after: _Entry | None) -> Stale | No
 
 
 def _stale_to_all(before: _Entry | None, after: _Entry | None) -> Stale | None:
-    """Return what clients and the owner have to hear when a link was taken or removed."""
+    """Return the announcement to clients and the owner when a link was taken or removed."""
     if before is None:
         return None
     changed = after is None or after.epoch != before.epoch
@@ -197,7 +197,7 @@ _Tells: TypeAlias = "Callable[[_Entry | None, _Entry | None], Stale | None]"
 
 
 class MemoryLinks:
-    """The links of all uids. What has ended is gone for all who ask."""
+    """The links of all uids. A link that has expired is absent for every operation."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -278,7 +278,7 @@ class MemoryLinks:
         return found
 
     def _before(self, key: LinkKey, now: Moment) -> _Entry | None:
-        """Return what an operation finds: what cannot be read is overwritten."""
+        """Return the link that an operation finds; an unreadable one counts as absent, and is overwritten."""
         found = self._find(key, now)
         return found if isinstance(found, _Entry) else None
 

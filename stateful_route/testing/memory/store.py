@@ -82,7 +82,6 @@ class MemoryStore:
         self._deaf = False
 
     def __repr__(self) -> str:
-        """Show how much is in it."""
         pods = sum(map(len, self._pods.values()))
         return f"<MemoryStore links={len(self._links)} pods={pods} held={self._held}>"
 
@@ -124,30 +123,30 @@ class MemoryStore:
         self._fault = None if error is None else _Fault(error, frozenset(operations), applied)
 
     def deafen(self) -> None:
-        """Lose all that listen, and let nobody listen until ``hear_again()``."""
+        """Drop all listeners, and refuse new ones until ``hear_again()``."""
         self._deaf = True
         for listener in self._listeners:
             listener.put_nowait(None)
 
     def hear_again(self) -> None:
-        """Let those who ask listen again."""
+        """Accept listeners again."""
         self._deaf = False
 
     def hold(self, *operations: str, answers: bool = False) -> None:
-        """Keep calls waiting from now on, until ``release_held()``.
+        """Hold calls from now on, until ``release_held()``.
 
-        With names of ``operations`` only those wait. With ``answers`` an operation happens first and its answer
-        waits.
+        With names of ``operations`` only those are held. With ``answers`` the operation is applied first, and its
+        answer is held.
         """
         self._holds.append(_Hold(frozenset(operations), answers))
 
     def hold_no_more(self) -> None:
-        """Let the calls pass that come from now on; those that are held wait for ``release_held()`` all the same."""
+        """Hold no further calls; those that are held stay so until ``release_held()``."""
         self._full_holds += self._holds
         self._holds = []
 
     def release_held(self) -> None:
-        """Let the calls go on that wait, and hold no more."""
+        """Let the held calls go on, and hold no more."""
         holds, self._holds, self._full_holds = [*self._holds, *self._full_holds], [], []
         for hold in holds:
             hold.released.set()
@@ -159,7 +158,7 @@ class MemoryStore:
 
     @contextlib.asynccontextmanager
     async def _operation(self, name: str) -> AsyncIterator[None]:
-        """Stand around one call: count it, hold it, fail it."""
+        """Count a call, hold it and fail it, as a test asked for."""
         self.operations[name] += 1
         await self._gate(name, after=False)
         yield
@@ -283,7 +282,7 @@ class MemoryStore:
             return self._announced(key, self._links.assign(key, owner, expected_epoch, self._now()))
 
     def _announced(self, key: LinkKey, written: Written) -> LinkChange:
-        """Return what became of a link, after those were told who have to hear it."""
+        """Announce that a link is stale, if it is, and return the change."""
         change, stale = written
         if stale is not None:
             told = LinkAnnouncement(key, stale.epoch)
@@ -358,7 +357,7 @@ class MemoryStore:
 
     @contextlib.asynccontextmanager
     async def listen(self, topic: Topic, patience: float) -> AsyncIterator[AsyncIterator[Announcement | None]]:
-        """Subscribe to what the clients of a service, or one of its pods, are told."""
+        """Subscribe to the announcements for the clients of a service, or for one of its pods."""
         await self._gate("listen", after=False)
         if self._deaf:
             raise _DEAF
@@ -389,7 +388,7 @@ class MemoryStore:
     def _announce_pod(
         self, namespace: str, service_name: str, life: PodLife, state: str, *, to_pod: bool = False
     ) -> None:
-        """Tell clients of a pod, and the pod itself if it is to hear it too."""
+        """Announce a change of a pod to clients, and with ``to_pod`` to the pod as well."""
         told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
         self._announce(Topic(namespace, service_name), told)
         if to_pod:
