@@ -31,11 +31,7 @@ __all__ = [
 ]
 
 _CONFORMANCE = "stateful_route.testing.conformance"
-_WHERE = {
-    "StoreConformance": _CONFORMANCE,
-    "StoreKit": _CONFORMANCE,
-    "link_machine": "stateful_route.testing.model",
-}
+_WHERE = {"StoreConformance": _CONFORMANCE, "StoreKit": _CONFORMANCE, "link_machine": "stateful_route.testing.model"}
 
 
 def __getattr__(name: str) -> object:

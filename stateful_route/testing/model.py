@@ -39,6 +39,7 @@ _FAR = 1_800_000_000_000_000  # incarnations as large as real ones, so that lost
 
 _UIDS = st.sampled_from(["alice", "bob:1"])
 _SERVICES = st.sampled_from(["room", "doc"])
+_NAMES = st.tuples(_UIDS, _SERVICES)
 _PODS = 3
 _LIVES = st.builds(PodLife, st.integers(0, _PODS - 1), st.sampled_from([0, 1, _FAR, _FAR + 1]))
 _SOME_LIVES = st.lists(_LIVES, max_size=3)
@@ -46,6 +47,8 @@ _TTLS = st.sampled_from(_TIMES)
 _GRACES = st.sampled_from([0.0, *_TIMES])
 _OFFS = st.sampled_from([None, None, 0, 0, 0, -1, 1])  # how far what is named is off what the link has; None: any
 
+_Name = tuple[str, str]
+"""A uid and a service."""
 _Known = Link | str | None
 
 
@@ -125,8 +128,8 @@ class LinkMachine(RuleBasedStateMachine):
         self.kit = self.run(self.stack.enter_async_context(self.open_kit()))
         self.store = self.kit.store
         self.namespace = f"model-{uuid.uuid4().hex}"
-        self.model: dict[tuple[str, str], _Known] = {}
-        self.epochs: dict[tuple[str, str, int], PodLife] = {}
+        self.model: dict[_Name, _Known] = {}
+        self.epochs: dict[tuple[_Name, int], PodLife] = {}
 
     def teardown(self) -> None:
         """Close the store and the event loop."""
@@ -137,23 +140,23 @@ class LinkMachine(RuleBasedStateMachine):
         """Run an operation to its end."""
         return self.runner.run(call)
 
-    def key(self, uid: str, service: str) -> LinkKey:
+    def key(self, name: _Name) -> LinkKey:
         """Return the key of a link."""
-        return LinkKey(self.namespace, uid, service)
+        return LinkKey(self.namespace, *name)
 
-    def link(self, uid: str, service: str) -> Link | None:
+    def link(self, name: _Name) -> Link | None:
         """Return what the model knows of a link, taking an unreadable one for absent."""
-        known = self.model.get((uid, service))
+        known = self.model.get(name)
         return known if isinstance(known, Link) else None
 
-    def check(self, uid: str, service: str, expected: _Expected, change: object) -> None:
+    def check(self, name: _Name, expected: _Expected, change: object) -> None:
         """Compare the answer of an operation with the model, and keep what it says."""
         assert isinstance(change, LinkChange)
-        before, link = self.link(uid, service), change.link
+        before, link = self.link(name), change.link
         changed = expected.outcome in {Outcome.REPLACED, Outcome.INHERITED, Outcome.RELEASED}
         previous = PreviousOwner(before.pod_index, before.incarnation, before.epoch) if before and changed else None
         outcome = expected.outcome
-        if self.model.get((uid, service)) == _UNREADABLE:
+        if self.model.get(name) == _UNREADABLE:
             outcome = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}.get(outcome, outcome)
 
         assert (outcome, previous) == (change.outcome, change.previous)
@@ -166,9 +169,9 @@ class LinkMachine(RuleBasedStateMachine):
                 assert link.epoch > (before.epoch if before else 0)
             else:
                 assert before.epoch == link.epoch
-            assert link.owner == self.epochs.setdefault((uid, service, link.epoch), link.owner), "two owners, one epoch"
+            assert link.owner == self.epochs.setdefault((name, link.epoch), link.owner), "two owners, one epoch"
         if link is not None or change.done:
-            self.model[uid, service] = link
+            self.model[name] = link
 
     @staticmethod
     def check_time(seconds: float | None, link: Link) -> None:
@@ -179,9 +182,9 @@ class LinkMachine(RuleBasedStateMachine):
             assert link.ttl is not None
             assert seconds - _SLACK < link.ttl <= seconds
 
-    def check_read(self, uid: str, service: str, found: object) -> None:
+    def check_read(self, name: _Name, found: object) -> None:
         """Compare a link that was read with the model."""
-        known = self.model.get((uid, service))
+        known = self.model.get(name)
         if known == _UNREADABLE:
             assert isinstance(found, StoreProtocolError)
         elif isinstance(known, Link):
@@ -191,75 +194,72 @@ class LinkMachine(RuleBasedStateMachine):
         else:
             assert found is None
 
-    @rule(uid=_UIDS, service=_SERVICES, new=_LIVES, ttl=_TTLS, dead=_SOME_LIVES, leaving=_SOME_LIVES)
-    def place(
-        self, uid: str, service: str, new: PodLife, ttl: float, dead: list[PodLife], leaving: list[PodLife]
-    ) -> None:
+    @rule(name=_NAMES, new=_LIVES, ttl=_TTLS, dead=_SOME_LIVES, leaving=_SOME_LIVES)
+    def place(self, name: _Name, new: PodLife, ttl: float, dead: list[PodLife], leaving: list[PodLife]) -> None:
         """Place a uid. Nobody places on a pod that it knows to be dead."""
         dead = [life for life in dead if life.pod_index != new.pod_index or life.incarnation < new.incarnation]
-        change = self.run(self.store.place(self.key(uid, service), new, ttl, dead=dead, leaving=leaving))
-        self.check(uid, service, _model_place(self.link(uid, service), new, ttl, dead, leaving), change)
+        change = self.run(self.store.place(self.key(name), new, ttl, dead=dead, leaving=leaving))
+        self.check(name, _model_place(self.link(name), new, ttl, dead, leaving), change)
 
     @rule(items=st.lists(st.tuples(_UIDS, _LIVES), max_size=4), service=_SERVICES, ttl=_TTLS, leaving=_SOME_LIVES)
     def place_links(self, items: list[tuple[str, PodLife]], service: str, ttl: float, leaving: list[PodLife]) -> None:
         """Place many uids, the same one twice included."""
         changes = self.run(self.store.place_links(self.namespace, items, service, ttl, leaving=leaving))
         for (uid, new), change in zip(items, changes, strict=True):
-            self.check(uid, service, _model_place(self.link(uid, service), new, ttl, [], leaving), change)
+            name = uid, service
+            self.check(name, _model_place(self.link(name), new, ttl, [], leaving), change)
 
-    @rule(uid=_UIDS, service=_SERVICES, new=_LIVES, steal=st.booleans())
-    def claim(self, uid: str, service: str, new: PodLife, *, steal: bool) -> None:
+    @rule(name=_NAMES, new=_LIVES, steal=st.booleans())
+    def claim(self, name: _Name, new: PodLife, *, steal: bool) -> None:
         """Claim a uid."""
-        change = self.run(self.store.claim(self.key(uid, service), new, steal_temporary=steal))
-        self.check(uid, service, _model_claim(self.link(uid, service), new, steal=steal), change)
+        change = self.run(self.store.claim(self.key(name), new, steal_temporary=steal))
+        self.check(name, _model_claim(self.link(name), new, steal=steal), change)
 
-    @rule(uid=_UIDS, service=_SERVICES, pod=_OFFS, life=_OFFS, epoch=_OFFS, grace=_GRACES)
-    def release(
-        self, uid: str, service: str, pod: int | None, life: int | None, epoch: int | None, grace: float
-    ) -> None:
+    @rule(name=_NAMES, pod=_OFFS, life=_OFFS, epoch=_OFFS, grace=_GRACES)
+    def release(self, name: _Name, pod: int | None, life: int | None, epoch: int | None, grace: float) -> None:
         """Release a uid, naming all of what it has, or less, or something else."""
-        link = self.link(uid, service)
+        link = self.link(name)
         held = link or Link(0, 0, 1, PERSISTENT, None)
         wanted = {
             "pod_index": None if pod is None else (held.pod_index + pod) % _PODS,
             "incarnation": None if life is None else abs(held.incarnation + life),
             "epoch": None if epoch is None else held.epoch + epoch,
         }
-        change = self.run(self.store.release(self.key(uid, service), grace=grace, **wanted))
-        self.check(uid, service, _model_release(link, wanted, grace), change)
+        change = self.run(self.store.release(self.key(name), grace=grace, **wanted))
+        self.check(name, _model_release(link, wanted, grace), change)
 
-    @rule(uid=_UIDS, service=_SERVICES, new=_LIVES, off=_OFFS)
-    def assign(self, uid: str, service: str, new: PodLife, off: int | None) -> None:
+    @rule(name=_NAMES, new=_LIVES, off=_OFFS)
+    def assign(self, name: _Name, new: PodLife, off: int | None) -> None:
         """Assign a uid, at an expected epoch or not."""
-        link = self.link(uid, service)
-        if self.model.get((uid, service)) == _UNREADABLE:
+        link = self.link(name)
+        if self.model.get(name) == _UNREADABLE:
             off = None  # the contract does not say which wins: an expected epoch, or overwriting
         epoch = None if off is None else (link.epoch if link else 1) + off
-        change = self.run(self.store.assign(self.key(uid, service), new, expected_epoch=epoch))
-        self.check(uid, service, _model_assign(link, new, epoch), change)
+        change = self.run(self.store.assign(self.key(name), new, expected_epoch=epoch))
+        self.check(name, _model_assign(link, new, epoch), change)
 
-    @rule(uid=_UIDS, service=_SERVICES)
-    def get(self, uid: str, service: str) -> None:
+    @rule(name=_NAMES)
+    def get(self, name: _Name) -> None:
         """Read a link."""
         try:
-            found = self.run(self.store.get_link(self.key(uid, service)))
+            found = self.run(self.store.get_link(self.key(name)))
         except StoreProtocolError as error:
             found = error
-        self.check_read(uid, service, found)
+        self.check_read(name, found)
 
-    @rule(uid=_UIDS, service=_SERVICES)
-    def expire(self, uid: str, service: str) -> None:
+    @rule(name=_NAMES)
+    def expire(self, name: _Name) -> None:
         """Let the time of a link run out."""
-        link = self.link(uid, service)
+        link = self.link(name)
         if link is not None and link.kind is not PERSISTENT:
-            self.run(self.kit.expire(self.key(uid, service)))
-            self.model[uid, service] = None
+            self.run(self.kit.expire(self.key(name)))
+            self.model[name] = None
 
-    @rule(uid=_UIDS, service=_SERVICES)
-    def poison(self, uid: str, service: str) -> None:
+    @rule(name=_NAMES)
+    def poison(self, name: _Name) -> None:
         """Make a link unreadable."""
-        self.run(self.kit.poison_link(self.key(uid, service)))
-        self.model[uid, service] = _UNREADABLE
+        self.run(self.kit.poison_link(self.key(name)))
+        self.model[name] = _UNREADABLE
 
     @rule()
     def time_passes(self) -> None:
@@ -274,7 +274,7 @@ class LinkMachine(RuleBasedStateMachine):
         links, listed = self.run(self.read_all(uids, services))
         for service, answers in zip(services, links, strict=True):
             for uid, found in zip(uids, answers, strict=True):
-                self.check_read(uid, service, found)
+                self.check_read((uid, service), found)
         for uid, pods in zip(uids, listed, strict=True):
             known = {service: link for (each, service), link in self.model.items() if each == uid and link is not None}
             # Whether a link that cannot be read is listed is not said: the index may know better than the link.

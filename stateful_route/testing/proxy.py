@@ -16,7 +16,6 @@ from stateful_route.errors import LifecycleError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 _CHUNK = 65_536
 _DEFAULT_PORT = 6379
@@ -122,9 +121,7 @@ class FaultProxy:
         self._url = f"{self._target.scheme}://{credentials}{at}{address}{query}"
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the listener and every connection, and end their tasks."""
         if self._server is not None:
             self._server.close()

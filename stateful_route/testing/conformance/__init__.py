@@ -14,24 +14,33 @@ nothing is ever flushed. Let pytest rewrite the assertions of this package (``st
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from stateful_route.testing.conformance.changes import Changes
 from stateful_route.testing.conformance.isolation import Isolation
-from stateful_route.testing.conformance.links import Links
+from stateful_route.testing.conformance.links import Links, Many, Races, Unreadable
 from stateful_route.testing.conformance.listening import Listening
-from stateful_route.testing.conformance.many import Many
-from stateful_route.testing.conformance.pods import Pods
-from stateful_route.testing.conformance.races import Races
+from stateful_route.testing.conformance.pods import Lives, Pods
 from stateful_route.testing.conformance.shared import StoreKit
-from stateful_route.testing.conformance.tenures import Tenures
-from stateful_route.testing.conformance.times import Times
-from stateful_route.testing.conformance.unreadable import Unreadable
-from stateful_route.testing.conformance.whole import Whole
+from stateful_route.testing.conformance.times import Tenures, Times
+
+if TYPE_CHECKING:
+    from stateful_route.store.protocol import Store
 
 __all__ = ["StoreConformance", "StoreKit"]
 
 
 @pytest.mark.asyncio
-class StoreConformance(Links, Times, Many, Unreadable, Races, Pods, Tenures, Changes, Listening, Isolation, Whole):
+class StoreConformance(Links, Times, Many, Unreadable, Races, Pods, Lives, Tenures, Changes, Listening, Isolation):
     """What any ``Store`` has to do. Inherit it and give it a fixture ``store_kit`` that yields a ``StoreKit``."""
+
+    async def test_info(self, store: Store) -> None:
+        """A store says what it is."""
+        assert (await store.info()).product
+
+    async def test_close_twice(self, store: Store) -> None:
+        """Closing twice does no harm."""
+        await store.aclose()
+        await store.aclose()

@@ -1,4 +1,4 @@
-"""Whoever listens hears all that is announced in its namespace, whoever else listens, comes or leaves."""
+"""A listener gets every announcement of its namespace, whatever other listeners do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def _announce(store: Store, key: LinkKey) -> None:
 
 
 async def _next(announcements: AsyncIterator[Announcement | None]) -> LinkKey:
-    """Return the link of which the next announcement is."""
+    """Return the link of the next announcement of a link."""
     async with asyncio.timeout(_PATIENCE):
         async for announcement in announcements:
             if isinstance(announcement, LinkAnnouncement):
@@ -46,10 +46,10 @@ def _of(key: LinkKey, number: int) -> LinkKey:
 
 
 class Listening(Parts):
-    """What listeners in one store owe each other: nothing."""
+    """Listeners in one store do not affect each other."""
 
     async def test_two_listeners(self, store: Store, key: LinkKey) -> None:
-        """Two listeners in one namespace hear the same, each all of it, once."""
+        """Two listeners in one namespace get the same announcements, each once."""
         uids = [attrs.evolve(key, uid=f"{key.uid}-{number}") for number in range(10)]
         async with store.listen(_topic(key), _PATIENCE) as first, store.listen(_topic(key), _PATIENCE) as second:
             for uid in uids:
@@ -59,7 +59,7 @@ class Listening(Parts):
                 assert set(uids) == {await _next(listener) for _ in uids}
 
     async def test_many_namespaces(self, store: Store, key: LinkKey) -> None:
-        """Listeners in many namespaces, begun at once, hear each what is announced in their own, and nothing else."""
+        """Listeners in many namespaces, begun at once, each get the announcements of their own namespace only."""
         keys = [_of(key, number) for number in range(_MANY)]
         async with contextlib.AsyncExitStack() as stack:
             ears = await asyncio.gather(
@@ -72,7 +72,7 @@ class Listening(Parts):
 
     @pytest.mark.parametrize("same", [True, False])
     async def test_one_leaves(self, store: Store, key: LinkKey, same: bool) -> None:  # noqa: FBT001 - a parameter
-        """A listener that leaves deafens no other one, be it in the same namespace."""
+        """A listener that leaves does not end another one, in the same namespace either."""
         other = key if same else _of(key, 1)
         async with store.listen(_topic(key), _PATIENCE) as stays:
             async with store.listen(_topic(other), _PATIENCE):
@@ -82,7 +82,7 @@ class Listening(Parts):
             assert key == await _next(stays)
 
     async def test_comes_back(self, store: Store, key: LinkKey) -> None:
-        """Listeners that leave and come back at once, again and again, hear what is announced from then on."""
+        """A listener that leaves and comes back at once, again and again, gets what is announced from then on."""
         other = _of(key, 1)
         async with store.listen(_topic(key), _PATIENCE):
             for number in range(20):
@@ -93,7 +93,7 @@ class Listening(Parts):
                     assert again == await _next(ear)
 
     async def test_cancelled(self, store: Store, key: LinkKey) -> None:
-        """A listener that is cancelled while it waits for its subscription, or later, deafens no other one."""
+        """A listener that is cancelled while it subscribes, or later, does not end another one."""
 
         async def listen() -> None:
             async with store.listen(_topic(key), _PATIENCE) as ear:

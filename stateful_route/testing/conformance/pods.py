@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 
-from stateful_route.models import HeartbeatOutcome, LinkKey, PodReport, PodState, RoutingState, ServerInfo, StateObj
+from stateful_route.models import HeartbeatOutcome, PodReport, PodState, Registration, RoutingState, StateObj
 from stateful_route.testing.conformance.shared import (
     BEYOND_SHORT,
     DRAINING,
@@ -17,37 +16,27 @@ from stateful_route.testing.conformance.shared import (
     LONG,
     LONGER,
     REPORT,
-    RETENTION,
     SHORT,
     SLACK,
     About,
     Parts,
-    StoreKit,
-    server_of,
+    Service,
 )
-
-if TYPE_CHECKING:
-    from stateful_route.store.protocol import Store
 
 
 class Pods(Parts):
     """The lives of the pods, their heartbeats, and the list of them."""
 
-    @pytest.fixture
-    def server(self, key: LinkKey) -> ServerInfo:
-        """Return a pod, in a namespace of the test's own."""
-        return server_of(key)
-
-    async def test_no_pods(self, store: Store, key: LinkKey) -> None:
+    async def test_no_pods(self, service: Service) -> None:
         """A service that was never seen has no pods."""
-        table = await store.read_pods(key.namespace, key.service_name)
+        table = await service.read()
 
         assert ((), 0) == (table.pods, table.unreadable)
 
-    async def test_register(self, store: Store, server: ServerInfo) -> None:
+    async def test_register(self, service: Service) -> None:
         """The first life of a pod is known at once, with all that it reports, and alive by the clock of the store."""
-        registration = await store.register(server, REPORT, LONG, RETENTION)
-        table = await store.read_pods(server.namespace, server.service_name)
+        registration = await service.register()
+        table = await service.read()
 
         assert (None, 0.0) == (registration.previous_incarnation, registration.previous_left)
         (pod,) = table.pods
@@ -59,70 +48,70 @@ class Pods(Parts):
         assert About(table.now) == pod.load_state.timestamp
         assert pod.is_routable(table.now)
 
-    async def test_incarnation_comes_from_the_clock(self, store: Store, server: ServerInfo) -> None:
+    async def test_incarnation_comes_from_the_clock(self, service: Service) -> None:
         """An incarnation is the clock of the store in microseconds, so that it rises over lives that are forgotten."""
-        registration = await store.register(server, REPORT, LONG, RETENTION)
-        now = (await store.read_pods(server.namespace, server.service_name)).now
+        registration = await service.register()
+        now = (await service.read()).now
 
         assert pytest.approx(now, abs=SLACK) == registration.incarnation / 1_000_000
 
     @pytest.mark.parametrize("report", [REPORT, DRAINING])
-    async def test_next_life(self, store: Store, server: ServerInfo, report: PodReport) -> None:
+    async def test_next_life(self, service: Service, report: PodReport) -> None:
         """A later life has a higher incarnation and learns for how long the one before may believe to be alive."""
-        first = await store.register(server, report, LONG, RETENTION)
-        second = await store.register(server, REPORT, LONGER, RETENTION)
-        third = await store.register(server, REPORT, LONG, RETENTION)
+        first = await service.register(report=report)
+        second = await service.register(lease=LONGER)
+        third = await service.register()
 
         assert first.incarnation < second.incarnation < third.incarnation
         assert (first.incarnation, About(LONG)) == (second.previous_incarnation, second.previous_left)
         assert (second.incarnation, About(LONGER)) == (third.previous_incarnation, third.previous_left)
-        (pod,) = (await store.read_pods(server.namespace, server.service_name)).pods
+        (pod,) = (await service.read()).pods
         assert third.incarnation == pod.incarnation
 
-    async def test_concurrent_lives(self, store: Store, server: ServerInfo) -> None:
+    async def test_concurrent_lives(self, service: Service) -> None:
         """No two lives that begin at once have one incarnation."""
-        registrations = await asyncio.gather(*(store.register(server, REPORT, LONG, RETENTION) for _ in range(50)))
+        registrations = await asyncio.gather(*(service.register() for _ in range(50)))
 
         assert 50 == len({registration.incarnation for registration in registrations})
-        (pod,) = (await store.read_pods(server.namespace, server.service_name)).pods
+        (pod,) = (await service.read()).pods
         assert max(registration.incarnation for registration in registrations) == pod.incarnation
 
-    async def test_next_life_after_goodbye(self, store: Store, server: ServerInfo) -> None:
+    async def test_next_life_after_goodbye(self, service: Service) -> None:
         """A life that said goodbye leaves nothing to wait for."""
-        first = await store.register(server, REPORT, LONG, RETENTION)
-        await store.heartbeat(server, first.incarnation, 1, GOODBYE, LONG, RETENTION)
+        first = await service.register()
+        await service.beat(0, first.incarnation, 1, GOODBYE)
 
-        second = await store.register(server, REPORT, LONG, RETENTION)
+        second = await service.register()
 
         assert (first.incarnation, 0.0) == (second.previous_incarnation, second.previous_left)
 
-    async def test_next_life_comes_from_the_clock(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
+    async def test_next_life_comes_from_the_clock(self, service: Service) -> None:
         """The incarnation of a later life is the clock too, so that it rises over lives begun since."""
-        await store.register(server_of(key, 0), REPORT, LONG, RETENTION)
-        await store_kit.advance(SHORT)
-        other = await store.register(server_of(key, 1), REPORT, LONG, RETENTION)
+        await service.register()
+        await service.advance(SHORT)
+        other = await service.register(1)
 
-        again = await store.register(server_of(key, 0), REPORT, LONG, RETENTION)
+        again = await service.register()
 
         assert again.incarnation > other.incarnation
 
-    async def test_next_life_after_the_lease(self, store_kit: StoreKit, store: Store, server: ServerInfo) -> None:
+    async def test_next_life_after_the_lease(self, service: Service) -> None:
         """A life whose lease has ended leaves nothing to wait for."""
-        first = await store.register(server, REPORT, SHORT, RETENTION)
-        await store_kit.advance(BEYOND_SHORT)
+        first = await service.register(lease=SHORT)
+        await service.advance(BEYOND_SHORT)
 
-        second = await store.register(server, REPORT, LONG, RETENTION)
+        second = await service.register()
 
         assert (first.incarnation, 0.0) == (second.previous_incarnation, second.previous_left)
 
-    async def test_heartbeat(self, store_kit: StoreKit, store: Store, server: ServerInfo) -> None:
+    async def test_heartbeat(self, service: Service) -> None:
         """A heartbeat publishes its report and its lease, and renews the life of the pod."""
-        life = await store.register(server, REPORT, SHORT, RETENTION)
-        await store_kit.advance(BEYOND_SHORT)
-        lapsed = await store.read_pods(server.namespace, server.service_name)
+        life = await service.register(lease=SHORT)
+        await service.advance(BEYOND_SHORT)
+        lapsed = await service.read()
         changed = PodReport(load=4, routing_state=RoutingState.DENY_NEW_CALL)
-        outcome = await store.heartbeat(server, life.incarnation, 1, changed, LONG, RETENTION)
-        renewed = await store.read_pods(server.namespace, server.service_name)
+        outcome = await service.beat(0, life.incarnation, 1, changed)
+        renewed = await service.read()
 
         assert HeartbeatOutcome.ACCEPTED is outcome
         (before,), (after,) = lapsed.pods, renewed.pods
@@ -132,104 +121,191 @@ class Pods(Parts):
         assert after.is_available(renewed.now)
         assert after.load_state.timestamp > before.load_state.timestamp
 
-    async def test_late_heartbeat(self, store: Store, server: ServerInfo) -> None:
+    async def test_late_heartbeat(self, service: Service) -> None:
         """A heartbeat that arrives after a later one of its life is dropped."""
-        life = await store.register(server, REPORT, LONG, RETENTION)
-        await store.heartbeat(server, life.incarnation, 10, DRAINING, LONG, RETENTION)
+        life = await service.register()
+        await service.beat(0, life.incarnation, 10, DRAINING)
 
-        outcome = await store.heartbeat(server, life.incarnation, 9, REPORT, LONGER, RETENTION)
+        outcome = await service.beat(0, life.incarnation, 9, lease=LONGER)
 
         assert HeartbeatOutcome.OUTDATED is outcome
-        (pod,) = (await store.read_pods(server.namespace, server.service_name)).pods
+        (pod,) = (await service.read()).pods
         assert (DRAINING, LONG) == (pod.report, pod.load_state.ttl)
 
-    async def test_heartbeat_twice(self, store: Store, server: ServerInfo) -> None:
+    async def test_heartbeat_twice(self, service: Service) -> None:
         """A heartbeat that runs twice is accepted twice: no later one was there."""
-        life = await store.register(server, REPORT, LONG, RETENTION)
-        outcomes = [await store.heartbeat(server, life.incarnation, 1, DRAINING, LONG, RETENTION) for _ in range(2)]
+        life = await service.register()
+        outcomes = [await service.beat(0, life.incarnation, 1, DRAINING) for _ in range(2)]
 
         assert [HeartbeatOutcome.ACCEPTED] * 2 == outcomes
 
-    async def test_sequence_starts_again_with_each_life(self, store: Store, server: ServerInfo) -> None:
+    async def test_sequence_starts_again_with_each_life(self, service: Service) -> None:
         """The heartbeats of a new life count from the start, whatever the life before had reached."""
-        first = await store.register(server, REPORT, LONG, RETENTION)
-        await store.heartbeat(server, first.incarnation, 1000, REPORT, LONG, RETENTION)
-        second = await store.register(server, REPORT, LONG, RETENTION)
+        first = await service.register()
+        await service.beat(0, first.incarnation, 1000)
+        second = await service.register()
 
-        outcome = await store.heartbeat(server, second.incarnation, 1, DRAINING, LONG, RETENTION)
+        outcome = await service.beat(0, second.incarnation, 1, DRAINING)
 
         assert HeartbeatOutcome.ACCEPTED is outcome
 
-    async def test_superseded_heartbeat(self, store: Store, server: ServerInfo) -> None:
+    async def test_superseded_heartbeat(self, service: Service) -> None:
         """A heartbeat of an older life says that a newer one exists, and changes nothing."""
-        first = await store.register(server, REPORT, LONG, RETENTION)
-        second = await store.register(server, REPORT, LONG, RETENTION)
+        first = await service.register()
+        second = await service.register()
 
-        outcome = await store.heartbeat(server, first.incarnation, 99, GOODBYE, LONGER, RETENTION)
+        outcome = await service.beat(0, first.incarnation, 99, GOODBYE, lease=LONGER)
 
         assert HeartbeatOutcome.SUPERSEDED is outcome
-        (pod,) = (await store.read_pods(server.namespace, server.service_name)).pods
+        (pod,) = (await service.read()).pods
         assert (second.incarnation, REPORT, LONG) == (pod.incarnation, pod.report, pod.load_state.ttl)
 
     @pytest.mark.parametrize("above", [None, 1, 1000])
-    async def test_unknown_heartbeat(self, store: Store, server: ServerInfo, above: int | None) -> None:
+    async def test_unknown_heartbeat(self, service: Service, above: int | None) -> None:
         """A heartbeat of a life that the store does not hold says so, and makes no pod of it."""
-        held = None if above is None else await store.register(server, REPORT, LONG, RETENTION)
-        before = (await store.read_pods(server.namespace, server.service_name)).pods
+        held = None if above is None else await service.register()
+        before = (await service.read()).pods
 
         incarnation = INCARNATION if held is None or above is None else held.incarnation + above
-        outcome = await store.heartbeat(server, incarnation, 1, DRAINING, LONGER, RETENTION)
+        outcome = await service.beat(0, incarnation, 1, DRAINING, lease=LONGER)
 
         assert HeartbeatOutcome.UNKNOWN is outcome
-        assert before == (await store.read_pods(server.namespace, server.service_name)).pods
+        assert before == (await service.read()).pods
 
-    async def test_pods_in_order(self, store: Store, key: LinkKey) -> None:
+    async def test_pods_in_order(self, service: Service) -> None:
         """The pods of a service come by rising index, as numbers."""
         for pod_index in (10, 2, 0, 2**31 - 1, 1):
-            await store.register(server_of(key, pod_index), PodReport(load=pod_index), LONG, RETENTION)
+            await service.register(pod_index, PodReport(load=pod_index))
 
-        pods = (await store.read_pods(key.namespace, key.service_name)).pods
+        pods = (await service.read()).pods
 
         assert [0, 1, 2, 10, 2**31 - 1] == [pod.pod_index for pod in pods]
         assert [0, 1, 2, 10, 2**31 - 1] == [pod.report.load for pod in pods]
 
-    async def test_leases_of_several_pods(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
+    async def test_leases_of_several_pods(self, service: Service) -> None:
         """Each pod has its own lease, and one whose lease ended is still listed."""
-        await store.register(server_of(key, 0), REPORT, SHORT, RETENTION)
-        await store.register(server_of(key, 1), REPORT, LONG, RETENTION)
-        await store_kit.advance(BEYOND_SHORT)
+        await service.register(lease=SHORT)
+        await service.register(1)
+        await service.advance(BEYOND_SHORT)
 
-        table = await store.read_pods(key.namespace, key.service_name)
+        table = await service.read()
 
         assert [(0, False), (1, True)] == [(pod.pod_index, pod.is_alive(table.now)) for pod in table.pods]
 
-    async def test_retention(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
+    async def test_retention(self, service: Service) -> None:
         """Pods that have said nothing for the retention are dropped when another begins a life."""
-        await store.register(server_of(key, 0), REPORT, SHORT, RETENTION)
-        kept = await store.register(server_of(key, 1), REPORT, SHORT, RETENTION)
-        await store_kit.advance(0.25)
-        await store.heartbeat(server_of(key, 1), kept.incarnation, 1, REPORT, SHORT, RETENTION)
-        new = await store.register(server_of(key, 2), REPORT, SHORT, 0.2)
-        await store.heartbeat(server_of(key, 2), new.incarnation, 1, REPORT, SHORT, RETENTION)
+        await service.register(lease=SHORT)
+        kept = await service.register(1, lease=SHORT)
+        await service.advance(0.25)
+        await service.beat(1, kept.incarnation, 1, lease=SHORT)
+        new = await service.register(2, lease=SHORT, retention=0.2)
+        await service.beat(2, new.incarnation, 1, lease=SHORT)
 
-        pods = (await store.read_pods(key.namespace, key.service_name)).pods
+        pods = (await service.read()).pods
 
         assert [1, 2] == [pod.pod_index for pod in pods]
 
     @pytest.mark.parametrize("poisoned", [0, 1, 2])
-    async def test_unreadable_pod(self, store_kit: StoreKit, store: Store, key: LinkKey, poisoned: int) -> None:
+    async def test_unreadable_pod(self, service: Service, poisoned: int) -> None:
         """An entry that cannot be read is counted and hides no other; its pod can begin another life."""
-        lives = [await store.register(server_of(key, i), REPORT, LONG, RETENTION) for i in range(3)]
-        await store_kit.poison_pod(key.namespace, key.service_name, poisoned)
-        table = await store.read_pods(key.namespace, key.service_name)
-        server = server_of(key, poisoned)
+        lives = [await service.register(i) for i in range(3)]
+        await service.poison(poisoned)
+        table = await service.read()
 
         assert [i for i in range(3) if i != poisoned] == [pod.pod_index for pod in table.pods]
         assert 1 == table.unreadable
-        outcome = await store.heartbeat(server, lives[poisoned].incarnation, 1, REPORT, LONG, RETENTION)
+        outcome = await service.beat(poisoned, lives[poisoned].incarnation, 1)
         assert HeartbeatOutcome.UNKNOWN is outcome
-        again = await store.register(server, REPORT, LONG, RETENTION)
+        again = await service.register(poisoned)
         assert (None, 0.0) == (again.previous_incarnation, again.previous_left)
         assert again.incarnation > lives[poisoned].incarnation
-        table = await store.read_pods(key.namespace, key.service_name)
+        table = await service.read()
         assert ([0, 1, 2], 0) == ([pod.pod_index for pod in table.pods], table.unreadable)
+
+
+PROCESS, ANOTHER = "a-process", "another-process"
+
+
+class Lives(Parts):
+    """In what order the lives of a pod begin: one takes the place of another that it names."""
+
+    async def test_another_life_than_expected(self, service: Service) -> None:
+        """A registration that expects another life than the one that is there changes nothing, and says which it is."""
+        there = await service.register(process=PROCESS, expected=0)
+        before = await service.read()
+        late = [
+            await service.register(report=GOODBYE, lease=LONGER, process=process, expected=expected)
+            for process, expected in ((PROCESS, 0), (ANOTHER, 0), (ANOTHER, there.incarnation - 1))
+        ]
+        after = await service.read()
+
+        refused = [Registration(0, there.incarnation, 0.0, own=own, refused=True) for own in (True, False, False)]
+        assert refused == late
+        assert (before.pods, before.version) == (after.pods, after.version)
+
+    async def test_expected_life(self, service: Service) -> None:
+        """A registration that expects the life that is there begins the next one."""
+        first = await service.register(process=PROCESS, expected=0)
+        second = await service.register(process=ANOTHER, expected=first.incarnation)
+
+        assert (False, False, first.incarnation) == (second.refused, second.own, second.previous_incarnation)
+        assert second.incarnation > first.incarnation
+        assert About(LONG) == second.previous_left
+
+    async def test_above(self, service: Service) -> None:
+        """An incarnation is above that which its pod names, though the store does not know it."""
+        first = await service.register()
+        above = first.incarnation + 10_000_000_000
+        second = await service.register(expected=first.incarnation, above=above)
+        third = await service.register()
+
+        assert above + 1 == second.incarnation
+        assert third.incarnation > second.incarnation
+
+    async def test_the_birth_of_a_process(self, service: Service) -> None:
+        """A registration tells the first incarnation of the process before: that of the life, or the one it names."""
+        first = await service.register(process=PROCESS)
+        again = await service.register(process=f"{first.incarnation}:{PROCESS}")
+        other = await service.register(process=ANOTHER, expected=0)
+
+        assert (0, first.incarnation, first.incarnation) == (
+            first.previous_born,
+            again.previous_born,
+            other.previous_born,
+        )
+        assert (True, True) == (again.own, other.refused)
+
+    async def test_own_life(self, service: Service) -> None:
+        """A process need not wait for an older life of its own, but for all those of others before that."""
+        await service.register(lease=LONGER, process=ANOTHER)
+        first = await service.register(lease=SHORT, process=PROCESS)
+        again = await service.register(lease=SHORT, process=PROCESS)
+
+        assert (False, About(LONGER)) == (first.own, first.previous_left)
+        assert (True, About(LONGER)) == (again.own, again.previous_left)
+
+    async def test_only_own_lives(self, service: Service) -> None:
+        """A process that was alone before waits for nobody."""
+        await service.register(process=PROCESS)
+        again = await service.register(process=PROCESS)
+
+        assert (True, 0.0) == (again.own, again.previous_left)
+
+    async def test_death_beside_an_older_life(self, service: Service) -> None:
+        """A life is not dead before the leases of all older ones have ended: what they own would be taken with it."""
+        await service.register(process=ANOTHER)
+        short = await service.register(lease=SHORT, process=PROCESS)
+        await service.advance(BEYOND_SHORT)
+
+        assert not await service.confirm(0, short.incarnation)
+
+    async def test_a_shorter_retention(self, service: Service) -> None:
+        """A pod with a short retention drops no other before twice the lease of that one has passed."""
+        await service.register()
+        await service.advance(BEYOND_SHORT)
+        await service.register(1, lease=SHORT, retention=SHORT)
+        await service.advance(BEYOND_SHORT)
+
+        pods = (await service.read()).pods
+
+        assert [0, 1] == [pod.pod_index for pod in pods]

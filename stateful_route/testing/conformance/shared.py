@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ from stateful_route.models import Link, LinkKey, LinkKind, PodLife, PodReport, P
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stateful_route.models import HeartbeatOutcome, Registration
     from stateful_route.store.protocol import Store
 
 
@@ -144,6 +146,46 @@ async def readings(store: Store, key: LinkKey) -> tuple[Link | None, object, dic
 GONE: tuple[None, list[None], dict[str, int]] = (None, [None], {})
 
 
+class Service:
+    """The pods of the service of a test, with the report, lease and retention that most tests give."""
+
+    def __init__(self, kit: StoreKit, key: LinkKey) -> None:
+        """Take the pods of the service of ``key``."""
+        self._kit = kit
+        self._store = kit.store
+        self._key = key
+        self._names = key.namespace, key.service_name
+        self.advance = kit.advance
+        self.read = functools.partial(self._store.read_pods, *self._names)
+
+    async def register(
+        self,
+        pod_index: int = 0,
+        report: PodReport = REPORT,
+        *,
+        lease: float = LONG,
+        retention: float = RETENTION,
+        **named: Any,
+    ) -> Registration:
+        """Begin a life of a pod."""
+        return await self._store.register(server_of(self._key, pod_index), report, lease, retention, **named)
+
+    async def beat(
+        self, pod_index: int, incarnation: int, sequence: int, report: PodReport = REPORT, *, lease: float = LONG
+    ) -> HeartbeatOutcome:
+        """Publish a heartbeat of a pod."""
+        server = server_of(self._key, pod_index)
+        return await self._store.heartbeat(server, incarnation, sequence, report, lease, RETENTION)
+
+    async def confirm(self, pod_index: int, incarnation: int) -> bool:
+        """Return whether a life of a pod is dead."""
+        return await self._store.confirm_death(*self._names, PodLife(pod_index, incarnation), RETENTION)
+
+    async def poison(self, pod_index: int) -> None:
+        """Make the entry of a pod unreadable."""
+        await self._kit.poison_pod(*self._names, pod_index)
+
+
 class Parts:
     """The fixtures, taken from the one that the subclass provides."""
 
@@ -156,3 +198,8 @@ class Parts:
     def key(self) -> LinkKey:
         """Return the name of a link, in a namespace of the test's own."""
         return LinkKey(f"conformance-{uuid.uuid4().hex}", "alice", "room")
+
+    @pytest.fixture
+    def service(self, store_kit: StoreKit, key: LinkKey) -> Service:
+        """Return the pods of the service of ``key``."""
+        return Service(store_kit, key)

@@ -1,4 +1,4 @@
-"""A link lives for the time that it was given, and the clock of the store orders the epochs."""
+"""How long a link lives, and which of two links was there first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome
+from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.testing.conformance.shared import (
     BEYOND_SHORT,
     GONE,
@@ -23,6 +23,7 @@ from stateful_route.testing.conformance.shared import (
     TEMPORARY,
     About,
     Parts,
+    Service,
     StoreKit,
     given_link,
     later,
@@ -169,3 +170,91 @@ class Times(Parts):
         await store_kit.advance(BEYOND_SHORT)
 
         assert {"long": 0} == await store.get_services(ns, uid)
+
+
+class Tenures(Parts):
+    """A claim tells the epoch of the tenure that ended last: so its owner knows whether another one was between."""
+
+    @pytest.mark.parametrize("grace", [0.0, SHORT])
+    async def test_a_release_is_told(self, service: Service, store: Store, key: LinkKey, grace: float) -> None:
+        """A claim tells the epoch of the link that was released before, be its grace over."""
+        before = await given_link(store, key, PERSISTENT)
+        await store.release(key, grace=grace)
+        await service.advance(BEYOND_SHORT)
+
+        claimed = await store.claim(key, OTHER)
+
+        assert (Outcome.CREATED, before.epoch) == (claimed.outcome, claimed.ended)
+
+    async def test_a_release_is_told_of_a_link_that_was_placed_since(self, store: Store, key: LinkKey) -> None:
+        """A claim that confirms a placement tells of the link before that was released."""
+        before = await given_link(store, key, PERSISTENT)
+        await store.release(key)
+        await store.place(key, OTHER, LONG)
+
+        claimed = await store.claim(key, OTHER)
+
+        assert (Outcome.CONFIRMED, before.epoch) == (claimed.outcome, claimed.ended)
+
+    @pytest.mark.parametrize("many", [False, True])
+    async def test_a_takeover_is_told(self, store: Store, key: LinkKey, many: bool) -> None:  # noqa: FBT001
+        """A claim tells of a link that was taken over from a dead pod, by one placement or by many at once."""
+        keys = [LinkKey(key.namespace, f"{key.uid}-{i}", key.service_name) for i in range(5 if many else 1)]
+        before = [await given_link(store, one, PERSISTENT) for one in keys]
+        if many:
+            candidates = [(one.uid, OTHER) for one in keys]
+            await store.place_links(key.namespace, candidates, key.service_name, LONG, dead=[OWNER])
+        else:
+            await store.place(keys[0], OTHER, LONG, dead=[OWNER])
+
+        claimed = [await store.claim(one, OTHER) for one in keys]
+
+        assert [link.epoch for link in before] == [change.ended for change in claimed]
+
+    async def test_a_forced_move_is_told(self, store: Store, key: LinkKey) -> None:
+        """A claim that inherits a link tells of the one that was moved by force before."""
+        before = await given_link(store, key, PERSISTENT)
+        await store.assign(key, PodLife(OTHER.pod_index, OTHER.incarnation))
+
+        claimed = await store.claim(key, PodLife(OTHER.pod_index, OTHER.incarnation + 1))
+
+        assert (Outcome.INHERITED, before.epoch) == (claimed.outcome, claimed.ended)
+
+    async def test_nothing_is_told(self, store: Store, key: LinkKey) -> None:
+        """A claim of what nobody had tells nothing, nor does one that changes nothing, or is refused."""
+        fresh = await store.claim(key, OWNER)
+        unchanged = await store.claim(key, OWNER)
+        refused = await store.claim(key, OTHER)
+
+        assert [None] * 3 == [change.ended for change in (fresh, unchanged, refused)]
+
+    @pytest.mark.parametrize("kind", [TEMPORARY, GRACE])
+    async def test_the_last_one_is_told(self, store: Store, key: LinkKey, kind: object) -> None:
+        """Of two links that ended it is the later one that is told."""
+        await given_link(store, key, PERSISTENT)
+        await store.release(key)
+        last = await given_link(store, key, PERSISTENT)
+        await store.release(key, grace=0.0 if kind is TEMPORARY else LONG)
+
+        claimed = await store.claim(key, NEWER)
+
+        assert last.epoch == claimed.ended
+
+    async def test_it_is_told_again(self, store: Store, key: LinkKey) -> None:
+        """A claim that is repeated, as its answer may be lost, is told the same; so is a newer life of the owner."""
+        before = await given_link(store, key, PERSISTENT)
+        await store.release(key)
+
+        claimed = [await store.claim(key, life) for life in (OWNER, OWNER, NEWER)]
+
+        assert [before.epoch] * 3 == [change.ended for change in claimed]
+
+    async def test_not_of_what_cannot_be_read(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
+        """A claim that overwrites a value which cannot be read tells nothing: that may have been another tenure."""
+        await given_link(store, key, PERSISTENT)
+        await store.release(key)
+        await store_kit.poison_link(key)
+
+        claimed = await store.claim(key, OTHER)
+
+        assert (Outcome.OVERWRITTEN, None) == (claimed.outcome, claimed.ended)

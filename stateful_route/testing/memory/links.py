@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _NEVER = math.inf
 
-# What a claim did that tells which link ended last.
+# Outcomes of a claim that tell which link ended last.
 _TOLD = frozenset({Outcome.CREATED, Outcome.OVERWRITTEN, Outcome.CONFIRMED, Outcome.INHERITED, Outcome.REPLACED})
 
 
@@ -40,7 +40,7 @@ class _Poison(enum.Enum):
 
 @attrs.frozen
 class Stale:
-    """The word that what is known of a link up to this epoch is stale: to all clients, and to a pod unless ``None``."""
+    """The announcement that a link is stale up to an epoch: to all clients, and to a pod unless ``None``."""
 
     epoch: int
     pod_index: int | None
@@ -70,10 +70,12 @@ class _Mark:
 
 
 _Decision = tuple[Outcome, _Entry | None]
+Wanted: TypeAlias = "tuple[int | None, int | None, int | None]"
+"""The pod, the incarnation and the epoch that a link has to have; ``None`` matches any."""
 Written: TypeAlias = "tuple[LinkChange, Stale | None]"
-"""What became of a link, and what those who have to hear of it are told, if anybody has to."""
+"""The change of a link, and the announcement that it needs, if any."""
 
-# What an operation that took an unreadable link for an absent one did in truth.
+# The outcome of an operation that took an unreadable link for an absent one.
 _IF_UNREADABLE = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}
 
 
@@ -152,18 +154,11 @@ def _assign(
     return (Outcome.CREATED if before is None else Outcome.REPLACED), taken
 
 
-def _release(
-    before: _Entry | None,
-    pod_index: int | None,
-    incarnation: int | None,
-    epoch: int | None,
-    grace_ms: int,
-    now: Moment,
-) -> _Decision:
+def _release(before: _Entry | None, wanted: Wanted, grace_ms: int, now: Moment) -> _Decision:
     if before is None:
         return Outcome.ABSENT, None
-    held = (before.owner.pod_index, before.owner.incarnation, before.epoch)
-    if any(asked not in {None, found} for asked, found in zip((pod_index, incarnation, epoch), held, strict=True)):
+    held = before.owner.pod_index, before.owner.incarnation, before.epoch
+    if any(asked not in {None, found} for asked, found in zip(wanted, held, strict=True)):
         return Outcome.REFUSED, before
     if grace_ms <= 0:
         return Outcome.RELEASED, None
@@ -180,9 +175,9 @@ def _change(before: _Entry | None, decision: _Decision, now: Moment) -> LinkChan
 
 
 def _stale_to_clients(before: _Entry | None, after: _Entry | None) -> Stale | None:
-    """Return what clients have to hear when a temporary link gets another owner.
+    """Return the announcement to clients when a temporary link gets another owner.
 
-    Of a persistent one they hear otherwise: its pod is dead, or has another life.
+    For a persistent one there was another announcement: its pod is dead, or has another life.
     """
     if before is None or after is None or before.kind is not LinkKind.TEMPORARY or after.epoch == before.epoch:
         return None
@@ -190,7 +185,7 @@ def _stale_to_clients(before: _Entry | None, after: _Entry | None) -> Stale | No
 
 
 def _stale_to_all(before: _Entry | None, after: _Entry | None) -> Stale | None:
-    """Return what clients and the owner have to hear when a link was taken or removed."""
+    """Return the announcement to clients and the owner when a link was taken or removed."""
     if before is None:
         return None
     changed = after is None or after.epoch != before.epoch
@@ -202,7 +197,7 @@ _Tells: TypeAlias = "Callable[[_Entry | None, _Entry | None], Stale | None]"
 
 
 class MemoryLinks:
-    """The links of all uids. What has ended is gone for all who ask."""
+    """The links of all uids. A link that has expired is absent for every operation."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -220,16 +215,11 @@ class MemoryLinks:
         """End a link now, as if its time had run out."""
         self._links.pop(key, None)
 
-    def read(self, key: LinkKey, now: Moment) -> Link | None:
-        """Return a link, or ``None``.
-
-        Raises:
-            StoreProtocolError: if it cannot be read.
-
-        """
+    def find(self, key: LinkKey, now: Moment) -> Link | StoreProtocolError | None:
+        """Return a link, ``None``, or the error that it cannot be read."""
         found = self._find(key, now)
         if isinstance(found, _Poison):
-            raise StoreProtocolError(f"the link of {key} cannot be read", operation="get_link", maybe_applied=False)
+            return StoreProtocolError(f"the link of {key} cannot be read", operation="get_link", maybe_applied=False)
         return None if found is None else found.link(now)
 
     def services(self, namespace: str, uid: str, now: Moment) -> dict[str, int]:
@@ -275,18 +265,9 @@ class MemoryLinks:
             self._mark_begun(key, last, decision[1], now)
         return change, stale
 
-    def release(
-        self,
-        key: LinkKey,
-        pod_index: int | None,
-        incarnation: int | None,
-        epoch: int | None,
-        grace_ms: int,
-        now: Moment,
-    ) -> Written:
+    def release(self, key: LinkKey, wanted: Wanted, grace_ms: int, now: Moment) -> Written:
         """Remove a link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
-        decision = _release(self._before(key, now), pod_index, incarnation, epoch, grace_ms, now)
-        return self._write(key, decision, now, _stale_to_all)
+        return self._write(key, _release(self._before(key, now), wanted, grace_ms, now), now, _stale_to_all)
 
     def _find(self, key: LinkKey, now: Moment) -> _Entry | _Poison | None:
         """Return what is at ``key``; drop it if it has ended."""
@@ -297,7 +278,7 @@ class MemoryLinks:
         return found
 
     def _before(self, key: LinkKey, now: Moment) -> _Entry | None:
-        """Return what an operation finds: what cannot be read is overwritten."""
+        """Return the link that an operation finds; an unreadable one counts as absent, and is overwritten."""
         found = self._find(key, now)
         return found if isinstance(found, _Entry) else None
 

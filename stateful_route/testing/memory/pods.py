@@ -41,7 +41,7 @@ class Moment:
 
 @attrs.frozen
 class _Pod:
-    """A pod as it is kept: its newest life, when it was last heard, and what it was told to be."""
+    """A pod as it is kept: its newest life, its last heartbeat, and its report."""
 
     incarnation: int
     sequence: int
@@ -59,7 +59,7 @@ class _Pod:
         return math.inf if self.dead else self.at_ms + self.lease_ms
 
     def left_ms(self, now: Moment) -> int:
-        """Return for how long this life, or an older one, may still believe to be alive."""
+        """Return how long this life, or an older one, may still believe to be alive."""
         if self.dead or self.report.routing_state is RoutingState.SHUTDOWN:
             return 0
         return max(0, max(self.at_ms + self.lease_ms, self.free_ms) - now.ms)
@@ -160,7 +160,7 @@ class MemoryPods:
     def beat(
         self, pod_index: int, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment
     ) -> tuple[HeartbeatOutcome, bool]:
-        """Take in a heartbeat; return what it is told, and whether it is in another routing state, or drains now."""
+        """Accept or refuse a heartbeat; return which, and whether the pod changed its routing state or its draining."""
         known = self._pods.get(pod_index)
         if known is None or known.incarnation < incarnation:
             return HeartbeatOutcome.UNKNOWN, False
@@ -271,7 +271,7 @@ class MemoryPods:
                 self._digest = (self._digest - pod.version) % DIGEST_MODULUS
 
     def _is_worth_telling(self, known: _Pod, report: PodReport, now: Moment) -> bool:
-        """Whether a report differs enough from the one that was told last; ``pod.lua`` says when."""
+        """Whether a report differs enough from the last one that clients got; ``pod.lua`` says when."""
         told = known.report
         if _without_numbers(told) != _without_numbers(report):
             return True

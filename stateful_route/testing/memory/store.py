@@ -13,7 +13,7 @@ import anyio.lowlevel
 import attrs
 
 from stateful_route._validation import to_ms
-from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
+from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import (
     Announcement,
     HeartbeatOutcome,
@@ -82,7 +82,6 @@ class MemoryStore:
         self._deaf = False
 
     def __repr__(self) -> str:
-        """Show how much is in it."""
         pods = sum(map(len, self._pods.values()))
         return f"<MemoryStore links={len(self._links)} pods={pods} held={self._held}>"
 
@@ -124,30 +123,30 @@ class MemoryStore:
         self._fault = None if error is None else _Fault(error, frozenset(operations), applied)
 
     def deafen(self) -> None:
-        """Lose all that listen, and let nobody listen until ``hear_again()``."""
+        """Drop all listeners, and refuse new ones until ``hear_again()``."""
         self._deaf = True
         for listener in self._listeners:
             listener.put_nowait(None)
 
     def hear_again(self) -> None:
-        """Let those who ask listen again."""
+        """Accept listeners again."""
         self._deaf = False
 
     def hold(self, *operations: str, answers: bool = False) -> None:
-        """Keep calls waiting from now on, until ``release_held()``.
+        """Hold calls from now on, until ``release_held()``.
 
-        With names of ``operations`` only those wait. With ``answers`` an operation happens first and its answer
-        waits.
+        With names of ``operations`` only those are held. With ``answers`` the operation is applied first, and its
+        answer is held.
         """
         self._holds.append(_Hold(frozenset(operations), answers))
 
     def hold_no_more(self) -> None:
-        """Let the calls pass that come from now on; those that are held wait for ``release_held()`` all the same."""
+        """Hold no further calls; those that are held stay so until ``release_held()``."""
         self._full_holds += self._holds
         self._holds = []
 
     def release_held(self) -> None:
-        """Let the calls go on that wait, and hold no more."""
+        """Let the held calls go on, and hold no more."""
         holds, self._holds, self._full_holds = [*self._holds, *self._full_holds], [], []
         for hold in holds:
             hold.released.set()
@@ -159,7 +158,7 @@ class MemoryStore:
 
     @contextlib.asynccontextmanager
     async def _operation(self, name: str) -> AsyncIterator[None]:
-        """Stand around one call: count it, hold it, fail it."""
+        """Count a call, hold it and fail it, as a test asked for."""
         self.operations[name] += 1
         await self._gate(name, after=False)
         yield
@@ -199,22 +198,19 @@ class MemoryStore:
     async def get_link(self, key: LinkKey) -> Link | None:
         """Return the link, or ``None``."""
         async with self._operation("get_link"):
-            return self._links.read(key, self._now())
+            found = self._links.find(key, self._now())
+            if isinstance(found, StoreError):
+                raise found
+            return found
 
     async def get_links(self, namespace: str, uids: Sequence[str], service_name: str) -> list[Link | StoreError | None]:
         """Return the link, ``None`` or the error of each uid, in their order."""
         try:
             async with self._operation("get_links"):
                 now = self._now()
-                return [self._read_or_error(LinkKey(namespace, uid, service_name), now) for uid in uids]
+                return [self._links.find(LinkKey(namespace, uid, service_name), now) for uid in uids]
         except StoreError as error:
             return [error for _ in uids]
-
-    def _read_or_error(self, key: LinkKey, now: Moment) -> Link | StoreError | None:
-        try:
-            return self._links.read(key, now)
-        except StoreProtocolError as error:
-            return error
 
     async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
         """Return the pod index of each service to which the uid is linked."""
@@ -277,7 +273,7 @@ class MemoryStore:
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
         async with self._operation("release"):
-            written = self._links.release(key, pod_index, incarnation, epoch, to_ms(grace), self._now())
+            written = self._links.release(key, (pod_index, incarnation, epoch), to_ms(grace), self._now())
             return self._announced(key, written) if announced else written[0]
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
@@ -286,7 +282,7 @@ class MemoryStore:
             return self._announced(key, self._links.assign(key, owner, expected_epoch, self._now()))
 
     def _announced(self, key: LinkKey, written: Written) -> LinkChange:
-        """Return what became of a link, after those were told who have to hear it."""
+        """Announce that a link is stale, if it is, and return the change."""
         change, stale = written
         if stale is not None:
             told = LinkAnnouncement(key, stale.epoch)
@@ -323,8 +319,7 @@ class MemoryStore:
             )
             if not began.refused:
                 life = PodLife(server.pod_index, began.incarnation)
-                self._announce_pod(server.namespace, server.service_name, life, report.routing_state)
-                self._announce_to_pod(server.namespace, server.service_name, life, report.routing_state)
+                self._announce_pod(server.namespace, server.service_name, life, report.routing_state, to_pod=True)
             return began
 
     async def heartbeat(
@@ -348,8 +343,7 @@ class MemoryStore:
         async with self._operation("confirm_death"):
             dead, new = self._pods[namespace, service_name].confirm_death(life, self._now())
             if new:
-                self._announce_pod(namespace, service_name, life, "DEAD")
-                self._announce_to_pod(namespace, service_name, life, "DEAD")
+                self._announce_pod(namespace, service_name, life, "DEAD", to_pod=True)
             return dead
 
     async def read_pods(
@@ -363,7 +357,7 @@ class MemoryStore:
 
     @contextlib.asynccontextmanager
     async def listen(self, topic: Topic, patience: float) -> AsyncIterator[AsyncIterator[Announcement | None]]:
-        """Subscribe to what the clients of a service, or one of its pods, are told."""
+        """Subscribe to the announcements for the clients of a service, or for one of its pods."""
         await self._gate("listen", after=False)
         if self._deaf:
             raise _DEAF
@@ -391,13 +385,14 @@ class MemoryStore:
             if wanted == topic and not self._deaf:
                 listener.put_nowait(announcement)
 
-    def _announce_pod(self, namespace: str, service_name: str, life: PodLife, state: str) -> None:
+    def _announce_pod(
+        self, namespace: str, service_name: str, life: PodLife, state: str, *, to_pod: bool = False
+    ) -> None:
+        """Announce a change of a pod to clients, and with ``to_pod`` to the pod as well."""
         told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
         self._announce(Topic(namespace, service_name), told)
-
-    def _announce_to_pod(self, namespace: str, service_name: str, life: PodLife, state: str) -> None:
-        told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
-        self._announce(Topic(namespace, service_name, life.pod_index), told)
+        if to_pod:
+            self._announce(Topic(namespace, service_name, life.pod_index), told)
 
     # -- the store itself
 

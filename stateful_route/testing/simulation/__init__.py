@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from stateful_route.testing.simulation.judge import Violation
 from stateful_route.testing.simulation.loop import Machine, SimulationError, VirtualLoop
+from stateful_route.testing.simulation.maker import make_plan
 from stateful_route.testing.simulation.network import Latency, Network
-from stateful_route.testing.simulation.plan import Action, Plan, make_plan
+from stateful_route.testing.simulation.plan import Action, Plan
+from stateful_route.testing.simulation.server import StoreServer
 from stateful_route.testing.simulation.shrink import shrink
-from stateful_route.testing.simulation.store import SimulatedStore, StoreServer
+from stateful_route.testing.simulation.store import SimulatedStore
 from stateful_route.testing.simulation.world import Result, run_plan
 
 __all__ = [

@@ -13,7 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stateful_route.testing.simulation.plan import Plan, make_plan
+from stateful_route.testing.simulation.maker import make_plan
+from stateful_route.testing.simulation.plan import Plan
 from stateful_route.testing.simulation.shrink import shrink
 from stateful_route.testing.simulation.world import Result, run_plan
 

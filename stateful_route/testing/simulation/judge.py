@@ -1,31 +1,35 @@
-"""What must hold at every step of a simulated run, and what explains that for a moment it does not."""
+"""The invariants of a simulated run, checked at every step, and the faults that excuse a breach for a while."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodTable, Registration, RoutingState
-from stateful_route.testing.simulation.store import run_now, uids_of
+from stateful_route.testing.simulation.server import run_now, uids_of
 
 if TYPE_CHECKING:
+    from stateful_route.config import BaseConfig
     from stateful_route.server.ownership import Ownership
     from stateful_route.testing.simulation.loop import Machine
+    from stateful_route.testing.simulation.network import Latency
     from stateful_route.testing.simulation.processes import PodProcess
-    from stateful_route.testing.simulation.store import Request, StoreServer
+    from stateful_route.testing.simulation.server import Request, StoreServer
     from stateful_route.testing.simulation.trace import Trace
 
 _ENDS = frozenset({"place", "place_links", "claim", "release", "assign"})
 _FORCES = frozenset({"assign", "release"})
 _NEW_OWNER = frozenset({Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN})
+_PLACES = frozenset({"place", "place_links"})
 _STATES = frozenset({"register", "heartbeat", "confirm_death"})
 
 
 @attrs.frozen
 class Violation:
-    """Something that must not be: which invariant, when, and what was seen."""
+    """A breach of an invariant: which one, when, and what was seen."""
 
     invariant: str
     at: float
@@ -36,19 +40,54 @@ class Violation:
 
 
 @attrs.frozen
-class _Forced:
-    at: float
-    by: str
+class Bounds:
+    """How long things may take without a fault of a machine or the store, in seconds.
+
+    Attributes:
+        slowest: a message.
+        force: until an owner hears of a forced change.
+        loss: until all agree again after the store has lost something.
+        cache: until a client hears that a link is stale.
+        degraded: for how much longer a client that does not reach the store serves from its cache.
+        back: until a client asks a store again that did not answer.
+        table: until a client knows what state a pod is in.
+
+    """
+
+    slowest: float
+    force: float
+    loss: float
+    cache: float
+    degraded: float
+    back: float
+    table: float
+
+    @classmethod
+    def of(cls, config: BaseConfig, latency: Latency) -> Self:
+        """Return the bounds of a world."""
+        deadline, lease, patience = config.call_deadline_seconds, config.lease_seconds, config.listen_patience
+        slowest = latency.spike + 10 * latency.mean + latency.base
+        # Two patiences until a subscription counts as deaf, at most 2 s of pause, then it looks at all that is held.
+        force = 2 * patience + 2.2 + 6 * deadline + 4 * slowest
+        reading = 1.2 * config.refresh + 2 * deadline
+        return cls(
+            slowest,
+            force,
+            loss=force + lease + 2 * config.heartbeat + 10 * deadline,
+            cache=2 * patience + deadline + 4 * slowest + 0.1,
+            degraded=config.degraded_grace + reading,
+            back=max(1.2 * config.refresh, lease) + 2 * deadline,
+            table=reading + 4 * slowest + 0.1,
+        )
 
 
 @attrs.frozen
 class _Was:
-    """Who held a link from a time on; ``ends`` is when it ends by itself, by the time of the simulation."""
+    """Which pod held a link from a time on; ``ends`` is when it ends by itself, by the time of the simulation."""
 
     at: float
-    pod_index: int | None
-    epoch: int
-    ends: float
+    pod_index: int | None = None
+    ends: float = math.inf
 
 
 class Judge:
@@ -60,72 +99,78 @@ class Judge:
     owner to hear of it; and then the epochs must differ.
     """
 
-    def __init__(self, server: StoreServer, uids: list[str], service: tuple[str, str], trace: Trace) -> None:
+    def __init__(
+        self, server: StoreServer, uids: list[str], service: tuple[str, str], bounds: Bounds, trace: Trace
+    ) -> None:
         """Judge what happens to these uids of one service."""
         self.server = server
         self.loop = server.loop
         self.uids = uids
+        self.service = service
         self.keys = {uid: LinkKey(service[0], uid, service[1]) for uid in uids}
+        self.bounds = bounds
         self.trace = trace
         self.violation: Violation | None = None
         self.pods: list[PodProcess] = []
-        self.bound = 5.0
-        """Seconds in which an owner hears of a forced change, if nothing is wrong with its machine or the store."""
-        self.bound_of_loss = 10.0
-        """Seconds in which all agree again after the store has lost something."""
-        self.slowest = 0.0
-        """How long a message may take if nothing is wrong, in seconds."""
-        self.bound_of_cache = 5.0
-        self.bound_of_degraded = 10.0
-        self.bound_of_return = 5.0
-        """Seconds until a client asks a store again that did not answer."""
-        self.bound_of_table = 5.0
-        self.first_used: dict[str, float] = {}
-        """When each client was called first."""
-        """Seconds until a client knows what state a pod is in, if nothing is wrong."""
         self.lost_until = 0.0
         self.clock_went_back = False
         self.clock_stepped_until = 0.0
         self.troubled: dict[str, float] = {}
-        """Until when something was wrong with a machine, or with the store as it sees it."""
+        """The end of the faults of each machine, or of the store as it sees it."""
         self.away: dict[str, float] = {}
-        """Until when the store may not have answered a machine."""
+        """The end of the time in which the store may not answer each machine."""
         self.ledger: dict[str, int] = dict.fromkeys(uids, 0)
-        self.forced: dict[str, _Forced] = {}
-        self.history: dict[str, list[_Was]] = {uid: [_Was(0.0, None, 0, 1e18)] for uid in uids}
+        """How often each uid was served: the version that its memory has to have."""
         self.serves = 0
         self.newest: dict[int, tuple[int, Machine, str]] = {}
         """The newest life of each pod that the store has begun, and whose it is: of which machine, and which driver."""
+        self._first_used: dict[str, float] = {}
+        """When each process was called first."""
+        self._forced: dict[str, tuple[float, str]] = {}
+        """When each link was changed last by force, and by which machine."""
+        self._history: dict[str, list[_Was]] = {uid: [_Was(0.0)] for uid in uids}
+        self._links_before: dict[str, Link | None] = {}
         self._unfit: dict[int, tuple[RoutingState | None, float]] = {}
-        """Since when each pod has not been READY; in what state it is, with ``None`` if it is dead."""
+        """In what state each pod is that is not READY, with ``None`` if it is dead, and since when."""
         self._owned_since: dict[str, float] = {}
         self._kept: dict[PodProcess, dict[Ownership, bool]] = {}
         """The handles that each pod ever had, and whether it was told that it lost them."""
         self._top: dict[str, tuple[int, str]] = {}
+        """The highest epoch at which each uid was owned, and by which pod."""
         self._owners: dict[str, dict[PodProcess, Ownership]] = {uid: {} for uid in uids}
         server.before = self._before
         server.after = self._after
 
     def violate(self, invariant: str, text: str) -> None:
-        """Note that something is wrong, and end the run."""
+        """Note a breach of an invariant, and end the run."""
         if self.violation is None:
             self.violation = Violation(invariant, self.loop.now, text)
             self.trace.note("VIOLATION", "", f"{invariant}: {text}")
             self.loop.stop()
 
     def trouble(self, machine: Machine, seconds: float, *, away: bool = True) -> None:
-        """Take in that something is wrong with a machine for so long; ``away`` is whether calls may fail."""
+        """Note a fault of a machine for so many seconds; ``away`` is whether calls to the store may fail."""
         until = self.loop.now + seconds
         self.troubled[machine.name] = max(self.troubled.get(machine.name, 0.0), until)
         if away:
             self.away[machine.name] = max(self.away.get(machine.name, 0.0), until)
 
     def lost(self, away: float) -> None:
-        """Take in that the store has lost something, and is away for so long."""
+        """Note that the store has lost something, and does not answer for so many seconds."""
         self.lost_until = max(self.lost_until, self.loop.now + away)
 
+    def clock_stepped(self, step: float, seconds: float) -> None:
+        """Note that the clock of the store was set; its effect on leases ends after so many seconds."""
+        self.clock_went_back |= step < 0
+        self.clock_stepped_until = self.loop.now + seconds + self.bounds.force + abs(step)
+
+    @property
+    def losing(self) -> bool:
+        """Whether the store has lost something so lately that not all agree again."""
+        return self.lost_until > 0 and self.loop.now < self.lost_until + self.bounds.loss
+
     def rolled_back(self, before: dict[str, Link | None]) -> None:
-        """Take in that the store is again as it was some time ago; ``before`` is what the links were until now.
+        """Note that the store was rolled back; ``before`` has the links as they were until now.
 
         A pod that was cut off for longer than its lease may find its link as it left it, though another pod has had it
         since: it cannot know, and its memory is old. (Its epoch is the lower one, and ``durable=True`` prevents it.)
@@ -139,17 +184,14 @@ class Judge:
                 else:
                     as_left = link.epoch == handle.epoch and (ended is None or ended.epoch != link.epoch)
                 if handle.held and as_left:
-                    pod.tear(handle.uid)
+                    pod.torn.add(handle.uid)
 
     # -- ownership
 
     def look_at(self, pod: PodProcess) -> None:
-        """Look at what a pod owns after it has made a step."""
-        driver = pod.driver
-        if driver is None:
-            return
+        """Check what a pod owns after it has made a step."""
         for uid in self.uids:
-            handle = driver.owned(uid)
+            handle = pod.driver.owned(uid)
             owners = self._owners[uid]
             if handle is None:
                 if pod in owners:
@@ -175,7 +217,7 @@ class Judge:
             self.violate("a loss is a loss", f"{pod.name} hears that it lost {handle!r}")
 
     def check_losses(self, pod: PodProcess) -> None:
-        """See that a pod that is out for good was told of the loss of each handle that it had."""
+        """Check that a pod which is out for good was told of the loss of each handle that it had."""
         for handle, lost in self._kept.get(pod, {}).items():
             if not lost:
                 self.violate("a loss is told", f"{pod.name} is out for good, and was not told that it lost {handle!r}")
@@ -185,7 +227,7 @@ class Judge:
         top, who = self._top.get(uid, (0, ""))
         if epoch == top and who != pod.name:
             self.violate("one epoch, one owner", f"{uid} is owned at epoch {epoch} by {pod.name}, and was by {who}")
-        elif epoch < top and not (self.clock_went_back or self.lost_until or self.excused(uid, [pod])):
+        elif epoch < top and not (self.clock_went_back or self.lost_until or self._is_excused(uid, [pod])):
             self.violate("epochs rise", f"{uid} is owned by {pod.name} at epoch {epoch}, after {who} at {top}")
         if epoch > top:
             self._top[uid] = epoch, pod.name
@@ -198,11 +240,14 @@ class Judge:
         what = f"{uid} is owned by " + " and ".join(f"{pod.name} at epoch {handle.epoch}" for pod, handle in owners)
         if len(set(epochs)) < len(epochs):
             self.violate("one epoch, one owner", what)
-        elif not self.excused(uid, [pod for pod, _ in owners]):
-            self.violate("one owner", what + self._since(uid))
+        elif not self._is_excused(uid, [pod for pod, _ in owners]):
+            if uid in self._forced:
+                at, by = self._forced[uid]
+                what += f"; {by} changed it by force {self.loop.now - at:.3f} s ago"
+            self.violate("one owner", what)
 
     def owners(self, uid: str) -> list[tuple[PodProcess, Ownership]]:
-        """Return who would serve a uid now."""
+        """Return the pods that would serve a uid now, with their handles."""
         found = []
         for pod, handle in tuple(self._owners[uid].items()):
             if pod.machine.alive and handle.is_owned():
@@ -211,47 +256,40 @@ class Judge:
                 del self._owners[uid][pod]
         return found
 
-    def excused(self, uid: str, pods: list[PodProcess]) -> bool:
-        """Whether a loss or a forced change explains that more than one owns."""
+    def _is_excused(self, uid: str, pods: list[PodProcess]) -> bool:
+        """Whether a loss or a forced change excuses that more than one pod owns a uid."""
         now = self.loop.now
         troubled = max([0.0, *(self.troubled.get(pod.machine.name, 0.0) for pod in pods)])
-        if self.lost_until and now < max(self.lost_until, troubled) + self.bound_of_loss:
+        if self.lost_until and now < max(self.lost_until, troubled) + self.bounds.loss:
             return True
         if now < self.clock_stepped_until:
             return True
-        forced = self.forced.get(uid)
-        return forced is not None and now < max(forced.at, troubled) + self.bound
-
-    def _since(self, uid: str) -> str:
-        forced = self.forced.get(uid)
-        if forced is None:
-            return ""
-        return f"; {forced.by} changed it by force {self.loop.now - forced.at:.3f} s ago"
+        return uid in self._forced and now < max(self._forced[uid][0], troubled) + self.bounds.force
 
     # -- memory
 
     def served(self, pod: PodProcess, handle: Ownership, version: int) -> int:
-        """Take in that a pod serves a uid from its memory; return what it remembers from now on."""
+        """Note that a pod serves a uid from its memory; return the version that it has from now on."""
         uid = handle.uid
         self.serves += 1
         owners = self.owners(uid)
         if len(owners) > 1:
             self._check_owners(uid)
         known = self.ledger[uid]
-        if version != known and not (self.loop.now < self.clock_stepped_until or pod.torn(uid)):
+        if version != known and not (self.loop.now < self.clock_stepped_until or uid in pod.torn):
             self.violate(
                 "memory is never stale",
                 f"{pod.name} serves {uid} at epoch {handle.epoch} from a memory of write {version}, not {known}",
             )
-        pod.served_in_peace(uid)
+        pod.torn.discard(uid)
         link = self.link(uid)
         if self.lost_until and (link is None or link.epoch != handle.epoch):
-            for other in self.pods:  # the store lost this link: nobody can know that it was owned
+            for other in self.pods:  # the store lost this link: no pod can know that it was owned
                 if other is not pod:
-                    other.tear(uid)
+                    other.torn.add(uid)
         if version != known or len(owners) > 1:
-            for other, _ in owners:  # what each misses of the others is explained, and loaded by none
-                other.tear(uid)
+            for other, _ in owners:  # each misses writes of the others, which is excused
+                other.torn.add(uid)
         self.ledger[uid] = known + 1
         return known + 1
 
@@ -262,44 +300,38 @@ class Judge:
         found = run_now(self.server.core.get_link(self.keys[uid]))
         return found if isinstance(found, Link) else None
 
+    def table(self) -> PodTable:
+        """Return the pods in the store."""
+        table = run_now(self.server.core.read_pods(*self.service))
+        assert isinstance(table, PodTable)
+        return table
+
     def _before(self, request: Request) -> None:
-        self._links_before: dict[str, Link | None] = {}
-        if request.name in _ENDS:
-            for uid in uids_of(request.name, request.args):
-                if uid in self.keys:
-                    self._links_before[uid] = self.link(uid)
+        uids = uids_of(request.name, request.args) if request.name in _ENDS else ()
+        self._links_before = {uid: self.link(uid) for uid in uids if uid in self.keys}
 
     def _after(self, request: Request, answer: Any) -> None:
         self.trace.request("applied", request, answer)
         if isinstance(answer, Registration) and answer.incarnation:
-            self.newest[request.args[0].pod_index] = (
-                answer.incarnation,
-                request.machine,
-                request.kwargs["process"].rpartition(":")[2],
-            )
+            driver = request.kwargs["process"].rpartition(":")[2]
+            self.newest[request.args[0].pod_index] = answer.incarnation, request.machine, driver
         if request.name in _STATES:
             self._note_states()
-        if request.name in {"place", "place_links"}:
-            self._check_placement(request, answer)
+        change = answer[0] if isinstance(answer, list) and answer else answer
+        if not isinstance(change, LinkChange):
+            return
+        if request.name in _PLACES:
+            self._check_placement(request, change)
         for uid, before in self._links_before.items():
-            change = answer[0] if isinstance(answer, list) else answer
-            if not isinstance(change, LinkChange):
-                continue
-            after = self.link(uid) if change.done or request.name.startswith("place") else before
+            after = self.link(uid) if change.done or request.name in _PLACES else before
             self._note(uid, after)
             if before is None or before.kind is not LinkKind.PERSISTENT:
                 continue
             if after is None or after.epoch != before.epoch or after.kind is not LinkKind.PERSISTENT:
-                self._ended(uid, before, request)
-
-    def _table(self) -> PodTable:
-        key = next(iter(self.keys.values()))
-        table = run_now(self.server.core.read_pods(key.namespace, key.service_name))
-        assert isinstance(table, PodTable)
-        return table
+                self._check_ended(uid, before, request)
 
     def _note_states(self) -> None:
-        for pod in self._table().pods:
+        for pod in self.table().pods:
             state = None if pod.dead else pod.report.routing_state
             if state is RoutingState.READY:
                 self._unfit.pop(pod.pod_index, None)
@@ -307,52 +339,47 @@ class Judge:
                 self._unfit[pod.pod_index] = state, self.loop.now
 
     def _unfit_for(self, pod_index: int, at: float, *, new: bool) -> float:
-        """Return for how long a pod has not been fit for requests, or for new uids, as the store knew it then."""
+        """Return how long a pod had not been fit for requests, or for new uids, by what the store knew at that time."""
         state, since = self._unfit.get(pod_index, (RoutingState.READY, at))
         if state is RoutingState.READY or (state is RoutingState.DENY_NEW_CALL and not new):
             since = at
-        for pod in self._table().pods:
+        for pod in self.table().pods:
             if pod.pod_index == pod_index and not pod.dead:
                 ended = pod.load_state.timestamp + pod.load_state.ttl - self.server.offset
                 since = min(since, ended)
         return at - since
 
-    def _calm_for(self, client: str, at: float) -> bool:
-        """Whether nothing was wrong with a client, or the store, for so long that it knows all."""
-        ends = self.troubled.get(client, 0.0) + self.bound_of_loss
-        return ends < at and not (self.lost_until or self.clock_stepped_until)
+    def _is_calm_for(self, client: str, at: float) -> bool:
+        """Whether a client was without a fault of its own, or of the store, for so long that it must know all."""
+        return self.troubled.get(client, 0.0) + self.bounds.loss < at and not (
+            self.lost_until or self.clock_stepped_until
+        )
 
-    def _check_placement(self, request: Request, answer: Any) -> None:
-        """See that a client gives no new uid to a pod that is not fit for it, as far as it must know that."""
-        change = answer[0] if isinstance(answer, list) else answer
-        if request.chosen or not isinstance(change, LinkChange) or change.outcome not in _NEW_OWNER:
+    def _check_placement(self, request: Request, change: LinkChange) -> None:
+        """Check that a client places no new uid on a pod that it must know to be unfit."""
+        who, link, at = request.machine.name, change.link, request.asked_at
+        if request.chosen or link is None or change.outcome not in _NEW_OWNER or not self._is_calm_for(who, at):
             return
-        if change.link is not None and self._calm_for(request.machine.name, request.asked_at):
-            pod_index = change.link.pod_index
-            unfit = self._unfit_for(pod_index, request.asked_at, new=True)
-            if unfit > self.bound_of_table:
-                what = (
-                    f"{request.machine.name} places a uid on pod {pod_index}, which has not been fit for {unfit:.2f} s"
-                )
-                self.violate("new uids go to pods that take them", what)
+        unfit = self._unfit_for(link.pod_index, at, new=True)
+        if unfit > self.bounds.table:
+            what = f"{who} places a uid on pod {link.pod_index}, which has not been fit for {unfit:.2f} s"
+            self.violate("new uids go to pods that take them", what)
 
-    def _ended(self, uid: str, before: Link, request: Request) -> None:
-        """Look at who would serve a link that the store has just ended."""
+    def _check_ended(self, uid: str, before: Link, request: Request) -> None:
+        """Check that no pod owns a link that the store has just ended, unless it was changed by force."""
         by = request.machine
-        own = by.name in self._held_by(before)
+        own = any(before.incarnation in pod.lives for pod in self.pods if pod.machine is by)
         if request.name == "assign" and request.asked_at < self._owned_since.get(uid, 0.0):
             own = False  # it was meant for who had the link before: a late force takes it from whoever has it
         if (request.name in _FORCES and not own) or self._in_the_name_of(request, before):
-            self.forced[uid] = _Forced(self.loop.now, by.name)
+            self._forced[uid] = self.loop.now, by.name
             return
-        if self.loop.now < max(self.lost_until + self.bound_of_loss * (self.lost_until > 0), self.clock_stepped_until):
+        if self.losing or self.loop.now < self.clock_stepped_until:
             return
         for pod, handle in self.owners(uid):
             if handle.epoch == before.epoch:
-                what = (
-                    f"{request.name} by {by.name} ends the link of {uid} at epoch {before.epoch}, which {pod.name} owns"
-                )
-                self.violate("an owner is not robbed", what)
+                ends = f"{request.name} by {by.name} ends the link of {uid} at epoch {before.epoch}"
+                self.violate("an owner is not robbed", f"{ends}, which {pod.name} owns")
 
     def _in_the_name_of(self, request: Request, before: Link) -> bool:
         """Whether a claim for another pod takes a link from an older process with its index (``try_set_linked_pod``).
@@ -366,51 +393,41 @@ class Judge:
         newest = self.newest.get(life.pod_index)
         return before.pod_index == life.pod_index and newest is not None and newest[1] is not request.machine
 
-    def _held_by(self, link: Link) -> set[str]:
-        return {pod.name for pod in self.pods if link.incarnation in pod.lives}
-
     def _note(self, uid: str, link: Link | None) -> None:
         now = self.loop.now
-        if link is None:
-            self.history[uid].append(_Was(now, None, 0, 1e18))
-        else:
-            ends = 1e18 if link.ttl is None else now + link.ttl
-            self.history[uid].append(_Was(now, link.pod_index, link.epoch, ends))
+        ends = math.inf if link is None or link.ttl is None else now + link.ttl
+        self._history[uid].append(_Was(now, None if link is None else link.pod_index, ends))
 
     def note_all(self) -> None:
-        """Look at all links, after something happened to the store itself."""
+        """Note all links, after a fault of the store."""
         for uid in self.uids:
             self._note(uid, self.link(uid))
 
     # -- caches
 
-    def called(self, client: str) -> None:
-        """Take in that a client is called."""
-        self.first_used.setdefault(client, self.loop.now)
+    def called(self, process: str) -> None:
+        """Note that a process is called."""
+        self._first_used.setdefault(process, self.loop.now)
 
     def cached(self, client: str, uid: str, pod_index: int) -> None:
-        """Take in that a client routed a uid by its cache alone."""
-        now = self.loop.now
-        since = now - self.bound_of_cache
-        away = self.away.get(client, 0.0)
-        if now < away + self.bound_of_cache + self.bound_of_return:
-            since -= self.bound_of_degraded
+        """Check a pod that a client took from its cache: it owned the uid until lately, and may be alive."""
+        now, bounds = self.loop.now, self.bounds
+        since = now - bounds.cache
+        routes = f"{client} routes {uid} to pod {pod_index} by its cache"
+        if now < self.away.get(client, 0.0) + bounds.cache + bounds.back:
+            since -= bounds.degraded
         elif (
-            self._calm_for(client, now)
-            and now > self.first_used[client] + self.bound_of_table  # it has read the pods
-            and self._unfit_for(pod_index, now, new=False) > self.bound_of_table
+            self._is_calm_for(client, now)
+            and now > self._first_used.get(client, now) + bounds.table  # it has read the pods
+            and self._unfit_for(pod_index, now, new=False) > bounds.table
         ):
-            self.violate("no stale cache", f"{client} routes {uid} to pod {pod_index} by its cache, and that is dead")
+            self.violate("no stale cache", f"{routes}, and that is dead")
         later = now
-        for was in reversed(self.history[uid]):
+        for was in reversed(self._history[uid]):
             if min(later, was.ends) < since:
                 break
             if was.pod_index == pod_index:
                 return
             later = was.at
-        if self.clock_stepped_until or (self.lost_until and now < self.lost_until + self.bound_of_loss):
-            return
-        self.violate(
-            "no stale cache",
-            f"{client} routes {uid} to pod {pod_index} by its cache, whose it was not in the last {now - since:.2f} s",
-        )
+        if not (self.clock_stepped_until or self.losing):
+            self.violate("no stale cache", f"{routes}, whose it was not in the last {now - since:.2f} s")

@@ -30,7 +30,7 @@ _machine: contextvars.ContextVar[Machine | None] = contextvars.ContextVar("simul
 
 
 class SimulationError(Exception):
-    """The simulation itself cannot go on: it hangs, runs in circles, or asks for something real."""
+    """The simulation itself cannot go on: a deadlock, an endless loop, or a call that waits for something real."""
 
 
 class SimulatedTask(asyncio.Task[Any]):
@@ -78,7 +78,7 @@ class Machine:
         """For how many seconds in all it has been stalled, up to the last stall that has ended."""
         self.timers_first = False
         self.slowness = 0.0
-        """The chance that it stands still for a moment after a step."""
+        """The chance that it stalls for a moment after a step."""
         self.mean_pause = 0.001
         self._late_timers: list[asyncio.Handle] = []
         self._offset = offset
@@ -110,15 +110,20 @@ class Machine:
 
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str | None = None) -> SimulatedTask:
         """Run a coroutine as a task of this machine."""
+        task = self.run_now(lambda: self.loop.create_task(coro, name=name, context=self.context.copy()))
+        return cast("SimulatedTask", task)
+
+    def run_now(self, callback: Callable[[], T]) -> T:
+        """Call back at once, as this machine, and return the result."""
         loop = self.loop
         before, loop.current = loop.current, self
         try:
-            return cast("SimulatedTask", loop.create_task(coro, name=name, context=self.context.copy()))
+            return callback()
         finally:
             loop.current = before
 
     def stall(self, seconds: float, *, timers_first: bool = False) -> None:
-        """Let nothing run on it for so long, though time goes on; what is due then is late.
+        """Run nothing on it for so many seconds, though time goes on; timers that are due meanwhile are late.
 
         After it what came in is handled first and then what was due, or with ``timers_first`` the other way round:
         both happen, as the process is stopped before or after it asked what has come in.
@@ -134,7 +139,7 @@ class Machine:
 
     @property
     def stalled(self) -> bool:
-        """Whether it stands still now."""
+        """Whether it is stalled now."""
         return self.stalled_until > self.loop.now
 
     def _go_on(self, until: float) -> None:
@@ -143,14 +148,11 @@ class Machine:
         self.stalled_until = 0.0
         self.stalled_for += self.loop.now
         late, self._late_timers = self._late_timers, []
-        if self.timers_first:
-            self.ready.extendleft(reversed(late))
-        else:
-            self.ready.extend(late)
+        self.ready = deque([*late, *self.ready] if self.timers_first else [*self.ready, *late])
         self.loop.list_ready(self)
 
     def due(self, handle: asyncio.Handle) -> None:
-        """Take a timer that is due."""
+        """Run a timer that is due, or keep it until a stall ends."""
         if not self.alive:
             return
         if self.stalled:
@@ -160,7 +162,7 @@ class Machine:
             self.loop.list_ready(self)
 
     def kill(self) -> None:
-        """End it at once: nothing of it runs any more, no clean-up either."""
+        """End it at once, without clean-up, as SIGKILL does."""
         self.alive = False
         self.ready.clear()
         self._late_timers.clear()
@@ -191,10 +193,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.set_debug(False)
         self.world = Machine(self, "world")
-        """The machine of who runs the simulation."""
+        """The machine on which ``run`` runs its coroutine."""
 
     def next_number(self) -> int:
-        """Return a number that was never given before."""
+        """Return the next number of a count."""
         self._number += 1
         return self._number
 
@@ -219,11 +221,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self.list_ready(machine)
         return handle
 
-    def call_soon_threadsafe(  # type: ignore[override]
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        """Do as ``call_soon``: there are no other threads."""
-        return self.call_soon(callback, *args, context=context)
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there are no other threads
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
@@ -265,7 +263,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return future
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Collect what nobody handled."""
+        """Collect an unhandled error."""
         if not self._burying:
             self.errors.append(context)
 
@@ -293,7 +291,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.at(self.now + seconds, callback, *args)
 
     def list_ready(self, machine: Machine) -> None:
-        """Let the scheduler choose among this machine too."""
+        """Make a machine runnable, if it has work and is not stalled."""
         if not machine.listed and machine.ready and machine.stalled_until <= self.now:
             machine.listed = True
             self._runnable.append(machine)
@@ -319,7 +317,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         while not self._stopping:  # type: ignore[attr-defined]
             if events and (not runnable or events[0][0] <= self.now or at_once > _MOST_STEPS_AT_ONCE):
                 when, _, callback, args = heapq.heappop(events)
-                for machine in runnable:  # they have too much to do at once, and are late by so much
+                for machine in runnable:  # they are too busy, and late by so much
                     machine.stalled_for += max(0.0, when - self.now)
                 self.now = max(self.now, when)
                 at_once = 0
@@ -354,10 +352,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 machine.stall(self.random.expovariate(1 / machine.mean_pause), timers_first=rand() < 0.5)
 
     def bury(self) -> None:
-        """Close what is left of all machines, so that nothing of it comes to life when it is collected."""
+        """Close all coroutines that are left, so that none runs when it is garbage collected."""
         self._burying = True
-        machines = [*self.graveyard, self.world]
-        for machine in machines:
+        for machine in (*self.graveyard, self.world):
             machine.alive = False
             for task in machine.tasks:
                 if not task.done():
@@ -369,14 +366,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._events.clear()
         self._runnable.clear()
         logger = logging.getLogger("asyncio")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
+        disabled, logger.disabled = logger.disabled, True
         try:
             self.close()
         finally:
-            logger.setLevel(level)
+            logger.disabled = disabled
 
 
 def failed(task: asyncio.Task[Any]) -> bool:
-    """Whether a task ended by an error that nobody has looked at."""
+    """Whether a task ended by an error that was never retrieved."""
     return task.done() and bool(task._log_traceback)  # noqa: SLF001 - it has no other name

@@ -1,4 +1,4 @@
-"""A network between simulated machines and a store: late, silent, cut, and in order within one connection only."""
+"""A network between simulated machines and a store, with latency, silence and cuts; one connection keeps its order."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from stateful_route.testing.simulation.loop import Machine, VirtualLoop
 
-_APART = 1e-7  # seconds between two things that arrive over one connection
+_APART = 1e-7  # seconds between two messages that arrive over one connection
 
 
 @attrs.frozen
 class Latency:
-    """How long a message is on its way, in seconds: a base, an exponential part, and now and then much more."""
+    """The latency of a message, in seconds: a base, an exponential part, and now and then a spike."""
 
     base: float = 0.0005
     mean: float = 0.0005
@@ -27,7 +27,7 @@ class Latency:
     spike: float = 0.0
 
     def draw(self, random: Random) -> float:
-        """Return the time of one message."""
+        """Draw the latency of one message."""
         seconds = self.base + random.expovariate(1.0) * self.mean
         if self.spikes and random.random() < self.spikes:
             seconds += random.random() * self.spike
@@ -35,10 +35,10 @@ class Latency:
 
 
 class Channel:
-    """One direction of a connection: what is sent arrives late, and in its order."""
+    """One direction of a connection: messages arrive late, and in order."""
 
     def __init__(self, network: Network, arrive: Callable[[Any], object]) -> None:
-        """Call ``arrive`` with each thing that was sent."""
+        """Call ``arrive`` with each message."""
         self._network = network
         self._loop = network.loop
         self._arrive = arrive
@@ -51,11 +51,11 @@ class Channel:
 
     @property
     def in_flight(self) -> int:
-        """How many things were sent and have not arrived."""
+        """How many messages were sent and have not arrived."""
         return self._sent - self._arrived
 
     def send(self, item: Any) -> None:
-        """Send something; nothing is sent over a channel that was cut."""
+        """Send a message, unless the channel was cut."""
         if self._cut_after is not None:
             return
         self._sent += 1
@@ -64,14 +64,14 @@ class Channel:
         loop.at(self._last, self._come, self._sent, item)
 
     def hold(self, seconds: float) -> None:
-        """Let nothing arrive for so long; then all of it does, in its order."""
+        """Hold all messages for so many seconds; then they arrive in order."""
         until = self._loop.now + seconds
         if until > self._held_until:
             self._held_until = until
             self._loop.at(until, self._let_go, until)
 
     def cut(self, delivered: int) -> None:
-        """Lose all but the first ``delivered`` things that are in flight, and what is sent from now on."""
+        """Lose all but the first ``delivered`` messages in flight, and all that are sent from now on."""
         if self._cut_after is None or self._cut_after > self._arrived + delivered:
             self._cut_after = self._arrived + delivered
 
@@ -87,21 +87,24 @@ class Channel:
             self._arrive(item)
 
     def _let_go(self, until: float) -> None:
-        if until != self._held_until:
-            return
-        self._held_until = 0.0
-        self._let_next_go()
+        if until == self._held_until:
+            self._held_until = 0.0
+            self._let_next_go()
 
     def _let_next_go(self) -> None:
         if self._held and self._held_until <= self._loop.now:
             self._take(*self._held.popleft())
             if self._held:
-                # Much that was held comes in a burst: or else the queue would grow for ever if more is sent than goes.
+                # Many held messages arrive in a burst, or the queue would grow for ever if more is sent than arrives.
                 pause = self._loop.random.random() * self._network.latency.mean / (1 + len(self._held) // 50)
                 self._loop.after(_APART + pause, self._let_next_go)
 
 
 _LOST = object()
+
+
+def _ignore(*_: object) -> None:
+    """Ignore it: nobody listens."""
 
 
 class Connection:
@@ -112,19 +115,15 @@ class Connection:
     """
 
     def __init__(
-        self,
-        network: Network,
-        machine: Machine,
-        kind: str,
-        to_store: Callable[[Connection, Any], object],
+        self, network: Network, machine: Machine, kind: str, to_store: Callable[[Connection, Any], object]
     ) -> None:
-        """Open a connection; what is sent over it tells whether it is any good."""
+        """Open a connection; only an answer tells whether it works."""
         self.network = network
         self.machine = machine
         self.kind = kind
         self.number = network.loop.next_number()
         self.to_machine: Callable[[Any], object] = _ignore
-        self.lost: Callable[[], object] = _nothing
+        self.lost: Callable[[], object] = _ignore
         self.open = True
         """Whether the store may still answer over it."""
         self.closed_here = False
@@ -146,7 +145,7 @@ class Connection:
             self.down.send(item)
 
     def close(self) -> None:
-        """Close it on the side of the machine. What is in flight may still arrive: some of it, and late."""
+        """Close it on the side of the machine. Some of what is in flight may still arrive, late."""
         if self.closed_here:
             return
         self.closed_here = True
@@ -156,20 +155,20 @@ class Connection:
         self.network.loop.after(0.0, self._end)
 
     def reset(self, *, told: bool = True) -> None:
-        """Break it: what is in flight arrives or not. ``told`` is whether the machine learns it at once."""
+        """Break it: some of what is in flight arrives. ``told`` is whether the machine learns of it at once."""
         if not self.open:
             return
+        network, down = self.network, self.down
         self._lose_some(self.up)
+        self._end()
+        delivered = self._some_of(down)
         if told:
-            self._end()
-            delivered = self._some_of(self.down)
-            self.down.send(_LOST)
-            if delivered < self.down.in_flight - 1:  # the word of it comes instead of what is lost
-                self.down.cut(delivered)
-                self.network.loop.after(self.network.latency.draw(self.network.loop.random), self._deliver, _LOST)
-        else:
-            self._end()
-            self.down.cut(self._some_of(self.down))
+            down.send(_LOST)
+            if delivered == down.in_flight - 1:
+                return
+            # The machine learns of it though the message about it was cut.
+            network.loop.after(network.latency.draw(network.loop.random), self._deliver, _LOST)
+        down.cut(delivered)
 
     def _end(self) -> None:
         self.open = False
@@ -195,16 +194,8 @@ class Connection:
             self.machine.call(self.to_machine, item)
 
 
-def _ignore(_: Any) -> None:
-    """Drop what comes before anybody listens."""
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
-
-
 class Network:
-    """All connections, and what is wrong with them."""
+    """All connections, and their faults."""
 
     def __init__(self, loop: VirtualLoop, latency: Latency, latest: float) -> None:
         """Deliver after ``latency``; what is sent over a connection that breaks arrives up to ``latest`` later."""
@@ -216,11 +207,11 @@ class Network:
         self._cuts: dict[str, list[tuple[float, str, bool, bool]]] = {}
 
     def calm(self) -> None:
-        """Be a network without faults from now on: no message takes much longer than others."""
+        """End the spikes of latency."""
         self.latency = attrs.evolve(self.latency, spikes=0.0)
 
     def connect(self, machine: Machine, kind: str, to_store: Callable[[Connection, Any], object]) -> Connection:
-        """Open a connection of a machine; a silence that covers its kind covers it too."""
+        """Open a connection of a machine; a silence of its kind covers it as well."""
         connection = Connection(self, machine, kind, to_store)
         for until, kinds, up, down in self._cuts.get(machine.name, ()):
             if until > self.loop.now and kind.startswith(kinds):
@@ -233,13 +224,13 @@ class Network:
             self.connections.remove(connection)
 
     def of(self, machine: Machine, kind: str = "") -> list[Connection]:
-        """Return the connections of a machine whose kind begins so."""
+        """Return the connections of a machine whose kind begins with ``kind``."""
         return [each for each in self.connections if each.machine is machine and each.kind.startswith(kind)]
 
     def silence(
         self, machine: Machine, seconds: float, kind: str = "", *, up: bool = True, down: bool = True, new: bool = True
     ) -> None:
-        """Let nothing through from or to a machine for so long; with ``new`` also over connections made meanwhile."""
+        """Hold all messages of a machine for so many seconds; with ``new`` also over connections made meanwhile."""
         if new:
             self._cuts.setdefault(machine.name, []).append((self.loop.now + seconds, kind, up, down))
         for connection in self.of(machine, kind):

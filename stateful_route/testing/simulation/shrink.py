@@ -11,9 +11,9 @@ from stateful_route.testing.simulation.network import Latency
 from stateful_route.testing.simulation.world import run_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from stateful_route.testing.simulation.plan import Action, Plan
+    from stateful_route.testing.simulation.plan import Plan
     from stateful_route.testing.simulation.world import Result
 
 _SCHEDULES = 4
@@ -21,11 +21,10 @@ _SCHEDULES = 4
 
 
 def shrink(result: Result, *, seconds: float = 60.0) -> Plan:
-    """Return a plan with less in it that violates the same invariant; look for so many seconds of processor time."""
+    """Return a shorter plan that violates the same invariant; try for so many seconds of processor time."""
     if result.violation is None:
         return result.plan
-    shrinker = _Shrinker(result.violation.invariant, time.process_time() + seconds)
-    return shrinker.shrink(result.plan)
+    return _Shrinker(result.violation.invariant, time.process_time() + seconds).shrink(result.plan)
 
 
 class _Shrinker:
@@ -34,7 +33,7 @@ class _Shrinker:
         self._ends = ends
 
     def shrink(self, plan: Plan) -> Plan:
-        """Try to take away more and more, until nothing can go."""
+        """Remove actions and simplify, until nothing more can go."""
         before: Plan | None = None
         while before != plan and time.process_time() < self._ends:
             before = plan
@@ -57,7 +56,7 @@ class _Shrinker:
         return plan
 
     def _better(self, plan: Plan, simpler: Plan) -> Plan:
-        """Return the simpler plan, with a schedule in which it fails in the same way; or the plan."""
+        """Return the simpler plan, with a schedule in which it violates the same invariant; or the plan."""
         if simpler == plan:
             return plan
         for schedule in (plan.schedule, *range(_SCHEDULES)):
@@ -71,7 +70,7 @@ class _Shrinker:
 
 
 def _simpler(plan: Plan) -> Iterator[Plan]:
-    """Yield plans that are simpler in another way than by fewer actions; each from the plan as it is."""
+    """Yield plans that are simpler, other than by fewer actions; each from the plan as it is."""
     last = max((action.at for action in plan.actions), default=0.0)
     yield attrs.evolve(plan, seconds=min(plan.seconds, round(last + 0.1, 1)))
     for pods in range(1, plan.pods):
@@ -85,13 +84,10 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
     yield attrs.evolve(plan, latency=attrs.evolve(plan.latency, spikes=0.0, spike=0.0))
     yield attrs.evolve(plan, latency=Latency())
     yield attrs.evolve(plan, settings={**plan.settings, "rebalance": False})
-    for actions in _without_cancellations(plan.actions):
-        yield attrs.evolve(plan, actions=actions)
-
-
-def _without_cancellations(actions: Sequence[Action]) -> Iterator[tuple[Action, ...]]:
-    for number, action in enumerate(actions):
+    for number, action in enumerate(plan.actions):
         for name in ("cancel", "timeout", "grace"):
-            if action.args.get(name):
-                args = {key: value for key, value in action.args.items() if key != name}
-                yield (*actions[:number], attrs.evolve(action, args=args), *actions[number + 1 :])
+            if not action.args.get(name):
+                continue
+            args = {key: value for key, value in action.args.items() if key != name}
+            actions = (*plan.actions[:number], attrs.evolve(action, args=args), *plan.actions[number + 1 :])
+            yield attrs.evolve(plan, actions=actions)

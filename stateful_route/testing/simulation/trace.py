@@ -1,33 +1,24 @@
-"""What happened in a simulated run, for a person to read, and as a hash to compare two runs."""
+"""A trace of a simulated run, as lines to read and as a digest that compares two runs."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.models import (
-    Link,
-    LinkAnnouncement,
-    LinkChange,
-    LinkKey,
-    PodAnnouncement,
-    PodLife,
-    PodReport,
-    PodState,
-    PodTable,
-    ServerInfo,
-)
+from stateful_route import models
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.testing.simulation.loop import VirtualLoop
-    from stateful_route.testing.simulation.store import Request
+    from stateful_route.testing.simulation.server import Request
 
 
 class Trace:
-    """Lines of time, who, and what; nothing is kept unless it is ``on``."""
+    """Lines of time, process and event; none is kept unless it is ``on``."""
 
     def __init__(self, loop: VirtualLoop, *, on: bool) -> None:
-        """Begin with none."""
+        """Begin empty."""
         self._loop = loop
         self.on = on
         self.lines: list[str] = []
@@ -43,7 +34,9 @@ class Trace:
             text = f"#{request.number} {request.name}"
             if what == "asks":
                 named = (
-                    f"{name}={_short(value)}" for name, value in request.kwargs.items() if name not in _UNREPEATABLE
+                    f"{name}={_short(sorted(value) if name in _UNORDERED else value)}"
+                    for name, value in request.kwargs.items()
+                    if name not in _UNREPEATABLE
                 )
                 text += "".join(f" {word}" for word in (*map(_short, request.args), *named))
             else:
@@ -67,34 +60,35 @@ class Trace:
 
 _DULL = frozenset({"read_pods"})
 
-# What a driver draws from a source that no seed governs: nothing but its being the same or not matters.
+# Values that a driver draws without a seed.
 _UNREPEATABLE = frozenset({"process"})
+# Values that a driver takes from a set of objects: their order is that of addresses.
+_UNORDERED = frozenset({"also"})
 
 
-def _short(value: Any) -> str:  # noqa: C901, PLR0911 - a table
-    match value:
-        case LinkKey():
-            return value.uid
-        case PodLife():
-            return f"{value.pod_index}:{value.incarnation}"
-        case ServerInfo():
-            return f"pod {value.pod_index}"
-        case PodReport():
-            return f"{value.routing_state} links={value.links}" + " reclaiming" * value.reclaiming
-        case Link():
-            left = "" if value.ttl is None else f" for {value.ttl:.3f} s"
-            return f"{value.kind} {value.pod_index}:{value.incarnation} epoch {value.epoch}{left}"
-        case LinkChange():
-            return f"{value.outcome} [{_short(value.link)}]"
-        case LinkAnnouncement():
-            return f"{value.key.uid} is stale up to epoch {value.epoch}"
-        case PodAnnouncement():
-            return f"{value.pod_index}:{value.incarnation} is {value.state}"
-        case PodTable():
-            return ", ".join(map(_short, value.pods)) + f" overdue {value.overdue}" * bool(value.overdue)
-        case PodState():
-            state = "DEAD" if value.dead else value.report.routing_state
-            return f"{value.pod_index}:{value.incarnation} {state} heard {value.load_state.timestamp:.3f}"
-        case list() | tuple():
-            return "[" + ", ".join(map(_short, value)) + "]"
-    return str(value)
+_SHORT: dict[type, Callable[[Any], str]] = {
+    models.LinkKey: lambda key: key.uid,
+    models.PodLife: lambda life: f"{life.pod_index}:{life.incarnation}",
+    models.ServerInfo: lambda server: f"pod {server.pod_index}",
+    models.PodReport: lambda it: f"{it.routing_state} links={it.links}" + " reclaiming" * it.reclaiming,
+    models.Link: lambda link: (
+        f"{link.kind} {link.pod_index}:{link.incarnation} epoch {link.epoch}"
+        + ("" if link.ttl is None else f" for {link.ttl:.3f} s")
+    ),
+    models.LinkChange: lambda change: f"{change.outcome} [{_short(change.link)}]",
+    models.LinkAnnouncement: lambda it: f"{it.key.uid} is stale up to epoch {it.epoch}",
+    models.PodAnnouncement: lambda it: f"{it.pod_index}:{it.incarnation} is {it.state}",
+    models.PodTable: lambda table: (
+        ", ".join(map(_short, table.pods)) + f" overdue {table.overdue}" * bool(table.overdue)
+    ),
+    models.PodState: lambda pod: (
+        f"{pod.pod_index}:{pod.incarnation} {'DEAD' if pod.dead else pod.report.routing_state} "
+        f"heard {pod.load_state.timestamp:.3f}"
+    ),
+}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_short, value)) + "]"
+    return _SHORT.get(type(value), str)(value)
