@@ -1,4 +1,4 @@
-"""Listening to the announcements on a topic, begun again after each interruption."""
+"""Listening to the events on a topic, begun again after each interruption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
-    from stateful_route.models import Announcement, Topic
+    from stateful_route.models import Topic, TopicEvent
     from stateful_route.store.protocol import Store, TopicListener
 
 _log = logging.getLogger("stateful_route")
@@ -45,10 +45,10 @@ class ListeningTask(abc.ABC):
 
     @abc.abstractmethod
     async def _begin(self) -> None:
-        """Take in that each announcement is heard from now on: one before may have been missed."""
+        """Take in that each event is heard from now on: one before may have been missed."""
 
     @abc.abstractmethod
-    async def _take_in(self, announcement: Announcement) -> None:
+    async def _take_in(self, event: TopicEvent) -> None:
         """Act on what was announced. What comes next waits for it."""
 
     @abc.abstractmethod
@@ -58,12 +58,12 @@ class ListeningTask(abc.ABC):
     async def _run(self) -> None:
         while True:
             try:
-                async with self._store.listen(self._topic, self._patience) as announcements:
+                async with self._store.listen(self._topic, self._patience) as events:
                     await self._begin()
                     self._backoff.reset()
-                    async for announcement in announcements:
-                        if announcement is not None:
-                            await self._take_in(announcement)
+                    async for event in events:
+                        if event is not None:
+                            await self._take_in(event)
             except StoreError as error:
                 self._lose(error)
             except Exception as error:  # noqa: BLE001 - one error does not deafen for good
@@ -86,8 +86,8 @@ class _Attached(ListeningTask):
     async def _begin(self) -> None:
         self._listener.begin()
 
-    async def _take_in(self, announcement: Announcement) -> None:
-        self._listener.take_in(announcement)
+    async def _take_in(self, event: TopicEvent) -> None:
+        self._listener.take_in(event)
 
     def _lose(self, error: StoreError) -> None:
         self._listener.lose(error)

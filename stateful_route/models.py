@@ -372,7 +372,7 @@ class Topic:
 
 
 @attrs.frozen
-class LinkAnnouncement:
+class LinkInvalidation:
     """The word that a link has changed its owner, or was removed.
 
     Attributes:
@@ -386,7 +386,7 @@ class LinkAnnouncement:
 
 
 @attrs.frozen
-class PodAnnouncement:
+class PodChange:
     """The word that a pod is in another routing state, in another life, or dead.
 
     Attributes:
@@ -405,7 +405,7 @@ class PodAnnouncement:
     state: str
 
 
-Announcement: TypeAlias = LinkAnnouncement | PodAnnouncement
+TopicEvent: TypeAlias = LinkInvalidation | PodChange
 """What the store tells everybody."""
 
 

@@ -47,8 +47,8 @@ def forget(pod: ServerDriver, uid: str) -> None:
     pod._owned.forget(uid)
 
 
-def miss_announcements(pod: ServerDriver) -> None:
-    """Let the pod notice that announcements may have been missed."""
+def miss_events(pod: ServerDriver) -> None:
+    """Let the pod notice that events may have been missed."""
     pod._operations.invalidate_in_flight()
 
 

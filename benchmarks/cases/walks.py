@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stateful_route.store.protocol import Store
 
 HIT = "hit"
-ANNOUNCEMENT = "announcement"
+INVALIDATION = "invalidation"
 CLAIM = "claim"
 MISS = "miss"
 KNOWN = "known"
@@ -37,7 +37,7 @@ RELEASE = "release"
 
 TRIPS = {
     HIT: "a cached hit",
-    ANNOUNCEMENT: "an announcement to the dropped entry",
+    INVALIDATION: "an invalidation to the dropped entry",
     CLAIM: "a claim of a new uid",
     MISS: "a miss of a new uid",
     KNOWN: "a miss of a uid with a persistent link",
@@ -101,7 +101,7 @@ async def _of_client(client: ClientDriver, pod: Process, number: int, taken: dic
         await _ordered(pod, "release", known)
         await asyncio.sleep(_ARRIVED)
     assert await client.get_linked_in_cache(NAMESPACE, known, SERVICE) is None
-    taken[ANNOUNCEMENT].append(recorder.walk)
+    taken[INVALIDATION].append(recorder.walk)
 
 
 async def _takeovers(url: str, store: Store, times: int, taken: dict[str, list[Walk]]) -> None:

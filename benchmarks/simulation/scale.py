@@ -240,7 +240,7 @@ async def measure_restart(server: LocalServer, count: int, seconds: float) -> No
                 await client.get_linked_pod("", "alice", SERVICE)
                 await asyncio.sleep(0.1)
             await beating
-        say("restart", f"{3 * count:,} announcements, {store.readings} readings, {store.entries:,} entries")
+        say("restart", f"{3 * count:,} events, {store.readings} readings, {store.entries:,} entries")
 
 
 def say(what: str, figures: object, when: str = "") -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.errors import StoreError
-    from stateful_route.models import Announcement
+    from stateful_route.models import TopicEvent
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
@@ -33,7 +33,7 @@ class InvalidationListener:
     def __init__(
         self,
         service: ServicePods,
-        heard: Callable[[Announcement], None],
+        heard: Callable[[TopicEvent], None],
         *,
         grace: float,
         clock: Callable[[], float],
@@ -57,7 +57,7 @@ class InvalidationListener:
         """Whether it was logged that nothing is heard, and not yet that it is again."""
         self._tried = asyncio.Event()
         self.listening_since = math.inf
-        """Since when each announcement is heard, on the clock of this process."""
+        """Since when each event is heard, on the clock of this process."""
 
     def __repr__(self) -> str:
         state = "listening" if self._listening else "degraded" if self._degraded else "deaf"
@@ -143,12 +143,12 @@ class InvalidationListener:
         self._serve()
         if self._lost:
             self._lost = False
-            _log.log(self._levels[1], "announcements of %r are heard again", self._service.service_name)
+            _log.log(self._levels[1], "invalidations of %r are heard again", self._service.service_name)
 
-    def take_in(self, announcement: Announcement) -> None:
+    def take_in(self, event: TopicEvent) -> None:
         """See ``TopicListener``."""
         if not self._closed:
-            self._heard(announcement)
+            self._heard(event)
 
     def lose(self, error: StoreError) -> None:
         """See ``TopicListener``."""
@@ -158,7 +158,7 @@ class InvalidationListener:
             self.listening_since = math.inf
             self._deaf_since = self._clock()
             self._lost = True
-            _log.log(self._levels[0], "announcements of %r are not heard: %s", self._service.service_name, error)
+            _log.log(self._levels[0], "invalidations of %r are not heard: %s", self._service.service_name, error)
             self._serve()
             if self._service.store_away:  # a call found out before
                 self.store_failed()

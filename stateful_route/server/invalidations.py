@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from stateful_route._listening import ListeningTask
 from stateful_route.errors import LifecycleError, StoreError
-from stateful_route.models import LinkAnnouncement, Topic
+from stateful_route.models import LinkInvalidation, Topic
 
 if TYPE_CHECKING:
     from random import Random
 
-    from stateful_route.models import Announcement, ServerInfo
+    from stateful_route.models import ServerInfo, TopicEvent
     from stateful_route.server.heartbeats import Heartbeats
     from stateful_route.server.link_checks import LinkChecks
     from stateful_route.server.operations import UidOperations
@@ -68,21 +68,21 @@ class PodInvalidationListener(ListeningTask):
         if incarnation == self._lease.incarnation:
             self._checks.doubt(self._owned.uids)
         if self._deaf:
-            _log.info("%s hears announcements again", self._lease.name)
+            _log.info("%s hears invalidations again", self._lease.name)
         self._deaf = False
 
-    async def _take_in(self, announcement: Announcement) -> None:
-        if isinstance(announcement, LinkAnnouncement):
-            uid = announcement.key.uid
-            if self._operations.invalidate(uid, announcement.epoch):
+    async def _take_in(self, event: TopicEvent) -> None:
+        if isinstance(event, LinkInvalidation):
+            uid = event.key.uid
+            if self._operations.invalidate(uid, event.epoch):
                 self._checks.doubt([uid])
-        elif announcement.incarnation > self._lease.incarnation or announcement.state == "DEAD":
+        elif event.incarnation > self._lease.incarnation or event.state == "DEAD":
             await self._ask_for_life()
 
     def _lose(self, error: StoreError) -> None:
         self._owned.interruptions += 1
         if not self._deaf:
-            _log.warning("%s hears no announcements: %s", self._lease.name, error)
+            _log.warning("%s hears no invalidations: %s", self._lease.name, error)
         self._deaf = True
 
     async def _ask_for_life(self) -> None:

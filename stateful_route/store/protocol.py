@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from stateful_route.errors import StoreError
     from stateful_route.models import (
-        Announcement,
         HeartbeatOutcome,
         Link,
         LinkChange,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
         Registration,
         ServerInfo,
         Topic,
+        TopicEvent,
     )
 
 
@@ -213,7 +213,7 @@ class Store(Protocol):
         """
         ...
 
-    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[TopicEvent | None]]:
         """Subscribe to what the clients of a service, or one of its pods, are told.
 
         That is changes of owner and removed links, lives and routing states of pods; a pod hears what others have done
@@ -221,7 +221,7 @@ class Store(Protocol):
         its pod: nobody uses such a link without asking.
 
         Entering returns once the subscription stands; from then on nothing that is announced is missed. The iterator
-        gives the announcements, and ``None`` as a sign of life; if ``patience`` seconds bring nothing it asks for
+        gives the events, and ``None`` as a sign of life; if ``patience`` seconds bring nothing it asks for
         one, and if as many more bring nothing, or the connection is lost, it raises ``StoreUnavailableError``.
         """
         ...
@@ -250,10 +250,10 @@ class TopicListener(Protocol):
     """Is told what is announced on a topic, at once: its methods neither wait nor raise."""
 
     def begin(self) -> None:
-        """Take in that each announcement is heard from now on: one before may have been missed."""
+        """Take in that each event is heard from now on: one before may have been missed."""
         ...
 
-    def take_in(self, announcement: Announcement) -> None:
+    def take_in(self, event: TopicEvent) -> None:
         """Take in what was announced."""
         ...
 

@@ -49,7 +49,7 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
 
 
 async def test_who_may_only_publish(own_server: LocalServer) -> None:
-    """Announcements that are made up cost no pod a uid or its life, and change no answer of a client."""
+    """Events that are made up cost no pod a uid or its life, and change no answer of a client."""
     own_server.ask(
         "ACL", "SETUSER", "gossip", "on", ">any", "resetkeys", "resetchannels", "&sr2:*", "nocommands", "+publish"
     )

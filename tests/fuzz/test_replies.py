@@ -239,8 +239,8 @@ async def hear(replies: list[bytes]) -> None:
     before = asyncio.all_tasks()
     async with server.run(), pipelined(server, 2) as store:
         with contextlib.suppress(StoreError):
-            async with store.listen(Topic("fuzz", "room"), 0.02) as announcements:
-                async for _ in announcements:
+            async with store.listen(Topic("fuzz", "room"), 0.02) as events:
+                async for _ in events:
                     pass
     assert before == asyncio.all_tasks()
 
@@ -264,7 +264,7 @@ payloads = st.lists(st.sampled_from(_WORDS) | st.integers(0, 2**70).map(lambda n
 messages = st.builds(lambda payload: encoded([b"message", _CHANNEL, payload]), payloads) | answers.map(encoded)
 
 
-def test_announcements() -> None:
+def test_events() -> None:
     """Whatever is published, or sent in place of it, a listener goes on, or ends with an error of ours."""
     with Harness() as harness:
 

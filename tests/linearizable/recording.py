@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route.models import (
-        Announcement,
         HeartbeatOutcome,
         PodReport,
         PodTable,
         Registration,
         ServerInfo,
         Topic,
+        TopicEvent,
     )
     from stateful_route.store.protocol import Store, StoreInfo
     from tests.linearizable.history import History
@@ -149,7 +149,7 @@ class RecordingStore:
         """See ``Store.read_pods``."""
         return await self._store.read_pods(namespace, service_name, since=since, also=also)
 
-    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[TopicEvent | None]]:
         """See ``Store.listen``."""
         return self._store.listen(topic, patience)
 

@@ -201,7 +201,7 @@ SLIPS = [
         "self._key(uid), pod_index=pod_index, epoch=epoch, grace=grace, announced",
         "self._key(uid), pod_index=pod_index, epoch=None, grace=grace, announced",
     ),
-    # announcements to a pod
+    # events to a pod
     Mutation(
         "a pod that hears again does not look",
         INVALIDATIONS,
@@ -292,9 +292,9 @@ SLIPS = [
     ),
     Mutation("the grace has no end", COHERENCE, "return self._clock() - self._deaf_since < self._grace", "return True"),
     Mutation(
-        "link announcements are not taken in",
+        "link invalidations are not taken in",
         DIRECTORY,
-        "                service.links.invalidate(key.uid, announcement.epoch)\n",
+        "                service.links.invalidate(key.uid, event.epoch)\n",
         "                pass\n",
     ),
     # the table

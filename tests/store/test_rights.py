@@ -158,10 +158,10 @@ def operations(store: RedisStore, namespace: str) -> dict[str, Callable[[], Awai
         await store.register(pod(namespace + "-old", 1), PodReport(), LEASE, 0.005)
 
     async def listened() -> None:
-        async with store.listen(Topic(namespace, "room"), 0.01) as announcements:
+        async with store.listen(Topic(namespace, "room"), 0.01) as events:
             async with store.listen(Topic(namespace + "-left", "room"), 1.0):
                 pass
-            await anext(announcements)
+            await anext(events)
 
     return {
         "info": store.info,

@@ -196,7 +196,7 @@ class TestScriptsPods:
         assert 0.0 == again.previous_left
         assert again.incarnation > life.incarnation
 
-    async def test_announcements(self, redis: Any, store: RedisStore, namespace: str) -> None:
+    async def test_events(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """A life and a change of its routing state are announced; a heartbeat that says the same is not."""
         server = ServerInfo(namespace=namespace, service_name="a room", pod_name="p", pod_index=3)
         async with redis.pubsub() as listener:

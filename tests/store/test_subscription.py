@@ -24,8 +24,8 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import LinkAnnouncement, PodLife, Topic
-from stateful_route.store.redis import announcements as listener
+from stateful_route.models import LinkInvalidation, PodLife, Topic
+from stateful_route.store.redis import events as listener
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.base import connections_of
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.models import Announcement
+    from stateful_route.models import TopicEvent
     from tests.scripted_server import Peer, Words
 
 FIRST, SECOND = PodLife(0, 100), PodLife(1, 100)
@@ -70,9 +70,9 @@ class Told:
     def begin(self) -> None:
         self.events.append("begin")
 
-    def take_in(self, announcement: Announcement) -> None:
-        assert isinstance(announcement, LinkAnnouncement)
-        self.events.append(announcement.key.uid)
+    def take_in(self, event: TopicEvent) -> None:
+        assert isinstance(event, LinkInvalidation)
+        self.events.append(event.key.uid)
 
     def lose(self, error: StoreError) -> None:
         self.events.append("lose")
@@ -88,18 +88,18 @@ async def announce(store: RedisStore, namespace: str, uid: str = "alice") -> Non
     await store.release(key)
 
 
-async def heard(announcements: AsyncIterator[Announcement | None]) -> str:
+async def heard(events: AsyncIterator[TopicEvent | None]) -> str:
     async with asyncio.timeout(10.0):
-        async for announcement in announcements:
-            if isinstance(announcement, LinkAnnouncement):
-                return announcement.key.uid
+        async for event in events:
+            if isinstance(event, LinkInvalidation):
+                return event.key.uid
     raise AssertionError("it ended")
 
 
-async def until_lost(announcements: AsyncIterator[Announcement | None]) -> StoreError:
+async def until_lost(events: AsyncIterator[TopicEvent | None]) -> StoreError:
     try:
         async with asyncio.timeout(10.0):
-            async for _ in announcements:
+            async for _ in events:
                 pass
     except StoreError as error:
         return error
@@ -148,10 +148,10 @@ class TestOneConnection:
         pool = BlockingConnectionPool.from_url(shared_server.url, max_connections=1, timeout=1.0)
         async with Redis.from_pool(pool) as client:
             store = RedisStore(connections_of(client, 5.0, 8))
-            async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
+            async with store.listen(Topic(namespace, "room"), PATIENCE) as events:
                 await announce(store, namespace)
 
-                assert "alice" == await heard(announcements)
+                assert "alice" == await heard(events)
                 assert await client.ping()
             await store.aclose()
 
@@ -221,10 +221,10 @@ class TestLoss:
 
             assert ["lose"] == late.events
             proxy.pass_through()
-            async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
+            async with store.listen(Topic(namespace, "room"), PATIENCE) as events:
                 await announce(store, namespace)
 
-                assert "alice" == await heard(announcements)
+                assert "alice" == await heard(events)
             await late.comes("begin")
 
     async def test_deadline(self, own_server: LocalServer, namespace: str) -> None:
@@ -261,9 +261,9 @@ class TestLoss:
         told, late = Told(), Told()
         async with nothing_left(), store_at(shared_server.url) as store:
             detach = store.attach(Topic(namespace, "room"), PATIENCE, told)
-            async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
+            async with store.listen(Topic(namespace, "room"), PATIENCE) as events:
                 await store.aclose()
-                error = await until_lost(announcements)
+                error = await until_lost(events)
             with pytest.raises(StoreUnavailableError):
                 async with store.listen(Topic(namespace, "room"), PATIENCE):
                     pass
@@ -295,8 +295,8 @@ class TestLoss:
         """A listener that raises is logged, and costs all of them a new subscription, not their ears."""
 
         class Raises(Told):
-            def take_in(self, announcement: Announcement) -> None:
-                super().take_in(announcement)
+            def take_in(self, event: TopicEvent) -> None:
+                super().take_in(event)
                 if len(self.events) == 2:
                     raise ZeroDivisionError
 
@@ -376,9 +376,9 @@ class TestLoss:
                 store._connections = store._subscription._connections = connections_of(client, 5.0, 8)
                 store._services._connections = store._connections
                 store._changing = store._connections.run
-                async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
+                async with store.listen(Topic(namespace, "room"), PATIENCE) as events:
                     await announce(store, namespace)
-                    return await heard(announcements)
+                    return await heard(events)
 
         def run() -> list[str]:
             return [asyncio.run(listen()) for _ in range(2)]
@@ -390,11 +390,11 @@ class TestLoss:
     async def test_former_primary(self, namespace: str) -> None:
         """A subscription at a server that is not the primary any more, be it alive, is given up."""
         with sentinel_group() as group:
-            async with store_at(group.url) as store, store.listen(Topic(namespace, "room"), 0.1) as announcements:
+            async with store_at(group.url) as store, store.listen(Topic(namespace, "room"), 0.1) as events:
                 settings: Any = store._connections._pipe.settings  # type: ignore[attr-defined]
                 host, port = settings["connection_pool"].master_address
                 settings["connection_pool"].master_address = host, port + 1  # as a reconnect of calls finds out
-                error = await until_lost(announcements)
+                error = await until_lost(events)
 
         assert "not the right server" in str(error)
 
@@ -403,12 +403,12 @@ class TestTopologies:
     """What is checked at each sign of life: that the server is still the right one."""
 
     async def stays(self, store: RedisStore, namespace: str) -> None:
-        async with store.listen(Topic(namespace, "room"), 0.02) as announcements:
+        async with store.listen(Topic(namespace, "room"), 0.02) as events:
             async with asyncio.timeout(10.0):
-                signs = [await anext(announcements) for _ in range(10)]
+                signs = [await anext(events) for _ in range(10)]
             await announce(store, namespace)
 
-            assert "alice" == await heard(announcements)
+            assert "alice" == await heard(events)
         assert [None] * 10 == signs
         assert 1 == store._subscription.connects
 
@@ -461,7 +461,7 @@ class TestRights:
         told = Told()
         url = own_server.url.replace("unix://", "unix://app:secret@")
         async with store_at(url) as store, store_at(own_server.url) as other:
-            async with store.listen(Topic(ours, "room"), PATIENCE) as announcements:
+            async with store.listen(Topic(ours, "room"), PATIENCE) as events:
                 with pytest.raises(StoreUnavailableError, match="grant the channels"):
                     async with store.listen(Topic(theirs, "room"), PATIENCE):
                         pass
@@ -469,7 +469,7 @@ class TestRights:
                 await told.comes("lose")
                 await announce(other, ours)
 
-                assert "alice" == await heard(announcements)
+                assert "alice" == await heard(events)
                 own_server.ask("ACL", "SETUSER", "app", f"&{channel_of(theirs)}")
                 await told.comes("lose", "begin")
                 await announce(other, theirs)
@@ -482,10 +482,10 @@ class TestRights:
         url = own_server.url.replace("unix://", "unix://app:secret@")
         async with store_at(url) as store, store.listen(Topic(namespace, "room"), PATIENCE) as stays:
             for number in range(3):
-                async with store.listen(Topic(f"{namespace}-x", "room"), PATIENCE) as announcements:
+                async with store.listen(Topic(f"{namespace}-x", "room"), PATIENCE) as events:
                     await announce(store, f"{namespace}-x", f"user-{number}")
 
-                    assert f"user-{number}" == await heard(announcements)
+                    assert f"user-{number}" == await heard(events)
             await announce(store, f"{namespace}-x")
             await announce(store, namespace)
 
@@ -598,8 +598,8 @@ class TestOrder:
             script.holds = {"SUBSCRIBE", "UNSUBSCRIBE"}
 
             async def listen(namespace: str) -> str:
-                async with store.listen(Topic(namespace, "room"), PATIENCE) as announcements:
-                    return await heard(announcements)
+                async with store.listen(Topic(namespace, "room"), PATIENCE) as events:
+                    return await heard(events)
 
             tasks = [asyncio.create_task(listen(name)) for name in ("a", "b", "c")]
             await script.holds_back(3)
@@ -675,14 +675,14 @@ class TestOrder:
     async def test_nobody_asked(self) -> None:
         """A reply that nobody asked for costs the connection; a message that nobody wants does not."""
         script = Script()
-        async with script.store() as store, store.listen(Topic("a", "room"), PATIENCE) as announcements:
+        async with script.store() as store, store.listen(Topic("a", "room"), PATIENCE) as events:
             script.say("nobody", "x")
             script.say("a", "alice")
 
-            assert "alice" == await heard(announcements)
+            assert "alice" == await heard(events)
             script.peer.write(array("subscribe", channel_of("nobody"), 1))
 
-            assert "no answer to what was asked" in str(await until_lost(announcements))
+            assert "no answer to what was asked" in str(await until_lost(events))
 
     async def test_shared_channel(self) -> None:
         """However many listen in a namespace, it is subscribed to once, and left when the last of them leaves."""

@@ -30,7 +30,7 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route import ClientDriver
-    from stateful_route.models import Announcement
+    from stateful_route.models import TopicEvent
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, RunPods
 
@@ -280,9 +280,9 @@ class TestDeaf:
             store.hear_again()
             store.release_held()
             await becomes(client, "listening")
-        texts = [record.getMessage() for record in caplog.records if "announcements" in record.getMessage()]
+        texts = [record.getMessage() for record in caplog.records if "events" in record.getMessage()]
 
-        assert [f"announcements of {SERVICE!r} are not heard", f"announcements of {SERVICE!r} are heard again"] == [
+        assert [f"invalidations of {SERVICE!r} are not heard", f"invalidations of {SERVICE!r} are heard again"] == [
             text.partition(":")[0] for text in texts
         ]
 
@@ -480,7 +480,7 @@ class TestUnexpected:
             def begin(self) -> None:
                 told.append("begin")
 
-            def take_in(self, announcement: Announcement) -> None:
+            def take_in(self, event: TopicEvent) -> None:
                 raise ZeroDivisionError
 
             def lose(self, error: StoreError) -> None:

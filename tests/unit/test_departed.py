@@ -13,7 +13,7 @@ from stateful_route import LinkKey, PodReport, RoutingState
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.pods.pod import Pod
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import Link, LinkAnnouncement, LinkKind, PodLife, Topic
+from stateful_route.models import Link, LinkInvalidation, LinkKind, PodLife, Topic
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 from tests.unit.test_directory import LEASE, RETENTION, begin
 from tests.unit.test_service_pods import NOW, SHUTDOWN, read, state
@@ -42,9 +42,9 @@ async def test_drain_is_one_word(make_client: MakeClient, make_server: MakeServe
     heard: list[str] = []
 
     async def listen() -> None:
-        async with store.listen(Topic(NAMESPACE, SERVICE), 10.0) as announcements:
-            async for announcement in announcements:
-                heard.append("link" if isinstance(announcement, LinkAnnouncement) else "pod")  # noqa: PERF401 - as it comes
+        async with store.listen(Topic(NAMESPACE, SERVICE), 10.0) as events:
+            async for event in events:
+                heard.append("link" if isinstance(event, LinkInvalidation) else "pod")  # noqa: PERF401 - as it comes
 
     uids = [f"user-{number}" for number in range(50)]
     async with make_client() as client, make_server(1), make_server(0) as pod:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import BaseConfig, ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
-from stateful_route.models import PodAnnouncement, PodLife
+from stateful_route.models import PodChange, PodLife
 from stateful_route.testing import ManualClock, MemoryStore
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
@@ -110,7 +110,7 @@ async def test_false_word(make_client: MakeClient, store: MemoryStore, state: st
         table = client._directory.peek(NAMESPACE, SERVICE)
         store.operations.clear()
         number = life.incarnation if incarnation is None else incarnation
-        client._directory._heard(PodAnnouncement(NAMESPACE, SERVICE, 0, number, state))
+        client._directory._heard(PodChange(NAMESPACE, SERVICE, 0, number, state))
         cached = client.peek("", "alice", SERVICE)
         known = routable(client), table.dead.named, table.leaving.named, table.confirmable()
         await eventually(lambda: store.operations["read_pods"] > 0)
@@ -132,8 +132,8 @@ async def test_false_words_of_many_pods(make_client: MakeClient, store: MemorySt
         table = client._directory.peek(NAMESPACE, SERVICE)
         store.operations.clear()
         for pod_index in range(100_000):
-            client._directory._heard(PodAnnouncement(NAMESPACE, SERVICE, pod_index, 1, "DEAD"))
-            client._directory._heard(PodAnnouncement(NAMESPACE, f"made-up-{pod_index}", 0, 1, "DEAD"))
+            client._directory._heard(PodChange(NAMESPACE, SERVICE, pod_index, 1, "DEAD"))
+            client._directory._heard(PodChange(NAMESPACE, f"made-up-{pod_index}", 0, 1, "DEAD"))
         await eventually(lambda: not table.reads.refreshing and store.operations["read_pods"] > 0)
 
         assert [0] == list(table._pods)
@@ -151,7 +151,7 @@ async def test_false_word_of_a_dead_pod(make_client: MakeClient, store: MemorySt
             clock.advance(LEASE / 5)
             await store.heartbeat(room(0), living.incarnation, sequence, PodReport(), LEASE, RETENTION)
             await client._directory._read(client._directory.peek(NAMESPACE, SERVICE), 1)
-        client._directory._heard(PodAnnouncement(NAMESPACE, SERVICE, 1, dying.incarnation, "DEAD"))
+        client._directory._heard(PodChange(NAMESPACE, SERVICE, 1, dying.incarnation, "DEAD"))
         rumoured = set(client._directory.peek(NAMESPACE, SERVICE).rumoured)
         await client._directory._confirm_deaths(client._directory.peek(NAMESPACE, SERVICE))
 
@@ -160,7 +160,7 @@ async def test_false_word_of_a_dead_pod(make_client: MakeClient, store: MemorySt
 
 
 async def test_storm(make_client: MakeClient, store: MemoryStore) -> None:
-    """A thousand announcements at once are a few readings, and the last of them is in the table."""
+    """A thousand events at once are a few readings, and the last of them is in the table."""
     async with make_client() as client:
         await begin(store, 1)
         await client.pods("", SERVICE)

@@ -26,7 +26,7 @@ from stateful_route import (
     StoreUnavailableError,
     drain_on_signal,
 )
-from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife, Topic
+from stateful_route.models import LinkInvalidation, PodChange, PodLife, Topic
 from stateful_route.server.hand_over import HandedOver, HandOver
 from tests.insides import beat_once, held_by, reclaim_ended
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
@@ -76,15 +76,15 @@ class TestDrain:
             events.append(f"hand off {uid}, {await routing_state(store)}, linked {link is not None}, owned {owned}")
 
         pod = make_pod(hand_off)
-        async with store.listen(Topic(NAMESPACE, SERVICE), 10.0) as announcements:
+        async with store.listen(Topic(NAMESPACE, SERVICE), 10.0) as topic:
             async with pod:
                 handles = [await pod.claim(uid) for uid in ("alice", "bob")]
             said: list[str] = []
-            async for announcement in announcements:
-                if isinstance(announcement, PodAnnouncement):
-                    said.append(announcement.state)
-                elif isinstance(announcement, LinkAnnouncement):
-                    said.append(announcement.key.uid)
+            async for event in topic:
+                if isinstance(event, PodChange):
+                    said.append(event.state)
+                elif isinstance(event, LinkInvalidation):
+                    said.append(event.key.uid)
                 if said[-1] == "SHUTDOWN":
                     break
         links = [await store.get_link(LinkKey(NAMESPACE, uid, SERVICE)) for uid in ("alice", "bob")]

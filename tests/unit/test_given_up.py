@@ -11,7 +11,7 @@ from stateful_route import LinkKey
 from stateful_route.models import PodLife
 from stateful_route.server import given_up
 from stateful_route.server.given_up import GivenUp
-from tests.insides import forget, miss_announcements, publish
+from tests.insides import forget, miss_events, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ async def test_forced_write(run_pods: RunPods, store: MemoryStore, grace: float)
         roll_back = snapshot(store)
         await older.release(grace)
         await second.set_linked_pod("", "alice", "room", 1)
-        miss_announcements(first)  # as when the connection to the store is another one
+        miss_events(first)  # as when the connection to the store is another one
         roll_back()
         await first.set_linked_pod("", "alice", "room", 0)
         newer = first.owned("alice")
@@ -110,7 +110,7 @@ async def test_grace(run_pods: RunPods) -> None:
         await first.release(grace=5.0)
         second = await pod.claim("alice")
         await second.release(grace=5.0)
-        miss_announcements(pod)
+        miss_events(pod)
         third = await pod.claim("alice")
 
         assert first.epoch == second.epoch

@@ -15,7 +15,7 @@ from tests.insides import (
     cut_reclaim_off,
     held_by,
     look_after,
-    miss_announcements,
+    miss_events,
     reclaim_ended,
     reclaims,
     report_of,
@@ -396,7 +396,7 @@ class TestOvertaken:
             store.hold("claim", answers=True)
             claiming = asyncio.create_task(pod.claim("alice"))
             await store.wait_held()
-            miss_announcements(pod)
+            miss_events(pod)
             store.release_held()
             handle = await claiming
 

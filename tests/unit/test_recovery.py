@@ -323,7 +323,7 @@ async def test_doubtful(make_client: MakeClient, store: MemoryStore) -> None:
         links = [await store.get_link(LinkKey(NAMESPACE, uid, SERVICE)) for uid in UIDS]
 
         assert {life} == {link.owner for link in links if link}
-        assert 3 >= asked  # of which one or two are for the announcement
+        assert 3 >= asked  # of which one or two are for the event
         assert 3 >= store.operations["read_pods"]
 
 

@@ -679,7 +679,7 @@ class TestWords:
     async def test_deafness(
         self, make_server: MakeServer, store: MemoryStore, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A pod that hears no announcements warns once, however often it tries, and says when it hears again."""
+        """A pod that hears no invalidations warns once, however often it tries, and says when it hears again."""
         caplog.set_level(logging.INFO, "stateful_route")
         async with make_server() as server:
             await eventually(lambda: bool(store._listeners))
@@ -694,8 +694,8 @@ class TestWords:
             told = [line.partition(":")[0] for line in lines(caplog, logging.INFO)]
             assert [logging.WARNING, logging.INFO] == levels
             assert [
-                "pod 0 of 'room' (room-0) hears no announcements",
-                "pod 0 of 'room' (room-0) hears announcements again",
+                "pod 0 of 'room' (room-0) hears no invalidations",
+                "pod 0 of 'room' (room-0) hears invalidations again",
             ] == told
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import PodAnnouncement, PodLife, PodReport, PodState, PodTable, RoutingState, StateObj
+from stateful_route.models import PodChange, PodLife, PodReport, PodState, PodTable, RoutingState, StateObj
 
 NOW = 1_800_000_000.0
 READY, DENY_NEW_CALL, SHUTDOWN = RoutingState
@@ -377,7 +377,7 @@ def test_announced(table: ServicePods, announced: str) -> None:
     read(table, state(0))
     for pod_index in (0, 1):
         for incarnation in (0, 1, 2, 10**30):
-            table.take_in(PodAnnouncement("prod", "room", pod_index, incarnation, announced), NOW)
+            table.take_in(PodChange("prod", "room", pod_index, incarnation, announced), NOW)
 
     suspended = [pod.usable for pod in table.routable]
     table.resume(NOW - 0.001)
@@ -394,7 +394,7 @@ def test_rumoured(table: ServicePods) -> None:
     read(table, state(0, incarnation=2))
     read(table, state(0, incarnation=2), now=NOW + 5.0)
     for incarnation in (1, 2, 3):
-        table.take_in(PodAnnouncement("prod", "room", 0, incarnation, "DEAD"), NOW)
+        table.take_in(PodChange("prod", "room", 0, incarnation, "DEAD"), NOW)
     rumoured = set(table.rumoured)
     read(table, state(0, incarnation=2), now=NOW + 5.0)
 

@@ -455,4 +455,4 @@ class TestUnreachable:
 
         assert {0: 50} == {pod: len(routed) for pod, routed in by_pod.items()}
         assert (2, 1) == (asked["place_links"], asked["confirm_death"])
-        assert 2 >= asked["read_pods"]  # the second, if any, is for the announcement
+        assert 2 >= asked["read_pods"]  # the second, if any, is for the event

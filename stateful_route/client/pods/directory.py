@@ -18,7 +18,7 @@ from stateful_route._single_flight import SingleFlight
 from stateful_route.client.coherence import InvalidationListener
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.errors import StoreError
-from stateful_route.models import LinkAnnouncement, PodLife
+from stateful_route.models import LinkInvalidation, PodLife
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stateful_route.client.cache.links import LinkCache
     from stateful_route.client.pods.pod import Pod
     from stateful_route.config import BaseConfig
-    from stateful_route.models import Announcement, PodState
+    from stateful_route.models import PodState, TopicEvent
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
@@ -307,7 +307,7 @@ class PodDirectory:
     async def _watch(self, service: ServicePods) -> None:
         """See which leases have ended, as ``_look`` does, and nothing else unless other pods live than are known.
 
-        So a death, or a new pod, of which no announcement was heard is seen too.
+        So a death, or a new pod, of which no event was heard is seen too.
         """
         if not await self._watching.run(service, lambda: self._read_since(service, None)):
             await self.read(service)
@@ -441,17 +441,17 @@ class PodDirectory:
             listener.start(self._store, patience=self._config.listen_patience, random=self._random)
         return listener
 
-    def _heard(self, announcement: Announcement) -> None:
-        if isinstance(announcement, LinkAnnouncement):
-            key = announcement.key
+    def _heard(self, event: TopicEvent) -> None:
+        if isinstance(event, LinkInvalidation):
+            key = event.key
             service = self.services.get((key.namespace, key.service_name))
             if service is not None:
-                service.links.invalidate(key.uid, announcement.epoch)
+                service.links.invalidate(key.uid, event.epoch)
             return
-        service = self.services.get((announcement.namespace, announcement.service_name))
+        service = self.services.get((event.namespace, event.service_name))
         if service is None:
             return
-        service.take_in(announcement, self._clock())
+        service.take_in(event, self._clock())
         self.read_soon(service)
 
     def read_soon(self, service: ServicePods) -> None:

@@ -33,7 +33,7 @@ class MissingPods:
         """Those that lived when they were seen last, and are gone for less than their lease."""
         self.reclaiming: set[Pod] = set()
         self._recovering = False
-        self._waiting: dict[Pod | None, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[Pod | None, dict[asyncio.Future[None], None]] = {}
 
     @property
     def waited_for(self) -> bool:
@@ -56,14 +56,14 @@ class MissingPods:
             return
         future = asyncio.get_running_loop().create_future()
         for pod in pods:
-            self._waiting.setdefault(pod, set()).add(future)
+            self._waiting.setdefault(pod, {})[future] = None
         try:
             await future
         finally:
             for pod in pods:
                 waiting = self._waiting.get(pod)
                 if waiting is not None:
-                    waiting.discard(future)
+                    waiting.pop(future, None)
                     if not waiting:
                         del self._waiting[pod]
 

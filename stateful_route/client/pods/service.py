@@ -14,7 +14,7 @@ from stateful_route.client.pods.departed import DeadLives, LeavingLives
 from stateful_route.client.pods.freshness import Freshness
 from stateful_route.client.pods.missing import MissingPods
 from stateful_route.client.pods.pod import Pod
-from stateful_route.models import DIGEST_MODULUS, PodAnnouncement, PodLife, PodState, PodTable, RoutingState
+from stateful_route.models import DIGEST_MODULUS, PodChange, PodLife, PodState, PodTable, RoutingState
 
 if TYPE_CHECKING:
     from stateful_route.client.cache.links import ServiceLinks
@@ -86,7 +86,7 @@ class ServicePods:
         The store may be another one than it was when the table was read: the pods have other lives there.
         """
         self.heard_throughout = False
-        """Whether announcements were heard all the time since then."""
+        """Whether events were heard all the time since then."""
         self.recovering = False
         """Whether the store may lack links that living pods own: it has lost them, and not all were claimed again."""
         self.hints_hold = True
@@ -100,15 +100,16 @@ class ServicePods:
         self.note_own = self._ready.note_own
         self.dead, self.leaving = DeadLives(), LeavingLives()
         """To read only."""
-        self._suspects: set[Pod] = set()
+        # Dicts for sets, in the order of insertion: what is asked of the store does not depend on addresses in memory.
+        self._suspects: dict[Pod, None] = {}
         self._missing = MissingPods(lease, self.absent_for)
         self.awaits, self.wait = self._missing.awaits, self._missing.wait
         self._suspended: dict[Pod, float] = {}
         """The pods of which something was announced since they were read, and when."""
         self._departed: list[Pod] = []
         """The pods whose cached links are stale since ``take_departed``: their life is over, or they drain."""
-        self._reported: set[Pod] = set()
-        self._confirmed: set[Pod] = set()
+        self._reported: dict[Pod, None] = {}
+        self._confirmed: dict[Pod, None] = {}
         self.rumoured: set[PodLife] = set()
         """The lives, of those whose death can be confirmed, of which it was announced since the last reading."""
         self._placed_on: set[Pod] = set()
@@ -138,7 +139,7 @@ class ServicePods:
         confirmed: a reading that was in flight then may not say so.
         """
         # Of a pod that the store does not know there is nothing to bring, until it registers and so is a change.
-        pods = self._confirmed | {pod for pod in self._reported if pod.state is not None}
+        pods = self._confirmed | dict.fromkeys(pod for pod in self._reported if pod.state is not None)
         return tuple(pod.pod_index for pod in islice(pods, _MOST_ASKED_FOR))
 
     def placed_by_others(self, own: int) -> int:
@@ -247,7 +248,7 @@ class ServicePods:
         pod = self.pod(pod_index)
         pod.reported = now
         pod.settle()
-        self._reported.add(pod)
+        self._reported[pod] = None
         self._ready.list_again(self._reported, others=True)
 
     def is_dead(self, life: PodLife) -> bool:
@@ -274,26 +275,26 @@ class ServicePods:
             self._departed.append(pod)
         pod.available = False
         pod.settle()
-        self._confirmed.add(pod)
+        self._confirmed[pod] = None
         self._ready.list_again(self._reported)
 
-    def take_in(self, announcement: PodAnnouncement, now: float) -> None:
+    def take_in(self, event: PodChange, now: float) -> None:
         """Take in what a pod is announced to be: nobody's word but the store's, which is to be read now, says that.
 
         Who may only publish owns nothing. Two things are made of it: no cached link to the pod is used before the next
         reading, and a death of which another client says that it has confirmed it need not be confirmed before that.
         """
-        pod = self._pods.get(announcement.pod_index)
+        pod = self._pods.get(event.pod_index)
         if pod is None:
             return
-        life = PodLife(announcement.pod_index, announcement.incarnation)
+        life = PodLife(event.pod_index, event.incarnation)
         known = pod.state is not None and not pod.state.dead and pod.state.life == life
-        if life.incarnation < pod.incarnation or (known and announcement.state == RoutingState.READY and pod.takes_new):
+        if life.incarnation < pod.incarnation or (known and event.state == RoutingState.READY and pod.takes_new):
             return
         self._suspended[pod] = now
         pod.suspended = True
         pod.settle()
-        if announcement.state == "DEAD" and pod in self._suspects and known:
+        if event.state == "DEAD" and pod in self._suspects and known:
             self.rumoured.add(life)
 
     def confirmable(self, now: float | None = None) -> list[PodLife]:
@@ -385,7 +386,7 @@ class ServicePods:
             self._forget_all_but({state.pod_index for state in table.pods})
         for state in table.pods:
             pod = self.pod(state.pod_index)
-            self._confirmed.discard(pod)
+            self._confirmed.pop(pod, None)
             placed_by_all += _newly_placed(pod.state, state)
             self._set_state(pod, state, overdue=state.pod_index in overdue)
             pod.own.published(self._heard_at(pod, state), self._settle)
@@ -423,7 +424,7 @@ class ServicePods:
         pod.state, pod.overdue = state, overdue
         if state is None:
             pod.available = False
-            self._suspects.discard(pod)
+            self._suspects.pop(pod, None)
             self._missing.reclaiming.discard(pod)
             self.leaving.note(pod.life, leaving=False)
             self._ready.note(pod, None)
@@ -446,9 +447,9 @@ class ServicePods:
         else:
             self.dead.discard(pod.pod_index)
         if not state.dead and (overdue or routing_state is RoutingState.SHUTDOWN):
-            self._suspects.add(pod)
+            self._suspects[pod] = None
         else:
-            self._suspects.discard(pod)
+            self._suspects.pop(pod, None)
         self.leaving.note(state.life, leaving=not state.dead and routing_state is not RoutingState.READY)
         self._ready.note(pod, state.report if alive and routing_state is RoutingState.READY else None)
         pod.settle()
@@ -491,7 +492,7 @@ class ServicePods:
         for pod in recovered:
             pod.reported = None
             pod.settle()
-            self._reported.discard(pod)
+            self._reported.pop(pod, None)
         return bool(recovered)
 
     def _heard_at(self, pod: Pod, state: PodState) -> float:

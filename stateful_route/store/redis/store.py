@@ -10,8 +10,8 @@ from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.store.protocol import StoreInfo
 from stateful_route.store.redis import codec, scripts
-from stateful_route.store.redis.announcements import attach, listening
 from stateful_route.store.redis.batches import LinkBatches
+from stateful_route.store.redis.events import attach, listening
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.service_names import ServiceNames
 from stateful_route.store.transport.durable import Durably, of_operation
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import Announcement, PodReport, PodTable, Registration, ServerInfo, Topic
+    from stateful_route.models import PodReport, PodTable, Registration, ServerInfo, Topic, TopicEvent
     from stateful_route.store.protocol import TopicListener
     from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.durable import Runner
@@ -272,7 +272,7 @@ class RedisStore:
         reply = await self._run(_PODS, self._keys.pod_keys(namespace, service_name), args)
         return await codec.pod_table(_PODS, reply)
 
-    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[TopicEvent | None]]:
         """See ``Store.listen``."""
         return listening(self._subscription, self._keys, topic, patience)
 

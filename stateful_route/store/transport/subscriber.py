@@ -137,7 +137,7 @@ async def open_subscriber(
     ours = {"protocol": 2, "socket_timeout": None, "health_check_interval": 0, "retry": Retry(NoBackoff(), 0)}
     settings_of_ours = {name: value for name, value in settings.items() if "maint_notifications" not in name} | ours
     if not can_take_over(kind(**settings_of_ours)):
-        unknown = "this release of redis-py is not known: no announcement can be heard"
+        unknown = "this release of redis-py is not known: no invalidation can be heard"
         raise StoreUnavailableError(unknown, operation="listen", maybe_applied=False)
     async with Attempt("listen", deadline, writes=False, at=address_of(settings)):
         stream = await open_stream(kind, settings_of_ours)

@@ -1,4 +1,4 @@
-"""A listener gets every announcement of its namespace, whatever other listeners do."""
+"""A listener gets every event of its namespace, whatever other listeners do."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route.models import LinkAnnouncement, Topic
+from stateful_route.models import LinkInvalidation, Topic
 from stateful_route.testing.conformance.shared import OWNER, Parts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stateful_route.models import Announcement, LinkKey
+    from stateful_route.models import LinkKey, TopicEvent
     from stateful_route.store.protocol import Store
 
 _PATIENCE = 10.0
@@ -27,12 +27,12 @@ async def _announce(store: Store, key: LinkKey) -> None:
     await store.release(key)
 
 
-async def _next(announcements: AsyncIterator[Announcement | None]) -> LinkKey:
-    """Return the link of the next announcement of a link."""
+async def _next(events: AsyncIterator[TopicEvent | None]) -> LinkKey:
+    """Return the link of the next event of a link."""
     async with asyncio.timeout(_PATIENCE):
-        async for announcement in announcements:
-            if isinstance(announcement, LinkAnnouncement):
-                return announcement.key
+        async for event in events:
+            if isinstance(event, LinkInvalidation):
+                return event.key
     raise AssertionError("it ended")
 
 
@@ -49,7 +49,7 @@ class Listening(Parts):
     """Listeners in one store do not affect each other."""
 
     async def test_two_listeners(self, store: Store, key: LinkKey) -> None:
-        """Two listeners in one namespace get the same announcements, each once."""
+        """Two listeners in one namespace get the same events, each once."""
         uids = [attrs.evolve(key, uid=f"{key.uid}-{number}") for number in range(10)]
         async with store.listen(_topic(key), _PATIENCE) as first, store.listen(_topic(key), _PATIENCE) as second:
             for uid in uids:
@@ -59,7 +59,7 @@ class Listening(Parts):
                 assert set(uids) == {await _next(listener) for _ in uids}
 
     async def test_many_namespaces(self, store: Store, key: LinkKey) -> None:
-        """Listeners in many namespaces, begun at once, each get the announcements of their own namespace only."""
+        """Listeners in many namespaces, begun at once, each get the events of their own namespace only."""
         keys = [_of(key, number) for number in range(_MANY)]
         async with contextlib.AsyncExitStack() as stack:
             ears = await asyncio.gather(

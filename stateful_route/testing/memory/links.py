@@ -40,7 +40,7 @@ class _Poison(enum.Enum):
 
 @attrs.frozen
 class Stale:
-    """The announcement that a link is stale up to an epoch: to all clients, and to a pod unless ``None``."""
+    """The event that a link is stale up to an epoch: to all clients, and to a pod unless ``None``."""
 
     epoch: int
     pod_index: int | None
@@ -73,7 +73,7 @@ _Decision = tuple[Outcome, _Entry | None]
 Wanted: TypeAlias = "tuple[int | None, int | None, int | None]"
 """The pod, the incarnation and the epoch that a link has to have; ``None`` matches any."""
 Written: TypeAlias = "tuple[LinkChange, Stale | None]"
-"""The change of a link, and the announcement that it needs, if any."""
+"""The change of a link, and the event that it needs, if any."""
 
 # The outcome of an operation that took an unreadable link for an absent one.
 _IF_UNREADABLE = {Outcome.CREATED: Outcome.OVERWRITTEN, Outcome.ABSENT: Outcome.UNREADABLE}
@@ -175,9 +175,9 @@ def _change(before: _Entry | None, decision: _Decision, now: Moment) -> LinkChan
 
 
 def _stale_to_clients(before: _Entry | None, after: _Entry | None) -> Stale | None:
-    """Return the announcement to clients when a temporary link gets another owner.
+    """Return the event to clients when a temporary link gets another owner.
 
-    For a persistent one there was another announcement: its pod is dead, or has another life.
+    For a persistent one there was another event: its pod is dead, or has another life.
     """
     if before is None or after is None or before.kind is not LinkKind.TEMPORARY or after.epoch == before.epoch:
         return None
@@ -185,7 +185,7 @@ def _stale_to_clients(before: _Entry | None, after: _Entry | None) -> Stale | No
 
 
 def _stale_to_all(before: _Entry | None, after: _Entry | None) -> Stale | None:
-    """Return the announcement to clients and the owner when a link was taken or removed."""
+    """Return the event to clients and the owner when a link was taken or removed."""
     if before is None:
         return None
     changed = after is None or after.epoch != before.epoch

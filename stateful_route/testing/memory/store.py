@@ -15,19 +15,19 @@ import attrs
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import (
-    Announcement,
     HeartbeatOutcome,
     Link,
-    LinkAnnouncement,
     LinkChange,
+    LinkInvalidation,
     LinkKey,
-    PodAnnouncement,
+    PodChange,
     PodLife,
     PodReport,
     PodTable,
     Registration,
     ServerInfo,
     Topic,
+    TopicEvent,
 )
 from stateful_route.store.protocol import StoreInfo
 from stateful_route.testing.memory.links import MemoryLinks
@@ -78,7 +78,7 @@ class MemoryStore:
         self._held = 0
         self._held_more = anyio.Event()
         self._fault: _Fault | None = None
-        self._listeners: dict[asyncio.Queue[Announcement | None], Topic] = {}
+        self._listeners: dict[asyncio.Queue[TopicEvent | None], Topic] = {}
         self._deaf = False
 
     def __repr__(self) -> str:
@@ -285,7 +285,7 @@ class MemoryStore:
         """Announce that a link is stale, if it is, and return the change."""
         change, stale = written
         if stale is not None:
-            told = LinkAnnouncement(key, stale.epoch)
+            told = LinkInvalidation(key, stale.epoch)
             self._announce(Topic(key.namespace, key.service_name), told)
             if stale.pod_index is not None:
                 self._announce(Topic(key.namespace, key.service_name, stale.pod_index), told)
@@ -353,43 +353,41 @@ class MemoryStore:
         async with self._operation("read_pods"):
             return self._pods[namespace, service_name].read(since, also, self._now())
 
-    # -- announcements
+    # -- events
 
     @contextlib.asynccontextmanager
-    async def listen(self, topic: Topic, patience: float) -> AsyncIterator[AsyncIterator[Announcement | None]]:
-        """Subscribe to the announcements for the clients of a service, or for one of its pods."""
+    async def listen(self, topic: Topic, patience: float) -> AsyncIterator[AsyncIterator[TopicEvent | None]]:
+        """Subscribe to the events for the clients of a service, or for one of its pods."""
         await self._gate("listen", after=False)
         if self._deaf:
             raise _DEAF
-        heard: asyncio.Queue[Announcement | None] = asyncio.Queue()
+        heard: asyncio.Queue[TopicEvent | None] = asyncio.Queue()
         self._listeners[heard] = topic
         try:
             yield self._hear(heard, patience)
         finally:
             self._listeners.pop(heard, None)
 
-    async def _hear(
-        self, heard: asyncio.Queue[Announcement | None], patience: float
-    ) -> AsyncIterator[Announcement | None]:
+    async def _hear(self, heard: asyncio.Queue[TopicEvent | None], patience: float) -> AsyncIterator[TopicEvent | None]:
         while True:
-            announcement = None
+            event = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):  # wait_for of Python 3.11 may lose a cancellation
-                    announcement = await heard.get()
+                    event = await heard.get()
             if self._deaf:
                 raise _DEAF
-            yield announcement
+            yield event
 
-    def _announce(self, topic: Topic, announcement: Announcement) -> None:
+    def _announce(self, topic: Topic, event: TopicEvent) -> None:
         for listener, wanted in self._listeners.items():
             if wanted == topic and not self._deaf:
-                listener.put_nowait(announcement)
+                listener.put_nowait(event)
 
     def _announce_pod(
         self, namespace: str, service_name: str, life: PodLife, state: str, *, to_pod: bool = False
     ) -> None:
         """Announce a change of a pod to clients, and with ``to_pod`` to the pod as well."""
-        told = PodAnnouncement(namespace, service_name, life.pod_index, life.incarnation, str(state))
+        told = PodChange(namespace, service_name, life.pod_index, life.incarnation, str(state))
         self._announce(Topic(namespace, service_name), told)
         if to_pod:
             self._announce(Topic(namespace, service_name, life.pod_index), told)

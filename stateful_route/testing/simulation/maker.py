@@ -139,7 +139,7 @@ class Maker(Scripts):
         self._ops(at + self.deadline * random.random(), (pod, pod, other), uid, self.deadline * 0.7)
 
     def _deaf(self, at: float, pod: int, other: int, uid: int) -> None:
-        """A pod or a client hears no announcements for a while."""
+        """A pod or a client hears no invalidations for a while."""
         random = self.random
         who = f"client{random.randrange(self.clients)}" if self.clients and self.chance(0.4) else f"pod{pod}"
         seconds = random.choice([0.3, 1.0, 3.0]) * random.random() * 2

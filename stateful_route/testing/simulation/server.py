@@ -17,7 +17,7 @@ from stateful_route.testing.simulation.loop import SimulationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from stateful_route.models import Announcement, Topic
+    from stateful_route.models import Topic, TopicEvent
     from stateful_route.testing.simulation.loop import Machine
     from stateful_route.testing.simulation.network import Connection, Network
 
@@ -56,13 +56,13 @@ def run_now(coro: Coroutine[Any, Any, Any]) -> Any:
 class InstantStore(MemoryStore):
     """A memory store whose operations do not wait for anything; what it announces goes to ``announce``."""
 
-    announce: Callable[[Topic, Announcement], object]
+    announce: Callable[[Topic, TopicEvent], object]
 
     async def _gate(self, name: str, *, after: bool) -> None:
         """Wait for nothing: latency is the network's."""
 
-    def _announce(self, topic: Topic, announcement: Announcement) -> None:
-        self.announce(topic, announcement)
+    def _announce(self, topic: Topic, event: TopicEvent) -> None:
+        self.announce(topic, event)
 
 
 @attrs.define(eq=False)
@@ -210,12 +210,12 @@ class StoreServer:
         uids = uids_of(request.name, request.args) if self._down else ()
         return any(self._down.get(node_of(uid, self.nodes), 0.0) > self.loop.now for uid in uids)
 
-    def _announce(self, topic: Topic, announcement: Announcement) -> None:
+    def _announce(self, topic: Topic, event: TopicEvent) -> None:
         if topic.pod_index is None:
-            self.seen("announces", None, announcement)
+            self.seen("announces", None, event)
         for connection, wanted in self._subscribed.items():
             if wanted == topic and self._muted.get(connection.machine, 0.0) <= self.loop.now:
-                connection.answer(announcement)
+                connection.answer(event)
 
     def _gone(self, connection: Connection) -> None:
         self._subscribed.pop(connection, None)

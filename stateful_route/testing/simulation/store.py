@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import Announcement, Link, LinkChange, Topic
+    from stateful_route.models import Link, LinkChange, Topic, TopicEvent
     from stateful_route.testing.simulation.loop import Machine
     from stateful_route.testing.simulation.network import Network
     from stateful_route.testing.simulation.server import StoreServer
@@ -202,7 +202,7 @@ class SimulatedStore:
             answers[request.number] = answer = answer if isinstance(answer, StoreError) else answer[0]
             self.server.seen("answered", request, answer)
 
-    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[Announcement | None]]:
+    def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[TopicEvent | None]]:
         """Subscribe to what the clients of a service, or one of its pods, are told."""
         return _Subscription(self, topic, patience)
 
@@ -213,7 +213,7 @@ class SimulatedStore:
 
 
 class _Subscription:
-    """A connection of its own that hears announcements, and finds out when it is deaf."""
+    """A connection of its own that hears events, and finds out when it is deaf."""
 
     def __init__(self, store: SimulatedStore, topic: Topic, patience: float) -> None:
         self._deadline = store.deadline
@@ -242,12 +242,12 @@ class _Subscription:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Announcement | None:
+    async def __anext__(self) -> TopicEvent | None:
         if not await self._wait(self._patience):
             self._connection.send("ping")
             if not await self._wait(self._patience):
                 raise _deaf("nothing is heard any more")
-        return cast("Announcement | None", self._heard.popleft())
+        return cast("TopicEvent | None", self._heard.popleft())
 
     async def _expect(self, answer: str) -> None:
         if not await self._wait(self._deadline):

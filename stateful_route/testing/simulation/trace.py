@@ -76,8 +76,8 @@ _SHORT: dict[type, Callable[[Any], str]] = {
         + ("" if link.ttl is None else f" for {link.ttl:.3f} s")
     ),
     models.LinkChange: lambda change: f"{change.outcome} [{_short(change.link)}]",
-    models.LinkAnnouncement: lambda it: f"{it.key.uid} is stale up to epoch {it.epoch}",
-    models.PodAnnouncement: lambda it: f"{it.pod_index}:{it.incarnation} is {it.state}",
+    models.LinkInvalidation: lambda it: f"{it.key.uid} is stale up to epoch {it.epoch}",
+    models.PodChange: lambda it: f"{it.pod_index}:{it.incarnation} is {it.state}",
     models.PodTable: lambda table: (
         ", ".join(map(_short, table.pods)) + f" overdue {table.overdue}" * bool(table.overdue)
     ),

@@ -1,4 +1,4 @@
--- Begins a life of a pod: a new incarnation, its first heartbeat, and the announcement of both. With `expected` it does
+-- Begins a life of a pod: a new incarnation, its first heartbeat, and tells both. With `expected` it does
 -- so only in place of the life that has that incarnation (0: of none), so that a call that arrives late changes nothing.
 -- With `above` the incarnation is above that too, be it lost and the clock put back.
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import Announcement, LinkAnnouncement, LinkKey, PodAnnouncement
+from stateful_route.models import LinkInvalidation, LinkKey, PodChange, TopicEvent
 from stateful_route.store.redis.keys import decode
 from stateful_route.store.transport.subscription import ChannelListener
 
@@ -26,22 +26,22 @@ E = TypeVar("E", bound=StoreError)
 # (client-output-buffer-limit pubsub 32mb 8mb 60).
 _MOST_WAITING = 100_000
 
-# Announcements that a listener gets before the event loop has its turn.
+# Events that a listener gets before the event loop has its turn.
 _SLICE = 256
 
 
 @contextlib.asynccontextmanager
 async def listening(
     shared: SharedSubscription, keys: KeySpace, topic: Topic, patience: float
-) -> AsyncIterator[AsyncIterator[Announcement | None]]:
-    """Listen to the announcements on a topic; see ``Store.listen``."""
-    announcements = _Announcements(keys, topic, patience)
-    shared.add(announcements.listener)
+) -> AsyncIterator[AsyncIterator[TopicEvent | None]]:
+    """Listen to the events on a topic; see ``Store.listen``."""
+    events = _Events(keys, topic, patience)
+    shared.add(events.listener)
     try:
-        await announcements.entered(shared)
-        yield announcements
+        await events.entered(shared)
+        yield events
     finally:
-        await shared.leave(announcements.listener)
+        await shared.leave(events.listener)
 
 
 def attach(
@@ -50,8 +50,8 @@ def attach(
     """Have a listener told what is announced on a topic; see ``SharesSubscription.attach``."""
 
     def take_in(message: list[Any]) -> None:
-        if (announcement := parse(message, topic)) is not None:
-            listener.take_in(announcement)
+        if (event := parse(message, topic)) is not None:
+            listener.take_in(event)
 
     attached = ChannelListener(
         keys.channel(topic),
@@ -69,8 +69,8 @@ def attach(
     return lambda: shared.leave(attached)
 
 
-class _Announcements:
-    """The announcements on a topic, in order, until the subscription is lost."""
+class _Events:
+    """The events on a topic, in order, until the subscription is lost."""
 
     def __init__(self, keys: KeySpace, topic: Topic, patience: float) -> None:
         self.listener = ChannelListener(
@@ -117,7 +117,7 @@ class _Announcements:
             return
         if len(self._waiting) >= _MOST_WAITING:
             self._waiting.clear()
-            behind = f"the listener is behind by more than {_MOST_WAITING} announcements"
+            behind = f"the listener is behind by more than {_MOST_WAITING} events"
             self._lose(StoreUnavailableError(behind, operation="listen", maybe_applied=False))
             return
         self._waiting.append(message)
@@ -135,7 +135,7 @@ class _Announcements:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Announcement | None:
+    async def __anext__(self) -> TopicEvent | None:
         self._given += 1
         if self._given % _SLICE == 0:
             await asyncio.sleep(0)
@@ -168,18 +168,18 @@ def again(error: E) -> E:
     return copied
 
 
-def parse(message: list[Any], topic: Topic) -> Announcement | None:
-    """Return the announcement that a message of the subscription is; ``None`` for anything else, a sign of life."""
+def parse(message: list[Any], topic: Topic) -> TopicEvent | None:
+    """Return the event that a message of the subscription is; ``None`` for anything else, a sign of life."""
     try:
         if message[0] != b"message":
             return None
         kind, *parts = message[2].decode().split(" ")
         if kind == "link":
             uid, epoch = parts
-            return LinkAnnouncement(LinkKey(topic.namespace, decode(uid), topic.service_name), int(epoch))
+            return LinkInvalidation(LinkKey(topic.namespace, decode(uid), topic.service_name), int(epoch))
         if kind == "pod":
             pod_index, incarnation, state = parts
-            return PodAnnouncement(topic.namespace, topic.service_name, int(pod_index), int(incarnation), state)
+            return PodChange(topic.namespace, topic.service_name, int(pod_index), int(incarnation), state)
     except (ValueError, TypeError, LookupError, AttributeError):
         pass  # of a newer release, or nobody's, or no message at all
     return None

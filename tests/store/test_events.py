@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from stateful_route import LinkKey, PodReport, RoutingState, ServerInfo, StoreUnavailableError
-from stateful_route.models import LinkAnnouncement, PodAnnouncement, PodLife, Topic
+from stateful_route.models import LinkInvalidation, PodChange, PodLife, Topic
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.topology import Limits, open_url
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.models import Announcement, Link
+    from stateful_route.models import Link, TopicEvent
     from stateful_route.store.protocol import Store
 
 FIRST, SECOND, RESTARTED = PodLife(0, 100), PodLife(1, 100), PodLife(0, 200)
@@ -75,25 +75,25 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
 class Ear:
     """What is announced on a topic of the clients, or of the first pod."""
 
-    def __init__(self, announcements: AsyncIterator[Announcement | None], store: Store, topic: Topic) -> None:
-        self._announcements = announcements
+    def __init__(self, events: AsyncIterator[TopicEvent | None], store: Store, topic: Topic) -> None:
+        self._events = events
         self._store = store
         self._namespace, self._service = topic.namespace, topic.service_name
         self._markers = 0
 
-    async def heard(self) -> list[Announcement]:
+    async def heard(self) -> list[TopicEvent]:
         """Return what was announced since the last time: all that comes before a marker that is announced now."""
         self._markers += 1
         marker = LinkKey(self._namespace, f"marker-{id(self)}-{self._markers}", self._service)
         await self._store.claim(marker, FIRST)
         await self._store.release(marker)
-        heard: list[Announcement] = []
+        heard: list[TopicEvent] = []
         async with asyncio.timeout(10.0):
-            async for announcement in self._announcements:
-                if isinstance(announcement, LinkAnnouncement) and announcement.key == marker:
+            async for event in self._events:
+                if isinstance(event, LinkInvalidation) and event.key == marker:
                     return heard
-                if announcement is not None and not _is_marker(announcement):
-                    heard.append(announcement)
+                if event is not None and not _is_marker(event):
+                    heard.append(event)
         raise AssertionError("it ended")
 
 
@@ -102,8 +102,8 @@ async def listening(
     store: Store, namespace: str, service: str = "room", *, pod_index: int | None = None
 ) -> AsyncIterator[Ear]:
     topic = Topic(namespace, service, pod_index)
-    async with store.listen(topic, 10.0) as announcements:
-        yield Ear(announcements, store, topic)
+    async with store.listen(topic, 10.0) as events:
+        yield Ear(events, store, topic)
 
 
 Kind = Literal["absent", "temporary", "persistent", "grace", "unreadable"]
@@ -170,14 +170,14 @@ async def test_links(  # noqa: PLR0917 - a row of the table
             return  # it raises
         await getattr(rig.store, operation)(key, *arguments, **settings)
         heard, told = await ear.heard(), await owner.heard()
-    expected = [] if before is None or kind not in announces else [LinkAnnouncement(key, before.epoch)]
+    expected = [] if before is None or kind not in announces else [LinkInvalidation(key, before.epoch)]
 
     assert expected == heard
     assert (expected if operation in {"release", "assign"} else []) == told
 
 
-def _is_marker(announcement: Announcement) -> bool:
-    return isinstance(announcement, LinkAnnouncement) and announcement.key.uid.startswith("marker")
+def _is_marker(event: TopicEvent) -> bool:
+    return isinstance(event, LinkInvalidation) and event.key.uid.startswith("marker")
 
 
 async def test_batch(rig: Rig, namespace: str) -> None:
@@ -189,7 +189,7 @@ async def test_batch(rig: Rig, namespace: str) -> None:
         await rig.store.place_links(namespace, [(uid, SECOND) for uid in uids], "room", LONG, dead=[FIRST])
         heard = await ear.heard()
 
-    assert ["dead"] == [each.key.uid for each in heard if isinstance(each, LinkAnnouncement)]
+    assert ["dead"] == [each.key.uid for each in heard if isinstance(each, LinkInvalidation)]
 
 
 @pytest.mark.parametrize("uid", ["a b", "a:b{c}%d", "ünïcödé", "link x 1", "a\nb"])
@@ -201,7 +201,7 @@ async def test_strange_ids(rig: Rig, namespace: str, uid: str) -> None:
         await rig.store.release(key)
         heard = await ear.heard()
 
-    assert [key] == [each.key for each in heard if isinstance(each, LinkAnnouncement)]
+    assert [key] == [each.key for each in heard if isinstance(each, LinkInvalidation)]
 
 
 async def test_namespaces(rig: Rig, namespace: str) -> None:
@@ -254,7 +254,7 @@ async def test_pods(rig: Rig, namespace: str) -> None:
         heard, told = await ear.heard(), await pod.heard()
 
     said = [(first, "READY"), (first, "DENY_NEW_CALL"), (first, "SHUTDOWN"), (first, "DEAD"), (second, "READY")]
-    expected = [PodAnnouncement(namespace, "a room", 0, incarnation, state) for incarnation, state in said]
+    expected = [PodChange(namespace, "a room", 0, incarnation, state) for incarnation, state in said]
     assert expected == heard
     assert [expected[0], *expected[3:]] == told
 
@@ -270,7 +270,7 @@ async def test_drain(rig: Rig, namespace: str) -> None:
             await rig.store.heartbeat(server, life, sequence, report, LONG, RETENTION)
         heard = await ear.heard()
 
-    said = [each.state for each in heard if isinstance(each, PodAnnouncement)]
+    said = [each.state for each in heard if isinstance(each, PodChange)]
     assert ["READY", "DENY_NEW_CALL", "DENY_NEW_CALL", "READY"] == said
 
 
@@ -279,8 +279,8 @@ async def test_left_early(rig: Rig, namespace: str) -> None:
     async with listening(rig.store, namespace) as ear:
 
         async def wait() -> None:
-            async with rig.store.listen(Topic(namespace, "room"), 10.0) as announcements:
-                async for _ in announcements:
+            async with rig.store.listen(Topic(namespace, "room"), 10.0) as events:
+                async for _ in events:
                     pass
 
         waiting = asyncio.create_task(wait())
@@ -295,23 +295,23 @@ async def test_left_early(rig: Rig, namespace: str) -> None:
 
 async def test_signs_of_life(shared_server: LocalServer, namespace: str) -> None:
     """A listener that hears nothing gets signs of life, and goes on hearing."""
-    async with store_at(shared_server.url) as store, store.listen(Topic(namespace, "room"), 0.05) as announcements:
+    async with store_at(shared_server.url) as store, store.listen(Topic(namespace, "room"), 0.05) as events:
         async with asyncio.timeout(10.0):
-            signs = [await anext(announcements) for _ in range(3)]
+            signs = [await anext(events) for _ in range(3)]
         key = LinkKey(namespace, "alice", "room")
         await store.claim(key, FIRST)
         await store.release(key)
         async with asyncio.timeout(10.0):
-            while (heard := await anext(announcements)) is None:
+            while (heard := await anext(events)) is None:
                 pass
 
     assert [None, None, None] == signs
-    assert isinstance(heard, LinkAnnouncement)
+    assert isinstance(heard, LinkInvalidation)
 
 
-async def until_lost(announcements: AsyncIterator[Announcement | None]) -> None:
+async def until_lost(events: AsyncIterator[TopicEvent | None]) -> None:
     async with asyncio.timeout(10.0):
-        async for _ in announcements:
+        async for _ in events:
             pass
 
 
@@ -319,19 +319,19 @@ class TestLostListener:
     async def test_cut(self, shared_server: LocalServer, namespace: str) -> None:
         """A listener whose connection is closed raises at once."""
         async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
-            async with store.listen(Topic(namespace, "room"), 60.0) as announcements:
+            async with store.listen(Topic(namespace, "room"), 60.0) as events:
                 proxy.refuse()
                 with pytest.raises(StoreUnavailableError):
-                    await until_lost(announcements)
+                    await until_lost(events)
 
     async def test_silent(self, shared_server: LocalServer, namespace: str) -> None:
         """A listener that hears nothing, not even an answer to its question, raises after twice its patience."""
         async with FaultProxy(shared_server) as proxy, store_at(proxy.url) as store:
-            async with store.listen(Topic(namespace, "room"), 0.1) as announcements:
+            async with store.listen(Topic(namespace, "room"), 0.1) as events:
                 proxy.black_hole()
                 began = asyncio.get_running_loop().time()
                 with pytest.raises(StoreUnavailableError):
-                    await until_lost(announcements)
+                    await until_lost(events)
                 took = asyncio.get_running_loop().time() - began
 
         assert 0.2 <= took + 0.01
@@ -339,10 +339,10 @@ class TestLostListener:
     async def test_frozen_server(self, own_server: LocalServer, namespace: str) -> None:
         """A listener of a server that stands still raises too, and can listen again once it goes on."""
         async with store_at(own_server.url) as store:
-            async with store.listen(Topic(namespace, "room"), 0.1) as announcements:
+            async with store.listen(Topic(namespace, "room"), 0.1) as events:
                 own_server.pause()
                 with pytest.raises(StoreUnavailableError):
-                    await until_lost(announcements)
+                    await until_lost(events)
             own_server.resume()
             async with listening(store, namespace) as ear:
                 assert [] == await ear.heard()
@@ -358,10 +358,10 @@ class TestLostListener:
     async def test_memory(self, namespace: str) -> None:
         """The store in memory loses its listeners when it is told to, and refuses others until it hears again."""
         store = MemoryStore()
-        async with store.listen(Topic(namespace, "room"), 10.0) as announcements:
+        async with store.listen(Topic(namespace, "room"), 10.0) as events:
             store.deafen()
             with pytest.raises(StoreUnavailableError):
-                await until_lost(announcements)
+                await until_lost(events)
         with pytest.raises(StoreUnavailableError):
             async with store.listen(Topic(namespace, "room"), 10.0):
                 pass
@@ -386,7 +386,7 @@ async def moved_links(store: Store, namespace: str) -> tuple[list[LinkKey], list
             await store.assign(key, SECOND)
         await asyncio.sleep(0.2)  # in a cluster a message of one node may overtake that of another
         heard = await ear.heard()
-    return keys, [each.key for each in heard if isinstance(each, LinkAnnouncement)]
+    return keys, [each.key for each in heard if isinstance(each, LinkInvalidation)]
 
 
 class TestTopologies:
@@ -411,10 +411,10 @@ class TestTopologies:
         with sentinel_group() as group:
             async with store_at(group.url) as store:
                 keys, heard = await moved_links(store, namespace)
-                async with store.listen(Topic(namespace, "room"), 0.5) as announcements:
+                async with store.listen(Topic(namespace, "room"), 0.5) as events:
                     group.primary.kill()
                     with pytest.raises(StoreUnavailableError):
-                        await until_lost(announcements)
+                        await until_lost(events)
                 await eventually(lambda: group.elected() is group.replica, within=40.0)
                 again, heard_again = await moved_links(store, namespace)
 
