@@ -373,11 +373,11 @@ class Topic:
 
 @attrs.frozen
 class LinkInvalidation:
-    """The word that a link has changed its owner, or was removed.
+    """The event that a link has changed its owner, or was removed.
 
     Attributes:
         key: which link.
-        epoch: what is known of the link at that epoch, or an earlier one, is not so any more.
+        epoch: what is known of the link at that epoch, or an earlier one, is stale.
 
     """
 
