@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 QUIET = attrs.evolve(CONFIG, heartbeat=600.0, lease=3000.0, refresh=600.0, listen_patience=600.0)
 
 _LEASE = 0.3
-_CLIENT = attrs.evolve(QUIET, lease=_LEASE, heartbeat=_LEASE / 5)
+_CLIENT = attrs.evolve(QUIET, lease=_LEASE, heartbeat=_LEASE / 5, call_deadline=1.0)
 _CANARY = "canary"
 
 
