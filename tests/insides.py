@@ -1,4 +1,4 @@
-"""What tests do to the inside of a server driver, in one place: time does not pass in them, so they do its chores."""
+"""What tests do to the inside of drivers, in one place: time does not pass in them, so they do the chores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 from stateful_route._background.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
-    from stateful_route import ServerDriver
+    from stateful_route import ClientDriver, ServerDriver
+    from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.models import PodReport
     from stateful_route.server.hand_over import HandOver
+
+
+def directory_of(client: ClientDriver) -> PodDirectory:
+    """Return what a client knows of the pods of its services, to read them when the test wants it."""
+    return client._directory
 
 
 async def beat_once(pod: ServerDriver) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from stateful_route import BaseConfig, Link, StatefulRoute
+from tests.insides import directory_of
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ async def routes(rooms: ServiceView, uids: list[str] = UIDS) -> dict[str, Link]:
 
 async def viewed_for_a_lease(rooms: ServiceView, lease: float = LEASE) -> None:
     """Return once the client has seen the pods for long enough to confirm a death."""
-    table = rooms.driver._directory.peek(rooms.namespace, rooms.service_name)
+    table = directory_of(rooms.driver).peek(rooms.namespace, rooms.service_name)
     await eventually(lambda: table.unbroken_for >= lease)
 
 

@@ -15,6 +15,7 @@ import pytest
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute, StoreError
 from stateful_route.embedded.binary import find_server
 from stateful_route.testing import FaultProxy, local_server
+from tests.insides import directory_of
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ async def test_step_ahead(namespace: str, ahead: float) -> None:
             await stack.enter_async_context(direct.server(infos[1]))
             client = await stack.enter_async_context(direct.client())
             await client.pods("", "room")
-            table = client._directory.peek(namespace, "room")
+            table = directory_of(client).peek(namespace, "room")
             await eventually(lambda: table.unbroken_for >= 1.5 * LEASE)
             proxy.black_hole()
             cut = time.monotonic()

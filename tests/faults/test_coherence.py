@@ -12,6 +12,7 @@ import pytest
 
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute, StoreError, StoreTimeoutError
 from stateful_route.testing import FaultProxy
+from tests.insides import directory_of
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ async def gateway(proxy: FaultProxy, namespace: str) -> AsyncIterator[ClientDriv
 
 
 def listening(client: ClientDriver) -> bool:
-    return all(service.listener._listening for service in client._directory.services.values())
+    return all(service.listener._listening for service in directory_of(client).services.values())
 
 
 async def test_moved_link(shared_server: LocalServer, namespace: str, pods: list[ServerDriver]) -> None:
@@ -156,7 +157,7 @@ async def test_half_open_listener(proxy: FaultProxy, gateway: ClientDriver, pods
     """A listener whose connection is silently gone is given up after twice the patience, and another one stands."""
     await gateway.pods("", "room")
     await eventually(lambda: listening(gateway))
-    hearing = next(iter(gateway._directory.services.values())).listener
+    hearing = next(iter(directory_of(gateway).services.values())).listener
     proxy.black_hole()
     await eventually(lambda: not hearing._listening)
     proxy.pass_through()

@@ -393,13 +393,6 @@ SLIPS = [
         "if False:",
     ),
     Mutation("a life that has ended resumes", OWNED, "            and self.pod_lease.owns(owner.incarnation)\n", ""),
-    Mutation("a release forgets an older unsure one", OPERATIONS, "= pending | {epoch}", "= {epoch}"),
-    Mutation(
-        "a release that is answered settles all",
-        OPERATIONS,
-        "pending & {None if answer.link is None else answer.link.epoch})",
-        "set())",
-    ),
     Mutation(
         "what is not owned is handed off",
         HAND_OVER,

@@ -23,6 +23,7 @@ from stateful_route.models import HeartbeatOutcome, PodLife
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import ManualClock, MemoryStore
+from tests.insides import directory_of
 from tests.store.script_calls import connections_at
 from tests.waiting import eventually
 
@@ -63,8 +64,8 @@ class TestRefusedWrites:
         async with ClientDriver(store, config, clock=clock) as client:
 
             async def look() -> None:
-                client._directory.peek("prod", SERVICE)  # the service is in use
-                await client._directory.refresh_all()
+                directory_of(client).peek("prod", SERVICE)  # the service is in use
+                await directory_of(client).refresh_all()
 
             for sequence in range(8):
                 await beat(sequence)
@@ -189,12 +190,12 @@ async def test_reported_after_death() -> None:
     async with ClientDriver(store, config, clock=clock) as client:
         store.mark_dead("prod", SERVICE, 1)
         await client.pods("", SERVICE)
-        table = client._directory.peek("prod", SERVICE)
-        await client._directory.read(table)
+        table = directory_of(client).peek("prod", SERVICE)
+        await directory_of(client).read(table)
         clock.advance(1.0)  # a call to it times out
         await client.report_unreachable("", SERVICE, 1)
         clock.advance(1.0)
-        await client._directory.read(table)
+        await directory_of(client).read(table)
 
         assert (await client.pods("", SERVICE))[1].dead
         assert ((), False) == (table.asked_for, table.doubted)
@@ -260,11 +261,11 @@ async def test_state_of_a_newer_release(own_server: LocalServer, namespace: str)
         store.read_pods = note  # type: ignore[method-assign]
         store._connections.run = run_as_newer  # type: ignore[attr-defined]
         async with route.client() as client:
-            table = await client._directory.fresh_service(namespace, SERVICE)
+            table = await directory_of(client).fresh_service(namespace, SERVICE)
             for sequence in range(1, 6):
                 report = PodReport(load=sequence)
                 await store.heartbeat(room(namespace), life.incarnation, sequence, report, 60.0, RETENTION)
-                await client._directory.read(table)
+                await directory_of(client).read(table)
 
         assert 2 >= sum(wholes)  # the first, and when it changed to that state
 
@@ -277,14 +278,14 @@ async def test_absent_for_less_than_its_lease() -> None:
     life = PodLife(0, (await store.register(room("prod"), PodReport(), 5000.0, RETENTION)).incarnation)
     await store.register(room("prod", 1), PodReport(), 5000.0, RETENTION)
     async with ClientDriver(store, config, clock=clock) as client:
-        table = await client._directory.fresh_service("prod", SERVICE)
+        table = await directory_of(client).fresh_service("prod", SERVICE)
         store._pods.clear()  # the hash of the pods, but not the links
         await store.register(room("prod", 1), PodReport(), 5000.0, RETENTION)
         for _ in range(10):
-            await client._directory.read(table)
+            await directory_of(client).read(table)
             clock.advance(100.0)
 
-        assert not await client._directory.bury(table, life)  # it owns for another 4,000 seconds, as far as it knows
+        assert not await directory_of(client).bury(table, life)  # it owns for another 4,000 seconds, as far as it knows
 
 
 class TestSilence:

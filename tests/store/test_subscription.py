@@ -31,6 +31,7 @@ from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.base import connections_of
 from stateful_route.store.transport.topology import Limits, open_url
 from stateful_route.testing import FaultProxy, cluster, sentinel_group
+from tests.insides import directory_of
 from tests.leaks import nothing_left, open_sockets
 from tests.scripted_server import ScriptedServer
 from tests.waiting import eventually
@@ -183,7 +184,7 @@ class TestClient:
             for number in range(300):
                 with pytest.raises(NoRoutablePodError):
                     await client.compute_linked_pod(f"tenant-{number}", "alice", "room")
-            await client._directory.refresh_all()  # for what was looked up just now
+            await directory_of(client).refresh_all()  # for what was looked up just now
 
             assert (tasks, sockets) == (len(asyncio.all_tasks()), open_sockets())
             own_server.ask("CONFIG", "RESETSTAT")

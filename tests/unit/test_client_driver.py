@@ -22,6 +22,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
+from tests.insides import directory_of
 from tests.unit.conftest import CONFIG
 from tests.waiting import eventually
 
@@ -225,7 +226,7 @@ class TestComputeLinkedPod:
         async with run_pods(2) as pods, make_client() as client:
             pod_index = await client.compute_linked_pod("prod", "alice", "room")
             await pods[pod_index].set_routing_state(RoutingState.SHUTDOWN)
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
 
             assert await client.get_linked_in_cache("prod", "alice", "room") is None
 
@@ -243,7 +244,7 @@ class TestComputeLinkedPod:
             with pytest.raises(RuntimeError, match="no idea"):
                 await client.batch_compute_linked_pod("prod", ["a", "b", "c"], "room")
 
-            assert 0 == client._directory.peek("prod", "room").pod(0).unseen
+            assert 0 == directory_of(client).peek("prod", "room").pod(0).unseen
 
 
 class TestOtherMethods:
@@ -259,7 +260,7 @@ class TestOtherMethods:
     async def test_store_away_is_noted(self, make_client: MakeClient, store: MemoryStore) -> None:
         """A question that the store did not answer lets the pods be read anew before the next placement."""
         async with make_client() as client:
-            table = client._directory.peek("prod", "room")
+            table = directory_of(client).peek("prod", "room")
             before = table.doubts
             store.fail_with(AWAY, "get_link")
             with pytest.raises(StoreUnavailableError):
@@ -280,7 +281,7 @@ class TestOtherMethods:
             for i in range(100):
                 await client.set_linked_pod_if_absent("prod", f"u{i}", "room", 7)
 
-            assert 0 == client._directory.peek("prod", "room").pod(7).unseen
+            assert 0 == directory_of(client).peek("prod", "room").pod(7).unseen
 
     @pytest.mark.parametrize(
         "method", ["get_linked_pod", "get_linked_pod_not_cache", "get_linked_pod_in_cache_or_if_persist"]
@@ -558,7 +559,7 @@ class TestCancellation:
 
             assert isinstance(answers[0], asyncio.CancelledError)
             assert [0] * 4 == answers[1:]
-            assert 0 == client._directory.peek("prod", "room").pod(0).pending
+            assert 0 == directory_of(client).peek("prod", "room").pod(0).pending
 
     @pytest.mark.parametrize("answers", [False, True])
     async def test_nothing_stays_pending(
@@ -575,7 +576,7 @@ class TestCancellation:
                 await call
             store.release_held()
 
-            assert 0 == client._directory.peek("prod", "room").pod(0).pending
+            assert 0 == directory_of(client).peek("prod", "room").pod(0).pending
             assert await client.compute_linked_pod("", "alice", "room") == 0
 
     async def test_answer_after_the_end(self, make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:

@@ -25,6 +25,7 @@ from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.coherence import InvalidationListener
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkKind, PodLife, Topic
+from tests.insides import directory_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -60,7 +61,7 @@ async def dropped(client: ClientDriver) -> None:
 
 def state_of(client: ClientDriver) -> str:
     """Return whether the client is listening, deaf or degraded."""
-    return repr(client._directory.services[NAMESPACE, SERVICE].listener).rpartition(" ")[2].rstrip(">")
+    return repr(directory_of(client).services[NAMESPACE, SERVICE].listener).rpartition(" ")[2].rstrip(">")
 
 
 async def becomes(client: ClientDriver, state: str) -> None:
@@ -148,7 +149,7 @@ class TestAnnounced:
                 call = asyncio.ensure_future(getattr(client, method)("", "alice", SERVICE))
             await store.wait_held()
             await store.assign(ALICE, lives[1])
-            await eventually(lambda: "alice" in client._directory.services[NAMESPACE, SERVICE].links._stale)
+            await eventually(lambda: "alice" in directory_of(client).services[NAMESPACE, SERVICE].links._stale)
             store.release_held()
             await call
 
@@ -165,7 +166,7 @@ class TestAnnounced:
             call = asyncio.ensure_future(client.get_linked_pod("", "alice", SERVICE))
             await store.wait_held()
             await store.assign(ALICE, lives[1])
-            await eventually(lambda: "alice" in client._directory.services[NAMESPACE, SERVICE].links._stale)
+            await eventually(lambda: "alice" in directory_of(client).services[NAMESPACE, SERVICE].links._stale)
             store.release_held()
 
             assert (1, 1) == (await call, await cached(client))
@@ -190,11 +191,11 @@ class TestPodAnnounced:
         async with run_pods(2) as (first, _), make_client() as client:
             await client.pods("", SERVICE)
             store.hold("read_pods", answers=True)
-            refresh = asyncio.create_task(client._directory.refresh_all())
+            refresh = asyncio.create_task(directory_of(client).refresh_all())
             await store.wait_held()
             await first.set_routing_state(RoutingState.DENY_NEW_CALL)
-            table = client._directory.peek(NAMESPACE, SERVICE)
-            await eventually(lambda: bool(client._directory._tasks) and not table.reads.refreshing)
+            table = directory_of(client).peek(NAMESPACE, SERVICE)
+            await eventually(lambda: bool(directory_of(client)._tasks) and not table.reads.refreshing)
             store.release_held()
             await refresh
 
@@ -318,10 +319,10 @@ class TestDegraded:
             with pytest.raises(StoreUnavailableError):
                 await client.compute_linked_pod("", "bob", SERVICE)
             clock.advance(59.9)
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
             last = await client.compute_linked_pod("", "alice", SERVICE)
             clock.advance(0.1)
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
             with pytest.raises(StoreUnavailableError):
                 await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -337,7 +338,7 @@ class TestDegraded:
             await client.compute_linked_pod("", "alice", SERVICE)
             store.fail_with(None)
             await store.assign(ALICE, lives[1])
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
 
             assert 1 == await client.compute_linked_pod("", "alice", SERVICE)
 
@@ -409,9 +410,9 @@ class TestIdle:
             for number in range(300):
                 await client.pods(f"tenant-{number}", SERVICE)
             clock.advance(0.001)
-            await client._directory.refresh_all()  # for what was looked up just now
+            await directory_of(client).refresh_all()  # for what was looked up just now
             store.operations.clear()
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
 
             assert 0 == store.operations["read_pods"]
 
@@ -422,10 +423,10 @@ class TestIdle:
         async with make_client() as client:
             await client.pods("", SERVICE)
             clock.advance(0.001)
-            await client._directory.refresh_all()
-            client._directory.services[NAMESPACE, SERVICE].reads.awaited = False
+            await directory_of(client).refresh_all()
+            directory_of(client).services[NAMESPACE, SERVICE].reads.awaited = False
             store.operations.clear()
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
 
             assert 1 == store.operations["read_pods"]
 
@@ -433,19 +434,19 @@ class TestIdle:
         """A pod that comes is announced, so they are read then."""
         async with make_client() as client:
             await client.pods("", SERVICE)
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
             await store.register(room(0), PodReport(), CONFIG.lease_seconds, 86400.0)
-            await eventually(lambda: 1 == len(client._directory.peek(NAMESPACE, SERVICE).routable))
+            await eventually(lambda: 1 == len(directory_of(client).peek(NAMESPACE, SERVICE).routable))
 
     async def test_deaf(self, make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
         """While nothing is heard they are read each time, and once when it is heard again: a pod may have come."""
         async with make_client() as client:
             await client.pods("", SERVICE)
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
             await deafen(client, store)
             store.operations.clear()
             for _ in range(3):
-                await client._directory.refresh_all()
+                await directory_of(client).refresh_all()
             deaf = store.operations["read_pods"]
             store.hear_again()
             store.release_held()
@@ -453,7 +454,7 @@ class TestIdle:
             store.operations.clear()
             clock.advance(0.001)
             for _ in range(3):
-                await client._directory.refresh_all()
+                await directory_of(client).refresh_all()
 
         assert (3, 1) == (deaf, store.operations["read_pods"])
 
@@ -559,7 +560,7 @@ class TestEnd:
             for number in range(20):
                 await client.pods(f"tenant-{number}", SERVICE)
             clock.advance(10 * (CONFIG.cache_ttl + CONFIG.refresh))
-            leaving = asyncio.create_task(client._directory.refresh_all())
+            leaving = asyncio.create_task(directory_of(client).refresh_all())
             await asyncio.sleep(0)
             await client.stop()
             leaving.cancel()
@@ -603,8 +604,8 @@ class TestEnd:
             for number in range(20):
                 await store.claim(LinkKey(f"tenant-{number}", "alice", SERVICE), PodLife(0, 1))
                 await client.get_linked_pod(f"tenant-{number}", "alice", SERVICE)
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
             clock.advance(10 * (CONFIG.cache_ttl + CONFIG.refresh))
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
 
             assert {} == store._listeners

@@ -14,6 +14,7 @@ from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.pods.pod import Pod
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkInvalidation, LinkKind, PodLife, Topic
+from tests.insides import directory_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 from tests.unit.test_directory import LEASE, RETENTION, begin
 from tests.unit.test_service_pods import NOW, SHUTDOWN, read, state
@@ -78,7 +79,7 @@ async def test_asked_while_it_drains(make_client: MakeClient, store: MemoryStore
         answers = [await client.compute_linked_pod("", "alice", SERVICE) for _ in range(3)]
         asked = store.operations["place"] + store.operations["get_link"]
         await beat(store, life, 2, PodReport())
-        table = client._directory.peek(NAMESPACE, SERVICE)
+        table = directory_of(client).peek(NAMESPACE, SERVICE)
         await eventually(lambda: table.pod(0).usable)
         late = cached(client)
         await client.compute_linked_pod("", "alice", SERVICE)
@@ -109,7 +110,7 @@ async def test_another_life(make_client: MakeClient, store: MemoryStore) -> None
         before = cached(client)
         await begin(store, 1)
         await eventually(lambda: cached(client) is None)
-        table = client._directory.peek(NAMESPACE, SERVICE)
+        table = directory_of(client).peek(NAMESPACE, SERVICE)
         await eventually(lambda: table.pod(0).usable)
 
         assert (0, None) == (before, cached(client))

@@ -12,6 +12,7 @@ import pytest
 from stateful_route import BaseConfig, ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
 from stateful_route.models import PodChange, PodLife
 from stateful_route.testing import ManualClock, MemoryStore
+from tests.insides import directory_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -26,7 +27,7 @@ DRAINING = PodReport(routing_state=RoutingState.DENY_NEW_CALL)
 
 
 def routable(client: ClientDriver) -> list[int]:
-    return [pod.pod_index for pod in client._directory.peek(NAMESPACE, SERVICE).routable]
+    return [pod.pod_index for pod in directory_of(client).peek(NAMESPACE, SERVICE).routable]
 
 
 async def begin(store: MemoryStore, count: int) -> list[PodLife]:
@@ -50,10 +51,10 @@ async def test_changes_only(make_client: MakeClient, store: MemoryStore) -> None
     async with make_client() as client:
         for _ in range(2):
             await client.pods("", SERVICE)
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
         await client.pods("", SERVICE)
         await store.heartbeat(room(1), lives[1].incarnation, 1, PodReport(load=5), LEASE, RETENTION)
-        await client._directory.refresh_all()
+        await directory_of(client).refresh_all()
 
     assert [3, 0, 0, 1] == brought
 
@@ -65,7 +66,7 @@ async def test_lost_pods(make_client: MakeClient, store: MemoryStore) -> None:
         await client.pods("", SERVICE)
         store._pods.clear()
         await store.register(room(1), PodReport(), LEASE, RETENTION)
-        await client._directory.refresh_all()
+        await directory_of(client).refresh_all()
 
         assert [1] == routable(client)
 
@@ -107,10 +108,10 @@ async def test_false_word(make_client: MakeClient, store: MemoryStore, state: st
     await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), life)
     async with make_client() as client:
         await client.compute_linked_pod("", "alice", SERVICE)
-        table = client._directory.peek(NAMESPACE, SERVICE)
+        table = directory_of(client).peek(NAMESPACE, SERVICE)
         store.operations.clear()
         number = life.incarnation if incarnation is None else incarnation
-        client._directory._heard(PodChange(NAMESPACE, SERVICE, 0, number, state))
+        directory_of(client)._heard(PodChange(NAMESPACE, SERVICE, 0, number, state))
         cached = client.peek("", "alice", SERVICE)
         known = routable(client), table.dead.named, table.leaving.named, table.confirmable()
         await eventually(lambda: store.operations["read_pods"] > 0)
@@ -129,16 +130,16 @@ async def test_false_words_of_many_pods(make_client: MakeClient, store: MemorySt
     await begin(store, 1)
     async with make_client() as client:
         await client.pods("", SERVICE)
-        table = client._directory.peek(NAMESPACE, SERVICE)
+        table = directory_of(client).peek(NAMESPACE, SERVICE)
         store.operations.clear()
         for pod_index in range(100_000):
-            client._directory._heard(PodChange(NAMESPACE, SERVICE, pod_index, 1, "DEAD"))
-            client._directory._heard(PodChange(NAMESPACE, f"made-up-{pod_index}", 0, 1, "DEAD"))
+            directory_of(client)._heard(PodChange(NAMESPACE, SERVICE, pod_index, 1, "DEAD"))
+            directory_of(client)._heard(PodChange(NAMESPACE, f"made-up-{pod_index}", 0, 1, "DEAD"))
         await eventually(lambda: not table.reads.refreshing and store.operations["read_pods"] > 0)
 
         assert [0] == list(table._pods)
         assert not table.rumoured
-        assert 1 == len(client._directory.services)
+        assert 1 == len(directory_of(client).services)
         assert 2 >= store.operations["read_pods"]
 
 
@@ -150,10 +151,10 @@ async def test_false_word_of_a_dead_pod(make_client: MakeClient, store: MemorySt
         for sequence in range(1, 6):
             clock.advance(LEASE / 5)
             await store.heartbeat(room(0), living.incarnation, sequence, PodReport(), LEASE, RETENTION)
-            await client._directory._read(client._directory.peek(NAMESPACE, SERVICE), 1)
-        client._directory._heard(PodChange(NAMESPACE, SERVICE, 1, dying.incarnation, "DEAD"))
-        rumoured = set(client._directory.peek(NAMESPACE, SERVICE).rumoured)
-        await client._directory._confirm_deaths(client._directory.peek(NAMESPACE, SERVICE))
+            await directory_of(client)._read(directory_of(client).peek(NAMESPACE, SERVICE), 1)
+        directory_of(client)._heard(PodChange(NAMESPACE, SERVICE, 1, dying.incarnation, "DEAD"))
+        rumoured = set(directory_of(client).peek(NAMESPACE, SERVICE).rumoured)
+        await directory_of(client)._confirm_deaths(directory_of(client).peek(NAMESPACE, SERVICE))
 
         assert {dying} == rumoured
         assert is_dead_to(client)(dying)
@@ -179,8 +180,8 @@ async def test_idle_service() -> None:
     await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), lives[1])
     async with ClientDriver(store, config) as client:
         cached = await client.get_linked_pod("", "alice", SERVICE)
-        table = client._directory.peek(NAMESPACE, SERVICE)
-        await client._directory.read(table)
+        table = directory_of(client).peek(NAMESPACE, SERVICE)
+        await directory_of(client).read(table)
         await eventually(lambda: table.reads.awaited)
         store.operations.clear()
         await eventually(lambda: not table.pod(1).usable)
@@ -209,7 +210,7 @@ async def test_many_deaths(make_client: MakeClient, store: MemoryStore) -> None:
 
 
 def is_dead_to(client: ClientDriver) -> Callable[[PodLife], bool]:
-    return client._directory.peek(NAMESPACE, SERVICE).is_dead
+    return directory_of(client).peek(NAMESPACE, SERVICE).is_dead
 
 
 async def test_emptied_while_dead(make_client: MakeClient, store: MemoryStore) -> None:
@@ -218,12 +219,12 @@ async def test_emptied_while_dead(make_client: MakeClient, store: MemoryStore) -
     async with make_client() as client:
         await client.compute_linked_pod("", "alice", SERVICE)
         store.mark_dead(NAMESPACE, SERVICE, 0)
-        await client._directory.refresh_all()
+        await directory_of(client).refresh_all()
         store.lose_all()
-        table = client._directory.peek(NAMESPACE, SERVICE)
-        await client._directory.read(table)
+        table = directory_of(client).peek(NAMESPACE, SERVICE)
+        await directory_of(client).read(table)
         await begin(store, 1)
-        await client._directory.read(table)
+        await directory_of(client).read(table)
 
         assert table.pod(0).usable
         assert client.peek("", "alice", SERVICE) is None
@@ -235,7 +236,7 @@ async def test_many_services(make_client: MakeClient, store: MemoryStore) -> Non
         for number in range(9):
             await client.pods("", f"room-{number}")
         store.operations.clear()
-        refresh = asyncio.create_task(client._directory.refresh_all())
+        refresh = asyncio.create_task(directory_of(client).refresh_all())
         for _ in range(20):
             await asyncio.sleep(0)
         at_once = store.operations["read_pods"]
@@ -254,7 +255,7 @@ async def test_used_again(make_client: MakeClient, store: MemoryStore, clock: Ma
             await client.compute_linked_pod("", uid, SERVICE)
             clock.advance(CONFIG.refresh / 5)
             store.operations.clear()
-            await client._directory.refresh_all()
+            await directory_of(client).refresh_all()
             asked.append(store.operations["read_pods"])
 
         assert [1, 0, 0, 1] == asked
@@ -280,10 +281,10 @@ async def test_slow_look(make_client: MakeClient, store: MemoryStore, clock: Man
     await begin(store, 1)
     async with make_client() as client:
         await client.pods("", SERVICE)
-        table = client._directory.peek(NAMESPACE, SERVICE)
+        table = directory_of(client).peek(NAMESPACE, SERVICE)
         clock.advance(LEASE / 5)
         early = table.next_look(clock())
-        await client._directory.refresh_all()
+        await directory_of(client).refresh_all()
 
         assert 0.0 < (early or 0.0) < 0.3 * LEASE < (table.next_look(clock()) or 0.0)
 
@@ -293,9 +294,9 @@ async def test_unheard_death(make_client: MakeClient, store: MemoryStore) -> Non
     await begin(store, 2)
     async with make_client() as client:
         await client.pods("", SERVICE)
-        table = client._directory.peek(NAMESPACE, SERVICE)
+        table = directory_of(client).peek(NAMESPACE, SERVICE)
         store.mark_dead(NAMESPACE, SERVICE, 1)
-        await client._directory._watch(table)
+        await directory_of(client)._watch(table)
 
         assert [True, False] == [table.pod(i).usable for i in range(2)]
 
@@ -311,8 +312,8 @@ async def test_unforeseen_error(make_client: MakeClient, store: MemoryStore, cap
             raise ZeroDivisionError
 
         store.read_pods = broken  # type: ignore[method-assign,assignment]  # as a store that keeps no contract
-        client._directory.peek(NAMESPACE, SERVICE)
-        await client._directory.refresh_all()
+        directory_of(client).peek(NAMESPACE, SERVICE)
+        await directory_of(client).refresh_all()
         store.read_pods = read  # type: ignore[method-assign]
         await begin(store, 2)
         await eventually(lambda: [0, 1] == routable(client))

@@ -23,6 +23,7 @@ from stateful_route import (
 )
 from stateful_route.models import PodLife
 from stateful_route.testing import MemoryStore
+from tests.insides import directory_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, highest, room
 from tests.waiting import eventually
 
@@ -45,7 +46,7 @@ async def begin(store: MemoryStore, pod_index: int, report: PodReport | None = N
 
 
 def table_of(client: ClientDriver) -> ServicePods:
-    return client._directory.peek(NAMESPACE, SERVICE)
+    return directory_of(client).peek(NAMESPACE, SERVICE)
 
 
 async def lose(store: MemoryStore, client: ClientDriver) -> None:
@@ -79,7 +80,7 @@ async def test_back_to_their_pods(make_client: MakeClient, store: MemoryStore) -
         await lose(store, client)
         for pod_index in (2, 0, 1):
             await begin(store, pod_index, RECLAIMING)
-        await client._directory.read(table_of(client))
+        await directory_of(client).read(table_of(client))
         store.operations.clear()
         after = dict(
             zip(UIDS, await asyncio.gather(*(client.compute_linked_pod("", uid, SERVICE) for uid in UIDS)), strict=True)
@@ -216,7 +217,7 @@ async def test_new_uid_waits(make_client: MakeClient, store: MemoryStore, many: 
         await lose(store, client)
         lives = [await begin(store, pod_index, RECLAIMING) for pod_index in range(2)]
         await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), lives[0])
-        await client._directory.read(table_of(client))
+        await directory_of(client).read(table_of(client))
         waiting: asyncio.Task[object]
         if many:
             waiting = asyncio.create_task(client.batch_compute_linked_pod("", ["alice", "bob"], SERVICE))
@@ -295,7 +296,7 @@ async def test_dead_pod(make_client: MakeClient, store: MemoryStore, clock: Manu
             clock.advance(LEASE / 5)
             for life in lives:
                 await store.heartbeat(room(0), life.incarnation, sequence, PodReport(), LEASE, RETENTION)
-            await client._directory.read(table)
+            await directory_of(client).read(table)
         recovering = table_of(client).recovering
         if back == "nobody":
             await begin(store, 0)

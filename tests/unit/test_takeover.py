@@ -11,7 +11,7 @@ import pytest
 from stateful_route import ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
 from stateful_route.models import PodLife
 from stateful_route.testing import ManualClock, MemoryStore
-from tests.insides import beat_once
+from tests.insides import beat_once, directory_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ async def beat(store: MemoryStore, life: PodLife, sequence: int = 1, state: Rout
 
 async def refresh(client: ClientDriver) -> None:
     """Refresh the table of a service that is in use."""
-    client._directory.peek(NAMESPACE, SERVICE)
-    await client._directory.refresh_all()
+    directory_of(client).peek(NAMESPACE, SERVICE)
+    await directory_of(client).refresh_all()
 
 
 async def look_on(client: ClientDriver, clock: ManualClock, seconds: float, *alive: ServerDriver) -> None:
@@ -149,7 +149,7 @@ class TestOneCall:
             await beat_once(alive)
             async with make_client() as client:
                 await client.pods("", SERVICE)
-                named = client._directory.peek(NAMESPACE, SERVICE).dead.named
+                named = directory_of(client).peek(NAMESPACE, SERVICE).dead.named
                 calls(store)
                 pods = [await client.compute_linked_pod("", "first-7", SERVICE)]
                 first = calls(store)
@@ -345,7 +345,7 @@ class TestConfirmation:
             await mute(store, 1, "alice")
             clock.advance(LEASE + 1)
             await beat_once(alive)
-            await client._directory.read(client._directory.peek(NAMESPACE, SERVICE))
+            await directory_of(client).read(directory_of(client).peek(NAMESPACE, SERVICE))
             clock.advance(LEASE + 1)
             await beat_once(alive)
 
@@ -357,7 +357,7 @@ class TestConfirmation:
         await store.register(room(0), PodReport(), 250.0, RETENTION)
         async with ClientDriver(store, config, clock=clock, random=Random(1)) as client:
             await client.pods("", SERVICE)
-            seen = client._directory.peek(NAMESPACE, SERVICE)
+            seen = directory_of(client).peek(NAMESPACE, SERVICE)
             looks = []
             for _ in range(10):
                 looks.append(seen.next_look(clock()) or 0.0)
