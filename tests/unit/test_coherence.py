@@ -281,7 +281,7 @@ class TestDeaf:
             store.hear_again()
             store.release_held()
             await becomes(client, "listening")
-        texts = [record.getMessage() for record in caplog.records if "events" in record.getMessage()]
+        texts = [record.getMessage() for record in caplog.records if "invalidations" in record.getMessage()]
 
         assert [f"invalidations of {SERVICE!r} are not heard", f"invalidations of {SERVICE!r} are heard again"] == [
             text.partition(":")[0] for text in texts
