@@ -406,7 +406,7 @@ class TestIdle:
 
     async def test_not_read(self, make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
         """They are not read again while all that is announced is heard: 300 of them cost nothing."""
-        async with make_client() as client:
+        async with make_client(refresh=0.5) as client:
             for number in range(300):
                 await client.pods(f"tenant-{number}", SERVICE)
             clock.advance(0.001)
@@ -600,7 +600,7 @@ class TestEnd:
 
     async def test_namespaces(self, make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
         """A client that has used many namespaces stops listening in those that it does not use any more."""
-        async with make_client() as client:
+        async with make_client(refresh=0.5) as client:
             for number in range(20):
                 await store.claim(LinkKey(f"tenant-{number}", "alice", SERVICE), PodLife(0, 1))
                 await client.get_linked_pod(f"tenant-{number}", "alice", SERVICE)
