@@ -114,7 +114,7 @@ def test_balance(table: ServicePods, seed: int) -> None:
     strategy, random = PreferZone("a", up_to=1.25), Random(seed)
     for _ in range(PODS * 100):
         choose(strategy, table, random)
-    inside = [table.pod(pod_index).unseen for pod_index in IN_ZONE]
+    inside = [table.pod(pod_index).pending for pod_index in IN_ZONE]
 
     assert 123 <= min(inside)
     assert max(inside) <= 130

@@ -244,7 +244,7 @@ class TestComputeLinkedPod:
             with pytest.raises(RuntimeError, match="no idea"):
                 await client.batch_compute_linked_pod("prod", ["a", "b", "c"], "room")
 
-            assert 0 == directory_of(client).peek("prod", "room").pod(0).unseen
+            assert 0 == directory_of(client).peek("prod", "room").pod(0).own.count
 
 
 class TestOtherMethods:
@@ -281,7 +281,7 @@ class TestOtherMethods:
             for i in range(100):
                 await client.set_linked_pod_if_absent("prod", f"u{i}", "room", 7)
 
-            assert 0 == directory_of(client).peek("prod", "room").pod(7).unseen
+            assert 0 == directory_of(client).peek("prod", "room").pod(7).own.count
 
     @pytest.mark.parametrize(
         "method", ["get_linked_pod", "get_linked_pod_not_cache", "get_linked_pod_in_cache_or_if_persist"]

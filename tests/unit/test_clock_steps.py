@@ -224,8 +224,8 @@ def test_set_back() -> None:
     table.report_unreachable(0, now + 0.2)
     at -= 3600.0
     table.apply(PodTable(at + 1.0, (state(at + 3600.0),)), now + 1.0)
-    early = table.pod(0).unseen, table.pod(0).reported
+    early = table.pod(0).own.count, table.pod(0).reported
     table.apply(PodTable(at + 3.0, (state(at + 2.5),)), now + 3.0)
 
     assert (now + 0.2) == early[1]
-    assert (0, None) == (table.pod(0).unseen, table.pod(0).reported)
+    assert (0, None) == (table.pod(0).own.count, table.pod(0).reported)

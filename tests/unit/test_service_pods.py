@@ -111,7 +111,7 @@ def test_own_stamp(table: ServicePods) -> None:
         table.placed(table.pod(pod_index), NOW + 1.0)
     read(table, state(0, at=NOW + 2.0), state(1, at=NOW + 1.9), now=NOW + 3.0)
 
-    assert [0, 1] == [table.pod(pod_index).unseen for pod_index in (0, 1)]
+    assert [0, 1] == [table.pod(pod_index).own.count for pod_index in (0, 1)]
 
 
 def test_expected_load(table: ServicePods) -> None:
@@ -365,10 +365,10 @@ def test_stamp_of_a_quiet_pod(table: ServicePods) -> None:
     read(table, state(0), state(1))
     table.placed(table.pod(0), NOW)
     change(table, now=NOW + 2.0, ends=NOW + 5.9)
-    early = table.pod(0).unseen
+    early = table.pod(0).own.count
     change(table, now=NOW + 2.0, ends=NOW + 6.0)
 
-    assert (1, 0) == (early, table.pod(0).unseen)
+    assert (1, 0) == (early, table.pod(0).own.count)
 
 
 @pytest.mark.parametrize("announced", [*RoutingState, "DEAD", "HIDDEN"])

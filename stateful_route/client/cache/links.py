@@ -206,7 +206,7 @@ class ServiceLinks:
     def pod(self, uid: str) -> Pod | None:
         """Return the pod of a link that has not ended, if the pod may be used."""
         entry_key = self.prefix + uid
-        if entry_key not in self._cache.entries.shard(entry_key):  # as when it is called in vain: without another call
+        if entry_key not in self._cache.entries.shard(entry_key):  # a miss: spare it the next call
             return None
         entry = self._use(uid)
         return self._cache.holders[entry >> _HOLDER].pod if entry else None
@@ -282,7 +282,8 @@ class ServiceLinks:
         The entries are dropped as they come up, and are hints until then; it takes a moment for each pod, not for each
         of them.
         """
-        self._flushed_at = self._since = self._clock()
+        self._flushed_at = self._clock()
+        self._since = max(self._since, self._flushed_at)  # one that was closed stays so
         for holder in self._by_life.values():
             holder.flushed = self.has_hints = True
         self._flushed.extend(self._by_life.values())

@@ -58,10 +58,9 @@ class PodDirectory:
 
     They are read each ``refresh`` seconds, when a pod is announced to be in another state, and when the lease of a pod
     is about to end. Of those in which nothing was looked up since, as all is in the cache, only the leases are watched,
-    just often enough to see a pod die. A reading brings what has changed since the one before. What is announced is
-    no truth, for anybody may announce, and one channel serves all databases of a server: that a link has changed drops
-    it from the cache, and that a pod has changed makes the client read. While nothing can be heard, cached links are
-    not used, unless the store does not answer at all.
+    just often enough to see a pod die. A reading brings what has changed since the one before. An event is a hint, for
+    anybody may publish one: that a link has changed drops it from the cache, and that a pod has changed makes the
+    client read. While nothing can be heard, cached links are not used, unless the store does not answer at all.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class PodDirectory:
         random: Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make an empty table that is not refreshed yet."""
+        """Know no service yet. ``start`` begins to refresh."""
         self._store = store
         self._config = config
         self._cache = cache
@@ -119,7 +118,7 @@ class PodDirectory:
         if service is None:
             service = ServicePods(namespace, service_name, self._config.settle, self._config.lease_seconds)
             service.links = self._cache.service(namespace, service_name)
-            service.listener = self._listen(service)  # one that cannot listen is none
+            service.listener = self._listen(service)  # before the service is added: it may raise
             self.services[namespace, service_name] = service
         service.reads.used = True
         return service

@@ -139,11 +139,6 @@ class Pod:
             self._service.note_own(self)
 
     @property
-    def unseen(self) -> int:
-        """How many placements of this client the published load does not show, those in flight too."""
-        return self.pending + self.own.count
-
-    @property
     def links(self) -> int:
         """The published number of links, and what was placed since by all clients as far as this one can tell.
 
