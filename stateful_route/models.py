@@ -129,7 +129,7 @@ class PodLife:
     incarnation: int
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Link:
     """Where a uid is routed.
 
@@ -218,7 +218,7 @@ ENDED_TENURE_SECONDS = 60.0
 """For how long a store remembers which link of a uid ended last, after its grace if it had one."""
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class LinkChange:
     """The answer of an operation that may change a link.
 

@@ -32,7 +32,6 @@ class BatchResolver:
         directory: PodDirectory,
         resolver: Resolver,
         *,
-        link_ttl: float,
         deadline: float,
         clock: Callable[[], float],
     ) -> None:
@@ -41,7 +40,6 @@ class BatchResolver:
         self._directory = directory
         self._resolver = resolver
         self._recovery = resolver.recovery
-        self._link_ttl = link_ttl
         self._deadline = deadline
         self._clock = clock
 
@@ -97,6 +95,7 @@ class BatchResolver:
 
     async def _find_now(self, service: ServicePods, uids: Sequence[str]) -> Answers:
         found: Answers = {}
+        kept: list[tuple[str, Pod, Link]] = []
         asked_at = self._clock()
         try:
             answers = await self._store.get_links(service.namespace, uids, service.service_name)
@@ -104,11 +103,12 @@ class BatchResolver:
             answers = [error] * len(uids)
         for uid, answer in zip(uids, answers, strict=True):
             if isinstance(answer, StoreProtocolError):
-                self._resolver.unreadable += 1
+                self._resolver.met_unreadable()
             elif answer is not None:
                 found[uid] = answer
                 if isinstance(answer, Link) and answer.kind in CACHED_KINDS:
-                    service.links.put(uid, service.pod(answer.pod_index), answer, asked_at)
+                    kept.append((uid, service.pod(answer.pod_index), answer))
+        service.links.put_all(kept, asked_at)
         if found and not service.loaded:  # or nobody finds out for a while that a pod is dead
             self._directory.read_soon(service)
         self._note(service, found)
@@ -191,34 +191,10 @@ class BatchResolver:
     async def _place_all(self, service: ServicePods, uids: Sequence[str]) -> Answers:
         """Place uids, each on a pod of the strategy's choice."""
         placed: Answers = {}
-        chosen: list[Pod] = []
-        asked_at = self._clock()
-        try:
-            pods = service.candidates
-            for uid in uids:
-                preferred = self._recovery.preferred(service, uid) if service.recovering else None
-                chosen.append(self._resolver.choose(pods, preferred))
-                if chosen[-1].full:
-                    pods = service.candidates
-            candidates = [(uid, pod.life) for uid, pod in zip(uids, chosen, strict=True)]
-            answers = await self._store.place_links(
-                service.namespace,
-                candidates,
-                service.service_name,
-                self._link_ttl,
-                dead=service.dead.named,
-                leaving=service.leaving.named,
-            )
-        except StoreError as error:
-            answers = [error] * len(uids)
-        finally:
-            for pod in chosen:
-                pod.answered()
-        for uid, answer in zip(uids, answers, strict=True):
-            if isinstance(answer, StoreError):
-                placed[uid] = answer
-            else:
-                placed[uid], _ = self._resolver.keep_placed(service, uid, answer, asked_at)
+        for uid, outcome in zip(uids, await self._resolver.placer.place_all(service, uids), strict=True):
+            if outcome is None:
+                raise nowhere(service)
+            placed[uid] = outcome if isinstance(outcome, StoreError) else outcome[2]
         self._note(service, placed)
         return placed
 

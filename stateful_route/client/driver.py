@@ -114,7 +114,6 @@ class ClientDriver(Driver):
             store,
             self._directory,
             self._resolver,
-            link_ttl=config.link_ttl,
             deadline=config.call_deadline_seconds,
             clock=clock,
         )

@@ -7,29 +7,28 @@ from typing import TYPE_CHECKING
 
 from stateful_route._deadline import within
 from stateful_route._single_flight import SingleFlight
-from stateful_route.client.pods.pod import Pod
+from stateful_route.client.placer import Placer
 from stateful_route.client.recovery import Recovery, not_yet
 from stateful_route.errors import (
-    InvalidArgumentError,
     NoCapacityError,
     NoRoutablePodError,
     StoreProtocolError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import LinkKey, LinkKind, Outcome
+from stateful_route.models import LinkKey, LinkKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from random import Random
 
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.client.pods.directory import PodDirectory
+    from stateful_route.client.pods.pod import Pod
     from stateful_route.client.pods.service import ServicePods
-    from stateful_route.models import Link, LinkChange
+    from stateful_route.models import Link
     from stateful_route.store.protocol import Store
 
-_NEW_OWNER = (Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN)
 AWAY = (StoreUnavailableError, StoreTimeoutError)
 
 # What a look-up keeps in the cache. A link in grace is left to the next placement, which has to revive it.
@@ -62,24 +61,35 @@ class Resolver:
         """
         self._store = store
         self._directory = directory
-        self._strategy = strategy
-        self._link_ttl = link_ttl
-        self._random = random
         self._clock = clock
         self._deadline = deadline
         self.recovery = Recovery(directory, deadline)
-        self._placing: SingleFlight[tuple[ServicePods, str], Link] = SingleFlight(deadline, "place")
+        self.placer = Placer(store, directory, strategy, self.recovery, link_ttl=link_ttl, random=random, clock=clock)
+        self._placing: SingleFlight[str, Link] = SingleFlight(deadline, "place")
         self._finding: SingleFlight[tuple[ServicePods, str, tuple[LinkKind, ...]], Link | None] = SingleFlight(
             deadline, "get_link", writes=False
         )
         self.misses = 0
-        self.placed = 0
-        self.unreadable = 0
+        self._unreadable = 0
 
     @property
     def joined(self) -> int:
         """How many calls got the answer of another one for the same uid."""
         return self._placing.joined + self._finding.joined
+
+    @property
+    def placed(self) -> int:
+        """How many uids were placed on a pod."""
+        return self.placer.placed
+
+    @property
+    def unreadable(self) -> int:
+        """How many links could not be read."""
+        return self._unreadable + self.placer.unreadable
+
+    def met_unreadable(self) -> None:
+        """Count a link that could not be read."""
+        self._unreadable += 1
 
     async def place(self, service: ServicePods, uid: str) -> Link:
         """Return the link of a uid, made for a pod of the strategy's choice if there is none.
@@ -92,24 +102,18 @@ class Resolver:
         """
         self.misses += 1
         service.reads.used = True
-        flight, placing = (service, uid), self._placing
+        flight, placing = service.links.prefix + uid, self._placing
         if not placing.begin(flight):
             return await placing.join(flight, self._place_in_steps, service, uid)
         try:
-            pods = service.candidates
-            if not pods or service.doubtful or self.recovery.may_be_elsewhere(service, (uid,)):
-                link = await self._place_in_steps(service, uid)
+            began = self._clock()
+            asked = self.placer.place(service, uid)
+            placed = None if asked is None else await asked
+            if placed is not None and placed[1].trusted:
+                link = placed[2]
             else:
-                pod, asked_at = self.choose(pods), self._clock()
-                try:
-                    answer = await self._placement(service, uid, pod)
-                finally:
-                    pod.answered()
-                if service.store_away:
-                    self._directory.store_answered(service)
-                link, owner = self.keep_placed(service, uid, answer, asked_at)
-                if not owner.trusted:
-                    link = await self._place_in_steps(service, uid, link, self._clock() - asked_at)
+                found = None if placed is None else placed[2]
+                link = await self._place_in_steps(service, uid, found, self._clock() - began)
         except BaseException as error:
             placing.fail(flight, error)
             raise
@@ -158,30 +162,6 @@ class Resolver:
 
     # Shared with the resolver of batches -----------------------------------------------------------------------------
 
-    def choose(self, pods: list[Pod], preferred: Pod | None = None) -> Pod:
-        """Return the pod for a new uid, with the placement counted as pending: the one that had it if that may be."""
-        pod = self._strategy(pods, self._random) if preferred is None else preferred
-        try:
-            pod.chosen()
-        except AttributeError:
-            if isinstance(pod, Pod):
-                raise
-            raise InvalidArgumentError("strategy", pod, "one that returns one of its candidates") from None
-        return pod
-
-    def keep_placed(self, service: ServicePods, uid: str, answer: LinkChange, asked_at: float) -> tuple[Link, Pod]:
-        """Take in the answer to a placement, and return the link and its pod."""
-        link = answer.link
-        if link is None:
-            raise StoreProtocolError(f"no link, but {answer.outcome}", operation="place", maybe_applied=True)
-        pod = service.pod(link.pod_index)
-        if answer.outcome in _NEW_OWNER:
-            self.placed += 1
-            self.unreadable += answer.outcome is Outcome.OVERWRITTEN
-            service.placed(pod, asked_at)
-        service.links.put(uid, pod, link, asked_at)
-        return link, pod
-
     async def is_stranded(self, service: ServicePods, link: Link) -> bool:
         """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
         return not service.pod(link.pod_index).trusted and await self._directory.bury(service, link.owner)
@@ -195,24 +175,19 @@ class Resolver:
 
         There are no candidates, its owner may be dead, or the store may be another one than it was.
         """
-        began = self._placing.began((service, uid), asyncio.get_running_loop().time() - elapsed)
+        began = self._placing.began(service.links.prefix + uid, asyncio.get_running_loop().time() - elapsed)
         async with within(self._deadline, "place", since=began):
             placements = 0 if link is None else 1
             if link is None:
                 await self.recovery.read_anew(service)
                 link = await self._recovered(service, uid, began + self._deadline)
             while link is None or await self.is_stranded(service, link):
-                pods = service.candidates
-                if placements == _PLACEMENTS or not pods:
+                if placements == _PLACEMENTS or not service.candidates:
                     found = await self._ask(service, uid, CACHED_KINDS)
                     if found is None or service.is_dead(found.owner):
                         raise nowhere(service)
                     return found
-                pod = self.choose(pods, self.recovery.preferred(service, uid))
-                try:
-                    link = await self._place_on(service, uid, pod)
-                finally:
-                    pod.answered()
+                _, _, link = await self.placer.place_chosen(service, uid, self.recovery.preferred(service, uid))
                 placements += 1
             return link
 
@@ -246,22 +221,9 @@ class Resolver:
             awaited = recovery.awaited(service, uid)
         return None
 
-    def _placement(self, service: ServicePods, uid: str, pod: Pod) -> Awaitable[LinkChange]:
-        """Ask the store for the link of a uid, to be made for that pod if there is none."""
-        return self._store.place(
-            LinkKey(service.namespace, uid, service.service_name),
-            pod.life,
-            self._link_ttl,
-            dead=service.dead.named,
-            leaving=service.leaving.named,
-        )
-
     async def _place_on(self, service: ServicePods, uid: str, pod: Pod) -> Link:
-        asked_at = self._clock()
-        answer = await self._placement(service, uid, pod)
-        if service.store_away:
-            self._directory.store_answered(service)
-        return self.keep_placed(service, uid, answer, asked_at)[0]
+        pod.chosen()
+        return (await self.placer.place_on(service, uid, pod))[2]
 
     async def _look_up(self, service: ServicePods, uid: str, kept: tuple[LinkKind, ...]) -> Link | None:
         """Return the link of a uid, and keep it in the cache if it is of one of those kinds."""
@@ -284,7 +246,7 @@ class Resolver:
         try:
             link = await self._store.get_link(LinkKey(service.namespace, uid, service.service_name))
         except StoreProtocolError:
-            self.unreadable += 1
+            self.met_unreadable()
             raise
         if service.store_away:
             self._directory.store_answered(service)

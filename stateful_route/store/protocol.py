@@ -107,6 +107,11 @@ class Store(Protocol):
         """Return the pod index of each service to which the uid is linked, in whatever kind."""
         ...
 
+    @property
+    def places_together(self) -> bool:
+        """Whether ``place_links`` is one question to one server, so that what holds up one uid holds up all anyway."""
+        ...
+
     async def place(
         self,
         key: LinkKey,

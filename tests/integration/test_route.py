@@ -18,6 +18,7 @@ from stateful_route import (
     BaseConfig,
     ConfigError,
     LifecycleError,
+    Link,
     LinkKind,
     NoRoutablePodError,
     NotOwnerError,
@@ -70,6 +71,28 @@ async def pods(route: StatefulRoute, namespace: str) -> AsyncIterator[list[Serve
 async def client(route: StatefulRoute, pods: list[ServerDriver]) -> AsyncIterator[ClientDriver]:
     async with route.client() as started:
         yield started
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_many_callers(own_server: LocalServer, namespace: str, borrowed: bool) -> None:
+    """Uids that many callers ask for at once are placed by a few scripts, and each caller gets its own answer."""
+    uids = [f"user-{i}" for i in range(500)]
+    async with Redis.from_url(own_server.url) as redis, contextlib.AsyncExitStack() as stack:
+        config = attrs.evolve(config_of(namespace), lease=10.0, call_deadline=5.0)
+        route = StatefulRoute(redis, config) if borrowed else StatefulRoute.from_url(own_server.url, config)
+        await stack.enter_async_context(route)
+        for index in range(3):
+            await stack.enter_async_context(route.server(pod(namespace, index)))
+        client = await stack.enter_async_context(route.client())
+        await client.pods("", SERVICE)
+        await redis.config_resetstat()
+        placed = await asyncio.gather(*(client.compute_linked_pod("", uid, SERVICE) for uid in uids))
+        scripts = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        links = await route.store.get_links(namespace, uids, SERVICE)
+
+    assert scripts < 60
+    assert placed == [link.pod_index for link in links if isinstance(link, Link)]
+    assert 140 < min(Counter(placed).values())
 
 
 class TestPlacing:

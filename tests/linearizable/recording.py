@@ -54,6 +54,11 @@ class RecordingStore:
             [(key, LinkCall("get")) for key in keys], self._store.get_links(namespace, uids, service_name)
         )
 
+    @property
+    def places_together(self) -> bool:
+        """See ``Store.places_together``."""
+        return self._store.places_together
+
     async def get_services(self, namespace: str, uid: str) -> dict[str, int]:
         """See ``Store.get_services``."""
         return await self._store.get_services(namespace, uid)

@@ -53,6 +53,7 @@ HEARTBEATS, OPERATIONS, RECLAIM = "server/heartbeats.py", "server/operations.py"
 INVALIDATIONS, CHECKS, HAND_OVER = "server/invalidations.py", "server/link_checks.py", "server/hand_over.py"
 DRIVER, TURNS = "server/driver.py", "server/turns.py"
 CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
+PLACER = "client/placer.py"
 DIRECTORY, COHERENCE, SINGLE_FLIGHT = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
 LINKS, PODS = "testing/memory/links.py", "testing/memory/pods.py"  # as the scripts do it
 
@@ -238,8 +239,8 @@ SLIPS = [
     Mutation(
         "an answer that was overtaken is cached",
         CACHE,
-        "if asked_at <= self._heard_at and self._is_stale(uid, epoch, asked_at):",
-        "if False:",
+        "(may_be_stale and self._is_stale(uid, epoch, asked_at))",
+        "False",
     ),
     Mutation(
         "an entry of that epoch stays",
@@ -250,8 +251,8 @@ SLIPS = [
     Mutation(
         "an entry outlives its link",
         CACHE,
-        "lasting = link.ttl - self._cache.margin\n",
-        "lasting = self._cache.ttl\n",
+        "lasting = ttl - margin\n",
+        "lasting = longest\n",
     ),
     Mutation(
         "a placement is in flight for ever",
@@ -260,16 +261,29 @@ SLIPS = [
         "",
     ),
     Mutation(
+        "the answers to one question are mixed up",
+        PLACER,
+        "in zip(futures, outcomes, strict=True)",
+        "in zip(futures, reversed(outcomes), strict=True)",
+    ),
+    Mutation(
+        "a caller that is gone takes the others along",
+        PLACER,
+        "            if future.done():\n                continue\n",
+        "            if future.done():\n                return\n",
+    ),
+    Mutation(
         "dead owners are not named",
-        RESOLVER,
+        PLACER,
         "dead=service.dead.named,",
         "dead=(),",
+        every=True,
     ),
     Mutation(
         "nobody looks whether an owner is dead",
         RESOLVER,
-        "if not owner.trusted:",
-        "if False:",
+        "placed[1].trusted",
+        "True",
     ),
     # hearing
     Mutation(
@@ -385,7 +399,7 @@ SLIPS = [
         "departed, self._departed = self._departed, []",
         "departed, self._departed = [], []",
     ),
-    Mutation("an answer from before a departure is cached", CACHE, " or asked_at < pod.kept_from", ""),
+    Mutation("an answer from before a departure is cached", CACHE, "asked_at < pod.kept_from or (", "("),
     Mutation(
         "a link of an older life is cached",
         CACHE,

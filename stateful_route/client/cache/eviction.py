@@ -130,9 +130,12 @@ class ShardedClockMap:
         """Return the dict in which a key is, if it is there: to read, and to write a key that is in it."""
         return self._shards[hash(key) & self._mask].entries
 
-    def add(self, key: str, value: int) -> None:
-        """Add an entry that is not there."""
+    def add(self, key: str, value: int) -> int | None:
+        """Add an entry, unless there is one for the key: return that."""
         shard = self._shards[hash(key) & self._mask]
+        before = shard.entries.get(key)
+        if before is not None:
+            return before
         self._added += 1
         if self._added % _SWEEP == 0:
             self._length -= self._next().drop_ended(2 * _SWEEP)
@@ -142,6 +145,7 @@ class ShardedClockMap:
             full = shard if len(shard.entries) >= self._share else self._next_full()
             full.popitem()
         shard.entries[key] = value
+        return None
 
     def delete(self, key: str) -> None:
         """Delete an entry that is there."""

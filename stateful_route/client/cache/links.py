@@ -238,24 +238,31 @@ class ServiceLinks:
         What is stale is not kept: a link of a lower epoch than the one that is there, or one that was invalidated since
         it was asked for.
         """
-        epoch, kind = link.epoch, link.kind
-        if asked_at < self._since or asked_at < pod.kept_from:
+        self.put_all(((uid, pod, link),), asked_at)
+
+    def put_all(self, found: Iterable[tuple[str, Pod, Link]], asked_at: float) -> None:
+        """Keep links that the store told together, as ``put`` does one: each with its uid and its pod."""
+        if asked_at < self._since:
             return
-        if asked_at <= self._heard_at and self._is_stale(uid, epoch, asked_at):
-            return
-        lasting = self._cache.ttl
-        if kind is _PERSISTENT:
-            if link.incarnation < pod.incarnation:
-                return  # of an older life: it may be taken over without a word
-        elif link.ttl is not None and link.ttl < lasting + self._cache.margin:
-            lasting = link.ttl - self._cache.margin
-            if lasting <= 0:
-                self._drop(uid, epoch - 1)
-                return
-        holder = self._latest.get(pod)
-        if holder is None or holder.kind is not kind or holder.incarnation != link.incarnation:
-            holder = self._holder((pod, link.incarnation, kind))
-        self._write(uid, holder, epoch, int((asked_at + lasting) * 1000))
+        may_be_stale, latest = asked_at <= self._heard_at, self._latest
+        longest, margin = self._cache.ttl, self._cache.margin
+        for uid, pod, link in found:
+            epoch, kind, ttl = link.epoch, link.kind, link.ttl
+            if asked_at < pod.kept_from or (may_be_stale and self._is_stale(uid, epoch, asked_at)):
+                continue
+            lasting = longest
+            if kind is _PERSISTENT:
+                if link.incarnation < pod.incarnation:
+                    continue  # of an older life: it may be taken over without a word
+            elif ttl is not None and ttl < longest + margin:
+                lasting = ttl - margin
+                if lasting <= 0:
+                    self._drop(uid, epoch - 1)
+                    continue
+            holder = latest.get(pod)
+            if holder is None or holder.kind is not kind or holder.incarnation != link.incarnation:
+                holder = self._holder((pod, link.incarnation, kind))
+            self._write(uid, holder, epoch, int((asked_at + lasting) * 1000))
 
     def put_by_hand(self, uid: str, pod: Pod) -> Pod | None:
         """Keep that a uid is on a pod, of which nothing else is known; return the pod that it was on, as ``pop``."""
@@ -374,15 +381,15 @@ class ServiceLinks:
 
     def _write(self, uid: str, holder: _Holder, epoch: int, expires: int) -> None:
         """Write the entry of a link that ends in that millisecond, unless the one that is there is of a later epoch."""
-        holder.expires = max(holder.expires, expires)
+        if holder.expires < expires:  # noqa: PLR1730 - a fifth of the time that max() takes
+            holder.expires = expires
         entry = (holder.number << _EPOCH_BITS | epoch) << _EPOCH | expires << _EXPIRES
         entry_key, entries = self.prefix + uid, self._cache.entries
-        shard = entries.shard(entry_key)
-        before = shard.get(entry_key)
+        before = entries.add(entry_key, entry)
         if before is None:
-            entries.add(entry_key, entry)
-        elif epoch >= (before >> _EPOCH & _EPOCH_MASK) or not self._is_usable(before):
-            shard[entry_key] = entry | USED
+            return
+        if epoch >= (before >> _EPOCH & _EPOCH_MASK) or not self._is_usable(before):
+            entries.shard(entry_key)[entry_key] = entry | USED
             self._hot_cache.discard(self.hot, uid)
 
     def _is_usable(self, entry: int) -> bool:

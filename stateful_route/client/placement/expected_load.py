@@ -22,9 +22,9 @@ class _Burst:
 
     __slots__ = ("began", "count", "ended")
 
-    def __init__(self, at: float) -> None:
+    def __init__(self, at: float, count: int) -> None:
         self.began = self.ended = at
-        self.count = 1
+        self.count = count
 
 
 class OwnPlacements:
@@ -37,16 +37,16 @@ class OwnPlacements:
         self._bursts: deque[_Burst] = deque()
         self.count = 0
 
-    def add(self, at: float) -> None:
-        """Add one, made at that second of the clock of this process."""
+    def add(self, at: float, count: int = 1) -> None:
+        """Add so many, made at that second of the clock of this process."""
         bursts = self._bursts
         if bursts and at - bursts[-1].began < _BURST:
             burst = bursts[-1]
-            burst.count += 1
+            burst.count += count
             burst.ended = max(burst.ended, at)
         else:
-            bursts.append(_Burst(at))
-        self.count += 1
+            bursts.append(_Burst(at, count))
+        self.count += count
 
     def published(self, at: float, settle: float) -> None:
         """Forget what a heartbeat at that second, of the same clock, shows: what was placed ``settle`` before it."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-# Up to here drawing an index again until it is a new one is faster than random.sample, even among as few pods.
-_FEW = 8
+# So many are drawn and compared by hand, in a fifth of the time that random.sample takes.
+_FEW = 3
 
 
 class Candidate(Protocol):
@@ -128,18 +128,27 @@ class BestOfRandom:
             return _best_of_all(candidates, draw)
         if choices > _FEW:
             return min(random.sample(candidates, choices), key=_fullness)  # in random order, so ties are random
-        drawn = [int(draw() * count)]
-        best = candidates[drawn[0]]
+        # Each is drawn among those that were not drawn before. Of equal ones the first stays, so ties are random.
+        low = int(draw() * count)
+        best = candidates[low]
+        if choices == 1:
+            return best
         least = best.expected_load / best.capacity
-        while len(drawn) < choices:
-            index = int(draw() * count)
-            if index in drawn:
-                continue
-            drawn.append(index)
+        high = int(draw() * (count - 1))
+        high += high >= low
+        candidate = candidates[high]
+        fullness = candidate.expected_load / candidate.capacity
+        if fullness < least:
+            best, least = candidate, fullness
+        if choices == _FEW:
+            if low > high:
+                low, high = high, low
+            index = int(draw() * (count - 2))
+            index += index >= low
+            index += index >= high
             candidate = candidates[index]
-            fullness = candidate.expected_load / candidate.capacity
-            if fullness < least:  # of equal ones the first that was drawn stays, so ties are random
-                best, least = candidate, fullness
+            if candidate.expected_load / candidate.capacity < least:
+                best = candidate
         return best
 
 

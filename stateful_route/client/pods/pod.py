@@ -127,9 +127,9 @@ class Pod:
         self.pending += 1
         self.weigh()
 
-    def answered(self) -> None:
-        """Note that it is in flight no longer."""
-        self.pending -= 1
+    def answered(self, count: int = 1) -> None:
+        """Note that so many are in flight no longer."""
+        self.pending -= count
         self.weigh()
 
     def weigh(self) -> None:

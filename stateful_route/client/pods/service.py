@@ -74,6 +74,8 @@ class ServicePods:
         self.reads = Reads()
         self.weight_of_own = 1.0
         """The load that all clients have added for each uid that this one placed and no load shows yet."""
+        self.placing = 0
+        """How many uids are being placed: the store was asked for them, and has not answered."""
         self.store_away = False
         """Whether the store did not answer a call for the service, and none since."""
         self.serves_cached = True
@@ -168,16 +170,16 @@ class ServicePods:
             pod = self._pods[pod_index] = Pod(self, pod_index)
         return pod
 
-    def placed(self, pod: Pod, at: float) -> None:
-        """Note that this client placed a uid on a pod, at that time of its own clock.
+    def placed(self, pod: Pod, at: float, count: int = 1) -> None:
+        """Note that this client placed so many uids on a pod, at that time of its own clock.
 
         A pod that was never read has no load to which it could be added.
         """
         if pod.state is not None:
-            pod.own.add(at)
+            pod.own.add(at, count)
             pod.weigh()
             self._placed_on.add(pod)
-            self._own_placed += 1
+            self._own_placed += count
 
     def state(self, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod, if anything."""

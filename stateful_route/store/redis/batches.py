@@ -34,7 +34,7 @@ class LinkBatches:
     def __init__(self, connections: Runner) -> None:
         """Run scripts over ``connections``."""
         self._connections = connections
-        self._together = connections.is_one_server
+        self.together = connections.is_one_server
         """Whether one script may take many links."""
 
     async def run(
@@ -44,30 +44,36 @@ class LinkBatches:
         call_for_all: Callable[[Sequence[T]], ScriptCall],
     ) -> list[LinkChange | StoreError]:
         """Return the answer for each item, which ``call`` asks for, and ``call_for_all`` for many."""
-
-        async def run_chunk(chunk: Sequence[T]) -> list[LinkChange | StoreError]:
-            if self._together and len(chunk) >= _FEWEST:
-                try:
-                    return await self._run_one(call_for_all(chunk), len(chunk))
-                except StoreError as error:
-                    if not is_cross_slot(error):
-                        return [error] * len(chunk)
-                    self._together = False  # a proxy hides a cluster
-            return await self._run_each([call(item) for item in chunk])
-
+        if not items:
+            return []
+        if len(items) <= _CHUNK:
+            return await self._run_chunk(items, call, call_for_all)
         async with asyncio.TaskGroup() as group:
             running = []
             for start in range(0, len(items), _CHUNK):
-                running.append(group.create_task(run_chunk(items[start : start + _CHUNK])))
+                chunk = items[start : start + _CHUNK]
+                running.append(group.create_task(self._run_chunk(chunk, call, call_for_all)))
                 await asyncio.sleep(0)  # it goes out while the next one is made
         return [answer for task in running for answer in task.result()]
 
-    async def _run_one(self, call: ScriptCall, count: int) -> list[LinkChange | StoreError]:
-        """Run a script that has so many answers."""
-        replies = await self._connections.run(call)
-        if not isinstance(replies, list) or len(replies) != count:
-            raise codec.unreadable_reply(call.script, replies)
-        return [_change_or_error(call.script, reply) for reply in replies]
+    async def _run_chunk(
+        self,
+        chunk: Sequence[T],
+        call: Callable[[T], ScriptCall],
+        call_for_all: Callable[[Sequence[T]], ScriptCall],
+    ) -> list[LinkChange | StoreError]:
+        if self.together and len(chunk) >= _FEWEST:
+            together = call_for_all(chunk)
+            try:
+                replies = await self._connections.run(together)
+                if not isinstance(replies, list) or len(replies) != len(chunk):
+                    raise codec.unreadable_reply(together.script, replies)
+                return _changes(together.script, replies)
+            except StoreError as error:
+                if not is_cross_slot(error):
+                    return [error] * len(chunk)
+                self.together = False  # a proxy hides a cluster
+        return await self._run_each([call(item) for item in chunk])
 
     async def _run_each(self, calls: Sequence[ScriptCall]) -> list[LinkChange | StoreError]:
         """Run scripts in one pipeline; if it fails as a whole, that is the answer to each of them."""
@@ -75,15 +81,20 @@ class LinkBatches:
             replies = await self._connections.run_many(calls)
         except StoreError as error:
             return [error] * len(calls)
-        return [_change_or_error(call.script, reply) for call, reply in zip(calls, replies, strict=True)]
+        return _changes(calls[0].script, replies)
 
 
-def _change_or_error(script: Script, reply: Any) -> LinkChange | StoreError:
-    if isinstance(reply, StoreError):
-        return reply
-    if isinstance(reply, Exception):
-        return translate(reply, script.name, sent=True, writes=script.writes)
-    try:
-        return codec.link_change(script, reply)
-    except StoreProtocolError as error:
-        return error
+def _changes(script: Script, replies: Sequence[Any]) -> list[LinkChange | StoreError]:
+    """Return what each reply of a script, or each error, says."""
+    changes: list[LinkChange | StoreError] = []
+    for reply in replies:
+        if isinstance(reply, StoreError):
+            changes.append(reply)
+        elif isinstance(reply, Exception):
+            changes.append(translate(reply, script.name, sent=True, writes=script.writes))
+        else:
+            try:
+                changes.append(codec.link_change(script, reply))
+            except StoreProtocolError as error:
+                changes.append(error)
+    return changes

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from stateful_route.models import Topic
 
@@ -76,6 +76,15 @@ class LinkNames:
     def link(self, uid: str) -> str:
         """Return the key of a link."""
         return f"{self.link_start}{encode(uid)}{self.link_end}"
+
+    def links(self, uids: Sequence[str]) -> list[str]:
+        """Return the keys of links: as ``link``, without a call for each."""
+        start, end = self.link_start, self.link_end
+        return [f"{start}{uid if uid.replace('-', '').isalnum() else encode(uid)}{end}" for uid in uids]
+
+    def links_and_ended(self, uids: Sequence[str]) -> list[str]:
+        """Return the keys of ``link_and_ended`` of each uid, one after the other."""
+        return [key for uid in uids for key in self.link_and_ended(uid)]
 
     def link_and_ended(self, uid: str) -> tuple[str, str]:
         """Return the keys of a link and of the mark of the last tenure of its uid: they are in one slot."""

@@ -122,9 +122,8 @@ class ScriptCall:
 
 def _counts(names: tuple[str, ...]) -> tuple[int, float]:
     """Return how many keys or arguments with these names there are at least and at most."""
-    if names[-1:] == (_MORE,):
-        return len(names) - 1, math.inf
-    return len(names) - sum(name.endswith("?") for name in names), len(names)
+    fewest = sum(name != _MORE and not name.endswith("?") for name in names)
+    return fewest, math.inf if names[-1:] == (_MORE,) else len(names)
 
 
 @functools.lru_cache(maxsize=1024)

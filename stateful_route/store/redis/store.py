@@ -77,7 +77,7 @@ class RedisStore:
             return self._get_call(LinkKey(namespace, uid, service_name))
 
         def get_all(uids: Sequence[str]) -> scripts.ScriptCall:
-            return _GET_MANY.command(tuple([names.link(uid) for uid in uids]), ())
+            return _GET_MANY.command(tuple(names.links(uids)), ())
 
         answers = await self._batches.run(uids, get, get_all)
         return [_found_or_error(answer) for answer in answers]
@@ -109,6 +109,11 @@ class RedisStore:
             for name, answer in zip(names, answers, strict=True)
             if isinstance(answer, LinkChange) and answer.link is not None
         }
+
+    @property
+    def places_together(self) -> bool:
+        """See ``Store.places_together``; not durably, where a uid that has a link need not wait for a replica."""
+        return self._placing.together and self._durably is None
 
     async def place(
         self,
@@ -150,8 +155,11 @@ class RedisStore:
             return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives)
 
         def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
-            keys = [key for uid, _ in candidates for key in names.link_and_ended(uid)]
-            owners = [number for _, pod in candidates for number in (pod.pod_index, pod.incarnation)]
+            uids = [uid for uid, _ in candidates]
+            keys = names.links_and_ended(uids) if dead or leaving else names.links(uids)
+            owners: list[int] = []
+            for _, pod in candidates:
+                owners += pod.pod_index, pod.incarnation
             return _PLACE_MANY.command(tuple(keys), (ttl_ms, *lives, *owners))
 
         if self._durably is None or self._durable_within is None:

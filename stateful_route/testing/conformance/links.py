@@ -171,6 +171,23 @@ class Many(Parts):
         ]
         assert expected == changes
 
+    async def test_place_links_at_once(self, store: Store, key: LinkKey) -> None:
+        """Many questions at once, of uids in common, are answered each; a store says whether it is one server."""
+        assert store.places_together in {True, False}
+
+        candidates = [[(f"u{i % 40}", PodLife(pod, INCARNATION)) for i in range(pod, pod + 60)] for pod in range(5)]
+        answers = await asyncio.gather(
+            *(store.place_links(key.namespace, some, key.service_name, LONG) for some in candidates)
+        )
+
+        owners: dict[str, set[PodLife]] = {}
+        for some, changes in zip(candidates, answers, strict=True):
+            for (uid, _), change in zip(some, changes, strict=True):
+                assert isinstance(change, LinkChange)
+                assert change.link is not None
+                owners.setdefault(uid, set()).add(change.link.owner)
+        assert [1] * 40 == [len(lives) for lives in owners.values()]
+
     async def test_place_links_of_nothing(self, store: Store, key: LinkKey) -> None:
         """Placing no uid answers nothing."""
         assert [] == await store.place_links(key.namespace, [], key.service_name, LONG)

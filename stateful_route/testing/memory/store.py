@@ -217,6 +217,11 @@ class MemoryStore:
         async with self._operation("get_services"):
             return self._links.services(namespace, uid, self._now())
 
+    @property
+    def places_together(self) -> bool:
+        """It is one server."""
+        return True
+
     async def place(
         self,
         key: LinkKey,

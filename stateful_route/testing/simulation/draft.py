@@ -61,6 +61,12 @@ class Draft:
             args["pod"] = self.random.randrange(self.pods)
         self.add(at, f"client{self.random.randrange(self.clients)}", kind, **self._cut_short(args))
 
+    def ask_at_once(self, at: float) -> None:
+        """Let a client ask for all uids in one turn of the event loop, each by a call of its own."""
+        client = f"client{self.random.randrange(self.clients)}"
+        for uid in range(self.uids):
+            self.add(at, client, self.random.choice(["compute", "request"]), **self._cut_short({"uid": uid}))
+
     def _cut_short(self, args: dict[str, Any]) -> dict[str, Any]:
         random = self.random
         if random.random() < 0.1:

@@ -259,12 +259,19 @@ class Judge:
     def _is_excused(self, uid: str, pods: list[PodProcess]) -> bool:
         """Whether a loss or a forced change excuses that more than one pod owns a uid."""
         now = self.loop.now
-        troubled = max([0.0, *(self.troubled.get(pod.machine.name, 0.0) for pod in pods)])
-        if self.lost_until and now < max(self.lost_until, troubled) + self.bounds.loss:
+        if self.lost_until and now < max(self.lost_until, self._troubled(pods)) + self.bounds.loss:
             return True
-        if now < self.clock_stepped_until:
-            return True
-        return uid in self._forced and now < max(self._forced[uid][0], troubled) + self.bounds.force
+        return now < self.clock_stepped_until or self._is_forced(uid, pods)
+
+    def _is_forced(self, uid: str, pods: list[PodProcess]) -> bool:
+        """Whether a change by force was so lately that the pods need not have heard of it; the lease is no guard."""
+        return (
+            uid in self._forced and self.loop.now < max(self._forced[uid][0], self._troubled(pods)) + self.bounds.force
+        )
+
+    def _troubled(self, pods: list[PodProcess]) -> float:
+        """Return until when one of the machines of these pods was troubled."""
+        return max([0.0, *(self.troubled.get(pod.machine.name, 0.0) for pod in pods)])
 
     # -- memory
 
@@ -276,7 +283,8 @@ class Judge:
         if len(owners) > 1:
             self._check_owners(uid)
         known = self.ledger[uid]
-        if version != known and not (self.loop.now < self.clock_stepped_until or uid in pod.torn):
+        excused = self.loop.now < self.clock_stepped_until or uid in pod.torn or self._is_forced(uid, [pod])
+        if version != known and not excused:
             self.violate(
                 "memory is never stale",
                 f"{pod.name} serves {uid} at epoch {handle.epoch} from a memory of write {version}, not {known}",
@@ -422,12 +430,22 @@ class Judge:
             and self._unfit_for(pod_index, now, new=False) > bounds.table
         ):
             self.violate("no stale cache", f"{routes}, and that is dead")
-        later = now
+        if not (self._was_on(uid, pod_index, since) or self.clock_stepped_until or self.losing):
+            self.violate("no stale cache", f"{routes}, whose it was not in the last {now - since:.2f} s")
+
+    def answered(self, client: str, uid: str, pod_index: int) -> None:
+        """Check a pod that a client was told when the uid was not in its cache: it owned the uid until lately."""
+        since = self.loop.now - self.bounds.cache - self.bounds.degraded
+        if not (self._was_on(uid, pod_index, since) or self.clock_stepped_until or self.losing):
+            self.violate("an answer is that of its uid", f"{client} is told pod {pod_index} for {uid}")
+
+    def _was_on(self, uid: str, pod_index: int, since: float) -> bool:
+        """Whether the link of a uid led to a pod at some time since then."""
+        later = self.loop.now
         for was in reversed(self._history[uid]):
             if min(later, was.ends) < since:
-                break
+                return False
             if was.pod_index == pod_index:
-                return
+                return True
             later = was.at
-        if not (self.clock_stepped_until or self.losing):
-            self.violate("no stale cache", f"{routes}, whose it was not in the last {now - since:.2f} s")
+        return False

@@ -15,9 +15,17 @@ def leftovers_of_client(driver: ClientDriver) -> str:
     left = {
         "placing": driver._resolver._placing._in_flight,
         "finding": driver._resolver._finding._in_flight,
+        "gathered": driver._resolver.placer._gathered,
+        "asking": driver._resolver.placer._asking,
+        "being placed": sum(service.placing for service in driver._directory.services.values()),
         "reading": driver._directory._reading._in_flight,
     }
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
+
+
+def gather_early(driver: ClientDriver) -> None:
+    """Let a client place uids together as soon as two are to be placed: it has few callers here."""
+    driver._resolver.placer.gather_from = 1
 
 
 def leftovers_of_pod(driver: ServerDriver) -> str:

@@ -236,7 +236,10 @@ class Maker(Scripts):
             return
         at, pause = 0.2, random.choice([0.05, 0.2])
         while at < self.seconds:
-            self.ask(at, random.randrange(self.uids), random.choice(_ASKS))
+            if random.random() < 0.05:
+                self.ask_at_once(at)
+            else:
+                self.ask(at, random.randrange(self.uids), random.choice(_ASKS))
             at += random.expovariate(1 / pause)
 
     def _uid(self) -> int:

@@ -10,7 +10,7 @@ from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
-from stateful_route.testing.simulation.leftovers import is_waiting
+from stateful_route.testing.simulation.leftovers import gather_early, is_waiting
 from stateful_route.testing.simulation.process import Process
 from stateful_route.testing.simulation.store import noting_requests
 
@@ -314,6 +314,7 @@ class ClientProcess(Process):
         super().__init__(*args)
         self._reach = reach
         self.driver = ClientDriver(self.store, self.config, clock=self.machine, random=self.random)
+        gather_early(self.driver)
         self.machine.spawn(self.driver.start())
 
     def must_be_answered(self, began: float) -> bool:
@@ -361,7 +362,9 @@ class ClientProcess(Process):
         if cached is not None:
             self.judge.cached(self.name, uid, cached)
             return cached
-        return await self.driver.compute_linked_pod("", uid, SERVICE)
+        pod = await self.driver.compute_linked_pod("", uid, SERVICE)
+        self.judge.answered(self.name, uid, pod)
+        return pod
 
     async def request(self, uid: str) -> list[tuple[int, str]]:
         """Route a request, up to four times until it is served; return each pod and what it said."""

@@ -326,6 +326,24 @@ class Scripts(Draft):
         self.add(at + self.up_to(1.5 * self.lease), "store", "lose_all")
         self._ask_all(at + self.lease + 4.0)
 
+    def crowds(self) -> None:
+        """Many callers come in one turn of the event loop, around a death, a drain, a loss of all links, or a cut."""
+        self._set_up(clients=2, uids=6, seconds=7.0)
+        for uid in range(3):
+            self.op(0.3, self.random.randrange(2), uid, "claim", plain=True)
+        self.ask_at_once(0.7)
+        at = 1.2 + self.up_to(0.5)
+        what = self.random.choice(["kill", "stop", "lose_all", "silence", "none"])
+        if what in {"kill", "stop"}:
+            self.add(at, "pod0", what)
+        elif what == "lose_all":
+            self.add(at, "store", what)
+        elif what == "silence":
+            self.silence(at, "client0", self.up_to(3 * self.deadline), "pipe", up=self.chance(0.5))
+        for number in range(6):
+            self.ask_at_once(at + self.lease * (0.4 * number - 0.2 + 0.2 * self.up_to(1.0)))
+        self._ask_all(at + 3 * self.lease)
+
     def drained_and_back(self) -> None:
         """A pod drains while clients have its uids in their caches, and the next one with its index comes soon."""
         self._set_up(clients=2, uids=5, seconds=7.0)

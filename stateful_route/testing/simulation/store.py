@@ -171,6 +171,11 @@ class SimulatedStore:
         """Return the link, ``None`` or the error of each uid: one request each, as on a server."""
         return await self._each("get_links", [(namespace, [uid], service_name) for uid in uids], {})
 
+    @property
+    def places_together(self) -> bool:
+        """Whether the links lie on one server."""
+        return len(self.pipes) == 1
+
     async def place_links(
         self, namespace: str, candidates: Sequence[tuple[str, Any]], service_name: str, ttl: float, **named: Any
     ) -> list[LinkChange | StoreError]:

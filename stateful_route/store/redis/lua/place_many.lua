@@ -1,6 +1,6 @@
 -- Does for many uids at once what place.lua does for one; not on a cluster, where their keys are in many slots.
 -- What does not work for one uid is an error in its place, and changes nothing for the others; READONLY is for all.
--- keys: link ended ...
+-- keys: link ended? ...
 -- args: ttl_ms dead leaving channel pod incarnation ...
 -- returns: ...
 -- writes: yes
@@ -19,8 +19,10 @@ if plain and ARGV[4] == '' then return 'unchanged -1 - ' .. value end
 end
 
 local replies = {}
-for i = 1, #keys / 2 do
-  KEYS[1], KEYS[2] = keys[2 * i - 1], keys[2 * i]
+local count = (#args - 4) / 2
+local each = #keys / count
+for i = 1, count do
+  KEYS[1], KEYS[2] = keys[each * (i - 1) + 1], each == 2 and keys[2 * i] or nil
   ARGV[1], ARGV[2] = args[2 * i + 3], args[2 * i + 4]
   local done, reply = pcall(place)
   if not done then

@@ -1,0 +1,249 @@
+"""Places uids on pods of the strategy's choice: one by itself, or many with one question to the store."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from stateful_route.client.pods.pod import Pod
+from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError
+from stateful_route.models import LinkKey, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from random import Random
+
+    from stateful_route.client.placement.strategies import PlacementStrategy
+    from stateful_route.client.pods.directory import PodDirectory
+    from stateful_route.client.pods.service import ServicePods
+    from stateful_route.client.recovery import Recovery
+    from stateful_route.models import Link, LinkChange, PodLife
+    from stateful_route.store.protocol import Store
+
+Placed: TypeAlias = "tuple[str, Pod, Link]"
+"""A uid, the pod that has it, and its link."""
+
+Outcomes: TypeAlias = "Sequence[Placed | StoreError | None]"
+"""What came of each uid: ``None`` if it was not asked for, as there was no candidate for it."""
+
+_NEW_OWNER = (Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN)
+
+# While so many uids of a service are being placed, the next ones are gathered until the turn of the event loop ends.
+# With fewer, to wait for others is not worth it.
+GATHER_FROM = 8
+
+# Uids in one question: as many as the store takes in one script.
+_MOST = 64
+
+
+class _Gathered:
+    """The uids that go with the next question, and who waits for each."""
+
+    __slots__ = ("futures", "uids")
+
+    def __init__(self) -> None:
+        self.uids: list[str] = []
+        self.futures: list[asyncio.Future[Placed | None]] = []
+
+
+class Placer:
+    """Asks the store for the links of uids, to be made for pods of the strategy's choice where there are none.
+
+    Under load the uids of one turn of the event loop share a question, as in a group commit: that halves the work for
+    each of them, and takes a third off that of the server. What happens to one caller is its own affair: one that is
+    cancelled leaves the others alone, and an error for one uid is no error of another.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        directory: PodDirectory,
+        strategy: PlacementStrategy,
+        recovery: Recovery,
+        *,
+        link_ttl: float,
+        random: Random,
+        clock: Callable[[], float],
+    ) -> None:
+        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``directory``."""
+        self._store = store
+        self._directory = directory
+        self._strategy = strategy
+        self._recovery = recovery
+        self._link_ttl = link_ttl
+        self._random = random
+        self._clock = clock
+        self._gathered: dict[ServicePods, _Gathered] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asking: set[asyncio.Task[Outcomes]] = set()
+        self.gather_from = GATHER_FROM
+        self.placed = 0
+        self.unreadable = 0
+
+    def place(self, service: ServicePods, uid: str) -> Awaitable[Placed | None] | None:
+        """Place a uid with one question; return ``None``, or what gives ``None``, if that is not enough.
+
+        Then nothing was asked: there are no candidates, or the store may be another one than it was.
+
+        Raises:
+            StoreError: if the store did not answer; when what is returned is awaited.
+
+        """
+        gathered = self._gathered.get(service)
+        if gathered is None:
+            if service.placing < self.gather_from or not self._store.places_together:
+                return self.place_chosen(service, uid) if self._is_enough(service, (uid,)) else None
+            gathered = self._gathered[service] = _Gathered()
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._ask, service)
+        future: asyncio.Future[Placed | None] = asyncio.Future(loop=self._loop)
+        gathered.uids.append(uid)
+        gathered.futures.append(future)
+        if len(gathered.uids) == _MOST:
+            self._ask(service)
+        return future
+
+    def place_chosen(self, service: ServicePods, uid: str, preferred: Pod | None = None) -> Coroutine[Any, Any, Placed]:
+        """Place a uid on the pod of the strategy's choice, or on ``preferred``; there are candidates.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        return self.place_on(service, uid, self._choose(service.candidates, preferred))
+
+    async def place_on(self, service: ServicePods, uid: str, pod: Pod) -> Placed:
+        """Place a uid on a pod that counts the placement as pending, unless the uid has a link.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        asked_at = self._clock()
+        service.placing += 1
+        try:
+            answer = await self._store.place(
+                LinkKey(service.namespace, uid, service.service_name),
+                pod.life,
+                self._link_ttl,
+                dead=service.dead.named,
+                leaving=service.leaving.named,
+            )
+        finally:
+            service.placing -= 1
+            pod.answered()
+        (placed,) = self._keep(service, (uid,), (answer,), asked_at)
+        if isinstance(placed, StoreError):
+            raise placed
+        return placed
+
+    async def place_all(self, service: ServicePods, uids: Sequence[str]) -> Outcomes:
+        """Place uids with one question, each on the pod of the strategy's choice, as far as there are candidates."""
+        chosen: list[Pod] = []
+        questions: list[tuple[str, PodLife]] = []
+        asked_at = self._clock()
+        try:
+            pods = service.candidates
+            for uid in uids:
+                if not pods:
+                    break
+                pod = self._choose(pods, self._recovery.preferred(service, uid) if service.recovering else None)
+                chosen.append(pod)
+                questions.append((uid, pod.life))
+                if pod.limited and pod.full:
+                    pods = service.candidates
+            answers = await self._store.place_links(
+                service.namespace,
+                questions,
+                service.service_name,
+                self._link_ttl,
+                dead=service.dead.named,
+                leaving=service.leaving.named,
+            )
+        finally:
+            for pod, count in Counter(chosen).items():
+                pod.answered(count)
+        outcomes = self._keep(service, uids, answers, asked_at)
+        return outcomes if len(outcomes) == len(uids) else [*outcomes, *[None] * (len(uids) - len(outcomes))]
+
+    def _is_enough(self, service: ServicePods, uids: Sequence[str]) -> bool:
+        """Whether one question is enough for these uids, as far as it is known."""
+        return bool(service.candidates) and not (service.doubtful or self._recovery.may_be_elsewhere(service, uids))
+
+    def _ask(self, service: ServicePods) -> None:
+        """Ask for what is gathered, unless that was done already, as there was enough of it."""
+        gathered = self._gathered.pop(service, None)
+        if gathered is not None:
+            service.placing += len(gathered.uids)
+            work = self._place_gathered(service, gathered.uids)
+            task = asyncio.create_task(work, name="stateful_route places uids")
+            self._asking.add(task)
+            task.add_done_callback(functools.partial(self._hand_out, service, gathered.futures))
+
+    async def _place_gathered(self, service: ServicePods, uids: Sequence[str]) -> Outcomes:
+        return await self.place_all(service, uids) if self._is_enough(service, uids) else [None] * len(uids)
+
+    def _hand_out(
+        self, service: ServicePods, futures: Sequence[asyncio.Future[Placed | None]], task: asyncio.Task[Outcomes]
+    ) -> None:
+        """Give each caller that still waits what came of its uid."""
+        self._asking.discard(task)
+        service.placing -= len(futures)
+        if task.cancelled():
+            for future in futures:
+                future.cancel()
+            return
+        error = task.exception()  # of a strategy, say
+        outcomes = task.result() if error is None else [error] * len(futures)
+        for future, outcome in zip(futures, outcomes, strict=True):
+            if future.done():
+                continue
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+    def _choose(self, pods: list[Pod], preferred: Pod | None) -> Pod:
+        """Return the pod for a uid, with the placement counted as pending: the one that had it if that may be."""
+        pod = self._strategy(pods, self._random) if preferred is None else preferred
+        try:
+            pod.chosen()
+        except AttributeError:
+            if isinstance(pod, Pod):
+                raise
+            raise InvalidArgumentError("strategy", pod, "one that returns one of its candidates") from None
+        return pod
+
+    def _keep(
+        self, service: ServicePods, uids: Sequence[str], answers: Sequence[LinkChange | StoreError], asked_at: float
+    ) -> list[Placed | StoreError]:
+        """Take in the answers to a question, to the first uids or all, and return what came of each."""
+        outcomes: list[Placed | StoreError] = []
+        found: list[Placed] = []
+        new: dict[Pod, int] = {}
+        for uid, answer in zip(uids, answers, strict=False):
+            if isinstance(answer, StoreError):
+                outcomes.append(answer)
+                continue
+            link = answer.link
+            if link is None:
+                message = f"no link, but {answer.outcome}"
+                outcomes.append(StoreProtocolError(message, operation="place", maybe_applied=True))
+                continue
+            pod = service.pod(link.pod_index)
+            if answer.outcome in _NEW_OWNER:
+                self.unreadable += answer.outcome is Outcome.OVERWRITTEN
+                new[pod] = new.get(pod, 0) + 1
+            placed = (uid, pod, link)
+            found.append(placed)
+            outcomes.append(placed)
+        for pod, count in new.items():
+            self.placed += count
+            service.placed(pod, asked_at, count)
+        service.links.put_all(found, asked_at)
+        if service.store_away and len(found) == len(outcomes):
+            self._directory.store_answered(service)
+        return outcomes
