@@ -81,10 +81,10 @@ class BatchResolver:
             except AWAY:
                 self._directory.store_failed(service)
                 raise
-        doubtful = [
-            uid for uid, link in placed.items() if isinstance(link, Link) and not service.pod(link.pod_index).trusted
-        ]
-        if doubtful:
+        owners = {link.pod_index for link in placed.values() if isinstance(link, Link)}
+        suspects = {pod_index for pod_index in owners if not service.pod(pod_index).trusted}
+        if suspects:
+            doubtful = [uid for uid, link in placed.items() if isinstance(link, Link) and link.pod_index in suspects]
             try:
                 async with within(self._deadline, "place_links", since=began):
                     placed |= await self._place_stranded(service, placed, doubtful)
@@ -200,7 +200,8 @@ class BatchResolver:
 
     def _note(self, service: ServicePods, answers: Answers) -> None:
         """Note whether the store answered for all uids, or is away."""
-        if any(isinstance(answer, AWAY) for answer in answers.values()):
-            self._directory.store_failed(service)
-        elif not any(isinstance(answer, StoreError) for answer in answers.values()):
+        errors = [answer for answer in answers.values() if isinstance(answer, StoreError)]
+        if not errors:
             self._directory.store_answered(service)
+        elif any(isinstance(error, AWAY) for error in errors):
+            self._directory.store_failed(service)

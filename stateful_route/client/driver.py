@@ -383,11 +383,16 @@ class ClientDriver(Driver):
         check_id("service_name", service_name)
         checked = await checked_uids(uids)
         self._check_running()
-        batch = Batch(
-            lambda uid: self.peek(namespace, uid, service_name),
-            lambda missing: resolve(self._directory.peek(namespace, service_name), missing),
-        )
-        return await batch.run(checked)
+        service = self._directory.peek(namespace, service_name)
+
+        def cached(uid: str) -> int | None:
+            pod = service.links.pod(uid)
+            if pod is None:
+                return None
+            self._hits += 1
+            return pod.pod_index
+
+        return await Batch(cached, lambda missing: resolve(service, missing)).run(checked)
 
     def _namespace_of(self, namespace: str) -> str:
         if namespace in ("", self._namespace):

@@ -135,7 +135,7 @@ class Placer:
         finally:
             service.placing -= 1
             pod.answered()
-        (placed,) = self._keep(service, (uid,), (answer,), asked_at)
+        placed = self._keep(service, (uid,), (answer,), asked_at)[0]
         if isinstance(placed, StoreError):
             raise placed
         return placed
