@@ -31,6 +31,7 @@ INVALIDATION = "invalidation"
 CLAIM = "claim"
 MISS = "miss"
 KNOWN = "known"
+CROWD = "crowd"
 TAKEOVER = "takeover"
 HEARTBEAT = "heartbeat"
 RELEASE = "release"
@@ -41,6 +42,7 @@ TRIPS = {
     CLAIM: "a claim of a new uid",
     MISS: "a miss of a new uid",
     KNOWN: "a miss of a uid with a persistent link",
+    CROWD: "a miss of a new uid, one of 100 at once",
     TAKEOVER: "a takeover of a confirmed death",
     HEARTBEAT: "a heartbeat, timer to Redis",
     RELEASE: "a release",
@@ -48,8 +50,9 @@ TRIPS = {
 
 _COLUMNS = ("calls", "modules", "moves")
 _MISS = (Ceiling(40, subject="calls"), Ceiling(14, subject="modules"))
-GOALS = {MISS: _MISS, KNOWN: _MISS, HEARTBEAT: (Ceiling(60, subject="calls"),)}
+GOALS = {MISS: _MISS, KNOWN: _MISS, CROWD: _MISS, HEARTBEAT: (Ceiling(60, subject="calls"),)}
 
+_AT_ONCE = 100
 _PODS = 4
 _WARM = 100
 _DEAD, _HERE = 10, 11
@@ -75,6 +78,8 @@ async def walks(options: Options) -> dict[str, Walk]:
                     await client.compute_linked_pod(NAMESPACE, f"warm-{number}", SERVICE)
                 for number in range(times):
                     await _of_client(client, pod, number, taken)
+                    uids = [f"crowd-{number}-{caller}" for caller in range(_AT_ONCE)]
+                    taken[CROWD].append(await _walked(_at_once(client, uids)))
             async with _route(url, QUIET) as route:
                 await _takeovers(url, route.store, times, taken)
             async with _route(url, QUIET) as route, route.server(info(_HERE)) as server:
@@ -102,6 +107,10 @@ async def _of_client(client: ClientDriver, pod: Process, number: int, taken: dic
         await asyncio.sleep(_ARRIVED)
     assert await client.get_linked_in_cache(NAMESPACE, known, SERVICE) is None
     taken[INVALIDATION].append(recorder.walk)
+
+
+async def _at_once(client: ClientDriver, uids: list[str]) -> None:
+    await asyncio.gather(*(client.compute_linked_pod(NAMESPACE, uid, SERVICE) for uid in uids))
 
 
 async def _takeovers(url: str, store: Store, times: int, taken: dict[str, list[Walk]]) -> None:
@@ -151,11 +160,14 @@ def shown(trip: str, options: Options) -> list[str]:
 
 async def _run(options: Options) -> AsyncIterator[Row]:
     for trip, walk in (await walks(options)).items():
+        calls, modules, moves = walk.figures
+        trips = _AT_ONCE if trip == CROWD else 1
+        figures = (calls / trips, float(modules), moves / trips)
         yield Row(
             case=WALKS,
             variant=TRIPS[trip],
             unit="in one trip",
-            figures={name: [float(figure)] for name, figure in zip(_COLUMNS, walk.figures, strict=True)},
+            figures={name: [figure] for name, figure in zip(_COLUMNS, figures, strict=True)},
             goals=GOALS.get(trip, ()),
         )
 

@@ -94,7 +94,8 @@ class Placer:
         gathered = self._gathered.get(service)
         if gathered is None:
             if service.placing < self.gather_from or not self._store.places_together:
-                return self.place_chosen(service, uid) if self._is_enough(service, (uid,)) else None
+                pods = self._candidates(service, (uid,))
+                return self.place_on(service, uid, self._choose(pods, None)) if pods else None
             gathered = self._gathered[service] = _Gathered()
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
@@ -169,9 +170,11 @@ class Placer:
         outcomes = self._keep(service, uids, answers, asked_at)
         return outcomes if len(outcomes) == len(uids) else [*outcomes, *[None] * (len(uids) - len(outcomes))]
 
-    def _is_enough(self, service: ServicePods, uids: Sequence[str]) -> bool:
-        """Whether one question is enough for these uids, as far as it is known."""
-        return bool(service.candidates) and not (service.doubtful or self._recovery.may_be_elsewhere(service, uids))
+    def _candidates(self, service: ServicePods, uids: Sequence[str]) -> list[Pod] | None:
+        """Return the candidates, if one question is enough for these uids as far as it is known."""
+        if service.doubtful or self._recovery.may_be_elsewhere(service, uids):
+            return None
+        return service.candidates
 
     def _ask(self, service: ServicePods) -> None:
         """Ask for what is gathered, unless that was done already, as there was enough of it."""
@@ -184,7 +187,7 @@ class Placer:
             task.add_done_callback(functools.partial(self._hand_out, service, gathered.futures))
 
     async def _place_gathered(self, service: ServicePods, uids: Sequence[str]) -> Outcomes:
-        return await self.place_all(service, uids) if self._is_enough(service, uids) else [None] * len(uids)
+        return await self.place_all(service, uids) if self._candidates(service, uids) else [None] * len(uids)
 
     def _hand_out(
         self, service: ServicePods, futures: Sequence[asyncio.Future[Placed | None]], task: asyncio.Task[Outcomes]
