@@ -27,8 +27,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 class ListeningTask(abc.ABC):
     """Listens from ``start`` to ``stop``; what is done with it is up to the subclass."""
 
-    def __init__(self, store: Store, topic: Topic, *, patience: float, random: Random) -> None:
-        """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds."""
+    def __init__(self, store: Store, topic: Callable[[], Topic], *, patience: float, random: Random) -> None:
+        """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds.
+
+        ``topic`` tells what to listen to; another topic is listened to within the patience.
+        """
         self._store = store
         self._topic = topic
         self._patience = patience
@@ -58,18 +61,23 @@ class ListeningTask(abc.ABC):
     async def _run(self) -> None:
         while True:
             try:
-                async with self._store.listen(self._topic, self._patience) as events:
+                topic = self._topic()
+                async with self._store.listen(topic, self._patience) as events:
                     await self._begin()
                     self._backoff.reset()
                     async for event in events:
                         if event is not None:
                             await self._take_in(event)
+                        if topic != self._topic():
+                            break
             except StoreError as error:
                 self._lose(error)
             except Exception as error:  # noqa: BLE001 - one error does not deafen for good
                 _log.exception("%r failed; it listens again", self)
                 self._lose(StoreUnavailableError(repr(error), operation="listen", maybe_applied=False))
                 self._backoff.exhaust()
+            else:
+                continue
             await asyncio.sleep(self._backoff.next())
 
 
@@ -77,11 +85,12 @@ class _Attached(ListeningTask):
     """Hands on what it hears."""
 
     def __init__(self, store: Store, topic: Topic, listener: TopicListener, *, patience: float, random: Random) -> None:
-        super().__init__(store, topic, patience=patience, random=random)
+        super().__init__(store, lambda: topic, patience=patience, random=random)
+        self._name = str(topic)
         self._listener = listener
 
     def __repr__(self) -> str:
-        return f"<listener to {self._topic}>"
+        return f"<listener to {self._name}>"
 
     async def _begin(self) -> None:
         self._listener.begin()

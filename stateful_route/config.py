@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 import re
+import socket
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
@@ -38,6 +39,9 @@ _log = logging.getLogger("stateful_route")
 _ORDINAL = re.compile(r"-(\d{1,4})$")
 _SLIP = 0.8
 _MAX_CHOICES = 1024
+LEASED = "leased"
+"""What the variable of the pod index says if the pod leases its index whatever its name is."""
+
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 # A process has no more descriptors, and a server seldom takes more connections.
 _MAX_CONNECTIONS = 10_000
@@ -92,7 +96,11 @@ class BaseConfig(_json.JsonForm):
     service_name: str | None = _identity("service of this pod (pods only)")
     pod_name: str | None = _identity("name of this pod, for people (pods only)")
     pod_index: int | None = _setting(
-        None, check_pod_index, unit="", doc="ordinal of this pod, from 0 (pods only)", kind=int
+        None,
+        check_pod_index,
+        unit="",
+        doc="ordinal of this pod, from 0; unset: it leases the lowest one that is free (pods only)",
+        kind=int,
     )
     address: str | None = _identity("where this pod is reached, published to the clients")
     zone: str | None = _identity("where this pod runs, published to the clients")
@@ -264,24 +272,21 @@ class BaseConfig(_json.JsonForm):
         return super().to_dict() | derived
 
     def server_info(self) -> ServerInfo:
-        """Return the identity of this pod.
+        """Return the identity of this pod: without an index, it leases one.
+
+        Without a name it has that of its host, and the number of its process.
 
         Raises:
-            ConfigError: if a part of it is not set.
+            ConfigError: if the service is not set.
 
         """
-        parts = {name: getattr(self, name) for name in ("namespace", "service_name", "pod_name", "pod_index")}
-        for name, value in parts.items():
-            if value is None:
-                raise ConfigError(
-                    name, None, f"a value, as STATEFUL_ROUTE_{name.upper()} may give it: {self._why(name)}"
-                )
-        return ServerInfo(**parts)
-
-    def _why(self, name: str) -> str:
-        if name == "pod_index" and self.pod_name is not None:
-            return f"{self.pod_name!r} does not end in an ordinal, as the name of a pod of a StatefulSet does"
-        return "a server driver needs to know which pod it is in"
+        if self.service_name is None:
+            allowed = "a value, as STATEFUL_ROUTE_SERVICE_NAME may give it: a server driver needs to know its service"
+            raise ConfigError("service_name", None, allowed)
+        name = self.pod_name or f"{socket.gethostname() or 'pod'}-{os.getpid()}"
+        return ServerInfo(
+            namespace=self.namespace, service_name=self.service_name, pod_name=name, pod_index=self.pod_index
+        )
 
     @classmethod
     def from_env(cls, prefix: str = "STATEFUL_ROUTE_", environ: Mapping[str, str] | None = None) -> Self:
@@ -290,7 +295,8 @@ class BaseConfig(_json.JsonForm):
         A variable that is not set, or empty, leaves the default; one with a name that is nearly that of a setting is
         warned of in the log. On Kubernetes the host name of a pod of a StatefulSet is its name and ends with its
         ordinal: without ``..._POD_NAME`` the variable ``HOSTNAME`` is the pod's name, and without ``..._POD_INDEX``
-        the ordinal at the end of the pod's name, of up to four digits, is its index.
+        the ordinal at the end of the pod's name, of up to four digits, is its index. With ``..._POD_INDEX=leased`` the
+        pod leases an index all the same: the workers of one host have one host name.
 
         Raises:
             ConfigError: naming the variable that is wrong.
@@ -299,13 +305,14 @@ class BaseConfig(_json.JsonForm):
         environ = os.environ if environ is None else environ
         settings: dict[str, Any] = {}
         _warn_of_slips(prefix, environ)
+        leased = environ.get(f"{prefix}POD_INDEX", "").lower() == LEASED
         for field in attrs.fields(cls):
             variable = prefix + field.name.upper()
-            if text := environ.get(variable, ""):
+            if (text := environ.get(variable, "")) and not (leased and field.name == "pod_index"):
                 settings[field.name] = _read_variable(variable, text, field.metadata["kind"])
         if "pod_name" not in settings and (name := environ.get("HOSTNAME", "")):
             settings["pod_name"] = name
-        if "pod_index" not in settings and (ordinal := _ORDINAL.search(settings.get("pod_name", ""))):
+        if not leased and "pod_index" not in settings and (ordinal := _ORDINAL.search(settings.get("pod_name", ""))):
             settings["pod_index"] = int(ordinal[1])
         try:
             return cls(**settings)

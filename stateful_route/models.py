@@ -79,7 +79,7 @@ class ServerInfo(_json.JsonForm):
         namespace: the isolation domain.
         service_name: the stateful service.
         pod_name: the name of the process, for people; the host name of the pod on Kubernetes.
-        pod_index: the ordinal of the replica, from 0.
+        pod_index: the ordinal of the replica, from 0; ``None`` to lease the lowest one that is free.
 
     Raises:
         InvalidArgumentError: if an id is blank, over-long or not encodable, or the index is not an int from 0.
@@ -89,7 +89,7 @@ class ServerInfo(_json.JsonForm):
     namespace: str = attrs.field(validator=checked(check_id))
     service_name: str = attrs.field(validator=checked(check_id))
     pod_name: str = attrs.field(validator=checked(check_id))
-    pod_index: int = attrs.field(validator=checked(check_pod_index))
+    pod_index: int | None = attrs.field(default=None, validator=checked(check_pod_index, optional=True))
 
 
 @attrs.frozen
@@ -422,6 +422,7 @@ class Registration:
         refused: whether another life was there than expected, so that nothing was changed.
         previous_born: the first incarnation of the process of the life before, as far as that process knew it; 0 if
             there is none.
+        pod_index: the index of the pod: that which it has, or that which it was given.
 
     """
 
@@ -431,6 +432,7 @@ class Registration:
     own: bool = False
     refused: bool = False
     previous_born: int = attrs.field(default=0, eq=False)
+    pod_index: int = attrs.field(default=0, kw_only=True)
 
 
 class HeartbeatOutcome(enum.StrEnum):

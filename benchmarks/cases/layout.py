@@ -88,7 +88,7 @@ async def _filling(server: LocalServer) -> AsyncIterator[dict[str, dict[str, Fil
 
 async def _life(store: Store) -> PodLife:
     registration = await store.register(_POD, PodReport(), float(_TTL), CONFIG.pod_retention)
-    return PodLife(_POD.pod_index, registration.incarnation)
+    return PodLife(registration.pod_index, registration.incarnation)
 
 
 def _plain_key(uid: str) -> str:
@@ -133,7 +133,7 @@ async def timed(server: LocalServer) -> AsyncIterator[dict[str, dict[str, Round]
         async def put(keys: Sequence[LinkKey]) -> None:
             pipeline = redis.pipeline(transaction=False)
             for key in keys:
-                pipeline.set(_plain_key(key.uid), _POD.pod_index, ex=_TTL)
+                pipeline.set(_plain_key(key.uid), str(_POD.pod_index), ex=_TTL)
             await pipeline.execute()
 
         def each(send: Callable[[Sequence[LinkKey]], Awaitable[None]], pattern: re.Pattern[str], *, new: bool) -> Round:

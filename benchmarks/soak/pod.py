@@ -185,7 +185,8 @@ async def _main(part: Part) -> None:
         driver = await _started(route, hand_off)
         pod = Pod(part, driver, calls)
         application.append(pod)
-        path = Path(part.pod_socket(driver.server_info.pod_index))
+        assert driver.pod_index is not None
+        path = Path(part.pod_socket(driver.pod_index))
         path.unlink(missing_ok=True)  # who comes last has the address
         server = await asyncio.start_unix_server(pod.accept, path)
         own = path.stat().st_ino

@@ -95,19 +95,17 @@ class ServerDriver(Driver):
         config.check_for_pod()
         random = Random() if random is None else random  # noqa: S311 - it spreads load
         self._store = store
-        self._server = server_info
         self._config = config
         self._load = LoadMeter(source_of(load_source, config.cpu_factor), clock)
         self._lease = PodLease(server_info, config.lease_seconds, clock)
-        self._owned = OwnedUids(self._lease, server_info.pod_index)
+        self._owned = OwnedUids(self._lease)
         self._status = PodStatus(self._owned, self._load, config)
         self._operations = UidOperations(store, server_info, self._owned, self._status, config)
         self._reclaim = Reclaim(self._operations, random)
-        self._heartbeats = Heartbeats(store, server_info, self._owned, self._status, self._reclaim, config)
+        self._heartbeats = Heartbeats(store, self._owned, self._status, self._reclaim, config)
         self._checks = LinkChecks(self._operations, self._heartbeats, random)
         self._invalidations = PodInvalidationListener(
             store,
-            server_info,
             self._operations,
             self._heartbeats,
             self._checks,
@@ -124,18 +122,23 @@ class ServerDriver(Driver):
         self._caring = each(config.heartbeat, "care for the links", self._checks.look_after)
         self._rebalancing: PeriodicTask | None = None
         if config.rebalance:
-            rebalancer = Rebalancer(store, server_info, hand_over, movable, config, random)
+            rebalancer = Rebalancer(store, hand_over, movable, config, random)
             self._rebalancing = each(config.rebalance_period, "rebalancing", rebalancer.cycle)
         self._draining = Drain(self._status, self._heartbeats, self._reclaim, hand_over, self._rebalancing, config)
 
     def __repr__(self) -> str:
-        server = self._server
+        server = self.server_info
         return f"<ServerDriver of {server.service_name!r} pod {server.pod_index}: {self._phase}>"
 
     @property
     def server_info(self) -> ServerInfo:
-        """Which pod this is."""
-        return self._server
+        """Which pod this is; without an index if that is leased, and it has none at the moment."""
+        return self._lease.server
+
+    @property
+    def pod_index(self) -> int | None:
+        """The index of this pod; a leased one is ``None`` before the start, and changes if another process gets it."""
+        return self._lease.pod_index
 
     @property
     def incarnation(self) -> int:
@@ -271,7 +274,7 @@ class ServerDriver(Driver):
 
         if not self._is_own_service(key):
             answer = await self._assign(key, pod_index)
-        elif pod_index == self._server.pod_index:
+        elif pod_index == self.pod_index:
             self._check_not_waiting(uid)
             answer = await self._operations.assign(uid)
         else:
@@ -284,7 +287,7 @@ class ServerDriver(Driver):
         """See ``StatefulRouteForServerDriver``."""
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-        if self._is_own_service(key) and pod_index == self._server.pod_index:
+        if self._is_own_service(key) and pod_index == self.pod_index:
             self._check_not_waiting(uid)
             claimed = await self._operations.claim(uid, steal_temporary=True)
             if claimed.full and claimed.pod_index is None:
@@ -319,7 +322,7 @@ class ServerDriver(Driver):
             return await self._store.assign(key, await self._life_of(key, pod_index))
 
     def _key(self, namespace: str, uid: str, service_name: str) -> LinkKey:
-        namespace = self._server.namespace if namespace == "" else namespace
+        namespace = self.server_info.namespace if namespace == "" else namespace
         check_id("namespace", namespace)
         check_id("uid", uid)
         check_id("service_name", service_name)
@@ -327,7 +330,7 @@ class ServerDriver(Driver):
         return LinkKey(namespace, uid, service_name)
 
     def _is_own_service(self, key: LinkKey) -> bool:
-        return key.service_name == self._server.service_name and key.namespace == self._server.namespace
+        return key.service_name == self.server_info.service_name and key.namespace == self.server_info.namespace
 
     async def _life_of(self, key: LinkKey, pod_index: int) -> PodLife:
         """Read the present life of another pod."""

@@ -15,7 +15,7 @@ from stateful_route.server.lease import GOODBYE, SUPERSEDED
 
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
-    from stateful_route.models import PodReport, Registration, ServerInfo
+    from stateful_route.models import PodReport, Registration
     from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.server.reclaim import Reclaim
     from stateful_route.server.status import PodStatus
@@ -46,7 +46,6 @@ class Heartbeats:
     def __init__(
         self,
         store: Store,
-        server: ServerInfo,
         owned: OwnedUids,
         status: PodStatus,
         reclaim: Reclaim,
@@ -54,7 +53,6 @@ class Heartbeats:
     ) -> None:
         """Have said nothing yet."""
         self._store = store
-        self._server = server
         self._owned = owned
         self._lease = owned.pod_lease
         self._status = status
@@ -145,7 +143,7 @@ class Heartbeats:
     async def _send(self, report: PodReport) -> HeartbeatOutcome:
         self._sequence += 1
         outcome = await self._store.heartbeat(
-            self._server, self._lease.incarnation, self._sequence, report, *self._times
+            self._lease.server, self._lease.incarnation, self._sequence, report, *self._times
         )
         if outcome is HeartbeatOutcome.ACCEPTED:
             self._status.told = report
@@ -170,7 +168,10 @@ class Heartbeats:
         elif outcome is HeartbeatOutcome.SUPERSEDED:
             lease.suspend()
             there = await self._register_once(_NO_LIFE)  # refused: it only asks who is there
-            if there.own or not self._is_older_than(there):
+            if lease.is_leased and not there.own:
+                self._leave_index()
+                await self._begin_life()
+            elif there.own or not self._is_older_than(there):
                 # It came late, without an answer to this process; or it is of an older one, after the store was lost.
                 await self._begin_next_life()
             else:
@@ -214,33 +215,38 @@ class Heartbeats:
     async def _register(self) -> tuple[float, Registration]:
         """Register in place of the life that is there; return when that was sent, and the answer.
 
-        Each attempt names that life, so one that arrives late, after another one, changes nothing.
+        Each attempt names that life, so one that arrives late, after another one, changes nothing. A pod that leases
+        its index names none, as long as it has no index: nobody has the one that it gets.
         """
+        lease = self._lease
         for _ in range(_REGISTRATIONS):
-            sent = self._lease.clock()
-            began = await self._register_once(self._expected)
+            sent = lease.clock()
+            began = await self._register_once(None if lease.pod_index is None else self._expected)
             if not began.refused:
                 return sent, began
             if self.spares_others and not began.own:
                 self._end()
                 return sent, began
-            if self._is_older_than(began) and not began.own:
+            if lease.is_leased and not began.own:
+                self._leave_index()
+            elif self._is_older_than(began) and not began.own:
                 self._supersede()
                 return sent, began
         message = "others register this pod at the same time, again and again"
         raise StoreUnavailableError(message, operation="register", maybe_applied=False)
 
-    async def _register_once(self, expected: int) -> Registration:
+    async def _register_once(self, expected: int | None) -> Registration:
         report = self._status.report()
         named = self._process
-        if self.registered:  # behind the first incarnation of this process
+        if self._lease.lives:  # behind the first incarnation of this process
             named = f"{min(self._lease.lives)}:{named}"
         above = max(self._lease.newest_seen, self._last_incarnation)
         began = await self._store.register(
-            self._server, report, *self._times, process=named, expected=expected, above=above
+            self._lease.server, report, *self._times, process=named, expected=expected, above=above
         )
         if not began.refused:
             self._status.told = report
+            self._lease.take_index(began.pod_index)
             return began
         self._expected = began.previous_incarnation or 0
         if began.own:
@@ -252,7 +258,16 @@ class Heartbeats:
 
         The older of two processes may be the first to register again in a store that was lost.
         """
-        return self.registered and min(self._lease.lives) < there.previous_born
+        lives = self._lease.lives
+        return bool(lives) and min(lives) < there.previous_born
+
+    def _leave_index(self) -> None:
+        """Lose all: another process has the index that this one had leased, and it takes another one."""
+        message = "%s has lost its index to another process, and its %d uids: it takes another one"
+        _log.warning(message, self._lease.name, len(self._owned))
+        self._lease.leave_index()
+        self._owned.lose_all()
+        self._expected = 0
 
     def _supersede(self) -> None:
         self._lease.supersede()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from stateful_route._listening import ListeningTask
 from stateful_route.errors import LifecycleError, StoreError
-from stateful_route.models import LinkInvalidation, Topic
+from stateful_route.models import LinkInvalidation
 
 if TYPE_CHECKING:
     from random import Random
 
-    from stateful_route.models import ServerInfo, TopicEvent
+    from stateful_route.models import TopicEvent
     from stateful_route.server.heartbeats import Heartbeats
     from stateful_route.server.link_checks import LinkChecks
     from stateful_route.server.operations import UidOperations
@@ -33,7 +33,6 @@ class PodInvalidationListener(ListeningTask):
     def __init__(
         self,
         store: Store,
-        server: ServerInfo,
         operations: UidOperations,
         heartbeats: Heartbeats,
         checks: LinkChecks,
@@ -42,11 +41,10 @@ class PodInvalidationListener(ListeningTask):
         random: Random,
     ) -> None:
         """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds."""
-        topic = Topic(server.namespace, server.service_name, server.pod_index)
-        super().__init__(store, topic, patience=patience, random=random)
         self._operations = operations
         self._owned = operations.owned
         self._lease = operations.owned.pod_lease
+        super().__init__(store, lambda: self._lease.topic, patience=patience, random=random)
         self._heartbeats = heartbeats
         self._checks = checks
         self._deaf = False

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import attrs
+
 from stateful_route.errors import LifecycleError, StoreUnavailableError
-from stateful_route.models import ENDED_TENURE_SECONDS, PodLife
+from stateful_route.models import ENDED_TENURE_SECONDS, PodLife, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +21,7 @@ _MARGIN = 0.002
 GOODBYE = "has said goodbye and owns nothing any more: make a new driver"
 SUPERSEDED = (
     "was superseded and owns nothing any more: a newer process has this pod index "
-    "(uvicorn --workers, or two replicas with one STATEFUL_ROUTE_POD_INDEX?): end this process"
+    "(uvicorn --workers, or two replicas with one STATEFUL_ROUTE_POD_INDEX? let them lease one): end this process"
 )
 _FORKED = "is of the process that this one was forked from, and owns nothing here: make a driver in each process"
 
@@ -34,9 +36,10 @@ class PodLease:
 
     def __init__(self, server: ServerInfo, seconds: float, clock: Callable[[], float]) -> None:
         """Make a lease of so many seconds, without a life yet."""
-        self.name = f"pod {server.pod_index} of {server.service_name!r} ({server.pod_name})"
-        """What the pod is called in log lines and in messages."""
-        self._pod_index = server.pod_index
+        self.server = server
+        """Which pod this is; without an index while it has leased none."""
+        self.is_leased = server.pod_index is None
+        """Whether the index is leased: a life that is lost to another process is followed by one on another index."""
         self._seconds = seconds
         self.clock = clock
         self._good_from = -math.inf
@@ -49,13 +52,30 @@ class PodLease:
         """Why this process owns nothing for good: it said goodbye, or was superseded; empty while it may own."""
         self.superseded = False
         """Whether a newer process with the same index has taken over."""
-        self._present = PodLife(server.pod_index, 0)
+        self._present: PodLife | None = None
         self.incarnation = 0
         """The number of this life; 0 while the store has not said it."""
         self.lives: set[int] = set()
         """The incarnations that this process has had."""
         self.newest_seen = 0
         """The highest incarnation of this pod that a link names; the next life is to be above."""
+
+    @property
+    def name(self) -> str:
+        """What the pod is called in log lines and in messages."""
+        server = self.server
+        which = "a pod" if server.pod_index is None else f"pod {server.pod_index}"
+        return f"{which} of {server.service_name!r} ({server.pod_name})"
+
+    @property
+    def pod_index(self) -> int | None:
+        """The index of the pod, be it leased or its own; ``None`` while it has none."""
+        return self.server.pod_index
+
+    @property
+    def topic(self) -> Topic:
+        """What this pod is told; while it has no index, what all clients of the service are told."""
+        return Topic(self.server.namespace, self.server.service_name, self.server.pod_index)
 
     def life(self) -> PodLife:
         """Return the present life, in whose name links are made.
@@ -66,7 +86,7 @@ class PodLease:
                 an older life of the pod may still own, as nothing is touched that may be its.
 
         """
-        if self.ended or not self.incarnation or self.waiting:
+        if self.ended or not self.incarnation or self.waiting or self._present is None:
             self.check_not_ended()
             message = "the store does not know this pod now"
             if self.waiting:
@@ -90,7 +110,7 @@ class PodLease:
 
     def is_own(self, pod_index: int, incarnation: int) -> bool:
         """Whether that is a life of this process."""
-        return pod_index == self._pod_index and incarnation in self.lives
+        return pod_index == self.pod_index and incarnation in self.lives
 
     def may_resume(self, incarnation: int) -> bool:
         """Whether that life held its lease until the store lost it, and the store still tells who owned its uids since.
@@ -148,6 +168,20 @@ class PodLease:
             self._resumes_until = self._good_until + _MARGIN - self._seconds + ENDED_TENURE_SECONDS
         self._reclaims_until = self.clock() + self._seconds
 
+    def take_index(self, pod_index: int) -> None:
+        """Be the pod with that index, which was leased."""
+        self.server = attrs.evolve(self.server, pod_index=pod_index)
+
+    def leave_index(self) -> None:
+        """Have no index and no life: another process has this one. All that was owned is lost."""
+        self.suspend()
+        self.forget_life()
+        self.server = attrs.evolve(self.server, pod_index=None)
+        self.lives.clear()
+        self.newest_seen = 0
+        self._unbroken.clear()
+        self._good_from = self._reclaims_until = -math.inf
+
     def end(self, why: str) -> None:
         """Own nothing for good; the first reason counts."""
         self.ended = self.ended or why
@@ -165,4 +199,4 @@ class PodLease:
 
     def _set_incarnation(self, incarnation: int) -> None:
         self.incarnation = incarnation
-        self._present = PodLife(self._pod_index, incarnation)
+        self._present = None if self.pod_index is None else PodLife(self.pod_index, incarnation)

@@ -86,14 +86,14 @@ class UidOperations:
         """
         await self._settle_releases(uid)
         link = await self._store.get_link(self._key(uid))
-        if link is not None and link.pod_index == self._server.pod_index:
+        if link is not None and link.pod_index == self._lease.pod_index:
             if link.kind is LinkKind.PERSISTENT:
                 return None
             link = (await self._release(uid, link.pod_index, link.epoch, 0.0)).link
         return self._refused(uid, link, full=True)
 
     def _refused(self, uid: str, link: Link | None, *, full: bool = False) -> Ownership:
-        present = PodLife(self._server.pod_index, self._lease.incarnation)
+        present = PodLife(self._lease.pod_index or 0, self._lease.incarnation)
         return Ownership(self, uid, present, LinkChange(Outcome.REFUSED, link), inherited=False, full=full)
 
     async def _claim_in_turn(self, uid: str, turn: Turn, began: float, *, steal_temporary: bool = False) -> Ownership:
@@ -162,7 +162,7 @@ class UidOperations:
 
         What is sent names the epoch of the link: one that arrives late ends no later claim.
         """
-        own = self._server.pod_index
+        own = self._lease.pod_index
         async with self._in_turn(uid, "release"):
             handle = self.owned.held(uid) if pod_index in {None, own} else None
             if handle is not None:
@@ -191,7 +191,7 @@ class UidOperations:
                 return False
             if not grace:
                 self.owned.note_released(uid, epoch)
-            return (await self._release(uid, self._server.pod_index, epoch, grace)).done
+            return (await self._release(uid, self._lease.pod_index, epoch, grace)).done
 
     async def settle(self, most: int) -> None:
         """Repeat releases that were not answered, of so many uids at most: nobody else may ever do so."""
@@ -261,7 +261,7 @@ class UidOperations:
                 if answer.link is None or not self.owned.is_rolled_back(uid, answer):
                     return attrs.evolve(answer, ended=None) if rolled_back else answer
                 rolled_back = True
-                await self._release(uid, self._server.pod_index, answer.link.epoch, 0.0)
+                await self._release(uid, self._lease.pod_index, answer.link.epoch, 0.0)
                 turn.listen()
                 answer = await operation()
 
@@ -270,11 +270,11 @@ class UidOperations:
 
     def _is_overtaken(self, turn: Turn, answer: LinkChange) -> bool:
         link = answer.link
-        return link is not None and link.pod_index == self._server.pod_index and link.epoch <= turn.invalidated
+        return link is not None and link.pod_index == self._lease.pod_index and link.epoch <= turn.invalidated
 
-    async def _release(self, uid: str, pod_index: int, epoch: int, grace: float) -> LinkChange:
+    async def _release(self, uid: str, pod_index: int | None, epoch: int, grace: float) -> LinkChange:
         pending = self.owned.unsure.get(uid, set())
-        own = pod_index == self._server.pod_index
+        own = pod_index == self._lease.pod_index
         if own:
             self.owned.unsure[uid] = pending | {epoch}
         announced = not (own and self._status.drain_is_told)
@@ -300,7 +300,7 @@ class UidOperations:
     async def _settle_releases(self, uid: str) -> None:
         """Repeat releases that were not answered: one in flight would end a claim that found the same epoch."""
         while epochs := self.owned.unsure.get(uid):
-            await self._release(uid, self._server.pod_index, max(epochs), 0.0)
+            await self._release(uid, self._lease.pod_index, max(epochs), 0.0)
 
     async def _readable_link(self, uid: str) -> Link | None:
         try:

@@ -24,10 +24,9 @@ _TAKEN = (Outcome.CREATED, Outcome.CONFIRMED, Outcome.UNCHANGED, Outcome.INHERIT
 class OwnedUids:
     """The handles of the uids that this pod owns, and the epochs of those that it gave up."""
 
-    def __init__(self, pod_lease: PodLease, pod_index: int) -> None:
+    def __init__(self, pod_lease: PodLease) -> None:
         """Own nothing yet."""
         self.pod_lease = pod_lease
-        self.pod_index = pod_index
         self.placed_total = 0
         self.faults = FaultLog("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
         self.stale: dict[str, None] = {}
@@ -127,7 +126,7 @@ class OwnedUids:
         return (
             link is not None
             and link.kind is LinkKind.PERSISTENT
-            and (self.pod_index, handle.epoch) == (link.pod_index, link.epoch)
+            and (self.pod_lease.pod_index, handle.epoch) == (link.pod_index, link.epoch)
         )
 
     def give_up(self, handle: Ownership, epoch: int | None) -> int | None:

@@ -129,7 +129,7 @@ class Ownership:
         """
         if not self.is_owned():
             error = PodFullError if self.full else NotOwnerError
-            own = self.pod_index == self._operations.owned.pod_index
+            own = self.pod_index == self._lease.pod_index
             raise error(self.uid, None if own else self.pod_index, None if own else self.epoch)
 
     async def release(self, grace: float = 0.0) -> bool:

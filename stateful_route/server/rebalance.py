@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.config import BaseConfig
-    from stateful_route.models import PodTable, ServerInfo
+    from stateful_route.models import PodTable
     from stateful_route.server.hand_over import HandOver
     from stateful_route.store.protocol import Store
 
@@ -31,7 +31,7 @@ Movable: TypeAlias = "Callable[[int], Iterable[str]]"
 """Names up to so many uids that may go to another pod, those that are missed least first: idle ones, say."""
 
 
-def links_to_shed(table: PodTable, pod_index: int, *, tolerance: float, share: float, shedding: bool) -> int:
+def links_to_shed(table: PodTable, pod_index: int | None, *, tolerance: float, share: float, shedding: bool) -> int:
     """Return how many links a pod should let go now.
 
     Its load is held against the mean of the routable pods, each in relation to its capacity. Above the mean by twice
@@ -66,7 +66,6 @@ class Rebalancer:
     def __init__(
         self,
         store: Store,
-        server: ServerInfo,
         hand_over: HandOver,
         movable: Movable | None,
         config: BaseConfig,
@@ -81,8 +80,7 @@ class Rebalancer:
         if movable is None:
             raise ConfigError("rebalance", value=True, allowed="only beside movable=, which names what may go")
         self._store = store
-        self._server = server
-        self._name = hand_over.owned.pod_lease.name
+        self._lease = hand_over.owned.pod_lease
         self._hand_over = hand_over
         self._owned = hand_over.owned
         self._movable = movable
@@ -110,7 +108,7 @@ class Rebalancer:
             _log.debug("no rebalancing: %s", error)
             return
         count = links_to_shed(
-            table, self._server.pod_index, tolerance=self._tolerance, share=self._share, shedding=self._shedding
+            table, self._lease.pod_index, tolerance=self._tolerance, share=self._share, shedding=self._shedding
         )
         self._shedding = count > 0
         if count:
@@ -121,9 +119,10 @@ class Rebalancer:
 
         The others are drawn from as many indexes as there are living pods; a gap among them makes the sample smaller.
         """
-        namespace, service_name = self._server.namespace, self._server.service_name
-        if self._pods > _ENOUGH:
-            sample = {self._server.pod_index, *self._random.sample(range(self._pods), _ENOUGH)}
+        namespace, service_name = self._lease.server.namespace, self._lease.server.service_name
+        own = self._lease.pod_index
+        if self._pods > _ENOUGH and own is not None:
+            sample = {own, *self._random.sample(range(self._pods), _ENOUGH)}
             table = await self._store.read_pods(namespace, service_name, since=None, also=tuple(sample))
             self._pods = table.living
             if len(table.pods) > _ENOUGH // 2:
@@ -141,7 +140,7 @@ class Rebalancer:
             except StoreError as error:
                 _log.info("rebalancing stops for now: %s", error)
                 break
-        _log.info("%s let %d of %d links go", self._name, self.moved - before, len(self._owned))
+        _log.info("%s let %d of %d links go", self._lease.name, self.moved - before, len(self._owned))
 
     def _choose(self, count: int) -> list[str]:
         """Return what ``movable`` names and the pod owns, before any of it goes: it may name what then changes.
@@ -168,13 +167,13 @@ class Rebalancer:
         _log.log(
             logging.DEBUG if again else logging.ERROR,
             "rebalancing of %s fails, and is tried again each period",
-            self._name,
+            self._lease.name,
             exc_info=error,
         )
 
     def _note_none(self) -> None:
         if self._fault is not None:
-            _log.info("rebalancing of %s works again", self._name)
+            _log.info("rebalancing of %s works again", self._lease.name)
         self._fault = None
 
 

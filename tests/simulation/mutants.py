@@ -92,7 +92,7 @@ REVERTS = [
     Mutation(
         "r17 a late registration counts",
         HEARTBEATS,
-        "self._register_once(self._expected)",
+        "self._register_once(None if lease.pod_index is None else self._expected)",
         "self._register_once(None)",
         also=(("if there.own or not self._is_older_than(there):", "if False:"),),
     ),
@@ -167,8 +167,8 @@ SLIPS = [
     Mutation(
         "verify forgets the epoch",
         OWNED,
-        "(self.pod_index, handle.epoch) == (link.pod_index, link.epoch)",
-        "self.pod_index == link.pod_index",
+        "(self.pod_lease.pod_index, handle.epoch) == (link.pod_index, link.epoch)",
+        "self.pod_lease.pod_index == link.pod_index",
     ),
     Mutation(
         "a refused claim keeps the handle",
@@ -235,6 +235,25 @@ SLIPS = [
         "                pass\n            except StoreError as error:",
     ),
     Mutation("a stop leaves the heart beating", DRIVER, "        await self._beating.stop()\n", ""),
+    # a leased index
+    Mutation(
+        "an index of a life that may own is leased",
+        PODS,
+        "return pod is not None and (pod.dead or pod.said_goodbye) and pod.free_ms <= now.ms",
+        "return pod is not None and pod.ends_ms - now.ms < 0.8 * pod.lease_ms",
+    ),
+    Mutation(
+        "who has lost its index keeps its uids",
+        HEARTBEATS,
+        "        self._lease.leave_index()\n        self._owned.lose_all()\n",
+        "        self._lease.leave_index()\n",
+    ),
+    Mutation(
+        "who has lost its index takes it back",
+        HEARTBEATS,
+        "            if lease.is_leased and not there.own:\n                self._leave_index()\n                await self._begin_life()\n            elif there",
+        "            if there",
+    ),
     # the cache
     Mutation(
         "an answer that was overtaken is cached",

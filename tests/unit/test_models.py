@@ -97,7 +97,7 @@ WRONG: list[tuple[JsonValue, str, list[Any]]] = [
     (EXAMPLES[0], "namespace", _NO_ID),
     (EXAMPLES[0], "serviceName", _NO_ID),
     (EXAMPLES[0], "podName", _NO_ID),
-    (EXAMPLES[0], "podIndex", [*_NO_COUNT, 2**31]),
+    (EXAMPLES[0], "podIndex", [True, -1, 1.0, "1", 2**31]),
     (EXAMPLES[1], "value", _NO_COUNT),
     (EXAMPLES[1], "timestamp", _NO_SECONDS),
     (EXAMPLES[1], "ttl", [*_NO_SECONDS, 0, 0.0001]),

@@ -176,11 +176,19 @@ def registration(script: Script, reply: Any) -> Registration:
         StoreProtocolError: if it cannot be read.
 
     """
-    incarnation, previous, left_ms, own, born = reply
+    incarnation, previous, left_ms, own, born, pod_index = reply
     if not all(isinstance(number, int) for number in reply):
         raise unreadable_reply(script, reply)
     left = to_seconds(left_ms)
-    return Registration(incarnation, previous or None, left, own=bool(own), refused=not incarnation, previous_born=born)
+    return Registration(
+        incarnation,
+        previous or None,
+        left,
+        own=bool(own),
+        refused=not incarnation,
+        previous_born=born,
+        pod_index=pod_index,
+    )
 
 
 async def pod_table(script: Script, reply: Any) -> PodTable:

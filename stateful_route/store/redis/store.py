@@ -218,7 +218,7 @@ class RedisStore:
             _REGISTER,
             self._keys.pod_keys(server.namespace, server.service_name),
             (
-                server.pod_index,
+                codec.optional(server.pod_index),
                 to_ms(lease),
                 report.routing_state.value,
                 *codec.numbers(report),
@@ -241,7 +241,7 @@ class RedisStore:
             _HEARTBEAT,
             self._keys.pod_keys(server.namespace, server.service_name),
             (
-                server.pod_index,
+                codec.optional(server.pod_index),
                 incarnation,
                 sequence,
                 to_ms(lease),

@@ -20,6 +20,7 @@ import pytest
 
 from stateful_route.testing.conformance.changes import Changes
 from stateful_route.testing.conformance.isolation import Isolation
+from stateful_route.testing.conformance.leases import LeasedIndexes
 from stateful_route.testing.conformance.links import Links, Many, Races, Unreadable
 from stateful_route.testing.conformance.listening import Listening
 from stateful_route.testing.conformance.pods import Lives, Pods
@@ -33,7 +34,9 @@ __all__ = ["StoreConformance", "StoreKit"]
 
 
 @pytest.mark.asyncio
-class StoreConformance(Links, Times, Many, Unreadable, Races, Pods, Lives, Tenures, Changes, Listening, Isolation):
+class StoreConformance(
+    Links, Times, Many, Unreadable, Races, Pods, Lives, LeasedIndexes, Tenures, Changes, Listening, Isolation
+):
     """What any ``Store`` has to do. Inherit it and give it a fixture ``store_kit`` that yields a ``StoreKit``."""
 
     async def test_info(self, store: Store) -> None:

@@ -112,7 +112,7 @@ GOODBYE = attrs.evolve(REPORT, routing_state=RoutingState.SHUTDOWN)
 RETENTION = 1000.0
 
 
-def server_of(key: LinkKey, pod_index: int = 0) -> ServerInfo:
+def server_of(key: LinkKey, pod_index: int | None = 0) -> ServerInfo:
     """Return a pod of the service of ``key``."""
     return ServerInfo(
         namespace=key.namespace, service_name=key.service_name, pod_name=f"pod-{pod_index}", pod_index=pod_index
@@ -160,7 +160,7 @@ class Service:
 
     async def register(
         self,
-        pod_index: int = 0,
+        pod_index: int | None = 0,
         report: PodReport = REPORT,
         *,
         lease: float = LONG,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -58,9 +59,13 @@ class _Pod:
     def ends_ms(self) -> float:
         return math.inf if self.dead else self.at_ms + self.lease_ms
 
+    @property
+    def said_goodbye(self) -> bool:
+        return not self.dead and self.report.routing_state is RoutingState.SHUTDOWN
+
     def left_ms(self, now: Moment) -> int:
         """Return how long this life, or an older one, may still believe to be alive."""
-        if self.dead or self.report.routing_state is RoutingState.SHUTDOWN:
+        if self.dead or self.said_goodbye:
             return 0
         return max(0, max(self.at_ms + self.lease_ms, self.free_ms) - now.ms)
 
@@ -123,7 +128,7 @@ class MemoryPods:
 
     def register(
         self,
-        pod_index: int,
+        pod_index: int | None,
         report: PodReport,
         lease_ms: int,
         retention_ms: int,
@@ -133,13 +138,18 @@ class MemoryPods:
         expected: int | None = None,
         above: int = 0,
     ) -> Registration:
-        """Begin a life of a pod, if the one before is the expected one; drop the pods that were silent for long."""
+        """Begin a life of a pod, if the one before is the expected one; drop the pods that were silent for long.
+
+        Without an index it is the pod with the lowest one that is free.
+        """
+        if pod_index is None:
+            pod_index = self._leased_index(process, now)
         known = self._pods.get(pod_index)
         own = known is not None and bool(process) and _name(known.process) == _name(process)
         born = 0 if known is None else _born(known)
         if expected not in {None, 0 if known is None else known.incarnation}:
             before = known.incarnation if known else None
-            return Registration(0, before, 0.0, own=own, refused=True, previous_born=born)
+            return Registration(0, before, 0.0, own=own, refused=True, previous_born=born, pod_index=pod_index)
         self._leave_future(pod_index, now)
         self._prune(pod_index, retention_ms, now)
         heard_ms = self._heard_ms()
@@ -155,14 +165,15 @@ class MemoryPods:
         began = _Pod(incarnation, _FIRST_SEQUENCE, report, now.ms, lease_ms, 0, process=process, free_ms=free_ms)
         self._change(pod_index, began, now)
         left = to_seconds(max(0, free_ms - now.ms))
-        return Registration(incarnation, known.incarnation if known else None, left, own=own, previous_born=born)
+        before = known.incarnation if known else None
+        return Registration(incarnation, before, left, own=own, previous_born=born, pod_index=pod_index)
 
     def beat(
-        self, pod_index: int, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment
+        self, pod_index: int | None, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment
     ) -> tuple[HeartbeatOutcome, bool]:
         """Accept or refuse a heartbeat; return which, and whether the pod changed its routing state or its draining."""
-        known = self._pods.get(pod_index)
-        if known is None or known.incarnation < incarnation:
+        known = None if pod_index is None else self._pods.get(pod_index)
+        if pod_index is None or known is None or known.incarnation < incarnation:
             return HeartbeatOutcome.UNKNOWN, False
         if known.incarnation > incarnation:
             return HeartbeatOutcome.SUPERSEDED, False
@@ -223,6 +234,19 @@ class MemoryPods:
             next_deadline=to_seconds(int(min(later))) if later else None,
             living=0 if told else sum(end < math.inf for end in ends.values()),
         )
+
+    def _leased_index(self, process: str, now: Moment) -> int:
+        """Return the index that this process was given, or else the lowest one that nobody can have."""
+        for pod_index, pod in self._pods.items():
+            if pod is not None and process and not pod.said_goodbye and _name(pod.process) == _name(process):
+                return pod_index
+        return next(pod_index for pod_index in itertools.count() if self._is_free(pod_index, now))
+
+    def _is_free(self, pod_index: int, now: Moment) -> bool:
+        if pod_index not in self._pods:
+            return True
+        pod = self._pods[pod_index]
+        return pod is not None and (pod.dead or pod.said_goodbye) and pod.free_ms <= now.ms
 
     def _change(self, pod_index: int, pod: _Pod, now: Moment) -> None:
         """Write an entry with the next version of the table."""

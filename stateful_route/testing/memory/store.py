@@ -323,7 +323,7 @@ class MemoryStore:
                 above=above,
             )
             if not began.refused:
-                life = PodLife(server.pod_index, began.incarnation)
+                life = PodLife(began.pod_index, began.incarnation)
                 self._announce_pod(server.namespace, server.service_name, life, report.routing_state, to_pod=True)
             return began
 
@@ -337,7 +337,7 @@ class MemoryStore:
             outcome, another_state = pods.beat(
                 server.pod_index, incarnation, sequence, report, to_ms(lease), self._now()
             )
-            if another_state:
+            if another_state and server.pod_index is not None:
                 life = PodLife(server.pod_index, incarnation)
                 self._announce_pod(server.namespace, server.service_name, life, report.routing_state)
             return outcome

@@ -322,7 +322,7 @@ class Judge:
         self.trace.request("applied", request, answer)
         if isinstance(answer, Registration) and answer.incarnation:
             driver = request.kwargs["process"].rpartition(":")[2]
-            self.newest[request.args[0].pod_index] = answer.incarnation, request.machine, driver
+            self.newest[answer.pod_index] = answer.incarnation, request.machine, driver
         if request.name in _STATES:
             self._note_states()
         change = answer[0] if isinstance(answer, list) and answer else answer

@@ -99,6 +99,7 @@ class Maker(Scripts):
             slowness=slowness,
             nodes=self.nodes,
             later_lease=self.later_lease,
+            leased=script is None and random.random() < 0.3,
         )
 
     def _draw_scenes(self) -> None:

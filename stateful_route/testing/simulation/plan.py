@@ -45,6 +45,8 @@ class Plan:
     """The nodes of the store: each machine has a connection to each, and the first has the pods."""
     later_lease: float | None = None
     """The lease of processes that replace others, if it differs."""
+    leased: bool = False
+    """Whether the pods lease their indexes: ``pod0`` is then the first process that was started, whatever its index."""
 
     def to_json(self) -> str:
         """Return it as text."""

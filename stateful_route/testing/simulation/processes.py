@@ -27,10 +27,9 @@ class PodProcess(Process):
 
     driver: ServerDriver
 
-    def __init__(self, index: int, *args: Any) -> None:
-        """Start a process of pod ``index``."""
+    def __init__(self, index: int | None, *args: Any) -> None:
+        """Start a process of pod ``index``, or of one that leases its index."""
         super().__init__(*args)
-        self.index = index
         self.lives: set[int] = set()
         self.memory: dict[str, tuple[Ownership, int]] = {}
         """The handle and the version with which each uid was loaded."""
@@ -51,6 +50,12 @@ class PodProcess(Process):
         )
         self.driver = self._make_driver()
         self.machine.spawn(self._run())
+
+    @property
+    def index(self) -> int:
+        """The index of the pod; -1 while it has leased none."""
+        index = self.driver.pod_index
+        return -1 if index is None else index
 
     def _make_driver(self) -> ServerDriver:
         return ServerDriver(

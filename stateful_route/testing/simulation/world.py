@@ -178,6 +178,8 @@ class World:
         for another process. Known: it takes two faults, and costs a restart.
         """
         self.judge.check_losses(pod)
+        if self.plan.leased and not (pod.over or pod.leaving):
+            self.judge.violate("a healthy pod stays in", f"{pod.name} is out for good, though it leases its index")
         newest = self.judge.newest.get(pod.index)
         if newest is not None and newest[2] == process_of(pod.driver) and not (pod.over or pod.leaving):
             text = f"{pod.name} is out for good, and no newer process has its index"
@@ -199,14 +201,24 @@ class World:
         slot = self.slots[index]
         name = f"pod{index}" + "'" * len(slot)
         self.trace.note(name, "starts")
-        pod = self._start(name, self.later if slot else self.config, PodProcess, index)
+        own = None if self.plan.leased else index
+        pod = self._start(name, self.later if slot else self.config, PodProcess, own)
         slot.append(pod)
         self.judge.pods.append(pod)
         self.of_machine[pod.machine] = pod
 
-    def _pod(self, index: int) -> PodProcess | None:
-        """Return the process that serves a pod index: the newest alive, but one that is out or leaves comes last."""
-        slot = self.slots[index] if index < len(self.slots) else []
+    def _pod_at(self, index: int) -> PodProcess | None:
+        """Return the process that serves a pod index."""
+        if self.plan.leased:
+            return self._newest([pod for pod in self.judge.pods if pod.index == index])
+        return self._pod(index)
+
+    def _pod(self, number: int) -> PodProcess | None:
+        """Return the process of that number."""
+        return self._newest(self.slots[number] if number < len(self.slots) else [])
+
+    def _newest(self, slot: list[PodProcess]) -> PodProcess | None:
+        """Return the newest that is alive, but one that is out or leaves comes last."""
         living = [pod for pod in reversed(slot) if pod.machine.alive and not pod.over]
         useful = [pod for pod in living if not pod.leaving and (not pod.started or pod.driver.healthy)]
         return next(iter(useful or living), None)
@@ -220,7 +232,7 @@ class World:
     async def _reach(self, client: ClientProcess, index: int, uid: str) -> str:
         """Carry a request to a pod, and its answer back."""
         loop, latency = self.loop, self.plan.latency
-        pod = self._pod(index)
+        pod = self._pod_at(index)
         if pod is None:
             await asyncio.sleep(latency.draw(loop.random))
             return "unreachable"
@@ -262,7 +274,7 @@ class World:
 
     def _start_another(self, index: int, present: Process | None) -> None:
         """Start a process of a pod, unless one is there and the index is exclusive, or there were too many."""
-        free = present is None or not self.config.index_is_exclusive
+        free = present is None or self.plan.leased or not self.config.index_is_exclusive
         if free and index < len(self.slots) and len(self.slots[index]) < _MOST_PROCESSES:
             self._start_pod(index)
 

@@ -1,27 +1,50 @@
--- Begins a life of a pod: a new incarnation, its first heartbeat, and tells both. With `expected` it does
+-- Begins a life of a pod: a new incarnation, its first heartbeat, and tells both. A pod without an index gets the lowest
+-- one that nobody can have: no life of it is known, or its last life said goodbye or is confirmed dead, and no older one
+-- can own any more. A process that asks again, as it was not answered, gets what it was given. With `expected` it does
 -- so only in place of the life that has that incarnation (0: of none), so that a call that arrives late changes nothing.
 -- With `above` the incarnation is above that too, be it lost and the clock put back.
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.
 -- keys: pods versions deadlines
 -- args: pod lease_ms state load links placed rest retention_ms channel process? expected? above?
--- returns: incarnation previous_incarnation previous_left_ms own previous_born
+-- returns: incarnation previous_incarnation previous_left_ms own previous_born pod
 -- writes: yes
 -- rerun: safe; without `expected` each run begins another life, which supersedes the one before
--- cost: 13 commands, and 4 for each pod that is dropped
+-- cost: 13 commands, and 4 for each pod that is dropped; for a leased index one for each that is taken, and for all pods
 -- include: pod
 local pod, retention_ms = ARGV[1], tonumber(ARGV[8])
 open_pods()
-local before = parse_pod(redis.call('HGET', KEYS[1], pod))
-local there = before and before.incarnation or 0
 local process = ARGV[10] or ''
 if process == '' then process = '-' end
 -- A process is "<the first of its incarnations>:<name>", or the name alone before it has one.
 local function name_of(text)
   return string.match(text, '[^:]*$')
 end
+local function is_free(name)
+  local entry = redis.call('HGET', KEYS[1], name)
+  if not entry then return true end
+  local known = parse_pod(entry)
+  return known and (known.state == 'SHUTDOWN' or known.state == 'DEAD') and known.free_ms <= now_ms
+end
+local function leased_index()
+  local entries = process == '-' and {} or redis.call('HGETALL', KEYS[1])
+  for i = 1, #entries, 2 do
+    if string.find(entries[i + 1], process, 1, true) then
+      local known = parse_pod(entries[i + 1])
+      if known and known.state ~= 'SHUTDOWN' and name_of(known.process) == name_of(process) then return entries[i] end
+    end
+  end
+  local index = 0
+  while not is_free(integer(index)) do index = index + 1 end
+  return integer(index)
+end
+if pod == '' then pod = leased_index() end
+local before = parse_pod(redis.call('HGET', KEYS[1], pod))
+local there = before and before.incarnation or 0
 local own = before and process ~= '-' and name_of(before.process) == name_of(process) and 1 or 0
 local born = before and tonumber(string.match(before.process, '^(%d+):') or '') or there
-if (ARGV[11] or '') ~= '' and tonumber(ARGV[11]) ~= there then return { 0, there, 0, own, born } end
+if (ARGV[11] or '') ~= '' and tonumber(ARGV[11]) ~= there then
+  return { 0, there, 0, own, born, tonumber(pod) }
+end
 if before and before.at_ms > now_ms then
   leave_future()
   before = parse_pod(redis.call('HGET', KEYS[1], pod))
@@ -53,4 +76,4 @@ write_pod(pod, {
   process = process, free_ms = free_ms, rest = ARGV[7],
 }, true, before ~= nil, retention_ms)
 announce_everywhere(ARGV[9], pod, incarnation, ARGV[3])
-return { incarnation, there, math.max(0, free_ms - now_ms), own, born }
+return { incarnation, there, math.max(0, free_ms - now_ms), own, born, tonumber(pod) }
