@@ -36,7 +36,7 @@ def scripts_run(server: LocalServer) -> int:
 
 @pytest.mark.scenario(8)
 async def test_slow_server(own_server: LocalServer, namespace: str, measured: Measured) -> None:
-    """With a server that is 100 ms late 2,000 callers of 200 uids are answered in time, by one question a uid."""
+    """With a server that is 100 ms late 2,000 callers of 200 uids are answered in time, by a few questions for all."""
     async with FaultProxy(own_server) as proxy, nothing_left():
         async with StatefulRoute.from_url(proxy.url, settings(namespace, refresh=30.0, heartbeat=3.0)) as route:
             async with route.server(), route.client() as client:
@@ -55,7 +55,7 @@ async def test_slow_server(own_server: LocalServer, namespace: str, measured: Me
 
     took.sort()
     measured(f"{asked} questions for 200 uids of 2,000 callers, p99 {took[len(took) * 99 // 100]:.2f} s")
-    assert 200 <= asked <= 210  # a heartbeat, or a reading, may fall into it
+    assert 4 <= asked <= 30  # eight by themselves, and 64 at a time; a heartbeat, or a reading, may fall into it
     assert took[-1] < DEADLINE
 
 
