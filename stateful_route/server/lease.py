@@ -38,6 +38,8 @@ class PodLease:
         """Make a lease of so many seconds, without a life yet."""
         self.server = server
         """Which pod this is; without an index while it has leased none."""
+        self.topic = Topic(server.namespace, server.service_name, server.pod_index)
+        """Where this pod is told what others change; while it has no index, that of the one before."""
         self.is_leased = server.pod_index is None
         """Whether the index is leased: a life that is lost to another process is followed by one on another index."""
         self._seconds = seconds
@@ -71,11 +73,6 @@ class PodLease:
     def pod_index(self) -> int | None:
         """The index of the pod, be it leased or its own; ``None`` while it has none."""
         return self.server.pod_index
-
-    @property
-    def topic(self) -> Topic:
-        """What this pod is told; while it has no index, what all clients of the service are told."""
-        return Topic(self.server.namespace, self.server.service_name, self.server.pod_index)
 
     def life(self) -> PodLife:
         """Return the present life, in whose name links are made.
@@ -170,7 +167,8 @@ class PodLease:
 
     def take_index(self, pod_index: int) -> None:
         """Be the pod with that index, which was leased."""
-        self.server = attrs.evolve(self.server, pod_index=pod_index)
+        self.server = server = attrs.evolve(self.server, pod_index=pod_index)
+        self.topic = Topic(server.namespace, server.service_name, pod_index)
 
     def leave_index(self) -> None:
         """Have no index and no life: another process has this one. All that was owned is lost."""

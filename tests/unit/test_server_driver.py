@@ -616,7 +616,8 @@ class TestWords:
 
         expected = (
             "pod 0 of 'room' (room-0) was superseded and owns nothing any more: a newer process has this pod index "
-            "(uvicorn --workers, or two replicas with one STATEFUL_ROUTE_POD_INDEX? let them lease one): end this process"
+            "(uvicorn --workers, or two replicas with one STATEFUL_ROUTE_POD_INDEX? let them lease one): "
+            "end this process"
         )
         assert expected == str(caught.value)
         assert [expected] == lines(caplog, logging.WARNING)
