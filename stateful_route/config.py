@@ -338,4 +338,7 @@ def _read_variable(variable: str, text: str, kind: type) -> object:
     try:
         return kind(text)
     except ValueError:
-        raise ConfigError(variable, text, "an int" if kind is int else "a number") from None
+        allowed = "an int" if kind is int else "a number"
+        if variable.endswith("POD_INDEX"):
+            allowed += f", or {LEASED!r}"
+        raise ConfigError(variable, text, allowed) from None

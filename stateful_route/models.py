@@ -409,6 +409,10 @@ TopicEvent: TypeAlias = LinkInvalidation | PodChange
 """What the store tells everybody."""
 
 
+LEASED = "leased-"
+"""With this begins the name of a process that leases its index; those that pods with ordinals had are not leased."""
+
+
 @attrs.frozen
 class Registration:
     """The answer to a pod that begins a life.

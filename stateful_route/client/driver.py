@@ -131,6 +131,7 @@ class ClientDriver(Driver):
             pass
 
     async def _stop(self) -> None:
+        await self._resolver.placer.stop()
         await self._directory.stop()
         for _ in self._cache.close():
             await asyncio.sleep(0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.client.pods.pod import Pod
-from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError
+from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.models import LinkKey, Outcome
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ class Placer:
 
     Under load the uids of one turn of the event loop share a question, as in a group commit: that halves the work for
     each of them, and takes a third off that of the server. What happens to one caller is its own affair: one that is
-    cancelled leaves the others alone, and an error for one uid is no error of another.
+    cancelled leaves the others alone, and an error for one uid is no error of another. (What a strategy raises is: it
+    reaches all whose uids it was to choose for at once.)
     """
 
     def __init__(
@@ -64,19 +67,26 @@ class Placer:
         recovery: Recovery,
         *,
         link_ttl: float,
+        deadline: float,
         random: Random,
         clock: Callable[[], float],
     ) -> None:
-        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``directory``."""
+        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``directory``.
+
+        The store answers within ``deadline`` seconds.
+        """
         self._store = store
         self._directory = directory
         self._strategy = strategy
         self._recovery = recovery
         self._link_ttl = link_ttl
+        self._deadline = deadline
         self._random = random
         self._clock = clock
         self._gathered: dict[ServicePods, _Gathered] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context = copy_context()
+        """In which questions of many callers are asked: it is none of theirs."""
         self._asking: set[asyncio.Task[Outcomes]] = set()
         self.gather_from = GATHER_FROM
         self.placed = 0
@@ -170,6 +180,14 @@ class Placer:
         outcomes = self._keep(service, uids, answers, asked_at)
         return outcomes if len(outcomes) == len(uids) else [*outcomes, *[None] * (len(uids) - len(outcomes))]
 
+    async def stop(self) -> None:
+        """Ask for what is gathered, and wait for the answers, for a deadline at most; then nothing is left."""
+        for service in tuple(self._gathered):
+            self._ask(service)
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=self._deadline)
+        await cancel_and_wait(*self._asking)
+
     def _candidates(self, service: ServicePods, uids: Sequence[str]) -> list[Pod] | None:
         """Return the candidates, if one question is enough for these uids as far as it is known."""
         if service.doubtful or self._recovery.may_be_elsewhere(service, uids):
@@ -177,17 +195,30 @@ class Placer:
         return service.candidates
 
     def _ask(self, service: ServicePods) -> None:
-        """Ask for what is gathered, unless that was done already, as there was enough of it."""
+        """Ask for what is gathered, unless that was done already, as there was enough of it, or nobody waits for it."""
         gathered = self._gathered.pop(service, None)
-        if gathered is not None:
-            service.placing += len(gathered.uids)
-            work = self._place_gathered(service, gathered.uids)
-            task = asyncio.create_task(work, name="stateful_route places uids")
-            self._asking.add(task)
-            task.add_done_callback(functools.partial(self._hand_out, service, gathered.futures))
+        if gathered is None:
+            return
+        uids, futures = gathered.uids, gathered.futures
+        if any(future.done() for future in futures):  # cancelled
+            uids = [uid for uid, future in zip(uids, futures, strict=True) if not future.done()]
+            futures = [future for future in futures if not future.done()]
+            if not uids:
+                return
+        service.placing += len(uids)
+        work = self._place_gathered(service, uids)
+        task = asyncio.create_task(work, name="stateful_route places uids", context=self._context.copy())
+        self._asking.add(task)
+        task.add_done_callback(functools.partial(self._hand_out, service, futures))
 
     async def _place_gathered(self, service: ServicePods, uids: Sequence[str]) -> Outcomes:
-        return await self.place_all(service, uids) if self._candidates(service, uids) else [None] * len(uids)
+        if self._candidates(service, uids):
+            return await self.place_all(service, uids)
+        ready = [uid for uid in uids if self._candidates(service, (uid,))]  # a pod that is missing may have the others
+        if not ready:
+            return [None] * len(uids)
+        outcomes = dict(zip(ready, await self.place_all(service, ready), strict=True))
+        return [outcomes.get(uid) for uid in uids]
 
     def _hand_out(
         self, service: ServicePods, futures: Sequence[asyncio.Future[Placed | None]], task: asyncio.Task[Outcomes]
@@ -195,11 +226,11 @@ class Placer:
         """Give each caller that still waits what came of its uid."""
         self._asking.discard(task)
         service.placing -= len(futures)
-        if task.cancelled():
-            for future in futures:
-                future.cancel()
-            return
-        error = task.exception()  # of a strategy, say
+        error: BaseException | None
+        if task.cancelled():  # by stop(), or by an application that ends all tasks
+            error = StoreUnavailableError("the question was cancelled", operation="place", maybe_applied=True)
+        else:
+            error = task.exception()  # of a strategy, say
         outcomes = task.result() if error is None else [error] * len(futures)
         for future, outcome in zip(futures, outcomes, strict=True):
             if future.done():

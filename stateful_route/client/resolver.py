@@ -64,7 +64,16 @@ class Resolver:
         self._clock = clock
         self._deadline = deadline
         self.recovery = Recovery(directory, deadline)
-        self.placer = Placer(store, directory, strategy, self.recovery, link_ttl=link_ttl, random=random, clock=clock)
+        self.placer = Placer(
+            store,
+            directory,
+            strategy,
+            self.recovery,
+            link_ttl=link_ttl,
+            deadline=deadline,
+            random=random,
+            clock=clock,
+        )
         self._placing: SingleFlight[str, Link] = SingleFlight(deadline, "place")
         self._finding: SingleFlight[tuple[ServicePods, str, tuple[LinkKind, ...]], Link | None] = SingleFlight(
             deadline, "get_link", writes=False

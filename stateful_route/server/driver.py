@@ -276,7 +276,7 @@ class ServerDriver(Driver):
             answer = await self._assign(key, pod_index)
         elif pod_index == self.pod_index:
             self._check_not_waiting(uid)
-            answer = await self._operations.assign(uid)
+            answer = await self._operations.assign(uid, pod_index)
         else:
             answer = await self._operations.give(uid, lambda: self._assign(key, pod_index))
         if answer.previous is not None:

@@ -11,7 +11,7 @@ import attrs
 
 from stateful_route._deadline import within
 from stateful_route._single_flight import SingleFlight
-from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.server.ownership import Ownership
 from stateful_route.server.turns import Turns
@@ -129,12 +129,20 @@ class UidOperations:
             self.owned.stale.pop(uid, None)
             return True
 
-    async def assign(self, uid: str) -> LinkChange:
-        """Make the link this pod's by force. While the outcome is unknown the uid is not owned."""
+    async def assign(self, uid: str, pod_index: int) -> LinkChange:
+        """Make the link this pod's by force. While the outcome is unknown the uid is not owned.
+
+        Raises:
+            StoreUnavailableError: if this pod has another index than that by now.
+
+        """
         began = asyncio.get_running_loop().time()
         async with self._in_turn(uid, "assign") as turn:
             await self._settle_releases(uid)
             owner = self._lease.life()
+            if owner.pod_index != pod_index:
+                message = f"this is pod {owner.pod_index} now, and not pod {pod_index}"
+                raise StoreUnavailableError(message, operation="assign", maybe_applied=False)
 
             async def look(answer: LinkChange) -> LinkChange:  # not by force again: somebody else did so later
                 return attrs.evolve(answer, link=await self._store.get_link(self._key(uid)))
@@ -162,8 +170,8 @@ class UidOperations:
 
         What is sent names the epoch of the link: one that arrives late ends no later claim.
         """
-        own = self._lease.pod_index
         async with self._in_turn(uid, "release"):
+            own = self._lease.pod_index
             handle = self.owned.held(uid) if pod_index in {None, own} else None
             if handle is not None:
                 self.owned.forget(uid, spare=grace > 0)
@@ -191,7 +199,7 @@ class UidOperations:
                 return False
             if not grace:
                 self.owned.note_released(uid, epoch)
-            return (await self._release(uid, self._lease.pod_index, epoch, grace)).done
+            return (await self._release(uid, handle.of_pod, epoch, grace)).done
 
     async def settle(self, most: int) -> None:
         """Repeat releases that were not answered, of so many uids at most: nobody else may ever do so."""
@@ -274,7 +282,7 @@ class UidOperations:
 
     async def _release(self, uid: str, pod_index: int | None, epoch: int, grace: float) -> LinkChange:
         pending = self.owned.unsure.get(uid, set())
-        own = pod_index == self._lease.pod_index
+        own = pod_index is not None and pod_index == self._lease.pod_index
         if own:
             self.owned.unsure[uid] = pending | {epoch}
         announced = not (own and self._status.drain_is_told)
@@ -288,11 +296,13 @@ class UidOperations:
             raise
         # An earlier release may still arrive. It ends nothing any more, unless the link has the epoch that it names, as
         # one in grace has, which a claim would revive.
-        self._keep_unsure(uid, pending & {None if answer.link is None else answer.link.epoch})
+        link = answer.link
+        self._keep_unsure(uid, pending & {link.epoch} if link is not None and link.pod_index == pod_index else set())
         return answer
 
     def _keep_unsure(self, uid: str, epochs: set[int]) -> None:
-        if epochs:
+        """Note the releases of a uid that may be in flight; those under an index that this pod has lost are none."""
+        if epochs and uid in self.owned.unsure:
             self.owned.unsure[uid] = epochs
         else:
             self.owned.unsure.pop(uid, None)

@@ -49,6 +49,7 @@ class Ownership:
         "held",
         "incarnation",
         "inherited",
+        "of_pod",
         "pod_index",
         "previous",
         "uid",
@@ -75,6 +76,8 @@ class Ownership:
         self.uid = uid
         self.epoch = link.epoch if link else None
         self.pod_index = link.pod_index if link else None
+        self.of_pod = owner.pod_index
+        """The index that this pod had when it claimed the uid; a leased one may be another now."""
         self.incarnation = owner.incarnation
         self.held = (
             link is not None

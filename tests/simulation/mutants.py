@@ -239,8 +239,8 @@ SLIPS = [
     Mutation(
         "an index of a life that may own is leased",
         PODS,
-        "return pod is not None and (pod.dead or pod.said_goodbye) and pod.free_ms <= now.ms",
-        "return pod is not None and pod.ends_ms - now.ms < 0.8 * pod.lease_ms",
+        "return (pod.dead or pod.said_goodbye) and pod.free_ms <= now.ms",
+        "return pod.ends_ms - now.ms < 0.8 * pod.lease_ms",
     ),
     Mutation(
         "who has lost its index keeps its uids",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from stateful_route import LinkKey, ServerDriver, ServerInfo, StoreTimeoutError
+from stateful_route import LinkKey, ServerDriver, ServerInfo, StoreTimeoutError, StoreUnavailableError
 from tests.insides import beat_once, directory_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE
 
@@ -116,19 +116,49 @@ async def test_store_lost(make_pod: Any, store: MemoryStore) -> None:
             assert (await old.claim("alice")).is_owned()
 
 
+def fail_to_lease(store: MemoryStore, *, applied: bool) -> Any:
+    """Let no question for an index be answered, though it may be carried out; return what ends that."""
+    register = store.register
+
+    async def registering(server: ServerInfo, *args: Any, **named: Any) -> Any:
+        if server.pod_index is not None:
+            return await register(server, *args, **named)
+        if applied:
+            await register(server, *args, **named)
+        raise TIMEOUT
+
+    store.register = registering  # type: ignore[method-assign]
+    return lambda: setattr(store, "register", register)
+
+
 async def test_no_index_for_a_while(make_pod: Any, store: MemoryStore) -> None:
     """A pod that has lost its index, and gets no answer, owns nothing, says so, and tries again with each heartbeat."""
     async with make_pod("old") as old:
         await end_life(store, 0)
         async with make_pod("new"):
-            store.fail_with(TIMEOUT, "register")
+            answer = fail_to_lease(store, applied=False)
             await beat_once(old)
-            assert not (await old.claim("bob")).is_owned()
+            assert (None, 0) == (old.pod_index, old.incarnation)
+            with pytest.raises(StoreUnavailableError):
+                await old.claim("bob")
 
-            store.fail_with(None)
+            answer()
             await beat_once(old)
             assert 1 == old.pod_index
-            assert (await old.claim("carol")).is_owned()
+            assert (await old.claim("bob")).is_owned()
+
+
+async def test_stop_without_an_index(make_pod: Any, store: MemoryStore) -> None:
+    """A pod that has no index stops as well."""
+    old = make_pod("old")
+    await old.start()
+    await end_life(store, 0)
+    async with make_pod("new"):
+        fail_to_lease(store, applied=False)
+        await beat_once(old)
+        await old.stop()
+
+        assert [0] == [pod.pod_index for pod in (await store.read_pods(NAMESPACE, SERVICE)).pods]
 
 
 async def test_not_answered(make_pod: Any, store: MemoryStore) -> None:
@@ -136,15 +166,77 @@ async def test_not_answered(make_pod: Any, store: MemoryStore) -> None:
     async with make_pod("old") as old:
         await end_life(store, 0)
         async with make_pod("new"), make_pod("third") as third:
-            store.fail_with(TIMEOUT, "register", applied=True)
+            answer = fail_to_lease(store, applied=True)
             await beat_once(old)
             await beat_once(old)
-            store.fail_with(None)
+            answer()
             await beat_once(old)
 
             assert (1, 2) == (third.pod_index, old.pod_index)
             table = await store.read_pods(NAMESPACE, SERVICE)
             assert [0, 1, 2] == [pod.pod_index for pod in table.pods]
+
+
+async def test_old_handle_is_released(make_pod: Any, store: MemoryStore) -> None:
+    """A handle of the index before is released under that index; an answer that is lost is not asked for for ever."""
+    async with make_pod("old") as old:
+        handle = await old.claim("alice")
+        other = await old.claim("bob")
+        await end_life(store, 0)
+        async with make_pod("new"):
+            await beat_once(old)
+            store.fail_with(TIMEOUT, "release")
+            for one in (handle, other):
+                with pytest.raises(StoreTimeoutError):
+                    await one.release()
+            store.fail_with(None)
+
+            refused = await old.claim("alice")
+            assert (0, False) == (refused.pod_index, refused.is_owned())
+            assert await other.release()
+            assert (await old.claim("bob")).is_owned()
+            assert {} == old._owned.unsure
+
+
+async def test_remove_across_a_move(make_pod: Any, store: MemoryStore) -> None:
+    """A removal that waits for its turn while the index changes removes what is meant, and no handle outlives it."""
+    async with make_pod("old") as old:
+        await end_life(store, 0)
+        async with make_pod("new") as new:
+            store.hold("claim")
+            claiming = asyncio.create_task(old.claim("alice"))
+            await store.wait_held()
+            removing = asyncio.create_task(old.remove_linked_pod_with_id("", "alice", SERVICE, 1))
+            await asyncio.sleep(0)
+            store.hold_no_more()
+            await beat_once(old)
+            assert 1 == old.pod_index
+            store.release_held()
+            handle = await claiming
+            removed = await removing
+
+            link = await store.get_link(LinkKey(NAMESPACE, "alice", SERVICE))
+            assert removed is (link is None)
+            assert not handle.is_owned() or (link is not None and (1, handle.epoch) == (link.pod_index, link.epoch))
+            assert new.healthy
+
+
+async def test_force_across_a_move(make_pod: Any, store: MemoryStore) -> None:
+    """A forced link for the index before is not made for the next one."""
+    async with make_pod("old") as old:
+        await end_life(store, 0)
+        async with make_pod("new"):
+            store.hold("claim")
+            claiming = asyncio.create_task(old.claim("alice"))
+            await store.wait_held()
+            forcing = asyncio.create_task(old.set_linked_pod("", "alice", SERVICE, 0))
+            await asyncio.sleep(0)
+            store.hold_no_more()
+            await beat_once(old)
+            store.release_held()
+            await claiming
+            with pytest.raises(StoreUnavailableError, match="this is pod 1 now, and not pod 0"):
+                await forcing
 
 
 async def test_superseded_no_more(make_pod: Any, store: MemoryStore, clock: ManualClock) -> None:

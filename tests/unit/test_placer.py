@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -131,6 +132,58 @@ async def test_cancelled(make_client: MakeClient, run_pods: RunPods, store: Memo
         assert [20, 30] == [number for number, answer in enumerate(answers) if isinstance(answer, BaseException)]
         assert client.peek("", UIDS[30], SERVICE) in {0, 1}
         assert nothing_left(client)
+
+
+async def test_cancelled_before(run_pods: RunPods, store: MemoryStore, clock: ManualClock) -> None:
+    """A uid whose caller is gone before the question goes out is not asked for, and gets no link."""
+    watched = Watched(store)
+    async with run_pods(2), ClientDriver(watched, CONFIG, clock=clock) as client:
+        await ready(client)
+        watched.sizes.clear()
+        tasks = at_once(client, UIDS[:20])
+        asyncio.get_running_loop().call_soon(lambda: [task.cancel() for task in tasks[10:15]])
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert [1] * GATHER_FROM + [20 - GATHER_FROM - 5] == watched.sizes
+        assert [None] * 5 == await store.get_links(NAMESPACE, UIDS[10:15], SERVICE)
+        assert nothing_left(client)
+
+
+async def test_stopped(make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:
+    """A client that stops waits for its questions for a deadline, and leaves no task behind; who waits is told so."""
+    async with run_pods(2):
+        client = make_client(call_deadline=0.05)
+        await client.start()
+        await ready(client)
+        store.hold("place_links")
+        tasks = at_once(client, UIDS[:40])
+        await store.wait_held()
+        await client.stop()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert {int: GATHER_FROM, StoreUnavailableError: 40 - GATHER_FROM} == Counter(map(type, answers))
+        assert [] == [task for task in asyncio.all_tasks() if "places uids" in task.get_name()]
+        store.release_held()
+
+
+async def test_context(make_client: MakeClient, run_pods: RunPods) -> None:
+    """A question of many callers is asked in the context of none of them: what one traces is not what others do."""
+    seen: set[object] = set()
+    request: ContextVar[str] = ContextVar("request")
+
+    def choose(candidates: Any, random: Random) -> Any:
+        seen.add(request.get(None))
+        return candidates[0]
+
+    async def call(uid: str) -> int:
+        request.set(uid)
+        return await client.compute_linked_pod("", uid, SERVICE)
+
+    async with run_pods(2), make_client(choose) as client:
+        await ready(client)
+        await asyncio.gather(*map(call, UIDS))
+
+    assert {None, *UIDS[:GATHER_FROM]} == seen
 
 
 async def test_joined(make_client: MakeClient, run_pods: RunPods, store: MemoryStore) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import attrs
 
-from stateful_route.models import HeartbeatOutcome, Registration
+from stateful_route.models import LEASED, HeartbeatOutcome, Registration
 from stateful_route.testing.conformance.shared import (
     BEYOND_SHORT,
     DRAINING,
@@ -23,7 +23,7 @@ from stateful_route.testing.conformance.shared import (
 
 async def lease(service: Service, name: str = "", *, seconds: float = LONG) -> Registration:
     """Begin a life of a process of that name, which has no index."""
-    return await service.register(None, process=name, lease=seconds)
+    return await service.register(None, process=f"{LEASED}{name}", lease=seconds)
 
 
 class LeasedIndexes(Parts):
@@ -90,12 +90,12 @@ class LeasedIndexes(Parts):
 
     async def test_older_life_may_own(self, service: Service) -> None:
         """An index of which an older life may own yet is not free, though the newer one said goodbye."""
-        await service.register(0, lease=LONGER)
-        second = await service.register(0)
+        await service.register(0, process=f"{LEASED}a", lease=LONGER)
+        second = await service.register(0, process=f"{LEASED}b")
         assert (About(LONGER), 0) == (second.previous_left, second.pod_index)
         await service.beat(0, second.incarnation, 1, GOODBYE)
 
-        assert 1 == (await lease(service, "a")).pod_index
+        assert 1 == (await lease(service, "c")).pod_index
 
     async def test_asked_twice(self, service: Service) -> None:
         """A process whose question came twice, as it was not answered, is given the same index, with another life."""
@@ -114,17 +114,25 @@ class LeasedIndexes(Parts):
         assert second.incarnation > first.incarnation
 
     async def test_again_after_goodbye(self, service: Service) -> None:
-        """What a process of the same name left is an index like any other."""
-        await lease(service, "b")
+        """A question that arrives after the goodbye of its process begins no life: nobody would end it."""
         first = await lease(service, "a")
-        await service.beat(1, first.incarnation, 1, GOODBYE)
-        await lease(service, "c")
+        await service.beat(0, first.incarnation, 1, GOODBYE)
+        late = await lease(service, "a")
 
-        assert 2 == (await lease(service, "a")).pod_index
+        assert (True, 0, True) == (late.refused, late.incarnation, late.own)
+        (pod,) = (await service.read()).pods
+        assert (first.incarnation, GOODBYE) == (pod.incarnation, pod.report)
+
+    async def test_of_an_ordinal(self, service: Service) -> None:
+        """The index that a pod with an ordinal had is not leased, as that pod may come back."""
+        first = await service.register(0, process="ordinal")
+        await service.beat(0, first.incarnation, 1, GOODBYE)
+
+        assert 1 == (await lease(service, "a")).pod_index
 
     async def test_name_within_a_name(self, service: Service) -> None:
         """A process whose name is a part of that of another one, or stands in a report, is not that one."""
-        await service.register(None, attrs.evolve(REPORT, address="tcp://p1:80"), process="p12")
+        await service.register(None, attrs.evolve(REPORT, address=f"tcp://{LEASED}p1:80"), process=f"{LEASED}p12")
 
         assert [1, 2] == [(await lease(service, name)).pod_index for name in ("p1", "p2")]
 

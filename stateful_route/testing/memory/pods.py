@@ -11,6 +11,7 @@ import attrs
 from stateful_route._validation import to_seconds
 from stateful_route.models import (
     DIGEST_MODULUS,
+    LEASED,
     HeartbeatOutcome,
     PodReport,
     PodState,
@@ -142,12 +143,13 @@ class MemoryPods:
 
         Without an index it is the pod with the lowest one that is free.
         """
+        late = False
         if pod_index is None:
-            pod_index = self._leased_index(process, now)
+            pod_index, late = self._leased_index(process, now)
         known = self._pods.get(pod_index)
         own = known is not None and bool(process) and _name(known.process) == _name(process)
         born = 0 if known is None else _born(known)
-        if expected not in {None, 0 if known is None else known.incarnation}:
+        if late or expected not in {None, 0 if known is None else known.incarnation}:
             before = known.incarnation if known else None
             return Registration(0, before, 0.0, own=own, refused=True, previous_born=born, pod_index=pod_index)
         self._leave_future(pod_index, now)
@@ -235,18 +237,20 @@ class MemoryPods:
             living=0 if told else sum(end < math.inf for end in ends.values()),
         )
 
-    def _leased_index(self, process: str, now: Moment) -> int:
-        """Return the index that this process was given, or else the lowest one that nobody can have."""
+    def _leased_index(self, process: str, now: Moment) -> tuple[int, bool]:
+        """Return the index that this process was given, and whether it said goodbye; or the lowest that is free."""
         for pod_index, pod in self._pods.items():
-            if pod is not None and process and not pod.said_goodbye and _name(pod.process) == _name(process):
-                return pod_index
-        return next(pod_index for pod_index in itertools.count() if self._is_free(pod_index, now))
+            if pod is not None and process and _name(pod.process) == _name(process):
+                return pod_index, pod.said_goodbye
+        return next(pod_index for pod_index in itertools.count() if self._is_free(pod_index, now)), False
 
     def _is_free(self, pod_index: int, now: Moment) -> bool:
         if pod_index not in self._pods:
             return True
         pod = self._pods[pod_index]
-        return pod is not None and (pod.dead or pod.said_goodbye) and pod.free_ms <= now.ms
+        if pod is None or not _name(pod.process).startswith(LEASED):
+            return False
+        return (pod.dead or pod.said_goodbye) and pod.free_ms <= now.ms
 
     def _change(self, pod_index: int, pod: _Pod, now: Moment) -> None:
         """Write an entry with the next version of the table."""

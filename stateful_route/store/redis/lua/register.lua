@@ -1,6 +1,7 @@
 -- Begins a life of a pod: a new incarnation, its first heartbeat, and tells both. A pod without an index gets the lowest
--- one that nobody can have: no life of it is known, or its last life said goodbye or is confirmed dead, and no older one
--- can own any more. A process that asks again, as it was not answered, gets what it was given. With `expected` it does
+-- one that nobody can have: no life of it is known; or its last life, which was leased too, said goodbye or is confirmed
+-- dead, and no older one can own any more. A process that asks again, as it was not answered, gets what it was given, and
+-- nothing after its goodbye: such a call has arrived late. With `expected` it does
 -- so only in place of the life that has that incarnation (0: of none), so that a call that arrives late changes nothing.
 -- With `above` the incarnation is above that too, be it lost and the clock put back.
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.
@@ -23,26 +24,28 @@ local function is_free(name)
   local entry = redis.call('HGET', KEYS[1], name)
   if not entry then return true end
   local known = parse_pod(entry)
-  return known and (known.state == 'SHUTDOWN' or known.state == 'DEAD') and known.free_ms <= now_ms
+  local ended = known and (known.state == 'SHUTDOWN' or known.state == 'DEAD') and known.free_ms <= now_ms
+  return ended and string.find(name_of(known.process), '^leased%-')
 end
 local function leased_index()
   local entries = process == '-' and {} or redis.call('HGETALL', KEYS[1])
   for i = 1, #entries, 2 do
     if string.find(entries[i + 1], process, 1, true) then
       local known = parse_pod(entries[i + 1])
-      if known and known.state ~= 'SHUTDOWN' and name_of(known.process) == name_of(process) then return entries[i] end
+      if known and name_of(known.process) == name_of(process) then return entries[i], known.state == 'SHUTDOWN' end
     end
   end
   local index = 0
   while not is_free(integer(index)) do index = index + 1 end
   return integer(index)
 end
-if pod == '' then pod = leased_index() end
+local late = false
+if pod == '' then pod, late = leased_index() end
 local before = parse_pod(redis.call('HGET', KEYS[1], pod))
 local there = before and before.incarnation or 0
 local own = before and process ~= '-' and name_of(before.process) == name_of(process) and 1 or 0
 local born = before and tonumber(string.match(before.process, '^(%d+):') or '') or there
-if (ARGV[11] or '') ~= '' and tonumber(ARGV[11]) ~= there then
+if late or ((ARGV[11] or '') ~= '' and tonumber(ARGV[11]) ~= there) then
   return { 0, there, 0, own, born, tonumber(pod) }
 end
 if before and before.at_ms > now_ms then
