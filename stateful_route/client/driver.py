@@ -123,6 +123,7 @@ class ClientDriver(Driver):
         return f"<ClientDriver of namespace {self._namespace!r}: {self._phase}, {len(self._cache)} links cached>"
 
     async def _start(self) -> None:
+        self._resolver.placer.start()
         self._directory.start()
 
     def _after_fork(self) -> None:

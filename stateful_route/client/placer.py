@@ -86,7 +86,7 @@ class Placer:
         self._gathered: dict[ServicePods, _Gathered] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = copy_context()
-        """In which questions of many callers are asked: it is none of theirs."""
+        """In which questions of many callers are asked: that of the start, for they are none of a single caller."""
         self._asking: set[asyncio.Task[Outcomes]] = set()
         self.gather_from = GATHER_FROM
         self.placed = 0
@@ -179,6 +179,10 @@ class Placer:
                 pod.answered(count)
         outcomes = self._keep(service, uids, answers, asked_at)
         return outcomes if len(outcomes) == len(uids) else [*outcomes, *[None] * (len(uids) - len(outcomes))]
+
+    def start(self) -> None:
+        """Take the context of the caller for questions of many."""
+        self._context = copy_context()
 
     async def stop(self) -> None:
         """Ask for what is gathered, and wait for the answers, for a deadline at most; then nothing is left."""

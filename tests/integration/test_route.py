@@ -47,6 +47,11 @@ def config_of(namespace: str) -> BaseConfig:
     return attrs.evolve(FAST, namespace=namespace)
 
 
+def roomy(namespace: str) -> BaseConfig:
+    """Return settings with which a machine that stands still for a second makes no call late."""
+    return attrs.evolve(FAST, namespace=namespace, lease=10.0, call_deadline=5.0)
+
+
 def pod(namespace: str, pod_index: int) -> ServerInfo:
     return ServerInfo(namespace=namespace, service_name=SERVICE, pod_name=f"{SERVICE}-{pod_index}", pod_index=pod_index)
 
@@ -412,14 +417,14 @@ async def works(route: StatefulRoute, namespace: str) -> None:
 class TestTopologies:
     async def test_embedded(self, namespace: str) -> None:
         """A private server starts with the route."""
-        async with StatefulRoute.from_url("embedded://", config_of(namespace)) as route:
+        async with StatefulRoute.from_url("embedded://", roomy(namespace)) as route:
             await works(route, namespace)
 
     async def test_password_and_database(self, namespace: str) -> None:
         """A URL has a password and a database."""
         with local_server("--requirepass", "a:b/c", tcp=True) as guarded:
             url = f"redis://:a%3Ab%2Fc@127.0.0.1:{guarded.port}/3"
-            async with StatefulRoute.from_url(url, config_of(namespace)) as route:
+            async with StatefulRoute.from_url(url, roomy(namespace)) as route:
                 await works(route, namespace)
             async with Redis.from_url(url) as redis:
                 assert 0 < await redis.dbsize()
@@ -445,22 +450,20 @@ class TestTopologies:
         terminator = await asyncio.start_server(terminate, "127.0.0.1", 0, ssl=context)
         address = f"rediss://127.0.0.1:{terminator.sockets[0].getsockname()[1]}/0"
         async with terminator:
-            async with StatefulRoute.from_url(
-                f"{address}?ssl_ca_certs={tmp_path}/ca.pem", config_of(namespace)
-            ) as route:
+            async with StatefulRoute.from_url(f"{address}?ssl_ca_certs={tmp_path}/ca.pem", roomy(namespace)) as route:
                 await works(route, namespace)
-            async with StatefulRoute.from_url(address, config_of(namespace)) as route:
+            async with StatefulRoute.from_url(address, roomy(namespace)) as route:
                 with pytest.raises(StoreUnavailableError, match=r"(?i)certificate"):
                     await route.store.get_services(namespace, "alice")
 
     async def test_sentinel(self, namespace: str) -> None:
         """Sentinel names the primary, to a URL and to a borrowed client."""
         with sentinel_group() as group:
-            async with StatefulRoute.from_url(group.url, config_of(namespace)) as route:
+            async with StatefulRoute.from_url(group.url, roomy(namespace)) as route:
                 await works(route, namespace)
             watchers = Sentinel([("127.0.0.1", sentinel.port) for sentinel in group.sentinels])
             async with watchers.master_for("mymaster") as redis:
-                async with StatefulRoute(redis, config_of(namespace + "-2")) as route:
+                async with StatefulRoute(redis, roomy(namespace + "-2")) as route:
                     await works(route, namespace + "-2")
             for watcher in watchers.sentinels:
                 await watcher.aclose()
@@ -468,12 +471,12 @@ class TestTopologies:
     async def test_cluster(self, namespace: str) -> None:
         """A cluster serves a URL and a borrowed client."""
         with cluster() as nodes:
-            async with StatefulRoute.from_url(nodes.url, config_of(namespace)) as route:
+            async with StatefulRoute.from_url(nodes.url, roomy(namespace)) as route:
                 await works(route, namespace)
                 info = await route.store.info()
 
             assert info.product.startswith("valkey ")
             assert "noeviction" == info.eviction_policy
             async with RedisCluster(host="127.0.0.1", port=nodes.nodes[1].port or 0) as redis:
-                async with StatefulRoute(redis, config_of(namespace + "-2")) as route:
+                async with StatefulRoute(redis, roomy(namespace + "-2")) as route:
                     await works(route, namespace + "-2")
