@@ -39,9 +39,8 @@ _log = logging.getLogger("stateful_route")
 _ORDINAL = re.compile(r"-(\d{1,4})$")
 _SLIP = 0.8
 _MAX_CHOICES = 1024
-LEASED = "leased"
-"""What the variable of the pod index says if the pod leases its index whatever its name is."""
-
+# What the variable of the pod index says if the pod leases its index whatever its name is.
+_LEASED = "leased"
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 # A process has no more descriptors, and a server seldom takes more connections.
 _MAX_CONNECTIONS = 10_000
@@ -305,7 +304,7 @@ class BaseConfig(_json.JsonForm):
         environ = os.environ if environ is None else environ
         settings: dict[str, Any] = {}
         _warn_of_slips(prefix, environ)
-        leased = environ.get(f"{prefix}POD_INDEX", "").lower() == LEASED
+        leased = environ.get(f"{prefix}POD_INDEX", "").lower() == _LEASED
         for field in attrs.fields(cls):
             variable = prefix + field.name.upper()
             if (text := environ.get(variable, "")) and not (leased and field.name == "pod_index"):
@@ -340,5 +339,5 @@ def _read_variable(variable: str, text: str, kind: type) -> object:
     except ValueError:
         allowed = "an int" if kind is int else "a number"
         if variable.endswith("POD_INDEX"):
-            allowed += f", or {LEASED!r}"
+            allowed += f", or {_LEASED!r}"
         raise ConfigError(variable, text, allowed) from None

@@ -409,7 +409,7 @@ TopicEvent: TypeAlias = LinkInvalidation | PodChange
 """What the store tells everybody."""
 
 
-LEASED = "leased-"
+LEASED_PROCESS = "leased-"
 """With this begins the name of a process that leases its index; those that pods with ordinals had are not leased."""
 
 
@@ -436,7 +436,7 @@ class Registration:
     own: bool = False
     refused: bool = False
     previous_born: int = attrs.field(default=0, eq=False)
-    pod_index: int = attrs.field(default=0, kw_only=True)
+    pod_index: int = attrs.field(kw_only=True)
 
 
 class HeartbeatOutcome(enum.StrEnum):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route.errors import StoreError, StoreUnavailableError
-from stateful_route.models import LEASED, HeartbeatOutcome, RoutingState
+from stateful_route.models import LEASED_PROCESS, HeartbeatOutcome, RoutingState
 from stateful_route.server.lease import GOODBYE, SUPERSEDED
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Heartbeats:
 
         """
         name = secrets.token_hex(8)  # here, and not before a fork: no other process has it
-        self._process = f"{LEASED}{name}" if self._lease.is_leased else name
+        self._process = f"{LEASED_PROCESS}{name}" if self._lease.is_leased else name
         async with self._publishing:
             await self._begin_life()
 

@@ -93,7 +93,8 @@ class UidOperations:
         return self._refused(uid, link, full=True)
 
     def _refused(self, uid: str, link: Link | None, *, full: bool = False) -> Ownership:
-        present = PodLife(self._lease.pod_index or 0, self._lease.incarnation)
+        index = self._lease.pod_index
+        present = None if index is None else PodLife(index, self._lease.incarnation)
         return Ownership(self, uid, present, LinkChange(Outcome.REFUSED, link), inherited=False, full=full)
 
     async def _claim_in_turn(self, uid: str, turn: Turn, began: float, *, steal_temporary: bool = False) -> Ownership:

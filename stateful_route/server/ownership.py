@@ -59,7 +59,7 @@ class Ownership:
         self,
         operations: UidOperations,
         uid: str,
-        owner: PodLife,
+        owner: PodLife | None,
         answer: LinkChange,
         *,
         inherited: bool,
@@ -67,7 +67,7 @@ class Ownership:
         goes_on: bool = True,
         full: bool = False,
     ) -> None:
-        """Hold what the store answered to ``owner``.
+        """Hold what the store answered to ``owner``; without one nothing is held, as the pod has no index now.
 
         ``resumed`` is the older life's handle that it goes on with, and ``goes_on`` is whether the previous link may be
         that of an older handle: not if the store was rolled back to it.
@@ -76,11 +76,12 @@ class Ownership:
         self.uid = uid
         self.epoch = link.epoch if link else None
         self.pod_index = link.pod_index if link else None
-        self.of_pod = owner.pod_index
+        self.of_pod = owner.pod_index if owner else None
         """The index that this pod had when it claimed the uid; a leased one may be another now."""
-        self.incarnation = owner.incarnation
+        self.incarnation = owner.incarnation if owner else 0
         self.held = (
-            link is not None
+            owner is not None
+            and link is not None
             and link.kind is LinkKind.PERSISTENT
             and link.pod_index == owner.pod_index
             and link.incarnation == owner.incarnation
@@ -149,7 +150,7 @@ class Ownership:
         """
         check_seconds("grace", grace)
         self.drop()
-        if self._given_up or self.epoch is None:
+        if self._given_up or self.epoch is None or self.of_pod is None:
             return False
         released = await self._operations.release(self, grace)
         self._given_up = True

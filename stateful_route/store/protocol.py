@@ -191,9 +191,9 @@ class Store(Protocol):
         """Begin a life of a pod: take an incarnation and publish the first heartbeat.
 
         A server without an index is given the lowest one that nobody can have: no life of it is known; or its last one,
-        of a process whose name begins with ``models.LEASED`` too, said goodbye or is confirmed dead, and no older one
-        may own any more. If the same process was given one, as its question came twice, it is given that again; and it
-        is refused after its goodbye.
+        of a process whose name begins with ``models.LEASED_PROCESS`` too, said goodbye or is confirmed dead, and no
+        older one may own any more. If the same process was given one, as its question came twice, it is given that
+        again; and it is refused after its goodbye.
 
         With ``expected`` it does so only in place of the life with that incarnation (0: if there is none), so that a
         call that arrives late, after another one, changes nothing. ``process`` is a name without white space, behind

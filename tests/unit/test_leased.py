@@ -148,6 +148,22 @@ async def test_no_index_for_a_while(make_pod: Any, store: MemoryStore) -> None:
             assert (await old.claim("bob")).is_owned()
 
 
+async def test_full_without_an_index(make_pod: Any, store: MemoryStore) -> None:
+    """A pod that is full and has no index refuses a uid; to release what it refused ends no link of another pod."""
+    async with make_pod("old", max_links=0, max_links_is_hard=True) as old:
+        await end_life(store, 0)
+        async with make_pod("new") as new:
+            owned = await new.claim("alice")
+            fail_to_lease(store, applied=False)
+            await beat_once(old)
+            refused = await old.claim("alice")
+
+            assert (True, False, 0) == (refused.full, refused.is_owned(), refused.pod_index)
+            assert not await refused.release()
+            assert owned.is_owned()
+            assert 0 == (await store.get_services(NAMESPACE, "alice"))[SERVICE]
+
+
 async def test_stop_without_an_index(make_pod: Any, store: MemoryStore) -> None:
     """A pod that has no index stops as well."""
     old = make_pod("old")

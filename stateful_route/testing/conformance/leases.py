@@ -6,7 +6,7 @@ import asyncio
 
 import attrs
 
-from stateful_route.models import LEASED, HeartbeatOutcome, Registration
+from stateful_route.models import LEASED_PROCESS, HeartbeatOutcome, Registration
 from stateful_route.testing.conformance.shared import (
     BEYOND_SHORT,
     DRAINING,
@@ -23,7 +23,7 @@ from stateful_route.testing.conformance.shared import (
 
 async def lease(service: Service, name: str = "", *, seconds: float = LONG) -> Registration:
     """Begin a life of a process of that name, which has no index."""
-    return await service.register(None, process=f"{LEASED}{name}", lease=seconds)
+    return await service.register(None, process=f"{LEASED_PROCESS}{name}", lease=seconds)
 
 
 class LeasedIndexes(Parts):
@@ -90,8 +90,8 @@ class LeasedIndexes(Parts):
 
     async def test_older_life_may_own(self, service: Service) -> None:
         """An index of which an older life may own yet is not free, though the newer one said goodbye."""
-        await service.register(0, process=f"{LEASED}a", lease=LONGER)
-        second = await service.register(0, process=f"{LEASED}b")
+        await service.register(0, process=f"{LEASED_PROCESS}a", lease=LONGER)
+        second = await service.register(0, process=f"{LEASED_PROCESS}b")
         assert (About(LONGER), 0) == (second.previous_left, second.pod_index)
         await service.beat(0, second.incarnation, 1, GOODBYE)
 
@@ -132,7 +132,9 @@ class LeasedIndexes(Parts):
 
     async def test_name_within_a_name(self, service: Service) -> None:
         """A process whose name is a part of that of another one, or stands in a report, is not that one."""
-        await service.register(None, attrs.evolve(REPORT, address=f"tcp://{LEASED}p1:80"), process=f"{LEASED}p12")
+        await service.register(
+            None, attrs.evolve(REPORT, address=f"tcp://{LEASED_PROCESS}p1:80"), process=f"{LEASED_PROCESS}p12"
+        )
 
         assert [1, 2] == [(await lease(service, name)).pod_index for name in ("p1", "p2")]
 

@@ -239,7 +239,9 @@ class Lives(Parts):
         ]
         after = await service.read()
 
-        refused = [Registration(0, there.incarnation, 0.0, own=own, refused=True) for own in (True, False, False)]
+        refused = [
+            Registration(0, there.incarnation, 0.0, own=own, refused=True, pod_index=0) for own in (True, False, False)
+        ]
         assert refused == late
         assert (before.pods, before.version) == (after.pods, after.version)
 

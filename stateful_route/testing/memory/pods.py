@@ -11,7 +11,7 @@ import attrs
 from stateful_route._validation import to_seconds
 from stateful_route.models import (
     DIGEST_MODULUS,
-    LEASED,
+    LEASED_PROCESS,
     HeartbeatOutcome,
     PodReport,
     PodState,
@@ -248,7 +248,7 @@ class MemoryPods:
         if pod_index not in self._pods:
             return True
         pod = self._pods[pod_index]
-        if pod is None or not _name(pod.process).startswith(LEASED):
+        if pod is None or not _name(pod.process).startswith(LEASED_PROCESS):
             return False
         return (pod.dead or pod.said_goodbye) and pod.free_ms <= now.ms
 

@@ -269,6 +269,10 @@ class Judge:
             uid in self._forced and self.loop.now < max(self._forced[uid][0], self._troubled(pods)) + self.bounds.force
         )
 
+    def _slept_through_force(self, uid: str, pod: PodProcess) -> bool:
+        """Whether a pod was in trouble when the uid was changed by force, and has had no time to hear of it since."""
+        return self._is_forced(uid, [pod]) and self._forced[uid][0] <= self._troubled([pod])
+
     def _troubled(self, pods: list[PodProcess]) -> float:
         """Return until when one of the machines of these pods was troubled."""
         return max([0.0, *(self.troubled.get(pod.machine.name, 0.0) for pod in pods)])
@@ -283,7 +287,7 @@ class Judge:
         if len(owners) > 1:
             self._check_owners(uid)
         known = self.ledger[uid]
-        excused = self.loop.now < self.clock_stepped_until or uid in pod.torn or self._is_forced(uid, [pod])
+        excused = self.loop.now < self.clock_stepped_until or uid in pod.torn or self._slept_through_force(uid, pod)
         if version != known and not excused:
             self.violate(
                 "memory is never stale",
