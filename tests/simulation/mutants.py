@@ -154,9 +154,9 @@ SLIPS = [
     Mutation(
         "release drops the handle after the answer",
         OWNERSHIP,
-        "        self.drop()\n        if self._given_up or self.epoch is None:\n            return False\n"
+        "        self.drop()\n        if self._given_up or self.epoch is None or self.of_pod is None:\n            return False\n"
         "        released = await self._operations.release(self, grace)\n",
-        "        if self._given_up or self.epoch is None:\n            return False\n"
+        "        if self._given_up or self.epoch is None or self.of_pod is None:\n            return False\n"
         "        owned = self._operations.owned\n"
         "        owned.forget = lambda uid, spare=False: None\n"
         "        try:\n            released = await self._operations.release(self, grace)\n"
