@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import TYPE_CHECKING
 
 import attrs
 
 from stateful_route._validation import check_int, checked
+from stateful_route.errors import InvalidArgumentError
 from stateful_route.web.uids.json_text import BODY_LIMIT, MAX_BODY_LIMIT, id_at, steps_of
-from stateful_route.web.uids.sources import UidSource, check_token
+from stateful_route.web.uids.sources import UidSource, check_token, derived
 
 if TYPE_CHECKING:
     from stateful_route.web.uids.request import RequestHead
@@ -21,10 +21,6 @@ _ENCODED, _END = "=?base64?", "?="
 def _id_in(request: RequestHead, steps: tuple[str, ...], limit: int) -> str | None:
     body = request.body
     return id_at(request.json(), steps) if body and len(body) <= limit and request.is_json() else None
-
-
-def _steps(source: JsonBody) -> tuple[str, ...]:
-    return steps_of("pointer", source.pointer)
 
 
 @attrs.frozen
@@ -41,9 +37,7 @@ class JsonBody(UidSource):
 
     pointer: str
     limit: int = attrs.field(default=BODY_LIMIT, kw_only=True, validator=checked(check_int, 1, MAX_BODY_LIMIT))
-    _steps: tuple[str, ...] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_steps, takes_self=True)
-    )
+    _steps: tuple[str, ...] = derived(lambda source: steps_of(source.pointer))
 
     @property
     def body_limit(self) -> int:
@@ -59,8 +53,13 @@ class JsonBody(UidSource):
         return _id_in(request, self._steps, self.limit)
 
 
+def _check_argument(argument: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(argument, value, "the name of a tool's argument, or None: that of the header")
+
+
 def _argument_steps(source: McpParam) -> tuple[str, ...]:
-    return "params", "arguments", source.argument or source.name
+    return "params", "arguments", source.name if source.argument is None else source.argument
 
 
 def _header_key(source: McpParam) -> bytes:
@@ -83,12 +82,10 @@ class McpParam(UidSource):
     """
 
     name: str = attrs.field(validator=checked(check_token))
-    argument: str | None = attrs.field(default=None, kw_only=True)
+    argument: str | None = attrs.field(default=None, kw_only=True, validator=checked(_check_argument, optional=True))
     limit: int = attrs.field(default=BODY_LIMIT, kw_only=True, validator=checked(check_int, 1, MAX_BODY_LIMIT))
-    _steps: tuple[str, ...] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_argument_steps, takes_self=True)
-    )
-    _key: bytes = attrs.field(init=False, repr=False, eq=False, default=attrs.Factory(_header_key, takes_self=True))
+    _steps: tuple[str, ...] = derived(_argument_steps)
+    _key: bytes = derived(_header_key)
 
     @property
     def body_limit(self) -> int:
@@ -106,9 +103,12 @@ class McpParam(UidSource):
 
 
 def _decoded(value: str) -> str | None:
+    """Return what a header says, as strictly as the official SDK reads it: the tool and we agree on the id."""
     if not (value.startswith(_ENCODED) and value.endswith(_END)):
         return value
+    text = value[len(_ENCODED) : -len(_END)]
     try:
-        return base64.b64decode(value[len(_ENCODED) : -len(_END)], validate=True).decode()
-    except (binascii.Error, ValueError):
+        decoded = base64.b64decode(text, validate=True)
+        return decoded.decode() if base64.b64encode(decoded).decode() == text else None
+    except ValueError:
         return None

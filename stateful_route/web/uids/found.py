@@ -105,18 +105,20 @@ class UidSources:
         return uid if uid is None or self.scope is None else self._within(request, uid)
 
     def needs_body(self, request: RequestHead) -> bool:
-        """Whether the body of the request may change what is found, of at most ``body_limit`` bytes.
+        """Whether the body of the request is to be read first, up to ``body_limit`` bytes: it may change what is found.
 
-        That is so if no source before one of the body finds anything, and the head allows for a body that this source
-        can read. ``False`` once the body is there.
+        That is so if the head allows for a body that a source can read, and no source before that finds anything; or
+        that the scope can read. ``False`` once the body is there.
         """
         if not self.body_limit or request.body is not None:
             return False
+        if self.scope is not None and self.scope.body_limit and self.scope.wants_body(request):
+            return True
         for source in self.sources:
             if source.body_limit and source.wants_body(request):
                 return True
             if _found_by(source, request) is not None:
-                return self.scope is not None and self.scope.body_limit > 0 and self.scope.wants_body(request)
+                return False
         return False
 
     def needs_answer(self, request: RequestHead, answer: AnswerHead) -> bool:
@@ -126,7 +128,7 @@ class UidSources:
         for source in self.learned:
             if source.answer_limit and source.wants_answer(request, answer):
                 return True
-            if source.learn(request, answer) is not None:
+            if self._made_by(source, request, answer) is not None:
                 return False
         return False
 
@@ -137,15 +139,17 @@ class UidSources:
         that echoes what it is sent makes no links for garbage.
         """
         for source in self.learned:
-            uid = normalised(source.learn(request, answer) or "")
-            if uid is None or self._brought(request, uid):
-                continue
-            within = uid if self.scope is None else self._within(request, uid)
-            return None if within is None else Found(within, source)
+            made = self._made_by(source, request, answer)
+            if made is not None:
+                uid = made if self.scope is None else self._within(request, made)
+                return None if uid is None else Found(uid, source)
         return None
 
-    def _brought(self, request: RequestHead, uid: str) -> bool:
-        return any(normalised(source.find(request) or "") == uid for source in self.sources)
+    def _made_by(self, source: LearnedSource, request: RequestHead, answer: AnswerHead) -> str | None:
+        uid = normalised(source.learn(request, answer) or "")
+        if uid is None or any(normalised(each.find(request) or "") == uid for each in self.sources):
+            return None
+        return uid
 
     def _within(self, request: RequestHead, uid: str) -> str | None:
         principal = normalised(self.scope.find(request) or "") if self.scope else None

@@ -15,7 +15,7 @@ from stateful_route._validation import check_bool, check_int, checked
 from stateful_route.errors import ConfigError, InvalidArgumentError
 from stateful_route.web.uids.cookies import VALUE
 from stateful_route.web.uids.normal import MAX_UID_BYTES
-from stateful_route.web.uids.sources import UidSource, check_token
+from stateful_route.web.uids.sources import UidSource, check_token, derived
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.request import RequestHead
 
 _LEAST_SECRET = 16
+_SIGNATURE = 43  # characters of 32 bytes as base64url, without padding
 _HIDDEN = "(hidden)"
 # So that no signature of ours for something else, with the same secret, is one of a cookie; and the other way round.
 _PURPOSE = b"stateful_route.web: signed cookie, 1\0"
@@ -99,7 +100,7 @@ def _check_same_site(argument: str, value: object) -> None:
         raise InvalidArgumentError(argument, value, '"lax", "strict" or "none"')
 
 
-def _attributes(cookie: SignedCookie) -> str:
+def _attributes_of(cookie: SignedCookie) -> str:
     return "".join(f"; {part}" for part in _parts(cookie))
 
 
@@ -117,7 +118,7 @@ def _parts(cookie: SignedCookie) -> Iterator[str]:
         yield "Partitioned"
 
 
-def _purpose(cookie: SignedCookie) -> bytes:
+def _purpose_of(cookie: SignedCookie) -> bytes:
     return _PURPOSE + cookie.name.encode() + b"\0"
 
 
@@ -158,10 +159,8 @@ class SignedCookie(IssuedSource):
     secure: bool = attrs.field(default=True, kw_only=True, validator=checked(check_bool))
     same_site: str = attrs.field(default="lax", kw_only=True, validator=checked(_check_same_site))
     partitioned: bool = attrs.field(default=False, kw_only=True, validator=checked(check_bool))
-    _attributes: str = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_attributes, takes_self=True)
-    )
-    _purpose: bytes = attrs.field(init=False, repr=False, eq=False, default=attrs.Factory(_purpose, takes_self=True))
+    _attributes: str = derived(_attributes_of)
+    _purpose: bytes = derived(_purpose_of)
 
     def __attrs_post_init__(self) -> None:
         """Look at what a browser would silently refuse."""
@@ -197,7 +196,7 @@ class SignedCookie(IssuedSource):
         """Return the id of the first cookie of that name with a valid signature, and whether it is to be reissued."""
         for value in request.cookie_values(self.name):
             uid, _, signature = value.rpartition(".")
-            if not uid or not value.isascii():
+            if not uid or len(signature) != _SIGNATURE or not value.isascii():
                 continue
             given = signature.encode()
             for age, secret in enumerate(self.secrets):

@@ -28,7 +28,7 @@ def parsed(text: bytes | None) -> Any | None:
         return None
 
 
-def steps_of(argument: str, pointer: object) -> tuple[str, ...]:
+def steps_of(pointer: object) -> tuple[str, ...]:
     """Return the steps of a JSON pointer (RFC 6901).
 
     Raises:
@@ -36,7 +36,7 @@ def steps_of(argument: str, pointer: object) -> tuple[str, ...]:
 
     """
     if not isinstance(pointer, str) or not _POINTER.fullmatch(pointer):
-        raise InvalidArgumentError(argument, pointer, 'a JSON pointer (RFC 6901), for example "/params/id"')
+        raise InvalidArgumentError("pointer", pointer, 'a JSON pointer (RFC 6901), for example "/params/id"')
     return tuple(step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:])
 
 

@@ -11,7 +11,7 @@ import attrs
 from stateful_route._validation import check_bool, check_seconds, checked
 from stateful_route.errors import ConfigError, InvalidArgumentError
 from stateful_route.web.uids.json_text import as_id, parsed
-from stateful_route.web.uids.sources import UidSource, check_token
+from stateful_route.web.uids.sources import UidSource, check_token, derived, lower_case
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 _SCHEME = "bearer "
 _NO_KEY = "the key that signs the tokens, with algorithms=[...]; or verify=False, said explicitly"
 _HIDDEN = "(hidden)"
-
-
-def _lower(name: Any) -> Any:
-    return name.lower() if isinstance(name, str) else name
 
 
 def _check_claim(argument: str, value: object) -> None:
@@ -37,7 +33,13 @@ def _as_names(value: Any) -> Any:
 
 
 def _claims_of(source: Jwt) -> Callable[[str], Mapping[str, Any] | None]:
-    return _verifier(source) if source.verify else _unverified
+    if source.header is None and source.cookie is None:
+        raise ConfigError("Jwt.header", None, "a header, or a cookie: one of them holds the token")
+    if source.verify:
+        return _verifier(source)
+    if any(given is not None for given in (source.key, source.algorithms, source.audience, source.issuer)):
+        raise ConfigError("Jwt.verify", False, "True with a key, algorithms, an audience or an issuer")  # noqa: FBT003
+    return _unverified
 
 
 def _encoded(source: Jwt) -> bytes | None:
@@ -57,21 +59,23 @@ class Jwt(UidSource):
         cookie: that holds it, if the header does not; ``None``: none.
         key: what PyJWT takes to verify: a secret of 32 bytes or more for HS256, a public key as PEM, a ``PyJWK``.
         algorithms: that are accepted, for example ``["RS256"]``; needed with ``key``. Never take them from a token.
-        verify: ``False`` reads the claim without looking at the signature: anybody can then write any claim. That is
-            enough to choose a pod, where the application verifies the token itself, and never enough for ``scope``.
+        verify: ``False`` reads the claim without looking at signature and times: anybody can then write any claim. That
+            is enough to choose a pod, if the application verifies the token itself, and for ``scope`` only behind a
+            proxy that has verified it.
         audience: one of those that a token has to be for (``aud``); ``None``: not looked at.
         issuer: who has to have issued it (``iss``); ``None``: not looked at.
         leeway: seconds by which the clocks may differ.
 
     Raises:
-        ConfigError: with neither a key nor ``verify=False``, or both; if the key does not fit the algorithms, or is
-            too short for them (RFC 7518); if PyJWT is not installed (extra ``web``), or lacks ``cryptography``.
+        ConfigError: with neither a key nor ``verify=False``, or both; without header and cookie; if the key does not
+            fit the algorithms, or is too short for them (RFC 7518); if PyJWT is not installed (extra ``web``), or
+            lacks ``cryptography``.
 
     """
 
     claim: str = attrs.field(validator=checked(_check_claim))
     header: str | None = attrs.field(
-        default="authorization", kw_only=True, converter=_lower, validator=checked(check_token, optional=True)
+        default="authorization", kw_only=True, converter=lower_case, validator=checked(check_token, optional=True)
     )
     cookie: str | None = attrs.field(default=None, kw_only=True, validator=checked(check_token, optional=True))
     key: Any = attrs.field(default=None, kw_only=True, repr=False, hash=False)
@@ -80,12 +84,8 @@ class Jwt(UidSource):
     audience: str | None = attrs.field(default=None, kw_only=True, validator=checked(_check_claim, optional=True))
     issuer: str | None = attrs.field(default=None, kw_only=True, validator=checked(_check_claim, optional=True))
     leeway: float = attrs.field(default=0.0, kw_only=True, validator=checked(check_seconds))
-    _claims: Callable[[str], Mapping[str, Any] | None] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_claims_of, takes_self=True)
-    )
-    _key_of_header: bytes | None = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_encoded, takes_self=True)
-    )
+    _claims: Callable[[str], Mapping[str, Any] | None] = derived(_claims_of)  # noqa: RUF009 - of attrs
+    _key_of_header: bytes | None = derived(_encoded)
 
     def find(self, request: RequestHead) -> str | None:
         """Return the value of the claim."""
@@ -123,9 +123,8 @@ def _verifier(source: Jwt) -> Callable[[str], Mapping[str, Any] | None]:
     try:
         import jwt  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ConfigError(
-            "Jwt", source.claim, "verify=False, as PyJWT is not installed: the extra `web` of stateful-route has it"
-        ) from error
+        allowed = 'installed, to verify tokens (Jwt): pip install "stateful-route[web]"'
+        raise ConfigError("PyJWT", None, allowed) from error
     key = source.key.key if isinstance(source.key, jwt.PyJWK) else source.key
     for algorithm in algorithms:
         _check_key(jwt.PyJWS(), algorithm, key)

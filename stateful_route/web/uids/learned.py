@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import abc
 from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import unquote, unquote_plus, urljoin, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urljoin, urlsplit
 
 import attrs
 
 from stateful_route._validation import check_duration, check_int, checked
-from stateful_route.web.uids import path
 from stateful_route.web.uids.json_text import BODY_LIMIT, MAX_BODY_LIMIT, id_at, steps_of
+from stateful_route.web.uids.path import compiled
 from stateful_route.web.uids.request import path_below
-from stateful_route.web.uids.sources import UidSource, as_releases, check_releases, check_status, check_token
+from stateful_route.web.uids.sources import (
+    UidSource,
+    as_releases,
+    check_releases,
+    check_status,
+    check_token,
+    derived,
+    header_key,
+    header_name,
+)
 
 if TYPE_CHECKING:
     import re
@@ -66,14 +75,6 @@ class LearnedSource(UidSource):
         """Return the id that the answer gives to the client, as it is there; ``None`` if it gives none."""
 
 
-def _key(source: ResponseHeader) -> bytes:
-    return source.name.encode("latin-1", "replace")
-
-
-def _lower(name: object) -> object:
-    return name.lower() if isinstance(name, str) else name
-
-
 @attrs.frozen
 class ResponseHeader(LearnedSource):
     """A header of an answer below 400, such as ``Mcp-Session-Id``; later found in the request header of that name.
@@ -83,8 +84,8 @@ class ResponseHeader(LearnedSource):
 
     """
 
-    name: str = attrs.field(converter=_lower, validator=checked(check_token))
-    _key: bytes = attrs.field(init=False, repr=False, eq=False, default=attrs.Factory(_key, takes_self=True))
+    name: str = header_name()
+    _key: bytes = derived(lambda source: header_key(source.name))
 
     def find(self, request: RequestHead) -> str | None:
         """Return the value of the request header."""
@@ -115,16 +116,13 @@ class ResponseCookie(LearnedSource):
         return answer.cookies().get(self.name) if answer.status < _FIRST_REFUSAL else None
 
 
-def _compiled(source: Location) -> re.Pattern[str]:
-    return path.compiled("pattern", source.pattern)
-
-
 @attrs.frozen
 class Location(LearnedSource):
     """A segment of the path in the ``Location`` of an answer 201 or 3xx; later found in the path of requests.
 
-    The pattern is that of ``Path``. A location that came in the query of the request, as in ``/login?next=/rooms/7``,
-    is not learned: it was not made by the application.
+    The pattern is that of ``Path``. A location whose id the request brought, as ``/login?next=/rooms/7`` and
+    ``/old/rooms/7`` do, is not learned: the application did not make it. An application that redirects to wherever a
+    *form* says lets its users make links.
 
     Attributes:
         pattern: of the path, within the application.
@@ -132,9 +130,7 @@ class Location(LearnedSource):
     """
 
     pattern: str
-    _regex: re.Pattern[str] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_compiled, takes_self=True)
-    )
+    _regex: re.Pattern[str] = derived(lambda source: compiled(source.pattern))  # noqa: RUF009 - of attrs
 
     def find(self, request: RequestHead) -> str | None:
         """Return the segment of the request's path."""
@@ -148,27 +144,26 @@ class Location(LearnedSource):
         location = answer.header(b"location")
         target = _path_of(location, request) if location else None
         match = self._regex.match(target) if target else None
-        if match is None or match[0].strip("/") in _brought(request):
-            return None
-        return match[1]
+        return match[1] if match and not _is_brought(match, request) else None
 
 
 def _path_of(location: str, request: RequestHead) -> str | None:
     """Return the path of a location within the application, decoded; ``None`` if it cannot be read."""
     try:
-        whole = urlsplit(urljoin(request.scope["path"], location)).path
+        whole = urlsplit(urljoin(quote(request.scope["path"]), location)).path
     except ValueError:
         return None
     return path_below(request.root_path, unquote(whole))
 
 
-def _brought(request: RequestHead) -> str:
+def _is_brought(match: re.Match[str], request: RequestHead) -> bool:
+    """Whether the request leads there itself: by its query, or by another path of the same thing."""
+    path = request.path
     query: bytes = request.scope.get("query_string") or b""
-    return unquote_plus(query.decode("latin-1"))
-
-
-def _steps(source: JsonResponse) -> tuple[str, ...]:
-    return steps_of("pointer", source.pointer)
+    target = match[0].strip("/")
+    if target in path or target in unquote_plus(query.decode("latin-1")):
+        return True
+    return request.method in {"GET", "HEAD"} and match[1] in path.split("/")
 
 
 @attrs.frozen
@@ -192,9 +187,7 @@ class JsonResponse(LearnedSource):
 
     pointer: str
     limit: int = attrs.field(default=BODY_LIMIT, kw_only=True, validator=checked(check_int, 1, MAX_BODY_LIMIT))
-    _steps: tuple[str, ...] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_steps, takes_self=True)
-    )
+    _steps: tuple[str, ...] = derived(lambda source: steps_of(source.pointer))
 
     @property
     def answer_limit(self) -> int:

@@ -7,13 +7,13 @@ import re
 from stateful_route.errors import InvalidArgumentError
 
 _ALLOWED = (
-    'a path from "/" on whose segments are text or a name in braces, one of them {uid}, without converters: '
+    'a path from "/" on, not percent-encoded, whose segments are text or a name in braces, one of them {uid}: '
     'for example "/rooms/{uid}"'
 )
-_SEGMENT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}|[^{}/?#\x00-\x1f]+")
+_SEGMENT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}|[^{}/?#%\x00-\x1f]+")
 
 
-def compiled(argument: str, pattern: object) -> re.Pattern[str]:
+def compiled(pattern: object) -> re.Pattern[str]:
     """Return the pattern as a regular expression whose only group is the uid: of that path and of all below it.
 
     Raises:
@@ -21,16 +21,16 @@ def compiled(argument: str, pattern: object) -> re.Pattern[str]:
 
     """
     if not isinstance(pattern, str) or not pattern.startswith("/"):
-        raise InvalidArgumentError(argument, pattern, _ALLOWED)
+        raise InvalidArgumentError("pattern", pattern, _ALLOWED)
     names: list[str] = []
     parts: list[str] = []
     for segment in pattern.removesuffix("/...").removesuffix("/").split("/")[1:]:
         match = _SEGMENT.fullmatch(segment)
         if match is None:
-            raise InvalidArgumentError(argument, pattern, _ALLOWED)
+            raise InvalidArgumentError("pattern", pattern, _ALLOWED)
         name = match[1]
         parts.append(re.escape(segment) if name is None else "([^/]+)" if name == "uid" else "[^/]+")
         names.append(name or "")
     if names.count("uid") != 1:
-        raise InvalidArgumentError(argument, pattern, _ALLOWED)
+        raise InvalidArgumentError("pattern", pattern, _ALLOWED)
     return re.compile("".join(f"/{part}" for part in parts) + r"(?=/|\Z)")

@@ -127,12 +127,16 @@ class RequestHead:
         """Whether the body is JSON, as its content type says."""
         return is_json(self.header(b"content-type"))
 
-    def may_have_json(self, limit: int) -> bool:
-        """Whether the head allows for a body of JSON of at most ``limit`` bytes: type, method, length."""
-        if self.scope["type"] != "http" or self.method in _BODILESS or not self.is_json():
+    def may_have_body(self, limit: int) -> bool:
+        """Whether the head allows for a body of at most ``limit`` bytes: by the method, and by the length it gives."""
+        if self.scope["type"] != "http" or self.method in _BODILESS:
             return False
         length = self.content_length
         return length is None or 0 < length <= limit
+
+    def may_have_json(self, limit: int) -> bool:
+        """Whether the head allows for a body of JSON of at most ``limit`` bytes."""
+        return self.may_have_body(limit) and self.is_json()
 
 
 class AnswerHead:

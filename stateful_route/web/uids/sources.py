@@ -14,8 +14,9 @@ import attrs
 
 from stateful_route._validation import check_bool, check_callable, check_duration, check_int, checked
 from stateful_route.errors import ConfigError, InvalidArgumentError
-from stateful_route.web.uids import path
 from stateful_route.web.uids.cookies import TOKEN
+from stateful_route.web.uids.json_text import MAX_BODY_LIMIT
+from stateful_route.web.uids.path import compiled
 
 if TYPE_CHECKING:
     import re
@@ -47,8 +48,8 @@ def as_releases(value: Any) -> Any:
 
 def check_releases(argument: str, value: object) -> None:
     """Refuse what is not a set of ends of a uid."""
-    # A bool is no status, and True would pass for a member of a set with a 1 in it: so would 404.0.
-    if not isinstance(value, frozenset) or not value <= _RELEASES or any(isinstance(one, float) for one in value):
+    fits = isinstance(value, frozenset) and all(isinstance(one, str | int) and one in _RELEASES for one in value)
+    if not fits:
         raise InvalidArgumentError(argument, value, 'any of "delete", 404 and 410')
 
 
@@ -92,19 +93,31 @@ class UidSource(abc.ABC):
 
     def wants_body(self, request: RequestHead) -> bool:
         """Whether it would look into the body of this request, of which only the head is known yet."""
-        return self.body_limit > 0 and request.scope["type"] == "http"
+        return self.body_limit > 0 and request.may_have_body(self.body_limit)
 
     @abc.abstractmethod
     def find(self, request: RequestHead) -> str | None:
         """Return the id as it came, or ``None`` if this request has none here."""
 
 
-def _lower(name: Any) -> Any:
+def lower_case(name: Any) -> Any:
+    """Return the name of a header as ASGI has it; leave what is no string to the check that follows."""
     return name.lower() if isinstance(name, str) else name
 
 
-def _encoded(source: Header) -> bytes:
-    return source.name.encode("latin-1", "replace")
+def header_name() -> Any:
+    """Make the attribute of a source that is the name of its header."""
+    return attrs.field(converter=lower_case, validator=checked(check_token))
+
+
+def derived(make: Callable[[Any], Any]) -> Any:
+    """Make a private attribute of a source: what ``make`` returns of the source, kept for each request."""
+    return attrs.field(init=False, repr=False, eq=False, default=attrs.Factory(make, takes_self=True))
+
+
+def header_key(name: str) -> bytes:
+    """Return the name of a header as ASGI has it; what cannot be one is left to the check that follows."""
+    return name.encode("latin-1", "replace")
 
 
 @attrs.frozen
@@ -119,8 +132,8 @@ class Header(UidSource):
 
     """
 
-    name: str = attrs.field(converter=_lower, validator=checked(check_token))
-    _key: bytes = attrs.field(init=False, repr=False, eq=False, default=attrs.Factory(_encoded, takes_self=True))
+    name: str = header_name()
+    _key: bytes = derived(lambda source: header_key(source.name))
 
     def find(self, request: RequestHead) -> str | None:
         """Return the value of the header."""
@@ -164,10 +177,6 @@ class Query(UidSource):
         return request.query(self.name)
 
 
-def _compiled(source: Path) -> re.Pattern[str]:
-    return path.compiled("pattern", source.pattern)
-
-
 @attrs.frozen
 class Path(UidSource):
     """A segment of the path: ``"/rooms/{uid}"`` matches that path and all below it, such as ``/rooms/7/messages``.
@@ -185,9 +194,7 @@ class Path(UidSource):
     """
 
     pattern: str
-    _regex: re.Pattern[str] = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(_compiled, takes_self=True)
-    )
+    _regex: re.Pattern[str] = derived(lambda source: compiled(source.pattern))  # noqa: RUF009 - of attrs
 
     def find(self, request: RequestHead) -> str | None:
         """Return the segment of the path."""
@@ -238,12 +245,23 @@ def _check_function(argument: str, value: object) -> None:
 class Function(UidSource):
     """What a function of the application returns; what it raises goes on to the caller.
 
+    It is called in the event loop, and it may be called several times for a request: it answers at once, from what it
+    is given.
+
     Attributes:
-        function: a ``def`` of a ``RequestHead`` that returns the id, or ``None``. It sees no body.
+        function: a ``def`` of a ``RequestHead`` that returns the id, or ``None``.
+        limit: bytes of the longest body that it wants to see, up to 16 MiB; 0: it looks at the head only. ``body`` and
+            ``json()`` of a request are ``None`` if there is none, or a longer one.
 
     """
 
     function: Callable[[RequestHead], str | None] = attrs.field(validator=checked(_check_function))
+    limit: int = attrs.field(default=0, kw_only=True, validator=checked(check_int, 0, MAX_BODY_LIMIT))
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes of the body that it may need at most."""
+        return self.limit
 
     def find(self, request: RequestHead) -> str | None:
         """Return what the function returns.
