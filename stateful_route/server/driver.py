@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from stateful_route._background.periodic import PeriodicTask
 from stateful_route._clock import lease_clock
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
-from stateful_route._validation import check_count, check_id, check_pod_index, check_seconds
+from stateful_route._validation import MAX_ID_BYTES, check_count, check_id, check_pod_index, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import NotOwnerError, StoreError
 from stateful_route.models import LinkKey, PodLife, RoutingState
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
+
+# Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
+_MINTED_BYTES = 16
 
 
 class ServerDriver(Driver):
@@ -262,6 +266,29 @@ class ServerDriver(Driver):
         check_id("uid", uid)
         self._check_running()
         return await self._operations.claim(uid, steal_temporary=steal_temporary)
+
+    async def mint(self, prefix: str = "") -> Ownership:
+        """Make a new uid, claim it for this pod, and return the handle, which is owned.
+
+        The uid is 128 random bits as 32 hexadecimal digits, behind the prefix and a hyphen if there is one:
+        ``mint("br")`` gives ``br-0f9a...``. It is for ids that the application hands out itself: nobody can guess it, so
+        no client has placed it on another pod before. In a URL, a cookie or a header it needs no quoting if the prefix
+        needs none.
+
+        Raises:
+            InvalidArgumentError: if ``prefix`` is no id, and not empty, or is longer than 479 bytes.
+            NotOwnerError: if this pod cannot own it now, as its lease has ended, or it waits for that of an older life;
+                a ``PodFullError`` if it is full.
+
+        """
+        uid = secrets.token_hex(_MINTED_BYTES)
+        if prefix != "":
+            check_id("prefix", prefix, longest=MAX_ID_BYTES - len(uid) - 1)
+            uid = f"{prefix}-{uid}"
+        self._check_running()
+        ownership = await self._operations.claim(uid, steal_temporary=False)
+        ownership.require()
+        return ownership
 
     def owned(self, uid: str) -> Ownership | None:
         """Return the handle of a uid that this pod owns now, or ``None``. Local: no I/O."""
