@@ -253,6 +253,20 @@ class ServerDriver(Driver):
         self._check_running()
         return self._status.routing_state
 
+    async def renew(self) -> None:
+        """Publish a heartbeat now, and act on the answer: what a process does that was stopped, or cut off.
+
+        Once it has returned, the store knows this pod, and what another pod has taken meanwhile is being found out.
+
+        Raises:
+            LifecycleError: if the pod has said goodbye, or a newer process with the same index has taken over.
+            StoreError: if the store did not answer.
+
+        """
+        self._check_running()
+        async with within(self._config.call_deadline_seconds, "heartbeat"):
+            await self._heartbeats.publish()
+
     async def claim(self, uid: str, *, steal_temporary: bool = False) -> Ownership:
         """Make the link of the uid this pod's, persistently, and return the handle.
 

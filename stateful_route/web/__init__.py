@@ -1,5 +1,7 @@
 """Any ASGI application right at several replicas: where the uid of a request is."""
 
+from stateful_route.web.middleware import StickyMiddleware
+from stateful_route.web.sticky import Sticky
 from stateful_route.web.uids.body import JsonBody, McpParam
 from stateful_route.web.uids.found import Found, UidSources
 from stateful_route.web.uids.issued import Issued, IssuedSource, SignedCookie
@@ -28,6 +30,8 @@ __all__ = [
     "ResponseCookie",
     "ResponseHeader",
     "SignedCookie",
+    "Sticky",
+    "StickyMiddleware",
     "Subprotocol",
     "UidSource",
     "UidSources",

@@ -104,6 +104,14 @@ class UidSources:
         uid = normalised(raw)
         return uid if uid is None or self.scope is None else self._within(request, uid)
 
+    def number(self, source: UidSource) -> int:
+        """Return the place of a source in their order: how one process tells another which one found a uid."""
+        return next(number for number, each in enumerate(self.sources) if each is source)
+
+    def numbered(self, number: int) -> UidSource:
+        """Return the source at that place; the last one if another release of the app has more of them."""
+        return self.sources[min(number, len(self.sources) - 1)]
+
     def needs_body(self, request: RequestHead) -> bool:
         """Whether the body of the request is to be read first, up to ``body_limit`` bytes: it may change what is found.
 
