@@ -83,7 +83,7 @@ class Learning:
             return False
         self._done = True
         try:
-            ownership = await self._pod.server.claim(found.uid)
+            ownership = await self._pod.server.claim(found.uid, idle_ttl=found.source.ttl)
             ownership.require()
         except StatefulRouteError as error:
             _log.warning("%r was made by the app and could not be claimed: %s", found.uid, error)

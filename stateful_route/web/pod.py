@@ -83,7 +83,7 @@ class Pod:
 
     async def _claim(self, uid: str, source: UidSource) -> Tenant | Refusal:
         try:
-            ownership = self.server.owned(uid) or await self.server.claim(uid)
+            ownership = self.server.owned(uid) or await self.server.claim(uid, idle_ttl=source.ttl)
         except StoreError:
             return Refusal(AWAY)
         except LifecycleError:

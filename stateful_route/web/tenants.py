@@ -39,12 +39,14 @@ class Tenant:
         return not self.closing and self.ownership.is_owned()
 
     def enter(self, run: AppRun) -> None:
-        """Note what runs."""
+        """Note what runs: the uid is in use."""
         self.runs.add(run)
+        run.use.__enter__()
 
     def leave(self, run: AppRun) -> None:
         """Note that it has ended."""
         self.runs.discard(run)
+        run.use.__exit__(None, None, None)
         if not self.runs and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
