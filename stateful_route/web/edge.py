@@ -129,12 +129,8 @@ class Edge:
         """Try once; return why it was not served."""
         try:
             target = await self._target(found)
-        except RoutingError:
-            return _NO_POD
-        except StoreError:
-            return _AWAY
-        except LifecycleError:
-            return _ENDING
+        except (RoutingError, StoreError, LifecycleError) as error:
+            return _NO_POD if isinstance(error, RoutingError) else _AWAY if isinstance(error, StoreError) else _ENDING
         if isinstance(target, Peer):
             return await self._carry(target, found, inbound)
         if isinstance(target, Refusal):

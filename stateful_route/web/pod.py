@@ -15,7 +15,6 @@ from stateful_route.web.learning import Learning
 from stateful_route.web.peer.exchange import Exchange
 from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
-from stateful_route.web.tenants import Tenant
 
 if TYPE_CHECKING:
     from stateful_route.server.driver import ServerDriver
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import EdgeSettings, PodSettings
-    from stateful_route.web.tenants import Tenants
+    from stateful_route.web.tenants import Tenant, Tenants
     from stateful_route.web.uids.sources import UidSource
 
 _log = logging.getLogger("stateful_route")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
 
     from stateful_route.server.driver import ServerDriver
     from stateful_route.server.ownership import Ownership
@@ -25,7 +26,8 @@ class Tenant:
         """Begin with nothing that runs."""
         self.uid = uid
         self.ownership = ownership
-        self.runs: set[AppRun] = set()
+        self.runs: dict[AppRun, AbstractContextManager[None]] = {}
+        """What runs, and by what the uid counts as used meanwhile."""
         self.closing = False
         """Whether the gate is closed: nothing of the uid may begin here."""
         self.lost = False
@@ -40,13 +42,12 @@ class Tenant:
 
     def enter(self, run: AppRun) -> None:
         """Note what runs: the uid is in use."""
-        self.runs.add(run)
-        run.use.__enter__()
+        self.runs[run] = use = self.ownership.in_use()
+        use.__enter__()
 
     def leave(self, run: AppRun) -> None:
         """Note that it has ended."""
-        self.runs.discard(run)
-        run.use.__exit__(None, None, None)
+        self.runs.pop(run).__exit__(None, None, None)
         if not self.runs and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
