@@ -229,6 +229,7 @@ class TestPath:
             ("/rooms/{uid}/messages", "/rooms/7/messages/1", "7"),
             ("/rooms/{uid}/messages", "/rooms/7/message", None),
             ("/rooms/{uid}/messages", "/rooms/7/messages2", None),
+            ("/rooms/{uid}/messages", "/rooms/7/messages%0A", None),
             ("/{tenant}/rooms/{uid}", "/acme/rooms/7", "7"),
             ("/{tenant}/rooms/{uid}", "//rooms/7", None),
             ("/{uid}", "/7", "7"),
@@ -263,6 +264,12 @@ class TestPath:
     def test_mounted(self, root_path: str, target: str, found: str | None) -> None:
         """The path is the one within the application, where the server counts the root among it, and where not."""
         assert found == Path("/rooms/{uid}").find(request(target, root_path=root_path))
+
+    def test_root_is_a_segment(self) -> None:
+        """A path that only begins like the root is not below it."""
+        paths = [request(target, root_path="/api").path for target in ("/api2/x", "/api/x", "/api")]
+
+        assert ["/api2/x", "/x", ""] == paths
 
     def test_websocket(self) -> None:
         """A WebSocket has a path as well."""

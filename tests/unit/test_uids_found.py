@@ -223,6 +223,7 @@ class TestNeedsBody:
         assert not sources.needs_body(request("/?room=7", JSON, ("x-room", "7"), method="POST"))
         assert not sources.needs_body(request("/?room=7", method="POST"))
         assert not sources.needs_body(request("/?room=7", JSON))
+        assert not sources.needs_body(request("/"))
         assert not sources.needs_body(post(b"{}"))
         assert not UidSources(HEADER).needs_body(request("/", JSON, method="POST"))
 

@@ -186,6 +186,7 @@ class TestLocation:
             ("/login?next=https%3A%2F%2Fapp.example%2Fapi%2Fkernels%2F7%2Fx", "GET"),
             ("/api/kernels/7/", "GET"),  # the slash at the end is taken away
             ("/old/api/kernels/7", "GET"),
+            ("/old/api/kernels/7", "POST"),
             ("/k/7", "GET"),
             ("/k/7", "HEAD"),
         ],
@@ -208,6 +209,12 @@ class TestLocation:
 
         assert KERNEL.learn(head, answer(201, ("location", "/root/api/kernels/7"))) == "7"
         assert KERNEL.learn(head, answer(201, ("location", "kernels/7"))) == "7"
+
+    def test_odd_base(self) -> None:
+        """A question mark in a path, as it is decoded, is not where a query begins."""
+        head = request("/a%3Fb/start", method="POST")
+
+        assert Location("/{folder}/kernels/{uid}").learn(head, answer(201, ("location", "kernels/7"))) == "7"
 
     def test_find(self) -> None:
         """It is found in the path of requests."""
