@@ -23,8 +23,7 @@ from stateful_route.web.tenants import Tenant
 if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.web.inbound import Inbound
-    from stateful_route.web.peer.dialer import Dialer
-    from stateful_route.web.peer.stream import Stream
+    from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
     from stateful_route.web.uids.found import Found
@@ -192,13 +191,15 @@ class Edge:
     # Carrying it there --------------------------------------------------------------------------------------------
 
     async def _carry(self, peer: Peer, found: Found, inbound: Inbound) -> NotServed | None:
-        stream = await self._reach(peer)
-        if stream is None:
+        connection = await self._reach(peer)
+        if connection is None:
             await self._report(peer)
             return _NOT_REACHED
-        outcome = await self._carry_over(stream, found, inbound)
+        outcome = await self._carry_over(connection, found, inbound)
         if outcome.carried is Carried.DONE:
             return None
+        if outcome.carried is Carried.UNREACHED:
+            return _NOT_REACHED
         if outcome.carried is Carried.TOO_LARGE:
             return _TOO_LARGE_HEAD
         if outcome.carried is Carried.LOST:
@@ -222,10 +223,10 @@ class Edge:
             return False
         if state is None or (self._pod is not None and index == self._pod.server.pod_index):
             return False
-        stream = await self._reach(Peer(index, PeerAddress.parse(state.report.address)))
-        if stream is None:
+        connection = await self._reach(Peer(index, PeerAddress.parse(state.report.address)))
+        if connection is None:
             return False
-        outcome = await self._carry_over(stream, None, inbound)
+        outcome = await self._carry_over(connection, None, inbound)
         if outcome.carried is Carried.DONE:
             return True
         if outcome.carried is Carried.LOST and not inbound.repeatable:
@@ -233,22 +234,22 @@ class Edge:
             return True
         return not inbound.intact
 
-    async def _reach(self, peer: Peer) -> Stream | None:
-        """Return a stream to a peer; ``None``, and a line in the log, if it is not reached."""
+    async def _reach(self, peer: Peer) -> DialedConnection | None:
+        """Return a connection to a peer; ``None``, and a line in the log, if it is not reached."""
         if peer.address is None:
             self._log(peer.pod_index, "it publishes no address for peers: it runs without the middleware")
             return None
-        stream = self._dialer.open(peer.address)
-        if stream is not None:
-            return stream
+        connection = self._dialer.connected(peer.address)
+        if connection is not None:
+            return connection
         try:
             return await self._dialer.connect(peer.address)
         except PeerUnreachableError as error:
             self._log(peer.pod_index, error)
             return None
 
-    async def _carry_over(self, stream: Stream, found: Found | None, inbound: Inbound) -> Outcome:
-        """Carry a request over a stream, which is closed then.
+    async def _carry_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
+        """Carry a request over a connection.
 
         A body that is not at hand is sent once the owner reads it: before that nothing of it is lost by a refusal.
         """
@@ -259,17 +260,15 @@ class Edge:
             if len(head) > MAX_PAYLOAD:
                 return Outcome(Carried.TOO_LARGE)
             if inbound.is_websocket:
-                return await WebSocketCarrier(stream, inbound.receive, inbound.send).run(head)
+                return await WebSocketCarrier(connection, inbound.receive, inbound.send).run(head)
             receive = inbound.receive if body is None else inbound.watch
-            return await HttpCarrier(stream, receive, inbound.send).run(head, watches=body is not None)
+            return await HttpCarrier(connection, receive, inbound.send).run(head, watches=body is not None)
         except AnswerCutError as error:
             _log.warning("an answer was cut off: %s", error)
             return Outcome(Carried.DONE)  # without its end: the web server closes the connection
         except PeerError as error:
             _log.warning("a peer's answer cannot be read: %s", error)
             return Outcome(Carried.LOST)
-        finally:
-            stream.close()
 
     async def _report(self, peer: Peer) -> None:
         try:

@@ -17,9 +17,17 @@ class PeerLostError(PeerError):
     """The connection to a peer ended while a request was under way: what it did with it is not known."""
 
 
+class StreamEndedError(PeerError):
+    """The other side has ended one request: what is sent for it is not read any more."""
+
+
 class PeerProtocolError(PeerError):
     """A peer sent what cannot be read. The connection is closed."""
 
 
 class PeerRefusedError(PeerUnreachableError):
     """A peer, or whoever has its address now, does not prove that it is of this service."""
+
+
+class ClientDisconnectedError(OSError):
+    """What ``send`` raises in the app once the client of a WebSocket is gone, as ASGI says."""
