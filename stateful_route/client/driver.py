@@ -7,8 +7,6 @@ import time
 from random import Random
 from typing import TYPE_CHECKING
 
-import attrs
-
 from stateful_route._deadline import within
 from stateful_route._lifecycle import RUNNING, Driver
 from stateful_route._validation import check_callable, check_id, check_pod_index
@@ -19,6 +17,7 @@ from stateful_route.client.placement.strategies import BestOfRandom, PreferEmpti
 from stateful_route.client.pods.directory import PodDirectory
 from stateful_route.client.resolver import AWAY, Resolver
 from stateful_route.client.service_view import ServiceView
+from stateful_route.client.statistics import ClientStatistics
 from stateful_route.config import BaseConfig
 
 if TYPE_CHECKING:
@@ -29,28 +28,6 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.models import Link, PodState
     from stateful_route.store.protocol import Store
-
-
-@attrs.frozen
-class ClientStatistics:
-    """What a client driver has done since it was made.
-
-    Attributes:
-        hits: uids answered from the cache.
-        misses: uids for which the store was asked.
-        joined: misses that got the answer to another call for the same uid.
-        placed: uids that this client placed on a pod.
-        unreadable: links found in the store that could not be read.
-        cached: links in the cache now, some of which may have ended.
-
-    """
-
-    hits: int
-    misses: int
-    joined: int
-    placed: int
-    unreadable: int
-    cached: int
 
 
 class ClientDriver(Driver):
@@ -286,6 +263,26 @@ class ClientDriver(Driver):
     async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self._resolver.find(self._service(namespace, uid, service_name), uid)
+
+    async def choose(self, namespace: str, service_name: str) -> int:
+        """Return the index of a pod for a uid that is not known yet, as one that the pod makes itself.
+
+        It is chosen as for a placement: by the strategy, among the pods that take new uids and are not full. It counts
+        as a placement of this client until the pod's own load shows it, so that ten choices in a row do not fall on one
+        pod. No link is made: that is for the pod to do, by a claim.
+
+        From memory, but for the first call for a service, and after the store was away.
+
+        Raises:
+            NoRoutablePodError: if no pod takes new uids.
+            NoCapacityError: if all pods that take new uids are full.
+            StoreError: if the pods had to be read, and the store did not answer.
+
+        """
+        namespace = self._namespace_of(namespace)
+        check_id("service_name", service_name)
+        self._check_running()
+        return (await self._resolver.choose(self._directory.peek(namespace, service_name))).pod_index
 
     async def pod(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod; ``None`` if it knows none with that index.

@@ -142,6 +142,23 @@ class Resolver:
             found = await self._recovered(service, uid, until, pod)
             return await self._place_on(service, uid, pod) if found is None else found
 
+    async def choose(self, service: ServicePods) -> Pod:
+        """Return a pod for a uid that is not known yet, by the strategy of a placement; it counts as one.
+
+        Raises:
+            NoRoutablePodError: if no pod takes new uids.
+            NoCapacityError: if all pods that take new uids are full.
+            StoreError: if the pods had to be read, and the store did not answer.
+
+        """
+        service.reads.used = True
+        if service.doubtful or not service.candidates:
+            async with within(self._deadline, "choose", writes=False):
+                await self.recovery.read_anew(service)
+            if not service.candidates:
+                raise nowhere(service)
+        return self.placer.choose(service)
+
     async def find(self, service: ServicePods, uid: str) -> Link | None:
         """Return the link of a uid, if there is one, and keep it in the cache."""
         return await self._look_up(service, uid, CACHED_KINDS)

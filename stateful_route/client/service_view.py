@@ -59,6 +59,17 @@ class ServiceView:
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self.driver.find(self.namespace, uid, self.service_name)
 
+    async def choose(self) -> int:
+        """Return the index of a pod for a uid that is not known yet; see ``ClientDriver.choose``.
+
+        Raises:
+            NoRoutablePodError: if no pod takes new uids.
+            NoCapacityError: if all pods that take new uids are full.
+            StoreError: if the pods had to be read, and the store did not answer.
+
+        """
+        return await self.driver.choose(self.namespace, self.service_name)
+
     async def pod(self, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod; ``None`` if it knows none with that index.
 
