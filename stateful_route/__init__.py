@@ -12,6 +12,7 @@ from stateful_route.client.placement.strategies import (
 )
 from stateful_route.client.service_view import ServiceView
 from stateful_route.client.statistics import ClientStatistics
+from stateful_route.client.targets import Absent, Target, There, Wait
 from stateful_route.config import BaseConfig
 from stateful_route.errors import (
     BatchError,
@@ -65,6 +66,7 @@ from stateful_route.server.signals import drain_on_signal
 from stateful_route.store.protocol import Store
 
 __all__ = [
+    "Absent",
     "ApplicationLoad",
     "BaseConfig",
     "BatchError",
@@ -118,6 +120,9 @@ __all__ = [
     "StoreProtocolError",
     "StoreTimeoutError",
     "StoreUnavailableError",
+    "Target",
+    "There",
+    "Wait",
     "WaitingTasks",
     "WeighedLoad",
     "__version__",
