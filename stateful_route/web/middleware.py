@@ -79,6 +79,7 @@ class StickyMiddleware:
         linger_idle: float = 30.0,
         patience: float | None = None,
         max_held: int = 1000,
+        stop_after: float = 1.0,
         while_away: WhileAway = "refuse",
         on_signal: bool = True,
         load_source: LoadSource | None = None,
@@ -108,6 +109,8 @@ class StickyMiddleware:
             linger_idle: seconds from 0.
             patience: for how many seconds a request is held while its owner is not there; by default lease + 1.
             max_held: how many requests are held at the same time; the others get a 503 at once.
+            stop_after: for how many seconds after that the process goes on to serve, before the web server stops:
+                clients and balancers leave their connections meanwhile, as they are told by ``Connection: close``.
             while_away: whether owned uids are served while Redis does not answer for longer than the lease:
                 ``refuse``, or ``serve``, at the risk of two owners if only this process is cut off.
             on_signal: whether SIGTERM drains before the web server stops to serve.
@@ -135,6 +138,7 @@ class StickyMiddleware:
                 hand_off=hand_off,
                 drain=drain,
                 linger_idle=linger_idle,
+                stop_after=stop_after,
                 while_away=while_away,
                 on_signal=on_signal,
             )
@@ -297,6 +301,7 @@ class StickyMiddleware:
             raise LifecycleError("the middleware is not running")
         self._draining = self._pod.draining = True
         await self._pod.server.drain()
+        await asyncio.sleep(self._settings.stop_after)
 
     async def stop(self) -> None:
         """Drain, if that was not done, end what is under way, and stop the drivers; the lifespan does it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -107,19 +108,14 @@ class Tenants:
     def take_in(self, ownership: Ownership) -> Tenant:
         """Return the tenant of a uid that was claimed."""
         tenant = self._tenants.get(ownership.uid)
-        if tenant is not None and tenant.ownership is ownership:
-            return tenant
-        if tenant is not None and not tenant.lost:  # the same tenure, in another life of the pod
+        if tenant is not None:  # the same tenure, in another life of the pod: what was lost is not in here
             tenant.ownership = ownership
-        else:
-            tenant = self._tenants[ownership.uid] = Tenant(ownership.uid, ownership)
-        kept = tenant
-        ownership.on_lost(lambda: self._lost(kept, ownership))
+            return tenant
+        tenant = self._tenants[ownership.uid] = Tenant(ownership.uid, ownership)
+        ownership.on_lost(functools.partial(self._lost, tenant))
         return tenant
 
-    def _lost(self, tenant: Tenant, ownership: Ownership) -> None:
-        if tenant.ownership is not ownership:
-            return
+    def _lost(self, tenant: Tenant) -> None:
         tenant.lost = True
         if self._tenants.get(tenant.uid) is tenant:
             del self._tenants[tenant.uid]
