@@ -124,14 +124,19 @@ class Edge:
             return await self._carry(target, found, inbound)
         if not isinstance(target, (Tenant, Absent)):
             return _NOT_REACHED if isinstance(target, Wait) else _REFUSED.get(target.reason, _MOVED)
+        return await self._serve_here(target, found, inbound)
+
+    async def _serve_here(self, target: Tenant | Absent, found: Found, inbound: Inbound) -> NotServed | None:
         pod, scope = self._pod, inbound.scope
-        assert pod is not None  # noqa: S101 - whose tenant it is, or who found nothing
         if isinstance(target, Tenant):
+            assert pod is not None  # noqa: S101 - whose tenant it is
             await pod.serve(target, found.source, scope, inbound.for_app(), inbound.send)
-        elif found.source.missing is None:
-            await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
-        else:
+        elif found.source.missing is not None:
             return NotServed("there is no such session", holds=False, status=found.source.missing)
+        elif pod is not None:
+            await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
+        elif not await self.carry_unlinked(inbound):
+            return _NO_POD
         return None
 
     # Where it is --------------------------------------------------------------------------------------------------
