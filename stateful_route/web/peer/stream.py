@@ -48,7 +48,7 @@ class Stream:
         self.failure: Exception | None = None
         """Why nothing will come any more, once what has come is read."""
         self.gone = False
-        """Whether the edge does not wait for the answer any more."""
+        """Whether the other side waits for nothing any more: what it says of that may not be read yet."""
         self._credit = WINDOW
         self._taken = 0
         self._waiting = 0
@@ -73,7 +73,7 @@ class Stream:
             self._waiting += len(payload)
             if self._waiting > _MOST_WAITING:
                 raise PeerProtocolError(f"{self._waiting} bytes of one stream are more than its window")
-        elif kind is Kind.GONE:
+        elif kind is Kind.GONE or kind is Kind.CLOSE:
             self.gone = True
             self._wake_sender()
         self.frames.append((kind, payload))
