@@ -84,10 +84,9 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
         pod = await run("pod", "benchmarks.web.apps:registered")
         httpx = await run("httpx-gateway", "benchmarks.web.httpx_gateway:app")
         first, second = [await run(f"replica-{name}", f"{_OWN}:sticky") for name in "ab"]
-        gateway = await run("gateway", f"{_OWN}:gateway")
         for program in (pod, first, second):
             await processes.until_answers(program)
-        for program in (httpx, gateway):
+        for program in (httpx,):
             await processes.until_open(program)
         here, there = await owned([first, second], uids)
         found: dict[str, Way] = {}
@@ -101,7 +100,6 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
             HTTPX: Way(httpx, here, [httpx, pod]),
             HERE: Way(first, here, [first]),
             SUBJECT: Way(first, there, [first, second]),
-            GATEWAY: Way(gateway, there, [gateway, second]),
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stateful_route.web import Header, Path, Query, StickyGateway, StickyMiddleware
+from stateful_route.web import Header, Path, Query, StickyMiddleware
 
 from benchmarks.web.apps import bare
 from benchmarks.web.counting import HEADER, PATH, Counting
@@ -12,7 +12,6 @@ _LINGER = 1.0
 
 _uids = [Path("/rooms/{uid}"), Query("uid")]
 sticky = StickyMiddleware(bare, service=SERVICE, uid=_uids)
-gateway = StickyGateway(service=SERVICE, uid=_uids)
 
 # As a team would write it: the three lines, and what the mode is about.
 _session = [Path(PATH + "{uid}"), Header(HEADER)]
