@@ -47,7 +47,8 @@ LOST = "sessions lost"
 FAILED = "requests failed"
 FAILED_SAFE = "of those, safe to repeat"
 TWO_OWNERS = "sessions with two owners"
-FIGURES = {LOST: "sessions", FAILED: "requests", FAILED_SAFE: "requests", TWO_OWNERS: "sessions"}
+LONGEST = "slowest answer"
+FIGURES = {LOST: "sessions", FAILED: "requests", FAILED_SAFE: "requests", TWO_OWNERS: "sessions", LONGEST: "ms"}
 
 HAND_OFF = "ours, hand-off"
 LINGER = "ours, linger"
@@ -119,6 +120,7 @@ async def measure(mode: Mode, redis: str, sessions: int, folder: Path) -> dict[t
         figures[phase.name, LOST] = len(phase.lost)
         figures[phase.name, FAILED] = phase.failed
         figures[phase.name, FAILED_SAFE] = phase.failed_safe
+        figures[phase.name, LONGEST] = phase.longest * 1000
         figures[phase.name, TWO_OWNERS] = len(twice[phase.name])
     return figures
 
@@ -148,7 +150,7 @@ async def _run(options: Options) -> AsyncIterator[Row]:
             for figure, unit in FIGURES.items():
                 yield Row(
                     case=LOSS,
-                    variant=f"{phase}: {figure}",
+                    variant=f"{phase}: {figure}" + (", ms" if unit == "ms" else ""),
                     unit=unit,
                     figures={name: [one[phase, figure] for one in of_mode] for name, of_mode in rounds.items()},
                     goals=GOALS.get((phase, figure), ()),

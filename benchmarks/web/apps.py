@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
     from contextlib import AbstractAsyncContextManager
 
-    Event: TypeAlias = MutableMapping[str, Any]
-    Receive: TypeAlias = Callable[[], Awaitable[Event]]
-    Send: TypeAlias = Callable[[Event], Awaitable[None]]
-    App: TypeAlias = Callable[[Event, Receive, Send], Awaitable[None]]
+    Scope: TypeAlias = MutableMapping[str, Any]
+    Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+    Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
 REDIS = "STATEFUL_ROUTE_URL"
 NAMESPACE = "hop"
@@ -36,7 +35,7 @@ _PIECES = 16
 LARGE_BYTES = len(_PIECE) * _PIECES
 
 
-async def bare(scope: Event, receive: Receive, send: Send) -> None:
+async def bare(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer, and know nothing of routing."""
     if scope["type"] == "lifespan":
         await during_lifespan(contextlib.nullcontext(), receive, send)
@@ -50,7 +49,7 @@ async def bare(scope: Event, receive: Receive, send: Send) -> None:
         await answer(send, str(os.getpid()).encode() if scope["path"] == "/whoami" else SMALL)
 
 
-async def registered(scope: Event, receive: Receive, send: Send) -> None:
+async def registered(scope: Scope, receive: Receive, send: Send) -> None:
     """Do the same as a pod that publishes its address."""
     if scope["type"] == "lifespan":
         await during_lifespan(_pod(), receive, send)

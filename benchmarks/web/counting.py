@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from io import FileIO
 
-    from benchmarks.web.apps import Event, Receive, Send
+    from benchmarks.web.apps import Receive, Scope, Send
 
 SERVED = "BENCHMARKS_SERVED"
 """The variable that tells the folder of what was served."""
@@ -44,7 +44,7 @@ class Counting:
         self._redis: Redis | None = None
         self._served: FileIO | None = None
 
-    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await during_lifespan(self._open(), receive, send)
         elif scope["path"].startswith(PATH):
@@ -58,7 +58,7 @@ class Counting:
         if count is not None and self._redis is not None:
             await self._redis.set(_key(uid), count, ex=_KEPT)
 
-    async def _count(self, scope: Event, receive: Receive, send: Send) -> None:
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.monotonic()
         uid = scope["path"].removeprefix(PATH)
         await read_body(receive)

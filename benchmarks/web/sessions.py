@@ -39,6 +39,7 @@ class Phase:
         requests: how many ended in this phase.
         failed: of those, how many got no answer with 2xx.
         failed_safe: of those, how many were safe to repeat.
+        longest: seconds that the slowest answer with 2xx took.
         lost: the sessions that were told less than they had been told before.
         reasons: why requests failed.
 
@@ -49,6 +50,7 @@ class Phase:
     requests: int = 0
     failed: int = 0
     failed_safe: int = 0
+    longest: float = 0.0
     lost: set[str] = attrs.field(factory=set)
     reasons: Counter[str] = attrs.field(factory=Counter)
 
@@ -131,7 +133,7 @@ class Users:
     async def _ask(self, session: Session) -> bool:
         """Send one request; return whether it failed."""
         method, request = session.request(f"{LOOPBACK}:{self._port}")
-        failure, lost = "", False
+        failure, lost, begun = "", False, time.monotonic()
         try:
             async with asyncio.timeout(_PATIENCE), await Connection.open(LOOPBACK, self._port) as connection:
                 answer = await connection.send(request)
@@ -144,6 +146,8 @@ class Users:
                 failure = f"{answer.status}: {answer.body[:100].decode(errors='replace').splitlines()[:2]}"
         phase = self.phases[-1]  # what was done to the replicas while it was under way, if anything was
         phase.requests += 1
+        if not failure:
+            phase.longest = max(phase.longest, time.monotonic() - begun)
         if lost:
             phase.lost.add(session.uid)
         if failure:

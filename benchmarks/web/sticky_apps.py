@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from stateful_route.web import Header, Path, Query, StickyMiddleware
-
 from benchmarks.web.apps import bare
 from benchmarks.web.counting import HEADER, PATH, Counting
+from stateful_route.web import Header, Path, Query, StickyMiddleware
 
 SERVICE = "hop"
 _LINGER = 1.0

@@ -110,7 +110,8 @@ def test_head() -> None:
 
 def work(port: int, **values: Any) -> Work:
     """Describe what three connections send for a tenth of a second, unless it is said otherwise."""
-    return Work(**{"host": HOST, "port": port, "paths": ["/a", "/b"], "connections": 3, "seconds": 0.1} | values)
+    usual: dict[str, Any] = {"host": HOST, "port": port, "paths": ["/a", "/b"], "connections": 3, "seconds": 0.1}
+    return Work(**usual | values)
 
 
 async def test_generator_counts_answers() -> None:
@@ -339,6 +340,7 @@ async def test_users_are_told() -> None:
     counted, forgotten, failed = users.phases
     assert (0, 0, set()) == (counted.failed, counted.failed_safe, counted.lost)
     assert (0, {"user-000", "user-001", "user-002"}) == (forgotten.failed, forgotten.lost)
+    assert counted.longest > 0
     assert 0 < failed.failed_safe < failed.failed <= failed.requests
     assert {"GET 503: ['later']", "POST 503: ['later']"} == failed.reasons.keys()
 
