@@ -189,7 +189,9 @@ def _issued(sources: tuple[UidSource, ...]) -> IssuedSource | None:
     if len(issuing) > 1:
         raise ConfigError("uid", list(sources), "one SignedCookie at most; to rotate, give it several secrets")
     if issuing and sources[-1] is not issuing[0]:
-        raise ConfigError("uid", list(sources), "the SignedCookie as the last one: what follows would never be asked")
+        raise ConfigError(
+            "uid", list(sources), "the SignedCookie as the last one: a client that has it is asked for nothing else"
+        )
     return issuing[0] if issuing else None
 
 
@@ -198,6 +200,6 @@ def _scope(scope: UidSource | Callable[[RequestHead], str | None] | None) -> Uid
         if isinstance(scope, LearnedSource):
             raise ConfigError("scope", scope, 'a source that finds the principal, for example Jwt("sub", key=...)')
         return scope
-    if not callable(scope):
+    if not callable(scope) or isinstance(scope, type):
         raise ConfigError("scope", scope, "a source of the principal, a function of the request, or None")
     return Function(scope)
