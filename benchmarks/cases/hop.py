@@ -181,6 +181,7 @@ async def _run(options: Options) -> AsyncIterator[Row]:
     missing = {} if why is None else {NGINX: why}
     with Lab(options) as lab:
         server = lab.server(tcp=True)
+        took_part = ", ".join([str(lab.server_version), *proxies.versions(NGINX)])
         with tempfile.TemporaryDirectory(prefix="hop-") as folder:
             async with hop.ways(server.url, Path(folder)) as ways:
                 for load in LOADS:
@@ -191,7 +192,7 @@ async def _run(options: Options) -> AsyncIterator[Row]:
                     }
                     rounds = await interleave(sides, options.pick(10, 1), warm_up=not options.quick)
                     for row in _rows(load, rounds, missing):
-                        yield attrs.evolve(row, server=lab.server_version)
+                        yield attrs.evolve(row, server=took_part)
         kept: dict[str, list[dict[str, float]]] = {}
         for _ in range(options.pick(2, 1)):
             for name in _ALL if not options.quick else (NGINX, SUBJECT):
@@ -202,7 +203,7 @@ async def _run(options: Options) -> AsyncIterator[Row]:
                         if name in ways:
                             kept.setdefault(name, []).append(await memory(ways[name], _SOCKETS))
         for row in _memory_rows(kept, missing):
-            yield attrs.evolve(row, server=lab.server_version)
+            yield attrs.evolve(row, server=took_part)
 
 
 def _rows(load: Load, rounds: Mapping[str, Sequence[Round]], missing: Mapping[str, str]) -> list[Row]:

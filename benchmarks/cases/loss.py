@@ -146,6 +146,7 @@ async def _run(options: Options) -> AsyncIterator[Row]:
                     with tempfile.TemporaryDirectory(prefix="loss-") as folder:
                         measured = await measure(mode, server.url, sessions, Path(folder))
                     rounds.setdefault(mode.name, []).append(measured)
+        took_part = ", ".join([str(lab.server_version), *proxies.versions("nginx", "haproxy")])
         for phase in PHASES:
             for figure, unit in FIGURES.items():
                 yield Row(
@@ -155,7 +156,7 @@ async def _run(options: Options) -> AsyncIterator[Row]:
                     figures={name: [one[phase, figure] for one in of_mode] for name, of_mode in rounds.items()},
                     goals=GOALS.get((phase, figure), ()),
                     missing=missing if (phase, figure) == (STEADY, LOST) else {},
-                    server=lab.server_version,
+                    server=took_part,
                 )
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -118,6 +119,16 @@ class Balancer(Protocol):
 def missing(name: str) -> str | None:
     """Return why that proxy cannot be used; ``None`` if it can."""
     return None if shutil.which(name) else f"not on the PATH: apt-get install {name}"
+
+
+def versions(*names: str) -> list[str]:
+    """Return name and version of those that are there: the first line that they say of themselves."""
+    found = []
+    for name in names:
+        if missing(name) is None:
+            said = subprocess.run([name, "-v"], capture_output=True, text=True, check=False)
+            found.append((said.stdout or said.stderr).splitlines()[0].removeprefix("nginx version: "))
+    return found
 
 
 class Nginx:

@@ -394,6 +394,7 @@ def test_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("PATH", str(tmp_path))
     why = proxies.missing("haproxy")
     assert why == "not on the PATH: apt-get install haproxy"
+    assert [] == proxies.versions("haproxy", "nginx")
     row = Row(case=loss.LOSS, variant="v", unit="u", figures={}, missing={"HAProxy, cookie": why})
 
     assert f"    HAProxy, cookie: {why}" == report.row_lines(row)[-1]
