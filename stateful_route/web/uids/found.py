@@ -76,6 +76,7 @@ class UidSources:
                 "with JsonResponse another source that finds the id in later requests, for example "
                 'Query("id", place=False, missing=404)',
             )
+        self._numbers = {id(source): number for number, source in enumerate(self.sources)}
         self.scope = _scope(scope)
         everyone = (*self.sources, self.scope) if self.scope else self.sources
         self.body_limit = max(source.body_limit for source in everyone)
@@ -106,7 +107,7 @@ class UidSources:
 
     def number(self, source: UidSource) -> int:
         """Return the place of a source in their order: how one process tells another which one found a uid."""
-        return next(number for number, each in enumerate(self.sources) if each is source)
+        return self._numbers[id(source)]
 
     def numbered(self, number: int) -> UidSource:
         """Return the source at that place; the last one if another release of the app has more of them."""
