@@ -168,7 +168,13 @@ class StickyMiddleware(Front):
         dialer = self._dialer(stack)
         server = self._server(route, config)
         give = functools.partial(self._give, rooms, server)
-        self._tenants = Tenants(server, settings.hand_off, give, reopen_after=2 * config.call_deadline_seconds)
+        self._tenants = Tenants(
+            server,
+            settings.hand_off,
+            give,
+            reopen_after=2 * config.call_deadline_seconds,
+            end_within=config.drain_deadline / 2,
+        )
         pod = Pod(self._wrapped, server, rooms, self._tenants, edge, settings)
         pod.state, pod.template = self._state, self._template
         await stack.enter_async_context(server)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stateful_route")
 
+# Seconds between the ends of two streams: 200 clients a second connect again somewhere else.
+_BETWEEN_ENDS = 0.005
+
 
 class Tenant:
     """A uid that this process owns, and what of it runs here."""
@@ -91,8 +94,12 @@ class Tenants:
         give: Callable[[str], Awaitable[None]],
         *,
         reopen_after: float,
+        end_within: float,
     ) -> None:
-        """Serve none; ``reopen_after`` is for how many seconds a uid that was handed off may stay unreleased.
+        """Serve none.
+
+        ``reopen_after`` is for how many seconds a uid that was handed off may stay unreleased, and ``end_within`` in
+        how many all streams end.
 
         ``give`` makes a uid another pod's. So goes one that is found only: nobody would place it once it is released.
         """
@@ -100,6 +107,9 @@ class Tenants:
         self._hand_off = hand_off
         self._give = give
         self._reopen_after = reopen_after
+        self._end_within = end_within
+        self._between_ends = _BETWEEN_ENDS
+        self._next_end = 0.0
         self._tenants: dict[str, Tenant] = {}
 
     def __len__(self) -> int:
@@ -143,6 +153,8 @@ class Tenants:
         if tenant is None:  # minted, or claimed by the app itself
             await self._call(uid, is_placed=False)
             return
+        if any(run.is_stream for run in tenant.runs):
+            await self._pace()
         tenant.closing = True
         try:
             tenant.end_streams()
@@ -152,6 +164,18 @@ class Tenants:
             tenant.open()
             raise
         asyncio.get_running_loop().call_later(self._reopen_after, self._reopen, tenant)
+
+    async def _pace(self) -> None:
+        """Wait for the turn to end streams: their clients come again at once, and not all in one moment.
+
+        They go in half of the time that the drain has, however many they are.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_end:  # the first one
+            streams = sum(run.is_stream for run in self.runs())
+            self._between_ends = min(_BETWEEN_ENDS, self._end_within / streams)
+        self._next_end = max(self._next_end, now) + self._between_ends
+        await asyncio.sleep(self._next_end - now)
 
     async def _call(self, uid: str, *, is_placed: bool) -> None:
         if self._hand_off is None:
