@@ -84,9 +84,10 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
         pod = await run("pod", "benchmarks.web.apps:registered")
         httpx = await run("httpx-gateway", "benchmarks.web.httpx_gateway:app")
         first, second = [await run(f"replica-{name}", f"{_OWN}:sticky") for name in "ab"]
+        gateway = await run("gateway", f"{_OWN}:gateway")
         for program in (pod, first, second):
             await processes.until_answers(program)
-        for program in (httpx,):
+        for program in (httpx, gateway):
             await processes.until_open(program)
         here, there = await owned([first, second], uids)
         found: dict[str, Way] = {}
@@ -100,6 +101,7 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
             HTTPX: Way(httpx, here, [httpx, pod]),
             HERE: Way(first, here, [first]),
             SUBJECT: Way(first, there, [first, second]),
+            GATEWAY: Way(gateway, there, [gateway, second]),
         }
 
 
