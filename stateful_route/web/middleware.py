@@ -296,7 +296,12 @@ class StickyMiddleware:
         if self._pod is None:
             raise LifecycleError("the middleware is not running")
         self._draining = self._pod.draining = True
-        await self._pod.server.drain()
+        try:
+            await self._pod.server.drain()
+        finally:  # the web server waits for what has no end of its own
+            self._pod.end_streams()
+            if self._edge is not None:
+                self._edge.end_streams()
 
     async def stop(self) -> None:
         """Drain, if that was not done, end what is under way, and stop the drivers; the lifespan does it."""

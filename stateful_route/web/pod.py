@@ -66,6 +66,8 @@ class Pod:
         self._lease = edge.config.lease_seconds
         self._renewing = SingleFlight[str, None](edge.config.call_deadline_seconds, "heartbeat")
         self._carried: set[asyncio.Task[None]] = set()
+        self._unlinked: set[AppRun] = set()
+        self._ending = False
         self.tasks = Tasks()
 
     # Whether a uid is served here ---------------------------------------------------------------------------------
@@ -160,7 +162,19 @@ class Pod:
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
             run.wrap_send(lambda inner: Learning(self, self._sources, scope, run, sticky, inner).send)
-        await run.run(self._app, scope)
+        if self._ending:
+            run.end_stream()
+        self._unlinked.add(run)
+        try:
+            await run.run(self._app, scope)
+        finally:
+            self._unlinked.discard(run)
+
+    def end_streams(self) -> None:
+        """End all WebSockets and event streams that this process serves: it ends."""
+        self._ending = True
+        for run in (*self.tenants.runs(), *self._unlinked):
+            run.end_stream()
 
     def _enter(self, scope: Message, sticky: Sticky) -> None:
         state = scope.get("state")
@@ -226,8 +240,7 @@ class Pod:
 
     async def stop(self) -> None:
         """Let what peers have carried here come to its end, for a while; then cancel it."""
-        for run in self.tenants.runs():
-            run.end_stream()
+        self.end_streams()
         if self._carried:
             await asyncio.wait(self._carried, timeout=_END_WITHIN)
         await cancel_and_wait(*self._carried)
