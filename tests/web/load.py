@@ -41,7 +41,9 @@ class Load:
         self.counts[uid] = count
 
 
-async def _session(replicas: Replicas, load: Load, uid: str, method: str, turn: Callable[[], int], *, twice: bool) -> None:
+async def _session(
+    replicas: Replicas, load: Load, uid: str, method: str, turn: Callable[[], int], *, twice: bool
+) -> None:
     while not load.done:
         ports = [replica.port for replica in replicas.all if replica.running]
         if not ports:
@@ -72,9 +74,7 @@ async def under_load(
     """Run sessions for the time of a block; ``twice`` is whether a request may have counted twice."""
     load, turns = Load(), itertools.count()
     running = [
-        asyncio.ensure_future(
-            _session(replicas, load, f"s{number}", method, turns.__next__, twice=twice)
-        )
+        asyncio.ensure_future(_session(replicas, load, f"s{number}", method, turns.__next__, twice=twice))
         for number in range(sessions)
     ]
     try:

@@ -133,9 +133,7 @@ async def test_several_tasks_send(pair: Pair, entry: Replica, size: int) -> None
             heard = [str(await connection.recv()) for _ in range(40)]
 
     assert sorted(letter * 5 for letter in "abcdefgh") == sorted(
-        letter * count
-        for letter in "abcdefgh"
-        if (count := sum(message == letter * size for message in heard))
+        letter * count for letter in "abcdefgh" if (count := sum(message == letter * size for message in heard))
     )
 
 
