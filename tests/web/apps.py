@@ -349,7 +349,9 @@ async def room(scope: Scope, receive: Receive, send: Send) -> None:
 
 def middleware(app: App, uid: Any, **more: Any) -> StickyMiddleware:
     """Wrap an app as the environment says."""
-    settings = {"service": "room", "uid": uid} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
+    settings = (
+        {"service": "room", "uid": uid, "stop_after": 0.2} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
+    )
     if "WEB_HAND_OFF" in os.environ:
         settings["hand_off"] = hand_off
     else:

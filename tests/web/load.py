@@ -24,8 +24,11 @@ class Load:
 
     served: int = 0
     unanswered: int = 0
-    """Connections that were closed without a byte of an answer, and asked anew elsewhere: uvicorn does so with those that
-    it has accepted and not yet read when it stops. That nothing was done for them is seen by the counts."""
+    """Connections that were closed without a byte of an answer, and asked anew elsewhere.
+
+    uvicorn closes those so that it has accepted and not yet read when it stops. That nothing was done for them is seen
+    by the counts.
+    """
     failed: list[str] = attrs.field(factory=list)
     lost: list[str] = attrs.field(factory=list)
     """Answers of which the count is not the next one: what was counted before is not there."""
