@@ -15,8 +15,11 @@ from stateful_route.web.learning import Learning
 from stateful_route.web.peer.exchange import Exchange
 from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
+from stateful_route.web.uids.request import RequestHead
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
     from stateful_route.web.app_run import App
@@ -151,14 +154,14 @@ class Pod:
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
         run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
-        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership))
+        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, self._within(scope)))
         await run.run(self._app, scope)
 
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
         is_websocket = scope["type"] == "websocket"
         run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve)
-        sticky = Sticky(self.server, uid)
+        sticky = Sticky(self.server, uid, within=self._within(scope))
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
             run.wrap_send(lambda inner: Learning(self, self._sources, scope, run, sticky, inner).send)
@@ -175,6 +178,12 @@ class Pod:
         self._ending = True
         for run in (*self.tenants.runs(), *self._unlinked):
             run.end_stream()
+
+    def _within(self, scope: Message) -> Callable[[str], str | None] | None:
+        """Return what makes an id of the app one of whom the request is from; ``None`` without a scope."""
+        if self._sources.scope is None:
+            return None
+        return lambda raw: self._sources.within_scope(RequestHead(scope), raw)
 
     def _enter(self, scope: Message, sticky: Sticky) -> None:
         state = scope.get("state")
