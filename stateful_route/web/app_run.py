@@ -143,14 +143,15 @@ class AppRun:
         kind = message["type"]
         if kind == "http.response.start":
             self.started = True
-            self.is_stream = self.is_stream or is_events(message)
+            if not self.is_stream:
+                self.is_stream = is_events(message)
         elif kind == "http.response.body":
             self.complete = not message.get("more_body", False)
         elif self._is_websocket:
             await self._send_websocket(kind, message)
             return
         await self._send(message)
-        if self.is_stream and self.ending and self._timer is None:
+        if self.ending and self.is_stream and self._timer is None:
             self._cut()
 
     async def _send_websocket(self, kind: str, message: Message) -> None:

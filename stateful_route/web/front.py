@@ -33,6 +33,7 @@ MARK = "stateful_route.web"
 """In a lifespan scope: that it went through one of these."""
 # What a lifespan scope has of its own; the rest is what frameworks add, and look for in the scope of a request.
 _OF_SERVER = frozenset({"type", "asgi", "state", MARK})
+_SERVED = frozenset({"http", "websocket"})
 _CONNECT_WITHIN = 2.0
 
 
@@ -67,15 +68,15 @@ class Front(abc.ABC):
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or a lifespan."""
         kind = scope["type"]
-        if kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-        elif kind not in {"http", "websocket"}:
-            await self._serve_unknown(scope, receive, send)
+        if kind not in _SERVED:
+            await (self._lifespan if kind == "lifespan" else self._serve_unknown)(scope, receive, send)
         elif self._edge is not None or await self._started(scope, send):
             if self._draining and kind == "http":
                 send = closing(scope, send)
-            with contextlib.suppress(ClientGoneError):
+            try:
                 await self._serve(scope, receive, send)
+            except ClientGoneError:
+                return
 
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         edge, sources = self._edge, self._sources

@@ -18,7 +18,7 @@ from stateful_route.web.sticky import STATE_KEY, Sticky
 from stateful_route.web.uids.request import RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
@@ -62,6 +62,7 @@ class Pod:
         self._app = app
         self._rooms = rooms
         self._sources = edge.sources
+        self._is_scoped = edge.sources.scope is not None
         self._patience = edge.patience
         self._serves_while_away = settings.while_away == "serve"
         self._away_for = edge.config.heartbeat
@@ -148,20 +149,23 @@ class Pod:
 
     # Serving ------------------------------------------------------------------------------------------------------
 
-    async def serve(self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send) -> None:
-        """Run the app for a request of a uid that is owned."""
+    def serve(
+        self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send
+    ) -> Coroutine[Any, Any, None]:
+        """Return what runs the app for a request of a uid that is owned."""
         is_websocket = scope["type"] == "websocket"
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
         run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
-        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, self._within(scope)))
-        await run.run(self._app, scope)
+        within = self._within(scope) if self._is_scoped else None
+        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, within))
+        return run.run(self._app, scope)
 
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
         is_websocket = scope["type"] == "websocket"
         run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve)
-        sticky = Sticky(self.server, uid, within=self._within(scope))
+        sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
             run.wrap_send(lambda inner: Learning(self, self._sources, scope, run, sticky, inner).send)
@@ -179,10 +183,8 @@ class Pod:
         for run in (*self.tenants.runs(), *self._unlinked):
             run.end_stream()
 
-    def _within(self, scope: Message) -> Callable[[str], str | None] | None:
-        """Return what makes an id of the app one of whom the request is from; ``None`` without a scope."""
-        if self._sources.scope is None:
-            return None
+    def _within(self, scope: Message) -> Callable[[str], str | None]:
+        """Return what makes an id of the app one of whom the request is from."""
         return lambda raw: self._sources.within_scope(RequestHead(scope), raw)
 
     def _enter(self, scope: Message, sticky: Sticky) -> None:

@@ -447,3 +447,8 @@ def cookies_too() -> StickyMiddleware:
 def twice() -> StickyMiddleware:
     """Return an app with two of our middlewares."""
     return middleware(rooms(), Header("x-session-id"))
+
+
+def no_source() -> StickyMiddleware:
+    """Return an app that does not say where its uids are."""
+    return middleware(room, [])

@@ -321,7 +321,10 @@ class WebSocketCarrier:
 
 def is_events(start: Message) -> bool:
     """Whether an answer is one of server-sent events, which has no end of its own."""
-    return any(name == b"content-type" and value.startswith(_EVENTS) for name, value in start.get("headers") or ())
+    for name, value in start.get("headers") or ():
+        if name == b"content-type":
+            return bool(value.startswith(_EVENTS))
+    return False
 
 
 def message_of(kind: Kind, parts: list[bytes]) -> Message:
