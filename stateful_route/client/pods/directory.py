@@ -341,10 +341,10 @@ class PodDirectory:
             service.reads.changes_read_at = read_at
         longest_gap = 2 * self._config.refresh + self._config.call_deadline_seconds
         complete = service.apply(pods, read_at, longest_gap, received_at)
-        self._flush_departed(service)
         if complete and version is not None:
             service.resume(read_at)
             service.clear(doubts)
+        self._flush_departed(service)
         if service.misses_pods and not missing:
             # Pods are gone, so links may be: nobody announced that, as it happens to a store that is emptied.
             service.links.flush()
