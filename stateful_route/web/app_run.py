@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.tenants import Tenant
 
-    App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+    App = Callable[[Any, Any, Any], Awaitable[None]]
 
 _log = logging.getLogger("stateful_route")
 

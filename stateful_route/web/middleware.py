@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from stateful_route.errors import LifecycleError
+from stateful_route.errors import LifecycleError, RoutingError
 from stateful_route.models import ServerInfo
 from stateful_route.route import StatefulRoute
 from stateful_route.server.signals import drain_on_signal
@@ -25,6 +26,7 @@ from stateful_route.web.where import listen as listen_for_peers
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
+    from stateful_route.client.service_view import ServiceView
     from stateful_route.config import BaseConfig
     from stateful_route.server.driver import ServerDriver
     from stateful_route.server.hand_over import HandOff
@@ -138,14 +140,14 @@ class StickyMiddleware(Front):
     ) -> Coroutine[Any, Any, None] | None:
         pod = self._pod
         assert pod is not None  # noqa: S101 - it was started
-        tenant = pod.tenants.serving(found.uid)
+        tenant = pod.tenants.serving(found.uid, found.source)
         return None if tenant is None else pod.serve(tenant, found.source, scope, receive, send)
 
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
         """Serve it here; one whose answer may make a uid goes to another process, once this one takes none."""
         pod = self._pod
         assert pod is not None  # noqa: S101 - it was started
-        makes_uids = self._edge_settings.sources.learned
+        makes_uids = any(not source.place for source in self._edge_settings.sources.sources)
         if not (self._draining and makes_uids and await edge.carry_unlinked(inbound)):
             await pod.serve_unlinked(inbound.scope, inbound.for_app(), inbound.send)
 
@@ -165,7 +167,14 @@ class StickyMiddleware(Front):
         await check_secrets(client, edge)
         dialer = self._dialer(stack)
         server = self._server(route, config)
-        self._tenants = Tenants(server, settings.hand_off, reopen_after=2 * config.call_deadline_seconds)
+        give = functools.partial(self._give, rooms, server)
+        self._tenants = Tenants(
+            server,
+            settings.hand_off,
+            give,
+            reopen_after=2 * config.call_deadline_seconds,
+            end_within=config.drain_deadline / 2,
+        )
         pod = Pod(self._wrapped, server, rooms, self._tenants, edge, settings)
         pod.state, pod.template = self._state, self._template
         await stack.enter_async_context(server)
@@ -186,6 +195,15 @@ class StickyMiddleware(Front):
 
     async def _hand_off(self, uid: str) -> None:
         await self._tenants.hand_off(uid)
+
+    async def _give(self, rooms: ServiceView, server: ServerDriver, uid: str) -> None:
+        """Make a uid that was handed off another pod's: who looks for it finds it there."""
+        try:
+            pod_index = await rooms.choose()
+        except RoutingError:
+            return  # no pod takes it: it is released
+        if pod_index != server.pod_index:
+            await server.set_linked_pod(rooms.namespace, uid, rooms.service_name, pod_index)
 
     def _take(self, stream: Stream, payload: bytes) -> None:
         if self._pod is None:
