@@ -1,7 +1,8 @@
 """Stateful routing over Redis: find the one process that holds the state of a uid."""
 
 from stateful_route._version import __version__
-from stateful_route.client.driver import ClientDriver, ClientStatistics
+from stateful_route.client.driver import ClientDriver
+from stateful_route.client.following import Following
 from stateful_route.client.placement.strategies import (
     BestOfRandom,
     Candidate,
@@ -11,6 +12,8 @@ from stateful_route.client.placement.strategies import (
     PreferZone,
 )
 from stateful_route.client.service_view import ServiceView
+from stateful_route.client.statistics import ClientStatistics
+from stateful_route.client.targets import Absent, Target, There, Wait
 from stateful_route.config import BaseConfig
 from stateful_route.errors import (
     BatchError,
@@ -64,6 +67,7 @@ from stateful_route.server.signals import drain_on_signal
 from stateful_route.store.protocol import Store
 
 __all__ = [
+    "Absent",
     "ApplicationLoad",
     "BaseConfig",
     "BatchError",
@@ -74,6 +78,7 @@ __all__ = [
     "ConfigError",
     "CpuUsage",
     "EventLoopLag",
+    "Following",
     "HandOff",
     "InvalidArgumentError",
     "LifecycleError",
@@ -117,6 +122,9 @@ __all__ = [
     "StoreProtocolError",
     "StoreTimeoutError",
     "StoreUnavailableError",
+    "Target",
+    "There",
+    "Wait",
     "WaitingTasks",
     "WeighedLoad",
     "__version__",

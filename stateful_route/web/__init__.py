@@ -1,10 +1,10 @@
 """Any ASGI application right at several replicas: where the uid of a request is."""
 
+from stateful_route.web.gateway import StickyGateway
 from stateful_route.web.middleware import StickyMiddleware
 from stateful_route.web.sticky import Sticky
 from stateful_route.web.uids.body import JsonBody, McpParam
-from stateful_route.web.uids.found import Found, UidSources
-from stateful_route.web.uids.issued import Issued, IssuedSource, SignedCookie
+from stateful_route.web.uids.issued import IssuedSource, SignedCookie
 from stateful_route.web.uids.jwt import Jwt
 from stateful_route.web.uids.learned import JsonResponse, LearnedSource, Location, ResponseCookie, ResponseHeader
 from stateful_route.web.uids.request import AnswerHead, RequestHead
@@ -13,10 +13,8 @@ from stateful_route.web.uids.sources import Cookie, Function, Header, Path, Quer
 __all__ = [
     "AnswerHead",
     "Cookie",
-    "Found",
     "Function",
     "Header",
-    "Issued",
     "IssuedSource",
     "JsonBody",
     "JsonResponse",
@@ -31,8 +29,8 @@ __all__ = [
     "ResponseHeader",
     "SignedCookie",
     "Sticky",
+    "StickyGateway",
     "StickyMiddleware",
     "Subprotocol",
     "UidSource",
-    "UidSources",
 ]

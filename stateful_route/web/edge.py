@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
-from stateful_route.models import RoutingState
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.errors import PeerError, PeerUnreachableError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.peer.address import PeerAddress
-from stateful_route.web.peer.carry import AnswerCutError, Carried, HttpCarrier, Outcome, WebSocketCarrier
+from stateful_route.web.peer.carry import AnswerCutError, Carried, HttpCarrier, Outcome
+from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import MAX_PAYLOAD, Refusal
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.tenants import Tenant
 
 if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
+    from stateful_route.client.targets import Target
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.pod import Pod
@@ -37,14 +39,6 @@ _TOO_LARGE = 431
 # Seconds between two lines in the log about one peer, and of how many that is remembered.
 _QUIET = 5.0
 _MOST_LOGGED = 1000
-
-
-@attrs.frozen
-class Peer:
-    """A process that serves a uid."""
-
-    pod_index: int
-    address: PeerAddress | None
 
 
 @attrs.frozen
@@ -71,10 +65,6 @@ _GONE = NotServed("the process that had it is gone; what it did is not known")
 _TOO_LARGE_HEAD = NotServed("the head of the request is too large", holds=False, status=_TOO_LARGE)
 
 
-class Absent:
-    """A uid that is found only, and has no link."""
-
-
 class Edge:
     """Serves requests here or has peers serve them, and holds those whose owner is not there for the moment."""
 
@@ -95,6 +85,8 @@ class Edge:
         self._restores = restores
         self._random = Random()  # noqa: S311 - it spreads attempts
         self._held = 0
+        self._carriers: set[HttpCarrier | WebSocketCarrier] = set()
+        self._ending = False
         self._logged: dict[object, float] = {}
 
     # One request --------------------------------------------------------------------------------------------------
@@ -130,59 +122,58 @@ class Edge:
             target = await self._target(found)
         except (RoutingError, StoreError, LifecycleError) as error:
             return _NO_POD if isinstance(error, RoutingError) else _AWAY if isinstance(error, StoreError) else _ENDING
-        if isinstance(target, Peer):
+        if isinstance(target, There):
             return await self._carry(target, found, inbound)
-        if isinstance(target, Refusal):
-            return _REFUSED.get(target.reason, _MOVED)
+        if not isinstance(target, (Tenant, Absent)):
+            return _NOT_REACHED if isinstance(target, Wait) else _REFUSED.get(target.reason, _MOVED)
+        return await self._serve_here(target, found, inbound)
+
+    async def _serve_here(self, target: Tenant | Absent, found: Found, inbound: Inbound) -> NotServed | None:
         pod, scope = self._pod, inbound.scope
-        assert pod is not None  # noqa: S101 - whose tenant it is, or who found nothing
         if isinstance(target, Tenant):
+            assert pod is not None  # noqa: S101 - whose tenant it is
             await pod.serve(target, found.source, scope, inbound.for_app(), inbound.send)
-        elif found.source.missing is None:
-            await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
-        else:
+        elif found.source.missing is not None:
             return NotServed("there is no such session", holds=False, status=found.source.missing)
+        elif pod is not None:
+            await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
+        elif not await self.carry_unlinked(inbound):
+            return _NO_POD
         return None
 
     # Where it is --------------------------------------------------------------------------------------------------
 
-    async def _target(self, found: Found) -> Tenant | Refusal | Peer | Absent:
-        uid, pod, rooms = found.uid, self._pod, self._rooms
+    async def _target(self, found: Found) -> Tenant | Refusal | Target:
+        uid, pod = found.uid, self._pod
         if pod is not None and pod.tenants.get(uid) is not None:
             admitted = await pod.admit(uid, found.source)
             if not isinstance(admitted, Refusal) or admitted.reason != "moved":
                 return admitted
-        index = rooms.peek(uid)
-        if index is None:
-            if not found.source.place and await self._is_gone(uid):
-                return Absent()
-            index = (await rooms.route(uid)).pod_index
-        if pod is not None and index == pod.server.pod_index:
+        target = await self._rooms.resolve(uid, place=found.source.place)
+        if isinstance(target, Absent):
+            return await self._restored(uid)
+        if isinstance(target, There) and pod is not None and target.pod_index == pod.server.pod_index:
             admitted = await pod.admit(uid, found.source)
             if isinstance(admitted, Refusal):
                 await self._forget(uid)
             return admitted
-        state = await rooms.pod(index)
-        return Peer(index, None if state is None else PeerAddress.parse(state.report.address))
+        return target
 
-    async def _is_gone(self, uid: str) -> bool:
-        """Whether a uid that is found only has no link, or that of a process that is gone with all it remembered.
+    async def _restored(self, uid: str) -> Target:
+        """Return where a uid is that is found only, and whose process is gone: with another one that can load it.
 
-        Its link is removed then: nobody else would ever do so.
+        If none can, its link is removed: nobody else would ever do so.
         """
         rooms = self._rooms
         link = await rooms.find(uid)
-        if link is None or self._restores:
-            return link is None
-        state = await rooms.pod(link.pod_index)
-        if state is None:
-            return False
-        newer = 0 < link.incarnation < state.incarnation
-        gone = newer or state.dead or state.report.routing_state is RoutingState.SHUTDOWN
-        if gone and self._pod is not None:
-            server, namespace, service = self._pod.server, rooms.namespace, rooms.service_name
-            await server.remove_linked_pod_with_id(namespace, uid, service, link.pod_index)
-        return gone
+        if link is None:
+            return Absent()
+        if self._restores:
+            return await rooms.resolve(uid)
+        if self._pod is not None:
+            remove = self._pod.server.remove_linked_pod_with_id
+            await remove(rooms.namespace, uid, rooms.service_name, link.pod_index)
+        return Absent()
 
     async def _forget(self, uid: str) -> None:
         rooms = self._rooms
@@ -190,10 +181,10 @@ class Edge:
 
     # Carrying it there --------------------------------------------------------------------------------------------
 
-    async def _carry(self, peer: Peer, found: Found, inbound: Inbound) -> NotServed | None:
-        connection = await self._reach(peer)
+    async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
+        connection = await self._reach(there.pod_index, there.address)
         if connection is None:
-            await self._report(peer)
+            await self._report(there.pod_index)
             return _NOT_REACHED
         outcome = await self._carry_over(connection, found, inbound)
         if outcome.carried is Carried.DONE:
@@ -203,7 +194,7 @@ class Edge:
         if outcome.carried is Carried.TOO_LARGE:
             return _TOO_LARGE_HEAD
         if outcome.carried is Carried.LOST:
-            await self._report(peer)
+            await self._report(there.pod_index)
             return attrs.evolve(_GONE, holds=inbound.repeatable)
         await self._forget(found.uid)
         refused = _MOVED if outcome.refusal is None else _REFUSED.get(outcome.refusal.reason, _MOVED)
@@ -223,7 +214,7 @@ class Edge:
             return False
         if state is None or (self._pod is not None and index == self._pod.server.pod_index):
             return False
-        connection = await self._reach(Peer(index, PeerAddress.parse(state.report.address)))
+        connection = await self._reach(index, state.report.address)
         if connection is None:
             return False
         outcome = await self._carry_over(connection, None, inbound)
@@ -234,18 +225,19 @@ class Edge:
             return True
         return not inbound.intact
 
-    async def _reach(self, peer: Peer) -> DialedConnection | None:
+    async def _reach(self, pod_index: int, published: str | None) -> DialedConnection | None:
         """Return a connection to a peer; ``None``, and a line in the log, if it is not reached."""
-        if peer.address is None:
-            self._log(peer.pod_index, "it publishes no address for peers: it runs without the middleware")
+        address = PeerAddress.parse(published)
+        if address is None:
+            self._log(pod_index, "it publishes no address for peers: it runs without the middleware")
             return None
-        connection = self._dialer.connected(peer.address)
+        connection = self._dialer.connected(address)
         if connection is not None:
             return connection
         try:
-            return await self._dialer.connect(peer.address)
+            return await self._dialer.connect(address)
         except PeerUnreachableError as error:
-            self._log(peer.pod_index, error)
+            self._log(pod_index, error)
             return None
 
     async def _carry_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
@@ -259,10 +251,7 @@ class Edge:
             head = pack_head(inbound.scope, uid, source, body, waits=body is None)
             if len(head) > MAX_PAYLOAD:
                 return Outcome(Carried.TOO_LARGE)
-            if inbound.is_websocket:
-                return await WebSocketCarrier(connection, inbound.receive, inbound.send).run(head)
-            receive = inbound.receive if body is None else inbound.watch
-            return await HttpCarrier(connection, receive, inbound.send).run(head, watches=body is not None)
+            return await self._run(connection, inbound, head, body)
         except AnswerCutError as error:
             _log.warning("an answer was cut off: %s", error)
             return Outcome(Carried.DONE)  # without its end: the web server closes the connection
@@ -270,9 +259,31 @@ class Edge:
             _log.warning("a peer's answer cannot be read: %s", error)
             return Outcome(Carried.LOST)
 
-    async def _report(self, peer: Peer) -> None:
+    async def _run(self, connection: DialedConnection, inbound: Inbound, head: bytes, body: bytes | None) -> Outcome:
+        carrier: HttpCarrier | WebSocketCarrier
+        if inbound.is_websocket:
+            carrier = WebSocketCarrier(connection, inbound.receive, inbound.send)
+            running = carrier.run(head)
+        else:
+            carrier = HttpCarrier(connection, inbound.receive if body is None else inbound.watch, inbound.send)
+            running = carrier.run(head, watches=body is not None)
+        self._carriers.add(carrier)
+        if self._ending:
+            carrier.end_stream()
         try:
-            await self._rooms.report_unreachable(peer.pod_index)
+            return await running
+        finally:
+            self._carriers.discard(carrier)
+
+    def end_streams(self) -> None:
+        """End the WebSockets and event streams that arrived here and are served by peers: this process ends."""
+        self._ending = True
+        for carrier in list(self._carriers):
+            carrier.end_stream()
+
+    async def _report(self, pod_index: int) -> None:
+        try:
+            await self._rooms.report_unreachable(pod_index)
         except (StoreError, LifecycleError):
             return  # it is avoided all the same
 

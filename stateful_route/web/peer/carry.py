@@ -13,9 +13,7 @@ from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolErro
 from stateful_route.web.peer.frames import (
     Kind,
     Refusal,
-    pack_number,
     paired,
-    text_of,
     unpack,
     unpack_answer,
     unpack_number,
@@ -31,15 +29,10 @@ Message: TypeAlias = "dict[str, Any]"
 Receive: TypeAlias = "Callable[[], Awaitable[Message]]"
 Send: TypeAlias = "Callable[[Message], Awaitable[None]]"
 
+_EVENTS = b"text/event-stream"
+
 SERVICE_RESTART = 1012
 """Of a WebSocket: its pod goes or is gone, and the client may connect again at once."""
-NORMAL = 1000
-TOO_BIG = 1009
-ABNORMAL = 1006
-_FAILED = 1011
-_MOST_CODE = 0xFFFF
-MAX_MESSAGE = 16 * 1024 * 1024
-"""The longest WebSocket message, in bytes, that is put together from its parts."""
 
 
 class Carried(enum.Enum):
@@ -65,20 +58,24 @@ class Outcome:
     refusal: Refusal | None = None
 
 
-_DONE = Outcome(Carried.DONE)
-_LOST = Outcome(Carried.LOST)
-_UNREACHED = Outcome(Carried.UNREACHED)
+DONE = Outcome(Carried.DONE)
+LOST = Outcome(Carried.LOST)
+UNREACHED = Outcome(Carried.UNREACHED)
 
 
 class AnswerCutError(PeerLostError):
     """The connection to the owner ended in the middle of an answer: the client is told by the end of its connection."""
 
 
-class _ClientGoneError(PeerError):
+class ClientGoneError(PeerError):
     """The client went away."""
 
 
-class _Carrier:
+class LeavingError(PeerError):
+    """This process ends."""
+
+
+class Carrier:
     """What both kinds have: a stream, and tasks that send what the client does."""
 
     def __init__(self, connection: DialedConnection, receive: Receive, send: Send) -> None:
@@ -90,6 +87,19 @@ class _Carrier:
         self._tasks: list[asyncio.Task[None]] = []
         self._error: Exception | None = None
         self._ended = False
+        self._ending = False
+        self._is_endless = False
+
+    def end_stream(self) -> None:
+        """End a WebSocket, or an answer of server-sent events, also one that is yet to begin: this process ends."""
+        self._ending = True
+        if self._is_endless:
+            self._stream.abandon(LeavingError("this process ends"))
+
+    def _begun(self, *, is_endless: bool) -> None:
+        self._is_endless = is_endless
+        if self._ending:
+            self.end_stream()
 
     def _start(self, work: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(asyncio.ensure_future(self._guarded(work)))
@@ -105,7 +115,7 @@ class _Carrier:
 
     def _client_gone(self) -> None:
         stream = self._stream
-        stream.abandon(_ClientGoneError("the client went away"))
+        stream.abandon(ClientGoneError("the client went away"))
         stream.frames.clear()
 
     async def _close_stream(self) -> None:
@@ -116,7 +126,7 @@ class _Carrier:
             await cancel_and_wait(*self._tasks)
 
 
-class HttpCarrier(_Carrier):
+class HttpCarrier(Carrier):
     """Carries one HTTP request over a connection."""
 
     def __init__(self, connection: DialedConnection, receive: Receive, send: Send) -> None:
@@ -140,22 +150,25 @@ class HttpCarrier(_Carrier):
         try:
             self._stream = connection.open(head)
         except PeerUnreachableError:
-            return _UNREACHED
+            return UNREACHED
         self._inline = watches
         if watches:
             connection.late.add(self)
         try:
             return await self._answer()
-        except _ClientGoneError:
+        except ClientGoneError:
             if self._error is not None:
                 raise self._error from None
-            return _DONE
+            return DONE
+        except LeavingError:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            return DONE
         except PeerError as error:
             if self._started:
                 raise AnswerCutError(str(error)) from error
             if not isinstance(error, PeerLostError):
                 raise
-            return _LOST
+            return LOST
         finally:
             if watches:
                 connection.late.discard(self)
@@ -170,16 +183,16 @@ class HttpCarrier(_Carrier):
                 await self._start_answer(start)
                 self._ended = True
                 await send({"type": "http.response.body", "body": body, "more_body": False})
-                return _DONE
+                return DONE
             if self._started:
                 if kind is Kind.BODY or kind is Kind.LAST:
                     last = kind is Kind.LAST
                     self._ended = last and not self._trailers
                     await send({"type": "http.response.body", "body": payload, "more_body": not last})
                     if self._ended:
-                        return _DONE
+                        return DONE
                 elif await self._end_started(kind, payload):
-                    return _DONE
+                    return DONE
             elif kind is Kind.START:
                 await self._start_answer(payload)
             elif (outcome := await self._end_unstarted(kind, payload)) is not None:
@@ -195,6 +208,7 @@ class HttpCarrier(_Carrier):
             message["trailers"] = True
         self._started = True
         await self._send(message)
+        self._begun(is_endless=is_events(message))
 
     async def _end_started(self, kind: Kind, payload: bytes) -> bool:
         """Take in what is no part of the body; return whether the answer is whole."""
@@ -224,7 +238,7 @@ class HttpCarrier(_Carrier):
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"21")]
         await self._send({"type": "http.response.start", "status": 500, "headers": headers})
         await self._send({"type": "http.response.body", "body": b"Internal Server Error"})
-        return _DONE
+        return DONE
 
     def watch(self) -> None:
         """Look from now on whether the client goes away: the answer takes its time."""
@@ -258,157 +272,9 @@ class HttpCarrier(_Carrier):
                 return
 
 
-class WebSocketCarrier(_Carrier):
-    """Carries one WebSocket over a connection; ``websocket.connect`` was received before."""
-
-    def __init__(self, connection: DialedConnection, receive: Receive, send: Send) -> None:
-        """Have sent nothing."""
-        super().__init__(connection, receive, send)
-        self._accepted = False
-        self._denied = False
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    async def run(self, head: bytes) -> Outcome:
-        """Send the head, and messages in both directions until one side closes; return once that is so.
-
-        If the owner is lost after it has accepted, the client is told 1012: it may connect again at once.
-
-        Raises:
-            AnswerCutError: if the owner was lost in the middle of an answer that denies the WebSocket.
-            PeerProtocolError: if what it sends cannot be read, and nothing was accepted.
-
-        """
-        try:
-            self._stream = self._connection.open(head)
-        except PeerUnreachableError:
-            return _UNREACHED
-        self._start(self._pump)
-        try:
-            return await self._answer()
-        except _ClientGoneError:
-            if self._error is not None:
-                raise self._error from None
-            return _DONE
-        except PeerError as error:
-            return await self._fail(error)
-        finally:
-            await self._close_stream()
-
-    async def _answer(self) -> Outcome:
-        while True:
-            kind, payload = await self._stream.next()
-            if self._accepted:
-                outcome = await self._take(kind, payload)
-            elif self._denied:
-                outcome = await self._take_denial(kind, payload)
-            else:
-                outcome = await self._decide(kind, payload)
-            if outcome is not None:
-                return outcome
-
-    async def _take(self, kind: Kind, payload: bytes) -> Outcome | None:
-        """Take in what comes on a WebSocket that is open."""
-        if kind in {Kind.TEXT, Kind.BINARY, Kind.PART}:
-            self._size += len(payload)
-            if self._size > MAX_MESSAGE:
-                return await self._close(TOO_BIG, "a message is too long")
-            self._parts.append(payload)
-            if kind is not Kind.PART:
-                parts, self._parts, self._size = self._parts, [], 0
-                await self._send(message_of(kind, parts))
-            return None
-        return await self._end(kind, payload)
-
-    async def _decide(self, kind: Kind, payload: bytes) -> Outcome | None:
-        """Take in whether a WebSocket is accepted."""
-        if kind is Kind.ACCEPT:
-            protocol, *headers = unpack(payload)
-            accept: Message = {"type": "websocket.accept", "headers": paired(headers)}
-            accept["subprotocol"] = text_of(protocol) or None
-            self._accepted = True
-            await self._send(accept)
-            return None
-        if kind is Kind.START:
-            await self._deny(payload)
-            return None
-        if kind is Kind.ANSWER:
-            start, body = unpack_answer(payload)
-            await self._deny(start)
-            return await self._take_denial(Kind.LAST, body)
-        if kind is Kind.REFUSED:
-            self._ended = True
-            return Outcome(Carried.REFUSED, Refusal.from_payload(payload))
-        return await self._end(kind, payload)
-
-    async def _deny(self, payload: bytes) -> None:
-        status, parts = unpack_number(payload)
-        headers = paired(parts[1:])
-        self._denied = True
-        await self._send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-
-    async def _take_denial(self, kind: Kind, payload: bytes) -> Outcome | None:
-        if kind is not Kind.BODY and kind is not Kind.LAST:
-            raise AnswerCutError("the application at the owner of the uid has failed in the middle of its answer")
-        more = kind is Kind.BODY
-        self._ended = not more
-        await self._send({"type": "websocket.http.response.body", "body": payload, "more_body": more})
-        return None if more else _DONE
-
-    async def _end(self, kind: Kind, payload: bytes) -> Outcome:
-        if kind is Kind.CLOSE:
-            code, parts = unpack_number(payload)
-            reason = text_of(b"".join(parts))
-        elif kind is Kind.ENDED:
-            code, reason = _FAILED, ""
-        else:
-            raise PeerProtocolError(f"{kind.name} on a WebSocket where it should not be")
-        self._ended = True
-        return await self._close(code, reason)
-
-    async def _fail(self, error: PeerError) -> Outcome:
-        """Tell the client that the owner is lost, or cannot be understood."""
-        lost = isinstance(error, PeerLostError)
-        if self._denied:
-            raise AnswerCutError(str(error)) from error
-        if self._accepted:
-            if lost:
-                return await self._close(SERVICE_RESTART, "the pod of this connection is gone")
-            return await self._close(_FAILED, "")
-        if not lost:
-            raise error
-        return _LOST
-
-    async def _close(self, code: int, reason: str) -> Outcome:
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        return _DONE
-
-    async def _pump(self) -> None:
-        stream = self._stream
-        while True:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                stream.send(Kind.CLOSE, pack_close(message.get("code"), message.get("reason")))
-                stream.fail(_ClientGoneError("the client went away"))
-                stream.frames.clear()
-                return
-            text = message.get("text")
-            if text is not None:
-                await stream.send_bytes(Kind.TEXT, text.encode(), Kind.PART)
-            else:
-                await stream.send_bytes(Kind.BINARY, bytes(message.get("bytes") or b""), Kind.PART)
-
-
-def message_of(kind: Kind, parts: list[bytes]) -> Message:
-    """Return the ASGI message ``websocket.send`` of a message in parts."""
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
-    if kind is Kind.TEXT:
-        return {"type": "websocket.send", "text": text_of(data)}
-    return {"type": "websocket.send", "bytes": data}
-
-
-def pack_close(code: int | None, reason: str | None) -> bytes:
-    """Return the payload of the end of a WebSocket; of a code that there cannot be, an abnormal one."""
-    if code is None:
-        code = NORMAL
-    return pack_number(code if 0 < code <= _MOST_CODE else ABNORMAL, (reason or "").encode("utf-8", "replace"))
+def is_events(start: Message) -> bool:
+    """Whether an answer is one of server-sent events, which has no end of its own."""
+    for name, value in start.get("headers") or ():
+        if name == b"content-type":
+            return bool(value.startswith(_EVENTS))
+    return False

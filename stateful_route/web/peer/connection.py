@@ -23,8 +23,10 @@ _FLUSH_AT = 256 * 1024
 _MAX_HELLO = 4096
 # Payloads from this size on are not copied into one write with others.
 _LARGE = 16 * 1024
-# Seconds between two looks at a connection, and of silence after which the other side is pinged.
+# The longest time in seconds between two looks at a connection, and of silence after which the other side is pinged.
 _LOOK = 1.0
+# How many times it is looked at, and so pinged, at least before it counts as lost.
+_LOOKS = 4
 
 
 class Connection(asyncio.Protocol):
@@ -41,6 +43,7 @@ class Connection(asyncio.Protocol):
         """Make the protocol of a transport to come."""
         self._loop = asyncio.get_running_loop()
         self._silence = silence
+        self._every = min(_LOOK, silence / _LOOKS)
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._parts: list[bytes | memoryview] = []
@@ -84,7 +87,7 @@ class Connection(asyncio.Protocol):
         stream.set_write_buffer_limits(high=_HIGH_WATER)
         with contextlib.suppress(OSError):  # a host that vanished while nothing is under way: the system finds out
             stream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._look = self._loop.call_later(_LOOK, self._look_after)
+        self._look = self._loop.call_later(self._every, self._look_after)
         self.connected()
 
     def data_received(self, data: bytes) -> None:
@@ -255,16 +258,16 @@ class Connection(asyncio.Protocol):
     def _look_after(self) -> None:
         """Ping the other side if it is silent, and give it up if it stays so."""
         now = self._loop.time()
-        self._look = self._loop.call_later(_LOOK, self._look_after)
-        late = now - self._looked > 2 * _LOOK
+        self._look = self._loop.call_later(self._every, self._look_after)
+        late = now - self._looked > 2 * self._every
         self._looked = now
         if late or not (self.streams or self._closing):
             # This process stood still, and has not read what came meanwhile; or nobody waits for an answer.
-            self._heard = max(self._heard, now - _LOOK)
+            self._heard = max(self._heard, now - self._every)
         silent = now - self._heard
         if silent > self._silence:
             self.abort(PeerLostError(f"a peer has not answered for {silent:.1f} s"))
-        elif silent >= _LOOK and self.streams:
+        elif silent >= self._every and self.streams:
             self.send(Kind.PING, 0)
 
     def __repr__(self) -> str:

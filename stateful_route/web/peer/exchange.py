@@ -6,8 +6,8 @@ import abc
 import asyncio
 from typing import TYPE_CHECKING
 
-from stateful_route.web.errors import ClientDisconnectedError, PeerError, StreamEndedError
-from stateful_route.web.peer.carry import ABNORMAL, MAX_MESSAGE, NORMAL, TOO_BIG, pack_close
+from stateful_route.web.errors import DisconnectedError, PeerError, StreamEndedError
+from stateful_route.web.peer.carry_websocket import ABNORMAL, MAX_MESSAGE, NORMAL, TOO_BIG, pack_close
 from stateful_route.web.peer.frames import Kind, flat, pack, pack_number, text_of, unpack_number
 from stateful_route.web.peer.head import unpack_head
 
@@ -225,7 +225,7 @@ class WebSocketExchange(Exchange):
         """Send an event to the client, as ASGI says.
 
         Raises:
-            ClientDisconnectedError: if the client is gone; a close does nothing then.
+            DisconnectedError: if the client is gone; a close does nothing then.
             RuntimeError: if the message is not of those that may come now.
 
         """
@@ -233,12 +233,12 @@ class WebSocketExchange(Exchange):
         if not self.ended and (self._closed is not None or self._stream.failure is not None):
             if kind == "websocket.close":
                 return
-            raise ClientDisconnectedError("the client is gone")
+            raise DisconnectedError("the client is gone")
         self._expect(kind)
         try:
             await self._send(kind, message)
         except PeerError as error:
-            raise ClientDisconnectedError("the client is gone") from error
+            raise DisconnectedError("the client is gone") from error
 
     async def _send(self, kind: str, message: Message) -> None:
         if kind == "websocket.send":

@@ -23,8 +23,8 @@ _EXTENSIONS = {"http": "http.response.trailers", "websocket": "websocket.http.re
 _REMEMBERED = 256
 # What is longer is not remembered: a part of it may be the client's.
 _SHORT = 512
-# "2.3": ``send`` to a client that is gone does nothing, so an app has to look in ``receive``; "2.4": it raises.
-_SPEC = {"http": "2.3", "websocket": "2.4"}
+# That ``send`` raises when the client is gone (2.4) is so for WebSockets; of HTTP the app hears it from ``receive``.
+_VERSIONS = {"http": "2.3", "websocket": "2.4"}
 
 
 @attrs.frozen
@@ -120,7 +120,7 @@ def _unpack_setting(same: bytes) -> dict[str, Any]:
         raise PeerProtocolError("the head of a request that cannot be read") from error
     return {
         "type": kind,
-        "asgi": {"version": "3.0", "spec_version": _SPEC[kind]},
+        "asgi": {"version": "3.0", "spec_version": _VERSIONS[kind]},
         "http_version": version,
         "scheme": scheme,
         "root_path": root,

@@ -34,10 +34,10 @@ class Stream:
     __slots__ = (
         "_connection",
         "_credit",
+        "_sending",
         "_signs",
         "_start",
         "_taken",
-        "_turn",
         "_waiters",
         "_waiting",
         "failure",
@@ -58,7 +58,7 @@ class Stream:
         self._waiting = 0
         self._signs = 0
         self._start: tuple[int, int, bytes] | None = None
-        self._turn: asyncio.Lock | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
     # What comes in ------------------------------------------------------------------------------------------------
@@ -101,7 +101,8 @@ class Stream:
         """Let nothing come any more, and nothing be sent."""
         if self.failure is None:
             self.failure = error
-        self.wake()
+        if self._waiters:
+            self.wake()
 
     async def next(self) -> tuple[Kind, bytes]:
         """Return the next frame.
@@ -146,18 +147,21 @@ class Stream:
             PeerError: if the connection has ended, or the stream has.
 
         """
-        turn = self._turn
-        if self._credit > 0 and len(payload) <= MAX_CHUNK and not self._connection.full and not (turn and turn.locked()):
-            self._check()
+        self._check()
+        if len(payload) <= MAX_CHUNK and self._sending is None and self._credit > 0 and not self._connection.full:
             if kind is not Kind.LAST or not self._joined_start(payload):
                 self._send_counted(kind, payload)
             return
-        if turn is None:
-            turn = self._turn = asyncio.Lock()
-        async with turn:  # the frames of a message are in one row
-            await self._send_long(kind, memoryview(payload), part)
+        sending = asyncio.get_running_loop().create_task(self._send_after(self._sending, kind, payload, part))
+        self._sending = sending
+        sending.add_done_callback(self._sent)
+        await asyncio.shield(sending)
 
-    async def _send_long(self, kind: Kind, view: memoryview, part: Kind) -> None:
+    async def _send_after(self, before: asyncio.Task[None] | None, kind: Kind, payload: bytes, part: Kind) -> None:
+        """Send what does not go at once: in its turn, and whole though who waits for it is cancelled."""
+        if before is not None:
+            await asyncio.wait([before])
+        view = memoryview(payload)
         begin, last = 0, len(view) - MAX_CHUNK
         while begin < last:
             await self._wait_for_room()
@@ -165,6 +169,12 @@ class Stream:
             begin += MAX_CHUNK
         await self._wait_for_room()
         self._send_counted(kind, view[begin:])
+
+    def _sent(self, sending: asyncio.Task[None]) -> None:
+        if self._sending is sending:
+            self._sending = None
+        if not sending.cancelled():
+            sending.exception()  # who waits is told
 
     def _send_counted(self, kind: Kind, payload: bytes | memoryview) -> None:
         self._credit -= len(payload) + FRAME_COST
@@ -200,8 +210,7 @@ class Stream:
     def close(self) -> None:
         """Forget the stream: what still comes for it is dropped, and who still sends is told."""
         self._connection.forget(self.sid)
-        if self._waiters:
-            self.fail(StreamEndedError("the request has ended"))
+        self.fail(StreamEndedError("the request has ended"))
 
     # Waiting ------------------------------------------------------------------------------------------------------
 
