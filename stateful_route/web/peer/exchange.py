@@ -144,8 +144,11 @@ class HttpExchange(Exchange):
             await self._continue(message)
         elif kind == "http.response.start":
             trailers = bool(message.get("trailers", False))
-            self._stream.send(Kind.START, pack_start(message, b"t" if trailers else b""))
-            self._trailers = [] if trailers else None
+            if trailers:
+                self._stream.send(Kind.START, pack_start(message, b"t"))
+                self._trailers = []
+            else:
+                self._stream.send_start(pack_start(message, b""))
             self._expects = _BODY
         else:
             self._end_by_trailers(message)
@@ -255,7 +258,7 @@ class WebSocketExchange(Exchange):
             code = message.get("code")
             self._close(NORMAL if code is None else in_range(code, _LEAST_CODE, _MOST_CODE), message.get("reason"))
         elif kind == "websocket.http.response.start":
-            self._stream.send(Kind.START, pack_start(message, b""))
+            self._stream.send_start(pack_start(message, b""))
             self._expects = _DENIAL
         elif await self._send_body(message):
             self._closed = ABNORMAL, ""

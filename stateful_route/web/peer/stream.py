@@ -136,9 +136,18 @@ class Stream:
         if len(payload) > MAX_PAYLOAD:
             raise ValueError(f"{kind.name} of {len(payload)} bytes is longer than {MAX_PAYLOAD}")
         if self.failure is None:
-            if kind is Kind.START:
-                self._start = (*self._connection.place, payload)
             self._connection.send(kind, self.sid, payload)
+
+    def send_start(self, payload: bytes) -> None:
+        """Send the head of an answer without trailers; a short body that follows at once goes in one frame with it.
+
+        Raises:
+            ValueError: if it is longer than ``frames.MAX_PAYLOAD``.
+
+        """
+        place = self._connection.place
+        self.send(Kind.START, payload)
+        self._start = (*place, payload)
 
     async def send_bytes(self, kind: Kind, payload: bytes, part: Kind) -> None:
         """Send bytes that are counted; what is longer than a chunk goes in frames of the kind ``part`` before it.
@@ -149,9 +158,10 @@ class Stream:
         """
         self._check()
         if len(payload) <= MAX_CHUNK and self._sending is None and self._credit > 0 and not self._connection.full:
-            if kind is not Kind.LAST or not self._joined_start(payload):
+            if self._start is None or not self._joined_start(kind, payload):
                 self._send_counted(kind, payload)
             return
+        self._start = None
         sending = asyncio.get_running_loop().create_task(self._send_after(self._sending, kind, payload, part))
         self._sending = sending
         sending.add_done_callback(self._sent)
@@ -180,10 +190,10 @@ class Stream:
         self._credit -= len(payload) + FRAME_COST
         self._connection.send(kind, self.sid, payload)
 
-    def _joined_start(self, body: bytes) -> bool:
-        """Put a short body into the frame of the head, if that was not sent yet."""
+    def _joined_start(self, kind: Kind, body: bytes) -> bool:
+        """Put a short body that is whole into the frame of the head, if that was not sent yet."""
         start, self._start = self._start, None
-        if start is None or len(body) > _SHORT or len(start[2]) > _SHORT:
+        if start is None or kind is not Kind.LAST or len(body) > _SHORT or len(start[2]) > _SHORT:
             return False
         turn, place, head = start
         return self._connection.resend(turn, place, Kind.ANSWER, self.sid, pack_answer(head, body))
