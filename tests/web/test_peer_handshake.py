@@ -244,7 +244,7 @@ async def stalled() -> tuple[socket.socket, PeerAddress]:
 
 
 async def test_one_dial_for_all() -> None:
-    """Those that dial at the same time share one connection, and one that is cancelled takes nothing from the others."""
+    """Those that dial at the same time share one connection, and one that is cancelled takes it from no other."""
     async with peers(answer) as both:
         waiting = [asyncio.ensure_future(both.dialer.connect(both.address)) for _ in range(5)]
         await asyncio.sleep(0)
@@ -298,7 +298,6 @@ async def test_a_worn_connection_is_followed_by_another_one(monkeypatch: pytest.
 
 async def test_unix_sockets_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A default folder that others may write into is not used: they could take the place of a socket."""
-
     monkeypatch.setattr(listener_module.tempfile, "gettempdir", lambda: str(tmp_path))
     folder = tmp_path / f"stateful-route-{listener_module.os.getuid()}"
     folder.mkdir()
