@@ -15,7 +15,7 @@ from stateful_route.web.peer.frames import FRAME, MAX_CHUNK, WINDOW, Kind, pack,
 from stateful_route.web.peer.head import pack_head
 from tests.raw_server import serving
 from tests.waiting import eventually
-from tests.web.peers import KEY, Client, Peers, Raw, answer, http_scope, peers, raw_edge, websocket_scope
+from tests.web.peer.peers import KEY, Client, Peers, Raw, answer, http_scope, peers, raw_edge, websocket_scope
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -373,14 +373,14 @@ async def test_a_flood_that_reads_no_answers_is_bounded(kind: Kind, monkeypatch:
     async with peers(holds) as both, raw_edge(both.address, KEY) as raw:
         await eventually(lambda: both.accepted and both.accepted[0].trusted)
         (accepted,) = both.accepted
-        accepted._transport.pause_reading()  # type: ignore[union-attr] # the test hands the bytes in
+        accepted._transport.pause_reading()  # the test hands the bytes in
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
         most = 0
         for turn in range(400):
             if accepted.lost.done():
                 break
             accepted.data_received(b"".join(FRAME.pack(0, kind, 1000 * turn + sid) for sid in range(1, 1001)))
-            most = max(most, accepted._transport.get_write_buffer_size())  # type: ignore[union-attr]
+            most = max(most, accepted._transport.get_write_buffer_size())
             await asyncio.sleep(0)
 
         assert most < 2 * MEGABYTE

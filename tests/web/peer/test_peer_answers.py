@@ -12,7 +12,7 @@ from stateful_route.web.peer.carry import AnswerCutError, Carried
 from stateful_route.web.peer.frames import Kind, Refusal
 from stateful_route.web.peer.stream import Stream
 from tests.waiting import eventually
-from tests.web.peers import Client, answer, peers
+from tests.web.peer.peers import Client, answer, peers
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.exchange import Exchange
@@ -290,7 +290,7 @@ async def test_an_error_of_send_ends_the_app() -> None:
 
     async with peers(app) as both:
         client = Client()
-        client.send = send  # type: ignore[method-assign]
+        client.send = send  # type: ignore[assignment,method-assign]
         with pytest.raises(OSError):  # noqa: PT011 - the one above
             await both.http(client)
         await both.ended()

@@ -22,7 +22,7 @@ from stateful_route.web.peer.frames import (
     unpack_number,
 )
 from stateful_route.web.peer.head import pack_head, unpack_head
-from tests.web.peers import http_scope, websocket_scope
+from tests.web.peer.peers import http_scope, websocket_scope
 
 TEXT = st.text(st.characters(), max_size=20)  # surrogates and control characters too
 TOKEN = st.text(st.characters(codec="utf-8"), max_size=20)

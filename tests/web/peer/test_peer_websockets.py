@@ -11,7 +11,7 @@ from stateful_route.web.errors import DisconnectedError, PeerLostError
 from stateful_route.web.peer.carry import AnswerCutError, Carried
 from stateful_route.web.peer.carry_websocket import MAX_MESSAGE
 from tests.waiting import eventually
-from tests.web.peers import Client, peers
+from tests.web.peer.peers import Client, peers
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.exchange import Exchange

@@ -17,7 +17,7 @@ from stateful_route.web.peer.carry import Carried
 from stateful_route.web.peer.frames import Kind
 from stateful_route.web.peer.head import pack_head
 from tests.waiting import eventually
-from tests.web.peers import KEY, Client, answer, http_scope, peers, raw_edge
+from tests.web.peer.peers import KEY, Client, answer, http_scope, peers, raw_edge
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.connection import Connection
@@ -61,7 +61,7 @@ async def waits(exchange: Exchange) -> None:
 
 OWNER = """
 import asyncio, sys
-from tests.web.peers import peers
+from tests.web.peer.peers import peers
 async def app(exchange):
     await asyncio.sleep(60)
 async def main():
@@ -74,7 +74,7 @@ asyncio.run(main())
 
 async def test_a_stopped_process_is_noticed() -> None:
     """A process that is stopped while a request is there counts as lost after so many seconds of silence."""
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", OWNER, stdout=asyncio.subprocess.PIPE, env=env, cwd=root
