@@ -98,7 +98,7 @@ def read_json(payload: bytes) -> dict[str, Any]:
     """
     try:
         value = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PeerProtocolError("a payload that is not JSON") from error
     if not isinstance(value, dict):
         raise PeerProtocolError("a payload that is no JSON object")
