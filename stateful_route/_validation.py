@@ -22,22 +22,23 @@ MAX_SECONDS = 1e11
 # That of the times in Redis.
 RESOLUTION = 0.001
 
-_ID_ALLOWED = f"a string with something other than white space, of at most {MAX_ID_BYTES} bytes as UTF-8"
+_ID_ALLOWED = "a string with something other than white space, of at most {} bytes as UTF-8"
 
 
-def check_id(argument: str, value: object) -> None:
-    """Refuse what is not an id: not a string, blank, over-long, or not encodable as UTF-8."""
+def check_id(argument: str, value: object, *, longest: int = MAX_ID_BYTES) -> None:
+    """Refuse what is not an id: not a string, blank, of more than ``longest`` bytes, or not encodable as UTF-8."""
     if not isinstance(value, str) or not value or value.isspace():
-        raise InvalidArgumentError(argument, value, _ID_ALLOWED)
+        raise InvalidArgumentError(argument, value, _ID_ALLOWED.format(longest))
     if value.isascii():
         size = len(value)
     else:
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
-            raise InvalidArgumentError(argument, value, f"{_ID_ALLOWED}, without lone surrogates") from None
-    if size > MAX_ID_BYTES:
-        raise InvalidArgumentError(argument, value, _ID_ALLOWED)
+            allowed = f"{_ID_ALLOWED.format(longest)}, without lone surrogates"
+            raise InvalidArgumentError(argument, value, allowed) from None
+    if size > longest:
+        raise InvalidArgumentError(argument, value, _ID_ALLOWED.format(longest))
 
 
 def check_callable(argument: str, value: object) -> None:

@@ -170,7 +170,11 @@ class BaseConfig(_json.JsonForm):
         20.0, "longest time of a drain, from its announcement until all uids are handed over", check_seconds
     )
     drain_rate: float = _setting(
-        2000.0, check_rate, unit="uids/s", doc="most uids that a pod hands over per second", kind=float
+        2000.0,
+        check_rate,
+        unit="uids/s",
+        doc="most uids that a pod hands over, or releases as they are idle, per second",
+        kind=float,
     )
     rebalance: bool = _setting(
         False,  # noqa: FBT003 - the default of a flag

@@ -33,6 +33,16 @@ async def look_after(pod: ServerDriver) -> None:
     await pod._checks.look_after()
 
 
+async def release_idle(pod: ServerDriver) -> None:
+    """Release the uids that nobody has used for their time, as the pod does each heartbeat."""
+    await pod._idle.look_after()
+
+
+def may_be_idle(pod: ServerDriver) -> int:
+    """Return how many uids the pod looks at once their time is up."""
+    return len(pod._owned.idle)
+
+
 async def reclaim_ended(pod: ServerDriver) -> None:
     """Wait until the pod claims nothing again at the moment."""
     await pod._reclaim.wait(10.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,27 @@ from stateful_route._background.periodic import PeriodicTask
 from stateful_route._clock import lease_clock
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
-from stateful_route._validation import check_count, check_id, check_pod_index, check_seconds
+from stateful_route._validation import (
+    MAX_ID_BYTES,
+    RESOLUTION,
+    check_count,
+    check_duration,
+    check_id,
+    check_pod_index,
+    check_seconds,
+)
 from stateful_route.config import BaseConfig
-from stateful_route.errors import NotOwnerError, StoreError
-from stateful_route.models import LinkKey, PodLife, RoutingState
+from stateful_route.errors import StoreError
+from stateful_route.models import LinkKey, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import Drain
 from stateful_route.server.hand_over import HandOver
 from stateful_route.server.heartbeats import Heartbeats
+from stateful_route.server.idle import IdleReleases
 from stateful_route.server.invalidations import PodInvalidationListener
 from stateful_route.server.lease import PodLease
 from stateful_route.server.link_checks import LinkChecks
+from stateful_route.server.links import LinkCalls
 from stateful_route.server.load.sources import LoadMeter, source_of
 from stateful_route.server.operations import UidOperations
 from stateful_route.server.owned_uids import OwnedUids
@@ -33,7 +44,7 @@ from stateful_route.server.status import PodStatus
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.models import LinkChange, ServerInfo
+    from stateful_route.models import ServerInfo
     from stateful_route.server.hand_over import HandOff
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.ownership import Ownership
@@ -41,6 +52,9 @@ if TYPE_CHECKING:
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
+
+# Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
+_MINTED_BYTES = 16
 
 
 class ServerDriver(Driver):
@@ -94,16 +108,17 @@ class ServerDriver(Driver):
         config = BaseConfig() if config is None else config
         config.check_for_pod()
         random = Random() if random is None else random  # noqa: S311 - it spreads load
-        self._store = store
         self._config = config
         self._load = LoadMeter(source_of(load_source, config.cpu_factor), clock)
         self._lease = PodLease(server_info, config.lease_seconds, clock)
-        self._owned = OwnedUids(self._lease)
+        self._owned = OwnedUids(self._lease, care_seconds=config.heartbeat)
         self._status = PodStatus(self._owned, self._load, config)
         self._operations = UidOperations(store, server_info, self._owned, self._status, config)
+        self._links = LinkCalls(store, self._operations, config)
         self._reclaim = Reclaim(self._operations, random)
         self._heartbeats = Heartbeats(store, self._owned, self._status, self._reclaim, config)
         self._checks = LinkChecks(self._operations, self._heartbeats, random)
+        self._idle = IdleReleases(self._operations, most=max(1, round(config.drain_rate * config.heartbeat)))
         self._invalidations = PodInvalidationListener(
             store,
             self._operations,
@@ -119,7 +134,7 @@ class ServerDriver(Driver):
             return PeriodicTask(name, action, period, jitter=config.jitter, random=random, clock=clock)
 
         self._beating = each(config.heartbeat, "heartbeat", self._heartbeats.beat)
-        self._caring = each(config.heartbeat, "care for the links", self._checks.look_after)
+        self._caring = each(config.heartbeat, "care for the links", self._care)
         self._rebalancing: PeriodicTask | None = None
         if config.rebalance:
             rebalancer = Rebalancer(store, hand_over, movable, config, random)
@@ -200,6 +215,10 @@ class ServerDriver(Driver):
                 _log.warning("%s could not say goodbye: %s", self._lease.name, error)
         await self._load.stop(scope.deadline)
 
+    async def _care(self) -> None:
+        await self._checks.look_after()
+        await self._idle.look_after()
+
     def _after_fork(self) -> None:
         super()._after_fork()
         self._owned.leave_to_the_parent()
@@ -249,7 +268,21 @@ class ServerDriver(Driver):
         self._check_running()
         return self._status.routing_state
 
-    async def claim(self, uid: str, *, steal_temporary: bool = False) -> Ownership:
+    async def renew(self) -> None:
+        """Publish a heartbeat now, and act on the answer: what a process does that was stopped, or cut off.
+
+        Once it has returned, the store knows this pod, and what another pod has taken meanwhile is being found out.
+
+        Raises:
+            LifecycleError: if the pod has said goodbye, or a newer process with the same index has taken over.
+            StoreError: if the store did not answer.
+
+        """
+        self._check_running()
+        async with within(self._config.call_deadline_seconds, "heartbeat"):
+            await self._heartbeats.publish()
+
+    async def claim(self, uid: str, *, steal_temporary: bool = False, idle_ttl: float | None = None) -> Ownership:
         """Make the link of the uid this pod's, persistently, and return the handle.
 
         A link of another pod is refused, and the handle says whose it is: that is a value, not an error. With
@@ -258,50 +291,66 @@ class ServerDriver(Driver):
         With ``max_links_is_hard`` a pod that has ``max_links`` uids, those that are being claimed included, refuses
         one that is not its own yet; the handle says so (``full``). A link to this pod that was not confirmed is given
         up then, so that the next call of the uid goes to another pod.
+
+        With ``idle_ttl`` the pod itself releases the uid, without a hand-off, once nobody has used it for so many
+        seconds (from 0.001): no claim of it, no ``owned(uid)``, no ``touch()`` and no end of ``in_use()`` of a handle,
+        and nobody in such a context. It does so within two heartbeats, and ``on_lost`` tells it. By default a uid is
+        never idle. A later claim sets it anew.
         """
         check_id("uid", uid)
+        if idle_ttl is not None:
+            check_duration("idle_ttl", idle_ttl)
         self._check_running()
-        return await self._operations.claim(uid, steal_temporary=steal_temporary)
+        ownership = await self._operations.claim(uid, steal_temporary=steal_temporary)
+        self._owned.set_idle_ttl(ownership, idle_ttl)
+        return ownership
+
+    async def mint(self, prefix: str = "", *, idle_ttl: float | None = None) -> Ownership:
+        """Make a new uid, claim it for this pod, and return the handle, which is owned.
+
+        The uid is 128 random bits as 32 hexadecimal digits, behind the prefix and a hyphen if there is one:
+        ``mint("br")`` gives ``br-0f9a...``. It is for ids that the application hands out itself: nobody can guess it,
+        so no client has placed it on another pod before. In a URL, a cookie or a header it needs no quoting if the
+        prefix needs none. ``idle_ttl`` is that of ``claim``.
+
+        Raises:
+            InvalidArgumentError: if ``prefix`` is no id, and not empty, or is longer than 479 bytes.
+            NotOwnerError: if this pod cannot own it now, as its lease has ended, or it waits for that of an older life;
+                a ``PodFullError`` if it is full.
+
+        """
+        uid = secrets.token_hex(_MINTED_BYTES)
+        if idle_ttl is not None:
+            check_duration("idle_ttl", idle_ttl)
+        if prefix != "":
+            check_id("prefix", prefix, longest=MAX_ID_BYTES - len(uid) - 1)
+            uid = f"{prefix}-{uid}"
+        self._check_running()
+        ownership = await self._operations.claim(uid, steal_temporary=False)
+        # Nobody is told of one that is not owned: should it be held, it is released.
+        self._owned.set_idle_ttl(ownership, idle_ttl if ownership.is_owned() else RESOLUTION)
+        ownership.require()
+        return ownership
 
     def owned(self, uid: str) -> Ownership | None:
-        """Return the handle of a uid that this pod owns now, or ``None``. Local: no I/O."""
-        return self._owned.get(uid)
+        """Return the handle of a uid that this pod owns now, or ``None``, and note that it is used. Local: no I/O."""
+        return self._owned.use(uid)
 
     async def set_linked_pod(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int | None:
         """See ``StatefulRouteForServerDriver``."""
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-
-        if not self._is_own_service(key):
-            answer = await self._assign(key, pod_index)
-        elif pod_index == self.pod_index:
-            self._check_not_waiting(uid)
-            answer = await self._operations.assign(uid, pod_index)
-        else:
-            answer = await self._operations.give(uid, lambda: self._assign(key, pod_index))
-        if answer.previous is not None:
-            return answer.previous.pod_index
-        return pod_index if answer.outcome.same_owner else None
+        return await self._links.set(key, pod_index)
 
     async def try_set_linked_pod(self, namespace: str, uid: str, service_name: str, pod_index: int) -> int:
         """See ``StatefulRouteForServerDriver``."""
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
-        if self._is_own_service(key) and pod_index == self.pod_index:
-            self._check_not_waiting(uid)
-            claimed = await self._operations.claim(uid, steal_temporary=True)
-            if claimed.full and claimed.pod_index is None:
-                claimed.require()
-            holder = claimed.pod_index
-        else:
-            async with within(self._config.call_deadline_seconds, "claim"):
-                answer = await self._store.claim(key, await self._life_of(key, pod_index), steal_temporary=True)
-            holder = None if answer.link is None else answer.link.pod_index
-        return pod_index if holder is None else holder
+        return await self._links.try_set(key, pod_index)
 
     async def remove_linked_pod(self, namespace: str, uid: str, service_name: str) -> bool:
         """See ``StatefulRouteForServerDriver``."""
-        return await self._remove(self._key(namespace, uid, service_name), None, 0.0)
+        return await self._links.remove(self._key(namespace, uid, service_name), None, 0.0)
 
     async def remove_linked_pod_with_id(
         self, namespace: str, uid: str, service_name: str, pod_index: int, persist_seconds: float = 0.0
@@ -310,16 +359,7 @@ class ServerDriver(Driver):
         key = self._key(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
         check_seconds("persist_seconds", persist_seconds)
-        return await self._remove(key, pod_index, persist_seconds)
-
-    async def _remove(self, key: LinkKey, pod_index: int | None, grace: float) -> bool:
-        if self._is_own_service(key):
-            return await self._operations.remove(key.uid, pod_index, grace)
-        return (await self._store.release(key, pod_index=pod_index, grace=grace)).done
-
-    async def _assign(self, key: LinkKey, pod_index: int) -> LinkChange:
-        async with within(self._config.call_deadline_seconds, "assign"):
-            return await self._store.assign(key, await self._life_of(key, pod_index))
+        return await self._links.remove(key, pod_index, persist_seconds)
 
     def _key(self, namespace: str, uid: str, service_name: str) -> LinkKey:
         namespace = self.server_info.namespace if namespace == "" else namespace
@@ -328,16 +368,3 @@ class ServerDriver(Driver):
         check_id("service_name", service_name)
         self._check_running()
         return LinkKey(namespace, uid, service_name)
-
-    def _is_own_service(self, key: LinkKey) -> bool:
-        return key.service_name == self.server_info.service_name and key.namespace == self.server_info.namespace
-
-    async def _life_of(self, key: LinkKey, pod_index: int) -> PodLife:
-        """Read the present life of another pod."""
-        table = await self._store.read_pods(key.namespace, key.service_name, since=None, also=(pod_index,))
-        return table.pods[0].life if table.pods else PodLife(pod_index, 0)
-
-    def _check_not_waiting(self, uid: str) -> None:
-        """Refuse to take a uid while an older life of this pod may still own it."""
-        if self._lease.waiting:
-            raise NotOwnerError(uid, None, None)

@@ -166,7 +166,8 @@ class HandOver:
         if not claimed.is_owned():  # so may this one be: what is remembered of it may be older than that
             return leaving and await self._give_up(claimed)
         if self._hand_off is not None:
-            error = await _call(self._hand_off, uid)
+            with claimed.in_use():  # nobody else gets it before its state is there
+                error = await _call(self._hand_off, uid)
             if error is not None:
                 self.faults.note(uid, error)
                 if not leaving:

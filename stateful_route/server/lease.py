@@ -103,7 +103,11 @@ class PodLease:
 
     def owns(self, incarnation: int) -> bool:
         """Whether that incarnation is the present one, and may still own uids."""
-        return incarnation == self.incarnation and self._good_from <= self.clock() < self._good_until
+        return self.owns_at(incarnation, self.clock())
+
+    def owns_at(self, incarnation: int, now: float) -> bool:
+        """Whether it is so, ``now`` being the time by the clock: for who wants to know that too."""
+        return incarnation == self.incarnation and self._good_from <= now < self._good_until
 
     def is_own(self, pod_index: int, incarnation: int) -> bool:
         """Whether that is a life of this process."""

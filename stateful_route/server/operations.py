@@ -59,6 +59,7 @@ class UidOperations:
 
         While an older life of the pod may still own it, nobody is known to.
         """
+        self.owned.touch(uid)
         key = uid, steal_temporary, self._turns.changes(uid)
         return self._claiming.run(key, self._claim, uid, steal_temporary=steal_temporary)
 
@@ -233,6 +234,10 @@ class UidOperations:
             if not self.owned.agrees(uid, link):
                 self.owned.forget(uid)
         return True
+
+    def is_busy(self, uid: str) -> bool:
+        """Whether an operation on the uid is in flight."""
+        return self._turns.is_taken(uid)
 
     def invalidate(self, uid: str, epoch: int) -> bool:
         """Invalidate the link up to that epoch; return whether a uid that is held may be another's now."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stateful_route.models import LinkKind, Outcome
 from stateful_route.server.fault_log import FaultLog
 from stateful_route.server.given_up import GivenUp
+from stateful_route.server.idle_queue import IdleQueue
 from stateful_route.server.ownership import Ownership
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ _TAKEN = (Outcome.CREATED, Outcome.CONFIRMED, Outcome.UNCHANGED, Outcome.INHERIT
 class OwnedUids:
     """The handles of the uids that this pod owns, and the epochs of those that it gave up."""
 
-    def __init__(self, pod_lease: PodLease) -> None:
-        """Own nothing yet."""
+    def __init__(self, pod_lease: PodLease, *, care_seconds: float = 1.0) -> None:
+        """Own nothing yet. Each ``care_seconds`` somebody looks for idle uids."""
         self.pod_lease = pod_lease
+        self.idle = IdleQueue(care_seconds)
+        """The uids that are released once nobody has used them for a while."""
         self.placed_total = 0
         self.faults = FaultLog("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
         self.stale: dict[str, None] = {}
@@ -45,6 +48,32 @@ class OwnedUids:
         """Return the handle of the uid if it is owned."""
         handle = self._handles.get(uid)
         return handle if handle is not None and handle.is_owned() else None
+
+    def use(self, uid: str) -> Ownership | None:
+        """Return the handle of the uid if it is owned, and note that it is used."""
+        handle = self._handles.get(uid)
+        if handle is None or not handle.held:
+            return None
+        lease = self.pod_lease
+        now = lease.clock()
+        if not lease.owns_at(handle.incarnation, now):
+            return None
+        handle.tenure.touched = now
+        return handle
+
+    def touch(self, uid: str) -> None:
+        """Note that the uid is used, if it is held."""
+        handle = self._handles.get(uid)
+        if handle is not None:
+            handle.touch()
+
+    def set_idle_ttl(self, handle: Ownership, seconds: float | None) -> None:
+        """Let a uid be idle for so many seconds from now on, if the tenure of the handle goes on."""
+        now = self._handles.get(handle.uid)
+        if now is not None and (now is handle or now.continues(handle)):
+            now.touch()
+            now.tenure.idle_ttl = seconds
+            self.idle.put(now.uid, now.tenure)
 
     def held(self, uid: str) -> Ownership | None:
         """Return the handle of the uid if the link is this pod's, be the pod itself alive or not."""
@@ -81,7 +110,10 @@ class OwnedUids:
         if self.pod_lease.ended:
             handle.drop()
             return handle
+        if before is not None and resumed is None:
+            handle.tenure.follow(before.tenure)
         self._handles[uid] = handle
+        self.idle.put(uid, handle.tenure)
         self.placed_total += resumed is None
         if handle.incarnation != self.pod_lease.incarnation:  # the life was lost while the answer was in flight
             self.stale[uid] = None
@@ -146,6 +178,7 @@ class OwnedUids:
         if handle is None:
             return
         self.stale.pop(uid, None)
+        self.idle.discard(uid, handle.tenure)
         if handle.epoch is not None:
             self._given_up.add(uid, handle.epoch)
             if spare:
@@ -173,4 +206,5 @@ class OwnedUids:
         for handle in self._handles.values():
             handle.leave_to_the_parent()
         self._handles.clear()
+        self.idle.clear()
         self.pod_lease.leave_to_the_parent()

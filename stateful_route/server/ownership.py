@@ -9,9 +9,11 @@ from stateful_route._validation import check_seconds
 from stateful_route.errors import NotOwnerError, PodFullError
 from stateful_route.models import LinkKind
 from stateful_route.server.callbacks import check_on_lost
+from stateful_route.server.tenure import Tenure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from stateful_route.models import LinkChange, PodLife, PreviousOwner
     from stateful_route.server.operations import UidOperations
@@ -52,6 +54,7 @@ class Ownership:
         "of_pod",
         "pod_index",
         "previous",
+        "tenure",
         "uid",
     )
 
@@ -93,7 +96,10 @@ class Ownership:
         self._goes_on = goes_on
         self._heard = operations.owned.interruptions
         self._resumed: frozenset[int | None] = _NONE
-        if resumed is not None:
+        if resumed is None:
+            self.tenure = Tenure(operations.owned.pod_lease.clock)
+        else:
+            self.tenure = resumed.tenure
             self._resumed = resumed._resumed | {resumed.epoch}  # noqa: SLF001 - of the same class
         self._given_up = False
         self._on_lost: list[Callable[[], None]] = []
@@ -122,7 +128,8 @@ class Ownership:
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""
-        return self.held and self._lease.owns(self.incarnation)
+        lease = self._lease
+        return self.held and lease.owns_at(self.incarnation, lease.clock())
 
     def require(self) -> None:
         """Return if the uid is owned.
@@ -135,6 +142,26 @@ class Ownership:
             error = PodFullError if self.full else NotOwnerError
             own = self.pod_index == self._lease.pod_index
             raise error(self.uid, None if own else self.pod_index, None if own else self.epoch)
+
+    @property
+    def idle_ttl(self) -> float | None:
+        """For how many seconds nobody may use the uid until the pod releases it; ``None``: for ever.
+
+        As the last ``claim`` has set it, and the same in a handle that goes on with this one.
+        """
+        return self.tenure.idle_ttl
+
+    def touch(self) -> None:
+        """Note that the uid is used; ``claim``, ``ServerDriver.owned`` and the end of ``in_use`` do so as well."""
+        self.tenure.touch()
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Return a context in which the uid is used: it is not idle, however long that takes.
+
+        It may be entered more than once at a time, and counts. It says nothing of who owns the uid: enter it first,
+        and then ask ``is_owned()``.
+        """
+        return self.tenure
 
     async def release(self, grace: float = 0.0) -> bool:
         """Give the uid up; return whether the link was still this one.

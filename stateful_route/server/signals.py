@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from types import FrameType
+    from typing import Protocol
 
-    from stateful_route.server.driver import ServerDriver
+    class Drainable(Protocol):
+        """A server driver, or what has one and more to do."""
+
+        async def drain(self) -> None:
+            """Let all uids go."""
 
 
 # Those that no process can handle; Windows does not know them.
 _DEAF_TO = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
 
 
-def drain_on_signal(server: ServerDriver, signum: int = signal.SIGTERM) -> AbstractContextManager[None]:
+def drain_on_signal(server: Drainable, signum: int = signal.SIGTERM) -> AbstractContextManager[None]:
     """Drain the pod at a signal, and only then let the signal through to who handled it before.
 
     So a web server such as uvicorn, which stops to serve at SIGTERM, goes on serving while the uids are handed over.
@@ -44,7 +49,7 @@ def drain_on_signal(server: ServerDriver, signum: int = signal.SIGTERM) -> Abstr
 
 
 @contextlib.contextmanager
-def _drain_on_signal(server: ServerDriver, signum: int) -> Iterator[None]:
+def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signum)
     # A handler that was set by loop.add_signal_handler: asyncio has no public way to ask for it.

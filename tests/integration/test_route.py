@@ -189,7 +189,7 @@ class TestRoutingState:
             await listener.subscribe(KeySpace().events(namespace, SERVICE))
             await listener.get_message(timeout=5.0)
             await pods[1].set_routing_state(RoutingState.DENY_NEW_CALL)
-            table = await pods[1]._store.read_pods(namespace, SERVICE)
+            table = await pods[1]._links._store.read_pods(namespace, SERVICE)
             message = await listener.get_message(ignore_subscribe_messages=True, timeout=5.0)
 
         assert RoutingState.DENY_NEW_CALL is table.pods[1].report.routing_state

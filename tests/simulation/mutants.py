@@ -112,7 +112,7 @@ SLIPS = [
         "            self._good_until = sent + self._seconds - _MARGIN\n",
         "            self._good_until = self.clock() + self._seconds - _MARGIN\n",
     ),
-    Mutation("a pod does not fence itself", LEASE, " <= self.clock() < self._good_until", " <= self.clock()"),
+    Mutation("a pod does not fence itself", LEASE, " <= now < self._good_until", " <= now"),
     Mutation("a handle outlives the life", LEASE, "return incarnation == self.incarnation and ", "return "),
     Mutation(
         "a new life does not wait",
@@ -219,8 +219,8 @@ SLIPS = [
     Mutation(
         "released before it is handed off",
         HAND_OVER,
-        "        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)",
-        "        await claimed.release()\n        if self._hand_off is not None:\n            error = await _call(self._hand_off, uid)",
+        "        if self._hand_off is not None:\n            with claimed.in_use",
+        "        await claimed.release()\n        if self._hand_off is not None:\n            with claimed.in_use",
     ),
     Mutation(
         "a drain releases nothing",

@@ -1,0 +1,287 @@
+"""Where a request arrives: finds out which process serves its uid, and has it served there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from random import Random
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route.errors import LifecycleError, RoutingError, StoreError
+from stateful_route.models import RoutingState
+from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.web.errors import PeerError, PeerUnreachableError
+from stateful_route.web.inbound import AT_HAND
+from stateful_route.web.peer.address import PeerAddress
+from stateful_route.web.peer.carry import AnswerCutError, Carried, HttpCarrier, Outcome, WebSocketCarrier
+from stateful_route.web.peer.frames import MAX_PAYLOAD, Refusal
+from stateful_route.web.peer.head import pack_head
+from stateful_route.web.tenants import Tenant
+
+if TYPE_CHECKING:
+    from stateful_route.client.service_view import ServiceView
+    from stateful_route.web.inbound import Inbound
+    from stateful_route.web.peer.dialer import Dialer
+    from stateful_route.web.peer.stream import Stream
+    from stateful_route.web.pod import Pod
+    from stateful_route.web.settings import EdgeSettings
+    from stateful_route.web.uids.found import Found
+
+_log = logging.getLogger("stateful_route")
+
+# Seconds between two attempts: the first pause, and the longest one.
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.25
+_TOO_LARGE = 431
+# Seconds between two lines in the log about one peer, and of how many that is remembered.
+_QUIET = 5.0
+_MOST_LOGGED = 1000
+
+
+@attrs.frozen
+class Peer:
+    """A process that serves a uid."""
+
+    pod_index: int
+    address: PeerAddress | None
+
+
+@attrs.frozen
+class NotServed:
+    """Why a request was not served: what to answer, and whether it may be tried again after a while."""
+
+    why: str
+    holds: bool = True
+    status: int = UNAVAILABLE
+
+
+_MOVED = NotServed("it moves to another process")
+_AWAY = NotServed("the directory of sessions does not answer", holds=False)
+_REFUSED = {
+    "moved": _MOVED,
+    "away": _AWAY,
+    "full": NotServed("no pod has room for it"),
+    "leaving": NotServed("its process ends, and has not handed it over yet"),
+}
+_NO_POD = NotServed("no pod takes it now")
+_ENDING = NotServed("this process is about to end", holds=False)
+_NOT_REACHED = NotServed("the process that has it is not reached")
+_GONE = NotServed("the process that had it is gone; what it did is not known")
+_TOO_LARGE_HEAD = NotServed("the head of the request is too large", holds=False, status=_TOO_LARGE)
+
+
+class Absent:
+    """A uid that is found only, and has no link."""
+
+
+class Edge:
+    """Serves requests here or has peers serve them, and holds those whose owner is not there for the moment."""
+
+    def __init__(
+        self, rooms: ServiceView, dialer: Dialer, settings: EdgeSettings, pod: Pod | None, *, restores: bool = True
+    ) -> None:
+        """Ask ``rooms`` where a uid is; ``pod`` is this process, if it serves uids itself.
+
+        ``restores`` is whether the app can load what another process knew of a uid: one that it has made is taken over
+        then too, when that process is gone.
+        """
+        self._rooms = rooms
+        self._dialer = dialer
+        self._pod = pod
+        self._sources = settings.sources
+        self._patience = settings.patience
+        self._max_held = settings.max_held
+        self._restores = restores
+        self._random = Random()  # noqa: S311 - it spreads attempts
+        self._held = 0
+        self._logged: dict[object, float] = {}
+
+    # One request --------------------------------------------------------------------------------------------------
+
+    async def serve(self, found: Found, inbound: Inbound) -> None:
+        """Have a request served by the owner of its uid; answer 503 if that cannot be in time.
+
+        Raises:
+            ClientGoneError: if the client goes away before its request is whole.
+
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
+        pause = 0.0
+        holding = False
+        try:
+            while (failed := await self._attempt(found, inbound)) is not None:
+                holds = failed.holds and loop.time() < until and (holding or self._held < self._max_held)
+                if not holds:
+                    await answer(inbound.scope, inbound.send, failed.status, failed.why)
+                    return
+                if not holding:
+                    self._held += 1
+                    holding = True
+                await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
+                pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
+        finally:
+            self._held -= holding
+
+    async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
+        """Try once; return why it was not served."""
+        try:
+            target = await self._target(found)
+        except (RoutingError, StoreError, LifecycleError) as error:
+            return _NO_POD if isinstance(error, RoutingError) else _AWAY if isinstance(error, StoreError) else _ENDING
+        if isinstance(target, Peer):
+            return await self._carry(target, found, inbound)
+        if isinstance(target, Refusal):
+            return _REFUSED.get(target.reason, _MOVED)
+        pod, scope = self._pod, inbound.scope
+        assert pod is not None  # noqa: S101 - whose tenant it is, or who found nothing
+        if isinstance(target, Tenant):
+            await pod.serve(target, found.source, scope, inbound.for_app(), inbound.send)
+        elif found.source.missing is None:
+            await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
+        else:
+            return NotServed("there is no such session", holds=False, status=found.source.missing)
+        return None
+
+    # Where it is --------------------------------------------------------------------------------------------------
+
+    async def _target(self, found: Found) -> Tenant | Refusal | Peer | Absent:
+        uid, pod, rooms = found.uid, self._pod, self._rooms
+        if pod is not None and pod.tenants.get(uid) is not None:
+            admitted = await pod.admit(uid, found.source)
+            if not isinstance(admitted, Refusal) or admitted.reason != "moved":
+                return admitted
+        index = rooms.peek(uid)
+        if index is None:
+            if not found.source.place and await self._is_gone(uid):
+                return Absent()
+            index = (await rooms.route(uid)).pod_index
+        if pod is not None and index == pod.server.pod_index:
+            admitted = await pod.admit(uid, found.source)
+            if isinstance(admitted, Refusal):
+                await self._forget(uid)
+            return admitted
+        state = await rooms.pod(index)
+        return Peer(index, None if state is None else PeerAddress.parse(state.report.address))
+
+    async def _is_gone(self, uid: str) -> bool:
+        """Whether a uid that is found only has no link, or that of a process that is gone with all it remembered.
+
+        Its link is removed then: nobody else would ever do so.
+        """
+        rooms = self._rooms
+        link = await rooms.find(uid)
+        if link is None or self._restores:
+            return link is None
+        state = await rooms.pod(link.pod_index)
+        if state is None:
+            return False
+        newer = 0 < link.incarnation < state.incarnation
+        gone = newer or state.dead or state.report.routing_state is RoutingState.SHUTDOWN
+        if gone and self._pod is not None:
+            server, namespace, service = self._pod.server, rooms.namespace, rooms.service_name
+            await server.remove_linked_pod_with_id(namespace, uid, service, link.pod_index)
+        return gone
+
+    async def _forget(self, uid: str) -> None:
+        rooms = self._rooms
+        await rooms.driver.cache_expired(rooms.namespace, uid, rooms.service_name)
+
+    # Carrying it there --------------------------------------------------------------------------------------------
+
+    async def _carry(self, peer: Peer, found: Found, inbound: Inbound) -> NotServed | None:
+        stream = await self._reach(peer)
+        if stream is None:
+            await self._report(peer)
+            return _NOT_REACHED
+        outcome = await self._carry_over(stream, found, inbound)
+        if outcome.carried is Carried.DONE:
+            return None
+        if outcome.carried is Carried.TOO_LARGE:
+            return _TOO_LARGE_HEAD
+        if outcome.carried is Carried.LOST:
+            await self._report(peer)
+            return attrs.evolve(_GONE, holds=inbound.repeatable)
+        await self._forget(found.uid)
+        refused = _MOVED if outcome.refusal is None else _REFUSED.get(outcome.refusal.reason, _MOVED)
+        return refused if inbound.intact else attrs.evolve(refused, holds=False)
+
+    async def carry_unlinked(self, inbound: Inbound) -> bool:
+        """Have a request without a uid served by a process that takes new ones; return whether that was done.
+
+        Raises:
+            ClientGoneError: if the client goes away before its request is whole.
+
+        """
+        try:
+            index = await self._rooms.choose()
+            state = await self._rooms.pod(index)
+        except (RoutingError, StoreError, LifecycleError):
+            return False
+        if state is None or (self._pod is not None and index == self._pod.server.pod_index):
+            return False
+        stream = await self._reach(Peer(index, PeerAddress.parse(state.report.address)))
+        if stream is None:
+            return False
+        outcome = await self._carry_over(stream, None, inbound)
+        if outcome.carried is Carried.DONE:
+            return True
+        if outcome.carried is Carried.LOST and not inbound.repeatable:
+            await answer(inbound.scope, inbound.send, _GONE.status, _GONE.why)
+            return True
+        return not inbound.intact
+
+    async def _reach(self, peer: Peer) -> Stream | None:
+        """Return a stream to a peer; ``None``, and a line in the log, if it is not reached."""
+        if peer.address is None:
+            self._log(peer.pod_index, "it publishes no address for peers: it runs without the middleware")
+            return None
+        stream = self._dialer.open(peer.address)
+        if stream is not None:
+            return stream
+        try:
+            return await self._dialer.connect(peer.address)
+        except PeerUnreachableError as error:
+            self._log(peer.pod_index, error)
+            return None
+
+    async def _carry_over(self, stream: Stream, found: Found | None, inbound: Inbound) -> Outcome:
+        """Carry a request over a stream, which is closed then.
+
+        A body that is not at hand is sent once the owner reads it: before that nothing of it is lost by a refusal.
+        """
+        uid, source = (None, 0) if found is None else (found.uid, self._sources.number(found.source))
+        try:
+            body = b"" if inbound.is_websocket else await inbound.read_ahead(AT_HAND)
+            head = pack_head(inbound.scope, uid, source, body, waits=body is None)
+            if len(head) > MAX_PAYLOAD:
+                return Outcome(Carried.TOO_LARGE)
+            if inbound.is_websocket:
+                return await WebSocketCarrier(stream, inbound.receive, inbound.send).run(head)
+            receive = inbound.receive if body is None else inbound.watch
+            return await HttpCarrier(stream, receive, inbound.send).run(head, watches=body is not None)
+        except AnswerCutError as error:
+            _log.warning("an answer was cut off: %s", error)
+            return Outcome(Carried.DONE)  # without its end: the web server closes the connection
+        except PeerError as error:
+            _log.warning("a peer's answer cannot be read: %s", error)
+            return Outcome(Carried.LOST)
+        finally:
+            stream.close()
+
+    async def _report(self, peer: Peer) -> None:
+        try:
+            await self._rooms.report_unreachable(peer.pod_index)
+        except (StoreError, LifecycleError):
+            return  # it is avoided all the same
+
+    def _log(self, pod_index: int, why: object) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._logged.get(pod_index, -_QUIET) < _QUIET:
+            return
+        if len(self._logged) > _MOST_LOGGED:
+            self._logged.clear()
+        self._logged[pod_index] = now
+        _log.warning("pod %d of %r is not reached: %s", pod_index, self._rooms.service_name, why)

@@ -1,0 +1,25 @@
+"""What can go wrong between the processes of a service. All of it is answered with a 503, and none reaches the app."""
+
+from __future__ import annotations
+
+from stateful_route.errors import StatefulRouteError
+
+
+class PeerError(StatefulRouteError):
+    """A peer was not reached, or did not answer as it should."""
+
+
+class PeerUnreachableError(PeerError):
+    """There is no connection to a peer: nothing was sent to it."""
+
+
+class PeerLostError(PeerError):
+    """The connection to a peer ended while a request was under way: what it did with it is not known."""
+
+
+class PeerProtocolError(PeerError):
+    """A peer sent what cannot be read. The connection is closed."""
+
+
+class PeerRefusedError(PeerUnreachableError):
+    """A peer, or whoever has its address now, does not prove that it is of this service."""

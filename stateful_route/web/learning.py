@@ -1,0 +1,96 @@
+"""Learns a uid that the app has made, from its answer: no client has it before it is in Redis."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from stateful_route.errors import StatefulRouteError
+from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.web.uids.request import AnswerHead, RequestHead
+
+if TYPE_CHECKING:
+    from stateful_route.web.app_run import AppRun
+    from stateful_route.web.peer.carry import Message, Send
+    from stateful_route.web.pod import Pod
+    from stateful_route.web.sticky import Sticky
+    from stateful_route.web.uids.found import UidSources
+
+_log = logging.getLogger("stateful_route")
+
+
+class Learning:
+    """Holds the start of an answer until the uid in it is claimed; and its body, if the uid is in that."""
+
+    def __init__(self, pod: Pod, sources: UidSources, scope: Message, run: AppRun, sticky: Sticky, send: Send) -> None:
+        """Have seen nothing."""
+        self._pod = pod
+        self._sources = sources
+        self._scope = scope
+        self._run = run
+        self._sticky = sticky
+        self._send = send
+        self._start: Message | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._done = False
+        self._dropped = False
+
+    async def send(self, message: Message) -> None:
+        """Take an event of the answer."""
+        if self._dropped:
+            return
+        if self._done:
+            await self._send(message)
+        elif message["type"] == "http.response.start":
+            await self._begin(message)
+        elif self._start is not None:
+            await self._collect(message)
+        else:
+            await self._send(message)
+
+    async def _begin(self, start: Message) -> None:
+        head = AnswerHead(start["status"], list(start.get("headers") or ()), None)
+        if await self._learn(head):
+            if not self._dropped:
+                await self._send(start)
+        elif self._sources.needs_answer(RequestHead(self._scope), head):
+            self._start = start
+        else:
+            self._done = True
+            await self._send(start)
+
+    async def _collect(self, message: Message) -> None:
+        assert self._start is not None  # noqa: S101 - by the caller
+        self._parts.append(message.get("body", b""))
+        self._size += len(self._parts[-1])
+        more = message.get("more_body", False)
+        if more and self._size <= self._sources.answer_limit:
+            return
+        start, self._start = self._start, None
+        body = b"".join(self._parts)
+        whole = None if more or self._size > self._sources.answer_limit else body
+        await self._learn(AnswerHead(start["status"], list(start.get("headers") or ()), whole))
+        self._done = True
+        if not self._dropped:
+            await self._send(start)
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _learn(self, head: AnswerHead) -> bool:
+        """Claim the uid in the answer; return whether there was one."""
+        found = self._sources.learn(RequestHead(self._scope), head)
+        if found is None:
+            return False
+        self._done = True
+        try:
+            ownership = await self._pod.server.claim(found.uid, idle_ttl=found.source.ttl)
+            ownership.require()
+        except StatefulRouteError as error:
+            _log.warning("%r was made by the app and could not be claimed: %s", found.uid, error)
+            self._dropped = True
+            await answer(self._scope, self._send, UNAVAILABLE, "the session that was made cannot be kept now")
+            return True
+        tenant = self._pod.tenants.take_in(ownership)
+        self._sticky.uid, self._sticky.ownership = found.uid, ownership
+        self._run.adopt(tenant)
+        return True

@@ -1,0 +1,116 @@
+"""The lifespan of the app with ours inside: its start before ours, our end before its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.errors import StatefulRouteError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from stateful_route.web.app_run import App
+    from stateful_route.web.peer.carry import Message, Receive, Send
+
+_log = logging.getLogger("stateful_route")
+
+
+class Lifespan:
+    """Runs the lifespan of an app, or that of one that has none."""
+
+    def __init__(
+        self,
+        app: App | None,
+        receive: Receive,
+        send: Send,
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Have done nothing; ``start`` is called once the app has started, and ``stop`` before it ends."""
+        self._app = app
+        self._receive = receive
+        self._send = send
+        self._start = start
+        self._stop = stop
+        self._asked = False
+        self._started = False
+
+    async def run(self, scope: Message) -> None:
+        """Return once the lifespan has ended."""
+        if self._app is not None and await self._has_one(self._app, scope):
+            return
+        if not self._asked:
+            await self._receive()
+        if not await self._begin({"type": "lifespan.startup.complete"}):
+            return
+        await self._receive()
+        await self._stop()
+        await self._send({"type": "lifespan.shutdown.complete"})
+
+    async def _has_one(self, app: App, scope: Message) -> bool:
+        """Run that of the app; return whether it has one."""
+        try:
+            await app(scope, self.receive, self.send)
+        except Exception:
+            if self._asked:
+                if self._started:
+                    await self._stop()
+                raise
+            return False  # as the specification says: an app that does not know the lifespan raises
+        return self._asked
+
+    async def receive(self) -> Message:
+        """Return the next event for the app."""
+        self._asked = True
+        message = await self._receive()
+        if message["type"] == "lifespan.shutdown" and self._started:
+            await self._stop()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Take what the app answers."""
+        if message["type"] == "lifespan.startup.complete":
+            await self._begin(message)
+        else:
+            await self._send(message)
+
+    async def _begin(self, complete: Message) -> bool:
+        try:
+            await self._start()
+        except StatefulRouteError as error:
+            _log.error("the middleware cannot start: %s", error)
+            await self._send({"type": "lifespan.startup.failed", "message": f"stateful_route: {error}"})
+            return False
+        self._started = True
+        await self._send(complete)
+        return True
+
+
+class Once:
+    """Something that is started once, however many ask, and again if it failed."""
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have started nothing."""
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it was done."""
+        task = self._task
+        return task is not None and task.done() and not task.cancelled() and task.exception() is None
+
+    async def run(self) -> None:
+        """Do it, or wait for who does it."""
+        task = self._task
+        if task is None or (task.done() and not self.done):
+            task = self._task = asyncio.ensure_future(self._work())
+        await asyncio.shield(task)
+
+    async def cancel(self) -> None:
+        """Give it up."""
+        if self._task is not None:
+            await cancel_and_wait(self._task)

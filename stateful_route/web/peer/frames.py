@@ -1,0 +1,201 @@
+"""The frames that peers send each other, and how their payloads are written and read.
+
+A frame is a head of nine bytes, the length of the payload, the kind and the number of the stream, and the payload. One
+stream is one request or one WebSocket. Requests are not sent as HTTP: what the web server has parsed is sent in parts
+with their lengths in front, so that nothing in a request can be read as the beginning of another one.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route.web.errors import PeerProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+FRAME = struct.Struct(">IBI")
+HEAD_SIZE = FRAME.size
+
+MAX_CHUNK = 128 * 1024
+"""The most bytes of a body in one frame: between two of them other streams have their turn."""
+
+MAX_PAYLOAD = 1024 * 1024
+"""The longest payload in bytes: heads and WebSocket messages in one piece."""
+
+WINDOW = 256 * 1024
+"""How many bytes of one direction of a stream may be on their way, or wait for a slow reader."""
+
+
+class Kind(enum.IntEnum):
+    """What a frame says. Those of a request go from the edge, where it arrived, to its owner; the others back."""
+
+    OPEN = 1
+    """Edge: a request, or a WebSocket."""
+    BODY = 2
+    """Both: a part of a body."""
+    LAST = 3
+    """Both: the last part of a body, and the end of that direction."""
+    START = 4
+    """Owner: status and headers."""
+    TRAILERS = 5
+    """Owner: trailers, after the last part of the body."""
+    TEXT = 6
+    """Both: a WebSocket message of text, or the end of one that came in parts."""
+    BINARY = 7
+    """Both: a WebSocket message of bytes, or the end of one that came in parts."""
+    PART = 8
+    """Both: a part of a long WebSocket message."""
+    ACCEPT = 9
+    """Owner: the WebSocket is accepted."""
+    CLOSE = 10
+    """Both: the WebSocket is closed, with a code."""
+    ENDED = 11
+    """Owner: the application has ended, and there is no more to come."""
+    REFUSED = 12
+    """Owner: nothing was done: the uid is not served here."""
+    GONE = 13
+    """Edge: the client went away, or nobody waits for the answer any more."""
+    CREDIT = 14
+    """Both: so many bytes more may be sent on this stream."""
+    WANT = 15
+    """Owner: the application reads the body; sent if the client waits for that (100-continue)."""
+    PING = 16
+    """Both: is there anybody?"""
+    PONG = 17
+    """Both: the answer to a ping."""
+    HELLO = 18
+    """Edge: who asks for the connection; the first frame."""
+    CHALLENGE = 19
+    """Owner: who it is, proven; or why it refuses."""
+    PROOF = 20
+    """Edge: that it is who it says; from here on streams may be opened."""
+
+
+_KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
+
+
+def kind_of(number: int) -> Kind:
+    """Return the kind of that number.
+
+    Raises:
+        PeerProtocolError: if there is none.
+
+    """
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise PeerProtocolError(f"a frame of the unknown kind {number}")
+    return kind
+
+
+def pack(parts: Sequence[bytes]) -> bytes:
+    """Return the parts in one payload: their number, their lengths, and they themselves."""
+    count = len(parts)
+    return struct.pack(f">H{count}I", count, *map(len, parts)) + b"".join(parts)
+
+
+def unpack(payload: bytes) -> list[bytes]:
+    """Return the parts of a payload.
+
+    Raises:
+        PeerProtocolError: if it is not what ``pack`` returns.
+
+    """
+    try:
+        (count,) = struct.unpack_from(">H", payload)
+        lengths = struct.unpack_from(f">{count}I", payload, 2)
+    except struct.error as error:
+        raise PeerProtocolError(f"a payload of {len(payload)} bytes is too short for its parts") from error
+    begin = 2 + 4 * count
+    if begin + sum(lengths) != len(payload):
+        raise PeerProtocolError(f"a payload of {len(payload)} bytes does not have the length of its parts")
+    parts = []
+    for length in lengths:
+        end = begin + length
+        parts.append(payload[begin:end])
+        begin = end
+    return parts
+
+
+def flat(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return names and values of headers by turns."""
+    return [part for header in headers for part in header]
+
+
+def paired(parts: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return headers from names and values by turns.
+
+    Raises:
+        PeerProtocolError: if a value is missing.
+
+    """
+    if len(parts) % 2:
+        raise PeerProtocolError("a header without a value")
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def pack_number(number: int, *parts: bytes) -> bytes:
+    """Return the payload of a status or a code, with what belongs to it."""
+    return struct.pack(">H", number) + pack(parts)
+
+
+def unpack_number(payload: bytes) -> tuple[int, list[bytes]]:
+    """Return what ``pack_number`` was given.
+
+    Raises:
+        PeerProtocolError: if it is not what ``pack_number`` returns.
+
+    """
+    if len(payload) < 2:  # noqa: PLR2004 - the size of the number
+        raise PeerProtocolError("a payload that is too short for its number")
+    return int.from_bytes(payload[:2], "big"), unpack(payload[2:])
+
+
+def text_of(part: bytes) -> str:
+    """Return a part that is text.
+
+    Raises:
+        PeerProtocolError: if it is not UTF-8.
+
+    """
+    try:
+        return part.decode()
+    except UnicodeDecodeError as error:
+        raise PeerProtocolError("a part that is not UTF-8") from error
+
+
+@attrs.frozen
+class Refusal:
+    """Why a peer did nothing with a request.
+
+    Attributes:
+        reason: ``moved`` (the uid is another pod's, or nobody's), ``away`` (Redis does not answer), ``full``,
+            ``leaving``.
+        pod_index: who owns the uid, as far as the peer knows; ``None`` if it does not.
+
+    """
+
+    reason: str
+    pod_index: int | None = None
+
+    def to_payload(self) -> bytes:
+        """Return the payload of the frame."""
+        index = b"" if self.pod_index is None else str(self.pod_index).encode()
+        return pack([self.reason.encode(), index])
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Refusal:
+        """Read the payload of the frame.
+
+        Raises:
+            PeerProtocolError: if it cannot be read.
+
+        """
+        parts = unpack(payload)
+        if len(parts) != 2 or not (parts[1] == b"" or (parts[1].isdigit() and len(parts[1]) < 10)):  # noqa: PLR2004
+            raise PeerProtocolError("a refusal that cannot be read")
+        return cls(text_of(parts[0]), int(parts[1]) if parts[1] else None)

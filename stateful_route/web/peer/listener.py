@@ -1,0 +1,166 @@
+"""The owner's side: takes connections of peers, and hands each stream on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stateful_route.errors import ConfigError
+from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
+from stateful_route.web.peer.address import PeerAddress
+from stateful_route.web.peer.connection import Connection
+from stateful_route.web.peer.dialer import MAGIC, read_json
+from stateful_route.web.peer.frames import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stateful_route.web.peer.keys import PeerKey, PeerKeys
+    from stateful_route.web.peer.stream import Stream
+
+_log = logging.getLogger("stateful_route")
+
+# Seconds that who connects has to prove who it is.
+_HELLO_WITHIN = 5.0
+# A peer has one connection; the rest is for those that come and go.
+_MOST_CONNECTIONS = 4096
+
+
+class AcceptedConnection(Connection):
+    """A connection that a peer has made."""
+
+    def __init__(self, listener: PeerListener, *, silence: float) -> None:
+        """Make the protocol."""
+        super().__init__(silence=silence)
+        self._listener = listener
+        self._key: PeerKey | None = None
+        self._nonces = "", secrets.token_hex(16)
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connected(self) -> None:
+        """Wait for the first frame, for a while."""
+        self._listener.connections.add(self)
+        self._patience = self._loop.call_later(_HELLO_WITHIN, self._too_late)
+        if len(self._listener.connections) > _MOST_CONNECTIONS:
+            self.abort(PeerLostError("there are too many connections"))
+
+    def received(self, kind: Kind, sid: int, payload: bytes) -> None:
+        """Check who it is; then open streams."""
+        if self.trusted:
+            if kind is Kind.OPEN:
+                self._listener.take(self.open(sid), payload)
+            return  # what comes for a stream that has ended is dropped
+        if kind is Kind.HELLO and self._key is None:
+            self._challenge(read_json(payload))
+        elif kind is Kind.PROOF and self._key is not None:
+            self._check(read_json(payload), self._key)
+        else:
+            raise PeerProtocolError("something else than a proof of who it is")
+
+    def _challenge(self, hello: dict[str, object]) -> None:
+        scope = self._listener.scope
+        key = self._listener.keys.named(hello.get("key"))
+        if hello.get("magic") != MAGIC:
+            self._refuse("it speaks another version")
+        elif hello.get("scope") != scope:
+            self._refuse("this is another service")
+        elif key is None:
+            self._refuse("it has another secret than this process, or only one of them has one")
+        else:
+            nonce, own = self._nonces = str(hello.get("nonce")), self._nonces[1]
+            self._key = key
+            challenge = {"nonce": own, "proof": key.proof("owner", scope, nonce, own)}
+            self.send(Kind.CHALLENGE, 0, json.dumps(challenge).encode())
+
+    def _check(self, proof: dict[str, object], key: PeerKey) -> None:
+        expected = key.proof("edge", self._listener.scope, *self._nonces)
+        if not hmac.compare_digest(str(proof.get("proof")).encode(), expected.encode()):
+            raise PeerProtocolError("a wrong proof of who it is")
+        self.trust()
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _refuse(self, why: str) -> None:
+        _log.warning("%r is refused: %s", self, why)
+        self.send(Kind.CHALLENGE, 0, json.dumps({"refused": why}).encode())
+        self.close()
+
+    def _too_late(self) -> None:
+        self.abort(PeerLostError("it did not say who it is"))
+
+    def _end(self, error: PeerError) -> None:
+        super()._end(error)
+        self._listener.connections.discard(self)
+        if self._patience is not None:
+            self._patience.cancel()
+
+
+class PeerListener:
+    """A socket on which this process takes requests of its peers."""
+
+    def __init__(self, keys: PeerKeys, scope: str, take: Callable[[Stream, bytes], None], *, silence: float) -> None:
+        """Make one that does not listen yet; ``take`` gets each new stream, and what opened it."""
+        self.keys = keys
+        self.scope = scope
+        self.take = take
+        self.connections: set[AcceptedConnection] = set()
+        self._silence = silence
+        self._server: asyncio.Server | None = None
+        self._path: Path | None = None
+
+    async def listen_tcp(self, host: str, port: int, published: str | None = None) -> PeerAddress:
+        """Listen on an address, port 0 for a free one; return what to publish.
+
+        Raises:
+            ConfigError: if it cannot be listened there.
+
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(self._make, host, port)
+        except OSError as error:
+            raise ConfigError("listen", f"{host}:{port}", f"an address of this host that is free ({error})") from error
+        port = self._server.sockets[0].getsockname()[1]
+        return PeerAddress(published or host, port, keys=tuple(self.keys.names))
+
+    async def listen_unix(self, folder: str | None) -> PeerAddress:
+        """Listen on a unix socket in a folder, by default one of this user; return what to publish.
+
+        Raises:
+            ConfigError: if it cannot be listened there.
+
+        """
+        loop = asyncio.get_running_loop()
+        where = Path(folder or Path(tempfile.gettempdir()) / f"stateful-route-{os.getuid()}")
+        path = where / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
+        try:
+            where.mkdir(mode=0o700, exist_ok=True)  # noqa: ASYNC240 - once, at the start
+            self._server = await loop.create_unix_server(self._make, str(path))
+        except OSError as error:
+            raise ConfigError("listen", f"unix://{where}", f"a folder for unix sockets ({error})") from error
+        self._path = path
+        return PeerAddress(path=str(path), keys=tuple(self.keys.names))
+
+    def _make(self) -> AcceptedConnection:
+        return AcceptedConnection(self, silence=self._silence)
+
+    def close(self) -> None:
+        """Take no more connections; those that are there go on."""
+        if self._server is not None:
+            self._server.close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def close_connections(self) -> None:
+        """Close those that are there."""
+        for connection in list(self.connections):
+            connection.close()

@@ -1,0 +1,218 @@
+"""This process as a pod of the service: what it owns it serves, for its own clients and for those of its peers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from stateful_route._background.tasks import Tasks, cancel_and_wait
+from stateful_route._single_flight import SingleFlight
+from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
+from stateful_route.web.app_run import AppRun
+from stateful_route.web.errors import PeerError
+from stateful_route.web.learning import Learning
+from stateful_route.web.peer.exchange import Exchange
+from stateful_route.web.peer.frames import Refusal
+from stateful_route.web.sticky import STATE_KEY, Sticky
+
+if TYPE_CHECKING:
+    from stateful_route.server.driver import ServerDriver
+    from stateful_route.web.app_run import App
+    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.peer.stream import Stream
+    from stateful_route.web.settings import EdgeSettings, PodSettings
+    from stateful_route.web.tenants import Tenant, Tenants
+    from stateful_route.web.uids.sources import UidSource
+
+_log = logging.getLogger("stateful_route")
+
+MOVED, AWAY, FULL, LEAVING = "moved", "away", "full", "leaving"
+
+# Seconds between two looks whether a uid is owned again, and that carried requests have to end when the process does.
+_LOOK = 0.02
+_END_WITHIN = 5.0
+
+
+class Pod:
+    """Serves the uids that this process owns."""
+
+    def __init__(
+        self, app: App, server: ServerDriver, tenants: Tenants, edge: EdgeSettings, settings: PodSettings
+    ) -> None:
+        """Serve with an app, a driver that runs, and the tenants that its hand-off knows."""
+        self.server = server
+        self.tenants = tenants
+        self.state: dict[str, Any] = {}
+        """What the app keeps in the state of its lifespan."""
+        self.template: dict[str, Any] = {}
+        """What frameworks add to a scope before it gets here."""
+        self._app = app
+        self._sources = edge.sources
+        self._patience = edge.patience
+        self._serves_while_away = settings.while_away == "serve"
+        self._away_for = edge.config.heartbeat
+        self._away_until = 0.0
+        self._lease = edge.config.lease_seconds
+        self._renewing = SingleFlight[str, None](edge.config.call_deadline_seconds, "heartbeat")
+        self._carried: set[asyncio.Task[None]] = set()
+        self.tasks = Tasks()
+
+    # Whether a uid is served here ---------------------------------------------------------------------------------
+
+    async def admit(self, uid: str, source: UidSource) -> Tenant | Refusal:
+        """Return the tenant of a uid that may be served here, claiming it if it is nobody's; or why it may not.
+
+        A uid that is being handed off is waited for: it is another pod's after that, or still this one's.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
+        while (tenant := self.tenants.get(uid)) is not None:
+            if tenant.admits:
+                return tenant
+            if not tenant.closing:
+                return tenant if await self.may_serve(tenant) else self._not_owned(tenant)
+            await tenant.opened(until - loop.time())
+            if tenant.closing and loop.time() >= until:
+                return Refusal(LEAVING)
+        return await self._claim(uid, source)
+
+    def _not_owned(self, tenant: Tenant) -> Refusal:
+        return Refusal(MOVED if tenant.lost else AWAY)
+
+    async def _claim(self, uid: str, source: UidSource) -> Tenant | Refusal:
+        try:
+            ownership = self.server.owned(uid) or await self.server.claim(uid, idle_ttl=source.ttl)
+        except StoreError:
+            return Refusal(AWAY)
+        except LifecycleError:
+            return Refusal(LEAVING)
+        if ownership.is_owned():
+            return self.tenants.take_in(ownership)
+        if ownership.full:
+            return Refusal(FULL)
+        other = ownership.pod_index
+        return Refusal(MOVED, None if other == self.server.pod_index else other)
+
+    async def may_serve(self, tenant: Tenant) -> bool:
+        """Whether a uid may be served that this process held, and does not own just now.
+
+        Its lease has run out: it was stopped, or Redis is away. It says so to Redis, and sees what that knows. If it
+        does not answer, the setting ``while_away`` decides.
+        """
+        if tenant.ownership.is_owned():
+            return True
+        loop = asyncio.get_running_loop()
+        if not tenant.lost and loop.time() >= self._away_until:
+            try:
+                await self._renewing.run("", self.server.renew)
+            except StoreError:
+                self._away_until = loop.time() + self._away_for
+            except LifecycleError:
+                return False
+            else:
+                return await self._settled(tenant, loop.time() + self._lease)
+        return not tenant.lost and (tenant.ownership.is_owned() or self._serves_while_away)
+
+    async def _settled(self, tenant: Tenant, until: float) -> bool:
+        """Return whether the uid is owned, once Redis was asked for each that is held."""
+        loop = asyncio.get_running_loop()
+        while not tenant.lost and loop.time() < until:
+            ownership = self.server.owned(tenant.uid)
+            if ownership is not None:
+                self.tenants.take_in(ownership)
+                return True
+            await asyncio.sleep(_LOOK)
+        return False
+
+    # Serving ------------------------------------------------------------------------------------------------------
+
+    async def serve(self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send) -> None:
+        """Run the app for a request of a uid that is owned."""
+        is_websocket = scope["type"] == "websocket"
+        if source.release_on and not is_websocket:
+            send = self._releasing(tenant, source, scope["method"], send)
+        run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
+        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership))
+        await run.run(self._app, scope)
+
+    async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
+        """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
+        is_websocket = scope["type"] == "websocket"
+        run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve)
+        sticky = Sticky(self.server, uid)
+        self._enter(scope, sticky)
+        if self._sources.learned and not is_websocket:
+            run.wrap_send(lambda inner: Learning(self, self._sources, scope, run, sticky, inner).send)
+        await run.run(self._app, scope)
+
+    def _enter(self, scope: Message, sticky: Sticky) -> None:
+        state = scope.get("state")
+        if state is None:
+            state = scope["state"] = {}
+        state[STATE_KEY] = sticky
+
+    def _releasing(self, tenant: Tenant, source: UidSource, method: str, send: Send) -> Send:
+        """Return ``send`` that releases the uid once the answer says that it has ended."""
+
+        async def send_and_release(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                deleted = method == "DELETE" and 200 <= status < 300 and "delete" in source.release_on  # noqa: PLR2004
+                if deleted or status in source.release_on:
+                    self.tasks.start(self._release(tenant), f"release of {tenant.uid!r}")
+            await send(message)
+
+        return send_and_release
+
+    async def _release(self, tenant: Tenant) -> None:
+        try:
+            await tenant.ownership.release()
+        except StatefulRouteError as error:
+            _log.warning("%r has ended and could not be released: %s", tenant.uid, error)
+
+    # What peers carry here ----------------------------------------------------------------------------------------
+
+    def take(self, stream: Stream, payload: bytes) -> None:
+        """Serve a request of a peer: what its listener calls."""
+        exchange = Exchange(stream, payload)
+        task = asyncio.get_running_loop().create_task(self._serve_carried(exchange))
+        self._carried.add(task)
+        task.add_done_callback(self._carried.discard)
+
+    async def _serve_carried(self, exchange: Exchange) -> None:
+        try:
+            await self._serve_exchange(exchange)
+        except PeerError as error:
+            _log.warning("a request of a peer cannot be read: %s", error)
+        except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
+            _log.exception("the app failed with a request that a peer carried here")
+        finally:
+            exchange.finish()
+
+    async def _serve_exchange(self, exchange: Exchange) -> None:
+        head = exchange.head
+        scope = head.scope
+        scope.update(self.template)
+        scope["state"] = self.state.copy()
+        if head.uid is None:
+            await self.serve_unlinked(scope, exchange.receive, exchange.send)
+            return
+        source = self._sources.numbered(head.source)
+        tenant = self.tenants.serving(head.uid)
+        if tenant is None:
+            admitted = await self.admit(head.uid, source)
+            if isinstance(admitted, Refusal):
+                exchange.refuse(admitted)
+                return
+            tenant = admitted
+        await self.serve(tenant, source, scope, exchange.receive, exchange.send)
+
+    async def stop(self) -> None:
+        """Let what peers have carried here come to its end, for a while; then cancel it."""
+        for run in self.tenants.runs():
+            run.end_stream()
+        if self._carried:
+            await asyncio.wait(self._carried, timeout=_END_WITHIN)
+        await cancel_and_wait(*self._carried)
+        await self.tasks.stop()

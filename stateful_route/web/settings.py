@@ -1,0 +1,152 @@
+"""What the middleware and the gateway are told, checked."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import attrs
+
+from stateful_route._validation import check_count, check_id, check_seconds
+from stateful_route.config import BaseConfig
+from stateful_route.errors import ConfigError
+from stateful_route.server.callbacks import check_hand_off
+from stateful_route.web.peer.keys import PeerKeys
+from stateful_route.web.uids.found import UidSources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stateful_route.server.hand_over import HandOff
+    from stateful_route.web.peer.keys import Secret
+    from stateful_route.web.uids.request import RequestHead
+    from stateful_route.web.uids.sources import UidSource
+
+    Uids: TypeAlias = "UidSource | Sequence[UidSource]"
+    Scope: TypeAlias = "UidSource | Callable[[RequestHead], str | None] | None"
+
+DrainMode: TypeAlias = Literal["hand_off", "linger", "release"]
+WhileAway: TypeAlias = Literal["serve", "refuse"]
+
+_URL_VARIABLES = "STATEFUL_ROUTE_URL", "REDIS_URL"
+_SECRET_VARIABLE = "STATEFUL_ROUTE_SECRET"  # noqa: S105 - the name of a variable
+_HOST_VARIABLE = "STATEFUL_ROUTE_PEER_HOST"
+_DRAINS = "hand_off", "linger", "release"
+_AWAY = "serve", "refuse"
+
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(name, value, f"one of {', '.join(allowed)}")
+
+
+@attrs.frozen(kw_only=True)
+class EdgeSettings:
+    """What an edge needs to know: where Redis is, which service, where its uids are, and for how long it waits."""
+
+    service: str
+    sources: UidSources
+    redis: Any
+    config: BaseConfig
+    keys: PeerKeys
+    patience: float
+    max_held: int
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        service: str,
+        uid: Uids,
+        redis: Any,
+        namespace: str | None,
+        config: BaseConfig | None,
+        scope: Scope,
+        secret: Secret | Sequence[Secret],
+        patience: float | None,
+        max_held: int,
+    ) -> EdgeSettings:
+        """Return the settings.
+
+        Raises:
+            ConfigError: if one is missing or wrong.
+            InvalidArgumentError: naming the one of a wrong type or range.
+
+        """
+        check_id("service", service)
+        config = BaseConfig.from_env() if config is None else config
+        config = config if namespace is None else attrs.evolve(config, namespace=namespace)
+        if redis is None:
+            redis = next((os.environ[name] for name in _URL_VARIABLES if os.environ.get(name)), None)
+        if redis is None:
+            allowed = f"a URL or a client of redis-py; or set {' or '.join(_URL_VARIABLES)} in the environment"
+            raise ConfigError("redis", None, allowed)
+        if patience is None:
+            patience = config.lease_seconds + 1.0
+        check_seconds("patience", patience)
+        check_count("max_held", max_held)
+        return cls(
+            service=service,
+            sources=UidSources(uid, scope),
+            redis=redis,
+            config=config,
+            keys=PeerKeys(os.environ.get(_SECRET_VARIABLE) if secret is None else secret),
+            patience=patience,
+            max_held=max_held,
+        )
+
+    @property
+    def scope(self) -> str:
+        """What peers tell each other that they are of."""
+        return f"{self.config.namespace}/{self.service}"
+
+
+@attrs.frozen(kw_only=True)
+class PodSettings:
+    """What a process that serves uids needs to know on top: where it listens, and how it leaves."""
+
+    listen: str
+    host: str | None
+    hand_off: HandOff | None
+    drain: DrainMode
+    linger_idle: float
+    while_away: WhileAway
+    on_signal: bool
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        listen: str,
+        host: str | None,
+        hand_off: HandOff | None,
+        drain: DrainMode | None,
+        linger_idle: float,
+        while_away: WhileAway,
+        on_signal: bool,
+    ) -> PodSettings:
+        """Return the settings.
+
+        Raises:
+            ConfigError: if they are wrong, or do not go together.
+            InvalidArgumentError: naming the one of a wrong type or range.
+
+        """
+        if hand_off is not None:
+            check_hand_off("hand_off", hand_off)
+        if drain is None:
+            drain = "linger" if hand_off is None else "hand_off"
+        _choice("drain", drain, _DRAINS)
+        _choice("while_away", while_away, _AWAY)
+        if drain == "hand_off" and hand_off is None:
+            raise ConfigError("drain", drain, "'linger' or 'release' without a hand_off")
+        check_seconds("linger_idle", linger_idle)
+        return cls(
+            listen=listen,
+            host=host or os.environ.get(_HOST_VARIABLE),
+            hand_off=hand_off,
+            drain=drain,
+            linger_idle=linger_idle,
+            while_away=while_away,
+            on_signal=on_signal,
+        )

@@ -1,0 +1,96 @@
+"""What an app sees of the routing: the uid of its request, and the right to serve it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stateful_route.errors import LifecycleError
+
+if TYPE_CHECKING:
+    from stateful_route.server.driver import ServerDriver
+    from stateful_route.server.ownership import Ownership
+
+STATE_KEY = "sticky"
+"""Where it is in ``scope["state"]``: ``request.state.sticky`` in Starlette and FastAPI."""
+
+
+class Sticky:
+    """The routing of one request.
+
+    Attributes:
+        uid: of the request; ``None`` if it has none.
+        ownership: the right of this process to serve the uid; ``None`` without one, as for a uid that is found only
+            and has no link.
+        server: the driver of this process.
+
+    """
+
+    __slots__ = ("ownership", "server", "uid")
+
+    def __init__(self, server: ServerDriver, uid: str | None = None, ownership: Ownership | None = None) -> None:
+        """Note what the request has."""
+        self.server = server
+        self.uid = uid
+        self.ownership = ownership
+
+    def __repr__(self) -> str:
+        return f"<Sticky: {self.uid!r} at pod {self.server.pod_index}, epoch {self.epoch}>"
+
+    @classmethod
+    def of(cls, request: Any) -> Sticky:
+        """Return that of a request, a WebSocket, or an ASGI scope.
+
+        Raises:
+            LifecycleError: if it did not come through the middleware.
+
+        """
+        scope = request if isinstance(request, dict) else request.scope
+        found = (scope.get("state") or {}).get(STATE_KEY)
+        if not isinstance(found, cls):
+            raise LifecycleError("this request did not come through StickyMiddleware: add it to the app")
+        return found
+
+    @property
+    def epoch(self) -> int | None:
+        """The fencing token of the uid: rises with every change of owner; ``None`` without an owner."""
+        return None if self.ownership is None else self.ownership.epoch
+
+    @property
+    def inherited(self) -> bool:
+        """Whether an older life of this pod had the uid, so that its memory of it is gone."""
+        return self.ownership is not None and self.ownership.inherited
+
+    @property
+    def pod_index(self) -> int | None:
+        """Which pod this process is."""
+        return self.server.pod_index
+
+    def is_owned(self) -> bool:
+        """Whether this process may serve the uid now. Local: no I/O."""
+        return self.ownership is not None and self.ownership.is_owned()
+
+    async def mint(self, prefix: str = "") -> str:
+        """Return a new uid of 128 random bits that this process has claimed: an id for a client to bring back.
+
+        Raises:
+            InvalidArgumentError: if the prefix cannot be part of an id.
+            NotOwnerError: if it could not be claimed.
+            StoreError: if Redis did not answer.
+
+        """
+        return (await self.server.mint(prefix)).uid
+
+    async def claim(self, uid: str) -> Ownership:
+        """Claim a uid that the app has made; see ``ServerDriver.claim``."""
+        return await self.server.claim(uid)
+
+    async def release(self, uid: str | None = None) -> bool:
+        """Give a uid up, by default that of the request; return whether it was this process's.
+
+        Raises:
+            StoreError: if Redis did not answer.
+
+        """
+        uid = self.uid if uid is None else uid
+        ownership = None if uid is None else self.server.owned(uid)
+        return False if ownership is None else await ownership.release()

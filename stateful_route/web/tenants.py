@@ -1,0 +1,161 @@
+"""The uids that this process serves: the requests of each that run, and the gate that a hand-off closes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
+
+    from stateful_route.server.driver import ServerDriver
+    from stateful_route.server.ownership import Ownership
+    from stateful_route.web.app_run import AppRun
+
+_log = logging.getLogger("stateful_route")
+
+
+class Tenant:
+    """A uid that this process owns, and what of it runs here."""
+
+    __slots__ = ("_idle", "_opened", "closing", "lost", "ownership", "runs", "uid")
+
+    def __init__(self, uid: str, ownership: Ownership) -> None:
+        """Begin with nothing that runs."""
+        self.uid = uid
+        self.ownership = ownership
+        self.runs: dict[AppRun, AbstractContextManager[None]] = {}
+        """What runs, and by what the uid counts as used meanwhile."""
+        self.closing = False
+        """Whether the gate is closed: nothing of the uid may begin here."""
+        self.lost = False
+        """Whether this process does not own the uid any more."""
+        self._idle: asyncio.Future[None] | None = None
+        self._opened: asyncio.Future[None] | None = None
+
+    @property
+    def admits(self) -> bool:
+        """Whether a request of the uid may run here now."""
+        return not self.closing and self.ownership.is_owned()
+
+    def enter(self, run: AppRun) -> None:
+        """Note what runs: the uid is in use."""
+        self.runs[run] = use = self.ownership.in_use()
+        use.__enter__()
+
+    def leave(self, run: AppRun) -> None:
+        """Note that it has ended."""
+        self.runs.pop(run).__exit__(None, None, None)
+        if not self.runs and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def idle(self) -> None:
+        """Return once nothing of the uid runs."""
+        while self.runs:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    async def opened(self, within: float) -> None:
+        """Return once the gate is open, or the uid is not this process's any more, or after so many seconds."""
+        if self.closing and not self.lost:
+            if self._opened is None:
+                self._opened = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._opened], timeout=within)
+
+    def open(self) -> None:
+        """Open the gate."""
+        self.closing = False
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_result(None)
+        self._opened = None
+
+    def end_streams(self) -> None:
+        """End what has no end of its own: WebSockets and event streams. Their clients come again."""
+        for run in list(self.runs):
+            run.end_stream()
+
+
+class Tenants:
+    """All uids that this process serves."""
+
+    def __init__(
+        self, server: ServerDriver, hand_off: Callable[[str], Awaitable[object] | None] | None, *, reopen_after: float
+    ) -> None:
+        """Serve none; ``reopen_after`` is for how many seconds a uid that was handed off may stay unreleased."""
+        self._server = server
+        self._hand_off = hand_off
+        self._reopen_after = reopen_after
+        self._tenants: dict[str, Tenant] = {}
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+    def get(self, uid: str) -> Tenant | None:
+        """Return what is known of a uid that this process owns, or did a moment ago."""
+        return self._tenants.get(uid)
+
+    def serving(self, uid: str) -> Tenant | None:
+        """Return the tenant of a uid that may be served here now. No I/O."""
+        tenant = self._tenants.get(uid)
+        if tenant is not None:
+            return tenant if tenant.admits else None
+        ownership = self._server.owned(uid)
+        return None if ownership is None else self.take_in(ownership)
+
+    def take_in(self, ownership: Ownership) -> Tenant:
+        """Return the tenant of a uid that was claimed."""
+        tenant = self._tenants.get(ownership.uid)
+        if tenant is not None and tenant.ownership is ownership:
+            return tenant
+        if tenant is not None and not tenant.lost:  # the same tenure, in another life of the pod
+            tenant.ownership = ownership
+        else:
+            tenant = self._tenants[ownership.uid] = Tenant(ownership.uid, ownership)
+        kept = tenant
+        ownership.on_lost(lambda: self._lost(kept, ownership))
+        return tenant
+
+    def _lost(self, tenant: Tenant, ownership: Ownership) -> None:
+        if tenant.ownership is not ownership:
+            return
+        tenant.lost = True
+        if self._tenants.get(tenant.uid) is tenant:
+            del self._tenants[tenant.uid]
+        tenant.open()  # who waits looks for the new owner
+        tenant.end_streams()
+
+    async def hand_off(self, uid: str) -> None:
+        """Let what runs come to its end, let nothing begin, and hand the uid off: what the server driver calls.
+
+        The gate stays closed until the uid is released; it opens again if the hand-off fails, or is cut off.
+        """
+        tenant = self._tenants.get(uid)
+        if tenant is None:
+            await self._call(uid)
+            return
+        tenant.closing = True
+        try:
+            tenant.end_streams()
+            await tenant.idle()
+            await self._call(uid)
+        except BaseException:
+            tenant.open()
+            raise
+        asyncio.get_running_loop().call_later(self._reopen_after, self._reopen, tenant)
+
+    async def _call(self, uid: str) -> None:
+        if self._hand_off is not None:
+            result = self._hand_off(uid)
+            if result is not None:
+                await result
+
+    def _reopen(self, tenant: Tenant) -> None:
+        if tenant.closing and not tenant.lost:
+            _log.warning("%r was handed off and is not released: it is served here again", tenant.uid)
+            tenant.open()
+
+    def runs(self) -> list[AppRun]:
+        """Return all that runs."""
+        return [run for tenant in self._tenants.values() for run in tenant.runs]

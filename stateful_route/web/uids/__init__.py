@@ -1,0 +1,1 @@
+"""Where the uid of a request is, or how it comes to be: the sources of uids."""
