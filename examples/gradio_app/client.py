@@ -12,12 +12,12 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from examples.harness import Example
-from examples.harness.http import TIMEOUT
 
 if TYPE_CHECKING:
     from examples.harness import Session
 
 _PAUSE = 0.1  # seconds between two notes
+_RESULT = 8.0  # seconds; longer than a lease
 _NOTES = 10  # of a visit
 
 
@@ -43,12 +43,16 @@ async def _write(client: Client, session: Session) -> None:
         await anyio.sleep(_PAUSE)
         text = f"note {number}"
         try:
-            answer = await _in_thread(lambda text=text: client.submit(text, api_name="/note").result(timeout=TIMEOUT))
+            answer = await _in_thread(lambda text=text: client.submit(text, api_name="/note").result(timeout=_RESULT))
         except (AppError, CancelledError, KeyError, ValueError) as error:  # the server does not know the session
             session.looked(kept=False)
             session.failed(f"{type(error).__name__}: {str(error)[:80]}", safe=False)
             return
-        except (httpx.HTTPError, TimeoutError) as error:
+        except TimeoutError:  # it waits for a result that another process has
+            session.looked(kept=False)
+            session.failed("no result", safe=False)
+            return
+        except httpx.HTTPError as error:
             session.failed(f"{type(error).__name__}: {error}", safe=False)  # a call is a POST
             continue
         session.answered()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 STEADY, KILL, ROLLING = "steady", "kill -9 of one", "rolling restart"
 # A dead pod is known as such after its lease of 5 s, and what was held meanwhile comes then.
 _LOOKED_BY = 30.0
+# Without us some never come to look: they wait for what another process has.
+_WITHOUT_BY = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -77,17 +79,17 @@ async def run(example: Example, *, sticky: bool, timing: Timing | None = None) -
                 **example.environment,
             }
             async with fleet_of(example, environment) as fleet:
-                return await _phases(example, fleet, timing or Timing())
+                return await _phases(example, fleet, timing or Timing(), sticky=sticky)
         finally:
             await asyncio.to_thread(server.stop)
 
 
-async def _phases(example: Example, fleet: Fleet, timing: Timing) -> Outcome:
+async def _phases(example: Example, fleet: Fleet, timing: Timing, *, sticky: bool) -> Outcome:
     tally = Tally(example.users)
     stuck: list[str] = []
 
     async def all_looked() -> None:
-        if not await tally.all_looked(_LOOKED_BY):
+        if not await tally.all_looked(_LOOKED_BY if sticky else _WITHOUT_BY):
             stuck.append(tally.phase.name)
 
     async with _users(example, fleet, tally):

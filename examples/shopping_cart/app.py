@@ -1,6 +1,6 @@
 """A shopping cart in a module-level dict: right in one process, and with ``StickyMiddleware`` in any number of them.
 
-STICKY=1 STATEFUL_ROUTE_URL=redis://127.0.0.1 CART_SECRET=change-me uvicorn app:app --workers 4
+STICKY=1 STATEFUL_ROUTE_URL=redis://127.0.0.1 CART_SECRET=$(openssl rand -hex 16) uvicorn app:app --workers 4
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def load(uid: str) -> list[str]:
 if STICKY:
     from stateful_route.web import SignedCookie, StickyMiddleware
 
-    cookie = SignedCookie("cart", secrets=[os.environ.get("CART_SECRET", "change-me")], secure=False)  # plain http here
+    cookie = SignedCookie("cart", secrets=[os.environ["CART_SECRET"]], secure=False)  # plain http here
     app.add_middleware(StickyMiddleware, service="cart", uid=cookie, hand_off=save)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 import anyio
@@ -51,5 +52,6 @@ EXAMPLES = (
         user=visit,
         workers=4,
         needs=("fastapi",),
+        environment={"CART_SECRET": secrets.token_hex(16)},
     ),
 )
