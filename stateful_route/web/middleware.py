@@ -259,7 +259,7 @@ class StickyMiddleware:
         stack.push_async_callback(dialer.close)
         server = self._server(route, config)
         self._tenants = Tenants(server, settings.hand_off, reopen_after=2 * config.call_deadline_seconds)
-        pod = Pod(self._app, server, self._tenants, edge, settings)
+        pod = Pod(self._app, server, rooms, self._tenants, edge, settings)
         pod.state, pod.template = self._state, self._template
         self._edge = Edge(rooms, dialer, edge, pod, restores=settings.hand_off is not None)
         await stack.enter_async_context(server)
@@ -295,7 +295,7 @@ class StickyMiddleware:
         """
         if self._pod is None:
             raise LifecycleError("the middleware is not running")
-        self._draining = True
+        self._draining = self._pod.draining = True
         await self._pod.server.drain()
 
     async def stop(self) -> None:

@@ -17,6 +17,7 @@ from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
 
 if TYPE_CHECKING:
+    from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
     from stateful_route.web.app_run import App
     from stateful_route.web.peer.carry import Message, Receive, Send
@@ -38,16 +39,25 @@ class Pod:
     """Serves the uids that this process owns."""
 
     def __init__(
-        self, app: App, server: ServerDriver, tenants: Tenants, edge: EdgeSettings, settings: PodSettings
+        self,
+        app: App,
+        server: ServerDriver,
+        rooms: ServiceView,
+        tenants: Tenants,
+        edge: EdgeSettings,
+        settings: PodSettings,
     ) -> None:
-        """Serve with an app, a driver that runs, and the tenants that its hand-off knows."""
+        """Serve with an app, a driver that runs, a view of the service, and the tenants that the hand-off knows."""
         self.server = server
         self.tenants = tenants
         self.state: dict[str, Any] = {}
         """What the app keeps in the state of its lifespan."""
         self.template: dict[str, Any] = {}
         """What frameworks add to a scope before it gets here."""
+        self.draining = False
+        """Whether nothing new is taken."""
         self._app = app
+        self._rooms = rooms
         self._sources = edge.sources
         self._patience = edge.patience
         self._serves_while_away = settings.while_away == "serve"
@@ -82,6 +92,8 @@ class Pod:
 
     async def _claim(self, uid: str, source: UidSource) -> Tenant | Refusal:
         try:
+            if self.draining and not await self._is_linked_here(uid):
+                return Refusal(MOVED)  # it was handed over: a claim would take it back
             ownership = self.server.owned(uid) or await self.server.claim(uid, idle_ttl=source.ttl)
         except StoreError:
             return Refusal(AWAY)
@@ -93,6 +105,10 @@ class Pod:
             return Refusal(FULL)
         other = ownership.pod_index
         return Refusal(MOVED, None if other == self.server.pod_index else other)
+
+    async def _is_linked_here(self, uid: str) -> bool:
+        link = await self._rooms.find(uid)
+        return link is not None and link.pod_index == self.server.pod_index
 
     async def may_serve(self, tenant: Tenant) -> bool:
         """Whether a uid may be served that this process held, and does not own just now.
