@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
 import attrs
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 _TCP = re.compile(r"peer://(\[[0-9A-Fa-f:.%\w]+\]|[^\[\]/:#?]+):(\d{1,5})")
 _MOST_PORT = 65535
+# More addresses than a service has processes at a time.
+_REMEMBERED = 4096
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class PeerAddress:
     """A TCP address or a unix socket, and the names of the keys that are accepted there.
 
@@ -41,18 +40,16 @@ class PeerAddress:
     @classmethod
     def parse(cls, text: str | None) -> PeerAddress | None:
         """Return the address, or ``None`` if this is none: a pod without the middleware may have published it."""
-        if text is None:
-            return None
-        where, _, names = text.partition("#")
-        keys = tuple(filter(None, names.split(",")))
-        if where.startswith("peer+unix:///"):
-            return cls(path=where.removeprefix("peer+unix://"), keys=keys)
-        match = _TCP.fullmatch(where)
-        if match is None or not 0 < int(match[2]) <= _MOST_PORT:
-            return None
-        return cls(match[1].strip("[]"), int(match[2]), keys=keys)
+        return None if text is None else _parse(text)
 
 
-def with_keys(address: PeerAddress, names: Sequence[str]) -> PeerAddress:
-    """Return the address with those names of keys."""
-    return attrs.evolve(address, keys=tuple(names))
+@lru_cache(_REMEMBERED)
+def _parse(text: str) -> PeerAddress | None:
+    where, _, names = text.partition("#")
+    keys = tuple(filter(None, names.split(",")))
+    if where.startswith("peer+unix:///"):
+        return PeerAddress(path=where.removeprefix("peer+unix://"), keys=keys)
+    match = _TCP.fullmatch(where)
+    if match is None or not 0 < int(match[2]) <= _MOST_PORT:
+        return None
+    return PeerAddress(match[1].strip("[]"), int(match[2]), keys=keys)

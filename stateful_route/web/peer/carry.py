@@ -164,9 +164,8 @@ class HttpCarrier:
 
     async def _watch(self) -> None:
         """End the stream when the client goes away."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._stream.fail(_ClientGoneError("the client went away"))
+        if (await self._receive())["type"] == "http.disconnect":  # after a body nothing else comes
+            self._stream.fail(_ClientGoneError("the client went away"))
 
     async def _pump(self) -> None:
         """Send the body as it comes, at the pace of who reads it; then watch."""

@@ -8,6 +8,7 @@ with their lengths in front, so that nothing in a request can be read as the beg
 from __future__ import annotations
 
 import enum
+import itertools
 import struct
 from typing import TYPE_CHECKING
 
@@ -110,15 +111,10 @@ def unpack(payload: bytes) -> list[bytes]:
         lengths = struct.unpack_from(f">{count}I", payload, 2)
     except struct.error as error:
         raise PeerProtocolError(f"a payload of {len(payload)} bytes is too short for its parts") from error
-    begin = 2 + 4 * count
-    if begin + sum(lengths) != len(payload):
+    ends = list(itertools.accumulate(lengths, initial=2 + 4 * count))
+    if ends[-1] != len(payload):
         raise PeerProtocolError(f"a payload of {len(payload)} bytes does not have the length of its parts")
-    parts = []
-    for length in lengths:
-        end = begin + length
-        parts.append(payload[begin:end])
-        begin = end
-    return parts
+    return [payload[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def flat(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:

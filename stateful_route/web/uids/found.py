@@ -76,6 +76,7 @@ class UidSources:
                 "with JsonResponse another source that finds the id in later requests, for example "
                 'Query("id", place=False, missing=404)',
             )
+        self._numbers = {id(source): number for number, source in enumerate(self.sources)}
         self.scope = _scope(scope)
         everyone = (*self.sources, self.scope) if self.scope else self.sources
         self.body_limit = max(source.body_limit for source in everyone)
@@ -106,7 +107,7 @@ class UidSources:
 
     def number(self, source: UidSource) -> int:
         """Return the place of a source in their order: how one process tells another which one found a uid."""
-        return next(number for number, each in enumerate(self.sources) if each is source)
+        return self._numbers[id(source)]
 
     def numbered(self, number: int) -> UidSource:
         """Return the source at that place; the last one if another release of the app has more of them."""
@@ -189,7 +190,9 @@ def _issued(sources: tuple[UidSource, ...]) -> IssuedSource | None:
     if len(issuing) > 1:
         raise ConfigError("uid", list(sources), "one SignedCookie at most; to rotate, give it several secrets")
     if issuing and sources[-1] is not issuing[0]:
-        raise ConfigError("uid", list(sources), "the SignedCookie as the last one: what follows would never be asked")
+        raise ConfigError(
+            "uid", list(sources), "the SignedCookie as the last one: a client that has it is asked for nothing else"
+        )
     return issuing[0] if issuing else None
 
 
@@ -198,6 +201,6 @@ def _scope(scope: UidSource | Callable[[RequestHead], str | None] | None) -> Uid
         if isinstance(scope, LearnedSource):
             raise ConfigError("scope", scope, 'a source that finds the principal, for example Jwt("sub", key=...)')
         return scope
-    if not callable(scope):
+    if not callable(scope) or isinstance(scope, type):
         raise ConfigError("scope", scope, "a source of the principal, a function of the request, or None")
     return Function(scope)

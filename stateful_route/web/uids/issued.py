@@ -164,6 +164,7 @@ class SignedCookie(IssuedSource):
 
     def __attrs_post_init__(self) -> None:
         """Look at what a browser would silently refuse."""
+        super().__attrs_post_init__()
         if not self.secure and (self.partitioned or self.same_site == "none"):
             raise ConfigError("SignedCookie.secure", self.secure, 'True with same_site="none" or partitioned=True')
         prefix = self.name.lower()

@@ -134,8 +134,8 @@ def _verifier(source: Jwt) -> Callable[[str], Mapping[str, Any] | None]:
         "verify_sub": False,  # a whole number is an id as well
         "verify_jti": False,
     }
-    # What the claims of a signed token may do to a library that reads them is caught as well.
-    refused = (jwt.PyJWTError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+    # Older releases, 2.8 among them, let through what odd claims of a signed token make Python raise.
+    refused = (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError)
 
     def claims(token: str) -> Mapping[str, Any] | None:
         try:
@@ -165,6 +165,16 @@ def _check_key(jws: Any, algorithm: object, key: Any) -> None:
         prepared = checker.prepare_key(key)
     except Exception as error:  # of PyJWT or of cryptography, and of any kind: it is told, with its cause
         raise ConfigError("Jwt.key", _HIDDEN, f"a key for {algorithm}: {type(error).__name__}") from error
-    too_short = getattr(checker, "check_key_length", lambda _key: None)(prepared)
+    too_short = _too_short(checker, algorithm, prepared)
     if too_short:
         raise ConfigError("Jwt.key", _HIDDEN, f"a key long enough for {algorithm}: {too_short}")
+
+
+def _too_short(checker: Any, algorithm: str, key: Any) -> str | None:
+    """Return what RFC 7518 wants of a key, in words, if it is too short; newer releases of PyJWT warn of it."""
+    least = int(algorithm[2:]) // 8 if algorithm.startswith("HS") else 0
+    if isinstance(key, bytes) and len(key) < least:
+        return f"{least} bytes at least"
+    check = getattr(checker, "check_key_length", None)
+    message: str | None = check(key) if check else None
+    return message

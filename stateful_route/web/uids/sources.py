@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.request import RequestHead
 
 _RELEASES = frozenset({"delete", 404, 410})
+_MAKE = "make"
 
 
 def check_token(argument: str, value: object) -> None:
@@ -86,6 +87,12 @@ class UidSource(abc.ABC):
         default=frozenset(), converter=as_releases, validator=checked(check_releases)
     )
 
+    def __attrs_post_init__(self) -> None:
+        """Derive what is kept for each request; an attribute with a default would be made before the checks."""
+        for field in attrs.fields(type(self)):
+            if _MAKE in field.metadata:
+                object.__setattr__(self, field.name, field.metadata[_MAKE](self))
+
     @property
     def body_limit(self) -> int:
         """Bytes of the request's body that it may need at most; 0: it looks at the head only."""
@@ -101,7 +108,7 @@ class UidSource(abc.ABC):
 
 
 def lower_case(name: Any) -> Any:
-    """Return the name of a header as ASGI has it; leave what is no string to the check that follows."""
+    """Return the name of a header in the case in which ASGI has it; leave what is no string to the check."""
     return name.lower() if isinstance(name, str) else name
 
 
@@ -111,13 +118,13 @@ def header_name() -> Any:
 
 
 def derived(make: Callable[[Any], Any]) -> Any:
-    """Make a private attribute of a source: what ``make`` returns of the source, kept for each request."""
-    return attrs.field(init=False, repr=False, eq=False, default=attrs.Factory(make, takes_self=True))
+    """Make a private attribute of a source: what ``make`` returns of the source once that is checked."""
+    return attrs.field(init=False, repr=False, eq=False, metadata={_MAKE: make})
 
 
 def header_key(name: str) -> bytes:
-    """Return the name of a header as ASGI has it; what cannot be one is left to the check that follows."""
-    return name.encode("latin-1", "replace")
+    """Return the name of a header as ASGI has it."""
+    return name.encode()
 
 
 @attrs.frozen
@@ -222,6 +229,7 @@ class Subprotocol(UidSource):
 
     def __attrs_post_init__(self) -> None:
         """Look at what belongs together."""
+        super().__attrs_post_init__()
         if (self.index is None) == (self.prefix is None):
             raise ConfigError("Subprotocol", (self.index, self.prefix), "either index=... or prefix=...")
 
