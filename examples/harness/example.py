@@ -28,6 +28,8 @@ class Example:
         user: lives the life of one user: is given the URL and what it has to tell, and goes on until it is cancelled.
         users: how many there are at the same time.
         workers: 0 for three replicas behind nginx; else ``uvicorn --workers`` that many, without a balancer.
+        companions: further processes, each the arguments of ``python -m``, run in the folder; they get the URL of the
+            app as ``APP_URL``.
         needs: modules without which it is skipped.
         environment: further variables for the app.
 
@@ -40,6 +42,7 @@ class Example:
     user: Callable[[str, Session], Coroutine[Any, Any, None]]
     users: int = 12
     workers: int = 0
+    companions: tuple[tuple[str, ...], ...] = ()
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict, hash=False)
 

@@ -13,7 +13,7 @@ import anyio
 import psutil
 
 from examples.harness.nginx import Nginx
-from examples.harness.processes import Process, ProcessError, free_port
+from examples.harness.processes import ProcessError, Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,11 +68,22 @@ def fleet_of(example: Example, environment: Mapping[str, str]) -> Fleet:
     return (Workers if example.workers else Replicas)(example, environment)
 
 
-def _uvicorn(example: Example, environment: Mapping[str, str], *options: str) -> Process:
+def _uvicorn(example: Example, environment: Mapping[str, str], *options: str) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", example.app, "--app-dir", str(example.path)]
-    command += ["--port", str(port), "--log-level", "warning", "--timeout-graceful-shutdown", _GRACEFUL, *options]
-    return Process(f"{example.name}:{port}", command, port, environment)
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        example.app,
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+        "--timeout-graceful-shutdown",
+        _GRACEFUL,
+        *options,
+    ]
+    return Server(f"{example.name} at {port}", command, environment, example.path, port=port)
 
 
 class Replicas:
@@ -84,7 +95,7 @@ class Replicas:
         self._environment = environment
         self._nginx = Nginx()
         self._stack = AsyncExitStack()
-        self._replicas: list[Process] = []
+        self._replicas: list[Server] = []
 
     @property
     def url(self) -> str:
@@ -112,7 +123,7 @@ class Replicas:
             old.signal(signal.SIGTERM)
             await old.wait(_GONE_BY)
 
-    async def _started(self) -> Process:
+    async def _started(self) -> Server:
         replica = _uvicorn(self._example, self._environment)
         self._stack.push_async_callback(replica.stop)
         await replica.start(_UP_BY)

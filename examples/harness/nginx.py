@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from examples.harness.processes import Process, free_port
+from examples.harness.processes import Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ class Nginx:
         self._folder = Path(tempfile.mkdtemp(prefix="nginx-"))
         binary = _binary() or "nginx"
         command = (binary, "-p", str(self._folder), "-e", "error.log", "-c", "nginx.conf")
-        self._process = Process("nginx", command, self.port, {})
+        self._process = Server("nginx", command, {}, self._folder, port=self.port)
 
     @property
     def url(self) -> str:

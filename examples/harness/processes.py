@@ -17,6 +17,7 @@ import anyio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 # Below the ports of outgoing connections: one of those could take the port of a replica before it is started again.
 _PORTS = range(10_000, 32_000)
@@ -51,19 +52,19 @@ def _end_with_parent() -> None:
 
 
 class Process:
-    """A process that listens on a port."""
+    """A process with its log."""
 
-    def __init__(self, name: str, command: Sequence[str], port: int, environment: Mapping[str, str]) -> None:
-        """Describe it; it is not started yet."""
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+        """Describe it, to be run in a folder with these variables added to ours; it is not started yet."""
         self.name = name
-        self.port = port
         self._command = command
         self._environment = {**os.environ, **environment}
+        self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open until it has ended
 
     def __repr__(self) -> str:
-        return f"<Process {self.name} on port {self.port}: {'running' if self.running else 'not running'}>"
+        return f"<{type(self).__name__} {self.name}: {'running' if self.running else 'not running'}>"
 
     @property
     def running(self) -> bool:
@@ -72,7 +73,12 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Its process id.
+
+        Raises:
+            ProcessError: if it is not started.
+
+        """
         if self._process is None:
             raise ProcessError(f"{self.name} is not started")
         return self._process.pid
@@ -82,35 +88,18 @@ class Process:
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace").strip()
 
-    async def start(self, within: float = 30.0) -> None:
-        """Start it, for the first time or again, and wait until it listens.
-
-        Raises:
-            ProcessError: if it ends before, or does not listen within that many seconds.
-
-        """
+    async def start(self) -> None:
+        """Start it, for the first time or again."""
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             env=self._environment,
+            cwd=self._folder,
             start_new_session=True,  # a Ctrl-C reaches this process only, which ends the others in their order
             preexec_fn=_end_with_parent,
         )
-        deadline = time.monotonic() + within
-        while not await self._listens():
-            if not self.running or time.monotonic() > deadline:
-                raise ProcessError(f"{self.name} does not listen; it said: {self.said() or 'nothing'}")
-            await anyio.sleep(_LOOK)
-
-    async def _listens(self) -> bool:
-        try:
-            stream = await anyio.connect_tcp("127.0.0.1", self.port)
-        except OSError:
-            return False
-        await stream.aclose()
-        return True
 
     def signal(self, signum: signal.Signals) -> None:
         """Send it a signal."""
@@ -141,3 +130,41 @@ class Process:
             except ProcessError:
                 self.signal(signal.SIGKILL)
                 await self.wait(_END)
+
+
+class Server(Process):
+    """A process that listens on a port of the loopback.
+
+    Attributes:
+        port: that port.
+
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, *, port: int
+    ) -> None:
+        """Describe it; the command says the port too."""
+        super().__init__(name, command, environment, folder)
+        self.port = port
+
+    async def start(self, within: float = 30.0) -> None:
+        """Start it, for the first time or again, and wait until it listens.
+
+        Raises:
+            ProcessError: if it ends before, or does not listen within that many seconds.
+
+        """
+        await super().start()
+        deadline = time.monotonic() + within
+        while not await self._listens():
+            if not self.running or time.monotonic() > deadline:
+                raise ProcessError(f"{self.name} does not listen; it said: {self.said() or 'nothing'}")
+            await anyio.sleep(_LOOK)
+
+    async def _listens(self) -> bool:
+        try:
+            stream = await anyio.connect_tcp("127.0.0.1", self.port)
+        except OSError:
+            return False
+        await stream.aclose()
+        return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import sys
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,12 @@ import anyio
 import attrs
 
 from examples.harness.fleets import fleet_of
+from examples.harness.processes import Process
 from examples.harness.tally import Tally
 from stateful_route.embedded.server import LocalServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from examples.harness.example import Example
     from examples.harness.fleets import Fleet
@@ -78,14 +80,14 @@ async def run(example: Example, *, sticky: bool, timing: Timing | None = None) -
                 "PYTHONUNBUFFERED": "1",
                 **example.environment,
             }
-            async with fleet_of(example, environment) as fleet:
-                return await _phases(example, fleet, timing or Timing(), sticky=sticky)
+            async with fleet_of(example, environment) as fleet, _companions(example, fleet, environment):
+                tally = Tally(example.users, environment)
+                return await _phases(example, fleet, tally, timing or Timing(), sticky=sticky)
         finally:
             await asyncio.to_thread(server.stop)
 
 
-async def _phases(example: Example, fleet: Fleet, timing: Timing, *, sticky: bool) -> Outcome:
-    tally = Tally(example.users)
+async def _phases(example: Example, fleet: Fleet, tally: Tally, timing: Timing, *, sticky: bool) -> Outcome:
     stuck: list[str] = []
 
     async def all_looked() -> None:
@@ -110,6 +112,18 @@ async def _phases(example: Example, fleet: Fleet, timing: Timing, *, sticky: boo
         await anyio.sleep(timing.settle)
         tally.end()
     return Outcome(users=example.users, phases=tally.phases, stuck=stuck)
+
+
+@contextlib.asynccontextmanager
+async def _companions(example: Example, fleet: Fleet, environment: Mapping[str, str]) -> AsyncIterator[None]:
+    """Run the further processes of an example in the block; what they are sent waits until they are up."""
+    async with contextlib.AsyncExitStack() as stack:
+        for arguments in example.companions:
+            command = (sys.executable, "-m", *arguments)
+            process = Process(arguments[0], command, {**environment, "APP_URL": fleet.url}, example.path)
+            stack.push_async_callback(process.stop)
+            await process.start()
+        yield
 
 
 @contextlib.asynccontextmanager

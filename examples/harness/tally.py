@@ -10,7 +10,7 @@ import anyio
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 _LOOK = 0.02
 
@@ -50,11 +50,13 @@ class Session:
         number: of the user.
         holder: the process that had the state when the user last looked; ``None`` before the first look.
         looks: how often the user looked whether the state is there.
+        environment: of the processes of the example.
 
     """
 
-    def __init__(self, tally: Tally, number: int) -> None:
+    def __init__(self, tally: Tally, number: int, environment: Mapping[str, str]) -> None:
         """Tell it to that tally."""
+        self.environment = environment
         self.number = number
         self.holder: int | None = None
         self.looks = 0
@@ -88,9 +90,9 @@ class Session:
 class Tally:
     """What all users of a run see, by phases."""
 
-    def __init__(self, users: int) -> None:
+    def __init__(self, users: int, environment: Mapping[str, str]) -> None:
         """Take that many users; the first phase, in which they arrive, has begun and does not count."""
-        self.sessions = [Session(self, number) for number in range(users)]
+        self.sessions = [Session(self, number, environment) for number in range(users)]
         self.phase = Phase("start")
         self.phases: list[Phase] = []
         self._began = time.monotonic()

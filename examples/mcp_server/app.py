@@ -40,11 +40,10 @@ async def save(uid: str) -> None:
 async def notes_of(uid: str, request: Any) -> list[str] | None:
     """Return a notebook from memory; the first time after it came to this process, as it was saved; or ``None``."""
     if STICKY:
-        right, earlier = Sticky.of(request).ownership, rights.get(uid)
-        if right is None:
-            return None  # no process has ever made such a handle
+        right: Any = Sticky.of(request).ownership
+        earlier: Any = rights.get(uid)
         # Another process may have had it since it was put into memory: then what is here is old.
-        if uid not in notebooks or not (right.epoch == earlier.epoch or right.resumes(earlier)):
+        if uid not in notebooks or earlier is None or not (right.epoch == earlier.epoch or right.resumes(earlier)):
             saved = await database.get(f"notebook:{uid}")
             if saved is None:
                 return None
@@ -84,7 +83,9 @@ async def note(notebook: Handle, text: str, context: Context[Any, Any]) -> Noteb
 app = server.streamable_http_app()
 
 if STICKY:
-    from stateful_route.web import JsonBody, McpParam, Sticky, StickyMiddleware
+    from stateful_route.web import McpParam, Sticky, StickyMiddleware
 
-    handle = [McpParam("Notebook"), JsonBody("/params/arguments/notebook", place=False)]  # older clients: in the body
+    # Older clients bring it in the body only, where it is looked for too. It is placed if it has no link: when its
+    # process ends, the next call brings it to another one, which loads what was saved.
+    handle = McpParam("Notebook", argument="notebook", ttl=3600)
     app.add_middleware(StickyMiddleware, service="notes", uid=handle, hand_off=save)

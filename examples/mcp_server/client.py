@@ -20,61 +20,70 @@ _PAUSE = 0.1  # seconds between two calls
 _NOTES = 15  # of a notebook or a session; then another one
 
 
+class GoneError(Exception):
+    """The server does not know the notes any more."""
+
+
 class Agent:
     """An agent, with what the server confirmed of its notes."""
 
-    def __init__(self, session: Session) -> None:
-        """Tell that session of it."""
-        self.session = session
+    def __init__(self, client: Client, session: Session) -> None:
+        """Call that server, and tell that session of it."""
+        self._client = client
+        self._session = session
         self._confirmed: set[str] = set()
 
-    async def call(self, client: Client, tool: str, **arguments: str) -> dict[str, Any] | None:
-        """Return what a tool answers; ``None`` if it does not know the notes any more, or the call failed."""
+    async def call(self, tool: str, **arguments: str) -> dict[str, Any] | None:
+        """Return what a tool answers; ``None`` if the call failed.
+
+        Raises:
+            GoneError: if the tool, or the server, does not know the notes any more.
+
+        """
         try:
-            result = await client.call_tool(tool, arguments)
+            result = await self._client.call_tool(tool, arguments)
         except MCPError as error:
-            self.failed(error)
+            note_failure(self._session, error)
             return None
-        self.session.answered()
-        if result.is_error or result.structured_content is None:
-            self.session.looked(kept=False)
-            return None
-        return result.structured_content
+        self._session.answered()
+        if result.is_error:
+            raise GoneError(tool)
+        return dict(result.structured_content or {})
 
-    def look(self, text: str, answer: dict[str, Any]) -> None:
-        """Compare the notes that are there with those that were confirmed."""
-        self._confirmed.add(text)
-        self.session.looked(kept=self._confirmed <= set(answer["notes"]), holder=answer["pid"])
-        self._confirmed &= set(answer["notes"])
+    async def write(self, number: int, **arguments: str) -> None:
+        """Write a note, and compare those that are there with those that were confirmed."""
+        text = f"note {number}"
+        answer = await self.call("note", text=text, **arguments)
+        if answer is not None:
+            self._confirmed.add(text)
+            self._session.looked(kept=self._confirmed <= set(answer["notes"]), holder=answer["pid"])
+            self._confirmed &= set(answer["notes"])
 
-    def failed(self, error: Exception) -> None:
-        """Note that a call failed, or that the session is gone."""
-        if "terminated" in str(error) or "not found" in str(error).lower():  # status 404: start anew, says the protocol
-            self.session.answered()
-            self.session.looked(kept=False)
-        else:
-            self.session.failed(f"{type(error).__name__}: {error}", safe=False)  # calls are POSTs
-
-    async def notebook(self, client: Client) -> None:
+    async def notebook(self) -> None:
         """Open a notebook, and write into it."""
-        opened = await self.call(client, "open_notebook")
-        if opened is None:
-            return
-        for number in range(_NOTES):
+        opened = await self.call("open_notebook")
+        for number in range(_NOTES if opened else 0):
             await anyio.sleep(_PAUSE)
-            answer = await self.call(client, "note", notebook=opened["notebook"], text=f"note {number}")
-            if answer is None:
-                return
-            self.look(f"note {number}", answer)
+            await self.write(number, notebook=opened["notebook"] if opened else "")
 
-    async def notes(self, client: Client) -> None:
+    async def notes(self) -> None:
         """Write notes of a session."""
         for number in range(_NOTES):
             await anyio.sleep(_PAUSE)
-            answer = await self.call(client, "note", text=f"note {number}")
-            if answer is None:
-                return
-            self.look(f"note {number}", answer)
+            await self.write(number)
+
+
+def note_failure(session: Session, error: Exception) -> None:
+    """Note that a call failed.
+
+    Raises:
+        GoneError: if it was answered 404: the session is gone, and the client has to start anew, says the protocol.
+
+    """
+    if "Session terminated" in str(error) or "Session not found" in str(error):
+        session.answered()
+        raise GoneError(str(error))
+    session.failed(f"{type(error).__name__}: {error}", safe=False)  # calls are POSTs
 
 
 async def with_handles(url: str, session: Session) -> None:
@@ -90,14 +99,20 @@ async def with_sessions(url: str, session: Session) -> None:
 
 
 async def _connected(url: str, session: Session, mode: str) -> None:
-    agent = Agent(session)
     try:
         async with Client(f"{url}/mcp", mode=mode, read_timeout_seconds=TIMEOUT) as client:
             await client.list_tools()  # as agents do; the client learns from it which arguments go into headers
-            await (agent.notebook(client) if mode == "auto" else agent.notes(client))
-    except* (MCPError, httpx2.HTTPError) as errors:
+            agent = Agent(client, session)
+            await (agent.notebook() if mode == "auto" else agent.notes())
+    except* (GoneError, MCPError, httpx2.HTTPError) as errors:
         for error in _leaves(errors):
-            agent.failed(error)
+            try:
+                if not isinstance(error, GoneError):
+                    note_failure(session, error)
+                    continue
+            except GoneError:
+                pass
+            session.looked(kept=False)
     await anyio.sleep(_PAUSE)
 
 

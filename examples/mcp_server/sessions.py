@@ -1,6 +1,6 @@
 """An MCP server with sessions, as the protocol had them until 2025-11-25: the SDK keeps each in one process's dict.
 
-STICKY=1 STATEFUL_ROUTE_URL=redis://127.0.0.1 uvicorn sessions:app --port 8001   # and more of them, behind a round robin
+STICKY=1 STATEFUL_ROUTE_URL=redis://127.0.0.1 uvicorn sessions:app --port 8001   # and more, behind a round robin
 
 A session of the SDK cannot be saved. So a process that is to end *lingers*: it gets no new sessions, and the old ones
 are served, through the others, until they end.
