@@ -84,7 +84,9 @@ class Process:
         return self._process.pid
 
     def said(self) -> str:
-        """Return the end of what it said."""
+        """Return the end of what it said; nothing once it was stopped."""
+        if self._log.closed:
+            return ""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace").strip()
 
@@ -130,6 +132,7 @@ class Process:
             except ProcessError:
                 self.signal(signal.SIGKILL)
                 await self.wait(_END)
+            self._log.close()
 
 
 class Server(Process):

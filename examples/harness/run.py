@@ -18,13 +18,13 @@ from examples.harness.tally import Tally
 from stateful_route.embedded.server import LocalServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
 
     from examples.harness.example import Example
     from examples.harness.fleets import Fleet
     from examples.harness.tally import Phase
 
-STEADY, KILL, ROLLING = "steady", "kill -9 of one", "rolling restart"
+PHASES = STEADY, KILL, ROLLING = "steady", "kill -9 of one", "rolling restart"
 # A dead pod is known as such after its lease of 5 s, and what was held meanwhile comes then.
 _LOOKED_BY = 30.0
 # Without us some never come to look: they wait for what another process has.
@@ -61,8 +61,10 @@ class Outcome:
     stuck: list[str]
 
 
-async def run(example: Example, *, sticky: bool, timing: Timing | None = None) -> Outcome:
-    """Run an example once; ``sticky`` is whether its app adds the middleware.
+async def run(
+    example: Example, *, sticky: bool, timing: Timing | None = None, phases: Collection[str] = PHASES
+) -> Outcome:
+    """Run an example once; ``sticky`` is whether its app adds the middleware, ``phases`` are those that are wanted.
 
     Raises:
         ProcessError: if a process of it does not start, or does not end.
@@ -81,37 +83,63 @@ async def run(example: Example, *, sticky: bool, timing: Timing | None = None) -
                 **example.environment,
             }
             async with fleet_of(example, environment) as fleet, _companions(example, fleet, environment):
-                tally = Tally(example.users, environment)
-                return await _phases(example, fleet, tally, timing or Timing(), sticky=sticky)
+                lived = Run(example, fleet, timing or Timing(), _LOOKED_BY if sticky else _WITHOUT_BY, environment)
+                return await lived.live(phases)
         finally:
             await asyncio.to_thread(server.stop)
 
 
-async def _phases(example: Example, fleet: Fleet, tally: Tally, timing: Timing, *, sticky: bool) -> Outcome:
-    stuck: list[str] = []
+class Run:
+    """One run: users who live their lives, and what is done to the processes meanwhile."""
 
-    async def all_looked() -> None:
-        if not await tally.all_looked(_LOOKED_BY if sticky else _WITHOUT_BY):
-            stuck.append(tally.phase.name)
+    def __init__(
+        self, example: Example, fleet: Fleet, timing: Timing, looked_by: float, environment: Mapping[str, str]
+    ) -> None:
+        """Do it to a fleet that is started; ``looked_by`` is how long a phase waits for users to look, in seconds."""
+        self._example = example
+        self._fleet = fleet
+        self._timing = timing
+        self._looked_by = looked_by
+        self._tally = Tally(example.users, environment)
+        self._stuck: list[str] = []
 
-    async with _users(example, fleet, tally):
-        await all_looked()
-        tally.begin(STEADY)
-        await anyio.sleep(timing.steady)
-        await all_looked()
+    async def live(self, phases: Collection[str]) -> Outcome:
+        """Live through the phases, and return what the users saw."""
+        parts = {STEADY: self._stay, KILL: self._kill, ROLLING: self._restart}
+        async with anyio.create_task_group() as group:
+            for session in self._tally.sessions:
+                group.start_soon(self._example.user, self._fleet.url, session)
+            await self._all_looked()
+            for name in PHASES:
+                if name in phases:
+                    await parts[name]()
+                    await self._all_looked()
+            self._tally.end()
+            group.cancel_scope.cancel()
+        return Outcome(users=self._example.users, phases=self._tally.phases, stuck=self._stuck)
 
-        victim = tally.holder_of_most(fleet.pids())
-        tally.begin(KILL, killed=victim)
-        await fleet.kill(victim)
-        await all_looked()
-        await anyio.sleep(timing.settle)
+    async def _stay(self) -> None:
+        self._tally.begin(STEADY)
+        await anyio.sleep(self._timing.steady)
 
-        tally.begin(ROLLING)
-        await fleet.restart()
-        await all_looked()
-        await anyio.sleep(timing.settle)
-        tally.end()
-    return Outcome(users=example.users, phases=tally.phases, stuck=stuck)
+    async def _kill(self) -> None:
+        victim = self._tally.holder_of_most(self._fleet.pids())
+        self._tally.begin(KILL, killed=victim)
+        await self._fleet.kill(victim)
+        await self._settle()
+
+    async def _restart(self) -> None:
+        self._tally.begin(ROLLING)
+        await self._fleet.restart()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        await self._all_looked()
+        await anyio.sleep(self._timing.settle)
+
+    async def _all_looked(self) -> None:
+        if not await self._tally.all_looked(self._looked_by):
+            self._stuck.append(self._tally.phase.name)
 
 
 @contextlib.asynccontextmanager
@@ -124,13 +152,3 @@ async def _companions(example: Example, fleet: Fleet, environment: Mapping[str, 
             stack.push_async_callback(process.stop)
             await process.start()
         yield
-
-
-@contextlib.asynccontextmanager
-async def _users(example: Example, fleet: Fleet, tally: Tally) -> AsyncIterator[None]:
-    """Have the users live their lives in the block."""
-    async with anyio.create_task_group() as group:
-        for session in tally.sessions:
-            group.start_soon(example.user, fleet.url, session)
-        yield
-        group.cancel_scope.cancel()

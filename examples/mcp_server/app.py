@@ -33,6 +33,7 @@ class Notebook(BaseModel):
 
 async def save(uid: str) -> None:
     """Save a notebook; called before it leaves this process."""
+    rights.pop(uid, None)
     if (notes := notebooks.pop(uid, None)) is not None:
         await database.set(f"notebook:{uid}", json.dumps(notes))
 

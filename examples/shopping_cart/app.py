@@ -31,6 +31,7 @@ def database() -> sqlite3.Connection:
 
 async def save(uid: str) -> None:
     """Save a cart; called before it leaves this process, and not at each click."""
+    held_by.pop(uid, None)
     if (items := carts.pop(uid, None)) is not None:
         database().execute("INSERT OR REPLACE INTO carts VALUES (?, ?)", (uid, json.dumps(items)))
 

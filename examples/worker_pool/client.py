@@ -28,7 +28,8 @@ async def send_jobs(_url: str, session: Session) -> None:
     try:
         await _teach(broker, session)
     finally:
-        await broker.shutdown()
+        with anyio.CancelScope(shield=True):
+            await broker.shutdown()
 
 
 async def _teach(broker: ListQueueBroker, session: Session) -> None:
