@@ -1,7 +1,7 @@
 """Stateful routing over Redis: find the one process that holds the state of a uid."""
 
 from stateful_route._version import __version__
-from stateful_route.client.driver import ClientDriver, ClientStatistics
+from stateful_route.client.driver import ClientDriver
 from stateful_route.client.placement.strategies import (
     BestOfRandom,
     Candidate,
@@ -11,6 +11,8 @@ from stateful_route.client.placement.strategies import (
     PreferZone,
 )
 from stateful_route.client.service_view import ServiceView
+from stateful_route.client.statistics import ClientStatistics
+from stateful_route.client.targets import Absent, Target, There, Wait
 from stateful_route.config import BaseConfig
 from stateful_route.errors import (
     BatchError,
@@ -64,6 +66,7 @@ from stateful_route.server.signals import drain_on_signal
 from stateful_route.store.protocol import Store
 
 __all__ = [
+    "Absent",
     "ApplicationLoad",
     "BaseConfig",
     "BatchError",
@@ -117,6 +120,9 @@ __all__ = [
     "StoreProtocolError",
     "StoreTimeoutError",
     "StoreUnavailableError",
+    "Target",
+    "There",
+    "Wait",
     "WaitingTasks",
     "WeighedLoad",
     "__version__",

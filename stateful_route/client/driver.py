@@ -7,11 +7,9 @@ import time
 from random import Random
 from typing import TYPE_CHECKING
 
-import attrs
-
 from stateful_route._deadline import within
 from stateful_route._lifecycle import RUNNING, Driver
-from stateful_route._validation import check_callable, check_id, check_pod_index
+from stateful_route._validation import check_bool, check_callable, check_id, check_pod_index
 from stateful_route.client.batch import Batch, checked_uids
 from stateful_route.client.batch_resolver import BatchResolver
 from stateful_route.client.cache.links import LinkCache
@@ -19,6 +17,8 @@ from stateful_route.client.placement.strategies import BestOfRandom, PreferEmpti
 from stateful_route.client.pods.directory import PodDirectory
 from stateful_route.client.resolver import AWAY, Resolver
 from stateful_route.client.service_view import ServiceView
+from stateful_route.client.statistics import ClientStatistics
+from stateful_route.client.targets import Targets, there_of
 from stateful_route.config import BaseConfig
 
 if TYPE_CHECKING:
@@ -27,30 +27,9 @@ if TYPE_CHECKING:
     from stateful_route.client.batch import Answers
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.client.pods.service import ServicePods
+    from stateful_route.client.targets import Target
     from stateful_route.models import Link, PodState
     from stateful_route.store.protocol import Store
-
-
-@attrs.frozen
-class ClientStatistics:
-    """What a client driver has done since it was made.
-
-    Attributes:
-        hits: uids answered from the cache.
-        misses: uids for which the store was asked.
-        joined: misses that got the answer to another call for the same uid.
-        placed: uids that this client placed on a pod.
-        unreadable: links found in the store that could not be read.
-        cached: links in the cache now, some of which may have ended.
-
-    """
-
-    hits: int
-    misses: int
-    joined: int
-    placed: int
-    unreadable: int
-    cached: int
 
 
 class ClientDriver(Driver):
@@ -114,6 +93,13 @@ class ClientDriver(Driver):
             store,
             self._directory,
             self._resolver,
+            deadline=config.call_deadline_seconds,
+            clock=clock,
+        )
+        self._targets = Targets(
+            self._resolver,
+            self._directory,
+            lease=config.lease_seconds,
             deadline=config.call_deadline_seconds,
             clock=clock,
         )
@@ -286,6 +272,58 @@ class ClientDriver(Driver):
     async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self._resolver.find(self._service(namespace, uid, service_name), uid)
+
+    async def resolve(self, namespace: str, uid: str, service_name: str, *, place: bool = True) -> Target:
+        """Return where a request for the uid can go now: ``There``, ``Absent`` or ``Wait``.
+
+        From memory if that is known. ``There`` names a pod that is alive as far as it is known, and was not reported
+        unreachable. A link whose pod is dead is replaced, if the uid is to be placed. With ``place=False`` a uid that
+        has no link, or that of a dead pod, is ``Absent``: no uid from outside makes a link.
+
+        Raises:
+            NoRoutablePodError: if it is to be placed, and no pod takes new uids.
+            NoCapacityError: if it is to be placed, and all pods that take new uids are full.
+            StoreError: if the store did not answer, and what is cached may not be used.
+
+        """
+        check_bool("place", place)
+        there = None
+        try:
+            hot = self._hot[namespace][service_name]
+            slot = hot.slots[uid]
+            if slot.usable:
+                there = there_of(slot.pod, hot.known[uid])
+        except (KeyError, TypeError):
+            pass
+        if there is None:
+            service = self._service(namespace, uid, service_name)
+            link = service.links.link(uid)
+            if link is not None:
+                there = there_of(service.pod(link.pod_index), link)
+            if there is None:
+                return await self._targets.resolve(service, uid, place=place)
+        self._hits += 1
+        return there
+
+    async def choose(self, namespace: str, service_name: str) -> int:
+        """Return the index of a pod for a uid that is not known yet, as one that the pod makes itself.
+
+        It is chosen as for a placement: by the strategy, among the pods that take new uids and are not full. It counts
+        as a placement of this client until the pod's own load shows it, so that ten choices in a row do not fall on one
+        pod. No link is made: that is for the pod to do, by a claim.
+
+        From memory, but for the first call for a service, and after the store was away.
+
+        Raises:
+            NoRoutablePodError: if no pod takes new uids.
+            NoCapacityError: if all pods that take new uids are full.
+            StoreError: if the pods had to be read, and the store did not answer.
+
+        """
+        namespace = self._namespace_of(namespace)
+        check_id("service_name", service_name)
+        self._check_running()
+        return (await self._resolver.choose(self._directory.peek(namespace, service_name))).pod_index
 
     async def pod(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod; ``None`` if it knows none with that index.

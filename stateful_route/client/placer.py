@@ -117,6 +117,16 @@ class Placer:
             self._ask(service)
         return future
 
+    def choose(self, service: ServicePods) -> Pod:
+        """Return the pod of the strategy's choice for a uid that is not known yet; there are candidates.
+
+        It counts as placed from now on: whoever asks makes it so.
+        """
+        pod = self._choose(service.candidates, None)
+        pod.answered()
+        service.placed(pod, self._clock())
+        return pod
+
     def place_chosen(self, service: ServicePods, uid: str, preferred: Pod | None = None) -> Coroutine[Any, Any, Placed]:
         """Place a uid on the pod of the strategy's choice, or on ``preferred``; there are candidates.
 

@@ -142,9 +142,43 @@ class Resolver:
             found = await self._recovered(service, uid, until, pod)
             return await self._place_on(service, uid, pod) if found is None else found
 
+    async def choose(self, service: ServicePods) -> Pod:
+        """Return a pod for a uid that is not known yet, by the strategy of a placement; it counts as one.
+
+        Raises:
+            NoRoutablePodError: if no pod takes new uids.
+            NoCapacityError: if all pods that take new uids are full.
+            StoreError: if the pods had to be read, and the store did not answer.
+
+        """
+        service.reads.used = True
+        if service.doubtful or not service.candidates:
+            async with within(self._deadline, "choose", writes=False):
+                await self.recovery.read_anew(service)
+            if not service.candidates:
+                raise nowhere(service)
+        return self.placer.choose(service)
+
     async def find(self, service: ServicePods, uid: str) -> Link | None:
         """Return the link of a uid, if there is one, and keep it in the cache."""
         return await self._look_up(service, uid, CACHED_KINDS)
+
+    async def find_surely(self, service: ServicePods, uid: str) -> Link | None:
+        """Return the link of a uid, or nothing once it is known that no pod has it that the store has lost.
+
+        Raises:
+            NoRoutablePodError: if that takes too long: pods are claiming again what they own.
+            StoreError: if the store did not answer, and nothing is cached that may be used.
+
+        """
+        until = asyncio.get_running_loop().time() + self._deadline
+        link = await self.find(service, uid)
+        if link is not None or not (service.doubtful or self.recovery.may_be_elsewhere(service, (uid,))):
+            return link
+        async with within(self._deadline, "get_link", writes=False):
+            await self.recovery.read_anew(service)
+            found = await self._recovered(service, uid, until, places=False)
+            return await self._ask(service, uid, CACHED_KINDS) if found is None else found
 
     async def find_persistent(self, service: ServicePods, uid: str) -> Link | None:
         """Return the link of a uid, if there is one that is persistent, and keep it in the cache."""
@@ -200,12 +234,14 @@ class Resolver:
                 placements += 1
             return link
 
-    async def _recovered(self, service: ServicePods, uid: str, until: float, pod: Pod | None = None) -> Link | None:
+    async def _recovered(
+        self, service: ServicePods, uid: str, until: float, pod: Pod | None = None, *, places: bool = True
+    ) -> Link | None:
         """Return the link of a uid, or nothing once it is known that no pod has it that the store has lost.
 
-        That is so if this client knows where the uid was, and that pod is claiming again what it owns, and is ``pod``
-        if one is given; or as soon as all pods are there again and have claimed what they own, or their leases have
-        ended.
+        That is so as soon as all pods are there again and have claimed what they own, or their leases have ended. Who
+        ``places`` the uid goes on before that if this client knows where it was, and that pod is claiming again what it
+        owns, and is ``pod`` if one is given.
 
         Raises:
             NoRoutablePodError: if that takes too long.
@@ -216,7 +252,7 @@ class Resolver:
         awaited = recovery.awaited(service, uid)
         while service.recovering or awaited is not None:
             preferred = recovery.preferred(service, uid)
-            if preferred is not None and pod in (None, preferred):
+            if places and preferred is not None and pod in (None, preferred):
                 return None
             last = asked and recovery.time_is_up(until)
             if last or not asked:

@@ -8,6 +8,7 @@ import attrs
 
 if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
+    from stateful_route.client.targets import Target
     from stateful_route.models import Link, PodState
 
 
@@ -58,6 +59,28 @@ class ServiceView:
     async def find(self, uid: str) -> Link | None:
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self.driver.find(self.namespace, uid, self.service_name)
+
+    async def resolve(self, uid: str, *, place: bool = True) -> Target:
+        """Return where a request for the uid can go now; see ``ClientDriver.resolve``.
+
+        Raises:
+            NoRoutablePodError: if it is to be placed, and no pod takes new uids.
+            NoCapacityError: if it is to be placed, and all pods that take new uids are full.
+            StoreError: if the store did not answer, and what is cached may not be used.
+
+        """
+        return await self.driver.resolve(self.namespace, uid, self.service_name, place=place)
+
+    async def choose(self) -> int:
+        """Return the index of a pod for a uid that is not known yet; see ``ClientDriver.choose``.
+
+        Raises:
+            NoRoutablePodError: if no pod takes new uids.
+            NoCapacityError: if all pods that take new uids are full.
+            StoreError: if the pods had to be read, and the store did not answer.
+
+        """
+        return await self.driver.choose(self.namespace, self.service_name)
 
     async def pod(self, pod_index: int) -> PodState | None:
         """Return what the store last said of a pod; ``None`` if it knows none with that index.

@@ -104,6 +104,8 @@ class OwnedUids:
         if before is not None:
             if handle.held and before.epoch == handle.epoch:
                 return before
+            if handle.held and resumed is not None:
+                before.pass_on()
             self.forget(uid)
         if not handle.held:
             return handle

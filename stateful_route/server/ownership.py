@@ -43,7 +43,6 @@ class Ownership:
         "_goes_on",
         "_heard",
         "_lease",
-        "_on_lost",
         "_operations",
         "_resumed",
         "epoch",
@@ -98,11 +97,11 @@ class Ownership:
         self._resumed: frozenset[int | None] = _NONE
         if resumed is None:
             self.tenure = Tenure(operations.owned.pod_lease.clock)
+            self.tenure.ended = not self.held
         else:
             self.tenure = resumed.tenure
             self._resumed = resumed._resumed | {resumed.epoch}  # noqa: SLF001 - of the same class
         self._given_up = False
-        self._on_lost: list[Callable[[], None]] = []
         self._operations = operations
         self._lease = operations.owned.pod_lease
 
@@ -184,44 +183,51 @@ class Ownership:
         return released
 
     def on_lost(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once the handle is not owned any more, for good: at once if that is so now.
+        """Call ``callback`` once the uid is lost: at once if that is so now.
 
-        That is when the link was taken or removed, when the uid was released, when the pod stops, and when another
-        life of the pod began. A pod that has not reached the store for a lease does not own either, but may own again:
-        that only ``is_owned()`` tells. The callback is a plain function, called in the event loop, and must not raise;
-        what takes time it leaves to a task.
+        That is when the link was taken or removed, when the uid was released, also by the pod itself as it was idle,
+        when the pod stops, and when another life of the pod began that does not resume this handle, as others may have
+        had the uid in between. If it does resume it (``resumes``), nothing is lost: this handle is not owned any more,
+        ``ServerDriver.owned(uid)`` gives the newer one, and the callback waits for the loss of that.
+
+        A pod that has not reached the store for a lease does not own either, but may own again: that only
+        ``is_owned()`` tells. The callback is a plain function, called in the event loop, and must not raise; what takes
+        time it leaves to a task.
 
         Raises:
             InvalidArgumentError: if ``callback`` cannot be called without arguments, or would have to be awaited.
 
         """
         check_on_lost("callback", callback)
-        if self.held:
-            self._on_lost.append(callback)
-        else:
+        if self.tenure.ended:
             callback()
+        else:
+            self.tenure.on_end(callback)
 
     async def lost(self) -> None:
-        """Return once the handle is not owned any more, for good; see ``on_lost``."""
+        """Return once the uid is lost; see ``on_lost``."""
         gone = asyncio.Event()
         self.on_lost(gone.set)
         try:
             await gone.wait()
         finally:
-            if gone.set in self._on_lost:
-                self._on_lost.remove(gone.set)
+            self.tenure.forget(gone.set)
 
     def leave_to_the_parent(self) -> None:
         """Own nothing, in a process that was forked from the one that does; nobody is told, as nothing was lost."""
         self.held = False
+        self.tenure.end()
+
+    def pass_on(self) -> None:
+        """Own nothing any more, as a newer handle goes on with the tenure: nobody is told, as nothing was lost."""
+        self.held = False
 
     def drop(self) -> None:
-        """Note that the uid is not owned any more."""
-        self.held = False
-        if not self._on_lost:
+        """Note that the uid is lost, and tell it; only the last handle of a tenure has a say in that."""
+        if not self.held:
             return
-        callbacks, self._on_lost = self._on_lost, []
-        for callback in callbacks:
+        self.held = False
+        for callback in self.tenure.end():
             try:
                 callback()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's: it is lost all the same

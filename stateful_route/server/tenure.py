@@ -13,16 +13,19 @@ NOWHERE = -1
 
 
 class Tenure:
-    """When a uid was used last, and for how long it may be idle.
+    """Who is to be told of its end, when the uid was used last, and for how long it may be idle.
 
     A context, that of ``Ownership.in_use``: entered more than once it counts.
     """
 
-    __slots__ = ("_clock", "idle_ttl", "slot", "touched", "users")
+    __slots__ = ("_callbacks", "_clock", "ended", "idle_ttl", "slot", "touched", "users")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """Begin now, by ``clock``, which is that of the lease."""
         self._clock = clock
+        self._callbacks: list[Callable[[], None]] | None = None  # most tenures have none
+        self.ended = False
+        """Whether the uid is lost: no handle of the tenure is owned any more, nor will be."""
         self.touched = clock()
         """When the uid was used last, as far as that was noted."""
         self.users = 0
@@ -31,6 +34,27 @@ class Tenure:
         """For how many seconds it may be idle; without limit if that is ``None``."""
         self.slot = NOWHERE
         """Where it is in the queue of ``IdleUids``."""
+
+    @property
+    def callbacks(self) -> tuple[Callable[[], None], ...]:
+        """What is to be called at its end."""
+        return tuple(self._callbacks or ())
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have ``end`` return the callback; it has not ended."""
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append(callback)
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Have a callback not called, if it waits for that."""
+        if self._callbacks is not None and callback in self._callbacks:
+            self._callbacks.remove(callback)
+
+    def end(self) -> tuple[Callable[[], None], ...]:
+        """End; return what is to be called now, in its order."""
+        callbacks, self._callbacks, self.ended = self.callbacks, None, True
+        return callbacks
 
     def __enter__(self) -> None:
         """Count one more who uses the uid."""

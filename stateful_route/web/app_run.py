@@ -7,6 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from stateful_route.web.errors import DisconnectedError
 from stateful_route.web.peer.carry import SERVICE_RESTART
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.tenants import Tenant
 
-    App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+    App = Callable[[Any, Any, Any], Awaitable[None]]
 
 _log = logging.getLogger("stateful_route")
 
@@ -86,6 +87,8 @@ class AppRun:
             self.tenant.enter(self)
         try:
             await app(scope, self.receive, self.send)
+        except DisconnectedError:
+            pass  # it is what an app may do when its client is gone
         except asyncio.CancelledError:
             if not self._was_interrupt(self._task):
                 raise
@@ -156,6 +159,8 @@ class AppRun:
 
     async def _send_websocket(self, kind: str, message: Message) -> None:
         if self.complete:
+            if self.ending:
+                raise DisconnectedError("this WebSocket was closed, as its uid moves to another pod")
             return
         self.complete = kind == "websocket.close"
         await self._send(message)

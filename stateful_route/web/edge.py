@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
-from stateful_route.models import RoutingState
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.errors import PeerError, PeerUnreachableError
 from stateful_route.web.inbound import AT_HAND
@@ -22,6 +22,7 @@ from stateful_route.web.tenants import Tenant
 
 if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
+    from stateful_route.client.targets import Target
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.peer.dialer import Dialer
     from stateful_route.web.peer.stream import Stream
@@ -38,14 +39,6 @@ _TOO_LARGE = 431
 # Seconds between two lines in the log about one peer, and of how many that is remembered.
 _QUIET = 5.0
 _MOST_LOGGED = 1000
-
-
-@attrs.frozen
-class Peer:
-    """A process that serves a uid."""
-
-    pod_index: int
-    address: PeerAddress | None
 
 
 @attrs.frozen
@@ -70,10 +63,6 @@ _ENDING = NotServed("this process is about to end", holds=False)
 _NOT_REACHED = NotServed("the process that has it is not reached")
 _GONE = NotServed("the process that had it is gone; what it did is not known")
 _TOO_LARGE_HEAD = NotServed("the head of the request is too large", holds=False, status=_TOO_LARGE)
-
-
-class Absent:
-    """A uid that is found only, and has no link."""
 
 
 class Edge:
@@ -131,59 +120,58 @@ class Edge:
             target = await self._target(found)
         except (RoutingError, StoreError, LifecycleError) as error:
             return _NO_POD if isinstance(error, RoutingError) else _AWAY if isinstance(error, StoreError) else _ENDING
-        if isinstance(target, Peer):
+        if isinstance(target, There):
             return await self._carry(target, found, inbound)
-        if isinstance(target, Refusal):
-            return _REFUSED.get(target.reason, _MOVED)
+        if not isinstance(target, (Tenant, Absent)):
+            return _NOT_REACHED if isinstance(target, Wait) else _REFUSED.get(target.reason, _MOVED)
+        return await self._serve_here(target, found, inbound)
+
+    async def _serve_here(self, target: Tenant | Absent, found: Found, inbound: Inbound) -> NotServed | None:
         pod, scope = self._pod, inbound.scope
-        assert pod is not None  # noqa: S101 - whose tenant it is, or who found nothing
         if isinstance(target, Tenant):
+            assert pod is not None  # noqa: S101 - whose tenant it is
             await pod.serve(target, found.source, scope, inbound.for_app(), inbound.send)
-        elif found.source.missing is None:
-            await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
-        else:
+        elif found.source.missing is not None:
             return NotServed("there is no such session", holds=False, status=found.source.missing)
+        elif pod is not None:
+            await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
+        elif not await self.carry_unlinked(inbound):
+            return _NO_POD
         return None
 
     # Where it is --------------------------------------------------------------------------------------------------
 
-    async def _target(self, found: Found) -> Tenant | Refusal | Peer | Absent:
-        uid, pod, rooms = found.uid, self._pod, self._rooms
+    async def _target(self, found: Found) -> Tenant | Refusal | Target:
+        uid, pod = found.uid, self._pod
         if pod is not None and pod.tenants.get(uid) is not None:
             admitted = await pod.admit(uid, found.source)
             if not isinstance(admitted, Refusal) or admitted.reason != "moved":
                 return admitted
-        index = rooms.peek(uid)
-        if index is None:
-            if not found.source.place and await self._is_gone(uid):
-                return Absent()
-            index = (await rooms.route(uid)).pod_index
-        if pod is not None and index == pod.server.pod_index:
+        target = await self._rooms.resolve(uid, place=found.source.place)
+        if isinstance(target, Absent):
+            return await self._restored(uid)
+        if isinstance(target, There) and pod is not None and target.pod_index == pod.server.pod_index:
             admitted = await pod.admit(uid, found.source)
             if isinstance(admitted, Refusal):
                 await self._forget(uid)
             return admitted
-        state = await rooms.pod(index)
-        return Peer(index, None if state is None else PeerAddress.parse(state.report.address))
+        return target
 
-    async def _is_gone(self, uid: str) -> bool:
-        """Whether a uid that is found only has no link, or that of a process that is gone with all it remembered.
+    async def _restored(self, uid: str) -> Target:
+        """Return where a uid is that is found only, and whose process is gone: with another one that can load it.
 
-        Its link is removed then: nobody else would ever do so.
+        If none can, its link is removed: nobody else would ever do so.
         """
         rooms = self._rooms
         link = await rooms.find(uid)
-        if link is None or self._restores:
-            return link is None
-        state = await rooms.pod(link.pod_index)
-        if state is None:
-            return False
-        newer = 0 < link.incarnation < state.incarnation
-        gone = newer or state.dead or state.report.routing_state is RoutingState.SHUTDOWN
-        if gone and self._pod is not None:
-            server, namespace, service = self._pod.server, rooms.namespace, rooms.service_name
-            await server.remove_linked_pod_with_id(namespace, uid, service, link.pod_index)
-        return gone
+        if link is None:
+            return Absent()
+        if self._restores:
+            return await rooms.resolve(uid)
+        if self._pod is not None:
+            remove = self._pod.server.remove_linked_pod_with_id
+            await remove(rooms.namespace, uid, rooms.service_name, link.pod_index)
+        return Absent()
 
     async def _forget(self, uid: str) -> None:
         rooms = self._rooms
@@ -191,10 +179,10 @@ class Edge:
 
     # Carrying it there --------------------------------------------------------------------------------------------
 
-    async def _carry(self, peer: Peer, found: Found, inbound: Inbound) -> NotServed | None:
-        stream = await self._reach(peer)
+    async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
+        stream = await self._reach(there.pod_index, there.address)
         if stream is None:
-            await self._report(peer)
+            await self._report(there.pod_index)
             return _NOT_REACHED
         outcome = await self._carry_over(stream, found, inbound)
         if outcome.carried is Carried.DONE:
@@ -202,7 +190,7 @@ class Edge:
         if outcome.carried is Carried.TOO_LARGE:
             return _TOO_LARGE_HEAD
         if outcome.carried is Carried.LOST:
-            await self._report(peer)
+            await self._report(there.pod_index)
             return attrs.evolve(_GONE, holds=inbound.repeatable)
         await self._forget(found.uid)
         refused = _MOVED if outcome.refusal is None else _REFUSED.get(outcome.refusal.reason, _MOVED)
@@ -222,7 +210,7 @@ class Edge:
             return False
         if state is None or (self._pod is not None and index == self._pod.server.pod_index):
             return False
-        stream = await self._reach(Peer(index, PeerAddress.parse(state.report.address)))
+        stream = await self._reach(index, state.report.address)
         if stream is None:
             return False
         outcome = await self._carry_over(stream, None, inbound)
@@ -233,18 +221,19 @@ class Edge:
             return True
         return not inbound.intact
 
-    async def _reach(self, peer: Peer) -> Stream | None:
+    async def _reach(self, pod_index: int, published: str | None) -> Stream | None:
         """Return a stream to a peer; ``None``, and a line in the log, if it is not reached."""
-        if peer.address is None:
-            self._log(peer.pod_index, "it publishes no address for peers: it runs without the middleware")
+        address = PeerAddress.parse(published)
+        if address is None:
+            self._log(pod_index, "it publishes no address for peers: it runs without the middleware")
             return None
-        stream = self._dialer.open(peer.address)
+        stream = self._dialer.open(address)
         if stream is not None:
             return stream
         try:
-            return await self._dialer.connect(peer.address)
+            return await self._dialer.connect(address)
         except PeerUnreachableError as error:
-            self._log(peer.pod_index, error)
+            self._log(pod_index, error)
             return None
 
     async def _carry_over(self, stream: Stream, found: Found | None, inbound: Inbound) -> Outcome:
@@ -271,9 +260,9 @@ class Edge:
         finally:
             stream.close()
 
-    async def _report(self, peer: Peer) -> None:
+    async def _report(self, pod_index: int) -> None:
         try:
-            await self._rooms.report_unreachable(peer.pod_index)
+            await self._rooms.report_unreachable(pod_index)
         except (StoreError, LifecycleError):
             return  # it is avoided all the same
 

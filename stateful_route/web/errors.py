@@ -1,4 +1,4 @@
-"""What can go wrong between the processes of a service. All of it is answered with a 503, and none reaches the app."""
+"""What can go wrong between the processes of a service, answered with a 503; and what an app is told of its client."""
 
 from __future__ import annotations
 
@@ -23,3 +23,7 @@ class PeerProtocolError(PeerError):
 
 class PeerRefusedError(PeerUnreachableError):
     """A peer, or whoever has its address now, does not prove that it is of this service."""
+
+
+class DisconnectedError(OSError):
+    """What ``send`` of a WebSocket raises when its client is gone: so ASGI 2.4 has it. It may leave the app."""

@@ -90,7 +90,7 @@ class Learning:
             self._dropped = True
             await answer(self._scope, self._send, UNAVAILABLE, "the session that was made cannot be kept now")
             return True
-        tenant = self._pod.tenants.take_in(ownership)
+        tenant = self._pod.tenants.take_in(ownership, found.source)
         self._sticky.uid, self._sticky.ownership = found.uid, ownership
         self._run.adopt(tenant)
         return True

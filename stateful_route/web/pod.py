@@ -100,7 +100,7 @@ class Pod:
         except LifecycleError:
             return Refusal(LEAVING)
         if ownership.is_owned():
-            return self.tenants.take_in(ownership)
+            return self.tenants.take_in(ownership, source)
         if ownership.full:
             return Refusal(FULL)
         other = ownership.pod_index
@@ -136,7 +136,7 @@ class Pod:
         while not tenant.lost and loop.time() < until:
             ownership = self.server.owned(tenant.uid)
             if ownership is not None:
-                self.tenants.take_in(ownership)
+                self.tenants.take_in(ownership, tenant.source)
                 return True
             await asyncio.sleep(_LOOK)
         return False
@@ -215,7 +215,7 @@ class Pod:
             await self.serve_unlinked(scope, exchange.receive, exchange.send)
             return
         source = self._sources.numbered(head.source)
-        tenant = self.tenants.serving(head.uid)
+        tenant = self.tenants.serving(head.uid, source)
         if tenant is None:
             admitted = await self.admit(head.uid, source)
             if isinstance(admitted, Refusal):

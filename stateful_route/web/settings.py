@@ -110,6 +110,7 @@ class PodSettings:
     hand_off: HandOff | None
     drain: DrainMode
     linger_idle: float
+    stop_after: float
     while_away: WhileAway
     on_signal: bool
 
@@ -122,6 +123,7 @@ class PodSettings:
         hand_off: HandOff | None,
         drain: DrainMode | None,
         linger_idle: float,
+        stop_after: float,
         while_away: WhileAway,
         on_signal: bool,
     ) -> PodSettings:
@@ -141,12 +143,14 @@ class PodSettings:
         if drain == "hand_off" and hand_off is None:
             raise ConfigError("drain", drain, "'linger' or 'release' without a hand_off")
         check_seconds("linger_idle", linger_idle)
+        check_seconds("stop_after", stop_after)
         return cls(
             listen=listen,
             host=host or os.environ.get(_HOST_VARIABLE),
             hand_off=hand_off,
             drain=drain,
             linger_idle=linger_idle,
+            stop_after=stop_after,
             while_away=while_away,
             on_signal=on_signal,
         )

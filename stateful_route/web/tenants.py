@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,19 +14,25 @@ if TYPE_CHECKING:
     from stateful_route.server.driver import ServerDriver
     from stateful_route.server.ownership import Ownership
     from stateful_route.web.app_run import AppRun
+    from stateful_route.web.uids.sources import UidSource
 
 _log = logging.getLogger("stateful_route")
+
+# Seconds between the ends of two streams: 200 clients a second connect again somewhere else.
+_BETWEEN_ENDS = 0.005
 
 
 class Tenant:
     """A uid that this process owns, and what of it runs here."""
 
-    __slots__ = ("_idle", "_opened", "closing", "lost", "ownership", "runs", "uid")
+    __slots__ = ("_idle", "_opened", "closing", "lost", "ownership", "runs", "source", "uid")
 
-    def __init__(self, uid: str, ownership: Ownership) -> None:
+    def __init__(self, uid: str, ownership: Ownership, source: UidSource) -> None:
         """Begin with nothing that runs."""
         self.uid = uid
         self.ownership = ownership
+        self.source = source
+        """What found the uid."""
         self.runs: dict[AppRun, AbstractContextManager[None]] = {}
         """What runs, and by what the uid counts as used meanwhile."""
         self.closing = False
@@ -81,12 +88,28 @@ class Tenants:
     """All uids that this process serves."""
 
     def __init__(
-        self, server: ServerDriver, hand_off: Callable[[str], Awaitable[object] | None] | None, *, reopen_after: float
+        self,
+        server: ServerDriver,
+        hand_off: Callable[[str], Awaitable[object] | None] | None,
+        give: Callable[[str], Awaitable[None]],
+        *,
+        reopen_after: float,
+        end_within: float,
     ) -> None:
-        """Serve none; ``reopen_after`` is for how many seconds a uid that was handed off may stay unreleased."""
+        """Serve none.
+
+        ``reopen_after`` is for how many seconds a uid that was handed off may stay unreleased, and ``end_within`` in
+        how many all streams end.
+
+        ``give`` makes a uid another pod's. So goes one that is found only: nobody would place it once it is released.
+        """
         self._server = server
         self._hand_off = hand_off
+        self._give = give
         self._reopen_after = reopen_after
+        self._end_within = end_within
+        self._between_ends = _BETWEEN_ENDS
+        self._next_end = 0.0
         self._tenants: dict[str, Tenant] = {}
 
     def __len__(self) -> int:
@@ -96,30 +119,25 @@ class Tenants:
         """Return what is known of a uid that this process owns, or did a moment ago."""
         return self._tenants.get(uid)
 
-    def serving(self, uid: str) -> Tenant | None:
+    def serving(self, uid: str, source: UidSource) -> Tenant | None:
         """Return the tenant of a uid that may be served here now. No I/O."""
         tenant = self._tenants.get(uid)
         if tenant is not None:
             return tenant if tenant.admits else None
         ownership = self._server.owned(uid)
-        return None if ownership is None else self.take_in(ownership)
+        return None if ownership is None else self.take_in(ownership, source)
 
-    def take_in(self, ownership: Ownership) -> Tenant:
+    def take_in(self, ownership: Ownership, source: UidSource) -> Tenant:
         """Return the tenant of a uid that was claimed."""
         tenant = self._tenants.get(ownership.uid)
-        if tenant is not None and tenant.ownership is ownership:
-            return tenant
-        if tenant is not None and not tenant.lost:  # the same tenure, in another life of the pod
+        if tenant is not None:  # the same tenure, in another life of the pod: what was lost is not in here
             tenant.ownership = ownership
-        else:
-            tenant = self._tenants[ownership.uid] = Tenant(ownership.uid, ownership)
-        kept = tenant
-        ownership.on_lost(lambda: self._lost(kept, ownership))
+            return tenant
+        tenant = self._tenants[ownership.uid] = Tenant(ownership.uid, ownership, source)
+        ownership.on_lost(functools.partial(self._lost, tenant))
         return tenant
 
-    def _lost(self, tenant: Tenant, ownership: Ownership) -> None:
-        if tenant.ownership is not ownership:
-            return
+    def _lost(self, tenant: Tenant) -> None:
         tenant.lost = True
         if self._tenants.get(tenant.uid) is tenant:
             del self._tenants[tenant.uid]
@@ -132,24 +150,41 @@ class Tenants:
         The gate stays closed until the uid is released; it opens again if the hand-off fails, or is cut off.
         """
         tenant = self._tenants.get(uid)
-        if tenant is None:
-            await self._call(uid)
+        if tenant is None:  # minted, or claimed by the app itself
+            await self._call(uid, is_placed=False)
             return
+        if any(run.is_stream for run in tenant.runs):
+            await self._pace()
         tenant.closing = True
         try:
             tenant.end_streams()
             await tenant.idle()
-            await self._call(uid)
+            await self._call(uid, is_placed=tenant.source.place)
         except BaseException:
             tenant.open()
             raise
         asyncio.get_running_loop().call_later(self._reopen_after, self._reopen, tenant)
 
-    async def _call(self, uid: str) -> None:
-        if self._hand_off is not None:
-            result = self._hand_off(uid)
-            if result is not None:
-                await result
+    async def _pace(self) -> None:
+        """Wait for the turn to end streams: their clients come again at once, and not all in one moment.
+
+        They go in half of the time that the drain has, however many they are.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_end:  # the first one
+            streams = sum(run.is_stream for run in self.runs())
+            self._between_ends = min(_BETWEEN_ENDS, self._end_within / streams)
+        self._next_end = max(self._next_end, now) + self._between_ends
+        await asyncio.sleep(self._next_end - now)
+
+    async def _call(self, uid: str, *, is_placed: bool) -> None:
+        if self._hand_off is None:
+            return
+        result = self._hand_off(uid)
+        if result is not None:
+            await result
+        if not is_placed:
+            await self._give(uid)
 
     def _reopen(self, tenant: Tenant) -> None:
         if tenant.closing and not tenant.lost:

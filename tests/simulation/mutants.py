@@ -162,6 +162,18 @@ SLIPS = [
         "        try:\n            released = await self._operations.release(self, grace)\n"
         "        finally:\n            del owned.forget\n            owned.forget(self.uid)\n",
     ),
+    Mutation(
+        "a resumed life tells a loss",
+        OWNED,
+        "            if handle.held and resumed is not None:\n                before.pass_on()\n",
+        "",
+    ),
+    Mutation(
+        "who waits for a loss is forgotten by the next life",
+        OWNERSHIP,
+        "            self.tenure = resumed.tenure\n",
+        "            self.tenure = Tenure(operations.owned.pod_lease.clock)\n",
+    ),
     Mutation("any memory is good", OWNERSHIP, "return self.continues(older) or (", "return self.held or ("),
     # what a pod owns
     Mutation(
@@ -173,8 +185,8 @@ SLIPS = [
     Mutation(
         "a refused claim keeps the handle",
         OWNED,
-        "                return before\n            self.forget(uid)\n",
-        "                return before\n",
+        "                before.pass_on()\n            self.forget(uid)\n",
+        "                before.pass_on()\n",
     ),
     Mutation(
         "nothing is lost at the end",

@@ -435,16 +435,100 @@ class TestLost:
             await handle.lost()
 
     async def test_another_life(self, run_pods: RunPods, store: MemoryStore) -> None:
-        """A handle of a life that the store has lost is lost, and a new claim finds the memory of the uid good."""
+        """What another life of the pod resumes is not lost: a newer handle has it, whose loss is that of the older."""
+        called: list[str] = []
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            handle.on_lost(lambda: called.append("before"))
+            waiting = asyncio.create_task(handle.lost())
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
+            again = pod.owned("alice")
+            handle.on_lost(lambda: called.append("after"))
+            before = list(called), waiting.done(), handle.is_owned()
+
+            assert again is not None
+            assert again is await pod.claim("alice")
+            assert ([], False, False) == before
+            assert (True, False, True) == (again.is_owned(), again.inherited, again.resumes(handle))
+            again.on_lost(lambda: called.append("newer"))
+            await again.release()
+            async with asyncio.timeout(5.0):
+                await waiting
+
+        assert ["before", "after", "newer"] == called
+
+    async def test_another_life_after_another(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Who waits for the loss of a uid waits through any number of lives, and is told of it once."""
+        called: list[str] = []
+        async with run_pods(2) as (pod, other):
+            handle = await pod.claim("alice")
+            handle.on_lost(lambda: called.append("lost"))
+            for _ in range(3):
+                store.mark_dead(NAMESPACE, SERVICE, 0)
+                await beat_once(pod)
+                await reclaim_ended(pod)
+            before = list(called)
+            await eventually(lambda: len(store._listeners) >= 2)
+            await other.set_linked_pod("", "alice", SERVICE, 1)
+            await eventually(lambda: pod.owned("alice") is None)
+
+            assert ([], ["lost"]) == (before, called)
+
+    @pytest.mark.parametrize("how", ["taken over", "another had it", "too late"])
+    async def test_another_life_that_resumes_nothing(
+        self, run_pods: RunPods, store: MemoryStore, clock: ManualClock, how: str
+    ) -> None:
+        """What another life of the pod does not resume is lost, also if it has the uid again."""
+        called: list[str] = []
+        key = LinkKey(NAMESPACE, "alice", SERVICE)
+        async with run_pods(2) as (pod, other):
+            handle = await pod.claim("alice")
+            handle.on_lost(lambda: called.append("lost"))
+            if how == "too late":
+                store.lose_all()
+                clock.advance(501.0)
+            else:
+                life = PodLife(0, pod.incarnation)
+                store.mark_dead(NAMESPACE, SERVICE, 0)
+                await store.place(key, PodLife(1, other.incarnation), 60.0, dead=(life,))
+                taken = await other.claim("alice")
+                if how == "another had it":
+                    await taken.release()
+            await beat_once(pod)
+            await reclaim_ended(pod)
+
+            assert ["lost"] == called
+            assert (how != "taken over") is (pod.owned("alice") is not None)
+
+    async def test_an_older_handle_is_released(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """Who releases the handle of an older life, with which the present one goes on, loses the uid."""
+        called: list[bool] = []
         async with run_pods(1) as (pod,):
             handle = await pod.claim("alice")
             store.mark_dead(NAMESPACE, SERVICE, 0)
             await beat_once(pod)
-            async with asyncio.timeout(5.0):
-                await handle.lost()
+            await reclaim_ended(pod)
             again = await pod.claim("alice")
+            again.on_lost(lambda: called.append(again.is_owned() or pod.owned("alice") is not None))
+            released = await handle.release()
 
-            assert (True, False) == (again.is_owned(), again.inherited)
+            assert (True, [False]) == (released, called)
+
+    async def test_not_claimed_again_by_the_end(self, run_pods: RunPods, store: MemoryStore) -> None:
+        """What a new life could not claim again is lost when the pod stops."""
+        called: list[str] = []
+        async with run_pods(1) as (pod,):
+            handle = await pod.claim("alice")
+            handle.on_lost(lambda: called.append("lost"))
+            store.fail_with(StoreUnavailableError("away", operation="claim", maybe_applied=False), "claim")
+            store.mark_dead(NAMESPACE, SERVICE, 0)
+            await beat_once(pod)
+            await reclaim_ended(pod)
+            before = list(called), handle.is_owned()
+
+        assert (([], False), ["lost"]) == (before, called)
 
     async def test_callbacks(self, run_pods: RunPods) -> None:
         """Callbacks run once each, in their order, and at once if the handle is lost already."""
@@ -468,7 +552,7 @@ class TestLost:
                 waiting.cancel()
                 await asyncio.wait([waiting])
 
-            assert [] == handle._on_lost
+            assert () == handle.tenure.callbacks
 
     async def test_lease_without_heartbeat(self, run_pods: RunPods, clock: ManualClock, store: MemoryStore) -> None:
         """A pod that has not reached the store for a lease owns nothing, and owns again after its next heartbeat."""

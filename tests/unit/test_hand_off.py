@@ -614,7 +614,7 @@ class TestKinds:
                     with pytest.raises(InvalidArgumentError, match="nobody awaits it") as caught:
                         handle.on_lost(callback)  # type: ignore[arg-type]  # that is the point
                     assert ("callback", callback) == (caught.value.argument, caught.value.value)
-            assert [] == held._on_lost
+            assert () == held.tenure.callbacks
 
 
 class TestFaults:

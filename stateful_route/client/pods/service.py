@@ -96,6 +96,7 @@ class ServicePods:
         self._digest = 0
         self._unaccounted = 0
         self._settle = settle
+        self._lease = lease
         self._pods: dict[int, Pod] = {}
         self._freshness = Freshness()
         self._ready = ReadyPods()
@@ -343,6 +344,24 @@ class ServicePods:
         unbroken = self._freshness.unbroken_for(max(lease, self._freshness.shortest_lease or 0.0))
         absent_since = -math.inf if pod.absent_since is None else pod.absent_since
         return min(unbroken, self.read_at - max(absent_since, pod.met_at))
+
+    def over_in(self, pod: Pod, now: float) -> float:
+        """Return in how many seconds, at most, a pod that is heard no more can be confirmed dead; may be negative.
+
+        ``now`` is on the clock of this process.
+        """
+        state = pod.state
+        if state is None:
+            lease = max(self._lease, pod.absent_lease)
+            return lease - self.absent_for(pod, lease) - (now - self.read_at)
+        lease = state.load_state.ttl
+        seen_at = self.read_at + lease - self._freshness.unbroken_for(lease)
+        if pod.overdue:
+            return max(pod.ripe_at, seen_at) - now
+        # One that was reported is asked for in each reading, of the others a heartbeat may not have been read.
+        exact = pod.reported is not None and pod.reported <= self.read_at
+        heard_at = self._freshness.own_time(state.load_state.timestamp) if exact else self.read_at
+        return max(heard_at + lease, seen_at) - now
 
     def broken(self) -> None:
         """Take in that the table could not be read."""

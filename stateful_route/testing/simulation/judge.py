@@ -202,12 +202,19 @@ class Judge:
                 owners[pod] = handle
                 self._owned_since[uid] = self.loop.now
                 if handle not in self._kept.setdefault(pod, {}):
+                    self._check_no_loss(pod, handle)
                     self._kept[pod][handle] = False
                     handle.on_lost(functools.partial(self._note_lost, pod, handle))
                 self.trace.note(pod.name, "owns", f"{uid} at epoch {handle.epoch}")
                 self._check_epoch(uid, pod, handle)
             if len(owners) > 1:
                 self._check_owners(uid)
+
+    def _check_no_loss(self, pod: PodProcess, handle: Ownership) -> None:
+        """Check that nobody was told of the loss of a uid with whose tenure a new handle goes on."""
+        for older, lost in self._kept[pod].items():
+            if lost and older.tenure is handle.tenure:
+                self.violate("a resumed life is no loss", f"{pod.name} was told that it lost {older!r}: {handle!r}")
 
     def _note_lost(self, pod: PodProcess, handle: Ownership) -> None:
         if self._kept[pod][handle]:

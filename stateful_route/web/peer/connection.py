@@ -17,8 +17,10 @@ _HIGH_WATER = 1024 * 1024
 _MAX_HELLO = 4096
 # Payloads from this size on are not copied into one write with others.
 _LARGE = 16 * 1024
-# Seconds between two looks at a connection, and of silence after which the other side is pinged.
+# The longest time in seconds between two looks at a connection, and of silence after which the other side is pinged.
 _LOOK = 1.0
+# How many times it is looked at, and so pinged, at least before it counts as lost.
+_LOOKS = 4
 
 
 class Connection(asyncio.Protocol):
@@ -32,6 +34,7 @@ class Connection(asyncio.Protocol):
         """Make the protocol of a transport to come."""
         self._loop = asyncio.get_running_loop()
         self._silence = silence
+        self._every = min(_LOOK, silence / _LOOKS)
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._out: list[bytes | memoryview] = []
@@ -65,7 +68,7 @@ class Connection(asyncio.Protocol):
         """Begin."""
         self._transport = stream = cast("asyncio.Transport", transport)  # that of uvloop is no subclass
         stream.set_write_buffer_limits(high=_HIGH_WATER)
-        self._look = self._loop.call_later(_LOOK, self._look_after)
+        self._look = self._loop.call_later(self._every, self._look_after)
         self.connected()
 
     def data_received(self, data: bytes) -> None:
@@ -197,18 +200,18 @@ class Connection(asyncio.Protocol):
     def _look_after(self) -> None:
         """Ping the other side if it is silent, and give it up if it stays so."""
         now = self._loop.time()
-        self._look = self._loop.call_later(_LOOK, self._look_after)
-        late = now - self._looked > 2 * _LOOK  # this process stood still: what has come meanwhile is not read yet
+        self._look = self._loop.call_later(self._every, self._look_after)
+        late = now - self._looked > 2 * self._every  # this process stood still: what has come meanwhile is not read yet
         self._looked = now
         silent = now - self._heard
-        if late or silent < _LOOK:
+        if late or silent < self._every:
             return
         if silent > self._silence:
             self.abort(PeerLostError(f"a peer has not answered for {silent:.1f} s"))
         elif self.streams:
             self.send(Kind.PING, 0)
         else:
-            self._heard = now - _LOOK  # nobody waits: ping once somebody does
+            self._heard = now - self._every  # nobody waits: ping once somebody does
 
     def __repr__(self) -> str:
         peer: Any = None if self._transport is None else self._transport.get_extra_info("peername")

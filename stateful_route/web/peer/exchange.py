@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.web.errors import PeerError, PeerProtocolError
+from stateful_route.web.errors import DisconnectedError, PeerError, PeerProtocolError
 from stateful_route.web.peer.carry import MAX_MESSAGE, pack_close
 from stateful_route.web.peer.frames import Kind, Refusal, flat, pack, pack_number, text_of, unpack_number
 from stateful_route.web.peer.head import unpack_head
@@ -59,8 +59,14 @@ class Exchange:
         return await self._receive_http()
 
     async def send(self, message: Message) -> None:
-        """Send an event to the client, as ASGI says. Once the client is gone it does nothing."""
+        """Send an event to the client, as ASGI says. Once the client is gone it does nothing.
+
+        Raises:
+            DisconnectedError: if the client of a WebSocket is gone: an app that only sends hears of it here.
+
+        """
         if self.ended or self._stream.gone or self._stream.failure is not None:
+            self._tell()
             return
         kind = message["type"]
         try:
@@ -71,7 +77,11 @@ class Exchange:
             else:
                 self._send_sign(kind, message)
         except PeerError:
-            return
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.is_websocket and (self._closed or not self.ended):
+            raise DisconnectedError("the client of this WebSocket is gone")
 
     # HTTP ---------------------------------------------------------------------------------------------------------
 

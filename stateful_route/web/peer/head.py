@@ -17,6 +17,8 @@ from stateful_route.web.peer.frames import flat, pack, paired, text_of, unpack
 _FIXED = 10
 # What is told of a request, a letter each.
 _INLINE, _WAITS = b"b", b"w"
+# That ``send`` raises when the client is gone (2.4) is so for WebSockets; of HTTP the app hears it from ``receive``.
+_VERSIONS = {"http": "2.3", "websocket": "2.4"}
 _NO_EXTENSION: dict[str, Any] = {}
 _EXTENSIONS = {"http": "http.response.trailers", "websocket": "websocket.http.response"}
 _REMEMBERED = 256
@@ -110,7 +112,7 @@ def _unpack_setting(same: bytes) -> dict[str, Any]:
     kind, extended, version, scheme = (text_of(part) for part in parts[:4])
     return {
         "type": kind,
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "asgi": {"version": "3.0", "spec_version": _VERSIONS[kind]},
         "http_version": version,
         "scheme": scheme,
         "root_path": parts[4].decode("utf-8", "surrogatepass"),

@@ -6,7 +6,7 @@ import asyncio
 import collections
 from typing import TYPE_CHECKING
 
-from stateful_route.web.errors import PeerProtocolError
+from stateful_route.web.errors import PeerLostError, PeerProtocolError
 from stateful_route.web.peer.frames import MAX_CHUNK, WINDOW, Kind
 
 if TYPE_CHECKING:
@@ -25,7 +25,19 @@ class Stream:
     reader costs a window of memory, here and there.
     """
 
-    __slots__ = ("_connection", "_credit", "_room", "_taken", "_waiter", "_waiting", "failure", "frames", "gone", "sid")
+    __slots__ = (
+        "_connection",
+        "_credit",
+        "_room",
+        "_sending",
+        "_taken",
+        "_waiter",
+        "_waiting",
+        "failure",
+        "frames",
+        "gone",
+        "sid",
+    )
 
     def __init__(self, connection: Connection, sid: int) -> None:
         """Open it; nothing is sent."""
@@ -36,12 +48,13 @@ class Stream:
         self.failure: Exception | None = None
         """Why nothing will come any more, once what has come is read."""
         self.gone = False
-        """Whether the edge does not wait for the answer any more."""
+        """Whether the other side waits for nothing any more: what it says of that may not be read yet."""
         self._credit = WINDOW
         self._taken = 0
         self._waiting = 0
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
 
     # What comes in ------------------------------------------------------------------------------------------------
 
@@ -60,7 +73,7 @@ class Stream:
             self._waiting += len(payload)
             if self._waiting > _MOST_WAITING:
                 raise PeerProtocolError(f"{self._waiting} bytes of one stream are more than its window")
-        elif kind is Kind.GONE:
+        elif kind is Kind.GONE or kind is Kind.CLOSE:
             self.gone = True
             self._wake_sender()
         self.frames.append((kind, payload))
@@ -101,9 +114,8 @@ class Stream:
     # What goes out ------------------------------------------------------------------------------------------------
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
-        """Send a frame that is not counted: heads and signs."""
-        if self.failure is None:
-            self._connection.send(kind, self.sid, payload)
+        """Send a frame that is not counted: heads and signs; if the connection has ended it is dropped."""
+        self._connection.send(kind, self.sid, payload)
 
     async def send_bytes(self, kind: Kind, payload: bytes, part: Kind) -> None:
         """Send bytes that are counted; what is longer than a chunk goes in frames of the kind ``part`` before it.
@@ -112,11 +124,18 @@ class Stream:
             PeerError: if the connection has ended.
 
         """
-        if len(payload) <= MAX_CHUNK:
-            if self._credit <= 0 or self._connection.full:
-                await self._wait_for_room()
+        if len(payload) <= MAX_CHUNK and self._sending is None and self._credit > 0 and not self._connection.full:
             self._send_counted(kind, payload)
             return
+        sending = asyncio.get_running_loop().create_task(self._send_after(self._sending, kind, payload, part))
+        self._sending = sending
+        sending.add_done_callback(self._sent)
+        await asyncio.shield(sending)
+
+    async def _send_after(self, before: asyncio.Task[None] | None, kind: Kind, payload: bytes, part: Kind) -> None:
+        """Send what does not go at once: in its turn, and whole though who waits for it is cancelled."""
+        if before is not None:
+            await asyncio.wait([before])
         view = memoryview(payload)
         begin, last = 0, len(view) - MAX_CHUNK
         while begin < last:
@@ -125,6 +144,12 @@ class Stream:
             begin += MAX_CHUNK
         await self._wait_for_room()
         self._send_counted(kind, view[begin:])
+
+    def _sent(self, sending: asyncio.Task[None]) -> None:
+        if self._sending is sending:
+            self._sending = None
+        if not sending.cancelled():
+            sending.exception()  # who waits is told
 
     def _send_counted(self, kind: Kind, payload: bytes | memoryview) -> None:
         if self.failure is not None:
@@ -143,8 +168,10 @@ class Stream:
             await self._connection.drained()
 
     def close(self) -> None:
-        """Forget the stream: what still comes for it is dropped."""
+        """Forget the stream: what still comes for it is dropped, and nobody waits to send."""
         self._connection.forget(self.sid)
+        if self._sending is not None:
+            self.fail(PeerLostError("the stream was closed"))
 
     def _wake_reader(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,0 +1,230 @@
+"""What the middleware and the gateway have in common: they find the uid of a request, and start with the lifespan."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from stateful_route._background.tasks import outlast
+from stateful_route.errors import ConfigError, InvalidArgumentError, LifecycleError, StatefulRouteError
+from stateful_route.models import RoutingState
+from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.web.inbound import ClientGoneError, Inbound
+from stateful_route.web.lifespan import Lifespan, Once
+from stateful_route.web.peer.address import PeerAddress
+from stateful_route.web.peer.dialer import Dialer
+from stateful_route.web.settings import EdgeSettings
+from stateful_route.web.uids.found import Found
+from stateful_route.web.uids.request import RequestHead
+
+if TYPE_CHECKING:
+    from stateful_route.client.driver import ClientDriver
+    from stateful_route.web.app_run import App
+    from stateful_route.web.edge import Edge
+    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.uids.found import UidSources
+
+_log = logging.getLogger("stateful_route")
+
+MARK = "stateful_route.web"
+"""In a lifespan scope: that it went through one of these."""
+# What a lifespan scope has of its own; the rest is what frameworks add, and look for in the scope of a request.
+_OF_SERVER = frozenset({"type", "asgi", "state", MARK})
+_CONNECT_WITHIN = 2.0
+
+
+class Front(abc.ABC):
+    """An ASGI app that has requests served by the owners of their uids."""
+
+    def __init__(self, app: App | None, settings: dict[str, Any]) -> None:
+        """Stand in front of an app, or of none; what is wrong with the settings of the edge is said at the start."""
+        self._app = app
+        self._wrong: StatefulRouteError | None = None
+        with self._noting_errors():
+            self._edge_settings = EdgeSettings.checked(**settings)
+        self._starting = Once(self._start)
+        self._stack = contextlib.AsyncExitStack()
+        self._edge: Edge | None = None
+        self._sources: UidSources | None = None
+        self._draining = False
+        self._stopped = False
+        self._state: dict[str, Any] = {}
+        self._template: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def _noting_errors(self) -> Any:
+        """Keep an error for the start: frameworks make a middleware where an exception is taken for something else."""
+        try:
+            yield
+        except (ConfigError, InvalidArgumentError) as error:
+            self._wrong = self._wrong or error
+
+    # ASGI ---------------------------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request, a WebSocket or a lifespan."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif kind not in {"http", "websocket"}:
+            await self._serve_unknown(scope, receive, send)
+        elif self._edge is not None or await self._started(scope, send):
+            if self._draining and kind == "http":
+                send = closing(scope, send)
+            with contextlib.suppress(ClientGoneError):
+                await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        edge, sources = self._edge, self._sources
+        assert edge is not None  # noqa: S101 - it was started
+        assert sources is not None  # noqa: S101 - it was started
+        request = RequestHead(scope)
+        inbound: Inbound | None = None
+        if sources.body_limit and sources.needs_body(request):
+            inbound = Inbound(scope, receive, send)
+            request.body = await inbound.read_ahead(sources.body_limit, asked=True)
+            receive = inbound.receive
+        found = sources.find(request)
+        if sources.issued is not None and (found is None or found.stale):
+            found, send = issued(sources, request, found, send)
+        if found is not None and (here := self._served_here(found, scope, receive, send)) is not None:
+            await here
+            return
+        if inbound is None:
+            inbound = Inbound(scope, receive, send)
+        inbound.send = send
+        await inbound.connect()
+        if found is not None:
+            await edge.serve(found, inbound)
+        else:
+            await self._serve_without_uid(edge, inbound)
+
+    @abc.abstractmethod
+    def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
+        """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
+
+    @abc.abstractmethod
+    async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
+        """Serve a request that has no uid."""
+
+    async def _serve_unknown(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve something else than a request or a WebSocket."""
+        if self._app is not None:
+            await self._app(scope, receive, send)
+
+    # The lifespan -------------------------------------------------------------------------------------------------
+
+    async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
+        if MARK in scope:
+            self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
+        scope[MARK] = self
+        self._state = scope.setdefault("state", {})
+        self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
+        await Lifespan(self._app, receive, send, self.start, self.stop).run(scope)
+
+    async def _started(self, scope: Message, send: Send) -> bool:
+        """Start with the first request, if there was no lifespan; answer 503 if that fails."""
+        if "app" in scope:
+            self._template["app"] = scope["app"]
+        try:
+            await self.start()
+        except StatefulRouteError as error:
+            _log.error("%s cannot start: %s", type(self).__name__, error)
+            await answer(scope, send, UNAVAILABLE, "this process has not started")
+            return False
+        return True
+
+    async def start(self) -> None:
+        """Start the drivers; the lifespan does it. Calls at the same time share one start.
+
+        Raises:
+            ConfigError: if a setting is missing or wrong, or a process of the service has another secret.
+            InvalidArgumentError: naming the setting of a wrong type or range.
+            LifecycleError: if it was stopped.
+            StoreError: if Redis does not answer.
+
+        """
+        if self._wrong is not None:
+            raise self._wrong
+        if self._stopped:
+            raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
+        await self._starting.run()
+
+    async def _start(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            edge = await self._begin(stack)
+            self._stack = stack.pop_all()
+        self._sources = self._edge_settings.sources
+        self._edge = edge
+
+    @abc.abstractmethod
+    async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+        """Start what there is, in an order that the stack undoes; return the edge."""
+
+    def _dialer(self, stack: contextlib.AsyncExitStack) -> Dialer:
+        settings = self._edge_settings
+        silence = settings.config.lease_seconds
+        dialer = Dialer(settings.keys, settings.scope, connect_timeout=_CONNECT_WITHIN, silence=silence)
+        stack.push_async_callback(dialer.close)
+        return dialer
+
+    async def stop(self) -> None:
+        """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""
+        self._stopped = self._draining = True
+        if not self._starting.done:
+            await self._starting.cancel()
+            return
+        stack, self._stack = self._stack, contextlib.AsyncExitStack()
+        await outlast(asyncio.ensure_future(stack.aclose()))
+
+
+async def check_secrets(client: ClientDriver, settings: EdgeSettings) -> None:
+    """Refuse a secret that a living process of the service does not know.
+
+    Raises:
+        ConfigError: if one has another secret, or only one side has one.
+        StoreError: if Redis does not answer.
+
+    """
+    pods = await client.pods("", settings.service)
+    for pod in pods.values():
+        address = PeerAddress.parse(pod.report.address)
+        alive = not pod.dead and pod.report.routing_state is not RoutingState.SHUTDOWN
+        if alive and address is not None and settings.keys.shared(address.keys) is None:
+            allowed = (
+                f"the secret of pod {pod.pod_index}, which runs: give all processes of {settings.service!r} the same "
+                "one; to change it, give the new ones both, [new, old], with None for no secret"
+            )
+            raise ConfigError("secret", "...", allowed)
+
+
+def issued(sources: UidSources, request: RequestHead, found: Found | None, send: Send) -> tuple[Found | None, Send]:
+    """Issue a cookie: for a new uid, or again for one that is signed with an older secret."""
+    cookie = sources.issued
+    assert cookie is not None  # noqa: S101 - by the caller
+    known = cookie.read(request)
+    raw = cookie.new_uid() if known is None else known.uid
+    uid = sources.within_scope(request, raw)
+    if uid is None:
+        return found, send
+    header = (b"set-cookie", cookie.issue(raw))
+    return Found(uid, cookie) if found is None else found, adding(header, send)
+
+
+def adding(header: tuple[bytes, bytes], send: Send) -> Send:
+    """Return ``send`` that adds a header to the head of the answer."""
+
+    async def send_with_header(message: Message) -> None:
+        if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
+            message = {**message, "headers": [*(message.get("headers") or ()), header]}
+        await send(message)
+
+    return send_with_header
+
+
+def closing(scope: Message, send: Send) -> Send:
+    """Return ``send`` that lets the client of HTTP/1 come by another connection: this process will close it soon."""
+    return adding((b"connection", b"close"), send) if scope["http_version"][:1] == "1" else send

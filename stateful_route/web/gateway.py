@@ -1,0 +1,92 @@
+"""The gateway: an ASGI app without uids of its own, that has each request served by a pod of a service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stateful_route.route import StatefulRoute
+from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.web.edge import Edge
+from stateful_route.web.front import Front, check_secrets
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Sequence
+
+    from stateful_route.client.placement.strategies import PlacementStrategy
+    from stateful_route.config import BaseConfig
+    from stateful_route.web.inbound import Inbound
+    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.peer.keys import Secret
+    from stateful_route.web.settings import Scope, Uids
+    from stateful_route.web.uids.found import Found
+
+
+class StickyGateway(Front):
+    """Has each request served by the process that owns its uid; those processes run ``StickyMiddleware``.
+
+    An ASGI 3 app, for any server: where the balancer is to be ours, or a part of a site goes to another service. The
+    drivers start and stop with its lifespan. A request without a uid goes to a pod that is chosen by load.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        uid: Uids,
+        redis: Any = None,
+        namespace: str | None = None,
+        config: BaseConfig | None = None,
+        scope: Scope = None,
+        secret: Secret | Sequence[Secret] = None,
+        patience: float | None = None,
+        max_held: int = 1000,
+        restores: bool = False,
+        strategy: PlacementStrategy | None = None,
+    ) -> None:
+        """Make a gateway; what is wrong with the settings is said at the start, which fails then.
+
+        Args:
+            service: the name of the service.
+            uid: where in a request its uid is; the same sources, in the same order, as those of the middleware.
+            redis: as of ``StickyMiddleware``, and so are all that follow, but for the last two.
+            namespace: isolation domain.
+            config: every tuning value.
+            scope: whose uid it is.
+            secret: that of the service.
+            patience: for how many seconds a request is held while its owner is not there.
+            max_held: how many requests are held at the same time.
+            restores: whether the app has a ``hand_off``: it can load what another of its processes knew, so a uid that
+                it has made is taken over too.
+            strategy: chooses the pod of a new uid.
+
+        """
+        settings = {
+            "service": service,
+            "uid": uid,
+            "redis": redis,
+            "namespace": namespace,
+            "config": config,
+            "scope": scope,
+            "secret": secret,
+            "patience": patience,
+            "max_held": max_held,
+        }
+        super().__init__(None, settings)
+        self._restores = restores
+        self._strategy = strategy
+
+    def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002 - nothing is
+        return None
+
+    async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
+        if not await edge.carry_unlinked(inbound):
+            await answer(inbound.scope, inbound.send, UNAVAILABLE, "no pod takes it now")
+
+    async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+        settings = self._edge_settings
+        route = await stack.enter_async_context(StatefulRoute(settings.redis, settings.config))
+        client = await stack.enter_async_context(route.client(strategy=self._strategy))
+        await check_secrets(client, settings)
+        rooms = client.service(settings.service)
+        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores)

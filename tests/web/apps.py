@@ -1,0 +1,424 @@
+"""Small apps for the replicas of the tests: bare ASGI, so that nothing stands between the middleware and what is seen.
+
+Settings come from the environment: ``WEB_MIDDLEWARE``, keyword arguments of the middleware as JSON; ``WEB_HAND_OFF``,
+what the hand-off does; ``WEB_FOLDER``, where state is saved and events are noted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from pathlib import Path as Folder
+from typing import TYPE_CHECKING, Any
+
+from stateful_route.web import (
+    Header,
+    JsonBody,
+    JsonResponse,
+    Location,
+    Path,
+    Query,
+    ResponseHeader,
+    SignedCookie,
+    Sticky,
+    StickyMiddleware,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Scope = dict[str, Any]
+    Receive = Callable[[], Awaitable[dict[str, Any]]]
+    Send = Callable[[dict[str, Any]], Awaitable[None]]
+    App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PIECE = bytes(range(256)) * 256
+"""64 KiB: what downloads are made of."""
+SECRETS = [one.encode() for one in json.loads(os.environ.get("WEB_COOKIE_SECRETS", '["a secret of the tests"]'))]
+
+_FOLDER = Folder(os.environ.get("WEB_FOLDER", "."))
+
+
+def note(event: str, **facts: Any) -> None:
+    """Add a line to the events that all replicas write: one write, so that no two are mixed."""
+    line = json.dumps({"event": event, "pid": os.getpid(), "at": time.time(), **facts})
+    file = os.open(_FOLDER / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, line.encode() + b"\n")
+    finally:
+        os.close(file)
+
+
+async def respond(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length_of(body)]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_json(send: Send, value: Any, *headers: tuple[bytes, bytes], status: int = 200) -> None:
+    await respond(send, status, json.dumps(value).encode(), (b"content-type", b"application/json"), *headers)
+
+
+def length_of(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % len(body)
+
+
+async def body_of(receive: Receive) -> tuple[int, str]:
+    """Return length and checksum of a body; it is not kept."""
+    size, checksum, more = 0, hashlib.sha256(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            note("disconnected")
+            raise ConnectionResetError
+        size += len(message.get("body", b""))
+        checksum.update(message.get("body", b""))
+        more = message.get("more_body", False)
+    return size, checksum.hexdigest()
+
+
+# State that a hand-off saves ----------------------------------------------------------------------------------------
+
+counts: dict[str, int] = {}
+
+
+def _saved(uid: str) -> Folder:
+    return _FOLDER / f"{hashlib.sha256(uid.encode()).hexdigest()}.saved"
+
+
+async def hand_off(uid: str) -> None:
+    """Save the count of a uid, in the way that the test asks for."""
+    way = os.environ.get("WEB_HAND_OFF", "")
+    note("hand_off", uid=uid, count=counts.get(uid, 0))
+    if way == "raises":
+        raise RuntimeError("the hand-off of the test raises")
+    await asyncio.sleep(3600 if way == "hangs" else float(way or 0))
+    _saved(uid).write_text(str(counts.pop(uid, 0)))
+    note("handed_off", uid=uid)
+
+
+def add_one(sticky: Sticky) -> int:
+    """Count a request of a uid; what another replica has saved is loaded first."""
+    uid = sticky.uid or ""
+    if uid not in counts:
+        saved = _saved(uid)
+        counts[uid] = int(saved.read_text()) if saved.exists() else 0
+    counts[uid] += 1
+    return counts[uid]
+
+
+# What rooms do ------------------------------------------------------------------------------------------------------
+
+
+def _facts(scope: Scope) -> dict[str, Any]:
+    sticky = Sticky.of(scope)
+    return {
+        "pid": os.getpid(),
+        "uid": sticky.uid,
+        "pod": sticky.pod_index,
+        "epoch": sticky.epoch,
+        "owned": sticky.is_owned(),
+    }
+
+
+async def count(scope: Scope, receive: Receive, send: Send) -> None:
+    size, checksum = await body_of(receive)
+    sticky = Sticky.of(scope)
+    facts = _facts(scope) | {"count": add_one(sticky), "size": size, "checksum": checksum}
+    note("served", uid=sticky.uid, pod=sticky.pod_index, epoch=sticky.epoch)
+    await respond_json(send, facts)
+
+
+async def scope_seen(scope: Scope, receive: Receive, send: Send) -> None:
+    await body_of(receive)
+    plain = {
+        key: scope.get(key) for key in ("method", "path", "scheme", "http_version", "root_path", "client", "server")
+    }
+    plain["raw_path"] = scope["raw_path"].decode("latin-1")
+    plain["query"] = scope["query_string"].decode("latin-1")
+    plain["headers"] = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]]
+    plain["extensions"] = sorted(scope.get("extensions") or ())
+    await respond_json(send, plain | {"pid": os.getpid()}, (b"set-cookie", b"a=1; Path=/"), (b"set-cookie", b"b=2"))
+
+
+async def download(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send so many pieces."""
+    pieces = int(scope["query_string"])
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-pieces")]}
+    await send(start)
+    for number in range(pieces):
+        await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+        if number % 100 == 0:
+            note("sent", pieces=number)
+    await send({"type": "http.response.body", "body": b""})
+    note("sent", pieces=pieces)
+
+
+async def events(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an event each 50 ms, from the one after ``Last-Event-ID`` on, until the client goes away."""
+    last = next((int(value) for name, value in scope["headers"] if name == b"last-event-id"), 0)
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+    await send(start)
+    gone = asyncio.ensure_future(_gone(receive))
+    try:
+        for number in range(last + 1, last + 2000):
+            text = f"id: {number}\ndata: {os.getpid()}\n\n"
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            if (await asyncio.wait([gone], timeout=0.05))[0]:
+                note("stream_ended")
+                return
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def hang(scope: Scope, receive: Receive, send: Send) -> None:
+    """Begin an answer if asked to, and wait until the client goes away."""
+    note("hangs", uid=Sticky.of(scope).uid)
+    if scope["query_string"] == b"started":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+    await _gone(receive)
+    note("disconnected", uid=Sticky.of(scope).uid)
+
+
+async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer after so many seconds."""
+    await body_of(receive)
+    sticky = Sticky.of(scope)
+    note("begins", uid=sticky.uid)
+    await asyncio.sleep(float(scope["query_string"]))
+    note("served", uid=sticky.uid, pod=sticky.pod_index, epoch=sticky.epoch)
+    await respond_json(send, _facts(scope) | {"count": add_one(sticky)})
+
+
+async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+    """Fail: at once, or in the middle of an answer with or without its length."""
+    way = scope["query_string"]
+    if way:
+        headers = [(b"content-length", b"1000")] if way == b"length" else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+    raise RuntimeError("the app of the test fails")
+
+
+async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+    """Return without an answer."""
+
+
+async def unread(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer without a look at the body."""
+    await respond_json(send, {"pid": os.getpid()}, status=413)
+
+
+async def late_reader(scope: Scope, receive: Receive, send: Send) -> None:
+    """Read the body after a while."""
+    note("waits")
+    await asyncio.sleep(0.4)
+    size, checksum = await body_of(receive)
+    await respond_json(send, {"pid": os.getpid(), "size": size, "checksum": checksum})
+
+
+async def trailers(scope: Scope, receive: Receive, send: Send) -> None:
+    offered = "http.response.trailers" in (scope.get("extensions") or {})
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"trailer", b"x-sum")], "trailers": offered}
+    await send(start)
+    await send({"type": "http.response.body", "body": b"with trailers"})
+    if offered:
+        await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"7")], "more_trailers": False})
+
+
+async def raw_status(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a status, and no body."""
+    await send({"type": "http.response.start", "status": int(scope["query_string"]), "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+# WebSockets ---------------------------------------------------------------------------------------------------------
+
+
+async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Do what the query asks for; by default echo, with the process in front of a text."""
+    assert (await receive())["type"] == "websocket.connect"
+    way, _, rest = scope["query_string"].decode().partition("=")
+    if way == "refuse":
+        await send({"type": "websocket.close", "code": 1008, "reason": "no"})
+    elif way == "deny":
+        await _deny(send)
+    elif way == "fail":
+        raise RuntimeError("the app of the test fails before it accepts")
+    else:
+        wanted = scope["subprotocols"]
+        chosen = wanted[-1] if wanted else None
+        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": [(b"x-pid", b"%d" % os.getpid())]})
+        note("accepted", uid=Sticky.of(scope).uid)
+        await _accepted(way, rest, scope, receive, send)
+
+
+async def _deny(send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"x-why", b"test")]
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"no ", "more_body": True})
+    await send({"type": "websocket.http.response.body", "body": b"tea"})
+
+
+async def _accepted(way: str, rest: str, scope: Scope, receive: Receive, send: Send) -> None:
+    if way == "close":
+        code, _, reason = rest.partition(",")
+        await send({"type": "websocket.close", "code": int(code), "reason": reason})
+    elif way == "fails":
+        raise RuntimeError("the app of the test fails after it has accepted")
+    elif way == "tick":
+        await _tick(send)
+    elif way == "shout":
+        await _shout(int(rest), receive, send)
+    else:
+        await _echo(scope, receive, send)
+
+
+async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            note("ws_closed", uid=Sticky.of(scope).uid, code=message.get("code"), reason=message.get("reason"))
+            return
+        if message.get("text") is not None:
+            sticky = Sticky.of(scope)
+            note("served", uid=sticky.uid, pod=sticky.pod_index, epoch=sticky.epoch)
+            await send({"type": "websocket.send", "text": f"{os.getpid()} {message['text']}"})
+        else:
+            await send({"type": "websocket.send", "bytes": message["bytes"][::-1]})
+
+
+async def _tick(send: Send) -> None:
+    """Send and never read: only ``send`` can tell that the client is gone."""
+    try:
+        while True:
+            await send({"type": "websocket.send", "text": "tick"})
+            await asyncio.sleep(0.02)
+    except OSError:
+        note("ticker_told")
+
+
+async def _shout(size: int, receive: Receive, send: Send) -> None:
+    """Send messages from several tasks at a time, each of one letter."""
+
+    async def one(letter: str) -> None:
+        for _ in range(5):
+            await send({"type": "websocket.send", "text": letter * size})
+
+    await asyncio.gather(*(one(letter) for letter in "abcdefgh"))
+    await send({"type": "websocket.close", "code": 1000})
+
+
+_ROOM: dict[str, App] = {
+    "count": count,
+    "scope": scope_seen,
+    "download": download,
+    "events": events,
+    "hang": hang,
+    "slow": slow,
+    "fail": fail,
+    "silent": silent,
+    "unread": unread,
+    "late": late_reader,
+    "trailers": trailers,
+    "status": raw_status,
+}
+
+
+async def room(scope: Scope, receive: Receive, send: Send) -> None:
+    """``/rooms/{uid}/{what}``; a lifespan is not known here."""
+    if scope["type"] == "websocket":
+        await websocket(scope, receive, send)
+        return
+    assert scope["type"] == "http", "no lifespan here"
+    what = scope["path"].rpartition("/")[2]
+    if what in _ROOM:
+        await _ROOM[what](scope, receive, send)
+    else:
+        await respond(send, 404, b"not here")
+
+
+def middleware(app: App, uid: Any, **more: Any) -> StickyMiddleware:
+    """Wrap an app as the environment says."""
+    settings = {"service": "room", "uid": uid} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
+    if "WEB_HAND_OFF" in os.environ:
+        settings["hand_off"] = hand_off
+    else:
+        settings.setdefault("drain", "release")
+    return StickyMiddleware(app, **settings)
+
+
+def rooms() -> StickyMiddleware:
+    """Return the app of rooms, with its middleware."""
+    return middleware(room, [Path("/rooms/{uid}"), Header("x-session-id")])
+
+
+# Ids that the app makes ---------------------------------------------------------------------------------------------
+
+_made: dict[str, int] = {}
+
+
+async def _sessions(scope: Scope, receive: Receive, send: Send) -> None:
+    """Make a session in one of three ways, use it, and end it."""
+    assert scope["type"] == "http", "no lifespan here"
+    await body_of(receive)
+    method, path = scope["method"], scope["path"]
+    sticky = Sticky.of(scope)
+    if method == "POST" and path.startswith("/new/"):
+        uid = f"s-{os.urandom(8).hex()}"
+        _made[uid] = os.getpid()
+        await _give(path.removeprefix("/new/"), uid, send)
+    elif path == "/mint":
+        await respond_json(send, {"uid": await sticky.mint("br"), "pid": os.getpid()})
+    else:
+        known = sticky.uid in _made
+        if method == "DELETE" and known:
+            del _made[sticky.uid or ""]
+        await respond_json(send, _facts(scope) | {"known": known}, status=200 if known else 404)
+
+
+async def _give(way: str, uid: str, send: Send) -> None:
+    if way == "header":
+        await respond_json(send, {"pid": os.getpid()}, (b"x-session", uid.encode()))
+    elif way == "location":
+        await respond_json(send, {"pid": os.getpid()}, (b"location", f"/made/{uid}".encode()), status=201)
+    elif way == "long":
+        await respond_json(send, {"fill": "x" * 200_000, "id": uid})
+    else:
+        await respond_json(send, {"id": uid, "pid": os.getpid()})
+
+
+def sessions() -> StickyMiddleware:
+    """Return an app that makes its ids itself."""
+    sources = [
+        ResponseHeader("x-session"),
+        Location("/made/{uid}"),
+        JsonResponse("/id"),
+        JsonBody("/id", place=False, missing=404),
+        Query("id", place=False, missing=404, release_on={"delete", 404}),
+    ]
+    return middleware(_sessions, sources)
+
+
+def cookies() -> StickyMiddleware:
+    """Return the app of rooms, for clients that bring no id."""
+    return middleware(room, SignedCookie("sr", secrets=SECRETS, secure=False))
+
+
+def cookies_too() -> StickyMiddleware:
+    """Return the app of rooms, for clients that bring an id and for those that do not."""
+    return middleware(room, [Header("x-session-id"), SignedCookie("sr", secrets=SECRETS, secure=False)])
+
+
+def twice() -> StickyMiddleware:
+    """Return an app with two of our middlewares."""
+    return middleware(rooms(), Header("x-session-id"))

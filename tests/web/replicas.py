@@ -1,0 +1,239 @@
+"""Replicas of an app: web servers in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import psutil
+
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ROOT = Path(__file__).parents[2]
+HEARTBEAT, LEASE = 0.2, 1.0
+LOOPS = "asyncio", "uvloop"
+_STARTS_WITHIN = 30.0
+_ENDS_WITHIN = 20.0
+_PORTS = range(23_000, 32_000)  # below those of outgoing connections, beside those of the tests' servers of Redis
+_FAULTS = "Traceback (most recent call last)", "was never retrieved", "was never awaited", "was destroyed but"
+
+
+@attrs.define(eq=False)
+class Replica:
+    """One process, on a port of the loopback."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it with -9; it is gone when this returns."""
+        if self.running:
+            self.process.kill()
+        self.process.wait(_ENDS_WITHIN)
+
+    def memory(self) -> int:
+        """Return its resident bytes."""
+        size: int = psutil.Process(self.pid).memory_info().rss
+        return size
+
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    async def ended(self, within: float = _ENDS_WITHIN) -> int:
+        """Return its code once it has ended."""
+        await eventually(lambda: not self.running, within)
+        return int(self.process.returncode)
+
+
+class Replicas:
+    """Those of a test, which end with the block; the logs have no traceback then, unless ``may_fail``."""
+
+    def __init__(self, url: str, namespace: str, folder: Path) -> None:
+        self.url = url
+        self.namespace = namespace
+        self.folder = folder
+        self.may_fail = False
+        self.all: list[Replica] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for replica in self.all:
+            if replica.running:
+                replica.send(signal.SIGCONT)
+            replica.kill()
+        if kind is None and not self.may_fail:
+            for replica in self.all:
+                assert not self.faults(replica), replica.text()
+
+    def faults(self, replica: Replica) -> list[str]:
+        text = replica.text()
+        return [fault for fault in _FAULTS if fault in text]
+
+    def launch(
+        self,
+        app: str = "tests.web.apps:rooms",
+        *,
+        port: int | None = None,
+        loop: str = "asyncio",
+        lifespan: str = "auto",
+        server: str = "uvicorn",
+        more: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        **middleware: Any,
+    ) -> Replica:
+        """Start a replica, and do not wait until it serves."""
+        port = free_port() if port is None else port
+        command = _COMMANDS[server](app, port, loop, lifespan)
+        settings = {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONASYNCIODEBUG": "0",
+            "STATEFUL_ROUTE_URL": self.url,
+            "STATEFUL_ROUTE_NAMESPACE": self.namespace,
+            "STATEFUL_ROUTE_HEARTBEAT": str(HEARTBEAT),
+            "STATEFUL_ROUTE_LEASE": str(LEASE),
+            "STATEFUL_ROUTE_REFRESH": "0.2",
+            "STATEFUL_ROUTE_POD_INDEX": "leased",
+            "STATEFUL_ROUTE_DRAIN_DEADLINE": "5",
+            "WEB_FOLDER": str(self.folder),
+            "WEB_MIDDLEWARE": json.dumps(middleware),
+        }
+        settings |= environment or {}
+        return self._run([*command, *more], {key: value for key, value in settings.items() if value}, port)
+
+    def _run(self, command: list[str], environment: dict[str, str], port: int) -> Replica:
+        log = self.folder / f"{len(self.all)}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, env=_inherited() | environment, stdout=file, stderr=subprocess.STDOUT, cwd=self.folder
+            )
+        replica = Replica(command, environment, port, log, process)
+        self.all.append(replica)
+        return replica
+
+    def again(self, replica: Replica) -> Replica:
+        """Start one anew that has ended, on its port, and return it once it serves."""
+        return self.wait(self._run(replica.arguments, replica.environment, replica.port))
+
+    def wait(self, replica: Replica) -> Replica:
+        """Return the replica once it serves."""
+        deadline = time.monotonic() + _STARTS_WITHIN
+        while not replica.listens():
+            assert replica.running, f"it ended with {replica.process.returncode}:\n{replica.text()}"
+            assert time.monotonic() < deadline, f"it does not serve:\n{replica.text()}"
+            time.sleep(0.02)  # between two looks
+        return replica
+
+    async def serves(self, replica: Replica) -> Replica:
+        """Return the replica once it serves, and let the event loop run meanwhile."""
+        return await asyncio.to_thread(self.wait, replica)
+
+    def start(self, count: int, app: str = "tests.web.apps:rooms", *, loop: str | None = None, **more: Any) -> None:
+        """Start so many, the loops by turns unless one is given, and return once all of them serve."""
+        begun = [self.launch(app, loop=loop or LOOPS[number % 2], **more) for number in range(count)]
+        for replica in begun:
+            self.wait(replica)
+
+    @property
+    def ports(self) -> list[int]:
+        return [replica.port for replica in self.all if replica.running]
+
+    def by_pid(self, pid: int) -> Replica:
+        return next(replica for replica in self.all if replica.pid == pid)
+
+    def other(self, replica: Replica) -> Replica:
+        """Return one that runs and is another one."""
+        return next(each for each in self.all if each is not replica and each.running)
+
+    def events(self, kind: str | None = None, **facts: Any) -> list[dict[str, Any]]:
+        """Return what the apps have noted, in its order."""
+        file = self.folder / "events"
+        lines = file.read_text().splitlines() if file.exists() else []
+        noted = [json.loads(line) for line in lines]
+        return [
+            event
+            for event in noted
+            if (kind is None or event["event"] == kind) and all(event.get(key) == fact for key, fact in facts.items())
+        ]
+
+    async def noted(self, kind: str, within: float = 10.0, **facts: Any) -> dict[str, Any]:
+        """Return the first event of that kind, once there is one."""
+        await eventually(lambda: bool(self.events(kind, **facts)), within)
+        return self.events(kind, **facts)[0]
+
+
+def _inherited() -> dict[str, str]:
+    return {
+        key: value for key, value in os.environ.items() if not key.startswith(("STATEFUL_ROUTE_", "REDIS", "HOSTNAME"))
+    }
+
+
+def free_port() -> int:
+    """Return a port that is free at this moment."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def _uvicorn(app: str, port: int, loop: str, lifespan: str) -> list[str]:
+    options = ["--host", "127.0.0.1", "--port", str(port), "--loop", loop, "--lifespan", lifespan, "--factory"]
+    return [sys.executable, "-m", "uvicorn", app, *options, "--no-access-log"]
+
+
+def _hypercorn(app: str, port: int, loop: str, lifespan: str) -> list[str]:
+    options = ["--bind", f"127.0.0.1:{port}", "--worker-class", loop, "--workers", "0"]
+    return [sys.executable, "-m", "hypercorn", f"{app}()", *options]
+
+
+def _granian(app: str, port: int, loop: str, lifespan: str) -> list[str]:
+    options = ["--host", "127.0.0.1", "--port", str(port), "--interface", "asgi", "--loop", loop, "--factory"]
+    return [sys.executable, "-m", "granian", app, *options]
+
+
+def _daphne(app: str, port: int, loop: str, lifespan: str) -> list[str]:
+    return [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port), app]
+
+
+_COMMANDS = {"uvicorn": _uvicorn, "hypercorn": _hypercorn, "granian": _granian, "daphne": _daphne}
