@@ -16,7 +16,7 @@ from examples.harness.nginx import Nginx
 from examples.harness.processes import ProcessError, Server, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from examples.harness.example import Example
@@ -77,8 +77,6 @@ def _uvicorn(example: Example, environment: Mapping[str, str], *options: str) ->
         example.app,
         "--port",
         str(port),
-        "--log-level",
-        "warning",
         "--timeout-graceful-shutdown",
         _GRACEFUL,
         *options,
@@ -124,7 +122,7 @@ class Replicas:
             await old.wait(_GONE_BY)
 
     async def _started(self) -> Server:
-        replica = _uvicorn(self._example, self._environment)
+        replica = _uvicorn(self._example, self._environment, "--log-level", "warning")
         self._stack.push_async_callback(replica.stop)
         await replica.start(_UP_BY)
         return replica
@@ -154,7 +152,9 @@ class Workers:
     def __init__(self, example: Example, environment: Mapping[str, str]) -> None:
         """Describe them; they are not started yet."""
         self._count = example.workers
-        self._uvicorn = _uvicorn(example, environment, "--workers", str(example.workers))
+        self._uvicorn = _uvicorn(
+            example, environment, "--workers", str(example.workers), "--log-level", "info", "--no-access-log"
+        )
 
     @property
     def url(self) -> str:
@@ -168,26 +168,33 @@ class Workers:
 
     async def kill(self, pid: int) -> None:
         """Kill a worker with -9; uvicorn starts another one within a second."""
+        started = self._started
         os.kill(pid, signal.SIGKILL)
-        await self._until_replaced({pid})
+        await self._until(lambda: self._started > started)
 
     async def restart(self) -> None:
         """Have uvicorn restart its workers one by one: each gets SIGTERM when the next one serves."""
         before = set(self.pids())
         self._uvicorn.signal(signal.SIGHUP)
-        await self._until_replaced(before)
+        await self._until(lambda: before.isdisjoint(self.pids()))
 
-    async def _until_replaced(self, gone: set[int]) -> None:
+    @property
+    def _started(self) -> int:
+        """How many workers have come so far that they serve."""
+        return self._uvicorn.times_said("Application startup complete")
+
+    async def _until(self, fact: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _GONE_BY * self._count
-        while len(set(self.pids()) - gone) < self._count or gone & set(self.pids()):
+        while not fact():
             if time.monotonic() > deadline or not self._uvicorn.running:
-                raise ProcessError(f"{self._uvicorn.name} did not replace its workers; it said: {self._uvicorn.said()}")
+                raise ProcessError(f"{self._uvicorn.name} does not have its workers; it said: {self._uvicorn.said()}")
             await anyio.sleep(_LOOK)
 
     async def __aenter__(self) -> Self:
         try:
             await self._uvicorn.start(_UP_BY)
-            await self._until_replaced(set())
+            # It listens before them. Who comes then finds the first one only, which would get all sessions.
+            await self._until(lambda: self._started == self._count)
         except BaseException:
             await self._uvicorn.stop()
             raise

@@ -90,6 +90,12 @@ class Process:
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace").strip()
 
+    def times_said(self, text: str) -> int:
+        """Return how often it has said something."""
+        return (
+            os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace").count(text)
+        )
+
     async def start(self) -> None:
         """Start it, for the first time or again."""
         self._process = await asyncio.create_subprocess_exec(

@@ -88,5 +88,5 @@ if STICKY:
 
     # Older clients bring it in the body only, where it is looked for too. It is placed if it has no link: when its
     # process ends, the next call brings it to another one, which loads what was saved.
-    handle = McpParam("Notebook", argument="notebook", ttl=3600)
+    handle = McpParam("Notebook", argument="notebook", place=False, ttl=3600)
     app.add_middleware(StickyMiddleware, service="notes", uid=handle, hand_off=save)
