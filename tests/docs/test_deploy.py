@@ -61,14 +61,14 @@ async def test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_manifest() -> None:
-    """The variables of the manifest are those of settings, and its path that of the README's pod; its times fit."""
+    """The variables of the manifest are those of settings, and its path that of the pod by hand; its times fit."""
     settings = {f"STATEFUL_ROUTE_{field.name.upper()}" for field in attrs.fields(BaseConfig)}
     named = set(re.findall(r"STATEFUL_ROUTE_[A-Z_]+", PAGE))
     grace = re.search(r"terminationGracePeriodSeconds: (\d+)", PAGE)
     config = BaseConfig()
 
     assert set() == named - settings
-    assert 'Route("/healthz"' in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert 'Route("/healthz"' in (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8")
     assert "path: /healthz" in PAGE
     assert grace is not None
     assert "--timeout-graceful-shutdown" == COMMAND[-2]
