@@ -144,17 +144,18 @@ class AppRun:
         kind = message["type"]
         if kind == "http.response.start":
             self.started = True
-            if not self.is_stream and any(
-                name == b"content-type" and value.startswith(_EVENTS) for name, value in message.get("headers", ())
-            ):
-                self.is_stream = True
+            if not self.is_stream:
+                for name, value in message.get("headers", ()):
+                    if name == b"content-type":
+                        self.is_stream = value.startswith(_EVENTS)
+                        break
         elif kind == "http.response.body":
             self.complete = not message.get("more_body", False)
         elif self._is_websocket:
             await self._send_websocket(kind, message)
             return
         await self._send(message)
-        if self.is_stream and self.ending and self._timer is None:
+        if self.ending and self.is_stream and self._timer is None:
             self._cut()
 
     async def _send_websocket(self, kind: str, message: Message) -> None:

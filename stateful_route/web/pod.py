@@ -17,6 +17,8 @@ from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
     from stateful_route.web.app_run import App
@@ -143,14 +145,16 @@ class Pod:
 
     # Serving ------------------------------------------------------------------------------------------------------
 
-    async def serve(self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send) -> None:
-        """Run the app for a request of a uid that is owned."""
+    def serve(
+        self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send
+    ) -> Coroutine[Any, Any, None]:
+        """Return what runs the app for a request of a uid that is owned."""
         is_websocket = scope["type"] == "websocket"
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
         run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
         self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership))
-        await run.run(self._app, scope)
+        return run.run(self._app, scope)
 
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
