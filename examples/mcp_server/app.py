@@ -8,19 +8,22 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import redis.asyncio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
 
+if TYPE_CHECKING:
+    from stateful_route import Ownership
+
 STICKY = os.environ.get("STICKY", "1") == "1"  # "0": without, to see what is lost
 
 database = redis.asyncio.from_url(os.environ.get("STATEFUL_ROUTE_URL", "redis://127.0.0.1"))
 server = MCPServer("notes")
 notebooks: dict[str, list[str]] = {}  # the state
-rights: dict[str, Any] = {}  # the right to a notebook under which this process put it into memory
+rights: dict[str, Ownership] = {}  # the right to a notebook under which this process put it into memory
 
 
 class Notebook(BaseModel):
@@ -41,10 +44,11 @@ async def save(uid: str) -> None:
 async def notes_of(uid: str, request: Any) -> list[str] | None:
     """Return a notebook from memory; the first time after it came to this process, as it was saved; or ``None``."""
     if STICKY:
-        right: Any = Sticky.of(request).ownership
-        earlier: Any = rights.get(uid)
+        right, earlier = Sticky.of(request).ownership, rights.get(uid)
+        if right is None:
+            return None  # no process has made such a handle
         # Another process may have had it since it was put into memory: then what is here is old.
-        if uid not in notebooks or earlier is None or not (right.epoch == earlier.epoch or right.resumes(earlier)):
+        if earlier is None or not (right.epoch == earlier.epoch or right.resumes(earlier)):
             saved = await database.get(f"notebook:{uid}")
             if saved is None:
                 return None
@@ -58,9 +62,9 @@ async def notes_of(uid: str, request: Any) -> list[str] | None:
 async def open_notebook(context: Context[Any, Any]) -> Notebook:
     """Open an empty notebook, and return its handle."""
     if STICKY:
-        sticky = Sticky.of(context.request_context.request)
-        uid = await sticky.mint("nb")  # it is this process's from now on, whoever brings it and wherever
-        rights[uid] = sticky.server.owned(uid)
+        # A new id that is this process's from now on, whoever brings it and wherever.
+        right = await Sticky.of(context.request_context.request).server.mint("nb")
+        uid, rights[right.uid] = right.uid, right
     else:
         uid = f"nb-{uuid.uuid4()}"
     notebooks[uid] = []
