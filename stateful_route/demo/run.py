@@ -226,7 +226,7 @@ def _report(
         console.print(problem, style="red", markup=False)
     if problems:
         return _FAILED
-    console.print("Each answer came from the pod that held the user.", style="green")
+    console.print("No request failed, and each answer came from the pod that held the user.", style="green")
     return _OK
 
 

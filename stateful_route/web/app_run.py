@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from stateful_route.web.errors import DisconnectedError
-from stateful_route.web.peer.carry import SERVICE_RESTART
+from stateful_route.web.peer.carry import SERVICE_RESTART, is_events
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -23,7 +23,6 @@ _log = logging.getLogger("stateful_route")
 
 # Seconds that an app has to end an event stream or a WebSocket whose client is gone, until it is cancelled.
 _GRACE = 2.0
-_EVENTS = b"text/event-stream"
 
 
 class AppRun:
@@ -145,10 +144,7 @@ class AppRun:
         if kind == "http.response.start":
             self.started = True
             if not self.is_stream:
-                for name, value in message.get("headers", ()):
-                    if name == b"content-type":
-                        self.is_stream = value.startswith(_EVENTS)
-                        break
+                self.is_stream = is_events(message)
         elif kind == "http.response.body":
             self.complete = not message.get("more_body", False)
         elif self._is_websocket:

@@ -85,6 +85,8 @@ class Edge:
         self._restores = restores
         self._random = Random()  # noqa: S311 - it spreads attempts
         self._held = 0
+        self._carriers: set[HttpCarrier | WebSocketCarrier] = set()
+        self._ending = False
         self._logged: dict[object, float] = {}
 
     # One request --------------------------------------------------------------------------------------------------
@@ -247,10 +249,7 @@ class Edge:
             head = pack_head(inbound.scope, uid, source, body, waits=body is None)
             if len(head) > MAX_PAYLOAD:
                 return Outcome(Carried.TOO_LARGE)
-            if inbound.is_websocket:
-                return await WebSocketCarrier(stream, inbound.receive, inbound.send).run(head)
-            receive = inbound.receive if body is None else inbound.watch
-            return await HttpCarrier(stream, receive, inbound.send).run(head, watches=body is not None)
+            return await self._run(stream, inbound, head, body)
         except AnswerCutError as error:
             _log.warning("an answer was cut off: %s", error)
             return Outcome(Carried.DONE)  # without its end: the web server closes the connection
@@ -259,6 +258,28 @@ class Edge:
             return Outcome(Carried.LOST)
         finally:
             stream.close()
+
+    async def _run(self, stream: Stream, inbound: Inbound, head: bytes, body: bytes | None) -> Outcome:
+        carrier: HttpCarrier | WebSocketCarrier
+        if inbound.is_websocket:
+            carrier = WebSocketCarrier(stream, inbound.receive, inbound.send)
+            running = carrier.run(head)
+        else:
+            carrier = HttpCarrier(stream, inbound.receive if body is None else inbound.watch, inbound.send)
+            running = carrier.run(head, watches=body is not None)
+        self._carriers.add(carrier)
+        if self._ending:
+            carrier.end_stream()
+        try:
+            return await running
+        finally:
+            self._carriers.discard(carrier)
+
+    def end_streams(self) -> None:
+        """End the WebSockets and event streams that arrived here and are served by peers: this process ends."""
+        self._ending = True
+        for carrier in list(self._carriers):
+            carrier.end_stream()
 
     async def _report(self, pod_index: int) -> None:
         try:

@@ -228,5 +228,10 @@ class StickyMiddleware(Front):
         if self._pod is None:
             raise LifecycleError("the middleware is not running")
         self._draining = self._pod.draining = True
-        await self._pod.server.drain()
-        await asyncio.sleep(self._settings.stop_after)
+        try:
+            await self._pod.server.drain()
+            await asyncio.sleep(self._settings.stop_after)
+        finally:  # the web server waits for what has no end of its own
+            self._pod.end_streams()
+            if self._edge is not None:
+                self._edge.end_streams()

@@ -15,9 +15,10 @@ from stateful_route.web.learning import Learning
 from stateful_route.web.peer.exchange import Exchange
 from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
+from stateful_route.web.uids.request import RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
@@ -61,6 +62,7 @@ class Pod:
         self._app = app
         self._rooms = rooms
         self._sources = edge.sources
+        self._is_scoped = edge.sources.scope is not None
         self._patience = edge.patience
         self._serves_while_away = settings.while_away == "serve"
         self._away_for = edge.config.heartbeat
@@ -68,6 +70,8 @@ class Pod:
         self._lease = edge.config.lease_seconds
         self._renewing = SingleFlight[str, None](edge.config.call_deadline_seconds, "heartbeat")
         self._carried: set[asyncio.Task[None]] = set()
+        self._unlinked: set[AppRun] = set()
+        self._ending = False
         self.tasks = Tasks()
 
     # Whether a uid is served here ---------------------------------------------------------------------------------
@@ -153,18 +157,35 @@ class Pod:
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
         run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
-        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership))
+        within = self._within(scope) if self._is_scoped else None
+        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, within))
         return run.run(self._app, scope)
 
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
         is_websocket = scope["type"] == "websocket"
         run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve)
-        sticky = Sticky(self.server, uid)
+        sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
             run.wrap_send(lambda inner: Learning(self, self._sources, scope, run, sticky, inner).send)
-        await run.run(self._app, scope)
+        if self._ending:
+            run.end_stream()
+        self._unlinked.add(run)
+        try:
+            await run.run(self._app, scope)
+        finally:
+            self._unlinked.discard(run)
+
+    def end_streams(self) -> None:
+        """End all WebSockets and event streams that this process serves: it ends."""
+        self._ending = True
+        for run in (*self.tenants.runs(), *self._unlinked):
+            run.end_stream()
+
+    def _within(self, scope: Message) -> Callable[[str], str | None]:
+        """Return what makes an id of the app one of whom the request is from."""
+        return lambda raw: self._sources.within_scope(RequestHead(scope), raw)
 
     def _enter(self, scope: Message, sticky: Sticky) -> None:
         state = scope.get("state")
@@ -230,8 +251,7 @@ class Pod:
 
     async def stop(self) -> None:
         """Let what peers have carried here come to its end, for a while; then cancel it."""
-        for run in self.tenants.runs():
-            run.end_stream()
+        self.end_streams()
         if self._carried:
             await asyncio.wait(self._carried, timeout=_END_WITHIN)
         await cancel_and_wait(*self._carried)

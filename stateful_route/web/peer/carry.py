@@ -26,6 +26,8 @@ Send: TypeAlias = "Callable[[Message], Awaitable[None]]"
 # task for each of them costs more than to carry it.
 _WATCH_AFTER = 0.05
 
+_EVENTS = b"text/event-stream"
+
 SERVICE_RESTART = 1012
 """Of a WebSocket: its pod goes or is gone, and the client may connect again at once."""
 _TOO_BIG = 1009
@@ -66,6 +68,10 @@ class _ClientGoneError(PeerError):
     """The client went away."""
 
 
+class _LeavingError(PeerError):
+    """This process ends."""
+
+
 class HttpCarrier:
     """Carries one HTTP request over a stream."""
 
@@ -78,6 +84,14 @@ class HttpCarrier:
         self._started = False
         self._trailers = False
         self._ended = False
+        self._is_events = False
+        self._ending = False
+
+    def end_stream(self) -> None:
+        """End an answer of server-sent events, also one that is yet to begin: this process ends."""
+        self._ending = True
+        if self._is_events:
+            self._stream.fail(_LeavingError("this process ends"))
 
     async def run(self, head: bytes, *, watches: bool) -> Outcome:
         """Send the head, and the body once the owner wants it; return once the answer is at the client.
@@ -96,6 +110,9 @@ class HttpCarrier:
         try:
             return await self._answer()
         except _ClientGoneError:
+            return _DONE
+        except _LeavingError:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             return _DONE
         except PeerLostError as error:
             if self._started:
@@ -145,6 +162,9 @@ class HttpCarrier:
         if self._trailers:
             message["trailers"] = True
         await self._send(message)
+        self._is_events = is_events(message)
+        if self._ending:
+            self.end_stream()
 
     async def _end_badly(self) -> Outcome:
         """Tell the client that the application has failed, as a web server does."""
@@ -194,6 +214,13 @@ class WebSocketCarrier:
         self._accepted = False
         self._denied = False
         self._ended = False
+        self._ending = False
+
+    def end_stream(self) -> None:
+        """Close the WebSocket, also one that is yet to be accepted: this process ends."""
+        self._ending = True
+        if self._accepted:
+            self._stream.fail(_LeavingError("this process ends"))
 
     async def run(self, head: bytes) -> Outcome:
         """Send the head, and messages in both directions until one side closes; return once that is so.
@@ -206,6 +233,9 @@ class WebSocketCarrier:
         try:
             return await self._answer()
         except _ClientGoneError:
+            return _DONE
+        except _LeavingError:
+            await self._close(SERVICE_RESTART, "this process ends")
             return _DONE
         except PeerLostError:
             if not self._accepted and not self._denied:
@@ -241,6 +271,8 @@ class WebSocketCarrier:
             accept: Message = {"type": "websocket.accept", "headers": paired(headers)}
             accept["subprotocol"] = text_of(protocol) or None
             await self._send(accept)
+            if self._ending:
+                self.end_stream()
         elif kind is Kind.CLOSE:
             code, parts = unpack_number(payload)
             self._ended = True
@@ -285,6 +317,14 @@ class WebSocketCarrier:
                     await stream.send_bytes(Kind.TEXT, text.encode(), Kind.PART)
                 else:
                     await stream.send_bytes(Kind.BINARY, message.get("bytes") or b"", Kind.PART)
+
+
+def is_events(start: Message) -> bool:
+    """Whether an answer is one of server-sent events, which has no end of its own."""
+    for name, value in start.get("headers") or ():
+        if name == b"content-type":
+            return bool(value.startswith(_EVENTS))
+    return False
 
 
 def message_of(kind: Kind, parts: list[bytes]) -> Message:
