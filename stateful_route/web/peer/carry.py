@@ -30,6 +30,7 @@ Receive: TypeAlias = "Callable[[], Awaitable[Message]]"
 Send: TypeAlias = "Callable[[Message], Awaitable[None]]"
 
 _EVENTS = b"text/event-stream"
+_NAME_LENGTH = len(b"content-type")
 
 SERVICE_RESTART = 1012
 """Of a WebSocket: its pod goes or is gone, and the client may connect again at once."""
@@ -275,6 +276,6 @@ class HttpCarrier(Carrier):
 def is_events(start: Message) -> bool:
     """Whether an answer is one of server-sent events, which has no end of its own."""
     for name, value in start.get("headers") or ():
-        if name == b"content-type":
+        if len(name) == _NAME_LENGTH and name.lower() == b"content-type":  # Django writes it in capitals
             return bool(value.startswith(_EVENTS))
     return False
