@@ -163,7 +163,8 @@ def paired(parts: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     """
     if len(parts) % 2:
         raise PeerProtocolError("a header without a value")
-    return list(zip(parts[::2], parts[1::2], strict=True))
+    by_turns = iter(parts)
+    return list(zip(by_turns, by_turns, strict=True))
 
 
 def pack_number(number: int, *parts: bytes) -> bytes:

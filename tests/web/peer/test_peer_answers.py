@@ -335,8 +335,10 @@ async def test_several_tasks_send() -> None:
 async def test_an_app_that_only_sends_lets_others_run() -> None:
     """An app that sends without end to a client that is gone, and never waits, does not stop the event loop."""
     stop = False
+    streams: list[Stream] = []
 
     async def app(exchange: Exchange) -> None:
+        streams.append(exchange._stream)
         await exchange.send(START)
         while not stop:
             await exchange.send(part(b"x"))
@@ -347,6 +349,8 @@ async def test_an_app_that_only_sends_lets_others_run() -> None:
         await eventually(lambda: client.sent)
         client.leave()
         await asyncio.wait_for(carrying, 5)
+        await eventually(lambda: streams[0].failure is not None)
+        await asyncio.sleep(0.05)  # the app goes on to send
         stop = True
         await both.ended()
 
