@@ -21,6 +21,7 @@ _COLOURS = ("#c0392b", "#1f6fb2", "#555555")
 _LINES = ("#c0392b", "#e08e0b", "#7f4fa3", "#2e8b57", "#555555", "#888888")
 _GRID = "#dddddd"
 _WIDE = 100
+_NARROW = 9
 
 
 def is_possible() -> bool:
@@ -132,6 +133,38 @@ def draw_latency(by_callers: Mapping[int, tuple[Row, Row]], path: Path, *, title
         _finish(axes, f"{callers:,} callers", axis="x")
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def draw_matrix(panels: Mapping[str, Mapping[str, Row]], names: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw tables of numbers that should be 0: a panel for each figure, a line for each side, a column for each row.
+
+    The numbers are those of the worst round; the darker, the further from 0.
+    """
+    rows = [row for of_figure in panels.values() for row in of_figure.values()]
+    sides = [name for name in names if any(name in row.figures for row in rows)]
+    figure = _figure(1.5 + 0.34 * len(sides))
+    places = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (what, columns) in zip(places, panels.items(), strict=True):
+        worst = [[max(row.figures[side]) for row in columns.values()] for side in sides]
+        most = max(1.0, *(number for line in worst for number in line))
+        axes.imshow(worst, cmap="Reds", vmin=0, vmax=1.3 * most, aspect="auto")
+        for place, line in enumerate(worst):
+            weight = "bold" if is_ours(sides[place]) else "normal"
+            for column, number in enumerate(line):
+                axes.text(column, place, f"{number:,.0f}", ha="center", va="center", fontsize=9, fontweight=weight)
+        _finish(axes, what)
+        axes.set_xticks(range(len(columns)), [_broken(name) for name in columns])
+        axes.set_yticks(range(len(sides)), sides)
+        axes.grid(visible=False)
+        axes.tick_params(length=0, labelsize=8.5)
+        axes.spines[:].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _broken(name: str) -> str:
+    """Return a name on several lines, for a narrow column."""
+    return name.replace(", ", "\n") if ", " in name else name.replace(" ", "\n", 1) if len(name) > _NARROW else name
 
 
 def _panels(row: Row, count: int) -> tuple[Any, Any, list[str]]:

@@ -31,6 +31,10 @@ _PACKAGES = {
     "cashews": "cashews",
     "aiocache": "aiocache",
     "uvloop": "uvloop",
+    "uvicorn": "uvicorn",
+    "httptools": "httptools",
+    "httpx": "httpx",
+    "websockets": "websockets",
 }
 
 

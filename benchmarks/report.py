@@ -44,7 +44,7 @@ def case_lines(case: Case | Comparison) -> list[str]:
 def row_lines(row: Row) -> list[str]:
     """Return the lines for one result."""
     if isinstance(row.case, Comparison) and row.case.columns:
-        return _table_line(row, row.case)
+        return _table_line(row, row.case) + [f"    {name}: {why}" for name, why in row.missing.items()]
     if row.is_detail:
         figures = ", ".join(f"{name} {rounded(row.median(name))}" for name in row.figures)
         lines = [f"    {row.variant}, {row.unit}: {figures}"]

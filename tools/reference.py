@@ -1,7 +1,7 @@
 """Write docs/reference.md from the docstrings: ``python -m tools.reference``, or ``make reference``.
 
-The page has the names in ``__all__`` of ``stateful_route`` and ``stateful_route.testing``, with their signatures, and
-their public methods and properties.
+The page has the names in ``__all__`` of ``stateful_route``, ``stateful_route.web`` and ``stateful_route.testing``, with
+their signatures, and their public methods and properties.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import attrs
 
 import stateful_route
 import stateful_route.testing
+import stateful_route.web
 from stateful_route import Store, errors
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ The public names of the package, from its docstrings. `make reference` writes th
 [README](../README.md) shows what the names are for, and has the [table of the settings](../README.md#settings);
 [semantics](semantics.md) has the rules behind them.
 """
+MODULES = stateful_route, stateful_route.web, stateful_route.testing
 HEADINGS = (
     "Classes and functions",
+    "Sources of uids",
     "Strategies and load sources",
     "Values",
     "Enumerations",
@@ -46,6 +49,7 @@ HEADINGS = (
 )
 
 _PACKAGE = "stateful_route"
+_APPS = {stateful_route.web.StickyMiddleware, stateful_route.web.StickyGateway}
 _STARS = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}
 _WIDTH = 100  # of a signature
 _SECTION = re.compile(r"^(Attributes|Args|Returns|Raises):$", re.MULTILINE)
@@ -55,7 +59,7 @@ _ENTRY = re.compile(r"^(\S[^:]*): ", re.MULTILINE)
 def page() -> str:
     """Return the text of the page."""
     lines = [HEAD]
-    for module in (stateful_route, stateful_route.testing):
+    for module in MODULES:
         values = {name: getattr(module, name) for name in module.__all__ if not name.startswith("_")}
         groups: dict[str, dict[str, Any]] = {heading: {} for heading in HEADINGS}
         for name, value in values.items():
@@ -80,11 +84,12 @@ def _heading(value: Any) -> str:
         "Errors": issubclass(value, stateful_route.StatefulRouteError),
         "Enumerations": issubclass(value, enum.Enum),
         "Protocols": getattr(value, "_is_protocol", False),
+        "Sources of uids": issubclass(value, stateful_route.web.UidSource),
+        "Classes and functions": value in _APPS,
         "Strategies and load sources": "__call__" in _names(value),
         "Values": attrs.has(value) and value is not stateful_route.ServiceView,  # which has methods, and a driver
-        "Classes and functions": True,
     }
-    return next(heading for heading, fits in first_that_fits.items() if fits)
+    return next((heading for heading, fits in first_that_fits.items() if fits), "Classes and functions")
 
 
 def _names(value: type) -> set[str]:
@@ -120,6 +125,8 @@ def _class(name: str, value: type) -> Iterator[str]:
         if (signature := _constructor(name, value)) is not None:
             yield signature
         yield _text(value.__doc__)
+        if signature is not None and inspect.isfunction(vars(value).get("__init__")) and not attrs.has(value):
+            yield _text(inspect.getdoc(value.__init__))
     yield from _members(name, value)
 
 
@@ -226,6 +233,8 @@ def _default(value: Any) -> str:
         return f"{type(value).__name__}.{value.name}"
     if inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, frozenset):  # which has another order in each process
+        return f"{{{', '.join(sorted(map(repr, value)))}}}" if value else "frozenset()"
     return repr(value)
 
 
@@ -246,7 +255,7 @@ def _private_classes() -> frozenset[str]:
         for name, value in vars(module).items()
         if inspect.isclass(value) and value.__module__ == module.__name__
     }
-    return frozenset(own - set(stateful_route.__all__) - set(stateful_route.testing.__all__))
+    return frozenset(own.difference(*(module.__all__ for module in MODULES)))
 
 
 @functools.cache

@@ -8,7 +8,9 @@ from benchmarks.cases.drain import DRAIN
 from benchmarks.cases.failover import FAILOVER
 from benchmarks.cases.heartbeat import HEARTBEAT
 from benchmarks.cases.hit import HIT
+from benchmarks.cases.hop import HOP
 from benchmarks.cases.layout import LAYOUT
+from benchmarks.cases.loss import LOSS
 from benchmarks.cases.memory import MEMORY
 from benchmarks.cases.messages import MESSAGES
 from benchmarks.cases.miss import MISS
@@ -38,4 +40,6 @@ CASES = (
     FAILOVER,
     PLACEMENT,
     MIXED,
+    HOP,
+    LOSS,
 )

@@ -4,8 +4,7 @@ from stateful_route.web.gateway import StickyGateway
 from stateful_route.web.middleware import StickyMiddleware
 from stateful_route.web.sticky import Sticky
 from stateful_route.web.uids.body import JsonBody, McpParam
-from stateful_route.web.uids.found import Found, UidSources
-from stateful_route.web.uids.issued import Issued, IssuedSource, SignedCookie
+from stateful_route.web.uids.issued import IssuedSource, SignedCookie
 from stateful_route.web.uids.jwt import Jwt
 from stateful_route.web.uids.learned import JsonResponse, LearnedSource, Location, ResponseCookie, ResponseHeader
 from stateful_route.web.uids.request import AnswerHead, RequestHead
@@ -14,10 +13,8 @@ from stateful_route.web.uids.sources import Cookie, Function, Header, Path, Quer
 __all__ = [
     "AnswerHead",
     "Cookie",
-    "Found",
     "Function",
     "Header",
-    "Issued",
     "IssuedSource",
     "JsonBody",
     "JsonResponse",
@@ -36,5 +33,4 @@ __all__ = [
     "StickyMiddleware",
     "Subprotocol",
     "UidSource",
-    "UidSources",
 ]

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from stateful_route.web.errors import DisconnectedError
-from stateful_route.web.peer.carry import SERVICE_RESTART
+from stateful_route.web.peer.carry import SERVICE_RESTART, is_events
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -23,7 +23,6 @@ _log = logging.getLogger("stateful_route")
 
 # Seconds that an app has to end an event stream or a WebSocket whose client is gone, until it is cancelled.
 _GRACE = 2.0
-_EVENTS = b"text/event-stream"
 
 
 class AppRun:
@@ -144,17 +143,17 @@ class AppRun:
         kind = message["type"]
         if kind == "http.response.start":
             self.started = True
-            if not self.is_stream and any(
-                name == b"content-type" and value.startswith(_EVENTS) for name, value in message.get("headers", ())
-            ):
-                self.is_stream = True
+            if not self.is_stream:
+                if not isinstance(message.get("headers", ()), (list, tuple)):  # ASGI lets it be read once only
+                    message = {**message, "headers": list(message["headers"])}
+                self.is_stream = is_events(message)
         elif kind == "http.response.body":
             self.complete = not message.get("more_body", False)
         elif self._is_websocket:
             await self._send_websocket(kind, message)
             return
         await self._send(message)
-        if self.is_stream and self.ending and self._timer is None:
+        if self.ending and self.is_stream and self._timer is None:
             self._cut()
 
     async def _send_websocket(self, kind: str, message: Message) -> None:

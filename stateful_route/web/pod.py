@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._background.tasks import Tasks, cancel_and_wait
 from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
+from stateful_route.models import LinkKind
 from stateful_route.web.app_run import AppRun
-from stateful_route.web.errors import PeerError
 from stateful_route.web.learning import Learning
-from stateful_route.web.peer.exchange import Exchange
+from stateful_route.web.peer.exchange import Exchange, take_request
 from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
+from stateful_route.web.uids.request import RequestHead
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
     from stateful_route.web.app_run import App
@@ -59,6 +62,7 @@ class Pod:
         self._app = app
         self._rooms = rooms
         self._sources = edge.sources
+        self._is_scoped = edge.sources.scope is not None
         self._patience = edge.patience
         self._serves_while_away = settings.while_away == "serve"
         self._away_for = edge.config.heartbeat
@@ -66,6 +70,8 @@ class Pod:
         self._lease = edge.config.lease_seconds
         self._renewing = SingleFlight[str, None](edge.config.call_deadline_seconds, "heartbeat")
         self._carried: set[asyncio.Task[None]] = set()
+        self._unlinked: set[AppRun] = set()
+        self._ending = False
         self.tasks = Tasks()
 
     # Whether a uid is served here ---------------------------------------------------------------------------------
@@ -107,8 +113,18 @@ class Pod:
         return Refusal(MOVED, None if other == self.server.pod_index else other)
 
     async def _is_linked_here(self, uid: str) -> bool:
-        link = await self._rooms.find(uid)
-        return link is not None and link.pod_index == self.server.pod_index
+        """Whether this process, which is leaving, still has the uid.
+
+        A link that an edge has made here, as it does not know yet that this process leaves, is removed: it would be
+        handed over again.
+        """
+        link, pod_index, rooms = await self._rooms.find(uid), self.server.pod_index, self._rooms
+        if link is None or pod_index is None or link.pod_index != pod_index:
+            return False
+        if link.kind is LinkKind.PERSISTENT:
+            return True
+        await self.server.remove_linked_pod_with_id(rooms.namespace, uid, rooms.service_name, pod_index)
+        return False
 
     async def may_serve(self, tenant: Tenant) -> bool:
         """Whether a uid may be served that this process held, and does not own just now.
@@ -143,24 +159,43 @@ class Pod:
 
     # Serving ------------------------------------------------------------------------------------------------------
 
-    async def serve(self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send) -> None:
-        """Run the app for a request of a uid that is owned."""
+    def serve(
+        self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send
+    ) -> Coroutine[Any, Any, None]:
+        """Return what runs the app for a request of a uid that is owned."""
         is_websocket = scope["type"] == "websocket"
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
         run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
-        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership))
-        await run.run(self._app, scope)
+        within = self._within(scope) if self._is_scoped else None
+        self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, within))
+        return run.run(self._app, scope)
 
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
         is_websocket = scope["type"] == "websocket"
         run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve)
-        sticky = Sticky(self.server, uid)
+        sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
             run.wrap_send(lambda inner: Learning(self, self._sources, scope, run, sticky, inner).send)
-        await run.run(self._app, scope)
+        if self._ending:
+            run.end_stream()
+        self._unlinked.add(run)
+        try:
+            await run.run(self._app, scope)
+        finally:
+            self._unlinked.discard(run)
+
+    def end_streams(self) -> None:
+        """End all WebSockets and event streams that this process serves: it ends."""
+        self._ending = True
+        for run in (*self.tenants.runs(), *self._unlinked):
+            run.end_stream()
+
+    def _within(self, scope: Message) -> Callable[[str], str | None]:
+        """Return what makes an id of the app one of whom the request is from."""
+        return lambda raw: self._sources.within_scope(RequestHead(scope), raw)
 
     def _enter(self, scope: Message, sticky: Sticky) -> None:
         state = scope.get("state")
@@ -191,7 +226,7 @@ class Pod:
 
     def take(self, stream: Stream, payload: bytes) -> None:
         """Serve a request of a peer: what its listener calls."""
-        exchange = Exchange(stream, payload)
+        exchange = take_request(stream, payload)
         task = asyncio.get_running_loop().create_task(self._serve_carried(exchange))
         self._carried.add(task)
         task.add_done_callback(self._carried.discard)
@@ -199,8 +234,6 @@ class Pod:
     async def _serve_carried(self, exchange: Exchange) -> None:
         try:
             await self._serve_exchange(exchange)
-        except PeerError as error:
-            _log.warning("a request of a peer cannot be read: %s", error)
         except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
             _log.exception("the app failed with a request that a peer carried here")
         finally:
@@ -226,8 +259,7 @@ class Pod:
 
     async def stop(self) -> None:
         """Let what peers have carried here come to its end, for a while; then cancel it."""
-        for run in self.tenants.runs():
-            run.end_stream()
+        self.end_streams()
         if self._carried:
             await asyncio.wait(self._carried, timeout=_END_WITHIN)
         await cancel_and_wait(*self._carried)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.errors import LifecycleError
+from stateful_route._validation import check_id
+from stateful_route.errors import InvalidArgumentError, LifecycleError
+from stateful_route.web.uids.normal import MAX_UID_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.server.driver import ServerDriver
     from stateful_route.server.ownership import Ownership
 
 STATE_KEY = "sticky"
 """Where it is in ``scope["state"]``: ``request.state.sticky`` in Starlette and FastAPI."""
+
+_MINTED_BYTES = 16
 
 
 class Sticky:
@@ -25,13 +32,20 @@ class Sticky:
 
     """
 
-    __slots__ = ("ownership", "server", "uid")
+    __slots__ = ("_within", "ownership", "server", "uid")
 
-    def __init__(self, server: ServerDriver, uid: str | None = None, ownership: Ownership | None = None) -> None:
-        """Note what the request has."""
+    def __init__(
+        self,
+        server: ServerDriver,
+        uid: str | None = None,
+        ownership: Ownership | None = None,
+        within: Callable[[str], str | None] | None = None,
+    ) -> None:
+        """Note what the request has; ``within`` makes an id of the app one of whom the request is from."""
         self.server = server
         self.uid = uid
         self.ownership = ownership
+        self._within = within
 
     def __repr__(self) -> str:
         return f"<Sticky: {self.uid!r} at pod {self.server.pod_index}, epoch {self.epoch}>"
@@ -69,28 +83,44 @@ class Sticky:
         """Whether this process may serve the uid now. Local: no I/O."""
         return self.ownership is not None and self.ownership.is_owned()
 
-    async def mint(self, prefix: str = "") -> str:
-        """Return a new uid of 128 random bits that this process has claimed: an id for a client to bring back.
+    async def mint(self, prefix: str = "", *, idle_ttl: float | None = None) -> str:
+        """Return a new id of 128 random bits that this process has claimed: one for a client to bring back.
+
+        With a ``scope`` it is one of whom the request is from, and unknown for anybody else. After ``idle_ttl`` seconds
+        without a request it is released.
 
         Raises:
-            InvalidArgumentError: if the prefix cannot be part of an id.
+            InvalidArgumentError: if the prefix cannot be part of an id, or there is a scope, and nobody in the request.
             NotOwnerError: if it could not be claimed.
             StoreError: if Redis did not answer.
 
         """
-        return (await self.server.mint(prefix)).uid
+        if self._within is None:
+            return (await self.server.mint(prefix, idle_ttl=idle_ttl)).uid
+        raw = secrets.token_hex(_MINTED_BYTES)
+        if prefix:
+            check_id("prefix", prefix, longest=MAX_UID_BYTES - len(raw) - 1)
+            raw = f"{prefix}-{raw}"
+        (await self.server.claim(self._scoped(raw), idle_ttl=idle_ttl)).require()
+        return raw
 
-    async def claim(self, uid: str) -> Ownership:
-        """Claim a uid that the app has made; see ``ServerDriver.claim``."""
-        return await self.server.claim(uid)
+    async def claim(self, uid: str, *, idle_ttl: float | None = None) -> Ownership:
+        """Claim an id that the app has made; see ``ServerDriver.claim``. With a ``scope`` as ``mint``."""
+        return await self.server.claim(self._scoped(uid), idle_ttl=idle_ttl)
+
+    def _scoped(self, raw: str) -> str:
+        uid = raw if self._within is None else self._within(raw)
+        if uid is None:
+            raise InvalidArgumentError("uid", raw, "with a scope: an id in a request that says whose it is")
+        return uid
 
     async def release(self, uid: str | None = None) -> bool:
-        """Give a uid up, by default that of the request; return whether it was this process's.
+        """Give an id up, by default that of the request; return whether it was this process's.
 
         Raises:
             StoreError: if Redis did not answer.
 
         """
-        uid = self.uid if uid is None else uid
+        uid = self.uid if uid is None else self._scoped(uid)
         ownership = None if uid is None else self.server.owned(uid)
         return False if ownership is None else await ownership.release()

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stateful_route import ConfigError, InvalidArgumentError
-from stateful_route.web import Issued, RequestHead, SignedCookie
+from stateful_route.web import RequestHead, SignedCookie
+from stateful_route.web.uids.issued import Issued
 from stateful_route.web.uids.normal import normalised
 from tests.unit.web_requests import cookies, request
 

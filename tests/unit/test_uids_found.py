@@ -22,8 +22,8 @@ from stateful_route.web import (
     ResponseHeader,
     SignedCookie,
     Subprotocol,
-    UidSources,
 )
+from stateful_route.web.uids.found import UidSources
 from tests.unit.web_requests import JSON, post, request, websocket
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stateful_route import ConfigError, InvalidArgumentError
-from stateful_route.web import Jwt, UidSources
+from stateful_route.web import Jwt
+from stateful_route.web.uids.found import UidSources
 from tests.unit.web_requests import request
 
 KEY = "k" * 32

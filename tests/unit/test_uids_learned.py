@@ -21,8 +21,8 @@ from stateful_route.web import (
     Query,
     ResponseCookie,
     ResponseHeader,
-    UidSources,
 )
+from stateful_route.web.uids.found import UidSources
 from tests.unit.web_requests import JSON, answer, post, request
 
 SESSION = ResponseHeader("Mcp-Session-Id")

@@ -349,7 +349,9 @@ async def room(scope: Scope, receive: Receive, send: Send) -> None:
 
 def middleware(app: App, uid: Any, **more: Any) -> StickyMiddleware:
     """Wrap an app as the environment says."""
-    settings = {"service": "room", "uid": uid} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
+    settings = (
+        {"service": "room", "uid": uid, "stop_after": 0.2} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
+    )
     if "WEB_HAND_OFF" in os.environ:
         settings["hand_off"] = hand_off
     else:
@@ -378,7 +380,9 @@ async def _sessions(scope: Scope, receive: Receive, send: Send) -> None:
         _made[uid] = os.getpid()
         await _give(path.removeprefix("/new/"), uid, send)
     elif path == "/mint":
-        await respond_json(send, {"uid": await sticky.mint("br"), "pid": os.getpid()})
+        uid = await sticky.mint("br")
+        _made[uid] = os.getpid()
+        await respond_json(send, {"uid": uid, "pid": os.getpid()})
     else:
         known = sticky.uid in _made
         if method == "DELETE" and known:
@@ -397,16 +401,37 @@ async def _give(way: str, uid: str, send: Send) -> None:
         await respond_json(send, {"id": uid, "pid": os.getpid()})
 
 
+_MADE = [
+    ResponseHeader("x-session"),
+    Location("/made/{uid}"),
+    JsonResponse("/id"),
+    JsonBody("/id", place=False, missing=404),
+    Query("id", place=False, missing=404, release_on={"delete", 404}),
+]
+
+
 def sessions() -> StickyMiddleware:
     """Return an app that makes its ids itself."""
-    sources = [
-        ResponseHeader("x-session"),
-        Location("/made/{uid}"),
-        JsonResponse("/id"),
-        JsonBody("/id", place=False, missing=404),
-        Query("id", place=False, missing=404, release_on={"delete", 404}),
-    ]
-    return middleware(_sessions, sources)
+    return middleware(_sessions, _MADE)
+
+
+async def _owned(scope: Scope, receive: Receive, send: Send) -> None:
+    """Make a session of a user, or use one: an id is that of the application, without whose it is."""
+    assert scope["type"] == "http", "no lifespan here"
+    await body_of(receive)
+    if scope["path"] == "/mint":
+        await respond_json(send, {"uid": await Sticky.of(scope).mint("br"), "pid": os.getpid()})
+    elif scope["path"] == "/make":
+        uid = f"s-{os.urandom(8).hex()}"
+        await respond_json(send, {"pid": os.getpid()}, (b"x-session", uid.encode()))
+    else:
+        await respond_json(send, _facts(scope))
+
+
+def scoped() -> StickyMiddleware:
+    """Return an app of which each id belongs to a user."""
+    sources = [ResponseHeader("x-session"), Path("/rooms/{uid}")]
+    return middleware(_owned, sources, scope=Header("x-user"))
 
 
 def cookies() -> StickyMiddleware:
@@ -422,3 +447,8 @@ def cookies_too() -> StickyMiddleware:
 def twice() -> StickyMiddleware:
     """Return an app with two of our middlewares."""
     return middleware(rooms(), Header("x-session-id"))
+
+
+def no_source() -> StickyMiddleware:
+    """Return an app that does not say where its uids are."""
+    return middleware(room, [])

@@ -60,7 +60,7 @@ class Http:
 
     async def begin(self, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         """Send the head."""
-        lines = [(name, value.encode("latin-1")) for name, value in (("Host", "tests"), *headers)]
+        lines = [(name.encode(), value.encode("latin-1")) for name, value in (("Host", "tests"), *headers)]
         await self.send(h11.Request(method=method, target=target, headers=lines))
 
     async def event(self) -> Any:

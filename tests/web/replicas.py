@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 HEARTBEAT, LEASE = 0.2, 1.0
 LOOPS = "asyncio", "uvloop"
+ENDED = {0, -signal.SIGTERM}
+"""Codes of a process that ended as it was told to: uvicorn lets the signal through at its end."""
 _STARTS_WITHIN = 30.0
 _ENDS_WITHIN = 20.0
 _PORTS = range(23_000, 32_000)  # below those of outgoing connections, beside those of the tests' servers of Redis

@@ -133,9 +133,7 @@ async def test_several_tasks_send(pair: Pair, entry: Replica, size: int) -> None
             heard = [str(await connection.recv()) for _ in range(40)]
 
     assert sorted(letter * 5 for letter in "abcdefgh") == sorted(
-        letter * count
-        for letter in "abcdefgh"
-        if (count := sum(message == letter * size for message in heard))
+        letter * count for letter in "abcdefgh" if (count := sum(message == letter * size for message in heard))
     )
 
 
@@ -184,7 +182,7 @@ async def test_the_owner_is_killed(replicas: Replicas) -> None:
         await again.send("back")
         answer = str(await again.recv())
 
-    assert answer.split()[0] in {str(replica.pid) for replica in replicas.all if replica is not pair.owner}
+    assert answer.partition(" ")[0] in {str(replica.pid) for replica in replicas.all if replica is not pair.owner}
 
 
 async def test_the_edge_is_killed(replicas: Replicas) -> None:

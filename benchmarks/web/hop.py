@@ -1,0 +1,164 @@
+"""The ways to a pod that are compared: all of them run beside each other, and those that are not asked are idle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+from typing import TYPE_CHECKING
+
+import attrs
+
+from benchmarks.goals import SUBJECT
+from benchmarks.web import processes, proxies, wrk
+from benchmarks.web.apps import NAMESPACE, REDIS
+from benchmarks.web.generator import Seen, Work
+from benchmarks.web.processes import LOOPBACK
+from benchmarks.web.raw import Connection, request_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from benchmarks.web.processes import Program
+
+NGINX = "nginx"
+POD = "pod, called directly"
+HTTPX = "httpx gateway"
+HERE = "ours, where it arrived"
+GATEWAY = "ours, gateway"
+
+ROOMS = "/rooms/{uid}"
+LARGE = "/large?uid={uid}"
+UPLOAD = "/upload?uid={uid}"
+SOCKET = "/ws?uid={uid}"
+_WHO = "/whoami?uid={uid}"
+_UIDS = 64
+_OWN = "benchmarks.web.sticky_apps"
+_MOST_ASKED = 20
+_OUTPUT = 60.0
+
+
+@attrs.frozen
+class Way:
+    """A way to the pod.
+
+    Attributes:
+        entry: the program that is asked.
+        uids: that it is asked for.
+        programs: all that take part, the entry first.
+
+    """
+
+    entry: Program
+    uids: Sequence[str]
+    programs: Sequence[Program]
+
+    def paths(self, path: str) -> list[str]:
+        """Return what is asked for, a path for each uid."""
+        return [path.format(uid=uid) for uid in self.uids]
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that all who take part have used."""
+        return sum(program.cpu_seconds() for program in self.programs)
+
+
+@contextlib.asynccontextmanager
+async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[dict[str, Way]]:
+    """Run all ways, by name; without nginx on the PATH those through it are left out.
+
+    ``SUBJECT`` is a request that is forwarded by a replica that does not own its uid to the one that does.
+    """
+    env = {
+        REDIS: redis,
+        "STATEFUL_ROUTE_NAMESPACE": NAMESPACE,
+        "STATEFUL_ROUTE_SECRET": secrets.token_hex(32),
+    }
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def run(name: str, app: str) -> Program:
+            return await stack.enter_async_context(processes.ending(await processes.start_app(name, app, folder, env)))
+
+        pod = await run("pod", "benchmarks.web.apps:registered")
+        httpx = await run("httpx-gateway", "benchmarks.web.httpx_gateway:app")
+        first, second = [await run(f"replica-{name}", f"{_OWN}:sticky") for name in "ab"]
+        gateway = await run("gateway", f"{_OWN}:gateway")
+        for program in (pod, first, second):
+            await processes.until_answers(program)
+        for program in (httpx, gateway):
+            await processes.until_open(program)
+        here, there = await owned([first, second], uids)
+        found: dict[str, Way] = {}
+        if proxies.missing(NGINX) is None:
+            nginx = proxies.Nginx(folder, keepalive=True, unbuffered=["/large", "/upload"])
+            await nginx.use([pod])
+            await stack.enter_async_context(processes.ending(nginx.program))
+            found[NGINX] = Way(nginx.program, here, [nginx.program, pod])
+        yield found | {
+            POD: Way(pod, here, [pod]),
+            HTTPX: Way(httpx, here, [httpx, pod]),
+            HERE: Way(first, here, [first]),
+            SUBJECT: Way(first, there, [first, second]),
+            GATEWAY: Way(gateway, there, [gateway, second]),
+        }
+
+
+async def owned(replicas: Sequence[Program], count: int) -> list[list[str]]:
+    """Return for each replica so many uids that it owns: new ones are asked for until there are enough.
+
+    Raises:
+        ProgramError: if there are not enough in the end.
+
+    """
+    found: dict[int, list[str]] = {replica.pid: [] for replica in replicas}
+    connections = [await Connection.open(LOOPBACK, replica.port) for replica in replicas]
+    try:
+        for number in range(count * len(replicas) * _MOST_ASKED):
+            uid = f"uid-{number:06}"
+            answer = await connections[number % len(replicas)].send(
+                request_bytes("GET", _WHO.format(uid=uid), LOOPBACK)
+            )
+            assert answer.is_success, answer
+            found[int(answer.body)].append(uid)
+            if all(len(uids) >= count for uids in found.values()):
+                return [uids[:count] for uids in found.values()]
+    finally:
+        for connection in connections:
+            await connection.close()
+    raise processes.ProgramError(f"one of the replicas owns too few: {[len(uids) for uids in found.values()]}")
+
+
+async def load(work: Work, folder: Path) -> Seen:
+    """Send that work from a process of its own: with wrk, if it is there and can."""
+    if not wrk.is_there() or work.websocket:
+        return await _by_our_generator(work)
+    file = folder / "wrk.lua"
+    file.write_text(wrk.script(work), encoding="utf-8")
+    return wrk.read(await _output(wrk.command(work, file)))
+
+
+async def load_briefly(work: Work) -> Seen:
+    """Send that work for a tenth of the time: wrk knows whole seconds only."""
+    return await _by_our_generator(attrs.evolve(work, seconds=work.seconds / 10))
+
+
+async def _by_our_generator(work: Work) -> Seen:
+    command = [sys.executable, "-m", "benchmarks.web.generator", json.dumps(attrs.asdict(work))]
+    return Seen(**json.loads(await _output(command)))
+
+
+async def _output(command: Sequence[str]) -> str:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=processes.ROOT)
+    try:
+        async with asyncio.timeout(_OUTPUT):
+            out, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise processes.ProgramError(f"{command[0]} failed: {said.decode(errors='replace')[-2_000:]}")
+    return out.decode()
