@@ -31,6 +31,8 @@ _NAME_LENGTH = len(b"content-type")
 
 SERVICE_RESTART = 1012
 """Of a WebSocket: its pod goes or is gone, and the client may connect again at once."""
+OWN_RESTART = 4012
+"""The same, of a web server that does not send that code."""
 _TOO_BIG = 1009
 MAX_MESSAGE = 16 * 1024 * 1024
 """The longest WebSocket message, in bytes, that is put together from its parts."""
@@ -300,8 +302,10 @@ class WebSocketCarrier:
         return None
 
     async def _close(self, code: int, reason: str) -> None:
+        if self._pumping is not None:  # granian does not both receive and close
+            await cancel_and_wait(self._pumping)
         self._accepted = True
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        await close_websocket(self._send, code, reason)
 
     async def _pump(self) -> None:
         stream = self._stream
@@ -326,6 +330,16 @@ def is_events(start: Message) -> bool:
         if len(name) == _NAME_LENGTH and name.lower() == b"content-type":  # Django writes it in capitals
             return bool(value.startswith(_EVENTS))
     return False
+
+
+async def close_websocket(send: Send, code: int, reason: str) -> None:
+    """Close a WebSocket; with a code of one's own if the web server refuses ``SERVICE_RESTART``, as daphne does."""
+    try:
+        await send({"type": "websocket.close", "code": code, "reason": reason})
+    except Exception:
+        if code != SERVICE_RESTART:
+            raise
+        await send({"type": "websocket.close", "code": OWN_RESTART, "reason": reason})
 
 
 def message_of(kind: Kind, parts: list[bytes]) -> Message:

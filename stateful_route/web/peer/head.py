@@ -50,7 +50,7 @@ def pack_head(scope: dict[str, Any], uid: str | None, source: int, body: bytes |
     extended = _EXTENSIONS[kind] in (scope.get("extensions") or _NO_EXTENSION)
     host, port = scope.get("server") or ("", 0)
     client, client_port = scope.get("client") or ("", 0)
-    texts = kind, "x" if extended else "", scope["http_version"], scope.get("scheme", "http")
+    texts = kind, "x" if extended else "", scope.get("http_version", "1.1"), scope.get("scheme", "http")
     same = _pack_setting(texts, scope.get("root_path") or "", host, port)
     flags = b"" if body is None else _INLINE
     parts = [
