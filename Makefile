@@ -8,12 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
+EXAMPLES_READY := $(VENV)/.ready-examples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help test test-faults test-lowest coverage soak simulate demo check lint audit format bench wheel wheel-test \
-    reference clean
+.PHONY: help test test-faults test-lowest coverage soak simulate demo examples check lint audit format bench wheel \
+    wheel-test reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +44,9 @@ simulate: $(READY) ## a minute of simulated worlds, new ones each time; ARGS="--
 
 demo: $(READY) ## show it at work, on a server of its own
 	$(BIN)/stateful-route demo $(ARGS)
+
+examples: $(EXAMPLES_READY) ## run the examples without us and with us, kill and restart their replicas; a table
+	$(BIN)/python -m examples $(ARGS)
 
 check: lint test ## lint, then test
 
@@ -79,6 +83,11 @@ clean: ## remove all that make made, .venv too
 $(READY): pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) (once, and again when pyproject.toml changes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(EXAMPLES_READY): pyproject.toml | $(READY)
+	@echo "Installing what the examples need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[examples]'
 	@touch $@
 
 $(LOWEST)/.ready: pyproject.toml tools/lowest.py | $(READY)

@@ -2,6 +2,7 @@
 
 from stateful_route._version import __version__
 from stateful_route.client.driver import ClientDriver
+from stateful_route.client.following import Following
 from stateful_route.client.placement.strategies import (
     BestOfRandom,
     Candidate,
@@ -77,6 +78,7 @@ __all__ = [
     "ConfigError",
     "CpuUsage",
     "EventLoopLag",
+    "Following",
     "HandOff",
     "InvalidArgumentError",
     "LifecycleError",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stateful_route.demo.processes import Child, Fleet
     from stateful_route.embedded.server import LocalServer
 
+_ANSWERED_BY = 5.0
 _ELSEWHERE_BY = 10.0
 _READY_BY = 8.0
 _GONE_BY = 8.0
@@ -31,7 +32,7 @@ class Timing:
     """How long the parts of a chaos run take that do not end by themselves, in seconds.
 
     Attributes:
-        calm: before and after all that happens.
+        calm: before and after all that happens; before it, until each user has a pod, too.
         settle: after a pod is up again, and after Redis is there again.
         away: for how long Redis does not answer.
         last_restart: since the begin of the run, after which no further pod is restarted.
@@ -88,13 +89,16 @@ class Chaos:
             ChildError: if a pod does not end, or does not come up again.
 
         """
-        timing, findings = self._timing, self.findings
+        timing, findings, load = self._timing, self.findings, self._load
         self._began = time.monotonic()
         # The first phase is there from the begin.
-        with self._phase(self._load.tally.phases[-1]):
+        with self._phase(load.tally.phases[-1]):
             await anyio.sleep(timing.calm)
-        findings.killed = max(range(len(self._fleet.pods)), key=lambda index: len(self._load.answers_of(index)))
-        pod, before = self._fleet.pods[findings.killed], self._load.answers_of(findings.killed)
+            with anyio.move_on_after(_ANSWERED_BY):
+                while len(load.tally.accepted) < len(load.uids):  # noqa: ASYNC110 - as below
+                    await anyio.sleep(_LOOK)
+        findings.killed = max(range(len(self._fleet.pods)), key=lambda index: len(load.answers_of(index)))
+        pod, before = self._fleet.pods[findings.killed], load.answers_of(findings.killed)
         with self._next_phase(f"kill -9 {pod.name}"):
             await self._kill(pod, before)
         with self._next_phase(f"{pod.name} is back"):

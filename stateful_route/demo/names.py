@@ -11,16 +11,7 @@ SERVICE_NAME: Final = "chat"
 MESSAGES_PATH: Final = "/users/{uid}/messages"
 
 MESSAGE_ID: Final = "idempotency-key"
-"""Header of a message: sent again with the same one, it is not counted again."""
-
-ROUTE_US: Final = "x-route-us"
-"""Header of an answer: how many microseconds the routing decision took."""
-
-ROUTE_CACHED: Final = "x-route-cached"
-"""Header of an answer: ``1`` if the routing decision came from the cache, else ``0``."""
-
-ROUTE_ATTEMPTS: Final = "x-route-attempts"
-"""Header of an answer: to how many pods the gateway sent the request, 1 or 2."""
+"""Header of a message: it makes a POST safe to repeat, as sent again with the same one it is not counted again."""
 
 TUNING: Final = BaseConfig(
     heartbeat=0.5,

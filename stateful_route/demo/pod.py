@@ -1,4 +1,9 @@
-"""A pod: it holds the chats of its users in memory, and saves each message before it answers."""
+"""A pod: it holds the chats of its users in memory, and saves each message before it answers.
+
+The middleware lets a request in where its user is owned, so the app only asks it with what right that is. A key that
+comes with a message (``Idempotency-Key``) makes it safe to repeat: the middleware sends it again when a pod was lost
+before it has answered, and the app knows a message again that it has.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +19,18 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from stateful_route import (
-    BaseConfig,
-    NotOwnerError,
-    ServerDriver,
-    StatefulRoute,
-    StatefulRouteError,
-    StoreError,
-    drain_on_signal,
-)
+from stateful_route import StoreError
 from stateful_route.demo.database import DatabaseClient, StaleEpochError
 from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, SERVICE_NAME, TUNING
-from stateful_route.demo.serving import answer_error, http_client, listen, parser, routed, serve
+from stateful_route.demo.serving import http_client, listen, parser, routed, serve
+from stateful_route.web import Path, Sticky, StickyMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
 
-    from stateful_route import Ownership
+    from stateful_route import BaseConfig, Ownership
     from stateful_route.demo.database import Message
 
 
@@ -60,56 +58,55 @@ class Chat:
 class Pod:
     """The chats of the users that are linked to this pod."""
 
-    server: ServerDriver
     database: DatabaseClient
 
     def __init__(self, redis_url: str, database_url: str, config: BaseConfig) -> None:
         """Make the pod that ``config`` names; it works while its application runs."""
-        self.redis_url = redis_url
         self.database_url = database_url
-        self.config = config
         self.chats: dict[str, Chat] = {}
-        self.application = Starlette(
+        app = Starlette(
             routes=[
                 Route(MESSAGES_PATH, self.post, methods=["POST"]),
                 Route(MESSAGES_PATH, self.get, methods=["GET"]),
             ],
-            exception_handlers={
-                NotOwnerError: self.misdirected,
-                StatefulRouteError: answer_error,
-                httpx.HTTPError: answer_error,
-            },
+            exception_handlers={StaleEpochError: unavailable, httpx.HTTPError: unavailable},
             lifespan=self.lifespan,
+        )
+        self.application = StickyMiddleware(
+            app,
+            service=SERVICE_NAME,
+            uid=Path(MESSAGES_PATH),
+            redis=redis_url,
+            config=config,
+            listen="tcp://127.0.0.1:0",  # all of the demo is on one machine
+            hand_off=self.hand_off,
+            stop_after=0.0,  # only gateways come here
+            # While Redis is away a pod cannot know for longer than its lease whether it still owns a user. This one
+            # goes on nevertheless, because the database refuses what it must not do.
+            while_away="serve",
         )
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Be a pod of the service, from start to end. At SIGTERM the users go first, then the server."""
-        async with (
-            http_client() as http,
-            StatefulRoute.from_url(self.redis_url, self.config) as route,
-            route.server(hand_off=self.hand_off) as self.server,
-        ):
+        """Have a client of the database, from before the first request until after the last hand-off."""
+        async with http_client() as http:
             self.database = DatabaseClient(http, self.database_url)
-            with drain_on_signal(self.server):
-                yield
+            yield
 
     async def hand_off(self, uid: str) -> None:
-        """Save the chat of a user who goes to another pod, when the message that is in flight is in.
+        """Save the chat of a user who goes to another pod; nothing of the user is in flight here any more.
 
         All of it is saved already, as each message is at once. A service that saves from time to time does it here.
         """
-        chat = self.chats.get(uid)
-        if chat is not None:
-            async with chat.turn:
-                if chat.messages is not None:
-                    await self.database.save(uid, chat.epoch, chat.messages)
+        chat = self.chats.pop(uid, None)
+        if chat is not None and chat.messages is not None:
+            await self.database.save(uid, chat.epoch, chat.messages)
 
     async def post(self, request: Request) -> JSONResponse:
         """Take in a message of a user."""
         text = (await request.body()).decode(errors="replace")
         message_id = request.headers.get(MESSAGE_ID) or secrets.token_hex(8)
-        async with self.open(request.path_params["uid"]) as (chat, messages):
+        async with self.open(request) as (chat, messages):
             ids = [message["id"] for message in messages]
             if message_id in ids:  # it was taken in, and its answer was lost
                 count = ids.index(message_id) + 1
@@ -118,64 +115,54 @@ class Pod:
                 await self.database.save(chat.ownership.uid, chat.epoch, longer)
                 chat.messages = longer
                 count = len(longer)
-        return self.answer(chat, {"count": count})
+        return answer(request, {"count": count})
 
     async def get(self, request: Request) -> JSONResponse:
         """Tell the messages of a user."""
-        async with self.open(request.path_params["uid"]) as (chat, messages):
-            return self.answer(chat, {"messages": [message["text"] for message in messages]})
+        async with self.open(request) as (_, messages):
+            return answer(request, {"messages": [message["text"] for message in messages]})
 
     @contextlib.asynccontextmanager
-    async def open(self, uid: str) -> AsyncIterator[tuple[Chat, list[Message]]]:
+    async def open(self, request: Request) -> AsyncIterator[tuple[Chat, list[Message]]]:
         """Hold the chat of a user, and nobody else in this process does meanwhile.
 
         Raises:
-            NotOwnerError: if another pod owns the user.
+            StaleEpochError: if another pod owns the user.
 
         """
-        chat = await self.chat(uid)
+        chat = self.chat(Sticky.of(request))
         try:
             async with chat.turn:
                 if chat.messages is None:
-                    chat.messages = await self.database.open(uid, chat.epoch)
+                    chat.messages = await self.database.open(chat.ownership.uid, chat.epoch)
                 yield chat, chat.messages
         except StaleEpochError:
             # The database knows more than this pod: another one owns the user, be Redis there to say so or not.
             with contextlib.suppress(StoreError):
                 await chat.ownership.release()
-            raise NotOwnerError(uid, None, None) from None
+            raise
 
-    async def chat(self, uid: str) -> Chat:
-        """Return the chat of a user who is linked to this pod, claimed at the first request.
-
-        Raises:
-            NotOwnerError: if another pod owns the user.
-
-        """
-        chat = self.chats.get(uid)
-        # ``held``, and not ``is_owned()``: while Redis is away a pod cannot know for longer than its lease whether it
-        # still owns a user. This one goes on nevertheless, because the database refuses what it must not do. A pod
-        # without such a database asks ``is_owned()``, and answers 421 until Redis is back.
-        if chat is not None and chat.ownership.held:
-            return chat
-        ownership = await self.server.claim(uid)
-        ownership.require()
-        chat = self.chats.get(uid)
+    def chat(self, sticky: Sticky) -> Chat:
+        """Return the chat of the user of a request."""
+        ownership = sticky.ownership
+        assert ownership is not None  # noqa: S101 - each uid that is found is claimed
+        chat = self.chats.get(ownership.uid)
         # If the user may have been elsewhere in between, this memory is out of date.
         if chat is None or not (chat.epoch == ownership.epoch or ownership.resumes(chat.ownership)):
-            chat = self.chats[uid] = Chat(ownership)
+            chat = self.chats[ownership.uid] = Chat(ownership)
         chat.ownership = ownership
         return chat
 
-    def answer(self, chat: Chat, what: dict[str, object]) -> JSONResponse:
-        """Answer, and say who does so and with what right."""
-        who = {"pod": self.config.pod_index, "epoch": chat.epoch, "uid": chat.ownership.uid}
-        return JSONResponse(who | what)
 
-    async def misdirected(self, _: Request, error: Exception) -> JSONResponse:
-        """Refuse a user of another pod, and say whose it is."""
-        owner = error.pod_index if isinstance(error, NotOwnerError) else None
-        return JSONResponse({"error": str(error), "owner": owner}, HTTPStatus.MISDIRECTED_REQUEST)
+def answer(request: Request, what: dict[str, object]) -> JSONResponse:
+    """Answer, and say who does so and with what right."""
+    sticky = Sticky.of(request)
+    return JSONResponse({"pod": sticky.pod_index, "epoch": sticky.epoch, "uid": sticky.uid} | what)
+
+
+async def unavailable(_: Request, error: Exception) -> JSONResponse:
+    """Answer that the request cannot be served now."""
+    return JSONResponse({"error": f"{type(error).__name__}: {error}"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def main() -> None:
@@ -184,14 +171,12 @@ def main() -> None:
     arguments.add_argument("--database", required=True)
     arguments.add_argument("--index", type=int, required=True)
     options = arguments.parse_args()
-    listener, address = listen()
+    listener, _ = listen()
     config = attrs.evolve(
         TUNING,
         namespace=options.namespace,
-        service_name=SERVICE_NAME,
         pod_name=f"{SERVICE_NAME}-{options.index}",
         pod_index=options.index,
-        address=address,
         index_is_exclusive=True,  # whoever starts a pod again has waited for the end of the process before
     )
     serve(Pod(options.redis_url, options.database, config).application, listener)

@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from stateful_route.demo.load import HELD_FROM
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from stateful_route.demo.load import Tally
 
 _MOST_SHOWN = 5
+_HELD = f"waited > {HELD_FROM:g} s"
 _MS = 1000
 
 
@@ -31,17 +34,18 @@ def phases(tally: Tally) -> Table:
     """Return the table of what happened in each part of a chaos run."""
     rows = Table(box=box.ROUNDED, border_style="dim", header_style="bold", pad_edge=True)
     rows.add_column("phase", no_wrap=True)
-    for name in ("seconds", "requests", "failed", "longest wait", "users moved"):
+    for name in ("seconds", "requests", "failed", _HELD, "longest wait", "users moved"):
         rows.add_column(name, justify="right")
     for phase in tally.phases:
         if phase.skipped:
-            rows.add_row(phase.name, "skipped", *["-"] * 4)
+            rows.add_row(phase.name, "skipped", *["-"] * 5)
             continue
         rows.add_row(
             phase.name,
             f"{phase.seconds:.1f}",
             f"{phase.sent:,}",
-            Text(f"{phase.failed:,}", style="yellow" if phase.failed else "green"),
+            _alarm(phase.failed),
+            f"{phase.held:,}",
             _wait(phase.longest_wait),
             f"{phase.moved:,}",
         )
@@ -54,19 +58,14 @@ def table(tally: Tally, links: Mapping[int, int], *, asked_for: int | None, find
     ``asked_for`` is how many requests should have been sent, if that was said; ``links`` is how many links each pod
     has in Redis, by pod index; ``findings`` are those of a chaos run.
     """
-    decisions = len(tally.cached_us) + len(tally.uncached_us)
     rows = Table(box=box.ROUNDED, show_header=False, border_style="dim", padding=(0, 2))
     rows.add_column(no_wrap=True)
     rows.add_column(justify="right")
     cut = asked_for is not None and tally.sent != asked_for
     rows.add_row("requests", f"{tally.sent:,} of {asked_for:,}: the time was up" if cut else f"{tally.sent:,}")
     rows.add_row("requests/s", f"{tally.sent / tally.seconds:,.0f}")
-    if findings is None:
-        rows.add_row("failed requests", _alarm(tally.failed))
-    else:
-        how_long = f", a user for at most {_wait(tally.longest_outage)}" if tally.failed else ""
-        rows.add_row("failed requests", f"{tally.failed:,}{how_long}")
-        rows.add_row("saved by a gateway's second attempt", f"{tally.rescued:,}")
+    rows.add_row("answered within", _times(tally.waits))
+    rows.add_row("failed, all of them safe to repeat", _alarm(tally.failed))
     rows.add_row("wrong answers", _alarm(len(tally.wrong)))
     if findings is not None:
         rows.add_row("messages lost", _alarm(findings.lost + tally.given_up))
@@ -79,10 +78,6 @@ def table(tally: Tally, links: Mapping[int, int], *, asked_for: int | None, find
         )
         rows.add_row("stale epochs refused", f"{findings.refused:,}")
         rows.add_row("- of them late writes of the killed pod", f"{findings.late_writes:,}")
-    rows.add_section()
-    rows.add_row("cache hit rate", f"{len(tally.cached_us) / decisions:.1%}" if decisions else "-")
-    rows.add_row("routing decision, cached", _times(tally.cached_us))
-    rows.add_row("routing decision, uncached", _times(tally.uncached_us))
     rows.add_section()
     for pod_index, count in sorted(links.items()):
         rows.add_row(f"links of pod {pod_index}", f"{count:,}")
@@ -103,13 +98,12 @@ def remarks(tally: Tally, findings: Findings, pods: int) -> Iterator[str]:
             yield f"{phase.name}: skipped, {phase.skipped}"
     if findings.restarted < pods:
         yield f"rolling restart: {findings.restarted} of {pods} pods, the time was up"
-    yield from failures(tally)
 
 
 def problems(tally: Tally, findings: Findings | None) -> Iterator[str]:
-    """Say what must not be: in a calm run no request fails and no user moves; a chaos run has findings."""
+    """Say what must not be: no request fails, and in a calm run no user moves; a chaos run has findings."""
+    yield from failures(tally)
     if findings is None:
-        yield from failures(tally)
         if tally.moved:
             yield f"users moved: {tally.moved:,}"
     else:
@@ -133,11 +127,7 @@ def _wait(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * _MS:.0f} ms"
 
 
-def _times(times_us: Sequence[float]) -> str:
-    if not times_us:
+def _times(waits: Sequence[float]) -> str:
+    if not waits:
         return "-"
-    return f"p50 {_time(percentile(times_us, 0.5))}  p99 {_time(percentile(times_us, 0.99))}"
-
-
-def _time(us: float) -> str:
-    return f"{us:6.1f} µs" if us < _MS else f"{us / _MS:6.2f} ms"
+    return ", ".join(f"p{share:.0%}".rstrip("%") + f" {_wait(percentile(waits, share))}" for share in (0.5, 0.99))

@@ -219,14 +219,14 @@ def _report(
     console.print(report.table(tally, links, asked_for=asked_for, findings=findings))
     if findings is not None:
         for remark in report.remarks(tally, findings, options.pods):
-            console.print(remark, style="dim", markup=False)
+            console.print(remark, style="dim", markup=False, soft_wrap=True)
     problems = list(report.problems(tally, findings))
     problems += [child.report() for child in fleet.children if child.ended]
     for problem in problems:
-        console.print(problem, style="red", markup=False)
+        console.print(problem, style="red", markup=False, soft_wrap=True)
     if problems:
         return _FAILED
-    console.print("Each answer came from the pod that held the user.", style="green")
+    console.print("No request failed, and each answer came from the pod that held the user.", style="green")
     return _OK
 
 

@@ -8,18 +8,13 @@ import os
 import socket
 import sys
 import threading
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 
 import httpx
 import uvicorn
-from starlette.responses import JSONResponse
-
-from stateful_route import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
+    from stateful_route.web.app_run import App
 
 # Above the 5 s after which httpx gives up an idle connection: else the server closes one that is about to be used.
 _KEEP_ALIVE = 60
@@ -49,7 +44,7 @@ def listen() -> tuple[socket.socket, str]:
     return listener, _url(listener)
 
 
-def serve(application: Starlette, listener: socket.socket) -> None:
+def serve(application: App, listener: socket.socket) -> None:
     """Serve until stdin ends, or SIGINT or SIGTERM comes; say the URL in one JSON line when ready."""
     config = uvicorn.Config(
         application,
@@ -66,19 +61,9 @@ def serve(application: Starlette, listener: socket.socket) -> None:
 
 
 def http_client(timeout: float = 5.0) -> httpx.AsyncClient:
-    """Return an HTTP client that all users may share, with a time-out in seconds.
-
-    It keeps no cookies: the cookie that a pod sets for one user would go out with the request of the next one.
-    """
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    """Return an HTTP client with a time-out in seconds."""
     # No proxy between the processes of the demo, and no TLS: to load the certificates takes 20 ms for each client.
-    return httpx.AsyncClient(cookies=no_cookies, timeout=timeout, trust_env=False, verify=False)  # noqa: S501
-
-
-async def answer_error(_: Request, error: Exception) -> JSONResponse:
-    """Answer that the request is wrong, or that it cannot be served now."""
-    status = 400 if isinstance(error, InvalidArgumentError) else 503
-    return JSONResponse({"error": f"{type(error).__name__}: {error}"}, status)
+    return httpx.AsyncClient(timeout=timeout, trust_env=False, verify=False)  # noqa: S501
 
 
 class _Server(uvicorn.Server):

@@ -62,7 +62,9 @@ class Front(abc.ABC):
         self._starting = Once(self._start)
         self._stack = contextlib.AsyncExitStack()
         self._edge: Edge | None = None
-        self._sources: UidSources | None = None
+        self._sources: UidSources
+        self._looks_further = False
+        """Whether the head of a request does not tell all: there may be a uid in its body, or one is issued."""
         self._draining = False
         self._stopped = False
         self._state: dict[str, Any] = {}
@@ -80,41 +82,49 @@ class Front(abc.ABC):
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or a lifespan."""
-        kind = scope["type"]
-        if kind not in _SERVED:
-            await (self._lifespan if kind == "lifespan" else self._serve_unknown)(scope, receive, send)
-        elif self._edge is not None or await self._started(scope, send):
-            if self._draining and kind == "http":
-                send = closing(scope, send)
-            try:
-                await self._serve(scope, receive, send)
-            except ClientGoneError:
-                return
-
-    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
-        edge, sources = self._edge, self._sources
-        assert edge is not None  # noqa: S101 - it was started
-        assert sources is not None  # noqa: S101 - it was started
+        if (self._edge is None or scope["type"] not in _SERVED) and not await self._prepared(scope, receive, send):
+            return
+        if self._draining:
+            send = closing(scope, send)
         request = RequestHead(scope)
-        inbound: Inbound | None = None
-        if sources.body_limit and sources.needs_body(request):
-            inbound = Inbound(scope, receive, send)
-            request.body = await inbound.read_ahead(sources.body_limit, asked=True)
-            receive = inbound.receive
-        found = sources.find(request)
-        if sources.issued is not None and (found is None or found.stale):
-            found, send = issued(sources, request, found, send)
-        if found is not None and (here := self._served_here(found, scope, receive, send)) is not None:
+        found = None if self._looks_further else self._sources.find(request)
+        here = None if found is None else self._served_here(found, scope, receive, send)
+        if here is not None:  # almost always, behind a balancer that is sticky too
             await here
             return
-        if inbound is None:
-            inbound = Inbound(scope, receive, send)
-        inbound.send = send
+        with contextlib.suppress(ClientGoneError):
+            await self._serve(request, found, Inbound(scope, receive, send))
+
+    async def _serve(self, request: RequestHead, found: Found | None, inbound: Inbound) -> None:
+        """Serve a request that is not served here, as far as its head tells."""
+        edge, sources = self._edge, self._sources
+        assert edge is not None  # noqa: S101 - it was started
+        if self._looks_further:
+            if sources.needs_body(request):
+                request.body = await inbound.read_ahead(sources.body_limit, asked=True)
+            found = sources.find(request)
+            if sources.issued is not None and (found is None or found.stale):
+                found, inbound.send = issued(sources, request, found, inbound.send)
+            here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
+            if here is not None:
+                await here
+                return
         await inbound.connect()
         if found is not None:
             await edge.serve(found, inbound)
         else:
             await self._serve_without_uid(edge, inbound)
+
+    async def _prepared(self, scope: Message, receive: Receive, send: Send) -> bool:
+        """Serve what is no request; return whether it is one, and may be served."""
+        kind = scope["type"]
+        if kind in _SERVED:
+            return await self._started(scope, send)
+        if kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif self._app is not None:
+            await self._app(scope, receive, send)
+        return False
 
     @abc.abstractmethod
     def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
@@ -123,11 +133,6 @@ class Front(abc.ABC):
     @abc.abstractmethod
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
         """Serve a request that has no uid."""
-
-    async def _serve_unknown(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve something else than a request or a WebSocket."""
-        if self._app is not None:
-            await self._app(scope, receive, send)
 
     # The lifespan -------------------------------------------------------------------------------------------------
 
@@ -181,7 +186,8 @@ class Front(abc.ABC):
                     raise
                 _log.warning("%s tries again to start: %s", type(self).__name__, error)
                 await asyncio.sleep(_TRY_AGAIN)
-        self._sources = self._edge_settings.sources
+        self._sources = sources = self._edge_settings.sources
+        self._looks_further = bool(sources.body_limit) or sources.issued is not None
         self._edge = edge
 
     @abc.abstractmethod
@@ -254,4 +260,5 @@ def adding(header: tuple[bytes, bytes], send: Send) -> Send:
 
 def closing(scope: Message, send: Send) -> Send:
     """Return ``send`` that lets the client of HTTP/1 come by another connection: this process will close it soon."""
-    return adding((b"connection", b"close"), send) if scope.get("http_version", "1.1")[:1] == "1" else send
+    of_http_1 = scope["type"] == "http" and scope.get("http_version", "1.1")[:1] == "1"
+    return adding((b"connection", b"close"), send) if of_http_1 else send

@@ -11,9 +11,8 @@ from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
 from stateful_route.models import LinkKind
 from stateful_route.web.app_run import AppRun
-from stateful_route.web.errors import PeerError
 from stateful_route.web.learning import Learning
-from stateful_route.web.peer.exchange import Exchange
+from stateful_route.web.peer.exchange import Exchange, take_request
 from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
 from stateful_route.web.uids.request import RequestHead
@@ -227,7 +226,7 @@ class Pod:
 
     def take(self, stream: Stream, payload: bytes) -> None:
         """Serve a request of a peer: what its listener calls."""
-        exchange = Exchange(stream, payload)
+        exchange = take_request(stream, payload)
         task = asyncio.get_running_loop().create_task(self._serve_carried(exchange))
         self._carried.add(task)
         task.add_done_callback(self._carried.discard)
@@ -235,8 +234,6 @@ class Pod:
     async def _serve_carried(self, exchange: Exchange) -> None:
         try:
             await self._serve_exchange(exchange)
-        except PeerError as error:
-            _log.warning("a request of a peer cannot be read: %s", error)
         except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
             _log.exception("the app failed with a request that a peer carried here")
         finally:

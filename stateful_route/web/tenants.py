@@ -25,7 +25,7 @@ _BETWEEN_ENDS = 0.005
 class Tenant:
     """A uid that this process owns, and what of it runs here."""
 
-    __slots__ = ("_idle", "_opened", "closing", "lost", "ownership", "runs", "source", "uid")
+    __slots__ = ("_idle", "_opened", "closing", "counted", "lost", "ownership", "runs", "source", "uid")
 
     def __init__(self, uid: str, ownership: Ownership, source: UidSource) -> None:
         """Begin with nothing that runs."""
@@ -33,8 +33,9 @@ class Tenant:
         self.ownership = ownership
         self.source = source
         """What found the uid."""
-        self.runs: dict[AppRun, AbstractContextManager[None]] = {}
-        """What runs, and by what the uid counts as used meanwhile."""
+        self.runs: dict[AppRun, AbstractContextManager[None] | None] = {}
+        """What runs, and by what the uid counts as in use meanwhile, if that is of interest."""
+        self.counted = ownership.idle_ttl is not None
         self.closing = False
         """Whether the gate is closed: nothing of the uid may begin here."""
         self.lost = False
@@ -48,15 +49,28 @@ class Tenant:
         return not self.closing and self.ownership.is_owned()
 
     def enter(self, run: AppRun) -> None:
-        """Note what runs: the uid is in use."""
-        self.runs[run] = use = self.ownership.in_use()
-        use.__enter__()
+        """Note what runs."""
+        self.runs[run] = self._use() if self.counted else None
 
     def leave(self, run: AppRun) -> None:
         """Note that it has ended."""
-        self.runs.pop(run).__exit__(None, None, None)
-        if not self.runs and self._idle is not None and not self._idle.done():
+        use = self.runs.pop(run)
+        if use is not None:
+            use.__exit__(None, None, None)
+        if self._idle is not None and not self.runs and not self._idle.done():
             self._idle.set_result(None)
+
+    def count(self) -> None:
+        """Let the uid be in use while something runs, from now on: somebody looks whether it is idle."""
+        if not self.counted:
+            self.counted = True
+            self.runs = {run: self._use() for run in self.runs}
+            self.ownership.touch()  # when it was used before that nobody has noted
+
+    def _use(self) -> AbstractContextManager[None]:
+        use = self.ownership.in_use()
+        use.__enter__()
+        return use
 
     async def idle(self) -> None:
         """Return once nothing of the uid runs."""
@@ -110,10 +124,17 @@ class Tenants:
         self._end_within = end_within
         self._between_ends = _BETWEEN_ENDS
         self._next_end = 0.0
+        self._counting = False
         self._tenants: dict[str, Tenant] = {}
 
     def __len__(self) -> int:
         return len(self._tenants)
+
+    def count_uses(self) -> None:
+        """Let all uids be in use while something of them runs: from now on they go once they are idle."""
+        self._counting = True
+        for tenant in self._tenants.values():
+            tenant.count()
 
     def get(self, uid: str) -> Tenant | None:
         """Return what is known of a uid that this process owns, or did a moment ago."""
@@ -123,7 +144,7 @@ class Tenants:
         """Return the tenant of a uid that may be served here now. No I/O."""
         tenant = self._tenants.get(uid)
         if tenant is not None:
-            return tenant if tenant.admits else None
+            return tenant if not tenant.closing and tenant.ownership.is_owned() else None
         ownership = self._server.owned(uid)
         return None if ownership is None else self.take_in(ownership, source)
 
@@ -134,6 +155,8 @@ class Tenants:
             tenant.ownership = ownership
             return tenant
         tenant = self._tenants[ownership.uid] = Tenant(ownership.uid, ownership, source)
+        if self._counting:
+            tenant.count()
         ownership.on_lost(functools.partial(self._lost, tenant))
         return tenant
 

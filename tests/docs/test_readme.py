@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import socket
@@ -115,6 +116,13 @@ async def test_app(own_server: LocalServer, tmp_path: Path) -> None:
     """The app of the README, at four workers, has all messages of each room, whichever worker gets the request."""
     with served(tmp_path, "app", own_server.url, "--workers", "4") as url:
         await eventually(functools.partial(_answers, url), within=30.0)
+        probes = itertools.count()
+
+        async def two_serve() -> bool:
+            answers = [await posted(url, f"probe-{next(probes)}", "hello") for _ in range(4)]
+            return len({answer["pod"] for answer in answers}) > 1
+
+        await eventually(two_serve, within=30.0)
         pods: dict[str, int] = {}
         for number in range(60):
             room = f"room-{number % 10}"

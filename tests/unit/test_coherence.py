@@ -609,3 +609,22 @@ class TestEnd:
             await directory_of(client).refresh_all()
 
             assert {} == store._listeners
+
+
+async def test_drained_and_back_before_it_was_read(
+    make_client: MakeClient, run_pods: RunPods, store: MemoryStore
+) -> None:
+    """A pod that drained, and takes uids again before anybody read that, has let its links go without a word."""
+    async with run_pods(1) as (pod,), make_client() as client:
+        await pod.claim("alice")
+        await client.compute_linked_pod("", "alice", SERVICE)
+        service = directory_of(client).services[NAMESPACE, SERVICE]
+        store.hold("read_pods")
+        await pod.drain()
+        await pod.set_routing_state(RoutingState.READY)
+        await eventually(lambda: service.pod(0).suspended)
+        store.release_held()
+        await eventually(lambda: not service.pod(0).suspended)
+
+        assert await cached(client) is None
+        assert await client.compute_linked_pod("", "alice", SERVICE) == await cached(client) == 0

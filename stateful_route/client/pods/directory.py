@@ -80,6 +80,8 @@ class PodDirectory:
         self._clock = clock
         self.services: dict[tuple[str, str], ServicePods] = {}
         """Those in use, by namespace and name: to read only."""
+        self.on_invalidated: Callable[[ServicePods, str, int], None] | None = None
+        """Who is told of each uid whose link has changed, and up to which epoch."""
         self._doubted_at: dict[str, float] = {}
         """When the services of a namespace were last doubted because of a call, on the clock of this process."""
         deadline = config.call_deadline_seconds
@@ -341,10 +343,10 @@ class PodDirectory:
             service.reads.changes_read_at = read_at
         longest_gap = 2 * self._config.refresh + self._config.call_deadline_seconds
         complete = service.apply(pods, read_at, longest_gap, received_at)
-        self._flush_departed(service)
         if complete and version is not None:
             service.resume(read_at)
             service.clear(doubts)
+        self._flush_departed(service)
         if service.misses_pods and not missing:
             # Pods are gone, so links may be: nobody announced that, as it happens to a store that is emptied.
             service.links.flush()
@@ -446,6 +448,8 @@ class PodDirectory:
             service = self.services.get((key.namespace, key.service_name))
             if service is not None:
                 service.links.invalidate(key.uid, event.epoch)
+                if self.on_invalidated is not None:
+                    self.on_invalidated(service, key.uid, event.epoch)
             return
         service = self.services.get((event.namespace, event.service_name))
         if service is None:

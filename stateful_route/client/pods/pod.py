@@ -28,6 +28,7 @@ class Pod:
         "expected_load",
         "incarnation",
         "kept_from",
+        "left",
         "life",
         "limited",
         "load",
@@ -91,6 +92,8 @@ class Pod:
         """
         self.suspended = False
         """Whether something was announced of the pod that the table does not have yet."""
+        self.left: int | None = None
+        """Its version in the table when somebody announced that it takes no new uids, until that is read."""
         self.trusted = False
         """Whether the pod is known, and nothing is known against it."""
         self.usable = False

@@ -240,10 +240,18 @@ class ServicePods:
         return departed
 
     def resume(self, read_at: float) -> None:
-        """Take in that all is known that was announced until then."""
+        """Take in that all is known that was announced until then.
+
+        A pod that has drained, and takes new uids again by the time of the reading, has let links go without a word.
+        (If nothing of it has changed, nobody but who announced it has said so.)
+        """
         for pod in [pod for pod, heard_at in self._suspended.items() if heard_at <= read_at]:
             del self._suspended[pod]
-            pod.suspended = False
+            changed = pod.state is not None and pod.left not in {None, pod.state.version}
+            if changed and pod.kept_from < math.inf:
+                pod.kept_from = self._freshness.received_at
+                self._departed.append(pod)
+            pod.suspended, pod.left = False, None
             pod.settle()
 
     def report_unreachable(self, pod_index: int, now: float) -> None:
@@ -296,6 +304,8 @@ class ServicePods:
             return
         self._suspended[pod] = now
         pod.suspended = True
+        if event.state != RoutingState.READY and pod.left is None and pod.state is not None:
+            pod.left = pod.state.version
         pod.settle()
         if event.state == "DEAD" and pod in self._suspects and known:
             self.rumoured.add(life)

@@ -1,0 +1,214 @@
+"""The processes of an app: replicas behind nginx, as in a Deployment, or the workers of one uvicorn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Protocol, Self
+
+import anyio
+import psutil
+
+from examples.harness.nginx import Nginx
+from examples.harness.processes import ProcessError, Server, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from examples.harness.example import Example
+
+REPLICAS = 3
+# What an orchestrator gives a process between SIGTERM and SIGKILL is 30 s; an example needs far less.
+_GONE_BY = 30.0
+_UP_BY = 30.0
+_LOOK = 0.02
+# For nginx to read its configuration again; in Kubernetes a preStop hook waits as long for the proxies.
+_TOLD = 0.3
+# Streams and WebSockets that are open when uvicorn stops: it would wait for them for ever.
+_GRACEFUL = "3"
+
+
+class Fleet(Protocol):
+    """The processes that serve one app."""
+
+    @property
+    def url(self) -> str:
+        """Where the users come to."""
+        ...
+
+    def pids(self) -> list[int]:
+        """Return the process ids of those that serve."""
+        ...
+
+    async def kill(self, pid: int) -> None:
+        """Kill one with -9, and wait until as many serve again."""
+        ...
+
+    async def restart(self) -> None:
+        """Restart all of them, one by one: first a new one, then the old one ends by SIGTERM."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Start them; they serve."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End them."""
+        ...
+
+
+def fleet_of(example: Example, environment: Mapping[str, str]) -> Fleet:
+    """Return how this example runs; it is not started yet."""
+    return (Workers if example.workers else Replicas)(example, environment)
+
+
+def _uvicorn(example: Example, environment: Mapping[str, str], *options: str) -> Server:
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        example.app,
+        "--port",
+        str(port),
+        "--timeout-graceful-shutdown",
+        _GRACEFUL,
+        *options,
+    ]
+    return Server(f"{example.name} at {port}", command, environment, example.path, port=port)
+
+
+class Replicas:
+    """Three processes behind nginx."""
+
+    def __init__(self, example: Example, environment: Mapping[str, str]) -> None:
+        """Describe them; they are not started yet."""
+        self._example = example
+        self._environment = environment
+        self._nginx = Nginx()
+        self._stack = AsyncExitStack()
+        self._replicas: list[Server] = []
+
+    @property
+    def url(self) -> str:
+        """Where nginx listens."""
+        return self._nginx.url
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the replicas."""
+        return [replica.pid for replica in self._replicas]
+
+    async def kill(self, pid: int) -> None:
+        """Kill a replica with -9, and start it again on its port, as a kubelet starts a container again."""
+        (replica,) = (replica for replica in self._replicas if replica.pid == pid)
+        replica.signal(signal.SIGKILL)
+        await replica.wait(_GONE_BY)
+        await replica.start(_UP_BY)
+
+    async def restart(self) -> None:
+        """Restart all of them as a Deployment does: a new one serves, nginx is told, the old one gets SIGTERM."""
+        for old in list(self._replicas):
+            new = await self._started()
+            self._replicas[self._replicas.index(old)] = new
+            self._tell()
+            await anyio.sleep(_TOLD)
+            old.signal(signal.SIGTERM)
+            await old.wait(_GONE_BY)
+
+    async def _started(self) -> Server:
+        replica = _uvicorn(self._example, self._environment, "--log-level", "warning")
+        self._stack.push_async_callback(replica.stop)
+        await replica.start(_UP_BY)
+        return replica
+
+    def _tell(self) -> None:
+        self._nginx.balance([replica.port for replica in self._replicas])
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._stack = stack
+            # Two at a time would be faster, if the machine had the cores for it: an app may take seconds to import.
+            self._replicas = [await self._started() for _ in range(REPLICAS)]
+            await stack.enter_async_context(self._nginx)
+            await self._nginx.start([replica.port for replica in self._replicas])
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+
+class Workers:
+    """One ``uvicorn --workers N``: its processes accept connections of one socket, whichever is first."""
+
+    def __init__(self, example: Example, environment: Mapping[str, str]) -> None:
+        """Describe them; they are not started yet."""
+        self._count = example.workers
+        self._uvicorn = _uvicorn(
+            example, environment, "--workers", str(example.workers), "--log-level", "info", "--no-access-log"
+        )
+
+    @property
+    def url(self) -> str:
+        """Where uvicorn listens."""
+        return f"http://127.0.0.1:{self._uvicorn.port}"
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers."""
+        children = psutil.Process(self._uvicorn.pid).children()
+        return [child.pid for child in children if _is_worker(child)]
+
+    async def kill(self, pid: int) -> None:
+        """Kill a worker with -9; uvicorn starts another one within a second."""
+        started = self._started
+        os.kill(pid, signal.SIGKILL)
+        await self._until(lambda: self._started > started)
+
+    async def restart(self) -> None:
+        """Have uvicorn restart its workers one by one: each gets SIGTERM when the next one serves."""
+        before = set(self.pids())
+        self._uvicorn.signal(signal.SIGHUP)
+        await self._until(lambda: before.isdisjoint(self.pids()))
+
+    @property
+    def _started(self) -> int:
+        """How many workers have come so far that they serve."""
+        return self._uvicorn.times_said("Application startup complete")
+
+    async def _until(self, fact: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _GONE_BY * self._count
+        while not fact():
+            if time.monotonic() > deadline or not self._uvicorn.running:
+                raise ProcessError(f"{self._uvicorn.name} does not have its workers; it said: {self._uvicorn.said()}")
+            await anyio.sleep(_LOOK)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._uvicorn.start(_UP_BY)
+            # It listens before them. Who comes then finds the first one only, which would get all sessions.
+            await self._until(lambda: self._started == self._count)
+        except BaseException:
+            await self._uvicorn.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._uvicorn.stop()
+
+
+def _is_worker(child: psutil.Process) -> bool:
+    """Return whether a child of uvicorn serves: there is one more, which tracks resources."""
+    try:
+        return child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        return False
