@@ -11,11 +11,14 @@ import anyio
 from stateful_route._background.tasks import outlast
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import RoutingState
+from stateful_route.server.linger import Linger
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from stateful_route._background.periodic import PeriodicTask
     from stateful_route.config import BaseConfig
-    from stateful_route.server.hand_over import HandedOver, HandOver
+    from stateful_route.server.hand_over import HandOver
     from stateful_route.server.heartbeats import Heartbeats
     from stateful_route.server.reclaim import Reclaim
     from stateful_route.server.status import PodStatus
@@ -45,17 +48,33 @@ class Drain:
         self._rebalancing = rebalancing
         self._drain_deadline = config.drain_deadline
         self._stop_deadline = config.stop_deadline
+        self._reserve = min(config.stop_deadline, config.drain_deadline / 2)
+        self._linger = Linger(hand_over, rate=config.drain_rate)
+        self._keep: float | None = None
+        """For how many seconds uids are kept after they were used; ``None`` if they are not kept."""
+        self._lingers = False
+        """Whether they were to be kept when the drain began."""
+        self._called_off = False
+        """Whether the drain ended before its time, as the pod takes new uids again."""
         self._task: asyncio.Task[bool] | None = None
         self.leave_by = 0.0
         """When the rest of a stop has to have ended, as ``anyio.current_time()``; once ``leave`` was called."""
 
-    async def run(self) -> bool:
-        """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew."""
+    async def run(self, keep: float | None = None) -> bool:
+        """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew.
+
+        With ``keep`` uids are kept until they were not used for so many seconds. Of two calls the shorter time counts.
+        """
+        if self._called_off and self._task is not None:
+            await outlast(self._task)
         drained = self._task is not None and self._task.done()
-        if self._task is None or (drained and self._status.routing_state is RoutingState.READY):
-            if self._may_announce:
-                self._status.drain()  # here, and not in the task: of two calls the later one counts
+        if self._task is None or (drained and (self._called_off or self._status.routing_state is RoutingState.READY)):
+            self._keep, self._lingers, self._called_off = keep, keep is not None, False
+            if self._may_announce:  # here, and not in the task: of two calls the later one counts
+                self._give_notice()
             self._task = asyncio.create_task(self._run(), name=f"stateful_route drain of {self._lease.name}")
+        else:
+            self._shorten(keep)
         task = self._task
         announced = await outlast(task)
         if not announced and self._task is task:
@@ -81,10 +100,34 @@ class Drain:
                 await self._rebalancing.stop()
             self.leave_by = anyio.current_time() + self._stop_deadline
             if announced:
-                self._warn_of_left(await self._hand_over.go_on(self._stop_deadline / 2))
+                self._warn_of_left((await self._hand_over.go_on(self._stop_deadline / 2)).left)
             else:
                 await self._save(drain_ends - anyio.current_time())
                 self.leave_by = anyio.current_time() + self._stop_deadline
+
+    def note_state(self, state: RoutingState) -> None:
+        """Take in what the application says: READY ends the keeping of uids, and the drain with it."""
+        if state is RoutingState.READY and self._keep is not None:
+            self._called_off = True
+            self._linger.end()
+
+    def _give_notice(self) -> None:
+        """Have the next heartbeat say that the pod leaves.
+
+        While it keeps its uids, clients go on to cache their links, and each that goes is announced.
+        """
+        if self._lingers:
+            self._status.deny_new()
+        else:
+            self._status.drain()
+
+    def _shorten(self, keep: float | None) -> None:
+        if keep is None:
+            self._keep = None
+            self._linger.end()
+        elif self._keep is not None:
+            self._keep = min(self._keep, keep)
+            self._linger.shorten(keep)
 
     @property
     def _may_announce(self) -> bool:
@@ -101,12 +144,35 @@ class Drain:
         if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
             await self._rebalancing.stop()
             self._rebalancing.start()
+        self._hand_over.begin()
+        self._linger.done, self._linger.rest_goes = 0, False
+        announced = True
+        with self._hand_over.faults.together(), self._owned.faults.together(), anyio.CancelScope(deadline=deadline):
+            async with anyio.create_task_group() as group:
+                announced = await self._hand_all_over(group, begin, deadline)
+        if not self._called_off:
+            self._warn_of_left(self._hand_over.left)
+        return announced
+
+    async def _hand_all_over(self, group: TaskGroup, begin: float, deadline: float) -> bool:
+        """Hand all uids over, once they are idle if they are kept until then; return whether that was announced."""
+        if self._keep is not None and not self._called_off:
+            message = "%s drains: it keeps %d uids until nobody has used them for %g s"
+            _log.info(message, self._lease.name, len(self._owned), self._keep)
+            await self._linger.run(group, self._keep, deadline - self._reserve)
+        if self._called_off:
+            _log.info("%s drains no more: it takes new uids again", self._lease.name)
+            return True
+        self._keep, self._linger.rest_goes = None, True
+        if self._lingers:
+            self._status.drain()
+            if not await self._announce():
+                return False
         await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
         _log.info("%s drains: it hands %d uids over", self._lease.name, len(self._owned))
-        handed = await self._hand_over.run(deadline - anyio.current_time())
+        done = (await self._hand_over.go_on(deadline - anyio.current_time())).done + self._linger.done
         took = anyio.current_time() - begin
-        _log.info("%s has drained: it handed %d uids over in %.1f s", self._lease.name, handed.done, took)
-        self._warn_of_left(handed)
+        _log.info("%s has drained: it handed %d uids over in %.1f s", self._lease.name, done, took)
         return True
 
     async def _announce(self) -> bool:
@@ -133,7 +199,7 @@ class Drain:
             message = "%s handed %d uids off and could not release them; %d were not handed off in time"
             _log.warning(message, self._lease.name, saved.done, saved.left)
 
-    def _warn_of_left(self, handed: HandedOver) -> None:
-        if handed.left:
+    def _warn_of_left(self, left: int) -> None:
+        if left:
             message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
-            _log.warning(message, self._lease.name, handed.left)
+            _log.warning(message, self._lease.name, left)

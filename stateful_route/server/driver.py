@@ -223,7 +223,7 @@ class ServerDriver(Driver):
         super()._after_fork()
         self._owned.leave_to_the_parent()
 
-    async def drain(self) -> None:
+    async def drain(self, *, keep_until_idle: float | None = None) -> None:
         """Take no new uids, and hand over those that are held: what ``stop()`` does first.
 
         DENY_NEW_CALL is in the store, and announced, before the first uid goes. Each uid is handed off (``hand_off``)
@@ -232,11 +232,24 @@ class ServerDriver(Driver):
         left then, be its hand-off cut off or never begun, is served and stays linked, is not handed off again, and is
         taken over once this pod has said goodbye; a warning says how many uids that are.
 
-        A second call waits for the first. A pod that was set to READY after a drain drains anew.
+        With ``keep_until_idle`` each uid is kept, and served, until nobody has used it for so many seconds (from 0; see
+        ``claim``, ``idle_ttl``), and handed over then. The rest is handed over as always once the end is near: from
+        ``stop_deadline`` before the ``drain_deadline`` on, or from half of that. It is for an application that cannot
+        hand its state off, and whose users leave by themselves.
+
+        A second call waits for the first. If it keeps uids for less time, or not at all, as ``stop()`` does, that
+        counts from then on. A pod that is set to READY keeps its uids from then on. After that, or after a drain, it
+        drains anew.
+
+        Raises:
+            InvalidArgumentError: if ``keep_until_idle`` is not a finite number of seconds from 0.
+
         """
+        if keep_until_idle is not None:
+            check_seconds("keep_until_idle", keep_until_idle)
         self._check_running()
         if self._stopping is None:
-            await self._draining.run()
+            await self._draining.run(keep_until_idle)
         else:
             await self._draining.wait()  # that of stop(), which does not begin another one
 
@@ -257,6 +270,7 @@ class ServerDriver(Driver):
         self._check_running()
         self._lease.check_not_ended()
         self._status.set_routing_state(state)
+        self._draining.note_state(state)
         async with within(self._config.call_deadline_seconds, "heartbeat"):
             if state is RoutingState.SHUTDOWN:
                 await self._heartbeats.say_goodbye()  # its uids may be taken over at once

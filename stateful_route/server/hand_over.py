@@ -68,6 +68,18 @@ class HandOver:
         self._releases = True
         """Whether what is handed off is released; not any more once the process ends without the store."""
         self.faults = FaultLog("the hand-off of %r failed", "the hand-off of %d more uids failed")
+        self._level = logging.WARNING
+        """At which the next release that fails is logged: the first of a drain as a warning."""
+
+    @property
+    def left(self) -> int:
+        """How many uids were taken in hand since a drain began, and were not released."""
+        return len(self._taken)
+
+    def begin(self) -> None:
+        """Begin a drain: what was taken in hand before may be handed off again."""
+        self._taken.clear()
+        self._level = logging.WARNING
 
     async def let_go(self, uid: str) -> bool:
         """Hand one uid off and release it; return whether it was released. If the hand-off fails it stays.
@@ -77,9 +89,8 @@ class HandOver:
 
         """
         handle = self.owned.held(uid)
-        if handle is None or not self._is_new(handle):
+        if handle is None or not self.take(handle):
             return False
-        self._taken[uid] = handle
         try:
             return await self._let_go(uid, leaving=False)
         finally:
@@ -91,7 +102,7 @@ class HandOver:
         A uid that cannot be handed off is released all the same, as the pod leaves; one that cannot be released is
         left.
         """
-        self._taken.clear()
+        self.begin()
         return await self.go_on(deadline)
 
     async def save(self, deadline: float) -> HandedOver:
@@ -108,23 +119,16 @@ class HandOver:
         """Do the same with the uids that were claimed since."""
         clock = asyncio.get_running_loop().time
         begin, started, done = clock(), 0, 0
-        level = logging.WARNING
         before = set(self._taken)
 
         async def work(waiting: collections.deque[str]) -> None:
-            nonlocal started, done, level
+            nonlocal started, done
             while waiting:
                 uid, due = waiting.popleft(), begin + started / self._rate
                 started += 1
                 await anyio.sleep(max(0.0, due - clock()))
-                try:
-                    released = await self._let_go(uid, leaving=True)
-                except StoreError as error:
-                    _log.log(level, "%r could not be released: %s", uid, error)
-                    level = logging.DEBUG  # for the others: they are counted
-                else:
-                    done += released
-                    self._taken.pop(uid, None)
+                released = await self.hand(uid)  # others add to it meanwhile
+                done += released
 
         with self.faults.together(), self.owned.faults.together(), anyio.move_on_after(deadline):
             while waiting := self._take_new():
@@ -134,6 +138,29 @@ class HandOver:
             if self._releases:
                 done += await self._release_again()
         return HandedOver(done, len(self._taken.keys() - before))
+
+    async def hand(self, uid: str) -> bool:
+        """Hand off and release a uid that was taken in hand, as the pod leaves; return whether it was released."""
+        try:
+            released = await self._let_go(uid, leaving=True)
+        except StoreError as error:
+            _log.log(self._level, "%r could not be released: %s", uid, error)
+            self._level = logging.DEBUG  # for the others: they are counted
+            return False
+        self._taken.pop(uid, None)
+        return released
+
+    def take(self, handle: Ownership) -> bool:
+        """Take a uid in hand, unless that was done before; return whether it is to be handed off now."""
+        if not self.is_new(handle):
+            return False
+        self._taken[handle.uid] = handle
+        return True
+
+    def put_back(self, handle: Ownership) -> None:
+        """Let a uid be taken in hand again of which nothing was handed off."""
+        if self._taken.get(handle.uid) is handle:
+            del self._taken[handle.uid]
 
     async def _release_again(self) -> int:
         """Release what the store did not answer for; return how many that were. What is held again is not it."""
@@ -151,11 +178,12 @@ class HandOver:
     def _take_new(self) -> collections.deque[str]:
         """Return the uids that are held and were not taken in hand before, and take them."""
         handles = [self.owned.held(uid) for uid in self.owned.uids]
-        new = {handle.uid: handle for handle in handles if handle is not None and self._is_new(handle)}
+        new = {handle.uid: handle for handle in handles if handle is not None and self.is_new(handle)}
         self._taken.update(new)
         return collections.deque(new)
 
-    def _is_new(self, handle: Ownership) -> bool:
+    def is_new(self, handle: Ownership) -> bool:
+        """Whether a uid was not taken in hand before, in this tenure."""
         taken = self._taken.get(handle.uid)
         return taken is None or not (handle is taken or handle.continues(taken))
 

@@ -34,10 +34,14 @@ class PodStatus:
         """Whether the clients were told that the pod drains, so that they use no cached link of it."""
         return self.draining and self.told.draining
 
-    def drain(self) -> None:
-        """Take no new uids, and give up all that is owned."""
+    def deny_new(self) -> None:
+        """Take no new uids."""
         if self.routing_state is RoutingState.READY:
             self.routing_state = RoutingState.DENY_NEW_CALL
+
+    def drain(self) -> None:
+        """Take no new uids, and give up all that is owned."""
+        self.deny_new()
         self.draining = True
 
     def set_routing_state(self, state: RoutingState) -> None:

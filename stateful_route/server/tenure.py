@@ -80,6 +80,10 @@ class Tenure:
         now = self._clock()
         return (now if self.users else self.touched) + (self.idle_ttl or 0.0)
 
+    def unused_for(self) -> float:
+        """Return for how many seconds nobody has used it."""
+        return 0.0 if self.users else self._clock() - self.touched
+
     def is_idle(self) -> bool:
         """Whether nobody has used it for its time."""
         return self.idle_ttl is not None and self.idle_at() <= self._clock()

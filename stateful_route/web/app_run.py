@@ -144,6 +144,8 @@ class AppRun:
         if kind == "http.response.start":
             self.started = True
             if not self.is_stream:
+                if not isinstance(message.get("headers", ()), (list, tuple)):  # ASGI lets it be read once only
+                    message = {**message, "headers": list(message["headers"])}
                 self.is_stream = is_events(message)
         elif kind == "http.response.body":
             self.complete = not message.get("more_body", False)

@@ -15,7 +15,8 @@ from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.errors import PeerError, PeerUnreachableError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.peer.address import PeerAddress
-from stateful_route.web.peer.carry import AnswerCutError, Carried, HttpCarrier, Outcome, WebSocketCarrier
+from stateful_route.web.peer.carry import AnswerCutError, Carried, HttpCarrier, Outcome
+from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import MAX_PAYLOAD, Refusal
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.tenants import Tenant
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import Target
     from stateful_route.web.inbound import Inbound
-    from stateful_route.web.peer.dialer import Dialer
-    from stateful_route.web.peer.stream import Stream
+    from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
     from stateful_route.web.uids.found import Found
@@ -182,13 +182,15 @@ class Edge:
     # Carrying it there --------------------------------------------------------------------------------------------
 
     async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
-        stream = await self._reach(there.pod_index, there.address)
-        if stream is None:
+        connection = await self._reach(there.pod_index, there.address)
+        if connection is None:
             await self._report(there.pod_index)
             return _NOT_REACHED
-        outcome = await self._carry_over(stream, found, inbound)
+        outcome = await self._carry_over(connection, found, inbound)
         if outcome.carried is Carried.DONE:
             return None
+        if outcome.carried is Carried.UNREACHED:
+            return _NOT_REACHED
         if outcome.carried is Carried.TOO_LARGE:
             return _TOO_LARGE_HEAD
         if outcome.carried is Carried.LOST:
@@ -212,10 +214,10 @@ class Edge:
             return False
         if state is None or (self._pod is not None and index == self._pod.server.pod_index):
             return False
-        stream = await self._reach(index, state.report.address)
-        if stream is None:
+        connection = await self._reach(index, state.report.address)
+        if connection is None:
             return False
-        outcome = await self._carry_over(stream, None, inbound)
+        outcome = await self._carry_over(connection, None, inbound)
         if outcome.carried is Carried.DONE:
             return True
         if outcome.carried is Carried.LOST and not inbound.repeatable:
@@ -223,23 +225,23 @@ class Edge:
             return True
         return not inbound.intact
 
-    async def _reach(self, pod_index: int, published: str | None) -> Stream | None:
-        """Return a stream to a peer; ``None``, and a line in the log, if it is not reached."""
+    async def _reach(self, pod_index: int, published: str | None) -> DialedConnection | None:
+        """Return a connection to a peer; ``None``, and a line in the log, if it is not reached."""
         address = PeerAddress.parse(published)
         if address is None:
             self._log(pod_index, "it publishes no address for peers: it runs without the middleware")
             return None
-        stream = self._dialer.open(address)
-        if stream is not None:
-            return stream
+        connection = self._dialer.connected(address)
+        if connection is not None:
+            return connection
         try:
             return await self._dialer.connect(address)
         except PeerUnreachableError as error:
             self._log(pod_index, error)
             return None
 
-    async def _carry_over(self, stream: Stream, found: Found | None, inbound: Inbound) -> Outcome:
-        """Carry a request over a stream, which is closed then.
+    async def _carry_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
+        """Carry a request over a connection.
 
         A body that is not at hand is sent once the owner reads it: before that nothing of it is lost by a refusal.
         """
@@ -249,23 +251,21 @@ class Edge:
             head = pack_head(inbound.scope, uid, source, body, waits=body is None)
             if len(head) > MAX_PAYLOAD:
                 return Outcome(Carried.TOO_LARGE)
-            return await self._run(stream, inbound, head, body)
+            return await self._run(connection, inbound, head, body)
         except AnswerCutError as error:
             _log.warning("an answer was cut off: %s", error)
             return Outcome(Carried.DONE)  # without its end: the web server closes the connection
         except PeerError as error:
             _log.warning("a peer's answer cannot be read: %s", error)
             return Outcome(Carried.LOST)
-        finally:
-            stream.close()
 
-    async def _run(self, stream: Stream, inbound: Inbound, head: bytes, body: bytes | None) -> Outcome:
+    async def _run(self, connection: DialedConnection, inbound: Inbound, head: bytes, body: bytes | None) -> Outcome:
         carrier: HttpCarrier | WebSocketCarrier
         if inbound.is_websocket:
-            carrier = WebSocketCarrier(stream, inbound.receive, inbound.send)
+            carrier = WebSocketCarrier(connection, inbound.receive, inbound.send)
             running = carrier.run(head)
         else:
-            carrier = HttpCarrier(stream, inbound.receive if body is None else inbound.watch, inbound.send)
+            carrier = HttpCarrier(connection, inbound.receive if body is None else inbound.watch, inbound.send)
             running = carrier.run(head, watches=body is not None)
         self._carriers.add(carrier)
         if self._ending:

@@ -17,6 +17,10 @@ class PeerLostError(PeerError):
     """The connection to a peer ended while a request was under way: what it did with it is not known."""
 
 
+class StreamEndedError(PeerError):
+    """The other side has ended one request: what is sent for it is not read any more."""
+
+
 class PeerProtocolError(PeerError):
     """A peer sent what cannot be read. The connection is closed."""
 

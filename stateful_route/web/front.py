@@ -6,11 +6,11 @@ import abc
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.tasks import outlast
 from stateful_route.errors import ConfigError, InvalidArgumentError, LifecycleError, StatefulRouteError
-from stateful_route.models import RoutingState
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
@@ -35,6 +35,9 @@ MARK = "stateful_route.web"
 _OF_SERVER = frozenset({"type", "asgi", "state", MARK})
 _SERVED = frozenset({"http", "websocket"})
 _CONNECT_WITHIN = 2.0
+# Seconds by which the clock of Redis may be behind ours: one that was killed with all others, and another secret, was
+# not seen to die by anybody, and is not in the way of those that come later.
+_CLOCKS_APART = 2.0
 
 
 class Front(abc.ABC):
@@ -199,8 +202,11 @@ async def check_secrets(client: ClientDriver, settings: EdgeSettings) -> None:
     pods = await client.pods("", settings.service)
     for pod in pods.values():
         address = PeerAddress.parse(pod.report.address)
-        alive = not pod.dead and pod.report.routing_state is not RoutingState.SHUTDOWN
-        if alive and address is not None and settings.keys.shared(address.keys) is None:
+        if (
+            pod.is_available(time.time() - _CLOCKS_APART)
+            and address is not None
+            and settings.keys.shared(address.keys) is None
+        ):
             allowed = (
                 f"the secret of pod {pod.pod_index}, which runs: give all processes of {settings.service!r} the same "
                 "one; to change it, give the new ones both, [new, old], with None for no secret"

@@ -143,5 +143,11 @@ class Inbound:
         return await self._receive()
 
     async def watch(self) -> Message:
-        """Return the next event after the body, which is at hand and stays so: that the client goes away."""
-        return await self._receive()
+        """Return the next event after the body, which is at hand and stays so: that the client goes away.
+
+        Of a request that has no body, as its head says, the end of that was not received yet.
+        """
+        message = await self._receive()
+        while message["type"] == "http.request":
+            message = await self._receive()
+        return message

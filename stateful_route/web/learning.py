@@ -44,13 +44,17 @@ class Learning:
             await self._send(message)
         elif message["type"] == "http.response.start":
             await self._begin(message)
-        elif self._start is not None:
+        elif self._start is not None and message["type"] == "http.response.body":
             await self._collect(message)
+        elif self._start is not None:  # a file, of which the web server sends the body
+            start, self._start, self._done = self._start, None, True
+            await self._send(start)
+            await self._send(message)
         else:
             await self._send(message)
 
     async def _begin(self, start: Message) -> None:
-        head = AnswerHead(start["status"], list(start.get("headers") or ()), None)
+        head = AnswerHead(start["status"], lower_case(start), None)
         if await self._learn(head):
             if not self._dropped:
                 await self._send(start)
@@ -70,7 +74,7 @@ class Learning:
         start, self._start = self._start, None
         body = b"".join(self._parts)
         whole = None if more or self._size > self._sources.answer_limit else body
-        await self._learn(AnswerHead(start["status"], list(start.get("headers") or ()), whole))
+        await self._learn(AnswerHead(start["status"], lower_case(start), whole))
         self._done = True
         if not self._dropped:
             await self._send(start)
@@ -94,3 +98,8 @@ class Learning:
         self._sticky.uid, self._sticky.ownership = found.uid, ownership
         self._run.adopt(tenant)
         return True
+
+
+def lower_case(start: Message) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer with their names as ASGI has them: Django leaves capitals in."""
+    return [(name.lower(), value) for name, value in start.get("headers") or ()]

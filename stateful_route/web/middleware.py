@@ -228,8 +228,11 @@ class StickyMiddleware(Front):
         if self._pod is None:
             raise LifecycleError("the middleware is not running")
         self._draining = self._pod.draining = True
+        lingers = self._settings.drain == "linger"
+        if lingers:
+            self._tenants.count_uses()
         try:
-            await self._pod.server.drain()
+            await self._pod.server.drain(keep_until_idle=self._settings.linger_idle if lingers else None)
             await asyncio.sleep(self._settings.stop_after)
         finally:  # the web server waits for what has no end of its own
             self._pod.end_streams()

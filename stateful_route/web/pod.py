@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._background.tasks import Tasks, cancel_and_wait
 from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
+from stateful_route.models import LinkKind
 from stateful_route.web.app_run import AppRun
-from stateful_route.web.errors import PeerError
 from stateful_route.web.learning import Learning
-from stateful_route.web.peer.exchange import Exchange
+from stateful_route.web.peer.exchange import Exchange, take_request
 from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
 from stateful_route.web.uids.request import RequestHead
@@ -113,8 +113,18 @@ class Pod:
         return Refusal(MOVED, None if other == self.server.pod_index else other)
 
     async def _is_linked_here(self, uid: str) -> bool:
-        link = await self._rooms.find(uid)
-        return link is not None and link.pod_index == self.server.pod_index
+        """Whether this process, which is leaving, still has the uid.
+
+        A link that an edge has made here, as it does not know yet that this process leaves, is removed: it would be
+        handed over again.
+        """
+        link, pod_index, rooms = await self._rooms.find(uid), self.server.pod_index, self._rooms
+        if link is None or pod_index is None or link.pod_index != pod_index:
+            return False
+        if link.kind is LinkKind.PERSISTENT:
+            return True
+        await self.server.remove_linked_pod_with_id(rooms.namespace, uid, rooms.service_name, pod_index)
+        return False
 
     async def may_serve(self, tenant: Tenant) -> bool:
         """Whether a uid may be served that this process held, and does not own just now.
@@ -216,7 +226,7 @@ class Pod:
 
     def take(self, stream: Stream, payload: bytes) -> None:
         """Serve a request of a peer: what its listener calls."""
-        exchange = Exchange(stream, payload)
+        exchange = take_request(stream, payload)
         task = asyncio.get_running_loop().create_task(self._serve_carried(exchange))
         self._carried.add(task)
         task.add_done_callback(self._carried.discard)
@@ -224,8 +234,6 @@ class Pod:
     async def _serve_carried(self, exchange: Exchange) -> None:
         try:
             await self._serve_exchange(exchange)
-        except PeerError as error:
-            _log.warning("a request of a peer cannot be read: %s", error)
         except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
             _log.exception("the app failed with a request that a peer carried here")
         finally:

@@ -65,6 +65,7 @@ class Tenant:
         if not self.counted:
             self.counted = True
             self.runs = {run: self._use() for run in self.runs}
+            self.ownership.touch()  # when it was used before that nobody has noted
 
     def _use(self) -> AbstractContextManager[None]:
         use = self.ownership.in_use()

@@ -195,13 +195,15 @@ async def test_an_app_that_fails_in_the_middle(pair: Pair, entry: Replica, way: 
     assert (200, b"begun", False) == (answer.status, answer.body, answer.complete)
 
 
+@pytest.mark.parametrize("after", [0.0, 0.3])
 @pytest.mark.parametrize("way", ["", "?started"])
-async def test_a_client_that_goes_away(pair: Pair, entry: Replica, way: str) -> None:
-    """The app hears that a client went away, before and in the middle of its answer."""
+async def test_a_client_that_goes_away(pair: Pair, entry: Replica, way: str, after: float) -> None:
+    """The app hears that a client went away, before and in the middle of its answer, at once and after a while."""
     async with connected(entry.port) as http:
         await http.begin("GET", f"{pair.room}/hang{way}")
         await http.send(h11.EndOfMessage())
         await pair.replicas.noted("hangs", uid=pair.uid)
+        await asyncio.sleep(after)
 
     await pair.replicas.noted("disconnected", uid=pair.uid, pid=pair.owner.pid)
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import attrs
 
-_TCP = re.compile(r"peer://(\[[0-9A-Fa-f:.%\w]+\]|[^\[\]/:#?]+):(\d{1,5})")
+_TCP = re.compile(r"peer://(\[[0-9A-Za-z:.%_-]+\]|[^\[\]/:#?\s\0]+):([0-9]{1,5})")
 _MOST_PORT = 65535
 # More addresses than a service has processes at a time.
 _REMEMBERED = 4096
@@ -47,7 +47,7 @@ class PeerAddress:
 def _parse(text: str) -> PeerAddress | None:
     where, _, names = text.partition("#")
     keys = tuple(filter(None, names.split(",")))
-    if where.startswith("peer+unix:///"):
+    if where.startswith("peer+unix:///") and "\0" not in where:
         return PeerAddress(path=where.removeprefix("peer+unix://"), keys=keys)
     match = _TCP.fullmatch(where)
     if match is None or not 0 < int(match[2]) <= _MOST_PORT:

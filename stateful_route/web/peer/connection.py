@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import Any, cast
+import socket
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
-from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, MAX_CHUNK, MAX_PAYLOAD, Kind, kind_of
-from stateful_route.web.peer.stream import Stream
+from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, MAX_PAYLOAD, Kind, kind_of
+
+if TYPE_CHECKING:
+    from stateful_route.web.peer.stream import Stream
 
 _log = logging.getLogger("stateful_route")
 
 _HIGH_WATER = 1024 * 1024
+# Bytes of one turn of the event loop that are handed to the transport at once: it says when it is full.
+_FLUSH_AT = 256 * 1024
 # Before it is known who is there nothing longer is read.
 _MAX_HELLO = 4096
 # Payloads from this size on are not copied into one write with others.
@@ -30,6 +36,9 @@ class Connection(asyncio.Protocol):
     process that was stopped keeps its connections.
     """
 
+    takes: ClassVar[frozenset[Kind]] = frozenset()
+    """What the other side may send on a stream that is open."""
+
     def __init__(self, *, silence: float) -> None:
         """Make the protocol of a transport to come."""
         self._loop = asyncio.get_running_loop()
@@ -37,13 +46,21 @@ class Connection(asyncio.Protocol):
         self._every = min(_LOOK, silence / _LOOKS)
         self._transport: asyncio.Transport | None = None
         self._rest = b""
+        self._parts: list[bytes | memoryview] = []
+        self._missing = 0
+        self._coming = (0, 0)
         self._out: list[bytes | memoryview] = []
+        self._size = 0
+        self._turn = 0
+        self._large = False
         self._flushing = False
-        self._drained: asyncio.Future[None] | None = None
+        self._closing = False
         self._look: asyncio.TimerHandle | None = None
         self._heard = self._looked = self._loop.time()
         self._longest = _MAX_HELLO
         self.streams: dict[int, Stream] = {}
+        self.held: set[Stream] = set()
+        """Those that wait until the transport takes more."""
         self.full = False
         """Whether the transport takes no more for now."""
         self.lost: asyncio.Future[None] = self._loop.create_future()
@@ -68,39 +85,64 @@ class Connection(asyncio.Protocol):
         """Begin."""
         self._transport = stream = cast("asyncio.Transport", transport)  # that of uvloop is no subclass
         stream.set_write_buffer_limits(high=_HIGH_WATER)
+        with contextlib.suppress(OSError):  # a host that vanished while nothing is under way: the system finds out
+            stream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._look = self._loop.call_later(self._every, self._look_after)
         self.connected()
 
     def data_received(self, data: bytes) -> None:
         """Hand each whole frame to its stream."""
         self._heard = self._loop.time()
-        if self._rest:
-            data = self._rest + data
-        begin, end = 0, len(data)
         try:
-            while end - begin >= HEAD_SIZE:
-                length, number, sid = FRAME.unpack_from(data, begin)
-                if length > self._longest:
-                    raise PeerProtocolError(f"a frame of {length} bytes is longer than {self._longest}")  # noqa: TRY301
-                stop = begin + HEAD_SIZE + length
-                if stop > end:
-                    break
-                self._take(number, sid, data[begin + HEAD_SIZE : stop])
-                begin = stop
+            if self._missing:
+                data = self._continue(data)
+            if data:
+                self._read(self._rest + data if self._rest else data)
         except PeerProtocolError as error:
             _log.warning("%r is closed: it sent %s", self, error)
             self.abort(error)
-            return
-        self._rest = data[begin:] if begin else data
+
+    def _continue(self, data: bytes) -> bytes:
+        """Take the next part of a payload in, and return what follows on it: the payload is joined once."""
+        missing = self._missing
+        self._missing = max(0, missing - len(data))
+        if self._missing:
+            self._parts.append(data)
+            return b""
+        parts, self._parts = self._parts, []
+        parts.append(memoryview(data)[:missing])
+        self._take(*self._coming, b"".join(parts))
+        return data[missing:]
+
+    def _read(self, data: bytes) -> None:
+        begin, end = 0, len(data)
+        while end - begin >= HEAD_SIZE and not self._closing:
+            length, number, sid = FRAME.unpack_from(data, begin)
+            if length > self._longest:
+                raise PeerProtocolError(f"a frame of {length} bytes is longer than {self._longest}")
+            begin += HEAD_SIZE
+            stop = begin + length
+            if stop > end:
+                self._coming = number, sid
+                self._missing = stop - end
+                self._parts.append(memoryview(data)[begin:])
+                begin = end
+                break
+            self._take(number, sid, data[begin:stop])
+            begin = stop
+        self._rest = data[begin:]
 
     def _take(self, number: int, sid: int, payload: bytes) -> None:
         stream = self.streams.get(sid)
         if stream is not None:
             stream.feed(kind_of(number), payload)
-        elif number == Kind.PING:
-            self.send(Kind.PONG, 0)
-        elif number != Kind.PONG:
-            self.received(kind_of(number), sid, payload)
+            return
+        kind = kind_of(number)
+        if self.trusted and kind is Kind.PING:
+            if not self.full:  # it hears from this side as it is
+                self.send(Kind.PONG, 0)
+        elif not self.trusted or kind is not Kind.PONG:
+            self.received(kind, sid, payload)
 
     def pause_writing(self) -> None:
         """Let nobody write bodies for now."""
@@ -109,9 +151,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Let them write again."""
         self.full = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
+        for stream in self.held:
+            stream.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is under way."""
@@ -119,38 +160,52 @@ class Connection(asyncio.Protocol):
 
     # Sending ------------------------------------------------------------------------------------------------------
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where the next frame will be: the number of what is sent together, and the place in it."""
+        return self._turn, len(self._out)
+
     def send(self, kind: Kind, sid: int, payload: bytes | memoryview = b"") -> None:
         """Send a frame, with the others of this turn of the event loop."""
-        self._out.append(FRAME.pack(len(payload), kind, sid))
-        if payload:
-            self._out.append(payload)
+        length = len(payload)
+        self._out.append(FRAME.pack(length, kind, sid))
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_turn)
+        if length:
+            self._out.append(payload)
+            self._size += length
+            if length > _LARGE:
+                self._large = True
+            if self._size > _FLUSH_AT:
+                self._flush()
+
+    def resend(self, turn: int, place: int, kind: Kind, sid: int, payload: bytes) -> bool:
+        """Send another frame, with a payload, in place of one that is not sent yet; return whether that was so."""
+        if turn != self._turn:
+            return False
+        self._out[place : place + 2] = FRAME.pack(len(payload), kind, sid), payload
+        self._size += len(payload)
+        return True
+
+    def _flush_turn(self) -> None:
+        self._flushing = False
+        if self._out:
+            self._flush()
 
     def _flush(self) -> None:
-        self._flushing = False
         out, self._out = self._out, []
+        large, self._large = self._large, False
+        self._size = 0
+        self._turn += 1
         if self._transport is None or self._transport.is_closing():
             return
-        if any(len(part) > _LARGE for part in out):
+        if large:
             self._transport.writelines(out)
         else:
             self._transport.write(b"".join(out))
 
-    async def drained(self) -> None:
-        """Return once the transport takes more, or the connection has ended."""
-        while self.full and not self.lost.done():
-            if self._drained is None:
-                self._drained = self._loop.create_future()
-            await asyncio.shield(self._drained)
-
     # The streams --------------------------------------------------------------------------------------------------
-
-    def open(self, sid: int) -> Stream:
-        """Return a new stream of that number."""
-        stream = self.streams[sid] = Stream(self, sid)
-        return stream
 
     def forget(self, sid: int) -> None:
         """Drop what still comes for a stream."""
@@ -165,17 +220,19 @@ class Connection(asyncio.Protocol):
 
     def trust(self) -> None:
         """Let the other side send whole requests."""
-        self._longest = max(MAX_PAYLOAD, MAX_CHUNK)
+        self._longest = MAX_PAYLOAD
 
     @property
     def alive(self) -> bool:
         """Whether streams may be opened."""
-        return not self.lost.done()
+        return not self._closing
 
     def close(self) -> None:
-        """Send what is to be sent, and close."""
+        """Send what is to be sent, for ``silence`` seconds at most, and close."""
         if self._out:
             self._flush()
+        self._closing = True
+        self._heard = self._loop.time()
         if self._transport is not None:
             self._transport.close()
 
@@ -186,13 +243,14 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _end(self, error: PeerError) -> None:
+        self._closing = True
         if self.lost.done():
             return
         self.lost.set_result(None)
         if self._look is not None:
             self._look.cancel()
+        self._parts.clear()
         self.full = False
-        self.resume_writing()
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.fail(error)
@@ -201,17 +259,16 @@ class Connection(asyncio.Protocol):
         """Ping the other side if it is silent, and give it up if it stays so."""
         now = self._loop.time()
         self._look = self._loop.call_later(self._every, self._look_after)
-        late = now - self._looked > 2 * self._every  # this process stood still: what has come meanwhile is not read yet
+        late = now - self._looked > 2 * self._every
         self._looked = now
+        if late or not (self.streams or self._closing):
+            # This process stood still, and has not read what came meanwhile; or nobody waits for an answer.
+            self._heard = max(self._heard, now - self._every)
         silent = now - self._heard
-        if late or silent < self._every:
-            return
         if silent > self._silence:
             self.abort(PeerLostError(f"a peer has not answered for {silent:.1f} s"))
-        elif self.streams:
+        elif silent >= self._every and self.streams:
             self.send(Kind.PING, 0)
-        else:
-            self._heard = now - self._every  # nobody waits: ping once somebody does
 
     def __repr__(self) -> str:
         peer: Any = None if self._transport is None else self._transport.get_extra_info("peername")

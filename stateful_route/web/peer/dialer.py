@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stateful_route.web.errors import (
     PeerLostError,
@@ -15,15 +16,19 @@ from stateful_route.web.errors import (
     PeerUnreachableError,
 )
 from stateful_route.web.peer.connection import Connection
-from stateful_route.web.peer.frames import Kind
+from stateful_route.web.peer.frames import FROM_OWNER, Kind
+from stateful_route.web.peer.late import Late
+from stateful_route.web.peer.stream import Stream
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.address import PeerAddress
     from stateful_route.web.peer.keys import PeerKey, PeerKeys
-    from stateful_route.web.peer.stream import Stream
 
 MAGIC = "stateful_route/1"
 """How a connection between peers begins."""
+
+_ENDING = "this process is about to end"
+_HEX = re.compile("[0-9a-f]{32,64}")
 
 # Streams have 32 bits for their number; a connection that has had so many is followed by another one.
 _LAST_STREAM = 2**32 - 1
@@ -32,15 +37,20 @@ _LAST_STREAM = 2**32 - 1
 class DialedConnection(Connection):
     """A connection that this process has made."""
 
+    takes: ClassVar[frozenset[Kind]] = FROM_OWNER
+
     def __init__(self, *, silence: float, scope: str, key: PeerKey) -> None:
         """Make the protocol; ``scope`` names the namespace and the service."""
         super().__init__(silence=silence)
         self._scope = scope
         self._key = key
         self._nonce = secrets.token_hex(16)
-        self._next_stream = 0
+        self.late = Late()
+        self._last_stream = 0
+        self._retired = False
         self.ready: asyncio.Future[None] = self._loop.create_future()
         """Done once the other side has proven who it is, or failed."""
+        self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # nobody may wait for it
 
     def connected(self) -> None:
         """Say hello."""
@@ -50,16 +60,18 @@ class DialedConnection(Connection):
     def received(self, kind: Kind, _sid: int, payload: bytes) -> None:
         """Check the proof of the other side, and give one. What comes for a stream that has ended is dropped."""
         if self.trusted:
+            if kind not in FROM_OWNER:
+                raise PeerProtocolError(f"{kind.name}, which is not for this side")
             return
         if kind is not Kind.CHALLENGE:
             raise PeerProtocolError("something else than a proof of who it is")
         challenge = read_json(payload)
         if why := challenge.get("refused"):
-            self._fail(PeerRefusedError(f"a peer refuses: {str(why)[:200]}"))
+            self._fail(PeerRefusedError(f"a peer refuses: {str(why)[:200]!a}"))
             return
-        nonce = str(challenge.get("nonce"))
+        nonce = read_hex(challenge, "nonce")
         expected = self._key.proof("owner", self._scope, self._nonce, nonce)
-        if not hmac.compare_digest(str(challenge.get("proof")).encode(), expected.encode()):
+        if not hmac.compare_digest(read_hex(challenge, "proof"), expected):
             self._fail(PeerRefusedError("a peer does not prove that it knows the secret of this service"))
             return
         proof = self._key.proof("edge", self._scope, self._nonce, nonce)
@@ -78,15 +90,36 @@ class DialedConnection(Connection):
             self.ready.set_exception(error)
             self.abort(PeerLostError(str(error)))
 
-    def open_next(self) -> Stream:
-        """Return a new stream."""
-        self._next_stream += 1
-        return self.open(self._next_stream)
+    def open(self, head: bytes) -> Stream:
+        """Send the head of a request, and return its stream.
+
+        Raises:
+            PeerUnreachableError: if the connection has ended: nothing was sent.
+
+        """
+        if not self.usable:
+            raise PeerUnreachableError("the connection to a peer has ended before the request was sent")
+        self._last_stream = sid = self._last_stream + 1
+        stream = self.streams[sid] = Stream(self, sid)
+        stream.send(Kind.OPEN, head)
+        return stream
 
     @property
     def usable(self) -> bool:
         """Whether streams may be opened on it."""
-        return self.alive and self._next_stream < _LAST_STREAM
+        return self.alive and self._last_stream < _LAST_STREAM
+
+    def retire(self) -> None:
+        """Close it once what is under way has ended."""
+        self._retired = True
+        if not self.streams:
+            self.close()
+
+    def forget(self, sid: int) -> None:
+        """Drop what still comes for a stream."""
+        super().forget(sid)
+        if self._retired and not self.streams:
+            self.close()
 
 
 def read_json(payload: bytes) -> dict[str, Any]:
@@ -98,10 +131,23 @@ def read_json(payload: bytes) -> dict[str, Any]:
     """
     try:
         value = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PeerProtocolError("a payload that is not JSON") from error
     if not isinstance(value, dict):
         raise PeerProtocolError("a payload that is no JSON object")
+    return value
+
+
+def read_hex(said: dict[str, Any], name: str) -> str:
+    """Return a value that has hexadecimal digits only.
+
+    Raises:
+        PeerProtocolError: if it has not.
+
+    """
+    value = said.get(name)
+    if not isinstance(value, str) or not _HEX.fullmatch(value):
+        raise PeerProtocolError(f"a {name} that is none")
     return value
 
 
@@ -115,32 +161,33 @@ class Dialer:
         self._timeout = connect_timeout
         self._silence = silence
         self._connections: dict[PeerAddress, DialedConnection] = {}
+        self._all: set[DialedConnection] = set()
         self._dialing: dict[PeerAddress, asyncio.Task[DialedConnection]] = {}
         self._closed = False
 
-    def open(self, address: PeerAddress) -> Stream | None:
-        """Return a new stream to a peer, or ``None`` if there is no connection: ``connect`` makes one."""
+    def connected(self, address: PeerAddress) -> DialedConnection | None:
+        """Return the connection to a peer, or ``None`` if there is none: ``connect`` makes one."""
         connection = self._connections.get(address)
-        return connection.open_next() if connection is not None and connection.usable else None
+        return connection if connection is not None and connection.usable else None
 
-    async def connect(self, address: PeerAddress) -> Stream:
-        """Connect to a peer, with all others that want to, and return a new stream.
+    async def connect(self, address: PeerAddress) -> DialedConnection:
+        """Connect to a peer, with all others that want to, and return the connection.
 
         Raises:
             PeerUnreachableError: if it is not there, or does not prove who it is.
 
         """
         if self._closed:
-            raise PeerUnreachableError("this process is about to end")
+            raise PeerUnreachableError(_ENDING)
         dialing = self._dialing.get(address)
         if dialing is None:
             dialing = asyncio.get_running_loop().create_task(self._dial(address), name=f"stateful_route dial {address}")
             self._dialing[address] = dialing
             dialing.add_done_callback(lambda task: self._dialed(address, task))
-        connection = await asyncio.shield(dialing)
-        if not connection.usable:
-            raise PeerUnreachableError("the connection to a peer has ended as soon as it was there")
-        return connection.open_next()
+        await asyncio.wait([dialing])  # a cancellation of one who waits is not one of the others
+        if dialing.cancelled():
+            raise PeerUnreachableError(_ENDING)
+        return dialing.result()
 
     def _dialed(self, address: PeerAddress, task: asyncio.Task[DialedConnection]) -> None:
         self._dialing.pop(address, None)
@@ -167,15 +214,17 @@ class Dialer:
                 except BaseException:
                     connection.abort(PeerLostError("it did not prove who it is"))
                     raise
-        except (OSError, TimeoutError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a host or a path that is none
             raise PeerUnreachableError(f"{address} is not reached: {error or 'no answer in time'}") from error
         before, self._connections[address] = self._connections.get(address), connection
         if before is not None:
-            before.close()
+            before.retire()
+        self._all.add(connection)
         connection.lost.add_done_callback(lambda _: self._lost(address, connection))
         return connection
 
     def _lost(self, address: PeerAddress, connection: DialedConnection) -> None:
+        self._all.discard(connection)
         if self._connections.get(address) is connection:
             del self._connections[address]
 
@@ -187,6 +236,5 @@ class Dialer:
             task.cancel()
         if dialing:
             await asyncio.wait(dialing)
-        for connection in list(self._connections.values()):
+        for connection in list(self._all):
             connection.close()
-        self._connections.clear()

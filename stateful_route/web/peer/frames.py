@@ -31,6 +31,12 @@ MAX_PAYLOAD = 1024 * 1024
 WINDOW = 256 * 1024
 """How many bytes of one direction of a stream may be on their way, or wait for a slow reader."""
 
+FRAME_COST = 128
+"""What a counted frame takes of the window besides its payload: an empty one takes memory too."""
+
+MAX_STREAMS = 16 * 1024
+"""How many requests and WebSockets a peer may have here at the same time."""
+
 
 class Kind(enum.IntEnum):
     """What a frame says. Those of a request go from the edge, where it arrived, to its owner; the others back."""
@@ -75,6 +81,28 @@ class Kind(enum.IntEnum):
     """Owner: who it is, proven; or why it refuses."""
     PROOF = 20
     """Edge: that it is who it says; from here on streams may be opened."""
+    ANSWER = 21
+    """Owner: a short answer that is whole: START and LAST in one."""
+
+
+COUNTED = frozenset({Kind.BODY, Kind.LAST, Kind.TEXT, Kind.BINARY, Kind.PART})
+"""What takes of the window of its stream."""
+
+FROM_EDGE = COUNTED | {Kind.CLOSE, Kind.GONE, Kind.CREDIT}
+"""What the edge may send on a stream that is open."""
+
+FROM_OWNER = COUNTED | {
+    Kind.START,
+    Kind.TRAILERS,
+    Kind.ACCEPT,
+    Kind.CLOSE,
+    Kind.ENDED,
+    Kind.REFUSED,
+    Kind.CREDIT,
+    Kind.WANT,
+    Kind.ANSWER,
+}
+"""What the owner may send on a stream."""
 
 
 _KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
@@ -96,30 +124,34 @@ def kind_of(number: int) -> Kind:
 def pack(parts: Sequence[bytes]) -> bytes:
     """Return the parts in one payload: their number, their lengths, and they themselves."""
     count = len(parts)
-    return struct.pack(f">H{count}I", count, *map(len, parts)) + b"".join(parts)
+    return b"".join((struct.pack(f">{count + 1}I", count, *map(len, parts)), *parts))
 
 
-def unpack(payload: bytes) -> list[bytes]:
-    """Return the parts of a payload.
+def unpack(payload: bytes, begin: int = 0) -> list[bytes]:
+    """Return the parts of a payload, from an offset on.
 
     Raises:
         PeerProtocolError: if it is not what ``pack`` returns.
 
     """
-    try:
-        (count,) = struct.unpack_from(">H", payload)
-        lengths = struct.unpack_from(f">{count}I", payload, 2)
-    except struct.error as error:
-        raise PeerProtocolError(f"a payload of {len(payload)} bytes is too short for its parts") from error
-    ends = list(itertools.accumulate(lengths, initial=2 + 4 * count))
-    if ends[-1] != len(payload):
-        raise PeerProtocolError(f"a payload of {len(payload)} bytes does not have the length of its parts")
-    return [payload[begin:end] for begin, end in itertools.pairwise(ends)]
+    size = len(payload)
+    count = int.from_bytes(payload[begin : begin + 4], "big")
+    begin += 4
+    end = begin + 4 * count
+    if end > size:
+        raise PeerProtocolError(f"a payload of {size} bytes is too short for its parts")
+    parts = []
+    for length in struct.unpack_from(f">{count}I", payload, begin):
+        begin, end = end, end + length
+        parts.append(payload[begin:end])
+    if end != size:
+        raise PeerProtocolError(f"a payload of {size} bytes does not have the length of its parts")
+    return parts
 
 
 def flat(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     """Return names and values of headers by turns."""
-    return [part for header in headers for part in header]
+    return list(itertools.chain.from_iterable(headers))
 
 
 def paired(parts: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
@@ -136,7 +168,7 @@ def paired(parts: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
 
 def pack_number(number: int, *parts: bytes) -> bytes:
     """Return the payload of a status or a code, with what belongs to it."""
-    return struct.pack(">H", number) + pack(parts)
+    return number.to_bytes(2, "big") + pack(parts)
 
 
 def unpack_number(payload: bytes) -> tuple[int, list[bytes]]:
@@ -148,7 +180,37 @@ def unpack_number(payload: bytes) -> tuple[int, list[bytes]]:
     """
     if len(payload) < 2:  # noqa: PLR2004 - the size of the number
         raise PeerProtocolError("a payload that is too short for its number")
-    return int.from_bytes(payload[:2], "big"), unpack(payload[2:])
+    return int.from_bytes(payload[:2], "big"), unpack(payload, 2)
+
+
+def pack_answer(start: bytes, body: bytes) -> bytes:
+    """Return the payload of a whole answer: that of its START, and the body."""
+    return b"".join((len(start).to_bytes(4, "big"), start, body))
+
+
+def unpack_answer(payload: bytes) -> tuple[bytes, bytes]:
+    """Return what ``pack_answer`` was given.
+
+    Raises:
+        PeerProtocolError: if it is not what ``pack_answer`` returns.
+
+    """
+    end = 4 + int.from_bytes(payload[:4], "big")
+    if len(payload) < end:
+        raise PeerProtocolError("an answer that is too short for its head")
+    return payload[4:end], payload[end:]
+
+
+def number_of(part: bytes) -> int:
+    """Return a part that is a number from 0, of nine digits at most.
+
+    Raises:
+        PeerProtocolError: if it is none.
+
+    """
+    if not part.isdigit() or len(part) > 9:  # noqa: PLR2004 - as said
+        raise PeerProtocolError("a part that is no number")
+    return int(part)
 
 
 def text_of(part: bytes) -> str:
@@ -192,6 +254,6 @@ class Refusal:
 
         """
         parts = unpack(payload)
-        if len(parts) != 2 or not (parts[1] == b"" or (parts[1].isdigit() and len(parts[1]) < 10)):  # noqa: PLR2004
+        if len(parts) != 2:  # noqa: PLR2004 - as written above
             raise PeerProtocolError("a refusal that cannot be read")
-        return cls(text_of(parts[0]), int(parts[1]) if parts[1] else None)
+        return cls(text_of(parts[0]), number_of(parts[1]) if parts[1] else None)

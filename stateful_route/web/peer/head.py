@@ -12,16 +12,19 @@ from typing import Any
 import attrs
 
 from stateful_route.web.errors import PeerProtocolError
-from stateful_route.web.peer.frames import flat, pack, paired, text_of, unpack
+from stateful_route.web.peer.frames import flat, number_of, pack, paired, text_of, unpack
 
 _FIXED = 10
 # What is told of a request, a letter each.
-_INLINE, _WAITS = b"b", b"w"
-# That ``send`` raises when the client is gone (2.4) is so for WebSockets; of HTTP the app hears it from ``receive``.
-_VERSIONS = {"http": "2.3", "websocket": "2.4"}
+_INLINE, _WAITS, _RAW = b"b", b"w", b"r"
 _NO_EXTENSION: dict[str, Any] = {}
+_NOWHERE: tuple[None, None] = (None, None)
 _EXTENSIONS = {"http": "http.response.trailers", "websocket": "websocket.http.response"}
 _REMEMBERED = 256
+# What is longer is not remembered: a part of it may be the client's.
+_SHORT = 512
+# That ``send`` raises when the client is gone (2.4) is so for WebSockets; of HTTP the app hears it from ``receive``.
+_VERSIONS = {"http": "2.3", "websocket": "2.4"}
 
 
 @attrs.frozen
@@ -47,22 +50,22 @@ class CarriedHead:
 def pack_head(scope: dict[str, Any], uid: str | None, source: int, body: bytes | None, *, waits: bool) -> bytes:
     """Return the payload that opens a stream, with the whole body in it if that is at hand."""
     kind = scope["type"]
+    is_http = kind == "http"
     extended = _EXTENSIONS[kind] in (scope.get("extensions") or _NO_EXTENSION)
-    host, port = scope.get("server") or ("", 0)
-    client, client_port = scope.get("client") or ("", 0)
-    texts = kind, "x" if extended else "", scope["http_version"], scope.get("scheme", "http")
-    same = _pack_setting(texts, scope.get("root_path") or "", host, port)
-    flags = b"" if body is None else _INLINE
+    texts = kind, "x" if extended else "", scope["http_version"], scope.get("scheme", "http" if is_http else "ws")
+    root = scope.get("root_path") or ""
+    pack_setting = _pack_setting if len(root) <= _SHORT else _pack_setting.__wrapped__
+    raw = scope.get("raw_path")
     parts = [
-        same,
-        flags + _WAITS if waits else flags,
+        pack_setting(texts, root, *(scope.get("server") or _NOWHERE)),
+        (b"" if body is None else _INLINE) + (_WAITS if waits else b"") + (b"" if raw is None else _RAW),
         b"" if uid is None else uid.encode("utf-8", "surrogatepass"),
         b"%d" % source,
-        scope["method"].encode() if kind == "http" else ",".join(scope.get("subprotocols") or ()).encode(),
+        scope["method"].encode() if is_http else pack([text.encode() for text in scope.get("subprotocols") or ()]),
         scope["path"].encode("utf-8", "surrogatepass"),
-        scope.get("raw_path") or b"",
+        raw or b"",
         scope.get("query_string") or b"",
-        f"{client}\n{client_port}".encode(),
+        _pack_address(*(scope.get("client") or _NOWHERE)),
         body or b"",
     ]
     parts += flat(scope["headers"])
@@ -80,28 +83,29 @@ def unpack_head(payload: bytes) -> CarriedHead:
     if len(parts) < _FIXED:
         raise PeerProtocolError("the head of a request that lacks parts")
     same, flags, uid, source, what, path, raw, query, client, body = parts[:_FIXED]
-    scope = _unpack_setting(same).copy()
+    scope = (_unpack_setting if len(same) <= _SHORT else _unpack_setting.__wrapped__)(same).copy()
     try:
-        if scope["type"] == "http":
-            scope["method"] = what.decode()
-        else:
-            scope["subprotocols"] = what.decode().split(",") if what else []
         scope["path"] = path.decode("utf-8", "surrogatepass")
-        scope["raw_path"] = raw
-        scope["query_string"] = query
-        scope["headers"] = paired(parts[_FIXED:])
-        scope["client"] = _address(client.decode())
-        scope["extensions"] = scope["extensions"].copy()
-        number = int(source)
         whose = uid.decode("utf-8", "surrogatepass") or None
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise PeerProtocolError("the head of a request that cannot be read") from error
-    return CarriedHead(scope, whose, number, body if _INLINE in flags else None, _WAITS in flags)
+    if scope["type"] == "http":
+        scope["method"] = text_of(what)
+    else:
+        scope["subprotocols"] = [text_of(part) for part in unpack(what)]
+    if _RAW in flags:
+        scope["raw_path"] = raw
+    scope["query_string"] = query
+    scope["headers"] = paired(parts[_FIXED:])
+    scope["client"] = _address(client)
+    scope["extensions"] = scope["extensions"].copy()
+    return CarriedHead(scope, whose, number_of(source), body if _INLINE in flags else None, _WAITS in flags)
 
 
 @lru_cache(_REMEMBERED)
-def _pack_setting(texts: tuple[str, str, str, str], root: str, host: str, port: int | None) -> bytes:
-    return pack([text.encode("utf-8", "surrogatepass") for text in (*texts, root, f"{host}\n{port or 0}")])
+def _pack_setting(texts: tuple[str, str, str, str], root: str, host: str | None, port: int | None) -> bytes:
+    parts = [text.encode("utf-8", "surrogatepass") for text in (*texts, root)]
+    return pack([*parts, _pack_address(host, port)])
 
 
 @lru_cache(_REMEMBERED)
@@ -110,17 +114,30 @@ def _unpack_setting(same: bytes) -> dict[str, Any]:
     if len(parts) != 6 or parts[0] not in {b"http", b"websocket"}:  # noqa: PLR2004 - as they are written above
         raise PeerProtocolError("a request of an unknown kind")
     kind, extended, version, scheme = (text_of(part) for part in parts[:4])
+    try:
+        root = parts[4].decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise PeerProtocolError("the head of a request that cannot be read") from error
     return {
         "type": kind,
         "asgi": {"version": "3.0", "spec_version": _VERSIONS[kind]},
         "http_version": version,
         "scheme": scheme,
-        "root_path": parts[4].decode("utf-8", "surrogatepass"),
-        "server": _address(text_of(parts[5])),
+        "root_path": root,
+        "server": _address(parts[5]),
         "extensions": {_EXTENSIONS[kind]: {}} if extended else {},
     }
 
 
-def _address(text: str) -> tuple[str, int] | None:
-    host, _, port = text.partition("\n")
-    return (host, int(port)) if host and port.isdigit() else None
+def _pack_address(host: str | None, port: int | None) -> bytes:
+    """Return an address in one part: the port is ``None`` for a unix socket, and the host if there is no address."""
+    if host is None:
+        return b""
+    return f"{'' if port is None else port}\n{host}".encode("utf-8", "surrogateescape")
+
+
+def _address(part: bytes) -> tuple[str, int | None] | None:
+    if not part:
+        return None
+    port, _, host = part.partition(b"\n")
+    return host.decode("utf-8", "surrogateescape"), number_of(port) if port else None

@@ -9,22 +9,23 @@ import json
 import logging
 import os
 import secrets
+import stat
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from stateful_route.errors import ConfigError
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.connection import Connection
-from stateful_route.web.peer.dialer import MAGIC, read_json
-from stateful_route.web.peer.frames import Kind
+from stateful_route.web.peer.dialer import MAGIC, read_hex, read_json
+from stateful_route.web.peer.frames import FROM_EDGE, MAX_STREAMS, Kind, Refusal
+from stateful_route.web.peer.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.web.peer.keys import PeerKey, PeerKeys
-    from stateful_route.web.peer.stream import Stream
 
 _log = logging.getLogger("stateful_route")
 
@@ -37,6 +38,8 @@ _MOST_CONNECTIONS = 4096
 class AcceptedConnection(Connection):
     """A connection that a peer has made."""
 
+    takes: ClassVar[frozenset[Kind]] = FROM_EDGE
+
     def __init__(self, listener: PeerListener, *, silence: float) -> None:
         """Make the protocol."""
         super().__init__(silence=silence)
@@ -44,6 +47,7 @@ class AcceptedConnection(Connection):
         self._key: PeerKey | None = None
         self._nonces = "", secrets.token_hex(16)
         self._patience: asyncio.TimerHandle | None = None
+        self._last_stream = 0
 
     def connected(self) -> None:
         """Wait for the first frame, for a while."""
@@ -56,7 +60,9 @@ class AcceptedConnection(Connection):
         """Check who it is; then open streams."""
         if self.trusted:
             if kind is Kind.OPEN:
-                self._listener.take(self.open(sid), payload)
+                self._open(sid, payload)
+            elif kind not in FROM_EDGE:
+                raise PeerProtocolError(f"{kind.name}, which is not for this side")
             return  # what comes for a stream that has ended is dropped
         if kind is Kind.HELLO and self._key is None:
             self._challenge(read_json(payload))
@@ -64,6 +70,18 @@ class AcceptedConnection(Connection):
             self._check(read_json(payload), self._key)
         else:
             raise PeerProtocolError("something else than a proof of who it is")
+
+    def _open(self, sid: int, payload: bytes) -> None:
+        if sid <= self._last_stream:
+            raise PeerProtocolError("the number of a stream that has been used")
+        self._last_stream = sid
+        if len(self.streams) < MAX_STREAMS:
+            stream = self.streams[sid] = Stream(self, sid)
+            self._listener.take(stream, payload)
+        elif self.full:
+            raise PeerProtocolError("more streams than there may be")  # and the refusals are not read
+        else:
+            self.send(Kind.REFUSED, sid, Refusal("full").to_payload())
 
     def _challenge(self, hello: dict[str, object]) -> None:
         scope = self._listener.scope
@@ -75,14 +93,14 @@ class AcceptedConnection(Connection):
         elif key is None:
             self._refuse("it has another secret than this process, or only one of them has one")
         else:
-            nonce, own = self._nonces = str(hello.get("nonce")), self._nonces[1]
+            nonce, own = self._nonces = read_hex(hello, "nonce"), self._nonces[1]
             self._key = key
             challenge = {"nonce": own, "proof": key.proof("owner", scope, nonce, own)}
             self.send(Kind.CHALLENGE, 0, json.dumps(challenge).encode())
 
     def _check(self, proof: dict[str, object], key: PeerKey) -> None:
         expected = key.proof("edge", self._listener.scope, *self._nonces)
-        if not hmac.compare_digest(str(proof.get("proof")).encode(), expected.encode()):
+        if not hmac.compare_digest(read_hex(proof, "proof"), expected):
             raise PeerProtocolError("a wrong proof of who it is")
         self.trust()
         if self._patience is not None:
@@ -143,6 +161,8 @@ class PeerListener:
         path = where / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         try:
             where.mkdir(mode=0o700, exist_ok=True)  # noqa: ASYNC240 - once, at the start
+            if folder is None and not is_private(where):
+                raise ConfigError("listen", f"unix://{where}", "a folder that is this user's alone: remove that one")
             self._server = await loop.create_unix_server(self._make, str(path))
         except OSError as error:
             raise ConfigError("listen", f"unix://{where}", f"a folder for unix sockets ({error})") from error
@@ -164,3 +184,9 @@ class PeerListener:
         """Close those that are there."""
         for connection in list(self.connections):
             connection.close()
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder is this user's, and nobody else may write into it: it may have been there before."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022

@@ -6,36 +6,42 @@ import asyncio
 import collections
 from typing import TYPE_CHECKING
 
-from stateful_route.web.errors import PeerLostError, PeerProtocolError
-from stateful_route.web.peer.frames import MAX_CHUNK, WINDOW, Kind
+from stateful_route.web.errors import PeerProtocolError, StreamEndedError
+from stateful_route.web.peer.frames import COUNTED, FRAME_COST, MAX_CHUNK, MAX_PAYLOAD, WINDOW, Kind, pack_answer
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.connection import Connection
 
-_COUNTED = frozenset({Kind.BODY, Kind.LAST, Kind.TEXT, Kind.BINARY, Kind.PART})
 _GRANT_AT = WINDOW // 2
 # What is sent while there is credit may exceed it by a chunk.
-_MOST_WAITING = WINDOW + MAX_CHUNK
+_MOST_WAITING = WINDOW + MAX_CHUNK + FRAME_COST
+# More than a stream has of frames that are not counted, in its whole life.
+_MOST_SIGNS = 8
+_CREDIT_SIZE = 4
+# After these nothing comes, and nothing is read there any more.
+_ENDS = frozenset({Kind.GONE, Kind.CLOSE, Kind.ENDED, Kind.REFUSED})
+# A body up to this size goes in one frame with the head of its answer, if both are there in one turn of the loop.
+_SHORT = 16 * 1024
 
 
 class Stream:
     """Frames in and out, each direction with a window of ``frames.WINDOW`` bytes.
 
     Who sends waits while the other side has not read what is on its way, or while the transport is full: so a slow
-    reader costs a window of memory, here and there.
+    reader costs a window of memory, here and there. Several tasks may read, and several may send.
     """
 
     __slots__ = (
         "_connection",
         "_credit",
-        "_room",
         "_sending",
+        "_signs",
+        "_start",
         "_taken",
-        "_waiter",
+        "_waiters",
         "_waiting",
         "failure",
         "frames",
-        "gone",
         "sid",
     )
 
@@ -46,15 +52,14 @@ class Stream:
         self.frames: collections.deque[tuple[Kind, bytes]] = collections.deque()
         """What has come and was not read."""
         self.failure: Exception | None = None
-        """Why nothing will come any more, once what has come is read."""
-        self.gone = False
-        """Whether the other side waits for nothing any more: what it says of that may not be read yet."""
+        """Why nothing is sent any more, and nothing will come once what has come is read."""
         self._credit = WINDOW
         self._taken = 0
         self._waiting = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._signs = 0
+        self._start: tuple[int, int, bytes] | None = None
         self._sending: asyncio.Task[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     # What comes in ------------------------------------------------------------------------------------------------
 
@@ -62,71 +67,101 @@ class Stream:
         """Take a frame in.
 
         Raises:
-            PeerProtocolError: if the other side sends more than it may.
+            PeerProtocolError: if the other side sends what it may not.
 
         """
-        if kind is Kind.CREDIT:
-            self._credit += int.from_bytes(payload, "big")
-            self._wake_sender()
-            return
-        if kind in _COUNTED:
-            self._waiting += len(payload)
+        if kind in COUNTED:
+            self._waiting += len(payload) + FRAME_COST
             if self._waiting > _MOST_WAITING:
                 raise PeerProtocolError(f"{self._waiting} bytes of one stream are more than its window")
-        elif kind is Kind.GONE or kind is Kind.CLOSE:
-            self.gone = True
-            self._wake_sender()
-        self.frames.append((kind, payload))
-        self._wake_reader()
+        elif kind is Kind.CREDIT:
+            self._take_credit(payload)
+            return
+        else:
+            self._take_sign(kind)
+        if kind is not Kind.GONE:
+            self.frames.append((kind, payload))
+        if self._waiters:
+            self.wake()
+
+    def _take_credit(self, payload: bytes) -> None:
+        self._credit += int.from_bytes(payload[:_CREDIT_SIZE], "big")
+        if self._credit > WINDOW or len(payload) != _CREDIT_SIZE:
+            raise PeerProtocolError("more credit than there is")
+        self.wake()
+
+    def _take_sign(self, kind: Kind) -> None:
+        self._signs += 1
+        if kind not in self._connection.takes or self._signs > _MOST_SIGNS:
+            raise PeerProtocolError(f"{kind.name} on a stream where it should not be")
+        if kind in _ENDS:
+            self.fail(StreamEndedError("the other side has ended the stream"))
 
     def fail(self, error: Exception) -> None:
         """Let nothing come any more, and nothing be sent."""
         if self.failure is None:
             self.failure = error
-        self._wake_reader()
-        self._wake_sender()
+        if self._waiters:
+            self.wake()
 
     async def next(self) -> tuple[Kind, bytes]:
         """Return the next frame.
 
         Raises:
-            PeerError: if the connection has ended, or the stream was failed.
+            PeerError: if the connection has ended, or the stream has.
 
         """
         while not self.frames:
-            if self.failure is not None:
-                raise self.failure
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            self._check()
+            await self._wait()
         kind, payload = self.frames.popleft()
-        if kind in _COUNTED:
-            size = len(payload)
+        if kind in COUNTED:
+            size = len(payload) + FRAME_COST
             self._waiting -= size
             self._taken += size
             if self._taken >= _GRANT_AT:
-                self._connection.send(Kind.CREDIT, self.sid, self._taken.to_bytes(4, "big"))
+                self.send(Kind.CREDIT, self._taken.to_bytes(_CREDIT_SIZE, "big"))
                 self._taken = 0
         return kind, payload
 
     # What goes out ------------------------------------------------------------------------------------------------
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
-        """Send a frame that is not counted: heads and signs; if the connection has ended it is dropped."""
-        self._connection.send(kind, self.sid, payload)
+        """Send a frame that is not counted: heads and signs. Once the stream has ended it does nothing.
+
+        Raises:
+            ValueError: if it is longer than ``frames.MAX_PAYLOAD``.
+
+        """
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"{kind.name} of {len(payload)} bytes is longer than {MAX_PAYLOAD}")
+        if self.failure is None:
+            self._connection.send(kind, self.sid, payload)
+
+    def send_start(self, payload: bytes) -> None:
+        """Send the head of an answer without trailers; a short body that follows at once goes in one frame with it.
+
+        Raises:
+            ValueError: if it is longer than ``frames.MAX_PAYLOAD``.
+
+        """
+        place = self._connection.place
+        self.send(Kind.START, payload)
+        self._start = (*place, payload)
 
     async def send_bytes(self, kind: Kind, payload: bytes, part: Kind) -> None:
         """Send bytes that are counted; what is longer than a chunk goes in frames of the kind ``part`` before it.
 
         Raises:
-            PeerError: if the connection has ended.
+            PeerError: if the connection has ended, or the stream has.
 
         """
+        self._check()
         if len(payload) <= MAX_CHUNK and self._sending is None and self._credit > 0 and not self._connection.full:
-            self._send_counted(kind, payload)
+            if self._start is None or not self._joined_start(kind, payload):
+                self._send_counted(kind, payload)
             return
+        self._start = None
         sending = asyncio.get_running_loop().create_task(self._send_after(self._sending, kind, payload, part))
         self._sending = sending
         sending.add_done_callback(self._sent)
@@ -152,31 +187,57 @@ class Stream:
             sending.exception()  # who waits is told
 
     def _send_counted(self, kind: Kind, payload: bytes | memoryview) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self._credit -= len(payload)
+        self._credit -= len(payload) + FRAME_COST
         self._connection.send(kind, self.sid, payload)
 
+    def _joined_start(self, kind: Kind, body: bytes) -> bool:
+        """Put a short body that is whole into the frame of the head, if that was not sent yet."""
+        start, self._start = self._start, None
+        if start is None or kind is not Kind.LAST or len(body) > _SHORT or len(start[2]) > _SHORT:
+            return False
+        turn, place, head = start
+        return self._connection.resend(turn, place, Kind.ANSWER, self.sid, pack_answer(head, body))
+
     async def _wait_for_room(self) -> None:
-        while self._credit <= 0 and self.failure is None and not self.gone:
-            self._room = asyncio.get_running_loop().create_future()
-            try:
-                await self._room
-            finally:
-                self._room = None
-        if self._connection.full:
-            await self._connection.drained()
+        while True:
+            self._check()
+            if self._credit <= 0:
+                await self._wait()
+            elif self._connection.full:
+                self._connection.held.add(self)
+                try:
+                    await self._wait()
+                finally:
+                    self._connection.held.discard(self)
+            else:
+                return
+
+    def abandon(self, error: Exception) -> None:
+        """Tell the other side that nobody waits for the answer any more, and end the stream."""
+        self.send(Kind.GONE)
+        self.fail(error)
 
     def close(self) -> None:
-        """Forget the stream: what still comes for it is dropped, and nobody waits to send."""
+        """Forget the stream: what still comes for it is dropped, and who still sends is told."""
         self._connection.forget(self.sid)
-        if self._sending is not None:
-            self.fail(PeerLostError("the stream was closed"))
+        self.fail(StreamEndedError("the request has ended"))
 
-    def _wake_reader(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    # Waiting ------------------------------------------------------------------------------------------------------
 
-    def _wake_sender(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)  # one error fails many streams: it does not collect their frames
+
+    async def _wait(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+
+    def wake(self) -> None:
+        """Let all that wait look again."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
