@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
 
-async def eventually(fact: Callable[[], bool | Awaitable[bool]], within: float = 10.0) -> None:
+async def eventually(fact: Callable[[], object], within: float = 10.0) -> None:
     """Return once ``fact`` is true; fail if it is not within that many seconds.
 
     On a machine that stands still meanwhile it is looked at 20 times a second all the same, for five times as long.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stateful_route.demo.processes import Child, Fleet
     from stateful_route.embedded.server import LocalServer
 
+_KNOWN_BY = 6.0
 _ELSEWHERE_BY = 10.0
 _READY_BY = 8.0
 _GONE_BY = 8.0
@@ -31,7 +32,7 @@ class Timing:
     """How long the parts of a chaos run take that do not end by themselves, in seconds.
 
     Attributes:
-        calm: before and after all that happens.
+        calm: before and after all that happens; before it, until each gateway knows each user, too.
         settle: after a pod is up again, and after Redis is there again.
         away: for how long Redis does not answer.
         last_restart: since the begin of the run, after which no further pod is restarted.
@@ -88,13 +89,14 @@ class Chaos:
             ChildError: if a pod does not end, or does not come up again.
 
         """
-        timing, findings = self._timing, self.findings
+        timing, findings, load = self._timing, self.findings, self._load
         self._began = time.monotonic()
         # The first phase is there from the begin.
-        with self._phase(self._load.tally.phases[-1]):
+        with self._phase(load.tally.phases[-1]):
             await anyio.sleep(timing.calm)
-        findings.killed = max(range(len(self._fleet.pods)), key=lambda index: len(self._load.answers_of(index)))
-        pod, before = self._fleet.pods[findings.killed], self._load.answers_of(findings.killed)
+            await self._until_known()
+        findings.killed = max(range(len(self._fleet.pods)), key=lambda index: len(load.answers_of(index)))
+        pod, before = self._fleet.pods[findings.killed], load.answers_of(findings.killed)
         with self._next_phase(f"kill -9 {pod.name}"):
             await self._kill(pod, before)
         with self._next_phase(f"{pod.name} is back"):
@@ -103,9 +105,10 @@ class Chaos:
             await anyio.sleep(timing.settle)
         with self._next_phase("rolling restart"):
             await self._restart_all()
-        # Each gateway gets to know again each user who was moved.
+        # Each gateway gets to know again each user who was moved: of the others it cannot ask a Redis that is away.
         with self._next_phase("calm"):
             await anyio.sleep(timing.calm)
+            await self._until_known()
         with self._next_phase("Redis away"):
             await self._pause_redis()
         with self._next_phase("calm"):
@@ -118,6 +121,12 @@ class Chaos:
         self.findings.refused = sizes.refused
         accepted = self._load.tally.accepted
         self.findings.lost = sum(max(0, count - sizes.counts.get(uid, 0)) for uid, count in accepted.items())
+
+    async def _until_known(self) -> None:
+        gateways = [gateway.url for gateway in self._fleet.gateways]
+        with anyio.move_on_after(_KNOWN_BY):
+            while not self._load.known_to(gateways):  # noqa: ASYNC110 - as below
+                await anyio.sleep(_LOOK)
 
     async def _kill(self, pod: Child, before: list[Answer]) -> None:
         """Kill a pod, and wait until its users are served elsewhere."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from stateful_route.embedded.server import LocalServer
 
 # Seconds since the start. The last answer of a calm run comes 4 s after the last request at the latest, and the
-# processes end within another 4 s: it all takes less than 30 s. A chaos run takes less than 50 s.
+# processes end within another 4 s: it all takes less than 30 s. A chaos run takes less than a minute.
 _READY_BY = 10.0
 _LAST_REQUEST_BY = 20.0
 
@@ -219,11 +219,11 @@ def _report(
     console.print(report.table(tally, links, asked_for=asked_for, findings=findings))
     if findings is not None:
         for remark in report.remarks(tally, findings, options.pods):
-            console.print(remark, style="dim", markup=False)
+            console.print(remark, style="dim", markup=False, soft_wrap=True)
     problems = list(report.problems(tally, findings))
     problems += [child.report() for child in fleet.children if child.ended]
     for problem in problems:
-        console.print(problem, style="red", markup=False)
+        console.print(problem, style="red", markup=False, soft_wrap=True)
     if problems:
         return _FAILED
     console.print("No request failed, and each answer came from the pod that held the user.", style="green")

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from stateful_route.web.errors import DisconnectedError
-from stateful_route.web.peer.carry import SERVICE_RESTART, is_events
+from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket, is_events
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -121,9 +121,11 @@ class AppRun:
         try:
             message = await self._receive()
         except asyncio.CancelledError:
-            if self._was_interrupt(self._reader):
-                return self._disconnect()
-            raise
+            if not self._was_interrupt(self._reader):
+                raise
+            if self._is_websocket:
+                await self._close_websocket()
+            return self._disconnect()
         finally:
             self._reader = None
         tenant = self.tenant
@@ -181,23 +183,18 @@ class AppRun:
     def _cut(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_GRACE, self._cancel)
-        if self._is_websocket:
-            if self.started:
-                self._closer = loop.create_task(self._close_and_interrupt(), name="stateful_route close of a WebSocket")
-        else:
+        if self._is_websocket and not self.started:
+            return
+        if self._reader is not None:  # who waits there closes a WebSocket: granian does not both receive and send then
             self._interrupt(self._reader)
-
-    async def _close_and_interrupt(self) -> None:
-        await self._close_websocket()
-        self._interrupt(self._reader)
+        elif self._is_websocket:
+            self._closer = loop.create_task(self._close_websocket(), name="stateful_route close of a WebSocket")
 
     async def _close_websocket(self) -> None:
         if not self.complete:
             self.complete = True
             with contextlib.suppress(Exception):  # the client may be gone
-                await self._send(
-                    {"type": "websocket.close", "code": SERVICE_RESTART, "reason": "it moves to another pod"}
-                )
+                await close_websocket(self._send, SERVICE_RESTART, "it moves to another pod")
 
     def _interrupt(self, task: asyncio.Task[object] | None) -> None:
         """Wake who waits in ``receive``, by a cancellation that ``receive`` keeps."""

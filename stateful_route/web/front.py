@@ -10,7 +10,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.tasks import outlast
-from stateful_route.errors import ConfigError, InvalidArgumentError, LifecycleError, StatefulRouteError
+from stateful_route.errors import (
+    ConfigError,
+    InvalidArgumentError,
+    LifecycleError,
+    StatefulRouteError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
@@ -35,6 +42,9 @@ MARK = "stateful_route.web"
 _OF_SERVER = frozenset({"type", "asgi", "state", MARK})
 _SERVED = frozenset({"http", "websocket"})
 _CONNECT_WITHIN = 2.0
+# Seconds for which a start waits for Redis, which may be slow while all workers of a host start; and between two tries.
+_START_WITHIN = 10.0
+_TRY_AGAIN = 0.2
 # Seconds by which the clock of Redis may be behind ours: one that was killed with all others, and another secret, was
 # not seen to die by anybody, and is not in the way of those that come later.
 _CLOCKS_APART = 2.0
@@ -153,7 +163,7 @@ class Front(abc.ABC):
             ConfigError: if a setting is missing or wrong, or a process of the service has another secret.
             InvalidArgumentError: naming the setting of a wrong type or range.
             LifecycleError: if it was stopped.
-            StoreError: if Redis does not answer.
+            StoreError: if Redis does not answer within 10 s.
 
         """
         if self._wrong is not None:
@@ -163,9 +173,19 @@ class Front(abc.ABC):
         await self._starting.run()
 
     async def _start(self) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            edge = await self._begin(stack)
-            self._stack = stack.pop_all()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _START_WITHIN
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    edge = await self._begin(stack)
+                    self._stack = stack.pop_all()
+                break
+            except (StoreUnavailableError, StoreTimeoutError) as error:
+                if loop.time() >= until:
+                    raise
+                _log.warning("%s tries again to start: %s", type(self).__name__, error)
+                await asyncio.sleep(_TRY_AGAIN)
         self._sources = sources = self._edge_settings.sources
         self._looks_further = bool(sources.body_limit) or sources.issued is not None
         self._edge = edge
@@ -240,5 +260,5 @@ def adding(header: tuple[bytes, bytes], send: Send) -> Send:
 
 def closing(scope: Message, send: Send) -> Send:
     """Return ``send`` that lets the client of HTTP/1 come by another connection: this process will close it soon."""
-    of_http_1 = scope["type"] == "http" and scope["http_version"][:1] == "1"
+    of_http_1 = scope["type"] == "http" and scope.get("http_version", "1.1")[:1] == "1"
     return adding((b"connection", b"close"), send) if of_http_1 else send

@@ -91,7 +91,7 @@ class Inbound:
 
     def _length(self) -> int:
         """Return the length of the body; below 0 if that is not told."""
-        length = 0 if self.scope["http_version"][:1] == "1" else _NOT_TOLD
+        length = 0 if self.scope.get("http_version", "1.1")[:1] == "1" else _NOT_TOLD
         for name, value in self.scope["headers"]:
             if name == b"content-length":
                 length = int(value) if value.isdigit() else _NOT_TOLD

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
-import uvloop
 
 from tests.web.clients import ask
 from tests.web.replicas import LOOPS, Replica, Replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from stateful_route.embedded.server import LocalServer
-
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> dict[str, Callable[[], asyncio.AbstractEventLoop]] | None:
-    """Run the tests of peers in one process on both kinds of event loop; the others start processes for that."""
-    if not item.path.name.startswith("test_peer_"):
-        return None
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -58,9 +59,12 @@ class Replica:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it with -9; it is gone when this returns."""
+        """Kill it with -9, and what it has started; it is gone when this returns."""
         if self.running:
-            self.process.kill()
+            family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         self.process.wait(_ENDS_WITHIN)
 
     def memory(self) -> int:
@@ -125,7 +129,6 @@ class Replicas:
         settings = {
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONASYNCIODEBUG": "0",
             "STATEFUL_ROUTE_URL": self.url,
             "STATEFUL_ROUTE_NAMESPACE": self.namespace,
             "STATEFUL_ROUTE_HEARTBEAT": str(HEARTBEAT),

@@ -18,14 +18,17 @@ from stateful_route import BaseConfig, StatefulRoute
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.peer.keys import PeerKey, PeerKeys
+from tests.waiting import eventually
 from tests.web.clients import ask
 from tests.web.conftest import pair_of
-from tests.web.replicas import ENDED, LEASE
+from tests.web.replicas import ENDED, LEASE, Replicas
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
-    from tests.web.replicas import Replica, Replicas
+    from stateful_route.embedded.server import LocalServer
+    from tests.web.replicas import Replica
 
 OLD, NEW = "the old secret of the peers", "the new secret of the peers"
 HEAD = struct.Struct(">IBI")
@@ -67,8 +70,21 @@ async def test_a_setting_is_wrong(
     assert "Traceback" not in text
 
 
+async def test_redis_comes_late(own_server: LocalServer, namespace: str, tmp_path: Path) -> None:
+    """A web server whose Redis is not there yet waits for it."""
+    own_server.kill()
+    with Replicas(own_server.url, namespace, tmp_path) as replicas:
+        replica = replicas.launch()
+        await eventually(lambda: "tries again" in replica.text())
+        own_server.restart()
+        await replicas.serves(replica)
+        answer = await ask(replica.port, "/rooms/one/count")
+
+    assert 200 == answer.status
+
+
 async def test_redis_is_not_there(replicas: Replicas) -> None:
-    """A web server whose Redis is not there ends soon, and says so."""
+    """A web server whose Redis does not come in time ends, and says so."""
     text = await refused(replicas.launch(environment={"STATEFUL_ROUTE_URL": "redis://127.0.0.1:9"}))
 
     assert "startup failed" in text

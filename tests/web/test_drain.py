@@ -118,6 +118,20 @@ async def test_each_uid_is_handed_off_once(replicas: Replicas) -> None:
     assert {2} == {answer.json()["count"] for answer in after}
 
 
+async def test_each_uid_is_handed_off_once_under_load(replicas: Replicas) -> None:
+    """No uid comes back to a process that leaves, be it asked for all the time."""
+    replicas.start(2, environment={"WEB_HAND_OFF": "0.01"}, stop_after=0.5)
+    await asyncio.sleep(0.5)  # until the pods know of each other
+    async with under_load(replicas, 20) as load:
+        await eventually(lambda: load.served > 100)
+        replicas.all[0].send(signal.SIGTERM)
+        assert await replicas.all[0].ended() in ENDED
+
+    handed_off = [event["uid"] for event in replicas.events("hand_off")]
+    assert ([], []) == (load.failed, load.lost)
+    assert len(handed_off) == len(set(handed_off)) > 0
+
+
 async def test_a_hand_off_that_raises(replicas: Replicas) -> None:
     """A hand-off that raises is logged, and the uid goes all the same: it is served by the other process."""
     replicas.may_fail = True

@@ -34,6 +34,8 @@ _NAME_LENGTH = len(b"content-type")
 
 SERVICE_RESTART = 1012
 """Of a WebSocket: its pod goes or is gone, and the client may connect again at once."""
+OWN_RESTART = 4012
+"""The same, of a web server that does not send that code."""
 
 
 class Carried(enum.Enum):
@@ -271,6 +273,16 @@ class HttpCarrier(Carrier):
             if not more:
                 await self._watch()
                 return
+
+
+async def close_websocket(send: Send, code: int, reason: str) -> None:
+    """Close a WebSocket; with a code of one's own if the web server refuses ``SERVICE_RESTART``, as daphne does."""
+    try:
+        await send({"type": "websocket.close", "code": code, "reason": reason})
+    except Exception:
+        if code != SERVICE_RESTART:
+            raise
+        await send({"type": "websocket.close", "code": OWN_RESTART, "reason": reason})
 
 
 def is_events(start: Message) -> bool:

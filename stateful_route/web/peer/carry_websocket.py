@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError, PeerUnreachableError
 from stateful_route.web.peer.carry import (
     DONE,
@@ -16,6 +17,7 @@ from stateful_route.web.peer.carry import (
     ClientGoneError,
     LeavingError,
     Outcome,
+    close_websocket,
 )
 from stateful_route.web.peer.frames import (
     Kind,
@@ -165,7 +167,9 @@ class WebSocketCarrier(Carrier):
         return LOST
 
     async def _close(self, code: int, reason: str) -> Outcome:
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        tasks, self._tasks = self._tasks, []
+        await cancel_and_wait(*tasks)  # granian does not both receive and close
+        await close_websocket(self._send, code, reason)
         return DONE
 
     async def _pump(self) -> None:

@@ -52,7 +52,12 @@ def pack_head(scope: dict[str, Any], uid: str | None, source: int, body: bytes |
     kind = scope["type"]
     is_http = kind == "http"
     extended = _EXTENSIONS[kind] in (scope.get("extensions") or _NO_EXTENSION)
-    texts = kind, "x" if extended else "", scope["http_version"], scope.get("scheme", "http" if is_http else "ws")
+    texts = (
+        kind,
+        "x" if extended else "",
+        scope.get("http_version", "1.1"),
+        scope.get("scheme", "http" if is_http else "ws"),
+    )
     root = scope.get("root_path") or ""
     pack_setting = _pack_setting if len(root) <= _SHORT else _pack_setting.__wrapped__
     raw = scope.get("raw_path")

@@ -17,6 +17,7 @@ from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, Kind
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.peer.keys import PeerKey, PeerKeys
 from stateful_route.web.peer.listener import PeerListener
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -139,7 +140,7 @@ class Peers:
 async def peers(app: App, *, folder: Path | None = None, silence: float = 4.0) -> AsyncIterator[Peers]:
     """Run both; at the end no app may be left."""
     keys = PeerKeys("a secret of the tests")
-    listener = PeerListener(keys, SCOPE, lambda stream, payload: both.take(stream, payload), silence=silence)
+    listener = PeerListener(keys, SCOPE, lambda stream, payload: both.take(stream, payload), silence=silence)  # noqa: PLW0108 - both is made below
     address = await (listener.listen_tcp("127.0.0.1", 0) if folder is None else listener.listen_unix(str(folder)))
     both = Peers(listener, address, Dialer(keys, SCOPE, connect_timeout=2.0, silence=silence), app)
     try:
@@ -151,11 +152,9 @@ async def peers(app: App, *, folder: Path | None = None, silence: float = 4.0) -
         listener.close_connections()
         for task in both.running:
             task.cancel()
-        async with asyncio.timeout(WITHIN):
-            while listener.connections:
-                await asyncio.sleep(0)
-            if both.running:
-                await asyncio.wait(set(both.running))
+        await eventually(lambda: not listener.connections)
+        if both.running:
+            await asyncio.wait(set(both.running), timeout=WITHIN)
 
 
 class Raw:

@@ -22,7 +22,7 @@ from stateful_route.web.peer.frames import (
     unpack_number,
 )
 from stateful_route.web.peer.head import pack_head, unpack_head
-from tests.web.peers import http_scope, websocket_scope
+from tests.web.peer.peers import http_scope, websocket_scope
 
 TEXT = st.text(st.characters(), max_size=20)  # surrogates and control characters too
 TOKEN = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -49,13 +49,13 @@ def test_parts_arrive_as_they_were(parts: list[bytes], number: int, body: bytes)
     ADDRESS,
     ADDRESS,
     st.sampled_from(["GET", "POST"]) | st.lists(TOKEN, max_size=4),
-    st.none() | TEXT.filter(bool),
-    st.none() | st.binary(max_size=40),
+    st.tuples(st.none() | TEXT.filter(bool), st.none() | st.binary(max_size=40)),
 )
 def test_scope_arrives_byte_for_byte(
-    scope: dict[str, Any], headers: Any, client: Any, server: Any, what: Any, uid: str | None, body: bytes | None
+    scope: dict[str, Any], headers: Any, client: Any, server: Any, what: Any, rest: tuple[str | None, bytes | None]
 ) -> None:
     """What the web server said of a request is what the app of the owner is told, whatever it is."""
+    uid, body = rest
     scope |= {"headers": headers, "client": client, "server": server}
     if isinstance(what, str):
         scope = http_scope(method=what, **{"raw_path": None, **scope})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,7 @@ from stateful_route.web.peer.keys import PeerKey, PeerKeys
 from stateful_route.web.peer.listener import PeerListener
 from tests.raw_server import serving
 from tests.waiting import eventually
-from tests.web.peers import KEY, SCOPE, Client, Raw, answer, peers, raw_edge
+from tests.web.peer.peers import KEY, SCOPE, Client, Raw, answer, peers, raw_edge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -244,7 +246,7 @@ async def stalled() -> tuple[socket.socket, PeerAddress]:
 
 
 async def test_one_dial_for_all() -> None:
-    """Those that dial at the same time share one connection, and one that is cancelled takes nothing from the others."""
+    """Those that dial at the same time share one connection, and one that is cancelled takes it from no other."""
     async with peers(answer) as both:
         waiting = [asyncio.ensure_future(both.dialer.connect(both.address)) for _ in range(5)]
         await asyncio.sleep(0)
@@ -298,9 +300,8 @@ async def test_a_worn_connection_is_followed_by_another_one(monkeypatch: pytest.
 
 async def test_unix_sockets_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A default folder that others may write into is not used: they could take the place of a socket."""
-
-    monkeypatch.setattr(listener_module.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = tmp_path / f"stateful-route-{listener_module.os.getuid()}"
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = tmp_path / f"stateful-route-{os.getuid()}"
     folder.mkdir()
     folder.chmod(0o777)
     listener = PeerListener(PeerKeys(None), SCOPE, lambda _stream, _payload: None, silence=4.0)
