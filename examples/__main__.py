@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -80,5 +81,15 @@ def _report(outcomes: dict[Example, dict[bool, Outcome]], console: Console, *, m
     return status
 
 
+def _interrupt(_signum: int, _frame: object) -> None:
+    """End as by Ctrl-C: what was started is ended, and its folders are removed."""
+    signal.raise_signal(signal.SIGINT)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
