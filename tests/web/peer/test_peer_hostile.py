@@ -12,7 +12,7 @@ from stateful_route.web.errors import PeerLostError, PeerProtocolError
 from stateful_route.web.peer import frames, listener
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.carry import AnswerCutError
-from stateful_route.web.peer.frames import FRAME, WINDOW, Kind, pack, pack_answer, pack_number
+from stateful_route.web.peer.frames import FRAME, WINDOW, Kind, pack, pack_number, pack_with_body
 from stateful_route.web.peer.head import pack_head
 from tests.raw_server import serving
 from tests.waiting import eventually
@@ -125,7 +125,7 @@ START = Kind.START, pack_number(200, b"")
         pytest.param([(Kind.REFUSED, b"")], PeerProtocolError, id="a refusal that is none"),
         pytest.param([(Kind.WANT, b"")], PeerProtocolError, id="wanting what it has"),
         pytest.param([START, START], AnswerCutError, id="two heads"),
-        pytest.param([START, (Kind.ANSWER, pack_answer(START[1], b""))], AnswerCutError, id="two answers"),
+        pytest.param([START, (Kind.ANSWER, pack_with_body(START[1], b""))], AnswerCutError, id="two answers"),
         pytest.param([START, (Kind.REFUSED, pack([b"moved", b""]))], AnswerCutError, id="a refusal after the head"),
         pytest.param([START, (Kind.TRAILERS, pack([]))], AnswerCutError, id="trailers that were not told of"),
         pytest.param([START, (Kind.ENDED, b"")], AnswerCutError, id="an end in the middle"),
