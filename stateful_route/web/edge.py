@@ -15,7 +15,7 @@ from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.errors import PeerError, PeerUnreachableError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.peer.address import PeerAddress
-from stateful_route.web.peer.carry import AnswerCutError, Carried, HttpCarrier, Outcome
+from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import MAX_PAYLOAD, Refusal
 from stateful_route.web.peer.head import pack_head
@@ -85,8 +85,7 @@ class Edge:
         self._restores = restores
         self._random = Random()  # noqa: S311 - it spreads attempts
         self._held = 0
-        self._carriers: set[HttpCarrier | WebSocketCarrier] = set()
-        self._ending = False
+        self._endless = Endless()
         self._logged: dict[object, float] = {}
 
     # One request --------------------------------------------------------------------------------------------------
@@ -266,7 +265,12 @@ class Edge:
             head = pack_head(inbound.scope, uid, source, body, waits=body is None)
             if len(head) > MAX_PAYLOAD:
                 return Outcome(Carried.TOO_LARGE)
-            return await self._run(connection, inbound, head, body)
+            if inbound.is_websocket:
+                return await WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless).run(head)
+            receive = inbound.receive if body is None else inbound.watch
+            return await HttpCarrier(connection, receive, inbound.send, self._endless).run(
+                head, watches=body is not None
+            )
         except AnswerCutError as error:
             _log.warning("an answer was cut off: %s", error)
             return Outcome(Carried.DONE)  # without its end: the web server closes the connection
@@ -274,27 +278,9 @@ class Edge:
             _log.warning("a peer's answer cannot be read: %s", error)
             return Outcome(Carried.LOST)
 
-    async def _run(self, connection: DialedConnection, inbound: Inbound, head: bytes, body: bytes | None) -> Outcome:
-        carrier: HttpCarrier | WebSocketCarrier
-        if inbound.is_websocket:
-            carrier = WebSocketCarrier(connection, inbound.receive, inbound.send)
-            running = carrier.run(head)
-        else:
-            carrier = HttpCarrier(connection, inbound.receive if body is None else inbound.watch, inbound.send)
-            running = carrier.run(head, watches=body is not None)
-        self._carriers.add(carrier)
-        if self._ending:
-            carrier.end_stream()
-        try:
-            return await running
-        finally:
-            self._carriers.discard(carrier)
-
     def end_streams(self) -> None:
         """End the WebSockets and event streams that arrived here and are served by peers: this process ends."""
-        self._ending = True
-        for carrier in list(self._carriers):
-            carrier.end_stream()
+        self._endless.end()
 
     async def _report(self, pod_index: int) -> None:
         try:

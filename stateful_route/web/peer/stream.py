@@ -24,6 +24,9 @@ _ENDS = frozenset({Kind.GONE, Kind.CLOSE, Kind.ENDED, Kind.REFUSED})
 _SHORT = 16 * 1024
 
 
+_ENDED = StreamEndedError("the request has ended")
+
+
 class Stream:
     """Frames in and out, each direction with a window of ``frames.WINDOW`` bytes.
 
@@ -220,7 +223,8 @@ class Stream:
     def close(self) -> None:
         """Forget the stream: what still comes for it is dropped, and who still sends is told."""
         self._connection.forget(self.sid)
-        self.fail(StreamEndedError("the request has ended"))
+        if self.failure is None:
+            self.fail(_ENDED)
 
     # Waiting ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import pytest
 
 from stateful_route.web.errors import PeerError, PeerLostError, StreamEndedError
 from stateful_route.web.peer import frames
-from stateful_route.web.peer.carry import Carried, HttpCarrier
+from stateful_route.web.peer.carry import Carried, Endless, HttpCarrier
 from stateful_route.web.peer.frames import FRAME, MAX_CHUNK, WINDOW, Kind
 from stateful_route.web.peer.head import pack_head
 from tests.waiting import eventually
@@ -315,7 +315,7 @@ async def test_lost_before_it_was_sent() -> None:
         connection = await both.connection()
         connection.abort(PeerLostError("the test ends it"))
         client = Client()
-        outcome = await HttpCarrier(connection, client.receive, client.send).run(HEAD, watches=True)
+        outcome = await HttpCarrier(connection, client.receive, client.send, Endless()).run(HEAD, watches=True)
 
     assert outcome.carried is Carried.UNREACHED
     assert client.sent == []
