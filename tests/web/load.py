@@ -48,7 +48,7 @@ async def _session(
     replicas: Replicas, load: Load, uid: str, method: str, turn: Callable[[], int], *, twice: bool
 ) -> None:
     while not load.done:
-        ports = [replica.port for replica in replicas.all if replica.running]
+        ports = [replica.port for replica in replicas.all if replica.running and replica.in_rotation]
         if not ports:
             await asyncio.sleep(0.01)
             continue

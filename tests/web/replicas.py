@@ -43,6 +43,8 @@ class Replica:
     port: int
     log: Path
     process: subprocess.Popen[bytes]
+    in_rotation: bool = True
+    """Whether a balancer sends requests there."""
 
     @property
     def pid(self) -> int:

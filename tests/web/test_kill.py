@@ -165,9 +165,13 @@ async def test_one_that_stood_still_serves_nothing_of_others(replicas: Replicas)
         await asyncio.sleep(0.5)
         stopped = replicas.all[0]
         stopped.send(signal.SIGSTOP)
-        await eventually(lambda: all(event["pid"] != stopped.pid for event in last_served(replicas)), 15.0)
+        stopped.in_rotation = False  # what it has taken waits there
+        other = replicas.other(stopped)
+        taken = await asyncio.gather(*(ask(other.port, f"/rooms/{uid}/count") for uid in list(load.counts)))
+        assert stopped.pid not in {answer.json()["pid"] for answer in taken}
         served = load.served
         stopped.send(signal.SIGCONT)
+        stopped.in_rotation = True
         await eventually(lambda: load.served > served + 200, 15.0)
 
     assert [] == served_by_two(replicas)

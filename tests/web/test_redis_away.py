@@ -186,8 +186,8 @@ def _commands(server: LocalServer) -> int:
 
 
 async def test_it_ends_while_redis_is_away(replicas: Replicas, own_server: LocalServer, go_away: str) -> None:
-    """A process that is told to end while Redis is away saves what it has, and ends."""
-    replicas.start(2, environment={"WEB_HAND_OFF": "0"})
+    """A process that is told to end while Redis is away saves what it has within its lease, and ends."""
+    replicas.start(2, environment={"WEB_HAND_OFF": "0", "STATEFUL_ROUTE_LEASE": "4"})
     pair = await pair_of(replicas)
     async with websocket(pair.owner.port, f"{pair.room}/ws") as connection:
         await connection.send("there?")
