@@ -24,6 +24,8 @@ _KNOWN_BY = 6.0
 _ELSEWHERE_BY = 10.0
 _READY_BY = 8.0
 _GONE_BY = 8.0
+_WRITTEN_BY = 20.0
+_WRITES_AT_ONCE = 16
 _LOOK = 0.02
 
 
@@ -146,12 +148,19 @@ class Chaos:
 
         A write may come as late as it likes: it is refused, and the chat, which has gone on elsewhere, is not lost.
         """
-        async with http_client() as http:
+        async with http_client(_WRITTEN_BY) as http:
             database = DatabaseClient(http, self._fleet.database.url)
-            for answer in before:
-                self.findings.late_writes += 1
-                with contextlib.suppress(StaleEpochError):
-                    await database.save(answer.uid, answer.epoch, [{"id": "late", "text": "from the killed pod"}])
+            at_once = anyio.Semaphore(_WRITES_AT_ONCE)
+
+            async def write(answer: Answer) -> None:
+                async with at_once:
+                    with contextlib.suppress(StaleEpochError):
+                        await database.save(answer.uid, answer.epoch, [{"id": "late", "text": "from the killed pod"}])
+
+            self.findings.late_writes = len(before)
+            async with anyio.create_task_group() as group:
+                for answer in before:
+                    group.start_soon(write, answer)
 
     async def _restart_all(self) -> None:
         """Restart the pods one by one, as a StatefulSet does: the next one when the last is ready."""

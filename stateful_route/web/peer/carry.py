@@ -15,8 +15,8 @@ from stateful_route.web.peer.frames import (
     Refusal,
     paired,
     unpack,
-    unpack_answer,
     unpack_number,
+    unpack_with_body,
 )
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class HttpCarrier(Carrier):
         while True:
             kind, payload = await stream.next()
             if kind is Kind.ANSWER:
-                start, body = unpack_answer(payload)
+                start, body = unpack_with_body(payload)
                 await self._start_answer(start)
                 self._ended = True
                 await send({"type": "http.response.body", "body": body, "more_body": False})

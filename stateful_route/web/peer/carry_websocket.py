@@ -26,8 +26,8 @@ from stateful_route.web.peer.frames import (
     paired,
     text_of,
     unpack,
-    unpack_answer,
     unpack_number,
+    unpack_with_body,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class WebSocketCarrier(Carrier):
             await self._deny(payload)
             return None
         if kind is Kind.ANSWER:
-            start, body = unpack_answer(payload)
+            start, body = unpack_with_body(payload)
             await self._deny(start)
             return await self._take_denial(Kind.LAST, body)
         if kind is Kind.REFUSED:

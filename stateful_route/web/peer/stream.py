@@ -7,7 +7,7 @@ import collections
 from typing import TYPE_CHECKING
 
 from stateful_route.web.errors import PeerProtocolError, StreamEndedError
-from stateful_route.web.peer.frames import COUNTED, FRAME_COST, MAX_CHUNK, MAX_PAYLOAD, WINDOW, Kind, pack_answer
+from stateful_route.web.peer.frames import COUNTED, FRAME_COST, MAX_CHUNK, MAX_PAYLOAD, WINDOW, Kind, pack_with_body
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.connection import Connection
@@ -196,7 +196,7 @@ class Stream:
         if start is None or kind is not Kind.LAST or len(body) > _SHORT or len(start[2]) > _SHORT:
             return False
         turn, place, head = start
-        return self._connection.resend(turn, place, Kind.ANSWER, self.sid, pack_answer(head, body))
+        return self._connection.resend(turn, place, Kind.ANSWER, self.sid, pack_with_body(head, body))
 
     async def _wait_for_room(self) -> None:
         while True:

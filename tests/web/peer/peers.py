@@ -219,3 +219,8 @@ async def answer(exchange: Exchange, body: bytes = b"ok", status: int = 200) -> 
     """Be an app that answers at once."""
     await exchange.send({"type": "http.response.start", "status": status, "headers": []})
     await exchange.send({"type": "http.response.body", "body": body})
+
+
+async def holds(exchange: Exchange) -> None:
+    """Read nothing until the client is gone."""
+    await eventually(lambda: exchange._stream.failure is not None)
