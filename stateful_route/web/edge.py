@@ -58,6 +58,7 @@ _REFUSED = {
     "full": NotServed("no pod has room for it"),
     "leaving": NotServed("its process ends, and has not handed it over yet"),
 }
+_NOT_THERE = frozenset({"moved", "full"})
 _NO_POD = NotServed("no pod takes it now")
 _ENDING = NotServed("this process is about to end", holds=False)
 _NOT_REACHED = NotServed("the process that has it is not reached")
@@ -169,7 +170,7 @@ class Edge:
         if isinstance(target, There) and pod is not None and target.pod_index == pod.server.pod_index:
             admitted = await pod.admit(uid, found.source)
             if isinstance(admitted, Refusal):
-                await self._forget(uid)
+                await self._doubt(uid, target, admitted)
             return admitted
         return target
 
@@ -189,8 +190,15 @@ class Edge:
             await remove(rooms.namespace, uid, rooms.service_name, link.pod_index)
         return Absent()
 
-    async def _forget(self, uid: str) -> None:
+    async def _doubt(self, uid: str, there: There, refusal: Refusal) -> None:
+        """Forget the link of a uid that its pod refuses, as the uid is not its own.
+
+        Of many requests that are refused the first one does so: the others would drop what it has learned since. A pod
+        that cannot ask Redis, or leaves, says nothing of the link.
+        """
         rooms = self._rooms
+        if refusal.reason not in _NOT_THERE or rooms.peek_target(uid) not in {None, there}:
+            return
         await rooms.driver.cache_expired(rooms.namespace, uid, rooms.service_name)
 
     # Carrying it there --------------------------------------------------------------------------------------------
@@ -214,8 +222,9 @@ class Edge:
         if outcome.carried is Carried.LOST:
             await self._report(there.pod_index)
             return attrs.evolve(_GONE, holds=inbound.repeatable)
-        await self._forget(found.uid)
-        refused = _MOVED if outcome.refusal is None else _REFUSED.get(outcome.refusal.reason, _MOVED)
+        refusal = outcome.refusal or Refusal("moved")
+        await self._doubt(found.uid, there, refusal)
+        refused = _REFUSED.get(refusal.reason, _MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
 
     async def carry_unlinked(self, inbound: Inbound) -> bool:

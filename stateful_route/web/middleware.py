@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found
 
+# How often a pod is chosen for a uid that goes, and seconds between two attempts.
+_CHOICES = 100
+_LOOK = 0.02
+
 
 class StickyMiddleware(Front):
     """Serves each request in the process that owns its uid, wherever it arrives.
@@ -197,13 +201,17 @@ class StickyMiddleware(Front):
         await self._tenants.hand_off(uid)
 
     async def _give(self, rooms: ServiceView, server: ServerDriver, uid: str) -> None:
-        """Make a uid that was handed off another pod's: who looks for it finds it there."""
-        try:
-            pod_index = await rooms.choose()
-        except RoutingError:
-            return  # no pod takes it: it is released
-        if pod_index != server.pod_index:
-            await server.set_linked_pod(rooms.namespace, uid, rooms.service_name, pod_index)
+        """Make a uid that was handed off another pod's: who looks for it finds it there.
+
+        If no other pod takes it in a while, it is released.
+        """
+        with contextlib.suppress(RoutingError):
+            for _ in range(_CHOICES):
+                pod_index = await rooms.choose()
+                if pod_index != server.pod_index:
+                    await server.set_linked_pod(rooms.namespace, uid, rooms.service_name, pod_index)
+                    return
+                await asyncio.sleep(_LOOK)  # the client has not heard yet that this pod leaves
 
     def _take(self, stream: Stream, payload: bytes) -> None:
         if self._pod is None:
