@@ -22,12 +22,10 @@ def who(scope: Any) -> dict[str, Any]:
 
 
 async def ticks() -> AsyncIterator[bytes]:
-    try:
-        for number in range(2000):
-            yield f"id: {number}\ndata: {os.getpid()}\n\n".encode()
-            await asyncio.sleep(0.02)
-    finally:
-        note("ticks_ended")
+    for number in range(2000):
+        note("tick")
+        yield f"id: {number}\ndata: {os.getpid()}\n\n".encode()
+        await asyncio.sleep(0.02)
 
 
 def _settings() -> dict[str, Any]:
