@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from examples.harness import nginx
+from examples.harness.processes import ProcessError
 from examples.harness.report import broken, failures, table
 from examples.harness.run import Timing, run
 
@@ -37,14 +39,19 @@ def main() -> int:
     sides = [side == "with" for side in ("without", "with") if options.only in {None, side}]
     timing = _QUICK if options.quick else Timing()
     outcomes: dict[Example, dict[bool, Outcome]] = {}
+    ended = 0
     for example in _examples(options.names or FOLDERS, console):
         console.print(f"[bold]{example.name}[/]: {example.title}")
         for sticky in sides:
             with console.status("with stateful_route" if sticky else "without"):
-                outcomes.setdefault(example, {})[sticky] = asyncio.run(run(example, sticky=sticky, timing=timing))
+                try:
+                    outcomes.setdefault(example, {})[sticky] = asyncio.run(run(example, sticky=sticky, timing=timing))
+                except* ProcessError as errors:
+                    console.print(*errors.exceptions, style="bold red", markup=False, highlight=False)
+                    ended = 1
     if not outcomes:
         return 2
-    return _report(outcomes, console, markdown=options.markdown)
+    return max(ended, _report(outcomes, console, markdown=options.markdown))
 
 
 def _examples(folders: Sequence[str], console: Console) -> list[Example]:
@@ -80,5 +87,15 @@ def _report(outcomes: dict[Example, dict[bool, Outcome]], console: Console, *, m
     return status
 
 
+def _interrupt(_signum: int, _frame: object) -> None:
+    """End as by Ctrl-C: what was started is ended, and its folders are removed."""
+    signal.raise_signal(signal.SIGINT)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
             "Starts pods that hold the chats of their users in memory, and gateways that route to them, a process "
             "each; sends the messages of many users through all gateways, and checks that each answer comes from "
             "the pod that holds the user. Meanwhile it kills a pod with -9, starts it again, restarts all pods one by "
-            "one, and stops Redis for 3 s. It ends by itself within 50 s, without chaos within 30 s. Exit status 1 if "
-            "a request failed that was safe to repeat, as all of them are, an answer was wrong, or a message was lost."
+            "one, and stops Redis for 3 s. It ends by itself within a minute, without chaos within 30 s. Exit status 1 "
+            "if a request failed (each is safe to repeat), an answer was wrong, or a message was lost."
         ),
     )
     for name, default in (("pods", 3), ("gateways", 2), ("users", 300)):

@@ -39,6 +39,6 @@ if STICKY:
         Path("/gradio_api/heartbeat/{uid}"),
         JsonBody("/session_hash"),  # a call
     ]
-    app.add_middleware(StickyMiddleware, service="gradio", uid=session, drain="linger", linger_idle=30.0)
+    app.add_middleware(StickyMiddleware, service="gradio", uid=session, drain="linger", linger_idle=5.0)
 
 app = gr.mount_gradio_app(app, page, path="/")

@@ -30,6 +30,8 @@ _LOOK = 0.02
 _TOLD = 0.3
 # Streams and WebSockets that are open when uvicorn stops: it would wait for them for ever.
 _GRACEFUL = "3"
+# A new worker that does not serve within this makes uvicorn give up its restart: 5 s are few on a machine that is busy.
+_HEALTHY = "30"
 
 
 class Fleet(Protocol):
@@ -152,9 +154,8 @@ class Workers:
     def __init__(self, example: Example, environment: Mapping[str, str]) -> None:
         """Describe them; they are not started yet."""
         self._count = example.workers
-        self._uvicorn = _uvicorn(
-            example, environment, "--workers", str(example.workers), "--log-level", "info", "--no-access-log"
-        )
+        options = ("--workers", str(self._count), "--timeout-worker-healthcheck", _HEALTHY)
+        self._uvicorn = _uvicorn(example, environment, *options, "--log-level", "info", "--no-access-log")
 
     @property
     def url(self) -> str:

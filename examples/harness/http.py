@@ -9,7 +9,7 @@ import httpx
 if TYPE_CHECKING:
     from examples.harness.tally import Session
 
-_SAFE = frozenset({"GET", "HEAD"})
+_REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})  # RFC 9110, 9.2.2: idempotent
 _SERVER_ERROR = 500
 # Longer than a lease (5 s): the time for which a request may be held because the process with its state was killed.
 TIMEOUT = 15.0
@@ -30,9 +30,9 @@ async def ask(
 ) -> httpx.Response | None:
     """Return the answer, below status 500; ``None`` if the request failed.
 
-    A connection that ends without an answer is tried once more if the method is safe, as browsers do (RFC 9110, 9.2.2).
+    A connection that ends without an answer is tried once more if the method allows it, as browsers do with a GET.
     """
-    safe = method in _SAFE
+    safe = method in _REPEATABLE
     for attempt in range(2 if safe else 1):
         try:
             answer = await http.request(method, path, **options)

@@ -77,8 +77,9 @@ async def show(cart: Cart) -> dict[str, Any]:
     return {"items": cart, "pid": os.getpid()}
 
 
-@app.post("/cart/{item}")
+@app.put("/cart/{item}")
 async def put_in(item: str, cart: Cart) -> dict[str, Any]:
-    """Put something into the cart."""
-    cart.append(item)
+    """Put something into the cart; to do it twice changes nothing, so who gets no answer may ask again."""
+    if item not in cart:
+        cart.append(item)
     return {"items": cart, "pid": os.getpid()}

@@ -31,7 +31,7 @@ async def _shop(http: httpx.AsyncClient, session: Session) -> None:
     bought: set[str] = set()  # what the shop said is in the cart
     for number in range(_MOST):
         item = f"thing-{number}"
-        answer = await ask(http, session, "POST", f"/cart/{item}")
+        answer = await ask(http, session, "PUT", f"/cart/{item}")
         if answer is not None:
             bought.add(item)
         for _ in range(_LOOKS):

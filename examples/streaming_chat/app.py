@@ -11,7 +11,8 @@ import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import redis.asyncio
-from fastapi import FastAPI, Header, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request
+from fastapi import Header as FromHeader
 from fastapi.responses import StreamingResponse
 
 if TYPE_CHECKING:
@@ -56,10 +57,9 @@ async def save(uid: str) -> None:
 
 
 if STICKY:
-    from stateful_route.web import Header as HeaderSource
-    from stateful_route.web import StickyMiddleware
+    from stateful_route.web import Header, StickyMiddleware
 
-    app.add_middleware(StickyMiddleware, service="chat", uid=HeaderSource("x-conversation-id"), hand_off=save)
+    app.add_middleware(StickyMiddleware, service="chat", uid=Header("x-conversation-id"), hand_off=save)
 
 
 async def conversation_of(uid: str, request: Request) -> Conversation:
@@ -77,7 +77,7 @@ async def conversation_of(uid: str, request: Request) -> Conversation:
     return conversations[uid]
 
 
-Uid = Annotated[str, Header(alias="x-conversation-id")]
+Uid = Annotated[str, FromHeader(alias="x-conversation-id")]
 
 
 @app.post("/chat")
@@ -89,7 +89,7 @@ async def ask(question: dict[str, str], uid: Uid, request: Request) -> dict[str,
 
 
 @app.get("/stream")
-async def stream(uid: Uid, request: Request, last_event_id: Annotated[int, Header()] = -1) -> StreamingResponse:
+async def stream(uid: Uid, request: Request, last_event_id: Annotated[int, FromHeader()] = -1) -> StreamingResponse:
     """Stream the answer to the last question, after the token that the client has."""
     conversation = await conversation_of(uid, request)
     if not conversation.turns:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stateful_route.client.following import Following
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.client.pods.service import ServicePods
-    from stateful_route.client.targets import Target
+    from stateful_route.client.targets import Target, There
     from stateful_route.models import Link, PodState
     from stateful_route.store.protocol import Store
 
@@ -298,23 +298,15 @@ class ClientDriver(Driver):
 
         """
         check_bool("place", place)
-        there = None
-        try:
-            hot = self._hot[namespace][service_name]
-            slot = hot.slots[uid]
-            if slot.usable:
-                there = there_of(slot.pod, hot.known[uid])
-        except (KeyError, TypeError):
-            pass
-        if there is None:
-            service = self._service(namespace, uid, service_name)
-            link = service.links.link(uid)
-            if link is not None:
-                there = there_of(service.pod(link.pod_index), link)
-            if there is None:
-                return await self._targets.resolve(service, uid, place=place)
-        self._hits += 1
-        return there
+        there = self.peek_target(namespace, uid, service_name)
+        if there is not None:
+            return there
+        service = self._service(namespace, uid, service_name)
+        link = service.links.link(uid)
+        if link is not None and (there := there_of(service.pod(link.pod_index), link)) is not None:
+            self._hits += 1
+            return there
+        return await self._targets.resolve(service, uid, place=place)
 
     def following(self, namespace: str, uid: str, service_name: str) -> Following:
         """Return a block that follows the link of a uid, for who holds a long connection.
@@ -328,6 +320,22 @@ class ClientDriver(Driver):
 
         """
         return self._followers.following(self._service(namespace, uid, service_name), uid)
+
+    def peek_target(self, namespace: str, uid: str, service_name: str) -> There | None:
+        """Return where a request for the uid can go, from the cache, or ``None``: then ``resolve`` it.
+
+        For hot loops: no coroutine, no I/O, and no errors.
+        """
+        try:
+            hot = self._hot[namespace][service_name]
+            slot = hot.slots[uid]
+            if slot.usable:
+                there = there_of(slot.pod, hot.known[uid])
+                self._hits += there is not None
+                return there
+        except (KeyError, TypeError):
+            pass
+        return None
 
     async def choose(self, namespace: str, service_name: str) -> int:
         """Return the index of a pod for a uid that is not known yet, as one that the pod makes itself.

@@ -9,7 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
     from stateful_route.client.following import Following
-    from stateful_route.client.targets import Target
+    from stateful_route.client.targets import Target, There
     from stateful_route.models import Link, PodState
 
 
@@ -60,6 +60,10 @@ class ServiceView:
     async def find(self, uid: str) -> Link | None:
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self.driver.find(self.namespace, uid, self.service_name)
+
+    def peek_target(self, uid: str) -> There | None:
+        """Return where a request for the uid can go, from the cache, or ``None``; see ``ClientDriver.peek_target``."""
+        return self.driver.peek_target(self.namespace, uid, self.service_name)
 
     async def resolve(self, uid: str, *, place: bool = True) -> Target:
         """Return where a request for the uid can go now; see ``ClientDriver.resolve``.

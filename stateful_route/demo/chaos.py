@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from stateful_route.demo.processes import Child, Fleet
     from stateful_route.embedded.server import LocalServer
 
-_ANSWERED_BY = 5.0
+_KNOWN_BY = 6.0
 _ELSEWHERE_BY = 10.0
 _READY_BY = 8.0
 _GONE_BY = 8.0
+_WRITTEN_BY = 20.0
+_WRITES_AT_ONCE = 16
 _LOOK = 0.02
 
 
@@ -32,7 +34,7 @@ class Timing:
     """How long the parts of a chaos run take that do not end by themselves, in seconds.
 
     Attributes:
-        calm: before and after all that happens; before it, until each user has a pod, too.
+        calm: before and after all that happens; before it, until each gateway knows each user, too.
         settle: after a pod is up again, and after Redis is there again.
         away: for how long Redis does not answer.
         last_restart: since the begin of the run, after which no further pod is restarted.
@@ -94,9 +96,7 @@ class Chaos:
         # The first phase is there from the begin.
         with self._phase(load.tally.phases[-1]):
             await anyio.sleep(timing.calm)
-            with anyio.move_on_after(_ANSWERED_BY):
-                while len(load.tally.accepted) < len(load.uids):  # noqa: ASYNC110 - as below
-                    await anyio.sleep(_LOOK)
+            await self._until_known()
         findings.killed = max(range(len(self._fleet.pods)), key=lambda index: len(load.answers_of(index)))
         pod, before = self._fleet.pods[findings.killed], load.answers_of(findings.killed)
         with self._next_phase(f"kill -9 {pod.name}"):
@@ -107,9 +107,10 @@ class Chaos:
             await anyio.sleep(timing.settle)
         with self._next_phase("rolling restart"):
             await self._restart_all()
-        # Each gateway gets to know again each user who was moved.
+        # Each gateway gets to know again each user who was moved: of the others it cannot ask a Redis that is away.
         with self._next_phase("calm"):
             await anyio.sleep(timing.calm)
+            await self._until_known()
         with self._next_phase("Redis away"):
             await self._pause_redis()
         with self._next_phase("calm"):
@@ -122,6 +123,12 @@ class Chaos:
         self.findings.refused = sizes.refused
         accepted = self._load.tally.accepted
         self.findings.lost = sum(max(0, count - sizes.counts.get(uid, 0)) for uid, count in accepted.items())
+
+    async def _until_known(self) -> None:
+        gateways = [gateway.url for gateway in self._fleet.gateways]
+        with anyio.move_on_after(_KNOWN_BY):
+            while not self._load.known_to(gateways):  # noqa: ASYNC110 - as below
+                await anyio.sleep(_LOOK)
 
     async def _kill(self, pod: Child, before: list[Answer]) -> None:
         """Kill a pod, and wait until its users are served elsewhere."""
@@ -141,12 +148,19 @@ class Chaos:
 
         A write may come as late as it likes: it is refused, and the chat, which has gone on elsewhere, is not lost.
         """
-        async with http_client() as http:
+        async with http_client(_WRITTEN_BY) as http:
             database = DatabaseClient(http, self._fleet.database.url)
-            for answer in before:
-                self.findings.late_writes += 1
-                with contextlib.suppress(StaleEpochError):
-                    await database.save(answer.uid, answer.epoch, [{"id": "late", "text": "from the killed pod"}])
+            at_once = anyio.Semaphore(_WRITES_AT_ONCE)
+
+            async def write(answer: Answer) -> None:
+                async with at_once:
+                    with contextlib.suppress(StaleEpochError):
+                        await database.save(answer.uid, answer.epoch, [{"id": "late", "text": "from the killed pod"}])
+
+            self.findings.late_writes = len(before)
+            async with anyio.create_task_group() as group:
+                for answer in before:
+                    group.start_soon(write, answer)
 
     async def _restart_all(self) -> None:
         """Restart the pods one by one, as a StatefulSet does: the next one when the last is ready."""

@@ -172,12 +172,17 @@ class Load:
         self.last_moved: dict[str, float] = {}
         """When each user was first answered by the pod that answers now, on the monotonic clock."""
         self._checker = Checker()
+        self._met: dict[str, set[str]] = {uid: set() for uid in self.uids}
         self._turns = {uid: itertools.count(random.randrange(1 << 16)) for uid in self.uids}  # noqa: S311 - it guards nothing
         self._messages: collections.Counter[str] = collections.Counter()
 
     def answers_of(self, pod_index: int) -> list[Answer]:
         """Return the last answer to each user who was last answered by that pod."""
         return [answer for answer in self._checker.last.values() if answer.pod_index == pod_index]
+
+    def known_to(self, gateways: Sequence[str]) -> bool:
+        """Return whether each user was answered through each gateway by the pod that answers now."""
+        return all(len(met) == len(gateways) for met in self._met.values())
 
     async def run(
         self, gateways: Sequence[str], requests: int, seconds: float, progress: Callable[[Tally], None]
@@ -256,7 +261,7 @@ class Load:
             failure = f"{type(error).__name__}: {error}"
         else:
             if response.is_success:
-                self._accept(uid, response)
+                self._accept(uid, gateway, response)
             else:
                 failure = f"{response.status_code} {response.reason_phrase}: {response.text}"
         phase = self.tally.phases[-1]
@@ -265,7 +270,7 @@ class Load:
             phase.failures[_kind(failure, uid)] += 1
         return not failure
 
-    def _accept(self, uid: str, response: httpx.Response) -> None:
+    def _accept(self, uid: str, gateway: str, response: httpx.Response) -> None:
         tally = self.tally
         said = response.json()
         answer = Answer(said["pod"], said["epoch"], said["uid"], said["count"])
@@ -276,6 +281,8 @@ class Load:
         if last is not None and last.pod_index != answer.pod_index:
             tally.phases[-1].moved += 1
             self.last_moved[uid] = time.monotonic()
+            self._met[uid].clear()
+        self._met[uid].add(gateway)
         tally.accepted[uid] += 1
 
     def _next_message(self, uid: str) -> str:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from stateful_route.embedded.server import LocalServer
 
 # Seconds since the start. The last answer of a calm run comes 4 s after the last request at the latest, and the
-# processes end within another 4 s: it all takes less than 30 s. A chaos run takes less than 50 s.
+# processes end within another 4 s: it all takes less than 30 s. A chaos run takes less than a minute.
 _READY_BY = 10.0
 _LAST_REQUEST_BY = 20.0
 

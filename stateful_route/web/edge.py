@@ -15,7 +15,7 @@ from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.errors import PeerError, PeerUnreachableError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.peer.address import PeerAddress
-from stateful_route.web.peer.carry import AnswerCutError, Carried, HttpCarrier, Outcome
+from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import MAX_PAYLOAD, Refusal
 from stateful_route.web.peer.head import pack_head
@@ -85,8 +85,7 @@ class Edge:
         self._restores = restores
         self._random = Random()  # noqa: S311 - it spreads attempts
         self._held = 0
-        self._carriers: set[HttpCarrier | WebSocketCarrier] = set()
-        self._ending = False
+        self._endless = Endless()
         self._logged: dict[object, float] = {}
 
     # One request --------------------------------------------------------------------------------------------------
@@ -98,23 +97,38 @@ class Edge:
             ClientGoneError: if the client goes away before its request is whole.
 
         """
+        there = self._peer_of(found.uid)
+        failed = await (self._attempt(found, inbound) if there is None else self._carry(there, found, inbound))
+        if failed is None:  # almost always
+            return
+        if failed.holds and self._held < self._max_held:
+            self._held += 1
+            try:
+                failed = await self._hold(found, inbound, failed)
+            finally:
+                self._held -= 1
+        if failed is not None:
+            await answer(inbound.scope, inbound.send, failed.status, failed.why)
+
+    async def _hold(self, found: Found, inbound: Inbound, failed: NotServed | None) -> NotServed | None:
+        """Try again until the request is served, or it is too late; return why it was not served."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
         pause = 0.0
-        holding = False
-        try:
-            while (failed := await self._attempt(found, inbound)) is not None:
-                holds = failed.holds and loop.time() < until and (holding or self._held < self._max_held)
-                if not holds:
-                    await answer(inbound.scope, inbound.send, failed.status, failed.why)
-                    return
-                if not holding:
-                    self._held += 1
-                    holding = True
-                await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
-                pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
-        finally:
-            self._held -= holding
+        while failed is not None and failed.holds and loop.time() < until:
+            await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
+            pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
+            failed = await self._attempt(found, inbound)
+        return failed
+
+    def _peer_of(self, uid: str) -> There | None:
+        """Return the peer that has a uid, if that is known without a question, and it is not this process."""
+        there = self._rooms.peek_target(uid)
+        pod = self._pod
+        if there is None or pod is None:
+            return there
+        is_here = there.pod_index == pod.server.pod_index or pod.tenants.get(uid) is not None
+        return None if is_here else there
 
     async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
         """Try once; return why it was not served."""
@@ -182,13 +196,17 @@ class Edge:
     # Carrying it there --------------------------------------------------------------------------------------------
 
     async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
-        connection = await self._reach(there.pod_index, there.address)
+        address = PeerAddress.parse(there.address)
+        connection = None if address is None else self._dialer.connected(address)
+        if connection is None:
+            connection = await self._reach(there.pod_index, address)
         if connection is None:
             await self._report(there.pod_index)
             return _NOT_REACHED
         outcome = await self._carry_over(connection, found, inbound)
-        if outcome.carried is Carried.DONE:
-            return None
+        return None if outcome.carried is Carried.DONE else await self._not_carried(outcome, there, found, inbound)
+
+    async def _not_carried(self, outcome: Outcome, there: There, found: Found, inbound: Inbound) -> NotServed:
         if outcome.carried is Carried.UNREACHED:
             return _NOT_REACHED
         if outcome.carried is Carried.TOO_LARGE:
@@ -214,7 +232,7 @@ class Edge:
             return False
         if state is None or (self._pod is not None and index == self._pod.server.pod_index):
             return False
-        connection = await self._reach(index, state.report.address)
+        connection = await self._reach(index, PeerAddress.parse(state.report.address))
         if connection is None:
             return False
         outcome = await self._carry_over(connection, None, inbound)
@@ -225,17 +243,13 @@ class Edge:
             return True
         return not inbound.intact
 
-    async def _reach(self, pod_index: int, published: str | None) -> DialedConnection | None:
+    async def _reach(self, pod_index: int, address: PeerAddress | None) -> DialedConnection | None:
         """Return a connection to a peer; ``None``, and a line in the log, if it is not reached."""
-        address = PeerAddress.parse(published)
         if address is None:
             self._log(pod_index, "it publishes no address for peers: it runs without the middleware")
             return None
-        connection = self._dialer.connected(address)
-        if connection is not None:
-            return connection
         try:
-            return await self._dialer.connect(address)
+            return self._dialer.connected(address) or await self._dialer.connect(address)
         except PeerUnreachableError as error:
             self._log(pod_index, error)
             return None
@@ -251,7 +265,12 @@ class Edge:
             head = pack_head(inbound.scope, uid, source, body, waits=body is None)
             if len(head) > MAX_PAYLOAD:
                 return Outcome(Carried.TOO_LARGE)
-            return await self._run(connection, inbound, head, body)
+            if inbound.is_websocket:
+                return await WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless).run(head)
+            receive = inbound.receive if body is None else inbound.watch
+            return await HttpCarrier(connection, receive, inbound.send, self._endless).run(
+                head, watches=body is not None
+            )
         except AnswerCutError as error:
             _log.warning("an answer was cut off: %s", error)
             return Outcome(Carried.DONE)  # without its end: the web server closes the connection
@@ -259,27 +278,9 @@ class Edge:
             _log.warning("a peer's answer cannot be read: %s", error)
             return Outcome(Carried.LOST)
 
-    async def _run(self, connection: DialedConnection, inbound: Inbound, head: bytes, body: bytes | None) -> Outcome:
-        carrier: HttpCarrier | WebSocketCarrier
-        if inbound.is_websocket:
-            carrier = WebSocketCarrier(connection, inbound.receive, inbound.send)
-            running = carrier.run(head)
-        else:
-            carrier = HttpCarrier(connection, inbound.receive if body is None else inbound.watch, inbound.send)
-            running = carrier.run(head, watches=body is not None)
-        self._carriers.add(carrier)
-        if self._ending:
-            carrier.end_stream()
-        try:
-            return await running
-        finally:
-            self._carriers.discard(carrier)
-
     def end_streams(self) -> None:
         """End the WebSockets and event streams that arrived here and are served by peers: this process ends."""
-        self._ending = True
-        for carrier in list(self._carriers):
-            carrier.end_stream()
+        self._endless.end()
 
     async def _report(self, pod_index: int) -> None:
         try:

@@ -22,7 +22,7 @@ class StreamEndedError(PeerError):
 
 
 class PeerProtocolError(PeerError):
-    """A peer sent what cannot be read. The connection is closed."""
+    """A peer sent what cannot be read: the request ends, and the connection if it cannot go on."""
 
 
 class PeerRefusedError(PeerUnreachableError):

@@ -92,8 +92,10 @@ class Front(abc.ABC):
         if here is not None:  # almost always, behind a balancer that is sticky too
             await here
             return
-        with contextlib.suppress(ClientGoneError):
+        try:
             await self._serve(request, found, Inbound(scope, receive, send))
+        except ClientGoneError:
+            return
 
     async def _serve(self, request: RequestHead, found: Found | None, inbound: Inbound) -> None:
         """Serve a request that is not served here, as far as its head tells."""

@@ -118,3 +118,14 @@ def test_each_has_its_app(folder: str) -> None:
 
     assert apps
     assert all(app.is_file() for app in apps)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_readme_says_what_the_app_does(folder: str) -> None:
+    """The line that makes an app right is in its README as it is in the app."""
+    code = "".join(path.read_text(encoding="utf-8") for path in Path(EXAMPLES, folder).glob("*.py"))
+    page = Path(EXAMPLES, folder, "README.md").read_text(encoding="utf-8")
+    lines = [line.strip() for line in page.splitlines() if "app.add_middleware(" in line]
+
+    assert lines
+    assert [] == [line for line in lines if line.removesuffix(")") not in code]

@@ -15,8 +15,8 @@ from stateful_route.web.peer.frames import (
     Refusal,
     paired,
     unpack,
-    unpack_answer,
     unpack_number,
+    unpack_with_body,
 )
 
 if TYPE_CHECKING:
@@ -78,11 +78,37 @@ class LeavingError(PeerError):
     """This process ends."""
 
 
+class Endless:
+    """The WebSockets and event streams that arrived here and are served by peers: they end with this process."""
+
+    def __init__(self) -> None:
+        """Have none."""
+        self._carriers: set[Carrier] = set()
+        self._ending = False
+
+    def add(self, carrier: Carrier) -> None:
+        """Note one that has begun."""
+        self._carriers.add(carrier)
+        if self._ending:
+            carrier.end_stream()
+
+    def discard(self, carrier: Carrier) -> None:
+        """Note that one has ended."""
+        self._carriers.discard(carrier)
+
+    def end(self) -> None:
+        """End all of them, and those that are yet to begin."""
+        self._ending = True
+        for carrier in list(self._carriers):
+            carrier.end_stream()
+
+
 class Carrier:
     """What both kinds have: a stream, and tasks that send what the client does."""
 
-    def __init__(self, connection: DialedConnection, receive: Receive, send: Send) -> None:
-        """Have sent nothing."""
+    def __init__(self, connection: DialedConnection, receive: Receive, send: Send, endless: Endless) -> None:
+        """Have sent nothing; ``endless`` is told once it is known that this has no end of its own."""
+        self._endless = endless
         self._connection = connection
         self._stream: Stream
         self._receive = receive
@@ -90,19 +116,10 @@ class Carrier:
         self._tasks: list[asyncio.Task[None]] = []
         self._error: Exception | None = None
         self._ended = False
-        self._ending = False
-        self._is_endless = False
 
     def end_stream(self) -> None:
-        """End a WebSocket, or an answer of server-sent events, also one that is yet to begin: this process ends."""
-        self._ending = True
-        if self._is_endless:
-            self._stream.abandon(LeavingError("this process ends"))
-
-    def _begun(self, *, is_endless: bool) -> None:
-        self._is_endless = is_endless
-        if self._ending:
-            self.end_stream()
+        """End a WebSocket, or an answer of server-sent events: this process ends."""
+        self._stream.abandon(LeavingError("this process ends"))
 
     def _start(self, work: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(asyncio.ensure_future(self._guarded(work)))
@@ -121,20 +138,19 @@ class Carrier:
         stream.abandon(ClientGoneError("the client went away"))
         stream.frames.clear()
 
-    async def _close_stream(self) -> None:
+    def _close_stream(self) -> None:
+        self._endless.discard(self)
         if not self._ended:
             self._stream.send(Kind.GONE)
         self._stream.close()
-        if self._tasks:
-            await cancel_and_wait(*self._tasks)
 
 
 class HttpCarrier(Carrier):
     """Carries one HTTP request over a connection."""
 
-    def __init__(self, connection: DialedConnection, receive: Receive, send: Send) -> None:
-        """Have sent nothing."""
-        super().__init__(connection, receive, send)
+    def __init__(self, connection: DialedConnection, receive: Receive, send: Send, endless: Endless) -> None:
+        """Have sent nothing; see ``Carrier``."""
+        super().__init__(connection, receive, send, endless)
         self._started = False
         self._trailers = False
         self._inline = False
@@ -173,19 +189,17 @@ class HttpCarrier(Carrier):
                 raise
             return LOST
         finally:
-            if watches:
-                connection.late.discard(self)
-            await self._close_stream()
+            connection.late.discard(self)
+            self._close_stream()
+            if self._tasks:
+                await cancel_and_wait(*self._tasks)
 
     async def _answer(self) -> Outcome:
         stream, send = self._stream, self._send
         while True:
             kind, payload = await stream.next()
             if kind is Kind.ANSWER:
-                start, body = unpack_answer(payload)
-                await self._start_answer(start)
-                self._ended = True
-                await send({"type": "http.response.body", "body": body, "more_body": False})
+                await self._take_answer(payload)
                 return DONE
             if self._started:
                 if kind is Kind.BODY or kind is Kind.LAST:
@@ -201,6 +215,17 @@ class HttpCarrier(Carrier):
             elif (outcome := await self._end_unstarted(kind, payload)) is not None:
                 return outcome
 
+    async def _take_answer(self, payload: bytes) -> None:
+        """Send a whole answer, which is what most are."""
+        if self._started:
+            raise PeerProtocolError("a second head of an answer")
+        head, body = unpack_with_body(payload)
+        status, (_, *headers) = unpack_number(head)
+        start: Message = {"type": "http.response.start", "status": status, "headers": paired(headers)}
+        self._started = self._ended = True
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
     async def _start_answer(self, payload: bytes) -> None:
         if self._started:
             raise PeerProtocolError("a second head of an answer")
@@ -211,7 +236,8 @@ class HttpCarrier(Carrier):
             message["trailers"] = True
         self._started = True
         await self._send(message)
-        self._begun(is_endless=is_events(message))
+        if is_events(message):
+            self._endless.add(self)
 
     async def _end_started(self, kind: Kind, payload: bytes) -> bool:
         """Take in what is no part of the body; return whether the answer is whole."""

@@ -26,12 +26,12 @@ from stateful_route.web.peer.frames import (
     paired,
     text_of,
     unpack,
-    unpack_answer,
     unpack_number,
+    unpack_with_body,
 )
 
 if TYPE_CHECKING:
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.peer.carry import Endless, Message, Receive, Send
     from stateful_route.web.peer.dialer import DialedConnection
 
 NORMAL, ABNORMAL, TOO_BIG = 1000, 1006, 1009
@@ -45,9 +45,9 @@ MAX_MESSAGE = 16 * 1024 * 1024
 class WebSocketCarrier(Carrier):
     """Carries one WebSocket over a connection; ``websocket.connect`` was received before."""
 
-    def __init__(self, connection: DialedConnection, receive: Receive, send: Send) -> None:
-        """Have sent nothing."""
-        super().__init__(connection, receive, send)
+    def __init__(self, connection: DialedConnection, receive: Receive, send: Send, endless: Endless) -> None:
+        """Have sent nothing; see ``Carrier``."""
+        super().__init__(connection, receive, send, endless)
         self._accepted = False
         self._denied = False
         self._parts: list[bytes] = []
@@ -79,7 +79,8 @@ class WebSocketCarrier(Carrier):
         except PeerError as error:
             return await self._fail(error)
         finally:
-            await self._close_stream()
+            self._close_stream()
+            await cancel_and_wait(*self._tasks)
 
     async def _answer(self) -> Outcome:
         while True:
@@ -114,13 +115,13 @@ class WebSocketCarrier(Carrier):
             accept["subprotocol"] = text_of(protocol) or None
             self._accepted = True
             await self._send(accept)
-            self._begun(is_endless=True)
+            self._endless.add(self)
             return None
         if kind is Kind.START:
             await self._deny(payload)
             return None
         if kind is Kind.ANSWER:
-            start, body = unpack_answer(payload)
+            start, body = unpack_with_body(payload)
             await self._deny(start)
             return await self._take_denial(Kind.LAST, body)
         if kind is Kind.REFUSED:

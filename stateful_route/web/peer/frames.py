@@ -105,6 +105,9 @@ FROM_OWNER = COUNTED | {
 """What the owner may send on a stream."""
 
 
+# How a payload begins whose parts have their lengths in front.
+_WITH_LENGTHS = b"\1"
+
 _KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
@@ -121,19 +124,35 @@ def kind_of(number: int) -> Kind:
     return kind
 
 
-def pack(parts: Sequence[bytes]) -> bytes:
-    """Return the parts in one payload: their number, their lengths, and they themselves."""
+def pack(parts: Sequence[bytes], mark: bytes = b"\0") -> bytes:
+    """Return the parts in one payload.
+
+    A ``mark`` of one byte stands before each of them; if a part has one in it, which is rare, their number and their
+    lengths stand in front instead.
+    """
+    joined = mark.join((b"", *parts))
     count = len(parts)
-    return b"".join((struct.pack(f">{count + 1}I", count, *map(len, parts)), *parts))
+    if joined.count(mark) == count:
+        return joined
+    return b"".join((_WITH_LENGTHS, struct.pack(f">{count + 1}I", count, *map(len, parts)), *parts))
 
 
-def unpack(payload: bytes, begin: int = 0) -> list[bytes]:
+def unpack(payload: bytes, begin: int = 0, mark: bytes = b"\0") -> list[bytes]:
     """Return the parts of a payload, from an offset on.
 
     Raises:
         PeerProtocolError: if it is not what ``pack`` returns.
 
     """
+    first, *parts = (payload[begin:] if begin else payload).split(mark)
+    if not first:
+        return parts
+    if first[:1] != _WITH_LENGTHS:
+        raise PeerProtocolError("a payload that is not in parts")
+    return _unpack_by_lengths(payload, begin + 1)
+
+
+def _unpack_by_lengths(payload: bytes, begin: int) -> list[bytes]:
     size = len(payload)
     count = int.from_bytes(payload[begin : begin + 4], "big")
     begin += 4
@@ -163,7 +182,8 @@ def paired(parts: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     """
     if len(parts) % 2:
         raise PeerProtocolError("a header without a value")
-    return list(zip(parts[::2], parts[1::2], strict=True))
+    by_turns = iter(parts)
+    return list(zip(by_turns, by_turns, strict=True))
 
 
 def pack_number(number: int, *parts: bytes) -> bytes:
@@ -183,21 +203,21 @@ def unpack_number(payload: bytes) -> tuple[int, list[bytes]]:
     return int.from_bytes(payload[:2], "big"), unpack(payload, 2)
 
 
-def pack_answer(start: bytes, body: bytes) -> bytes:
-    """Return the payload of a whole answer: that of its START, and the body."""
-    return b"".join((len(start).to_bytes(4, "big"), start, body))
+def pack_with_body(head: bytes, body: bytes) -> bytes:
+    """Return the payload of a head and the body that belongs to it: of a request, or of a whole answer."""
+    return b"".join((len(head).to_bytes(4, "big"), head, body))
 
 
-def unpack_answer(payload: bytes) -> tuple[bytes, bytes]:
-    """Return what ``pack_answer`` was given.
+def unpack_with_body(payload: bytes) -> tuple[bytes, bytes]:
+    """Return what ``pack_with_body`` was given.
 
     Raises:
-        PeerProtocolError: if it is not what ``pack_answer`` returns.
+        PeerProtocolError: if it is not what ``pack_with_body`` returns.
 
     """
     end = 4 + int.from_bytes(payload[:4], "big")
     if len(payload) < end:
-        raise PeerProtocolError("an answer that is too short for its head")
+        raise PeerProtocolError("a payload that is too short for its head")
     return payload[4:end], payload[end:]
 
 

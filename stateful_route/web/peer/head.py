@@ -12,15 +12,26 @@ from typing import Any
 import attrs
 
 from stateful_route.web.errors import PeerProtocolError
-from stateful_route.web.peer.frames import flat, number_of, pack, paired, text_of, unpack
+from stateful_route.web.peer.frames import (
+    flat,
+    number_of,
+    pack,
+    pack_with_body,
+    paired,
+    text_of,
+    unpack,
+    unpack_with_body,
+)
 
-_FIXED = 10
+_FIXED = 9
 # What is told of a request, a letter each.
 _INLINE, _WAITS, _RAW = b"b", b"w", b"r"
 _NO_EXTENSION: dict[str, Any] = {}
 _NOWHERE: tuple[None, None] = (None, None)
 _EXTENSIONS = {"http": "http.response.trailers", "websocket": "websocket.http.response"}
 _REMEMBERED = 256
+# Before the parts of a part: not a NUL, which stands before the part itself.
+_MARK = b"\x1f"
 # What is longer is not remembered: a part of it may be the client's.
 _SHORT = 512
 # That ``send`` raises when the client is gone (2.4) is so for WebSockets; of HTTP the app hears it from ``receive``.
@@ -66,15 +77,16 @@ def pack_head(scope: dict[str, Any], uid: str | None, source: int, body: bytes |
         (b"" if body is None else _INLINE) + (_WAITS if waits else b"") + (b"" if raw is None else _RAW),
         b"" if uid is None else uid.encode("utf-8", "surrogatepass"),
         b"%d" % source,
-        scope["method"].encode() if is_http else pack([text.encode() for text in scope.get("subprotocols") or ()]),
+        scope["method"].encode()
+        if is_http
+        else pack([text.encode() for text in scope.get("subprotocols") or ()], _MARK),
         scope["path"].encode("utf-8", "surrogatepass"),
         raw or b"",
         scope.get("query_string") or b"",
         _pack_address(*(scope.get("client") or _NOWHERE)),
-        body or b"",
     ]
     parts += flat(scope["headers"])
-    return pack(parts)
+    return pack_with_body(pack(parts), body or b"")
 
 
 def unpack_head(payload: bytes) -> CarriedHead:
@@ -84,10 +96,11 @@ def unpack_head(payload: bytes) -> CarriedHead:
         PeerProtocolError: if it cannot be read.
 
     """
-    parts = unpack(payload)
+    packed, body = unpack_with_body(payload)
+    parts = unpack(packed)
     if len(parts) < _FIXED:
         raise PeerProtocolError("the head of a request that lacks parts")
-    same, flags, uid, source, what, path, raw, query, client, body = parts[:_FIXED]
+    same, flags, uid, source, what, path, raw, query, client = parts[:_FIXED]
     scope = (_unpack_setting if len(same) <= _SHORT else _unpack_setting.__wrapped__)(same).copy()
     try:
         scope["path"] = path.decode("utf-8", "surrogatepass")
@@ -97,7 +110,7 @@ def unpack_head(payload: bytes) -> CarriedHead:
     if scope["type"] == "http":
         scope["method"] = text_of(what)
     else:
-        scope["subprotocols"] = [text_of(part) for part in unpack(what)]
+        scope["subprotocols"] = [text_of(part) for part in unpack(what, mark=_MARK)]
     if _RAW in flags:
         scope["raw_path"] = raw
     scope["query_string"] = query
@@ -110,12 +123,12 @@ def unpack_head(payload: bytes) -> CarriedHead:
 @lru_cache(_REMEMBERED)
 def _pack_setting(texts: tuple[str, str, str, str], root: str, host: str | None, port: int | None) -> bytes:
     parts = [text.encode("utf-8", "surrogatepass") for text in (*texts, root)]
-    return pack([*parts, _pack_address(host, port)])
+    return pack([*parts, _pack_address(host, port)], _MARK)
 
 
 @lru_cache(_REMEMBERED)
 def _unpack_setting(same: bytes) -> dict[str, Any]:
-    parts = unpack(same)
+    parts = unpack(same, mark=_MARK)
     if len(parts) != 6 or parts[0] not in {b"http", b"websocket"}:  # noqa: PLR2004 - as they are written above
         raise PeerProtocolError("a request of an unknown kind")
     kind, extended, version, scheme = (text_of(part) for part in parts[:4])

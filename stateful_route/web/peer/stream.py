@@ -7,7 +7,7 @@ import collections
 from typing import TYPE_CHECKING
 
 from stateful_route.web.errors import PeerProtocolError, StreamEndedError
-from stateful_route.web.peer.frames import COUNTED, FRAME_COST, MAX_CHUNK, MAX_PAYLOAD, WINDOW, Kind, pack_answer
+from stateful_route.web.peer.frames import COUNTED, FRAME_COST, MAX_CHUNK, MAX_PAYLOAD, WINDOW, Kind, pack_with_body
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.connection import Connection
@@ -22,6 +22,9 @@ _CREDIT_SIZE = 4
 _ENDS = frozenset({Kind.GONE, Kind.CLOSE, Kind.ENDED, Kind.REFUSED})
 # A body up to this size goes in one frame with the head of its answer, if both are there in one turn of the loop.
 _SHORT = 16 * 1024
+
+
+_ENDED = StreamEndedError("the request has ended")
 
 
 class Stream:
@@ -196,7 +199,7 @@ class Stream:
         if start is None or kind is not Kind.LAST or len(body) > _SHORT or len(start[2]) > _SHORT:
             return False
         turn, place, head = start
-        return self._connection.resend(turn, place, Kind.ANSWER, self.sid, pack_answer(head, body))
+        return self._connection.resend(turn, place, Kind.ANSWER, self.sid, pack_with_body(head, body))
 
     async def _wait_for_room(self) -> None:
         while True:
@@ -220,7 +223,8 @@ class Stream:
     def close(self) -> None:
         """Forget the stream: what still comes for it is dropped, and who still sends is told."""
         self._connection.forget(self.sid)
-        self.fail(StreamEndedError("the request has ended"))
+        if self.failure is None:
+            self.fail(_ENDED)
 
     # Waiting ------------------------------------------------------------------------------------------------------
 

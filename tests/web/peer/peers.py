@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from stateful_route.web.peer.carry import HttpCarrier, Outcome
+from stateful_route.web.peer.carry import Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.dialer import MAGIC, DialedConnection, Dialer
 from stateful_route.web.peer.exchange import Exchange, take_request
@@ -105,12 +105,12 @@ class Peers:
 
     async def http(self, client: Client, *, body: bytes | None = b"", **changes: Any) -> Outcome:
         head = pack_head(http_scope(**changes), "a", 0, body, waits=body is None)
-        carrier = HttpCarrier(await self.connection(), client.receive, client.send)
+        carrier = HttpCarrier(await self.connection(), client.receive, client.send, Endless())
         return await carrier.run(head, watches=body is not None)
 
     async def websocket(self, client: Client, **changes: Any) -> Outcome:
         head = pack_head(websocket_scope(**changes), "a", 0, b"", waits=False)
-        return await WebSocketCarrier(await self.connection(), client.receive, client.send).run(head)
+        return await WebSocketCarrier(await self.connection(), client.receive, client.send, Endless()).run(head)
 
     def take(self, stream: Stream, payload: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(take_request(stream, payload)))
@@ -219,3 +219,8 @@ async def answer(exchange: Exchange, body: bytes = b"ok", status: int = 200) -> 
     """Be an app that answers at once."""
     await exchange.send({"type": "http.response.start", "status": status, "headers": []})
     await exchange.send({"type": "http.response.body", "body": body})
+
+
+async def holds(exchange: Exchange) -> None:
+    """Read nothing until the client is gone."""
+    await eventually(lambda: exchange._stream.failure is not None)

@@ -334,11 +334,14 @@ async def test_several_tasks_send() -> None:
 
 async def test_an_app_that_only_sends_lets_others_run() -> None:
     """An app that sends without end to a client that is gone, and never waits, does not stop the event loop."""
-    stop = False
+    loop, stop = asyncio.get_running_loop(), False
+    until = loop.time() + 5
+    streams: list[Stream] = []
 
     async def app(exchange: Exchange) -> None:
+        streams.append(exchange._stream)
         await exchange.send(START)
-        while not stop:
+        while not stop and loop.time() < until:
             await exchange.send(part(b"x"))
 
     async with peers(app) as both:
@@ -347,6 +350,9 @@ async def test_an_app_that_only_sends_lets_others_run() -> None:
         await eventually(lambda: client.sent)
         client.leave()
         await asyncio.wait_for(carrying, 5)
+        await eventually(lambda: streams[0].failure is not None)
+        await asyncio.sleep(0.05)  # the app goes on to send
+        assert loop.time() < until
         stop = True
         await both.ended()
 

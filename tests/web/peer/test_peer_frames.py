@@ -15,11 +15,11 @@ from stateful_route.web.peer.frames import (
     Refusal,
     kind_of,
     pack,
-    pack_answer,
     pack_number,
+    pack_with_body,
     unpack,
-    unpack_answer,
     unpack_number,
+    unpack_with_body,
 )
 from stateful_route.web.peer.head import pack_head, unpack_head
 from tests.web.peer.peers import http_scope, websocket_scope
@@ -37,7 +37,7 @@ def test_parts_arrive_as_they_were(parts: list[bytes], number: int, body: bytes)
     payload = pack_number(number, *parts)
 
     assert (parts, (number, parts)) == (unpack(pack(parts)), unpack_number(payload))
-    assert (payload, body) == unpack_answer(pack_answer(payload, body))
+    assert (payload, body) == unpack_with_body(pack_with_body(payload, body))
 
 
 @given(
@@ -83,10 +83,11 @@ def test_many_headers_arrive() -> None:
 
 def head_with(**changes: bytes) -> bytes:
     """Return a head with some of its parts replaced."""
-    names = ("same", "flags", "uid", "source", "what", "path", "raw", "query", "client", "body")
-    parts = dict(zip(names, unpack(pack_head(http_scope(headers=[]), "a", 0, b"", waits=False)), strict=True))
+    names = ("same", "flags", "uid", "source", "what", "path", "raw", "query", "client")
+    packed, body = unpack_with_body(pack_head(http_scope(headers=[]), "a", 0, b"", waits=False))
+    parts = dict(zip(names, unpack(packed), strict=True))
     more = changes.pop("more", None)
-    return pack([*{**parts, **changes}.values(), *([] if more is None else [more])])
+    return pack_with_body(pack([*{**parts, **changes}.values(), *([] if more is None else [more])]), body)
 
 
 SETTING = [b"http", b"", b"1.1", b"http", b"", b"80\nhere"]
@@ -96,14 +97,18 @@ SETTING = [b"http", b"", b"1.1", b"http", b"", b"80\nhere"]
     "payload",
     [
         pytest.param(b"", id="empty"),
-        pytest.param(b"\xff\xff\xff\xff", id="a huge count"),
-        pytest.param(struct.pack(">2I", 1, 2**32 - 1) + b"x", id="a huge length"),
-        pytest.param(pack([b"a"] * 3), id="too few parts"),
+        pytest.param(b"\xff\xff\xff\xff", id="a head that is not there"),
+        pytest.param(pack_with_body(b"no mark", b""), id="no parts"),
+        pytest.param(pack_with_body(b"\1\xff\xff\xff\xff", b""), id="a huge count"),
+        pytest.param(pack_with_body(b"\1" + struct.pack(">2I", 1, 2**32 - 1) + b"x", b""), id="a huge length"),
+        pytest.param(pack_with_body(pack([b"a"] * 3), b""), id="too few parts"),
         pytest.param(head_with(same=b""), id="no setting"),
-        pytest.param(head_with(same=pack([b"lifespan", *SETTING[1:]])), id="another kind"),
-        pytest.param(head_with(same=pack([*SETTING[:4], b"\xff", SETTING[5]])), id="a root path that is no text"),
-        pytest.param(head_with(same=pack([*SETTING[:5], "\xb2\nhere".encode()])), id="a port that is a digit"),
-        pytest.param(head_with(same=pack([*SETTING[:5], b"-1\nhere"])), id="a negative port"),
+        pytest.param(head_with(same=pack([b"lifespan", *SETTING[1:]], b"\x1f")), id="another kind"),
+        pytest.param(
+            head_with(same=pack([*SETTING[:4], b"\xff", SETTING[5]], b"\x1f")), id="a root path that is no text"
+        ),
+        pytest.param(head_with(same=pack([*SETTING[:5], "\xb2\nhere".encode()], b"\x1f")), id="a port that is a digit"),
+        pytest.param(head_with(same=pack([*SETTING[:5], b"-1\nhere"], b"\x1f")), id="a negative port"),
         pytest.param(head_with(source=b"-1"), id="a negative source"),
         pytest.param(head_with(source=b"1_0"), id="a source with an underscore"),
         pytest.param(head_with(source=b"9" * 5000), id="an endless source"),
@@ -146,12 +151,12 @@ def mutated(payload: bytes) -> st.SearchStrategy[bytes]:
     | mutated(pack_head(http_scope(), "a", 0, b"body", waits=False))
     | mutated(pack_head(websocket_scope(subprotocols=["a", "b"]), "a", 0, b"", waits=False))
     | mutated(Refusal("moved", 3).to_payload())
-    | mutated(pack_answer(pack_number(200, b""), b"body"))
+    | mutated(pack_with_body(pack_number(200, b""), b"body"))
 )
 @example(pack([b"moved", "\xb2".encode()]))
 def test_malformed_payloads_are_refused(payload: bytes) -> None:
     """Whatever a payload is, reading it works or raises the one error that a connection knows."""
-    for read in (unpack, unpack_number, unpack_answer, unpack_head, Refusal.from_payload):
+    for read in (unpack, unpack_number, unpack_with_body, unpack_head, Refusal.from_payload):
         try:
             read(payload)
         except PeerProtocolError:
