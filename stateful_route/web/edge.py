@@ -83,6 +83,7 @@ class Edge:
         self._sources = settings.sources
         self._patience = settings.patience
         self._max_held = settings.max_held
+        self._refresh = settings.config.refresh
         self._restores = restores
         self._random = Random()  # noqa: S311 - it spreads attempts
         self._held = 0
@@ -235,11 +236,11 @@ class Edge:
 
         """
         try:
-            index = await self._rooms.choose()
-            state = await self._rooms.pod(index)
+            index = await self._choose_other()
+            state = None if index is None else await self._rooms.pod(index)
         except (RoutingError, StoreError, LifecycleError):
             return False
-        if state is None or (self._pod is not None and index == self._pod.server.pod_index):
+        if index is None or state is None:
             return False
         connection = await self._reach(index, PeerAddress.parse(state.report.address))
         if connection is None:
@@ -251,6 +252,21 @@ class Edge:
             await answer(inbound.scope, inbound.send, _GONE.status, _GONE.why)
             return True
         return not inbound.intact
+
+    async def _choose_other(self) -> int | None:
+        """Return another pod that takes new uids; ``None`` if this one is chosen until it must be known that it leaves.
+
+        What is known of the pods is up to ``refresh`` seconds old, also of this one.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 2 * self._refresh
+        while True:
+            index = await self._rooms.choose()
+            if self._pod is None or index != self._pod.server.pod_index:
+                return index
+            if loop.time() >= until:
+                return None
+            await asyncio.sleep(_FIRST_PAUSE)
 
     async def _reach(self, pod_index: int, address: PeerAddress | None) -> DialedConnection | None:
         """Return a connection to a peer; ``None``, and a line in the log, if it is not reached."""

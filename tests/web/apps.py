@@ -10,8 +10,6 @@ import asyncio
 import hashlib
 import json
 import os
-import time
-from pathlib import Path as Folder
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.web import (
@@ -26,57 +24,13 @@ from stateful_route.web import (
     Sticky,
     StickyMiddleware,
 )
+from tests.web.answering import FOLDER, PIECE, App, Receive, Scope, Send, body_of, note, respond, respond_json
+from tests.web.sockets import websocket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from pathlib import Path as Folder
 
-    Scope = dict[str, Any]
-    Receive = Callable[[], Awaitable[dict[str, Any]]]
-    Send = Callable[[dict[str, Any]], Awaitable[None]]
-    App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-PIECE = bytes(range(256)) * 256
-"""64 KiB: what downloads are made of."""
 SECRETS = [one.encode() for one in json.loads(os.environ.get("WEB_COOKIE_SECRETS", '["a secret of the tests"]'))]
-
-_FOLDER = Folder(os.environ.get("WEB_FOLDER", "."))
-
-
-def note(event: str, **facts: Any) -> None:
-    """Add a line to the events that all replicas write: one write, so that no two are mixed."""
-    line = json.dumps({"event": event, "pid": os.getpid(), "at": time.time(), **facts})
-    file = os.open(_FOLDER / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        os.write(file, line.encode() + b"\n")
-    finally:
-        os.close(file)
-
-
-async def respond(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length_of(body)]})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def respond_json(send: Send, value: Any, *headers: tuple[bytes, bytes], status: int = 200) -> None:
-    await respond(send, status, json.dumps(value).encode(), (b"content-type", b"application/json"), *headers)
-
-
-def length_of(body: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", b"%d" % len(body)
-
-
-async def body_of(receive: Receive) -> tuple[int, str]:
-    """Return length and checksum of a body; it is not kept."""
-    size, checksum, more = 0, hashlib.sha256(), True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            note("disconnected")
-            raise ConnectionResetError
-        size += len(message.get("body", b""))
-        checksum.update(message.get("body", b""))
-        more = message.get("more_body", False)
-    return size, checksum.hexdigest()
 
 
 # State that a hand-off saves ----------------------------------------------------------------------------------------
@@ -85,7 +39,7 @@ counts: dict[str, int] = {}
 
 
 def _saved(uid: str) -> Folder:
-    return _FOLDER / f"{hashlib.sha256(uid.encode()).hexdigest()}.saved"
+    return FOLDER / f"{hashlib.sha256(uid.encode()).hexdigest()}.saved"
 
 
 async def hand_off(uid: str) -> None:
@@ -239,83 +193,6 @@ async def raw_status(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with a status, and no body."""
     await send({"type": "http.response.start", "status": int(scope["query_string"]), "headers": []})
     await send({"type": "http.response.body", "body": b""})
-
-
-# WebSockets ---------------------------------------------------------------------------------------------------------
-
-
-async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Do what the query asks for; by default echo, with the process in front of a text."""
-    assert (await receive())["type"] == "websocket.connect"
-    way, _, rest = scope["query_string"].decode().partition("=")
-    if way == "refuse":
-        await send({"type": "websocket.close", "code": 1008, "reason": "no"})
-    elif way == "deny":
-        await _deny(send)
-    elif way == "fail":
-        raise RuntimeError("the app of the test fails before it accepts")
-    else:
-        wanted = scope["subprotocols"]
-        chosen = wanted[-1] if wanted else None
-        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": [(b"x-pid", b"%d" % os.getpid())]})
-        note("accepted", uid=Sticky.of(scope).uid)
-        await _accepted(way, rest, scope, receive, send)
-
-
-async def _deny(send: Send) -> None:
-    headers = [(b"content-type", b"text/plain"), (b"x-why", b"test")]
-    await send({"type": "websocket.http.response.start", "status": 418, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": b"no ", "more_body": True})
-    await send({"type": "websocket.http.response.body", "body": b"tea"})
-
-
-async def _accepted(way: str, rest: str, scope: Scope, receive: Receive, send: Send) -> None:
-    if way == "close":
-        code, _, reason = rest.partition(",")
-        await send({"type": "websocket.close", "code": int(code), "reason": reason})
-    elif way == "fails":
-        raise RuntimeError("the app of the test fails after it has accepted")
-    elif way == "tick":
-        await _tick(send)
-    elif way == "shout":
-        await _shout(int(rest), receive, send)
-    else:
-        await _echo(scope, receive, send)
-
-
-async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "websocket.disconnect":
-            note("ws_closed", uid=Sticky.of(scope).uid, code=message.get("code"), reason=message.get("reason"))
-            return
-        if message.get("text") is not None:
-            sticky = Sticky.of(scope)
-            note("served", uid=sticky.uid, pod=sticky.pod_index, epoch=sticky.epoch)
-            await send({"type": "websocket.send", "text": f"{os.getpid()} {message['text']}"})
-        else:
-            await send({"type": "websocket.send", "bytes": message["bytes"][::-1]})
-
-
-async def _tick(send: Send) -> None:
-    """Send and never read: only ``send`` can tell that the client is gone."""
-    try:
-        while True:
-            await send({"type": "websocket.send", "text": "tick"})
-            await asyncio.sleep(0.02)
-    except OSError:
-        note("ticker_told")
-
-
-async def _shout(size: int, receive: Receive, send: Send) -> None:
-    """Send messages from several tasks at a time, each of one letter."""
-
-    async def one(letter: str) -> None:
-        for _ in range(5):
-            await send({"type": "websocket.send", "text": letter * size})
-
-    await asyncio.gather(*(one(letter) for letter in "abcdefgh"))
-    await send({"type": "websocket.close", "code": 1000})
 
 
 _ROOM: dict[str, App] = {

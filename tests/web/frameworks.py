@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.web import Path, Sticky
-from tests.web.apps import middleware, note
+from tests.web.answering import note
+from tests.web.apps import hand_off, middleware
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,20 +24,14 @@ def who(scope: Any) -> dict[str, Any]:
 
 
 async def ticks() -> AsyncIterator[bytes]:
-    try:
-        for number in range(2000):
-            yield f"id: {number}\ndata: {os.getpid()}\n\n".encode()
-            await asyncio.sleep(0.02)
-    finally:
-        note("ticks_ended")
+    for number in range(2000):
+        note("tick")
+        yield f"id: {number}\ndata: {os.getpid()}\n\n".encode()
+        await asyncio.sleep(0.02)
 
 
 def _settings() -> dict[str, Any]:
     """Return what ``add_middleware`` is given: what ``middleware`` makes for an app."""
-    import json  # noqa: PLC0415
-
-    from tests.web.apps import hand_off  # noqa: PLC0415
-
     given: dict[str, Any] = {"service": "room", "uid": UID, "stop_after": 0.2}
     given |= json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
     return given | ({"hand_off": hand_off} if "WEB_HAND_OFF" in os.environ else {"drain": "release"})

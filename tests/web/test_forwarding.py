@@ -11,7 +11,7 @@ import h11
 import pytest
 
 from tests.waiting import eventually
-from tests.web.apps import PIECE
+from tests.web.answering import PIECE
 from tests.web.clients import ask, connected
 
 if TYPE_CHECKING:
