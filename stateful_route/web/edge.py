@@ -35,6 +35,8 @@ _log = logging.getLogger("stateful_route")
 # Seconds between two attempts: the first pause, and the longest one.
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.25
+# Seconds for which it is remembered, at least, that a uid cannot be served.
+_SHORTEST_WAIT = 0.05
 _TOO_LARGE = 431
 # Seconds between two lines in the log about one peer, and of how many that is remembered.
 _QUIET = 5.0
@@ -89,6 +91,7 @@ class Edge:
         self._held = 0
         self._endless = Endless()
         self._logged: dict[object, float] = {}
+        self._waits: dict[str, Wait] = {}
 
     # One request --------------------------------------------------------------------------------------------------
 
@@ -165,15 +168,27 @@ class Edge:
             admitted = await pod.admit(uid, found.source)
             if not isinstance(admitted, Refusal) or admitted.reason != "moved":
                 return admitted
-        target = await self._rooms.resolve(uid, place=found.source.place)
+        target = self._waits.get(uid) or await self._rooms.resolve(uid, place=found.source.place)
         if isinstance(target, Absent):
             return await self._restored(uid)
+        if isinstance(target, Wait):
+            self._remember(uid, target)
         if isinstance(target, There) and pod is not None and target.pod_index == pod.server.pod_index:
             admitted = await pod.admit(uid, found.source)
             if isinstance(admitted, Refusal):
                 await self._doubt(uid, target, admitted)
             return admitted
         return target
+
+    def _remember(self, uid: str, wait: Wait) -> None:
+        """Let all requests of a uid that cannot be served now wait together, for a part of the time that it takes.
+
+        They do not ask Redis each by itself, and ask more often as its end comes near.
+        """
+        if uid not in self._waits:
+            self._waits[uid] = wait
+            seconds = min(_LONGEST_PAUSE, max(_SHORTEST_WAIT, wait.seconds / 2))
+            asyncio.get_running_loop().call_later(seconds, self._waits.pop, uid, None)
 
     async def _restored(self, uid: str) -> Target:
         """Return where a uid is that is found only, and whose process is gone: with another one that can load it.
