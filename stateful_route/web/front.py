@@ -86,22 +86,24 @@ class Front(abc.ABC):
             return
         if self._draining:
             send = closing(scope, send)
-        request = RequestHead(scope)
-        found = None if self._looks_further else self._sources.find(request)
+        found = self._sources.find_in_path(scope)
+        if found is None and not self._looks_further:
+            found = self._sources.find(RequestHead(scope))
         here = None if found is None else self._served_here(found, scope, receive, send)
         if here is not None:  # almost always, behind a balancer that is sticky too
             await here
             return
         try:
-            await self._serve(request, found, Inbound(scope, receive, send))
+            await self._serve(found, Inbound(scope, receive, send))
         except ClientGoneError:
             return
 
-    async def _serve(self, request: RequestHead, found: Found | None, inbound: Inbound) -> None:
+    async def _serve(self, found: Found | None, inbound: Inbound) -> None:
         """Serve a request that is not served here, as far as its head tells."""
         edge, sources = self._edge, self._sources
         assert edge is not None  # noqa: S101 - it was started
-        if self._looks_further:
+        if found is None and self._looks_further:
+            request = RequestHead(inbound.scope)
             if sources.needs_body(request):
                 request.body = await inbound.read_ahead(sources.body_limit, asked=True)
             found = sources.find(request)

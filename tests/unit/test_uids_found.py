@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,15 +19,13 @@ from stateful_route.web import (
     McpParam,
     Path,
     Query,
+    RequestHead,
     ResponseHeader,
     SignedCookie,
     Subprotocol,
 )
 from stateful_route.web.uids.found import UidSources
 from tests.unit.web_requests import JSON, post, request, websocket
-
-if TYPE_CHECKING:
-    from stateful_route.web import RequestHead
 
 ISSUED = SignedCookie("sr", secrets=["s" * 32])
 PATH, HEADER, QUERY = Path("/rooms/{uid}"), Header("x-room"), Query("room")
@@ -256,3 +254,26 @@ def test_names() -> None:
     """The names of the sources are those of the subpackage, sorted."""
     assert sorted(web.__all__) == web.__all__
     assert all(hasattr(web, name) for name in web.__all__)
+
+
+@pytest.mark.parametrize("root_path", ["", "/mounted"])
+@pytest.mark.parametrize(
+    "path", ["/rooms/a", "/rooms/a/b", "/rooms/", "/elsewhere", "/mounted/rooms/a", "/rooms/ a ", "/rooms/" + "a" * 999]
+)
+def test_what_is_remembered_of_a_path(path: str, root_path: str) -> None:
+    """What is found in a path by heart is what is found by looking; where nothing is, one has to look."""
+    sources = UidSources([Path("/rooms/{uid}"), Header("x-id")])
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": root_path, "headers": []}
+
+    for _ in range(2):
+        by_heart = sources.find_in_path(scope)
+        assert by_heart is None or by_heart == sources.find(RequestHead(scope))
+
+
+def test_nothing_is_remembered_where_more_counts_than_the_path() -> None:
+    """With a principal, or another source in front, a path alone does not tell the uid."""
+    scope = {"type": "http", "method": "GET", "path": "/rooms/a", "headers": [(b"x-id", b"b"), (b"x-user", b"u")]}
+    scoped = UidSources(Path("/rooms/{uid}"), scope=Header("x-user"))
+    second = UidSources([Header("x-id"), Path("/rooms/{uid}")])
+
+    assert (None, None) == (scoped.find_in_path(scope), second.find_in_path(scope))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -11,13 +12,18 @@ from stateful_route.errors import ConfigError
 from stateful_route.web.uids.issued import IssuedSource
 from stateful_route.web.uids.learned import LearnedSource
 from stateful_route.web.uids.normal import normalised, scoped
-from stateful_route.web.uids.sources import Function, UidSource
+from stateful_route.web.uids.request import RequestHead
+from stateful_route.web.uids.sources import Function, Path, UidSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from stateful_route.web.uids.request import AnswerHead, RequestHead
+    from stateful_route.web.uids.request import AnswerHead
 
+# Paths of which the uid is remembered: to look for it again takes some microseconds.
+_REMEMBERED = 4096
+# Characters of a path that is remembered.
+_LONGEST = 256
 _EXAMPLE = 'for example uid=[Path("/rooms/{uid}"), Header("x-session-id")]'
 
 
@@ -78,12 +84,23 @@ class UidSources:
             )
         self._numbers = {id(source): number for number, source in enumerate(self.sources)}
         self.scope = _scope(scope)
+        self._in_path = _in_path(self.sources[0]) if self.scope is None else None
         everyone = (*self.sources, self.scope) if self.scope else self.sources
         self.body_limit = max(source.body_limit for source in everyone)
         self.answer_limit = max((source.answer_limit for source in self.learned), default=0)
 
     def __repr__(self) -> str:
         return f"<UidSources: {list(self.sources)}, scope {self.scope}>"
+
+    def find_in_path(self, scope: Mapping[str, Any]) -> Found | None:
+        """Return the uid of a request if the first source is a ``Path`` and finds it: from memory almost always.
+
+        ``None`` says nothing: then ``find`` it.
+        """
+        path: str = scope["path"]
+        if self._in_path is None or len(path) > _LONGEST or scope.get("root_path"):
+            return None
+        return self._in_path(path)
 
     def find(self, request: RequestHead) -> Found | None:
         """Return the uid of a request; ``None`` if it has none, or if there is a scope and no principal in it."""
@@ -171,6 +188,20 @@ class UidSources:
     def _within(self, request: RequestHead, uid: str) -> str | None:
         principal = normalised(self.scope.find(request) or "") if self.scope else None
         return scoped(principal, uid) if principal is not None else None
+
+
+def _in_path(source: UidSource) -> Callable[[str], Found | None] | None:
+    """Return what finds a uid in a path, and remembers it; ``None`` if the source looks elsewhere."""
+    if type(source) is not Path:
+        return None
+
+    @functools.lru_cache(_REMEMBERED)
+    def find(path: str) -> Found | None:
+        raw = source.find(RequestHead({"path": path}))
+        uid = normalised(raw) if raw else None
+        return None if uid is None else Found(uid, source)
+
+    return find
 
 
 def _listed(sources: UidSource | Sequence[UidSource]) -> tuple[UidSource, ...]:
