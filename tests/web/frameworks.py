@@ -139,8 +139,8 @@ def quart() -> Any:
         return who(q.request)
 
     async def stream(uid: str) -> Any:
-        response = await q.make_response(ticks(), {"Content-Type": "text/event-stream"})
-        response.timeout = None  # type: ignore[union-attr]
+        response: Any = await q.make_response(ticks(), {"Content-Type": "text/event-stream"})
+        response.timeout = None
         return response
 
     async def socket(uid: str) -> None:
