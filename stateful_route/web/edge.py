@@ -17,7 +17,7 @@ from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
-from stateful_route.web.peer.frames import MAX_PAYLOAD, Refusal
+from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.tenants import Tenant
 
@@ -55,12 +55,12 @@ class NotServed:
 _MOVED = NotServed("it moves to another process")
 _AWAY = NotServed("the directory of sessions does not answer", holds=False)
 _REFUSED = {
-    "moved": _MOVED,
-    "away": _AWAY,
-    "full": NotServed("no pod has room for it"),
-    "leaving": NotServed("its process ends, and has not handed it over yet"),
+    MOVED: _MOVED,
+    AWAY: _AWAY,
+    FULL: NotServed("no pod has room for it"),
+    LEAVING: NotServed("its process ends, and has not handed it over yet"),
 }
-_NOT_THERE = frozenset({"moved", "full"})
+_NOT_THERE = frozenset({MOVED, FULL})
 _NO_POD = NotServed("no pod takes it now")
 _ENDING = NotServed("this process is about to end", holds=False)
 _NOT_REACHED = NotServed("the process that has it is not reached")
@@ -166,7 +166,7 @@ class Edge:
         uid, pod = found.uid, self._pod
         if pod is not None and pod.tenants.get(uid) is not None:
             admitted = await pod.admit(uid, found.source)
-            if not isinstance(admitted, Refusal) or admitted.reason != "moved":
+            if not isinstance(admitted, Refusal) or admitted.reason != MOVED:
                 return admitted
         target = self._waits.get(uid) or await self._rooms.resolve(uid, place=found.source.place)
         if isinstance(target, Absent):
@@ -238,7 +238,7 @@ class Edge:
         if outcome.carried is Carried.LOST:
             await self._report(there.pod_index)
             return attrs.evolve(_GONE, holds=inbound.repeatable)
-        refusal = outcome.refusal or Refusal("moved")
+        refusal = outcome.refusal or Refusal(MOVED)
         await self._doubt(found.uid, there, refusal)
         refused = _REFUSED.get(refusal.reason, _MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
@@ -251,7 +251,7 @@ class Edge:
 
         """
         try:
-            index = await self._choose_other()
+            index = await self.choose_other()
             state = None if index is None else await self._rooms.pod(index)
         except (RoutingError, StoreError, LifecycleError):
             return False
@@ -268,10 +268,16 @@ class Edge:
             return True
         return not inbound.intact
 
-    async def _choose_other(self) -> int | None:
+    async def choose_other(self) -> int | None:
         """Return another pod that takes new uids; ``None`` if this one is chosen until it must be known that it leaves.
 
         What is known of the pods is up to ``refresh`` seconds old, also of this one.
+
+        Raises:
+            NoRoutablePodError: if no pod takes new uids.
+            NoCapacityError: if all pods that take new uids are full.
+            StoreError: if Redis had to be asked, and did not answer.
+
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + 2 * self._refresh

@@ -16,7 +16,7 @@ from stateful_route.route import StatefulRoute
 from stateful_route.server.signals import drain_on_signal
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
-from stateful_route.web.peer.frames import Kind, Refusal
+from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
 from stateful_route.web.pod import Pod
 from stateful_route.web.settings import PodSettings
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found
-
-# How often a pod is chosen for a uid that goes, and seconds between two attempts.
-_CHOICES = 100
-_LOOK = 0.02
 
 
 class StickyMiddleware(Front):
@@ -203,19 +199,18 @@ class StickyMiddleware(Front):
     async def _give(self, rooms: ServiceView, server: ServerDriver, uid: str) -> None:
         """Make a uid that was handed off another pod's: who looks for it finds it there.
 
-        If no other pod takes it in a while, it is released.
+        If no other pod takes it, it is released.
         """
+        edge = self._edge
+        assert edge is not None  # noqa: S101 - whose uids leave it was started
         with contextlib.suppress(RoutingError):
-            for _ in range(_CHOICES):
-                pod_index = await rooms.choose()
-                if pod_index != server.pod_index:
-                    await server.set_linked_pod(rooms.namespace, uid, rooms.service_name, pod_index)
-                    return
-                await asyncio.sleep(_LOOK)  # the client has not heard yet that this pod leaves
+            pod_index = await edge.choose_other()
+            if pod_index is not None:
+                await server.set_linked_pod(rooms.namespace, uid, rooms.service_name, pod_index)
 
     def _take(self, stream: Stream, payload: bytes) -> None:
         if self._pod is None:
-            stream.send(Kind.REFUSED, Refusal("leaving").to_payload())
+            stream.send(Kind.REFUSED, Refusal(LEAVING).to_payload())
             stream.close()
         else:
             self._pod.take(stream, payload)

@@ -13,7 +13,7 @@ from stateful_route.models import LinkKind
 from stateful_route.web.app_run import AppRun
 from stateful_route.web.learning import Learning
 from stateful_route.web.peer.exchange import Exchange, take_request
-from stateful_route.web.peer.frames import Refusal
+from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED, Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
 from stateful_route.web.uids.request import RequestHead
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.sources import UidSource
 
 _log = logging.getLogger("stateful_route")
-
-MOVED, AWAY, FULL, LEAVING = "moved", "away", "full", "leaving"
 
 # Seconds between two looks whether a uid is owned again, and that carried requests have to end when the process does.
 _LOOK = 0.02
@@ -107,10 +105,7 @@ class Pod:
             return Refusal(LEAVING)
         if ownership.is_owned():
             return self.tenants.take_in(ownership, source)
-        if ownership.full:
-            return Refusal(FULL)
-        other = ownership.pod_index
-        return Refusal(MOVED, None if other == self.server.pod_index else other)
+        return Refusal(FULL if ownership.full else MOVED)
 
     async def _is_linked_here(self, uid: str) -> bool:
         """Whether this process, which is leaving, still has the uid.

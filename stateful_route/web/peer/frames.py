@@ -246,24 +246,27 @@ def text_of(part: bytes) -> str:
         raise PeerProtocolError("a part that is not UTF-8") from error
 
 
+MOVED, AWAY, FULL, LEAVING = "moved", "away", "full", "leaving"
+"""Why a peer does nothing with a request.
+
+The uid is another pod's, or nobody's; Redis does not answer; there is no room; the process ends, and still has the uid.
+"""
+
+
 @attrs.frozen
 class Refusal:
-    """Why a peer did nothing with a request.
+    """That a peer did nothing with a request.
 
     Attributes:
-        reason: ``moved`` (the uid is another pod's, or nobody's), ``away`` (Redis does not answer), ``full``,
-            ``leaving``.
-        pod_index: who owns the uid, as far as the peer knows; ``None`` if it does not.
+        reason: ``MOVED``, ``AWAY``, ``FULL`` or ``LEAVING``; a later release may know more.
 
     """
 
     reason: str
-    pod_index: int | None = None
 
     def to_payload(self) -> bytes:
         """Return the payload of the frame."""
-        index = b"" if self.pod_index is None else str(self.pod_index).encode()
-        return pack([self.reason.encode(), index])
+        return pack([self.reason.encode()])
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Refusal:
@@ -274,6 +277,6 @@ class Refusal:
 
         """
         parts = unpack(payload)
-        if len(parts) != 2:  # noqa: PLR2004 - as written above
+        if len(parts) != 1:
             raise PeerProtocolError("a refusal that cannot be read")
-        return cls(text_of(parts[0]), number_of(parts[1]) if parts[1] else None)
+        return cls(text_of(parts[0]))

@@ -19,7 +19,7 @@ from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolErro
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.connection import Connection
 from stateful_route.web.peer.dialer import MAGIC, read_hex, read_json
-from stateful_route.web.peer.frames import FROM_EDGE, MAX_STREAMS, Kind, Refusal
+from stateful_route.web.peer.frames import FROM_EDGE, FULL, MAX_STREAMS, Kind, Refusal
 from stateful_route.web.peer.stream import Stream
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class AcceptedConnection(Connection):
         elif self.full:
             raise PeerProtocolError("more streams than there may be")  # and the refusals are not read
         else:
-            self.send(Kind.REFUSED, sid, Refusal("full").to_payload())
+            self.send(Kind.REFUSED, sid, Refusal(FULL).to_payload())
 
     def _challenge(self, hello: dict[str, object]) -> None:
         scope = self._listener.scope

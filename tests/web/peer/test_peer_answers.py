@@ -361,9 +361,9 @@ async def test_refusals() -> None:
     """A refusal says why, and who the owner is."""
 
     async def app(exchange: Exchange) -> None:
-        exchange.refuse(Refusal("moved", 7))
+        exchange.refuse(Refusal("moved"))
 
     async with peers(app) as both:
         outcome = await both.http(Client())
 
-    assert (Carried.REFUSED, Refusal("moved", 7)) == (outcome.carried, outcome.refusal)
+    assert (Carried.REFUSED, Refusal("moved")) == (outcome.carried, outcome.refusal)

@@ -150,7 +150,7 @@ def mutated(payload: bytes) -> st.SearchStrategy[bytes]:
     st.binary(max_size=200)
     | mutated(pack_head(http_scope(), "a", 0, b"body", waits=False))
     | mutated(pack_head(websocket_scope(subprotocols=["a", "b"]), "a", 0, b"", waits=False))
-    | mutated(Refusal("moved", 3).to_payload())
+    | mutated(Refusal("moved").to_payload())
     | mutated(pack_with_body(pack_number(200, b""), b"body"))
 )
 @example(pack([b"moved", "\xb2".encode()]))
