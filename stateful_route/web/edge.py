@@ -19,13 +19,17 @@ from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, Http
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
+from stateful_route.web.shortcut.running import Way
 from stateful_route.web.tenants import Tenant
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import Target
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
+    from stateful_route.web.peer.stream import Stream
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
     from stateful_route.web.uids.found import Found
@@ -102,10 +106,38 @@ class Edge:
             ClientGoneError: if the client goes away before its request is whole.
 
         """
-        there = self._peer_of(found.uid)
+        there = self.peer_of(found.uid)
         failed = await (self._attempt(found, inbound) if there is None else self._carry(there, found, inbound))
-        if failed is None:  # almost always
-            return
+        if failed is not None:
+            await self._serve_later(found, inbound, failed)
+
+    async def go_on(
+        self, found: Found, inbound: Inbound, there: There, connection: DialedConnection, stream: Stream | None
+    ) -> None:
+        """Serve a request whose head was sent to its owner with its body in it; without a stream it was not.
+
+        Raises:
+            ClientGoneError: if the client goes away before its request is whole.
+
+        """
+        try:
+            await inbound.read_ahead(AT_HAND)
+        except BaseException:
+            if stream is not None:
+                stream.abandon(PeerError("nobody waits for the answer"))
+                stream.close()
+            raise
+        if stream is None:
+            outcome = Outcome(Carried.UNREACHED)
+        else:
+            carrier = HttpCarrier(connection, inbound.watch, inbound.send, self._endless)
+            outcome = await _outcome(carrier.follow(stream, watches=True))
+        if outcome.carried is not Carried.DONE:
+            await self._serve_later(found, inbound, await self._not_carried(outcome, there, found, inbound))
+
+    async def _serve_later(self, found: Found, inbound: Inbound, failed: NotServed | None) -> None:
+        """Hold a request that was not served, if that is of use; answer 503 if it is not served in time."""
+        assert failed is not None  # noqa: S101 - else it was served
         if failed.holds and self._held < self._max_held:
             self._held += 1
             try:
@@ -126,7 +158,7 @@ class Edge:
             failed = await self._attempt(found, inbound)
         return failed
 
-    def _peer_of(self, uid: str) -> There | None:
+    def peer_of(self, uid: str) -> There | None:
         """Return the peer that has a uid, if that is known without a question, and it is not this process."""
         there = self._rooms.peek_target(uid)
         pod = self._pod
@@ -217,6 +249,15 @@ class Edge:
             return
         await rooms.driver.cache_expired(rooms.namespace, uid, rooms.service_name)
 
+    def way(self, found: Found) -> Way | None:
+        """Return the way to the peer that has a uid, if that is known and it is connected. No I/O."""
+        there = self.peer_of(found.uid)
+        address = None if there is None else PeerAddress.parse(there.address)
+        connection = None if address is None else self._dialer.connected(address)
+        if there is None or connection is None:
+            return None
+        return Way(found, self._sources.number(found.source), there, connection, self)
+
     # Carrying it there --------------------------------------------------------------------------------------------
 
     async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
@@ -306,23 +347,16 @@ class Edge:
         A body that is not at hand is sent once the owner reads it: before that nothing of it is lost by a refusal.
         """
         uid, source = (None, 0) if found is None else (found.uid, self._sources.number(found.source))
-        try:
-            body = b"" if inbound.is_websocket else await inbound.read_ahead(AT_HAND)
-            head = pack_head(inbound.scope, uid, source, body, waits=body is None)
-            if len(head) > MAX_PAYLOAD:
-                return Outcome(Carried.TOO_LARGE)
-            if inbound.is_websocket:
-                return await WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless).run(head)
-            receive = inbound.receive if body is None else inbound.watch
-            return await HttpCarrier(connection, receive, inbound.send, self._endless).run(
-                head, watches=body is not None
-            )
-        except AnswerCutError as error:
-            _log.warning("an answer was cut off: %s", error)
-            return Outcome(Carried.DONE)  # without its end: the web server closes the connection
-        except PeerError as error:
-            _log.warning("a peer's answer cannot be read: %s", error)
-            return Outcome(Carried.LOST)
+        body = b"" if inbound.is_websocket else await inbound.read_ahead(AT_HAND)
+        head = pack_head(inbound.scope, uid, source, body, waits=body is None)
+        if len(head) > MAX_PAYLOAD:
+            return Outcome(Carried.TOO_LARGE)
+        if inbound.is_websocket:
+            carrier = WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless)
+            return await _outcome(carrier.run(head))
+        receive = inbound.receive if body is None else inbound.watch
+        http_carrier = HttpCarrier(connection, receive, inbound.send, self._endless)
+        return await _outcome(http_carrier.run(head, watches=body is not None))
 
     def end_streams(self) -> None:
         """End the WebSockets and event streams that arrived here and are served by peers: this process ends."""
@@ -342,3 +376,15 @@ class Edge:
             self._logged.clear()
         self._logged[pod_index] = now
         _log.warning("pod %d of %r is not reached: %s", pod_index, self._rooms.service_name, why)
+
+
+async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:
+    """Return what came of a request that is carried, also if the peer breaks off or cannot be understood."""
+    try:
+        return await carrying
+    except AnswerCutError as error:
+        _log.warning("an answer was cut off: %s", error)
+        return Outcome(Carried.DONE)  # without its end: the web server closes the connection
+    except PeerError as error:
+        _log.warning("a peer's answer cannot be read: %s", error)
+        return Outcome(Carried.LOST)

@@ -24,6 +24,7 @@ from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.settings import EdgeSettings
+from stateful_route.web.shortcut.running import RUNNING
 from stateful_route.web.uids.found import Found
 from stateful_route.web.uids.request import RequestHead
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from stateful_route.web.app_run import App
     from stateful_route.web.edge import Edge
     from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.shortcut.running import Way
     from stateful_route.web.uids.found import UidSources
 
 _log = logging.getLogger("stateful_route")
@@ -66,6 +68,8 @@ class Front(abc.ABC):
         self._looks_further = False
         """Whether the head of a request does not tell all: there may be a uid in its body, or one is issued."""
         self._draining = False
+        self._has_lifespan = False
+        """Whether it runs with the lifespan of the web server, so that it sees all requests."""
         self._stopped = False
         self._state: dict[str, Any] = {}
         self._template: dict[str, Any] = {}
@@ -97,6 +101,22 @@ class Front(abc.ABC):
             await self._serve(found, Inbound(scope, receive, send))
         except ClientGoneError:
             return
+
+    def way(self, scope: Message) -> Way | None:
+        """Return the way to the owner of the uid of a request, if its head tells all of that; no I/O.
+
+        ``None`` if the request has to go through the app.
+        """
+        edge, sources = self._edge, self._sources
+        if edge is None or self._draining:
+            return None
+        found = sources.find_in_path(scope)
+        if found is None:
+            request = RequestHead(scope)
+            if self._looks_further and sources.needs_body(request):
+                return None
+            found = sources.find(request)
+        return None if found is None or found.stale else edge.way(found)
 
     async def _serve(self, found: Found | None, inbound: Inbound) -> None:
         """Serve a request that is not served here, as far as its head tells."""
@@ -144,6 +164,7 @@ class Front(abc.ABC):
         if MARK in scope:
             self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
         scope[MARK] = self
+        self._has_lifespan = True
         self._state = scope.setdefault("state", {})
         self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
         await Lifespan(self._app, receive, send, self.start, self.stop).run(scope)
@@ -193,6 +214,8 @@ class Front(abc.ABC):
         self._sources = sources = self._edge_settings.sources
         self._looks_further = bool(sources.body_limit) or sources.issued is not None
         self._edge = edge
+        if self._has_lifespan:
+            RUNNING.add(self)
 
     @abc.abstractmethod
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
@@ -208,6 +231,7 @@ class Front(abc.ABC):
     async def stop(self) -> None:
         """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""
         self._stopped = self._draining = True
+        RUNNING.discard(self)
         if not self._starting.done:
             await self._starting.cancel()
             return

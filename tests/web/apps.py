@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from stateful_route.web import (
     Header,
@@ -329,3 +330,29 @@ def twice() -> StickyMiddleware:
 def no_source() -> StickyMiddleware:
     """Return an app that does not say where its uids are."""
     return middleware(room, [])
+
+
+def watched() -> App:
+    """Return the app of rooms with something outside of the middleware: it sees what does not take a shortcut."""
+    inner = rooms()
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            note("outer", path=scope["path"])
+        await inner(scope, receive, send)
+
+    return outer
+
+
+async def _echoing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the headers and the body that the query has as JSON."""
+    await body_of(receive)
+    status, headers, body = json.loads(unquote(scope["query_string"].decode()))
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+def answers() -> StickyMiddleware:
+    """Return an app that answers as it is told."""
+    return middleware(_echoing, Path("/rooms/{uid}"))

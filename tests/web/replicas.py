@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 HEARTBEAT, LEASE = 0.2, 1.0
-LOOPS = "asyncio", "uvloop"
+SHORTCUT = "shortcut"
+"""In the place of an event loop: uvloop, and our protocol on uvicorn's."""
+LOOPS = "asyncio", "uvloop", SHORTCUT
 ENDED = {0, -signal.SIGTERM}
 """Codes of a process that ended as it was told to: uvicorn lets the signal through at its end."""
 _STARTS_WITHIN = 30.0
@@ -225,8 +227,11 @@ def free_port() -> int:
 
 
 def _uvicorn(app: str, port: int, loop: str, lifespan: str) -> list[str]:
-    options = ["--host", "127.0.0.1", "--port", str(port), "--loop", loop, "--lifespan", lifespan, "--factory"]
-    return [sys.executable, "-m", "uvicorn", app, *options, "--no-access-log"]
+    http = "auto"
+    if loop == SHORTCUT:
+        loop, http = "uvloop", "stateful_route.web.uvicorn:StickyProtocol"
+    options = ["--host", "127.0.0.1", "--port", str(port), "--loop", loop, "--http", http, "--lifespan", lifespan]
+    return [sys.executable, "-m", "uvicorn", app, *options, "--factory", "--no-access-log"]
 
 
 def _hypercorn(app: str, port: int, loop: str, lifespan: str) -> list[str]:
