@@ -168,9 +168,7 @@ async def start(
     return Program(name, port, log, process)
 
 
-async def start_app(
-    name: str, app: str, folder: Path, env: Mapping[str, str], *, http: str = "httptools"
-) -> Program:
+async def start_app(name: str, app: str, folder: Path, env: Mapping[str, str], *, http: str = "httptools") -> Program:
     """Start an application ("module:name") under uvicorn with uvloop and that protocol, on a socket of its own.
 
     It may not be ready yet: connections wait until it is. When it is gone, they are refused.
