@@ -33,6 +33,7 @@ from stateful_route.errors import (
     StoreUnavailableError,
 )
 from stateful_route.interfaces import StatefulRouteForClientDriver, StatefulRouteForServerDriver
+from stateful_route.lives import Life
 from stateful_route.models import (
     Link,
     LinkChange,
@@ -81,6 +82,7 @@ __all__ = [
     "Following",
     "HandOff",
     "InvalidArgumentError",
+    "Life",
     "LifecycleError",
     "Link",
     "LinkChange",
