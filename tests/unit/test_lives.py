@@ -30,7 +30,7 @@ def test_text_and_back(namespace: str, service_name: str, pod_index: int, incarn
     assert 1 == len(str(life).split())
 
 
-NO_TEXTS = """ /room/0/1 prod//0/1 prod/%FF/0/1 prod/room/0 prod/room/0/1/2 prod/room/zero/1 prod/room/-1/1 
+NO_TEXTS = """ /room/0/1 prod//0/1 prod/%FF/0/1 prod/room/0 prod/room/0/1/2 prod/room/zero/1 prod/room/-1/1
 prod/room/0/0 prod/room/0/-1 prod/room/0/1.0 prod/room/0/9007199254740992 prod/room/2147483648/1"""
 
 
