@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.cli.ending import USAGE, CommandError
 from stateful_route.config import BaseConfig
 from stateful_route.errors import StoreError
@@ -71,11 +72,12 @@ async def _watch(route: StatefulRoute, folder: Path) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, leave)
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            await asyncio.wait([watching])
+            if not watching.cancelled():
+                watching.result()
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
-            keeping.cancel()
+            await cancel_and_wait(watching, keeping)
 
 
 async def _keep_open(route: StatefulRoute) -> None:
