@@ -95,7 +95,8 @@ class Edge:
         self._held = 0
         self._endless = Endless()
         self._logged: dict[object, float] = {}
-        self._waits: dict[str, Wait] = {}
+        self._waits: dict[str, tuple[Wait, int]] = {}
+        """What is remembered of uids that cannot be served, and how many pods had left by then."""
 
     # One request --------------------------------------------------------------------------------------------------
 
@@ -151,12 +152,31 @@ class Edge:
         """Try again until the request is served, or it is too late; return why it was not served."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
-        pause = 0.0
+        pause, departed = 0.0, self._departed
         while failed is not None and failed.holds and loop.time() < until:
-            await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
+            if await self._pause(departed, pause * self._random.uniform(0.5, 1.0)):
+                pause = 0.0
             pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
+            departed = self._departed
             failed = await self._attempt(found, inbound)
         return failed
+
+    @property
+    def _departed(self) -> int:
+        """How often pods of the service have left or died, as far as it is known."""
+        try:
+            return self._rooms.departures.count
+        except LifecycleError:
+            return 0
+
+    async def _pause(self, departed: int, seconds: float) -> bool:
+        """Return after so many seconds, or ``True`` once more pods have left: the next attempt may succeed."""
+        try:
+            departures = self._rooms.departures
+        except LifecycleError:
+            await asyncio.sleep(seconds)
+            return False
+        return await departures.wait(departed, seconds)
 
     def peer_of(self, uid: str) -> There | None:
         """Return the peer that has a uid, if that is known without a question, and it is not this process."""
@@ -200,11 +220,15 @@ class Edge:
             admitted = await pod.admit(uid, found.source)
             if not isinstance(admitted, Refusal) or admitted.reason != MOVED:
                 return admitted
-        target = self._waits.get(uid) or await self._rooms.resolve(uid, place=found.source.place)
+        departed = self._rooms.departures.count  # before the question: what leaves meanwhile is not in its answer
+        remembered = self._waits.get(uid)
+        if remembered is not None and remembered[1] == departed:
+            return remembered[0]
+        target = await self._rooms.resolve(uid, place=found.source.place)
         if isinstance(target, Absent):
             return await self._restored(uid)
         if isinstance(target, Wait):
-            self._remember(uid, target)
+            self._remember(uid, target, departed)
         if isinstance(target, There) and pod is not None and target.pod_index == pod.server.pod_index:
             admitted = await pod.admit(uid, found.source)
             if isinstance(admitted, Refusal):
@@ -212,13 +236,14 @@ class Edge:
             return admitted
         return target
 
-    def _remember(self, uid: str, wait: Wait) -> None:
+    def _remember(self, uid: str, wait: Wait, departed: int) -> None:
         """Let all requests of a uid that cannot be served now wait together, for a part of the time that it takes.
 
-        They do not ask Redis each by itself, and ask more often as its end comes near.
+        They do not ask Redis each by itself, and ask more often as its end comes near, and at once when a pod has left.
         """
-        if uid not in self._waits:
-            self._waits[uid] = wait
+        remembered = self._waits.get(uid)
+        if remembered is None or remembered[1] != departed:
+            self._waits[uid] = wait, departed
             seconds = min(_LONGEST_PAUSE, max(_SHORTEST_WAIT, wait.seconds / 2))
             asyncio.get_running_loop().call_later(seconds, self._waits.pop, uid, None)
 
