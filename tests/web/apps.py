@@ -329,3 +329,10 @@ def twice() -> StickyMiddleware:
 def no_source() -> StickyMiddleware:
     """Return an app that does not say where its uids are."""
     return middleware(room, [])
+
+
+def __getattr__(name: str) -> Any:
+    """Make an app for a server that takes no factory."""
+    if name.endswith("_made"):
+        return globals()[name.removesuffix("_made")]()
+    raise AttributeError(name)
