@@ -96,10 +96,13 @@ class Front(abc.ABC):
         if here is not None:  # almost always, behind a balancer that is sticky too
             await here
             return
+        inbound = Inbound(scope, receive, send)
         try:
-            await self._serve(found, Inbound(scope, receive, send))
+            await self._serve(found, inbound)
         except ClientGoneError:
-            return
+            await inbound.drop()
+        finally:
+            inbound.release()
 
     async def _serve(self, found: Found | None, inbound: Inbound) -> None:
         """Serve a request that is not served here, as far as its head tells."""
