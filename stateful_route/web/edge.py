@@ -19,6 +19,7 @@ from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, Http
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
+from stateful_route.web.quiet import Quiet
 from stateful_route.web.shortcut.running import Way
 from stateful_route.web.tenants import Tenant
 
@@ -42,9 +43,6 @@ _LONGEST_PAUSE = 0.25
 # Seconds for which it is remembered, at least, that a uid cannot be served.
 _SHORTEST_WAIT = 0.05
 _TOO_LARGE = 431
-# Seconds between two lines in the log about one peer, and of how many that is remembered.
-_QUIET = 5.0
-_MOST_LOGGED = 1000
 
 
 @attrs.frozen
@@ -94,7 +92,7 @@ class Edge:
         self._random = Random()  # noqa: S311 - it spreads attempts
         self._held = 0
         self._endless = Endless()
-        self._logged: dict[object, float] = {}
+        self._quiet = Quiet()
         self._waits: dict[str, tuple[Wait, int]] = {}
         """What is remembered of uids that cannot be served, and how many pods had left by then."""
 
@@ -108,7 +106,10 @@ class Edge:
 
         """
         there = self.peer_of(found.uid)
-        failed = await (self._attempt(found, inbound) if there is None else self._carry(there, found, inbound))
+        if there is not None:
+            failed = await self._carry(there, found, inbound)
+        else:
+            failed = _REFUSED[LEAVING] if self._is_closing(found.uid) else await self._attempt(found, inbound)
         if failed is not None:
             await self._serve_later(found, inbound, failed)
 
@@ -149,12 +150,17 @@ class Edge:
             await answer(inbound.scope, inbound.send, failed.status, failed.why)
 
     async def _hold(self, found: Found, inbound: Inbound, failed: NotServed | None) -> NotServed | None:
-        """Try again until the request is served, or it is too late; return why it was not served."""
+        """Try again until the request is served, or it is too late; return why it was not served.
+
+        Raises:
+            ClientGoneError: if the client goes away meanwhile, as far as that is seen.
+
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
         pause, departed = 0.0, self._departed
         while failed is not None and failed.holds and loop.time() < until:
-            if await self._pause(departed, pause * self._random.uniform(0.5, 1.0)):
+            if await inbound.unless_gone(self._pause(departed, pause * self._random.uniform(0.5, 1.0))):
                 pause = 0.0
             pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
             departed = self._departed
@@ -190,9 +196,10 @@ class Edge:
     async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
         """Try once; return why it was not served."""
         try:
-            target = await self._target(found)
+            target = await self._target(found, inbound)
         except (RoutingError, StoreError, LifecycleError) as error:
             return _NO_POD if isinstance(error, RoutingError) else _AWAY if isinstance(error, StoreError) else _ENDING
+        inbound.raise_if_gone()
         if isinstance(target, There):
             return await self._carry(target, found, inbound)
         if not isinstance(target, (Tenant, Absent)):
@@ -212,12 +219,17 @@ class Edge:
             return _NO_POD
         return None
 
+    def _is_closing(self, uid: str) -> bool:
+        """Whether a uid is being handed off here: its requests are held."""
+        tenant = None if self._pod is None else self._pod.tenants.get(uid)
+        return tenant is not None and tenant.closing and not tenant.lost
+
     # Where it is --------------------------------------------------------------------------------------------------
 
-    async def _target(self, found: Found) -> Tenant | Refusal | Target:
+    async def _target(self, found: Found, inbound: Inbound) -> Tenant | Refusal | Target:
         uid, pod = found.uid, self._pod
         if pod is not None and pod.tenants.get(uid) is not None:
-            admitted = await pod.admit(uid, found.source)
+            admitted = await pod.admit(uid, found.source, inbound.unless_gone)
             if not isinstance(admitted, Refusal) or admitted.reason != MOVED:
                 return admitted
         departed = self._rooms.departures.count  # before the question: what leaves meanwhile is not in its answer
@@ -394,13 +406,8 @@ class Edge:
             return  # it is avoided all the same
 
     def _log(self, pod_index: int, why: object) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._logged.get(pod_index, -_QUIET) < _QUIET:
-            return
-        if len(self._logged) > _MOST_LOGGED:
-            self._logged.clear()
-        self._logged[pod_index] = now
-        _log.warning("pod %d of %r is not reached: %s", pod_index, self._rooms.service_name, why)
+        if self._quiet.allows(pod_index, asyncio.get_running_loop().time()):
+            _log.warning("pod %d of %r is not reached: %s", pod_index, self._rooms.service_name, why)
 
 
 async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:

@@ -19,6 +19,7 @@ from stateful_route.errors import (
     StoreUnavailableError,
 )
 from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
 from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.peer.address import PeerAddress
@@ -93,14 +94,19 @@ class Front(abc.ABC):
         found = self._sources.find_in_path(scope)
         if found is None and not self._looks_further:
             found = self._sources.find(RequestHead(scope))
-        here = None if found is None else self._served_here(found, scope, receive, send)
+        here = None
+        if found is not None and not seems_ambiguous(scope):
+            here = self._served_here(found, scope, receive, send)
         if here is not None:  # almost always, behind a balancer that is sticky too
             await here
             return
+        inbound = Inbound(scope, receive, send)
         try:
-            await self._serve(found, Inbound(scope, receive, send))
+            await self._serve(found, inbound)
         except ClientGoneError:
-            return
+            await inbound.drop()
+        finally:
+            inbound.release()
 
     def way(self, scope: Message) -> Way | None:
         """Return the way to the owner of the uid of a request, if its head tells all of that; no I/O.
@@ -122,6 +128,10 @@ class Front(abc.ABC):
         """Serve a request that is not served here, as far as its head tells."""
         edge, sources = self._edge, self._sources
         assert edge is not None  # noqa: S101 - it was started
+        if is_ambiguous(inbound.scope["headers"]):
+            await inbound.connect()
+            await answer(inbound.scope, closing(inbound.scope, inbound.send), AMBIGUOUS, WHY_AMBIGUOUS)
+            return
         if found is None and self._looks_further:
             request = RequestHead(inbound.scope)
             if sources.needs_body(request):
