@@ -50,8 +50,8 @@ _TRY_AGAIN = 0.2
 _CLOCKS_APART = 2.0
 
 
-class Front(abc.ABC):
-    """An ASGI app that has requests served by the owners of their uids."""
+class Started(abc.ABC):
+    """An ASGI app that asks Redis where uids are: it starts and stops with a lifespan, or starts with a request."""
 
     def __init__(self, app: App | None, settings: dict[str, Any]) -> None:
         """Stand in front of an app, or of none; what is wrong with the settings of the edge is said at the start."""
@@ -80,44 +80,9 @@ class Front(abc.ABC):
 
     # ASGI ---------------------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or a lifespan."""
-        if (self._edge is None or scope["type"] not in _SERVED) and not await self._prepared(scope, receive, send):
-            return
-        if self._draining:
-            send = closing(scope, send)
-        found = self._sources.find_in_path(scope)
-        if found is None and not self._looks_further:
-            found = self._sources.find(RequestHead(scope))
-        here = None if found is None else self._served_here(found, scope, receive, send)
-        if here is not None:  # almost always, behind a balancer that is sticky too
-            await here
-            return
-        try:
-            await self._serve(found, Inbound(scope, receive, send))
-        except ClientGoneError:
-            return
-
-    async def _serve(self, found: Found | None, inbound: Inbound) -> None:
-        """Serve a request that is not served here, as far as its head tells."""
-        edge, sources = self._edge, self._sources
-        assert edge is not None  # noqa: S101 - it was started
-        if found is None and self._looks_further:
-            request = RequestHead(inbound.scope)
-            if sources.needs_body(request):
-                request.body = await inbound.read_ahead(sources.body_limit, asked=True)
-            found = sources.find(request)
-            if sources.issued is not None and (found is None or found.stale):
-                found, inbound.send = issued(sources, request, found, inbound.send)
-            here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
-            if here is not None:
-                await here
-                return
-        await inbound.connect()
-        if found is not None:
-            await edge.serve(found, inbound)
-        else:
-            await self._serve_without_uid(edge, inbound)
 
     async def _prepared(self, scope: Message, receive: Receive, send: Send) -> bool:
         """Serve what is no request; return whether it is one, and may be served."""
@@ -129,14 +94,6 @@ class Front(abc.ABC):
         elif self._app is not None:
             await self._app(scope, receive, send)
         return False
-
-    @abc.abstractmethod
-    def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
-        """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
-
-    @abc.abstractmethod
-    async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
-        """Serve a request that has no uid."""
 
     # The lifespan -------------------------------------------------------------------------------------------------
 
@@ -160,6 +117,17 @@ class Front(abc.ABC):
             return False
         return True
 
+    def check(self) -> None:
+        """Raise what is wrong with the settings.
+
+        Raises:
+            ConfigError: if one is missing or wrong.
+            InvalidArgumentError: naming the one of a wrong type or range.
+
+        """
+        if self._wrong is not None:
+            raise self._wrong
+
     async def start(self) -> None:
         """Start the drivers; the lifespan does it. Calls at the same time share one start.
 
@@ -170,8 +138,7 @@ class Front(abc.ABC):
             StoreError: if Redis does not answer within 10 s.
 
         """
-        if self._wrong is not None:
-            raise self._wrong
+        self.check()
         if self._stopped:
             raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
         await self._starting.run()
@@ -213,6 +180,57 @@ class Front(abc.ABC):
             return
         stack, self._stack = self._stack, contextlib.AsyncExitStack()
         await outlast(asyncio.ensure_future(stack.aclose()))
+
+
+class Front(Started):
+    """An ASGI app that has requests served by the owners of their uids."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request, a WebSocket or a lifespan."""
+        if (self._edge is None or scope["type"] not in _SERVED) and not await self._prepared(scope, receive, send):
+            return
+        if self._draining:
+            send = closing(scope, send)
+        found = self._sources.find_in_path(scope)
+        if found is None and not self._looks_further:
+            found = self._sources.find(RequestHead(scope))
+        here = None if found is None else self._served_here(found, scope, receive, send)
+        if here is not None:  # almost always, behind a balancer that is sticky too
+            await here
+            return
+        try:
+            await self._serve(found, Inbound(scope, receive, send))
+        except ClientGoneError:
+            return
+
+    async def _serve(self, found: Found | None, inbound: Inbound) -> None:
+        """Serve a request that is not served here, as far as its head tells."""
+        edge, sources = self._edge, self._sources
+        assert edge is not None  # noqa: S101 - it was started
+        if found is None and self._looks_further:
+            request = RequestHead(inbound.scope)
+            if sources.needs_body(request):
+                request.body = await inbound.read_ahead(sources.body_limit, asked=True)
+            found = sources.find(request)
+            if sources.issued is not None and (found is None or found.stale):
+                found, inbound.send = issued(sources, request, found, inbound.send)
+            here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
+            if here is not None:
+                await here
+                return
+        await inbound.connect()
+        if found is not None:
+            await edge.serve(found, inbound)
+        else:
+            await self._serve_without_uid(edge, inbound)
+
+    @abc.abstractmethod
+    def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
+        """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
+
+    @abc.abstractmethod
+    async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
+        """Serve a request that has no uid."""
 
 
 async def check_secrets(client: ClientDriver, settings: EdgeSettings) -> None:

@@ -12,6 +12,7 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
 from stateful_route.server.callbacks import check_hand_off
 from stateful_route.web.peer.keys import PeerKeys
+from stateful_route.web.reached import checked_http_address
 from stateful_route.web.uids.found import UidSources
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class PodSettings:
     stop_after: float
     while_away: WhileAway
     on_signal: bool
+    http_address: str | None
 
     @classmethod
     def checked(
@@ -126,6 +128,7 @@ class PodSettings:
         stop_after: float,
         while_away: WhileAway,
         on_signal: bool,
+        http_address: str | None,
     ) -> PodSettings:
         """Return the settings.
 
@@ -153,4 +156,5 @@ class PodSettings:
             stop_after=stop_after,
             while_away=while_away,
             on_signal=on_signal,
+            http_address=checked_http_address(http_address),
         )
