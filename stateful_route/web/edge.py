@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import Target
     from stateful_route.web.inbound import Inbound
+    from stateful_route.web.misroute import Misroute
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
@@ -62,13 +63,21 @@ class Edge:
     """Serves requests here or has peers serve them, and holds those whose owner is not there for the moment."""
 
     def __init__(
-        self, rooms: ServiceView, dialer: Dialer, settings: EdgeSettings, pod: Pod | None, *, restores: bool = True
+        self,
+        rooms: ServiceView,
+        dialer: Dialer,
+        settings: EdgeSettings,
+        pod: Pod | None,
+        *,
+        restores: bool = True,
+        misroute: Misroute | None = None,
     ) -> None:
         """Ask ``rooms`` where a uid is; ``pod`` is this process, if it serves uids itself.
 
         ``restores`` is whether the app can load what another process knew of a uid: one that it has made is taken over
-        then too, when that process is gone.
+        then too, when that process is gone. ``misroute`` answers what others shall carry to its owner.
         """
+        self._misroute = misroute
         self._rooms = rooms
         self._dialer = dialer
         self._pod = pod
@@ -257,6 +266,8 @@ class Edge:
         if connection is None:
             await self._report(there.pod_index)
             return NOT_REACHED
+        if self._misroute is not None and await self._misroute.answered(there, inbound):
+            return None
         outcome = await self._carry_over(connection, found, inbound)
         return None if outcome.carried is Carried.DONE else await self._not_carried(outcome, there, found, inbound)
 

@@ -214,6 +214,7 @@ class Front(Started):
             found = sources.find(request)
             if sources.issued is not None and (found is None or found.stale):
                 found, inbound.send = issued(sources, request, found, inbound.send)
+                inbound.is_given_id = True
             here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
             if here is not None:
                 await here

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.web.app_run import App
     from stateful_route.web.inbound import Inbound
+    from stateful_route.web.misroute import Misrouted
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.peer.stream import Stream
@@ -63,6 +64,8 @@ class StickyMiddleware(Front):
         listen: str = "tcp",
         host: str | None = None,
         http_address: str | None = None,
+        misroute: Misrouted = "forward",
+        public_address: str | None = None,
         hand_off: HandOff | None = None,
         drain: DrainMode | None = None,
         linger_idle: float = 30.0,
@@ -95,6 +98,14 @@ class StickyMiddleware(Front):
                 ``host:port``; ``:port`` on the address at which its peers reach it; or ``peer``, the very port of its
                 peers, for processes that share one port, as with ``uvicorn --workers``; that needs uvicorn. By default
                 ``STATEFUL_ROUTE_HTTP_ADDRESS`` of the environment, or nowhere.
+            misroute: what becomes of a request whose uid another process has. ``forward``: this one carries it there.
+                ``accel``: nginx repeats it there (``X-Accel-Redirect: @owner``). ``fly-replay``: the proxy of Fly does,
+                by the machine. ``redirect``: the client does, after a 307 to the ``public_address``. ``refuse``: a
+                421. Or a function of a ``There`` and the scope, which returns status and headers, or ``None`` to
+                forward. Forwarded are in any case one that was misdirected before (``X-Sticky-Replayed``), one that is
+                given its id just now, and one whose owner publishes no address for it.
+            public_address: where clients reach a pod, for ``redirect``: a template with any of ``{host}``,
+                ``{pod_index}`` and ``{pod_name}``, for example ``https://room-{pod_index}.example.com``.
             hand_off: called with each uid, and awaited, before it leaves this process: save its state, say.
             drain: how uids leave at SIGTERM: ``hand_off``; ``linger``, once they were idle for ``linger_idle`` seconds;
                 ``release``, at once. In each case within ``drain_deadline`` of the config. By default ``hand_off`` if
@@ -129,6 +140,8 @@ class StickyMiddleware(Front):
                 listen=listen,
                 host=host,
                 http_address=http_address,
+                misroute=misroute,
+                public_address=public_address,
                 hand_off=hand_off,
                 drain=drain,
                 linger_idle=linger_idle,
@@ -192,7 +205,8 @@ class StickyMiddleware(Front):
         if settings.on_signal:
             with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
                 stack.enter_context(drain_on_signal(self))
-        return Edge(rooms, dialer, edge, pod, restores=settings.hand_off is not None)
+        restores = settings.hand_off is not None
+        return Edge(rooms, dialer, edge, pod, restores=restores, misroute=settings.misroute)
 
     def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
         info = config.server_info()

@@ -130,6 +130,7 @@ _FALLBACK = """
         # Nobody decides: any pod sends it on to the owner.
         location @stateful_any {
             proxy_pass http://stateful_pods;
+            proxy_next_upstream error timeout;
         }
 """
 _REPLAY = """\
@@ -141,7 +142,7 @@ _REPLAY = """\
 
         location / {
             proxy_pass http://stateful_pods;
-            proxy_next_upstream error timeout;  # nginx does not send a POST again once it was sent
+            proxy_next_upstream error timeout;  # a POST not, once it was sent
         }
 
         # What a pod names that is not the owner: X-Accel-Redirect: @owner. A named location keeps method and body.
@@ -156,6 +157,7 @@ _REPLAY = """\
         location @stateful_again {
             if ($$stateful_repeatable = 0) { return 502; }
             proxy_pass http://stateful_pods;
+            proxy_next_upstream error timeout;
         }
         # resolver 10.96.0.10;      # needed if the addresses of pods are names
     }

@@ -129,6 +129,7 @@ async def test_a_get_that_was_under_way(own_front: MakeFront) -> None:
     answer = await running
 
     if front.holds:
+        assert 200 == answer.status, (front.proxy.text(), [pod.text() for pod in front.pods])
         assert (200, front.other(owner).pid) == (answer.status, answer.json()["pid"])
     else:
         assert answer.status in {502, 503}
