@@ -53,8 +53,8 @@ _TRY_AGAIN = 0.2
 _CLOCKS_APART = 2.0
 
 
-class Front(abc.ABC):
-    """An ASGI app that has requests served by the owners of their uids."""
+class Started(abc.ABC):
+    """An ASGI app that asks Redis where uids are: it starts and stops with a lifespan, or starts with a request."""
 
     def __init__(self, app: App | None, settings: dict[str, Any]) -> None:
         """Stand in front of an app, or of none; what is wrong with the settings of the edge is said at the start."""
@@ -84,6 +84,112 @@ class Front(abc.ABC):
             self._wrong = self._wrong or error
 
     # ASGI ---------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request, a WebSocket or a lifespan."""
+
+    async def _prepared(self, scope: Message, receive: Receive, send: Send) -> bool:
+        """Serve what is no request; return whether it is one, and may be served."""
+        kind = scope["type"]
+        if kind in _SERVED:
+            return await self._started(scope, send)
+        if kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif self._app is not None:
+            await self._app(scope, receive, send)
+        return False
+
+    # The lifespan -------------------------------------------------------------------------------------------------
+
+    async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
+        if MARK in scope:
+            self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
+        scope[MARK] = self
+        self._has_lifespan = True
+        self._state = scope.setdefault("state", {})
+        self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
+        await Lifespan(self._app, receive, send, self.start, self.stop).run(scope)
+
+    async def _started(self, scope: Message, send: Send) -> bool:
+        """Start with the first request, if there was no lifespan; answer 503 if that fails."""
+        if "app" in scope:
+            self._template["app"] = scope["app"]
+        try:
+            await self.start()
+        except StatefulRouteError as error:
+            _log.error("%s cannot start: %s", type(self).__name__, error)
+            await answer(scope, send, UNAVAILABLE, "this process has not started")
+            return False
+        return True
+
+    def check(self) -> None:
+        """Raise what is wrong with the settings.
+
+        Raises:
+            ConfigError: if one is missing or wrong.
+            InvalidArgumentError: naming the one of a wrong type or range.
+
+        """
+        if self._wrong is not None:
+            raise self._wrong
+
+    async def start(self) -> None:
+        """Start the drivers; the lifespan does it. Calls at the same time share one start.
+
+        Raises:
+            ConfigError: if a setting is missing or wrong, or a process of the service has another secret.
+            InvalidArgumentError: naming the setting of a wrong type or range.
+            LifecycleError: if it was stopped.
+            StoreError: if Redis does not answer within 10 s.
+
+        """
+        self.check()
+        if self._stopped:
+            raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
+        await self._starting.run()
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _START_WITHIN
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    edge = await self._begin(stack)
+                    self._stack = stack.pop_all()
+                break
+            except (StoreUnavailableError, StoreTimeoutError) as error:
+                if loop.time() >= until:
+                    raise
+                _log.warning("%s tries again to start: %s", type(self).__name__, error)
+                await asyncio.sleep(_TRY_AGAIN)
+        self._sources = sources = self._edge_settings.sources
+        self._looks_further = bool(sources.body_limit) or sources.issued is not None
+        self._edge = edge
+
+    @abc.abstractmethod
+    async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+        """Start what there is, in an order that the stack undoes; return the edge."""
+
+    def _dialer(self, stack: contextlib.AsyncExitStack) -> Dialer:
+        settings = self._edge_settings
+        silence = settings.config.lease_seconds
+        dialer = Dialer(settings.keys, settings.scope, connect_timeout=_CONNECT_WITHIN, silence=silence)
+        stack.push_async_callback(dialer.close)
+        return dialer
+
+    async def stop(self) -> None:
+        """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""
+        self._stopped = self._draining = True
+        if not self._starting.done:
+            await self._starting.cancel()
+            return
+        stack, self._stack = self._stack, contextlib.AsyncExitStack()
+        await outlast(asyncio.ensure_future(stack.aclose()))
+
+
+class Front(Started):
+    """An ASGI app that has requests served by the owners of their uids."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or a lifespan."""
@@ -124,6 +230,16 @@ class Front(abc.ABC):
             found = sources.find(request)
         return None if found is None or found.stale else edge.way(found)
 
+    async def _start(self) -> None:
+        await super()._start()
+        if self._has_lifespan:
+            RUNNING.add(self)
+
+    async def stop(self) -> None:
+        """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""
+        RUNNING.discard(self)
+        await super().stop()
+
     async def _serve(self, found: Found | None, inbound: Inbound) -> None:
         """Serve a request that is not served here, as far as its head tells."""
         edge, sources = self._edge, self._sources
@@ -139,6 +255,7 @@ class Front(abc.ABC):
             found = sources.find(request)
             if sources.issued is not None and (found is None or found.stale):
                 found, inbound.send = issued(sources, request, found, inbound.send)
+                inbound.is_given_id = True
             here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
             if here is not None:
                 await here
@@ -149,17 +266,6 @@ class Front(abc.ABC):
         else:
             await self._serve_without_uid(edge, inbound)
 
-    async def _prepared(self, scope: Message, receive: Receive, send: Send) -> bool:
-        """Serve what is no request; return whether it is one, and may be served."""
-        kind = scope["type"]
-        if kind in _SERVED:
-            return await self._started(scope, send)
-        if kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-        elif self._app is not None:
-            await self._app(scope, receive, send)
-        return False
-
     @abc.abstractmethod
     def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
         """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
@@ -167,86 +273,6 @@ class Front(abc.ABC):
     @abc.abstractmethod
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
         """Serve a request that has no uid."""
-
-    # The lifespan -------------------------------------------------------------------------------------------------
-
-    async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
-        if MARK in scope:
-            self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
-        scope[MARK] = self
-        self._has_lifespan = True
-        self._state = scope.setdefault("state", {})
-        self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
-        await Lifespan(self._app, receive, send, self.start, self.stop).run(scope)
-
-    async def _started(self, scope: Message, send: Send) -> bool:
-        """Start with the first request, if there was no lifespan; answer 503 if that fails."""
-        if "app" in scope:
-            self._template["app"] = scope["app"]
-        try:
-            await self.start()
-        except StatefulRouteError as error:
-            _log.error("%s cannot start: %s", type(self).__name__, error)
-            await answer(scope, send, UNAVAILABLE, "this process has not started")
-            return False
-        return True
-
-    async def start(self) -> None:
-        """Start the drivers; the lifespan does it. Calls at the same time share one start.
-
-        Raises:
-            ConfigError: if a setting is missing or wrong, or a process of the service has another secret.
-            InvalidArgumentError: naming the setting of a wrong type or range.
-            LifecycleError: if it was stopped.
-            StoreError: if Redis does not answer within 10 s.
-
-        """
-        if self._wrong is not None:
-            raise self._wrong
-        if self._stopped:
-            raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
-        await self._starting.run()
-
-    async def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _START_WITHIN
-        while True:
-            try:
-                async with contextlib.AsyncExitStack() as stack:
-                    edge = await self._begin(stack)
-                    self._stack = stack.pop_all()
-                break
-            except (StoreUnavailableError, StoreTimeoutError) as error:
-                if loop.time() >= until:
-                    raise
-                _log.warning("%s tries again to start: %s", type(self).__name__, error)
-                await asyncio.sleep(_TRY_AGAIN)
-        self._sources = sources = self._edge_settings.sources
-        self._looks_further = bool(sources.body_limit) or sources.issued is not None
-        self._edge = edge
-        if self._has_lifespan:
-            RUNNING.add(self)
-
-    @abc.abstractmethod
-    async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
-        """Start what there is, in an order that the stack undoes; return the edge."""
-
-    def _dialer(self, stack: contextlib.AsyncExitStack) -> Dialer:
-        settings = self._edge_settings
-        silence = settings.config.lease_seconds
-        dialer = Dialer(settings.keys, settings.scope, connect_timeout=_CONNECT_WITHIN, silence=silence)
-        stack.push_async_callback(dialer.close)
-        return dialer
-
-    async def stop(self) -> None:
-        """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""
-        self._stopped = self._draining = True
-        RUNNING.discard(self)
-        if not self._starting.done:
-            await self._starting.cancel()
-            return
-        stack, self._stack = self._stack, contextlib.AsyncExitStack()
-        await outlast(asyncio.ensure_future(stack.aclose()))
 
 
 async def check_secrets(client: ClientDriver, settings: EdgeSettings) -> None:

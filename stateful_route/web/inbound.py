@@ -44,6 +44,7 @@ class Inbound:
         "_size",
         "_taken",
         "_watched",
+        "is_given_id",
         "is_websocket",
         "scope",
         "send",
@@ -57,6 +58,8 @@ class Inbound:
         self.is_websocket = scope["type"] == "websocket"
         self.waits = False
         """Whether the client waits for a word before it sends the body (100-continue)."""
+        self.is_given_id = False
+        """Whether its uid is one that the client is given only now: what the client sent does not say whose it is."""
         self._receive = receive
         self._parts: list[bytes] = []
         self._size = 0
@@ -117,6 +120,10 @@ class Inbound:
             elif name == b"expect":
                 self.waits = value.lower() == b"100-continue"
         return length
+
+    def is_shorter(self, limit: int) -> bool:
+        """Whether the head tells that the body has at most so many bytes."""
+        return self.is_websocket or 0 <= self._length() <= limit
 
     @property
     def intact(self) -> bool:

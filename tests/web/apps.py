@@ -31,6 +31,8 @@ from tests.web.sockets import websocket
 if TYPE_CHECKING:
     from pathlib import Path as Folder
 
+    from stateful_route.client.targets import There
+
 SECRETS = [one.encode() for one in json.loads(os.environ.get("WEB_COOKIE_SECRETS", '["a secret of the tests"]'))]
 
 
@@ -363,3 +365,14 @@ def __getattr__(name: str) -> Any:
     if name.endswith("_made"):
         return globals()[name.removesuffix("_made")]()
     raise AttributeError(name)
+
+
+def teapot() -> StickyMiddleware:
+    """Return the app of rooms, where a misdirected request gets what a function says."""
+
+    def misroute(there: There, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]]] | None:
+        if scope["path"].endswith("/scope"):
+            return None
+        return 418, [(b"x-owner", str(there.address).encode())]
+
+    return middleware(room, Path("/rooms/{uid}"), misroute=misroute)

@@ -130,6 +130,11 @@ class Replicas:
         """Start a replica, and do not wait until it serves."""
         port = free_port() if port is None else port
         command = _COMMANDS[server](app, port, loop, lifespan)
+        own = {"STATEFUL_ROUTE_POD_INDEX": "leased", "WEB_MIDDLEWARE": json.dumps(middleware)} | (environment or {})
+        return self.run([*command, *more], port, **own)
+
+    def run(self, command: list[str], port: int, **environment: str) -> Replica:
+        """Start something else that belongs to the service, with the settings that all of it has."""
         settings = {
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
@@ -138,13 +143,10 @@ class Replicas:
             "STATEFUL_ROUTE_HEARTBEAT": str(HEARTBEAT),
             "STATEFUL_ROUTE_LEASE": str(LEASE),
             "STATEFUL_ROUTE_REFRESH": "0.2",
-            "STATEFUL_ROUTE_POD_INDEX": "leased",
             "STATEFUL_ROUTE_DRAIN_DEADLINE": "5",
             "WEB_FOLDER": str(self.folder),
-            "WEB_MIDDLEWARE": json.dumps(middleware),
-        }
-        settings |= environment or {}
-        return self._run([*command, *more], {key: value for key, value in settings.items() if value}, port)
+        } | environment
+        return self._run(command, {key: value for key, value in settings.items() if value}, port)
 
     def _run(self, command: list[str], environment: dict[str, str], port: int) -> Replica:
         log = self.folder / f"{len(self.all)}.log"
