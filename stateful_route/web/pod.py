@@ -11,9 +11,10 @@ from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
 from stateful_route.models import LinkKind
 from stateful_route.web.app_run import AppRun
+from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.learning import Learning
 from stateful_route.web.peer.exchange import Exchange, take_request
-from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED, Refusal
+from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, LOST, MOVED, Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
 from stateful_route.web.uids.request import RequestHead
 
@@ -61,6 +62,8 @@ class Pod:
         """What the app keeps in the state of its lifespan."""
         self.template: dict[str, Any] = {}
         """What frameworks add to a scope before it gets here."""
+        self.is_behind = False
+        """Whether the app is another process, which may be lost."""
         self.draining = False
         """Whether nothing new is taken."""
         self._app = app
@@ -235,6 +238,8 @@ class Pod:
     async def _serve_carried(self, exchange: Exchange) -> None:
         try:
             await self._serve_exchange(exchange)
+        except UpstreamLostError as error:
+            exchange.refuse(Refusal(LOST if error.sent else LEAVING))
         except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
             _log.exception("the app failed with a request that a peer carried here")
         finally:
