@@ -28,7 +28,7 @@ MAX_CHUNK = 128 * 1024
 MAX_PAYLOAD = 1024 * 1024
 """The longest payload in bytes: heads and WebSocket messages in one piece."""
 
-WINDOW = 256 * 1024
+WINDOW = 512 * 1024
 """How many bytes of one direction of a stream may be on their way, or wait for a slow reader."""
 
 FRAME_COST = 128
