@@ -152,6 +152,11 @@ class Front(abc.ABC):
         """Start with the first request, if there was no lifespan; answer 503 if that fails."""
         if "app" in scope:
             self._template["app"] = scope["app"]
+        if "route_handler" in scope:  # of Litestar, behind its router: what that has found does not travel
+            allowed = (
+                "the whole app, StickyMiddleware(Litestar(...), ...): by middleware= each route gets one of its own"
+            )
+            self._wrong = self._wrong or ConfigError("app", "a route of Litestar", allowed)
         try:
             await self.start()
         except StatefulRouteError as error:
