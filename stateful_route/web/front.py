@@ -144,6 +144,8 @@ class Front(abc.ABC):
         if MARK in scope:
             self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
         scope[MARK] = self
+        if self._stopped:  # the app runs again, as with each TestClient of its tests
+            self._edge, self._starting, self._stopped, self._draining = None, Once(self._start), False, False
         self._state = scope.setdefault("state", {})
         self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
         await Lifespan(self._app, receive, send, self.start, self.stop).run(scope)
@@ -171,14 +173,14 @@ class Front(abc.ABC):
         Raises:
             ConfigError: if a setting is missing or wrong, or a process of the service has another secret.
             InvalidArgumentError: naming the setting of a wrong type or range.
-            LifecycleError: if it was stopped.
+            LifecycleError: if it was stopped, and no other lifespan began.
             StoreError: if Redis does not answer within 10 s.
 
         """
         if self._wrong is not None:
             raise self._wrong
         if self._stopped:
-            raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
+            raise LifecycleError(f"{type(self).__name__} was stopped: another lifespan of the app starts it again")
         await self._starting.run()
 
     async def _start(self) -> None:

@@ -154,6 +154,7 @@ class StickyMiddleware(Front):
     # Starting and stopping ----------------------------------------------------------------------------------------
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+        self._pod = None  # that of an earlier start
         edge, settings = self._edge_settings, self._settings
         silence = edge.config.lease_seconds
         listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
