@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.docs.two_processes import PAGES, Two, commands_of, programs_of, two_processes
+from tests.docs.two_processes import PAGES, ROOT, Two, commands_of, programs_of, two_processes
 from tests.waiting import eventually
 from tests.web.clients import websocket
 from tests.web.test_websockets import closed
@@ -36,7 +39,14 @@ ROOMS = [
     ("asgi", "app"),
 ]
 TALKS = [("fastapi", "saved", ""), ("litestar", "app", "/talk"), ("quart", "app", "/talk"), ("django", "talk", "/talk")]
-OTHERS = [("mcp", "sessions"), ("mcp", "handles"), ("gradio", "app"), ("socketio", "app"), ("socketio", "sid")]
+OTHERS = [
+    ("fastapi", "test_app"),
+    ("mcp", "sessions"),
+    ("mcp", "handles"),
+    ("gradio", "app"),
+    ("socketio", "app"),
+    ("socketio", "sid"),
+]
 SERVERS = "uvicorn", "gunicorn", "granian", "hypercorn", "daphne"
 NEEDED = {"asgi": "stateful_route", "django": "django", "talk": "channels", "gunicorn": "uvicorn_worker"}
 
@@ -124,6 +134,20 @@ async def test_hand_off(pages: Pages) -> None:
 
     assert [["one", "two"]] * 12 == during
     assert [["one", "two", "three"]] * 12 == after
+
+
+def test_the_test_of_an_app(tmp_path: Path) -> None:
+    """The test that the page shows passes, twice in one process."""
+    needs("httpx2")
+    for name, text in programs_of("fastapi").items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    again = (tmp_path / "test_app.py").read_text("utf-8").replace("test_a_room", "test_again")
+    (tmp_path / "test_again.py").write_text(again, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py", "test_again.py"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "REDIS_URL": "embedded://"}
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert "2 passed" in run.stdout, run.stdout + run.stderr
 
 
 async def mcp_notes(two: Two, mode: str, tool: str | None) -> list[list[str]]:

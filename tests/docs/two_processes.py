@@ -20,7 +20,8 @@ from tests.web.replicas import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-PAGES = Path(__file__).parents[2] / "docs" / "frameworks"
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "frameworks"
 _PROGRAM = re.compile(r"```python\n# (\w+\.py)\n(.*?)```", re.DOTALL)
 _STARTS_WITHIN = 40.0
 _ENDS_WITHIN = 30.0
@@ -96,9 +97,8 @@ async def two_processes(folder: Path, page: str, redis_url: str, command: str) -
 
 def _environment(redis_url: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("STATEFUL_ROUTE_", "REDIS"))}
-    root = Path(__file__).parents[2]
     return kept | {
-        "PYTHONPATH": str(root),
+        "PYTHONPATH": str(ROOT),
         "REDIS_URL": redis_url,
         "STATEFUL_ROUTE_HEARTBEAT": "0.2",
         "STATEFUL_ROUTE_REFRESH": "0.2",
