@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found
+
+_log = logging.getLogger("stateful_route")
 
 
 class StickyMiddleware(Front):
@@ -204,6 +208,7 @@ class StickyMiddleware(Front):
         stack.push_async_callback(self._let_go, pod)
         self._pod = pod
         if settings.on_signal:
+            _warn_of_a_hidden_handler()
             with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
                 stack.enter_context(drain_on_signal(self))
         restores = settings.hand_off is not None
@@ -264,3 +269,12 @@ class StickyMiddleware(Front):
             self._pod.end_streams()
             if self._edge is not None:
                 self._edge.end_streams()
+
+
+def _warn_of_a_hidden_handler() -> None:
+    """Say that the drain cannot come before the stop: SIGTERM is handled in uvloop, which does not tell by whom."""
+    if getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is asyncio.get_running_loop():
+        _log.warning(
+            "at SIGTERM this web server stops at once, and the uids are handed over after that: it has its handler in "
+            "uvloop, where nobody can go before it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
+        )

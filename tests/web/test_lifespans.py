@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from stateful_route.web import Path, Sticky, StickyMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from stateful_route.embedded.server import LocalServer
 
@@ -89,3 +92,25 @@ async def test_a_failed_start(shared_server: LocalServer) -> None:
         assert ["lifespan.startup.failed"] == said
 
     assert ["startup", "shutdown"] == app.noted
+
+
+def run_with_a_handler(loop_factory: Callable[[], asyncio.AbstractEventLoop] | None, redis_url: str) -> None:
+    """Start and stop an app under a web server that handles SIGTERM by its event loop."""
+
+    async def serve() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, str)
+        async with lifespan(StickyMiddleware(App(), service="room", uid=Path("/{uid}"), redis=redis_url)):
+            pass
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(serve())
+
+
+def test_a_hidden_handler(shared_server: LocalServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Where SIGTERM is handled in uvloop the log says that the drain comes after the stop, and nowhere else."""
+    uvloop = pytest.importorskip("uvloop")
+    run_with_a_handler(None, shared_server.url)
+    assert "uvloop" not in caplog.text
+    run_with_a_handler(uvloop.new_event_loop, shared_server.url)
+    assert "at SIGTERM this web server stops at once" in caplog.text
