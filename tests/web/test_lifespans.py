@@ -1,4 +1,4 @@
-"""An app that starts and stops several times in one process, as in its own tests; and one that cannot start."""
+"""An app that starts and stops several times in one process, as in its own tests; one that cannot start."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stateful_route import LifecycleError
 from stateful_route.web import Path, Sticky, StickyMiddleware
 
 if TYPE_CHECKING:
@@ -114,3 +115,14 @@ def test_a_hidden_handler(shared_server: LocalServer, caplog: pytest.LogCaptureF
     assert "uvloop" not in caplog.text
     run_with_a_handler(uvloop.new_event_loop, shared_server.url)
     assert "at SIGTERM this web server stops at once" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [None, {}, {"type": "http", "state": {}}, {"state": None}, object()],
+    ids=["nothing", "empty", "no state", "state None", "object"],
+)
+def test_not_through_the_middleware(request_: Any) -> None:
+    """What did not come through the middleware, as a call of MCP over stdio, is told so."""
+    with pytest.raises(LifecycleError, match="did not come through StickyMiddleware"):
+        Sticky.of(request_)
