@@ -12,7 +12,7 @@ import attrs
 from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
 from stateful_route.web.answers import answer
-from stateful_route.web.errors import PeerError, PeerUnreachableError
+from stateful_route.web.errors import PeerError, PeerUnreachableError, UpstreamLostError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.not_served import (
     GONE,
@@ -22,12 +22,13 @@ from stateful_route.web.not_served import (
     REFUSED,
     TOO_LARGE_HEAD,
     NotServed,
+    app_lost,
     not_told,
 )
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
-from stateful_route.web.peer.frames import FULL, LEAVING, MAX_PAYLOAD, MOVED, Refusal
+from stateful_route.web.peer.frames import FULL, LEAVING, LOST, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.quiet import Quiet
 from stateful_route.web.shortcut.running import Way
@@ -80,7 +81,8 @@ class Edge:
         self._misroute = misroute
         self._rooms = rooms
         self._dialer = dialer
-        self._pod = pod
+        self.pod = pod
+        """What serves uids in this process; ``None`` while there is nothing."""
         self._sources = settings.sources
         self._patience = settings.patience
         self._max_held = settings.max_held
@@ -195,7 +197,7 @@ class Edge:
     def peer_of(self, uid: str) -> There | None:
         """Return the peer that has a uid, if that is known without a question, and it is not this process."""
         there = self._rooms.peek_target(uid)
-        pod = self._pod
+        pod = self.pod
         if there is None or pod is None:
             return there
         is_here = there.pod_index == pod.server.pod_index or pod.tenants.get(uid) is not None
@@ -215,27 +217,38 @@ class Edge:
         return await self._serve_here(target, found, inbound)
 
     async def _serve_here(self, target: Tenant | Absent, found: Found, inbound: Inbound) -> NotServed | None:
-        pod, scope = self._pod, inbound.scope
+        pod, scope = self.pod, inbound.scope
         if isinstance(target, Tenant):
             assert pod is not None  # noqa: S101 - whose tenant it is
-            await pod.serve(target, found.source, scope, inbound.for_app(), inbound.send)
-        elif found.source.missing is not None:
+            return await self._serve_own(pod, target, found, inbound)
+        if found.source.missing is not None:
             return NotServed("there is no such session", holds=False, status=found.source.missing)
-        elif pod is not None:
+        if pod is not None:
             await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
         elif not await self.carry_unlinked(inbound):
             return NO_POD
         return None
 
+    async def _serve_own(self, pod: Pod, tenant: Tenant, found: Found, inbound: Inbound) -> NotServed | None:
+        receive = inbound.for_app()
+        if pod.is_behind:
+            await inbound.read_ahead(AT_HAND)
+            receive = inbound.kept()
+        try:
+            await pod.serve(tenant, found.source, inbound.scope, receive, inbound.send)
+        except UpstreamLostError as error:
+            return app_lost(error, inbound)
+        return None
+
     def _is_closing(self, uid: str) -> bool:
         """Whether a uid is being handed off here: its requests are held."""
-        tenant = None if self._pod is None else self._pod.tenants.get(uid)
+        tenant = None if self.pod is None else self.pod.tenants.get(uid)
         return tenant is not None and tenant.closing and not tenant.lost
 
     # Where it is --------------------------------------------------------------------------------------------------
 
     async def _target(self, found: Found, inbound: Inbound | None = None) -> Tenant | Refusal | Target:
-        uid, pod = found.uid, self._pod
+        uid, pod = found.uid, self.pod
         if pod is not None and pod.tenants.get(uid) is not None:
             admitted = await pod.admit(uid, found.source, *(() if inbound is None else (inbound.unless_gone,)))
             if not isinstance(admitted, Refusal) or admitted.reason != MOVED:
@@ -278,8 +291,8 @@ class Edge:
             return Absent()
         if self._restores:
             return await rooms.resolve(uid)
-        if self._pod is not None:
-            remove = self._pod.server.remove_linked_pod_with_id
+        if self.pod is not None:
+            remove = self.pod.server.remove_linked_pod_with_id
             await remove(rooms.namespace, uid, rooms.service_name, link.pod_index)
         return Absent()
 
@@ -365,6 +378,8 @@ class Edge:
             await self._report(there.pod_index)
             return attrs.evolve(GONE, holds=inbound.repeatable)
         refusal = outcome.refusal or Refusal(MOVED)
+        if refusal.reason == LOST:
+            return app_lost(UpstreamLostError(refusal.reason), inbound)
         await self._doubt(found.uid, there, refusal)
         refused = REFUSED.get(refusal.reason, HAS_MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
@@ -409,7 +424,7 @@ class Edge:
         until = loop.time() + 2 * self._refresh
         while True:
             index = await self._rooms.choose()
-            if self._pod is None or index != self._pod.server.pod_index:
+            if self.pod is None or index != self.pod.server.pod_index:
                 return index
             if loop.time() >= until:
                 return None

@@ -49,6 +49,7 @@ class Inbound:
         "scope",
         "send",
         "waits",
+        "was_lost",
     )
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -60,6 +61,8 @@ class Inbound:
         """Whether the client waits for a word before it sends the body (100-continue)."""
         self.is_given_id = False
         """Whether its uid is one that the client is given only now: what the client sent does not say whose it is."""
+        self.was_lost = False
+        """Whether an app was lost that had it."""
         self._receive = receive
         self._parts: list[bytes] = []
         self._size = 0
@@ -154,6 +157,21 @@ class Inbound:
             return first.pop() if first else await self._next()
 
         return receive_connected
+
+    def kept(self) -> Receive:
+        """Return ``receive`` for an app that may lose the request: what is at hand stays so, and can go again."""
+        if self.is_websocket or self.body is None:
+            return self.for_app()
+        given = False
+
+        async def receive_kept() -> Message:
+            nonlocal given
+            if given:
+                return await self.watch()
+            given = True
+            return {"type": "http.request", "body": self.body or b"", "more_body": False}
+
+        return receive_kept
 
     async def receive(self) -> Message:
         """Return the next event: of a request what was read ahead first, of a WebSocket what follows the connect."""

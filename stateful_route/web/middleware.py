@@ -154,6 +154,9 @@ class StickyMiddleware(Front):
                 on_signal=on_signal,
             )
         self._leases = config is None or config.pod_index is None
+        self._config: BaseConfig
+        self._route: StatefulRoute
+        self._rooms: ServiceView
         self._tenants: Tenants
         self._pod: Pod | None = None
 
@@ -192,27 +195,32 @@ class StickyMiddleware(Front):
         rooms = client.service(edge.service)
         await check_secrets(client, edge)
         dialer = self._dialer(stack)
-        server = self._server(route, config)
-        give = functools.partial(self._give, rooms, server)
-        self._tenants = Tenants(
-            server,
-            settings.hand_off,
-            give,
-            reopen_after=2 * config.call_deadline_seconds,
-            end_within=config.drain_deadline / 2,
-        )
-        pod = Pod(self._wrapped, server, rooms, self._tenants, edge, settings)
-        pod.state, pod.template = self._state, self._template
-        await stack.enter_async_context(server)
-        stack.push_async_callback(pod.stop)
-        stack.push_async_callback(self._let_go, pod)
-        self._pod = pod
+        self._config, self._route, self._rooms = config, route, rooms
+        self._pod = await self._begin_pod(stack)
         if settings.on_signal:
             _warn_of_a_hidden_handler()
             with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
                 stack.enter_context(drain_on_signal(self))
         restores = settings.hand_off is not None
-        return Edge(rooms, dialer, edge, pod, restores=restores, misroute=settings.misroute)
+        return Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
+
+    async def _begin_pod(self, stack: contextlib.AsyncExitStack) -> Pod:
+        """Begin to serve uids, in an order that the stack undoes; return what does."""
+        config, settings = self._config, self._settings
+        server = self._server(self._route, config)
+        self._tenants = Tenants(
+            server,
+            settings.hand_off,
+            functools.partial(self._give, self._rooms, server),
+            reopen_after=2 * config.call_deadline_seconds,
+            end_within=config.drain_deadline / 2,
+        )
+        pod = Pod(self._wrapped, server, self._rooms, self._tenants, self._edge_settings, settings)
+        pod.state, pod.template = self._state, self._template
+        await stack.enter_async_context(server)
+        stack.push_async_callback(pod.stop)
+        stack.push_async_callback(self._let_go, pod)
+        return pod
 
     def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
         info = config.server_info()
