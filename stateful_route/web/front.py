@@ -106,6 +106,8 @@ class Started(abc.ABC):
         if MARK in scope:
             self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
         scope[MARK] = self
+        if self._stopped:  # the app runs again, as with each TestClient of its tests
+            self._edge, self._starting, self._stopped, self._draining = None, Once(self._start), False, False
         self._has_lifespan = True
         self._state = scope.setdefault("state", {})
         self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
@@ -115,6 +117,11 @@ class Started(abc.ABC):
         """Start with the first request, if there was no lifespan; answer 503 if that fails."""
         if "app" in scope:
             self._template["app"] = scope["app"]
+        if "route_handler" in scope:  # of Litestar, behind its router: what that has found does not travel
+            allowed = (
+                "the whole app, StickyMiddleware(Litestar(...), ...): by middleware= each route gets one of its own"
+            )
+            self._wrong = self._wrong or ConfigError("app", "a route of Litestar", allowed)
         try:
             await self.start()
         except StatefulRouteError as error:
@@ -140,13 +147,13 @@ class Started(abc.ABC):
         Raises:
             ConfigError: if a setting is missing or wrong, or a process of the service has another secret.
             InvalidArgumentError: naming the setting of a wrong type or range.
-            LifecycleError: if it was stopped.
+            LifecycleError: if it was stopped, and no other lifespan began.
             StoreError: if Redis does not answer within 10 s.
 
         """
         self.check()
         if self._stopped:
-            raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
+            raise LifecycleError(f"{type(self).__name__} was stopped: another lifespan of the app starts it again")
         await self._starting.run()
 
     async def _start(self) -> None:

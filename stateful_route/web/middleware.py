@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found
+
+_log = logging.getLogger("stateful_route")
 
 
 class StickyMiddleware(Front):
@@ -177,6 +181,7 @@ class StickyMiddleware(Front):
     # Starting and stopping ----------------------------------------------------------------------------------------
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+        self._pod = None  # that of an earlier start
         edge, settings = self._edge_settings, self._settings
         silence = edge.config.lease_seconds
         listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
@@ -193,6 +198,7 @@ class StickyMiddleware(Front):
         self._config, self._route, self._rooms = config, route, rooms
         self._pod = await self._begin_pod(stack)
         if settings.on_signal:
+            _warn_of_a_hidden_handler()
             with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
                 stack.enter_context(drain_on_signal(self))
         restores = settings.hand_off is not None
@@ -271,3 +277,12 @@ class StickyMiddleware(Front):
             self._pod.end_streams()
             if self._edge is not None:
                 self._edge.end_streams()
+
+
+def _warn_of_a_hidden_handler() -> None:
+    """Say that the drain cannot come before the stop: SIGTERM is handled in uvloop, which does not tell by whom."""
+    if getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is asyncio.get_running_loop():
+        _log.warning(
+            "at SIGTERM this web server stops at once, and the uids are handed over after that: it has its handler in "
+            "uvloop, where nobody can go before it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
+        )
