@@ -18,6 +18,7 @@ from stateful_route.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from stateful_route.server.signals import drain_on_signal
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
 from stateful_route.web.inbound import ClientGoneError, Inbound
@@ -214,6 +215,14 @@ class Front(abc.ABC):
         dialer = Dialer(settings.keys, settings.scope, connect_timeout=_CONNECT_WITHIN, silence=silence)
         stack.push_async_callback(dialer.close)
         return dialer
+
+    def _drain_on_signal(self, stack: contextlib.AsyncExitStack) -> None:
+        with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
+            stack.enter_context(drain_on_signal(self))
+
+    @abc.abstractmethod
+    async def drain(self) -> None:
+        """Let go what is here, as the process is about to end."""
 
     async def stop(self) -> None:
         """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""

@@ -13,9 +13,9 @@ import attrs
 from stateful_route.errors import LifecycleError, RoutingError
 from stateful_route.models import ServerInfo
 from stateful_route.route import StatefulRoute
-from stateful_route.server.signals import drain_on_signal
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
+from stateful_route.web.pacing import leave
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
 from stateful_route.web.pod import Pod
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.web.app_run import App
     from stateful_route.web.inbound import Inbound
+    from stateful_route.web.pacing import Endless
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.peer.stream import Stream
@@ -182,8 +183,7 @@ class StickyMiddleware(Front):
         stack.push_async_callback(self._let_go, pod)
         self._pod = pod
         if settings.on_signal:
-            with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
-                stack.enter_context(drain_on_signal(self))
+            self._drain_on_signal(stack)
         return Edge(rooms, dialer, edge, pod, restores=settings.hand_off is not None)
 
     def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
@@ -231,13 +231,20 @@ class StickyMiddleware(Front):
         if self._pod is None:
             raise LifecycleError("the middleware is not running")
         self._draining = self._pod.draining = True
-        lingers = self._settings.drain == "linger"
+        pod, edge, settings = self._pod, self._edge, self._settings
+        lingers = settings.drain == "linger"
         if lingers:
             self._tenants.count_uses()
+        loop, deadline = asyncio.get_running_loop(), self._edge_settings.config.drain_deadline
+        until = loop.time() + deadline
+
+        def streams() -> list[Endless]:
+            return [*pod.streams(), *(() if edge is None else edge.streams())]
+
         try:
-            await self._pod.server.drain(keep_until_idle=self._settings.linger_idle if lingers else None)
-            await asyncio.sleep(self._settings.stop_after)
+            await pod.server.drain(keep_until_idle=settings.linger_idle if lingers else None)
+            await leave(streams, settings.stop_after, min(deadline / 2, until - loop.time()))
         finally:  # the web server waits for what has no end of its own
-            self._pod.end_streams()
-            if self._edge is not None:
-                self._edge.end_streams()
+            pod.end_streams()
+            if edge is not None:
+                edge.end_streams()
