@@ -7,7 +7,7 @@ import hashlib
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h11
 import pytest
@@ -198,7 +198,7 @@ async def test_redis_is_away(replicas: Replicas, own_server: LocalServer) -> Non
 
 
 async def test_no_pods(replicas: Replicas) -> None:
-    """Without a pod it starts, and answers 503 after its patience; requests that are held go to the first that comes."""
+    """Without a pod it starts, and answers 503 after its patience; the first that comes is found."""
     gateway = replicas.wait(replicas.launch(GATEWAY, patience=1.0))
     began = time.monotonic()
     answers = await asyncio.gather(ask(gateway.port, "/rooms/one/count"), ask(gateway.port, "/elsewhere"))
@@ -258,7 +258,7 @@ async def test_another_service(replicas: Replicas) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"stop_after": -1}, {"patience": "long"}, {"max_held": -1}, {"service": ""}])
-async def test_wrong_settings(replicas: Replicas, wrong: dict[str, object]) -> None:
+async def test_wrong_settings(replicas: Replicas, wrong: dict[str, Any]) -> None:
     """What is wrong with its settings is said at the start, which fails."""
     replicas.may_fail = True
     gateway = replicas.launch(GATEWAY, **wrong)
