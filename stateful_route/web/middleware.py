@@ -232,8 +232,7 @@ class StickyMiddleware(Front):
             raise LifecycleError("the middleware is not running")
         self._draining = self._pod.draining = True
         pod, edge, settings = self._pod, self._edge, self._settings
-        lingers = settings.drain == "linger"
-        if lingers:
+        if settings.drain == "linger":
             self._tenants.count_uses()
         loop, deadline = asyncio.get_running_loop(), self._edge_settings.config.drain_deadline
         until = loop.time() + deadline
@@ -242,9 +241,23 @@ class StickyMiddleware(Front):
             return [*pod.streams(), *(() if edge is None else edge.streams())]
 
         try:
-            await pod.server.drain(keep_until_idle=settings.linger_idle if lingers else None)
+            await self._drain_server(pod.server, until - deadline)
             await leave(streams, settings.stop_after, min(deadline / 2, until - loop.time()))
         finally:  # the web server waits for what has no end of its own
             pod.end_streams()
             if edge is not None:
                 edge.end_streams()
+
+    async def _drain_server(self, server: ServerDriver, began: float) -> None:
+        """Hand all uids over. If Redis does not answer at once, what would be lost by that lingers all the same.
+
+        With a hand-off it is not waited for: the state is saved while the uids are certainly owned.
+        """
+        settings, config, loop = self._settings, self._edge_settings.config, asyncio.get_running_loop()
+        lingers = settings.drain == "linger"
+        until = began + min(config.lease_seconds, config.drain_deadline / 4)
+        while True:
+            await server.drain(keep_until_idle=settings.linger_idle if lingers else None)
+            if not (lingers and settings.hand_off is None and len(self._tenants)) or loop.time() >= until:
+                return
+            await asyncio.sleep(config.heartbeat)

@@ -131,6 +131,22 @@ async def test_redis_comes_back(replicas: Replicas, own_server: LocalServer) -> 
     assert back.json()["count"] < answers[0].json()["count"]
 
 
+async def test_redis_is_slow_at_the_signal(replicas: Replicas, own_server: LocalServer) -> None:
+    """A Redis that does not answer for a moment, just then, ends no session: the process lingers once it is told."""
+    replicas.start(2, environment={"STATEFUL_ROUTE_LEASE": "2"}, drain="linger", linger_idle=2.0)
+    pair = await pair_of(replicas)
+    await counted(pair)
+    own_server.pause()
+    pair.owner.send(signal.SIGTERM)
+    await asyncio.sleep(0.7)  # more than a call may take
+    own_server.resume()
+    await asyncio.sleep(1.0)  # it would have stopped
+    answers = await counted(pair)
+    assert await pair.owner.ended(15.0) in ENDED
+
+    assert [(200, 4), (200, 5)] == [(answer.status, answer.json()["count"]) for answer in answers]
+
+
 async def test_a_second_signal(replicas: Replicas) -> None:
     """A second signal ends the wait: the process stops, its WebSockets are closed, the other one has the uid."""
     pair = await lingering(replicas)
