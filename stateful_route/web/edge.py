@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from stateful_route.client.targets import Target
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misroute
+    from stateful_route.web.peer.carry import Carrier
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.pod import Pod
@@ -458,8 +459,12 @@ class Edge:
         http_carrier = HttpCarrier(connection, receive, inbound.send, self._endless)
         return await _outcome(http_carrier.run(head, watches=body is not None))
 
+    def streams(self) -> list[Carrier]:
+        """Return the WebSockets and event streams that arrived here, are served by peers, and go on."""
+        return self._endless.left()
+
     def end_streams(self) -> None:
-        """End the WebSockets and event streams that arrived here and are served by peers: this process ends."""
+        """End them, and those that are yet to begin: this process ends."""
         self._endless.end()
 
     async def _report(self, pod_index: int) -> None:

@@ -6,6 +6,7 @@ import abc
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from stateful_route.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from stateful_route.server.signals import drain_on_signal
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
 from stateful_route.web.inbound import ClientGoneError, Inbound
@@ -273,6 +275,15 @@ class Front(Started):
         else:
             await self._serve_without_uid(edge, inbound)
 
+    def _drain_on_signal(self, stack: contextlib.AsyncExitStack) -> None:
+        _warn_of_a_hidden_handler()
+        with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
+            stack.enter_context(drain_on_signal(self))
+
+    @abc.abstractmethod
+    async def drain(self) -> None:
+        """Let go what is here, as the process is about to end."""
+
     @abc.abstractmethod
     def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
         """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
@@ -333,3 +344,12 @@ def closing(scope: Message, send: Send) -> Send:
     """Return ``send`` that lets the client of HTTP/1 come by another connection: this process will close it soon."""
     of_http_1 = scope["type"] == "http" and scope.get("http_version", "1.1")[:1] == "1"
     return adding((b"connection", b"close"), send) if of_http_1 else send
+
+
+def _warn_of_a_hidden_handler() -> None:
+    """Say that the drain cannot come before the stop: SIGTERM is handled in uvloop, which does not tell by whom."""
+    if getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is asyncio.get_running_loop():
+        _log.warning(
+            "at SIGTERM this web server stops at once, and the uids are handed over after that: it has its handler in "
+            "uvloop, where nobody can go before it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
+        )

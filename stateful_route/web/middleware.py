@@ -7,7 +7,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,9 +14,9 @@ import attrs
 from stateful_route.errors import LifecycleError, RoutingError
 from stateful_route.models import ServerInfo
 from stateful_route.route import StatefulRoute
-from stateful_route.server.signals import drain_on_signal
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
+from stateful_route.web.pacing import leave
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
 from stateful_route.web.pod import Pod
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from stateful_route.web.app_run import App
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misrouted
+    from stateful_route.web.pacing import Endless
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.peer.stream import Stream
@@ -198,9 +198,7 @@ class StickyMiddleware(Front):
         self._config, self._route, self._rooms = config, route, rooms
         self._pod = await self._begin_pod(stack)
         if settings.on_signal:
-            _warn_of_a_hidden_handler()
-            with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
-                stack.enter_context(drain_on_signal(self))
+            self._drain_on_signal(stack)
         restores = settings.hand_off is not None
         return Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
 
@@ -267,22 +265,33 @@ class StickyMiddleware(Front):
         if self._pod is None:
             raise LifecycleError("the middleware is not running")
         self._draining = self._pod.draining = True
-        lingers = self._settings.drain == "linger"
-        if lingers:
+        pod, edge, settings = self._pod, self._edge, self._settings
+        if settings.drain == "linger":
             self._tenants.count_uses()
+        loop, deadline = asyncio.get_running_loop(), self._edge_settings.config.drain_deadline
+        until = loop.time() + deadline
+
+        def streams() -> list[Endless]:
+            return [*pod.streams(), *(() if edge is None else edge.streams())]
+
         try:
-            await self._pod.server.drain(keep_until_idle=self._settings.linger_idle if lingers else None)
-            await asyncio.sleep(self._settings.stop_after)
+            await self._drain_server(pod.server, until - deadline)
+            await leave(streams, settings.stop_after, min(deadline / 2, until - loop.time()))
         finally:  # the web server waits for what has no end of its own
-            self._pod.end_streams()
-            if self._edge is not None:
-                self._edge.end_streams()
+            pod.end_streams()
+            if edge is not None:
+                edge.end_streams()
 
+    async def _drain_server(self, server: ServerDriver, began: float) -> None:
+        """Hand all uids over. If Redis does not answer at once, what would be lost by that lingers all the same.
 
-def _warn_of_a_hidden_handler() -> None:
-    """Say that the drain cannot come before the stop: SIGTERM is handled in uvloop, which does not tell by whom."""
-    if getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is asyncio.get_running_loop():
-        _log.warning(
-            "at SIGTERM this web server stops at once, and the uids are handed over after that: it has its handler in "
-            "uvloop, where nobody can go before it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
-        )
+        With a hand-off it is not waited for: the state is saved while the uids are certainly owned.
+        """
+        settings, config, loop = self._settings, self._edge_settings.config, asyncio.get_running_loop()
+        lingers = settings.drain == "linger"
+        until = began + min(config.lease_seconds, config.drain_deadline / 4)
+        while True:
+            await server.drain(keep_until_idle=settings.linger_idle if lingers else None)
+            if not (lingers and settings.hand_off is None and len(self._tenants)) or loop.time() >= until:
+                return
+            await asyncio.sleep(config.heartbeat)

@@ -192,6 +192,10 @@ class Pod:
         finally:
             self._unlinked.discard(run)
 
+    def streams(self) -> list[AppRun]:
+        """Return the WebSockets and event streams that this process serves, and that go on."""
+        return [run for run in (*self.tenants.runs(), *self._unlinked) if run.is_stream and not run.ending]
+
     def end_streams(self) -> None:
         """End all WebSockets and event streams that this process serves: it ends."""
         self._ending = True
