@@ -11,14 +11,15 @@ from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
 from stateful_route.models import LinkKind
 from stateful_route.web.app_run import AppRun
+from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.learning import Learning
 from stateful_route.web.peer.exchange import Exchange, take_request
-from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED, Refusal
+from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, LOST, MOVED, Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
 from stateful_route.web.uids.request import RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
@@ -29,11 +30,17 @@ if TYPE_CHECKING:
     from stateful_route.web.tenants import Tenant, Tenants
     from stateful_route.web.uids.sources import UidSource
 
+    Wait = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
+
 _log = logging.getLogger("stateful_route")
 
 # Seconds between two looks whether a uid is owned again, and that carried requests have to end when the process does.
 _LOOK = 0.02
 _END_WITHIN = 5.0
+
+
+async def _wait(work: Coroutine[Any, Any, None]) -> None:
+    await work
 
 
 class Pod:
@@ -55,8 +62,11 @@ class Pod:
         """What the app keeps in the state of its lifespan."""
         self.template: dict[str, Any] = {}
         """What frameworks add to a scope before it gets here."""
+        self.is_behind = False
+        """Whether the app is another process, which may be lost."""
         self.draining = False
         """Whether nothing new is taken."""
+        self._loop = asyncio.get_running_loop()
         self._app = app
         self._rooms = rooms
         self._sources = edge.sources
@@ -74,19 +84,19 @@ class Pod:
 
     # Whether a uid is served here ---------------------------------------------------------------------------------
 
-    async def admit(self, uid: str, source: UidSource) -> Tenant | Refusal:
+    async def admit(self, uid: str, source: UidSource, wait: Wait = _wait) -> Tenant | Refusal:
         """Return the tenant of a uid that may be served here, claiming it if it is nobody's; or why it may not.
 
-        A uid that is being handed off is waited for: it is another pod's after that, or still this one's.
+        A uid that is being handed off is waited for, by ``wait``: it is another pod's after that, or still this one's.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         until = loop.time() + self._patience
         while (tenant := self.tenants.get(uid)) is not None:
             if tenant.admits:
                 return tenant
             if not tenant.closing:
                 return tenant if await self.may_serve(tenant) else self._not_owned(tenant)
-            await tenant.opened(until - loop.time())
+            await wait(tenant.opened(until - loop.time()))
             if tenant.closing and loop.time() >= until:
                 return Refusal(LEAVING)
         return await self._claim(uid, source)
@@ -129,7 +139,7 @@ class Pod:
         """
         if tenant.ownership.is_owned():
             return True
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         if not tenant.lost and loop.time() >= self._away_until:
             try:
                 await self._renewing.run("", self.server.renew)
@@ -143,7 +153,7 @@ class Pod:
 
     async def _settled(self, tenant: Tenant, until: float) -> bool:
         """Return whether the uid is owned, once Redis was asked for each that is held."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         while not tenant.lost and loop.time() < until:
             ownership = self.server.owned(tenant.uid)
             if ownership is not None:
@@ -161,7 +171,7 @@ class Pod:
         is_websocket = scope["type"] == "websocket"
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
-        run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
+        run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve, loop=self._loop)
         within = self._within(scope) if self._is_scoped else None
         self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, within))
         return run.run(self._app, scope)
@@ -169,7 +179,7 @@ class Pod:
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
         is_websocket = scope["type"] == "websocket"
-        run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve)
+        run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve, loop=self._loop)
         sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
@@ -181,6 +191,10 @@ class Pod:
             await run.run(self._app, scope)
         finally:
             self._unlinked.discard(run)
+
+    def streams(self) -> list[AppRun]:
+        """Return the WebSockets and event streams that this process serves, and that go on."""
+        return [run for run in (*self.tenants.runs(), *self._unlinked) if run.is_stream and not run.ending]
 
     def end_streams(self) -> None:
         """End all WebSockets and event streams that this process serves: it ends."""
@@ -222,13 +236,15 @@ class Pod:
     def take(self, stream: Stream, payload: bytes) -> None:
         """Serve a request of a peer: what its listener calls."""
         exchange = take_request(stream, payload)
-        task = asyncio.get_running_loop().create_task(self._serve_carried(exchange))
+        task = self._loop.create_task(self._serve_carried(exchange))
         self._carried.add(task)
         task.add_done_callback(self._carried.discard)
 
     async def _serve_carried(self, exchange: Exchange) -> None:
         try:
             await self._serve_exchange(exchange)
+        except UpstreamLostError as error:
+            exchange.refuse(Refusal(LOST if error.sent else LEAVING))
         except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
             _log.exception("the app failed with a request that a peer carried here")
         finally:
@@ -250,6 +266,8 @@ class Pod:
                 exchange.refuse(admitted)
                 return
             tenant = admitted
+            if exchange.gone:
+                return
         await self.serve(tenant, source, scope, exchange.receive, exchange.send)
 
     async def stop(self) -> None:
