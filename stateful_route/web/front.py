@@ -41,7 +41,7 @@ _log = logging.getLogger("stateful_route")
 MARK = "stateful_route.web"
 """In a lifespan scope: that it went through one of these."""
 # What a lifespan scope has of its own; the rest is what frameworks add, and look for in the scope of a request.
-_OF_SERVER = frozenset({"type", "asgi", "state", MARK})
+_OF_SERVER = frozenset({"type", "asgi", "extensions", "state", MARK})
 _SERVED = frozenset({"http", "websocket"})
 _CONNECT_WITHIN = 2.0
 # Seconds for which a start waits for Redis, which may be slow while all workers of a host start; and between two tries.
