@@ -6,6 +6,7 @@ import abc
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.settings import EdgeSettings
+from stateful_route.web.shortcut.running import RUNNING
 from stateful_route.web.uids.found import Found
 from stateful_route.web.uids.request import RequestHead
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from stateful_route.web.app_run import App
     from stateful_route.web.edge import Edge
     from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.shortcut.running import Way
     from stateful_route.web.uids.found import UidSources
 
 _log = logging.getLogger("stateful_route")
@@ -52,8 +55,8 @@ _TRY_AGAIN = 0.2
 _CLOCKS_APART = 2.0
 
 
-class Front(abc.ABC):
-    """An ASGI app that has requests served by the owners of their uids."""
+class Started(abc.ABC):
+    """An ASGI app that asks Redis where uids are: it starts and stops with a lifespan, or starts with a request."""
 
     def __init__(self, app: App | None, settings: dict[str, Any]) -> None:
         """Stand in front of an app, or of none; what is wrong with the settings of the edge is said at the start."""
@@ -68,6 +71,8 @@ class Front(abc.ABC):
         self._looks_further = False
         """Whether the head of a request does not tell all: there may be a uid in its body, or one is issued."""
         self._draining = False
+        self._has_lifespan = False
+        """Whether it runs with the lifespan of the web server, so that it sees all requests."""
         self._stopped = False
         self._state: dict[str, Any] = {}
         self._template: dict[str, Any] = {}
@@ -82,53 +87,9 @@ class Front(abc.ABC):
 
     # ASGI ---------------------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or a lifespan."""
-        if (self._edge is None or scope["type"] not in _SERVED) and not await self._prepared(scope, receive, send):
-            return
-        if self._draining:
-            send = closing(scope, send)
-        found = self._sources.find_in_path(scope)
-        if found is None and not self._looks_further:
-            found = self._sources.find(RequestHead(scope))
-        here = None
-        if found is not None and not seems_ambiguous(scope):
-            here = self._served_here(found, scope, receive, send)
-        if here is not None:  # almost always, behind a balancer that is sticky too
-            await here
-            return
-        inbound = Inbound(scope, receive, send)
-        try:
-            await self._serve(found, inbound)
-        except ClientGoneError:
-            await inbound.drop()
-        finally:
-            inbound.release()
-
-    async def _serve(self, found: Found | None, inbound: Inbound) -> None:
-        """Serve a request that is not served here, as far as its head tells."""
-        edge, sources = self._edge, self._sources
-        assert edge is not None  # noqa: S101 - it was started
-        if is_ambiguous(inbound.scope["headers"]):
-            await inbound.connect()
-            await answer(inbound.scope, closing(inbound.scope, inbound.send), AMBIGUOUS, WHY_AMBIGUOUS)
-            return
-        if found is None and self._looks_further:
-            request = RequestHead(inbound.scope)
-            if sources.needs_body(request):
-                request.body = await inbound.read_ahead(sources.body_limit, asked=True)
-            found = sources.find(request)
-            if sources.issued is not None and (found is None or found.stale):
-                found, inbound.send = issued(sources, request, found, inbound.send)
-            here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
-            if here is not None:
-                await here
-                return
-        await inbound.connect()
-        if found is not None:
-            await edge.serve(found, inbound)
-        else:
-            await self._serve_without_uid(edge, inbound)
 
     async def _prepared(self, scope: Message, receive: Receive, send: Send) -> bool:
         """Serve what is no request; return whether it is one, and may be served."""
@@ -141,20 +102,15 @@ class Front(abc.ABC):
             await self._app(scope, receive, send)
         return False
 
-    @abc.abstractmethod
-    def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
-        """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
-
-    @abc.abstractmethod
-    async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
-        """Serve a request that has no uid."""
-
     # The lifespan -------------------------------------------------------------------------------------------------
 
     async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
         if MARK in scope:
             self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
         scope[MARK] = self
+        if self._stopped:  # the app runs again, as with each TestClient of its tests
+            self._edge, self._starting, self._stopped, self._draining = None, Once(self._start), False, False
+        self._has_lifespan = True
         self._state = scope.setdefault("state", {})
         self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
         await Lifespan(self._app, receive, send, self.start, self.stop).run(scope)
@@ -163,6 +119,11 @@ class Front(abc.ABC):
         """Start with the first request, if there was no lifespan; answer 503 if that fails."""
         if "app" in scope:
             self._template["app"] = scope["app"]
+        if "route_handler" in scope:  # of Litestar, behind its router: what that has found does not travel
+            allowed = (
+                "the whole app, StickyMiddleware(Litestar(...), ...): by middleware= each route gets one of its own"
+            )
+            self._wrong = self._wrong or ConfigError("app", "a route of Litestar", allowed)
         try:
             await self.start()
         except StatefulRouteError as error:
@@ -171,20 +132,30 @@ class Front(abc.ABC):
             return False
         return True
 
+    def check(self) -> None:
+        """Raise what is wrong with the settings.
+
+        Raises:
+            ConfigError: if one is missing or wrong.
+            InvalidArgumentError: naming the one of a wrong type or range.
+
+        """
+        if self._wrong is not None:
+            raise self._wrong
+
     async def start(self) -> None:
         """Start the drivers; the lifespan does it. Calls at the same time share one start.
 
         Raises:
             ConfigError: if a setting is missing or wrong, or a process of the service has another secret.
             InvalidArgumentError: naming the setting of a wrong type or range.
-            LifecycleError: if it was stopped.
+            LifecycleError: if it was stopped, and no other lifespan began.
             StoreError: if Redis does not answer within 10 s.
 
         """
-        if self._wrong is not None:
-            raise self._wrong
+        self.check()
         if self._stopped:
-            raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
+            raise LifecycleError(f"{type(self).__name__} was stopped: another lifespan of the app starts it again")
         await self._starting.run()
 
     async def _start(self) -> None:
@@ -216,14 +187,6 @@ class Front(abc.ABC):
         stack.push_async_callback(dialer.close)
         return dialer
 
-    def _drain_on_signal(self, stack: contextlib.AsyncExitStack) -> None:
-        with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
-            stack.enter_context(drain_on_signal(self))
-
-    @abc.abstractmethod
-    async def drain(self) -> None:
-        """Let go what is here, as the process is about to end."""
-
     async def stop(self) -> None:
         """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""
         self._stopped = self._draining = True
@@ -232,6 +195,102 @@ class Front(abc.ABC):
             return
         stack, self._stack = self._stack, contextlib.AsyncExitStack()
         await outlast(asyncio.ensure_future(stack.aclose()))
+
+
+class Front(Started):
+    """An ASGI app that has requests served by the owners of their uids."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request, a WebSocket or a lifespan."""
+        if (self._edge is None or scope["type"] not in _SERVED) and not await self._prepared(scope, receive, send):
+            return
+        if self._draining:
+            send = closing(scope, send)
+        found = self._sources.find_in_path(scope)
+        if found is None and not self._looks_further:
+            found = self._sources.find(RequestHead(scope))
+        here = None
+        if found is not None and not seems_ambiguous(scope):
+            here = self._served_here(found, scope, receive, send)
+        if here is not None:  # almost always, behind a balancer that is sticky too
+            await here
+            return
+        inbound = Inbound(scope, receive, send)
+        try:
+            await self._serve(found, inbound)
+        except ClientGoneError:
+            await inbound.drop()
+        finally:
+            inbound.release()
+
+    def way(self, scope: Message) -> Way | None:
+        """Return the way to the owner of the uid of a request, if its head tells all of that; no I/O.
+
+        ``None`` if the request has to go through the app.
+        """
+        edge, sources = self._edge, self._sources
+        if edge is None or self._draining:
+            return None
+        found = sources.find_in_path(scope)
+        if found is None:
+            request = RequestHead(scope)
+            if self._looks_further and sources.needs_body(request):
+                return None
+            found = sources.find(request)
+        return None if found is None or found.stale else edge.way(found)
+
+    async def _start(self) -> None:
+        await super()._start()
+        if self._has_lifespan:
+            RUNNING.add(self)
+
+    async def stop(self) -> None:
+        """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""
+        RUNNING.discard(self)
+        await super().stop()
+
+    async def _serve(self, found: Found | None, inbound: Inbound) -> None:
+        """Serve a request that is not served here, as far as its head tells."""
+        edge, sources = self._edge, self._sources
+        assert edge is not None  # noqa: S101 - it was started
+        if is_ambiguous(inbound.scope["headers"]):
+            await inbound.connect()
+            await answer(inbound.scope, closing(inbound.scope, inbound.send), AMBIGUOUS, WHY_AMBIGUOUS)
+            return
+        if found is None and self._looks_further:
+            request = RequestHead(inbound.scope)
+            if sources.needs_body(request):
+                request.body = await inbound.read_ahead(sources.body_limit, asked=True)
+            found = sources.find(request)
+            if sources.issued is not None and (found is None or found.stale):
+                found, inbound.send = issued(sources, request, found, inbound.send)
+                inbound.is_given_id = True
+            here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
+            if here is not None:
+                await here
+                return
+        await inbound.connect()
+        if found is not None:
+            await edge.serve(found, inbound)
+        else:
+            await self._serve_without_uid(edge, inbound)
+
+    def _drain_on_signal(self, stack: contextlib.AsyncExitStack) -> None:
+        _warn_of_a_hidden_handler()
+        with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
+            stack.enter_context(drain_on_signal(self))
+
+    @abc.abstractmethod
+    async def drain(self) -> None:
+        """Let go what is here, as the process is about to end."""
+
+    @abc.abstractmethod
+    def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
+        """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
+
+    @abc.abstractmethod
+    async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
+        """Serve a request that has no uid."""
 
 
 async def check_secrets(client: ClientDriver, settings: EdgeSettings) -> None:
@@ -285,3 +344,12 @@ def closing(scope: Message, send: Send) -> Send:
     """Return ``send`` that lets the client of HTTP/1 come by another connection: this process will close it soon."""
     of_http_1 = scope["type"] == "http" and scope.get("http_version", "1.1")[:1] == "1"
     return adding((b"connection", b"close"), send) if of_http_1 else send
+
+
+def _warn_of_a_hidden_handler() -> None:
+    """Say that the drain cannot come before the stop: SIGTERM is handled in uvloop, which does not tell by whom."""
+    if getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is asyncio.get_running_loop():
+        _log.warning(
+            "at SIGTERM this web server stops at once, and the uids are handed over after that: it has its handler in "
+            "uvloop, where nobody can go before it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
+        )

@@ -46,10 +46,12 @@ class Inbound:
         "_size",
         "_taken",
         "_watched",
+        "is_given_id",
         "is_websocket",
         "scope",
         "send",
         "waits",
+        "was_lost",
     )
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -59,6 +61,10 @@ class Inbound:
         self.is_websocket = scope["type"] == "websocket"
         self.waits = False
         """Whether the client waits for a word before it sends the body (100-continue)."""
+        self.is_given_id = False
+        """Whether its uid is one that the client is given only now: what the client sent does not say whose it is."""
+        self.was_lost = False
+        """Whether an app was lost that had it."""
         self._receive = receive
         self._parts: list[bytes] = []
         self._size = 0
@@ -120,6 +126,10 @@ class Inbound:
                 self.waits = value.lower() == b"100-continue"
         return length
 
+    def is_shorter(self, limit: int) -> bool:
+        """Whether the head tells that the body has at most so many bytes."""
+        return self.is_websocket or 0 <= self._length() <= limit
+
     def _seems_empty(self, length: int) -> bool:
         """Whether there is hardly a body, though the head does not say so: from HTTP/2 on its end is told apart."""
         scope = self.scope
@@ -154,6 +164,21 @@ class Inbound:
             return first.pop() if first else await self._next()
 
         return receive_connected
+
+    def kept(self) -> Receive:
+        """Return ``receive`` for an app that may lose the request: what is at hand stays so, and can go again."""
+        if self.is_websocket or self.body is None:
+            return self.for_app()
+        given = False
+
+        async def receive_kept() -> Message:
+            nonlocal given
+            if given:
+                return await self.watch()
+            given = True
+            return {"type": "http.request", "body": self.body or b"", "more_body": False}
+
+        return receive_kept
 
     async def receive(self) -> Message:
         """Return the next event: of a request what was read ahead first, of a WebSocket what follows the connect."""

@@ -4,7 +4,8 @@ Two pods, of which the first may run as two processes at once (an older life tha
 number of clients. A client's table may be as old as it likes, so it is no part of the state: a client may name any life
 that ever was, and knows any part of the confirmed deaths. Time goes in ticks and runs the same for all. An answer that
 is late counts from when it was asked for, so that it is no worse than one that is lost; one claim or release may be
-given up by its process and run at any time after that.
+given up by its process and run at any time after that. Who reaps a process may end its life by name at any time after
+that too, again and again.
 
 Of epochs it matters only whether one is still that of the link: each change of the owner makes all others old for ever.
 That they rise by number is what the scripts are tested for.
@@ -55,15 +56,22 @@ class Rules:
     """A life claims and releases nothing until it may own: it would load too early, or give up what is still served."""
     unsure_release_changes_epoch: bool = True
     """A claim after a release that was not answered changes the epoch, so that the release finds nothing any more."""
+    proof_is_of_the_dead: bool = True
+    """A life is ended by name only once its process is gone."""
+    proof_names_a_life: bool = True
+    """It ends that life, and not the one that the pod has by then."""
+    proof_spares_older_lives: bool = True
+    """It ends no life beside an older one of the pod that may still own."""
 
 
 @attrs.frozen
 class Bounds:
-    """How far a search goes: the lives of each pod, whether Redis may be away, and whether a call may run late."""
+    """How far a search goes: the lives of each pod, and whether Redis may be away, calls run late, deaths be proven."""
 
     lives: tuple[int, int] = (2, 1)
     outage: bool = False
     late: bool = False
+    proofs: bool = False
 
 
 class Record(NamedTuple):
@@ -114,6 +122,7 @@ class State(NamedTuple):
     link: Link | None = None
     processes: tuple[Process | None, ...] = (None, None, None)
     late: Late | None = None
+    proven: tuple[int, int] | None = None  # the pod and the life of the last process that was reaped
 
 
 Move = tuple[str, State]
@@ -159,7 +168,7 @@ class Protocol:
         yield from self.tick(state)
         for number, process in enumerate(state.processes):
             if process is not None:
-                yield f"{name(number, process)} is killed", with_process(state, number, None)
+                yield f"{name(number, process)} is killed", self.killed(state, number, process)
                 if self.owns(process):
                     yield from self.serve(state, number, process)
         if state.up < 0:
@@ -171,6 +180,12 @@ class Protocol:
         if state.late is not None:
             yield f"late: {' '.join(map(str, state.late))}", self.run_late(state, state.late)
         yield from self.clients(state)
+
+    def killed(self, state: State, number: int, process: Process) -> State:
+        after = with_process(state, number, None)
+        if not (self.bounds.proofs and process.incarnation):
+            return after
+        return after._replace(proven=(POD_OF[number], process.incarnation))
 
     def tick(self, state: State) -> Iterator[Move]:
         there = state.up >= 0
@@ -314,6 +329,8 @@ class Protocol:
     def clients(self, state: State) -> Iterator[Move]:
         for pod, record in enumerate(state.records):
             yield from self.confirm(state, pod, record)
+        if self.bounds.proofs:
+            yield from self.prove(state)
         link = state.link
         if link is not None and link.kind != P:
             yield "the link ends", self.new_owner(state, None)
@@ -344,6 +361,19 @@ class Protocol:
             raise UnsafeError("a pod is confirmed dead that could not speak while Redis was away")
         dead = record._replace(mark=DEAD, left=0, older=0, confirmed=record.incarnation, silent=0, expired=False)
         yield f"a client confirms the death of {pod}:{record.incarnation}", with_record(state, pod, dead)
+
+    def prove(self, state: State) -> Iterator[Move]:
+        """End the life of a process that was reaped."""
+        named = set() if state.proven is None else {state.proven}
+        if not self.rules.proof_is_of_the_dead:
+            named |= {(POD_OF[number], each.incarnation) for number, each in enumerate(state.processes) if each}
+        for pod, incarnation in sorted(named):
+            record = state.records[pod]
+            is_it = record.incarnation == incarnation or not self.rules.proof_names_a_life
+            may_own = record.older and self.rules.proof_spares_older_lives
+            if record.mark == ALIVE and is_it and not may_own:
+                dead = Record(record.incarnation, 0, DEAD, 0, record.incarnation)
+                yield f"the life {pod}:{incarnation} is ended", with_record(state, pod, dead)
 
     def listed(self, state: State, link: Link) -> bool:
         confirmed = state.records[link.pod].confirmed
@@ -401,12 +431,13 @@ def way_to(came: dict[State, tuple[State, str] | None], state: State) -> list[st
 
 
 RESTART, OUTAGE, LATE = Bounds((2, 1)), Bounds((1, 1), outage=True), Bounds((1, 1), late=True)
+PROOFS = Bounds((2, 1), proofs=True)
 
 
 @pytest.mark.parametrize(
     "bounds",
     # Larger ones, as (2, 1) with an outage or late calls, (3, 1) and (2, 2), are safe too, and take up to 20 s each.
-    [RESTART, Bounds((1, 2)), OUTAGE, LATE],
+    [RESTART, Bounds((1, 2)), OUTAGE, LATE, PROOFS],
     ids=str,
 )
 def test_safe(bounds: Bounds) -> None:
@@ -431,6 +462,9 @@ def test_safe(bounds: Bounds) -> None:
         ("goodbye_is_ones_own", RESTART, "a life that is confirmed dead owns the uid"),
         ("waiting_life_touches_no_link", RESTART, "a process serves from a memory that is out of date"),
         ("unsure_release_changes_epoch", LATE, "two processes own the uid"),
+        ("proof_is_of_the_dead", PROOFS, "a life that is confirmed dead owns the uid"),
+        ("proof_names_a_life", PROOFS, "a life that is confirmed dead owns the uid"),
+        ("proof_spares_older_lives", PROOFS, "a life that is confirmed dead owns the uid"),
     ],
 )
 def test_every_rule_is_needed(rule: str, bounds: Bounds, unsafe: str) -> None:

@@ -1,7 +1,8 @@
 """Small apps for the replicas of the tests: bare ASGI, so that nothing stands between the middleware and what is seen.
 
 Settings come from the environment: ``WEB_MIDDLEWARE``, keyword arguments of the middleware as JSON; ``WEB_HAND_OFF``,
-what the hand-off does; ``WEB_FOLDER``, where state is saved and events are noted.
+what the hand-off does; ``WEB_FOLDER``, where state is saved and events are noted; ``WEB_PAUSE``, for how many seconds a
+request that is held waits at most between two attempts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from stateful_route.web import (
     Header,
@@ -23,12 +25,15 @@ from stateful_route.web import (
     SignedCookie,
     Sticky,
     StickyMiddleware,
+    edge,
 )
 from tests.web.answering import FOLDER, PIECE, App, Receive, Scope, Send, body_of, note, respond, respond_json
 from tests.web.sockets import websocket
 
 if TYPE_CHECKING:
     from pathlib import Path as Folder
+
+    from stateful_route.client.targets import There
 
 SECRETS = [one.encode() for one in json.loads(os.environ.get("WEB_COOKIE_SECRETS", '["a secret of the tests"]'))]
 
@@ -229,6 +234,8 @@ def middleware(app: App, uid: Any, **more: Any) -> StickyMiddleware:
     settings = (
         {"service": "room", "uid": uid, "stop_after": 0.2} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
     )
+    if "WEB_PAUSE" in os.environ:
+        edge._LONGEST_PAUSE = float(os.environ["WEB_PAUSE"])
     if "WEB_HAND_OFF" in os.environ:
         settings["hand_off"] = hand_off
     else:
@@ -331,8 +338,45 @@ def no_source() -> StickyMiddleware:
     return middleware(room, [])
 
 
+def watched() -> App:
+    """Return the app of rooms with something outside of the middleware: it sees what does not take a shortcut."""
+    inner = rooms()
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            note("outer", path=scope["path"])
+        await inner(scope, receive, send)
+
+    return outer
+
+
+async def _echoing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the headers and the body that the query has as JSON."""
+    await body_of(receive)
+    status, headers, body = json.loads(unquote(scope["query_string"].decode()))
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+def answers() -> StickyMiddleware:
+    """Return an app that answers as it is told."""
+    return middleware(_echoing, Path("/rooms/{uid}"))
+
+
 def __getattr__(name: str) -> Any:
     """Make an app for a server that takes no factory."""
     if name.endswith("_made"):
         return globals()[name.removesuffix("_made")]()
     raise AttributeError(name)
+
+
+def teapot() -> StickyMiddleware:
+    """Return the app of rooms, where a misdirected request gets what a function says."""
+
+    def misroute(there: There, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]]] | None:
+        if scope["path"].endswith("/scope"):
+            return None
+        return 418, [(b"x-owner", str(there.address).encode())]
+
+    return middleware(room, Path("/rooms/{uid}"), misroute=misroute)

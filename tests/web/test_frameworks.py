@@ -115,6 +115,16 @@ async def test_framework(replicas: Replicas, framework: str) -> None:
     await smoke(await Rooms.of(replicas, framework), websockets=framework not in WITHOUT_WEBSOCKETS)
 
 
+async def test_behind_a_router(replicas: Replicas) -> None:
+    """In Litestar's own list of middlewares each route would have one: it serves nothing, and says what to do."""
+    needs("litestar")
+    replicas.start(1, "tests.web.frameworks:litestar_behind_its_router")
+    answer = await ask(replicas.ports[0], "/rooms/one/who")
+
+    assert 503 == answer.status
+    await eventually(lambda: "StickyMiddleware(Litestar(...), ...)" in replicas.all[0].text())  # it logs in a thread
+
+
 @pytest.mark.parametrize(
     ("server", "loop"), [*((server, loop) for server in SERVERS[1:3] for loop in LOOPS), ("daphne", "asyncio")]
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _QUIET = 0.25
 """Seconds without a byte after which nothing more is expected."""
-PARSERS = "h11", "httptools"
+PARSERS = "h11", "httptools", "stateful_route.web.uvicorn:StickyProtocol"
 TAIL = b"GET {path} HTTP/1.1\r\nHost: inner\r\n\r\n"
 
 REFUSED = "refused"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route.testing.conformance.changes import Changes
+from stateful_route.testing.conformance.ending import EndedLives
 from stateful_route.testing.conformance.isolation import Isolation
 from stateful_route.testing.conformance.leases import LeasedIndexes
 from stateful_route.testing.conformance.links import Links, Many, Races, Unreadable
@@ -35,7 +36,19 @@ __all__ = ["StoreConformance", "StoreKit"]
 
 @pytest.mark.asyncio
 class StoreConformance(
-    Links, Times, Many, Unreadable, Races, Pods, Lives, LeasedIndexes, Tenures, Changes, Listening, Isolation
+    Links,
+    Times,
+    Many,
+    Unreadable,
+    Races,
+    Pods,
+    Lives,
+    EndedLives,
+    LeasedIndexes,
+    Tenures,
+    Changes,
+    Listening,
+    Isolation,
 ):
     """What any ``Store`` has to do. Inherit it and give it a fixture ``store_kit`` that yields a ``StoreKit``."""
 
