@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ async def sent_by(*messages: Message) -> list[Message]:
     async def guard(_: object) -> bool:
         raise AssertionError
 
-    run = AppRun(None, receive, send, is_websocket=False, guard=guard)
+    run = AppRun(None, receive, send, is_websocket=False, guard=guard, loop=asyncio.get_running_loop())
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         run.end_stream()
