@@ -55,7 +55,7 @@ def drain_on_signal(server: Drainable, signum: int = signal.SIGTERM) -> Abstract
 def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signum)
-    of_loop = _handler_of(loop, signum)
+    of_loop = handler_of(loop, signum)
     draining: set[asyncio.Task[None]] = set()
     inside = True
 
@@ -118,7 +118,7 @@ def _handling(
             signal.signal(signum, signal.SIG_DFL if before is None else before)
 
 
-def _handler_of(loop: asyncio.AbstractEventLoop, signum: int) -> _Handler | None:
+def handler_of(loop: asyncio.AbstractEventLoop, signum: int) -> _Handler | None:
     """Return what ``loop.add_signal_handler`` was given: no loop has a public way to ask for it.
 
     hypercorn and granian set theirs so. uvloop calls it whatever ``signal.signal`` says, and shows nothing of it: it is
