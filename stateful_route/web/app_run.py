@@ -23,6 +23,8 @@ _log = logging.getLogger("stateful_route")
 
 # Seconds that an app has to end an event stream or a WebSocket whose client is gone, until it is cancelled.
 _GRACE = 2.0
+# What has a part of the body, or all of it: the last two are extensions of some web servers.
+_BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
 
 
 class AppRun:
@@ -102,7 +104,7 @@ class AppRun:
             self._task = None
             if self._timer is not None:
                 self._timer.cancel()
-        if self.ending and self.started and not self.complete and not self._is_websocket:
+        if self.ending and self.is_stream and self.started and not self.complete and not self._is_websocket:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def wrap_send(self, wrap: Callable[[Send], Send]) -> None:
@@ -154,7 +156,7 @@ class AppRun:
                 if not isinstance(message.get("headers", ()), (list, tuple)):  # ASGI lets it be read once only
                     message = {**message, "headers": list(message["headers"])}
                 self.is_stream = is_events(message)
-        elif kind == "http.response.body":
+        elif kind in _BODIES:
             self.complete = not message.get("more_body", False)
         elif self._is_websocket:
             await self._send_websocket(kind, message)

@@ -19,7 +19,7 @@ from stateful_route.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.server.signals import drain_on_signal
+from stateful_route.server.signals import drain_on_signal, handler_of
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
 from stateful_route.web.inbound import ClientGoneError, Inbound
@@ -44,7 +44,7 @@ _log = logging.getLogger("stateful_route")
 MARK = "stateful_route.web"
 """In a lifespan scope: that it went through one of these."""
 # What a lifespan scope has of its own; the rest is what frameworks add, and look for in the scope of a request.
-_OF_SERVER = frozenset({"type", "asgi", "state", MARK})
+_OF_SERVER = frozenset({"type", "asgi", "extensions", "state", MARK})
 _SERVED = frozenset({"http", "websocket"})
 _CONNECT_WITHIN = 2.0
 # Seconds for which a start waits for Redis, which may be slow while all workers of a host start; and between two tries.
@@ -347,9 +347,11 @@ def closing(scope: Message, send: Send) -> Send:
 
 
 def _warn_of_a_hidden_handler() -> None:
-    """Say that the drain cannot come before the stop: SIGTERM is handled in uvloop, which does not tell by whom."""
-    if getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is asyncio.get_running_loop():
+    """Say that the drain cannot come before the stop: SIGTERM is handled in a loop that does not tell by whom."""
+    loop = asyncio.get_running_loop()
+    of_loop = getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is loop
+    if of_loop and handler_of(loop, signal.SIGTERM) is None:
         _log.warning(
             "at SIGTERM this web server stops at once, and the uids are handed over after that: it has its handler in "
-            "uvloop, where nobody can go before it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
+            "an event loop that does not tell of it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
         )
