@@ -17,9 +17,12 @@ from benchmarks.web.apps import NAMESPACE, REDIS
 from benchmarks.web.generator import Seen, Work
 from benchmarks.web.processes import LOOPBACK
 from benchmarks.web.raw import Connection, request_bytes
+from benchmarks.web.sticky_apps import SERVICE, UIDS
+from stateful_route.web.proxies.plan import Plan
+from stateful_route.web.uids.spelled import sources_from
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from benchmarks.web.processes import Program
@@ -29,12 +32,16 @@ POD = "pod, called directly"
 HTTPX = "httpx gateway"
 HERE = "ours, where it arrived"
 GATEWAY = "ours, gateway"
+OWNER = "nginx, to the owner"
+DECIDE = "nginx + decide"
+REPLAY = "nginx + replay"
 
 ROOMS = "/rooms/{uid}"
 LARGE = "/large?uid={uid}"
 UPLOAD = "/upload?uid={uid}"
 SOCKET = "/ws?uid={uid}"
 _WHO = "/whoami?uid={uid}"
+_FORWARDED = {"X-Sticky-Replayed": "1"}  # so that the one that does not forward does
 _UIDS = 64
 _OWN = "benchmarks.web.sticky_apps"
 _MOST_ASKED = 20
@@ -96,6 +103,7 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
             await nginx.use([pod])
             await stack.enter_async_context(processes.ending(nginx.program))
             found[NGINX] = Way(nginx.program, here, [nginx.program, pod])
+            found |= await _by_nginx(stack, run, folder, env, first, here)
         yield found | {
             POD: Way(pod, here, [pod]),
             HTTPX: Way(httpx, here, [httpx, pod]),
@@ -103,6 +111,61 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
             SUBJECT: Way(first, there, [first, second]),
             GATEWAY: Way(gateway, there, [gateway, second]),
         }
+
+
+async def _by_nginx(
+    stack: contextlib.AsyncExitStack,
+    run: Callable[[str, str], Awaitable[Program]],
+    folder: Path,
+    env: dict[str, str],
+    owner: Program,
+    uids: Sequence[str],
+) -> dict[str, Way]:
+    """Run nginx in front of the owner of uids; nginx that asks where each request goes; and nginx that is told so.
+
+    For the last one the pod that is not the owner is asked first, always.
+    """
+    own = folder / "to-the-owner"
+    own.mkdir()
+    plain = proxies.Nginx(own, keepalive=True, unbuffered=["/large", "/upload"])
+    await plain.use([owner])
+    await stack.enter_async_context(processes.ending(plain.program))
+    decider = await stack.enter_async_context(processes.ending(await _decider(folder, env)))
+    asking = await stack.enter_async_context(
+        processes.ending(
+            await proxies.printed_nginx("nginx-decide", folder, _plan("decide", decider.port, [owner.address]))
+        )
+    )
+    one, other = [await run(f"replaying-{name}", f"{_OWN}:replaying") for name in "ab"]
+    for program in (one, other):
+        await processes.until_answers(program)
+    _, there = await owned([one, other], len(uids))
+    plan = _plan("replay", 1, [one.address, other.address])
+    told = await stack.enter_async_context(
+        processes.ending(await proxies.printed_nginx("nginx-replay", folder, plan, first=one.address))
+    )
+    return {
+        OWNER: Way(plain.program, uids, [plain.program, owner]),
+        DECIDE: Way(asking, uids, [asking, decider, owner]),
+        REPLAY: Way(told, there, [told, one, other]),
+    }
+
+
+def _plan(mode: str, decide: int, pods: Sequence[str]) -> Plan:
+    sources = sources_from(UIDS)
+    where = f"{LOOPBACK}:{decide}"
+    listen = f"{LOOPBACK}:{processes.free_port()}"
+    return Plan.checked(
+        service=SERVICE, uid=UIDS, sources=sources, mode=mode, listen=listen, decide=where, pods=pods, hold=6.0, keep=1
+    )
+
+
+async def _decider(folder: Path, env: dict[str, str]) -> Program:
+    port = processes.free_port()
+    command = [sys.executable, "-m", "stateful_route.cli", "decide", "--service", SERVICE, "--uid", UIDS]
+    program = await processes.start("decide", [*command, "--port", str(port)], folder, port=port, env=env)
+    await processes.until_open(program)
+    return program
 
 
 async def owned(replicas: Sequence[Program], count: int) -> list[list[str]]:
@@ -118,7 +181,7 @@ async def owned(replicas: Sequence[Program], count: int) -> list[list[str]]:
         for number in range(count * len(replicas) * _MOST_ASKED):
             uid = f"uid-{number:06}"
             answer = await connections[number % len(replicas)].send(
-                request_bytes("GET", _WHO.format(uid=uid), LOOPBACK)
+                request_bytes("GET", _WHO.format(uid=uid), LOOPBACK, _FORWARDED)
             )
             assert answer.is_success, answer
             found[int(answer.body)].append(uid)

@@ -50,6 +50,7 @@ _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.25
 # Seconds for which it is remembered, at least, that a uid cannot be served.
 _SHORTEST_WAIT = 0.05
+_MOMENT = 0.1
 _NOT_THERE = frozenset({MOVED, FULL})
 # Seconds between two lines in the log about one peer, and of how many that is remembered.
 _QUIET = 5.0
@@ -225,6 +226,16 @@ class Edge:
         there = self._rooms.peek_target(uid)
         address = None if there is None else PeerAddress.parse(there.address)
         return there if address is None or self._dialer.connected(address) is not None else None
+
+    async def doubted(self, there: There) -> None:
+        """Wait for a moment whether the connection to a pod ends that somebody else has not reached.
+
+        A process that is killed loses its connections one after the other.
+        """
+        address = PeerAddress.parse(there.address)
+        connection = None if address is None else self._dialer.connected(address)
+        if connection is not None:
+            await asyncio.wait([connection.lost], timeout=_MOMENT)
 
     async def locate(self, found: Found | None) -> There | Absent | NotServed:
         """Return where a request is served; it is held while the owner of its uid is not there.
