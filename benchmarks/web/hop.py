@@ -22,7 +22,7 @@ from stateful_route.web.proxies.plan import Plan
 from stateful_route.web.uids.spelled import sources_from
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Sequence
     from pathlib import Path
 
     from benchmarks.web.processes import Program
@@ -34,6 +34,7 @@ HERE = "ours, where it arrived"
 GATEWAY = "ours, gateway"
 OWNER = "nginx, to the owner"
 DECIDE = "nginx + decide"
+KEPT = "nginx + decide, kept for 1 s"
 REPLAY = "nginx + replay"
 
 ROOMS = "/rooms/{uid}"
@@ -78,11 +79,7 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
 
     ``SUBJECT`` is a request that is forwarded by a replica that does not own its uid to the one that does.
     """
-    env = {
-        REDIS: redis,
-        "STATEFUL_ROUTE_NAMESPACE": NAMESPACE,
-        "STATEFUL_ROUTE_SECRET": secrets.token_hex(32),
-    }
+    env = _environment(redis)
     async with contextlib.AsyncExitStack() as stack:
 
         async def run(name: str, app: str) -> Program:
@@ -103,7 +100,6 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
             await nginx.use([pod])
             await stack.enter_async_context(processes.ending(nginx.program))
             found[NGINX] = Way(nginx.program, here, [nginx.program, pod])
-            found |= await _by_nginx(stack, run, folder, env, first, here)
         yield found | {
             POD: Way(pod, here, [pod]),
             HTTPX: Way(httpx, here, [httpx, pod]),
@@ -113,50 +109,71 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
         }
 
 
-async def _by_nginx(
-    stack: contextlib.AsyncExitStack,
-    run: Callable[[str, str], Awaitable[Program]],
-    folder: Path,
-    env: dict[str, str],
-    owner: Program,
-    uids: Sequence[str],
-) -> dict[str, Way]:
-    """Run nginx in front of the owner of uids; nginx that asks where each request goes; and nginx that is told so.
+@contextlib.asynccontextmanager
+async def ways_by_nginx(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[dict[str, Way]]:
+    """Run the ways on which nginx carries a request, by name; none without nginx on the PATH.
 
-    For the last one the pod that is not the owner is asked first, always.
+    To a pod without the middleware and to one with it, which is the owner; there, after it has asked where that is; and
+    there, after another pod has said so: with ``REPLAY`` the one that is not the owner is asked first, always.
     """
-    own = folder / "to-the-owner"
-    own.mkdir()
-    plain = proxies.Nginx(own, keepalive=True, unbuffered=["/large", "/upload"])
-    await plain.use([owner])
-    await stack.enter_async_context(processes.ending(plain.program))
-    decider = await stack.enter_async_context(processes.ending(await _decider(folder, env)))
-    asking = await stack.enter_async_context(
-        processes.ending(
-            await proxies.printed_nginx("nginx-decide", folder, _plan("decide", decider.port, [owner.address]))
-        )
-    )
-    one, other = [await run(f"replaying-{name}", f"{_OWN}:replaying") for name in "ab"]
-    for program in (one, other):
-        await processes.until_answers(program)
-    _, there = await owned([one, other], len(uids))
-    plan = _plan("replay", 1, [one.address, other.address])
-    told = await stack.enter_async_context(
-        processes.ending(await proxies.printed_nginx("nginx-replay", folder, plan, first=one.address))
-    )
+    if proxies.missing(NGINX) is not None:
+        yield {}
+        return
+    env = _environment(redis)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def run(starting: Awaitable[Program]) -> Program:
+            return await stack.enter_async_context(processes.ending(await starting))
+
+        apps = {name: f"{_OWN}:{name.partition('-')[0]}" for name in ("sticky-a", "replaying-a", "replaying-b")}
+        apps["pod"] = "benchmarks.web.apps:registered"
+        started = [run(processes.start_app(name, app, folder, env)) for name, app in apps.items()]
+        owner, one, other, pod = await asyncio.gather(*started)
+        for program in (owner, one, other, pod):
+            await processes.until_answers(program)
+        (here,), (_, there) = await owned([owner], uids), await owned([one, other], uids)
+        decider = await run(_decider(folder, env))
+        found = {NGINX: Way(await run(_plain(folder / "to-the-pod", pod)), here, [pod])}
+        found[OWNER] = Way(await run(_plain(folder / "to-the-owner", owner)), here, [owner])
+        for name, keep in ((DECIDE, 0), (KEPT, 1)):
+            plan = _plan("decide", decider.port, [owner.address], keep)
+            entry = await run(proxies.printed_nginx(f"nginx-decide-{keep}", folder, plan))
+            found[name] = Way(entry, here, [decider, owner])
+        plan = _plan("replay", 1, [one.address, other.address])
+        entry = await run(proxies.printed_nginx("nginx-replay", folder, plan, first=one.address))
+        found[REPLAY] = Way(entry, there, [one, other])
+        yield {name: attrs.evolve(way, programs=[way.entry, *way.programs]) for name, way in found.items()}
+
+
+async def _plain(folder: Path, pod: Program) -> Program:
+    folder.mkdir()
+    nginx = proxies.Nginx(folder, keepalive=True)
+    await nginx.use([pod])
+    return nginx.program
+
+
+def _environment(redis: str) -> dict[str, str]:
     return {
-        OWNER: Way(plain.program, uids, [plain.program, owner]),
-        DECIDE: Way(asking, uids, [asking, decider, owner]),
-        REPLAY: Way(told, there, [told, one, other]),
+        REDIS: redis,
+        "STATEFUL_ROUTE_NAMESPACE": NAMESPACE,
+        "STATEFUL_ROUTE_SECRET": secrets.token_hex(32),
     }
 
 
-def _plan(mode: str, decide: int, pods: Sequence[str]) -> Plan:
+def _plan(mode: str, decide: int, pods: Sequence[str], keep: int = 0) -> Plan:
     sources = sources_from(UIDS)
     where = f"{LOOPBACK}:{decide}"
     listen = f"{LOOPBACK}:{processes.free_port()}"
     return Plan.checked(
-        service=SERVICE, uid=UIDS, sources=sources, mode=mode, listen=listen, decide=where, pods=pods, hold=6.0, keep=1
+        service=SERVICE,
+        uid=UIDS,
+        sources=sources,
+        mode=mode,
+        listen=listen,
+        decide=where,
+        pods=pods,
+        hold=6.0,
+        keep=keep,
     )
 
 
