@@ -31,6 +31,8 @@ _log = logging.getLogger("stateful_route")
 
 # Seconds that who connects has to prove who it is.
 _HELLO_WITHIN = 5.0
+# The first byte of the length of a frame: before it is known who is there, none is that long.
+_OF_FRAME = 0
 # A peer has one connection; the rest is for those that come and go.
 _MOST_CONNECTIONS = 4096
 
@@ -48,6 +50,25 @@ class AcceptedConnection(Connection):
         self._nonces = "", secrets.token_hex(16)
         self._patience: asyncio.TimerHandle | None = None
         self._last_stream = 0
+        self._is_told = False
+        """Whether it is known what the other side speaks."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take frames, or hand the connection over if the first byte is not that of one."""
+        if not self._is_told:
+            self._is_told = True
+            if self._listener.http is not None and data[0] != _OF_FRAME:
+                self._speak_http(self._listener.http(), data)
+                return
+        super().data_received(data)
+
+    def _speak_http(self, protocol: asyncio.Protocol, data: bytes) -> None:
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - something was received by it
+        self._end(PeerLostError("it is no peer: it speaks HTTP"))
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
 
     def connected(self) -> None:
         """Wait for the first frame, for a while."""
@@ -130,6 +151,8 @@ class PeerListener:
         self.scope = scope
         self.take = take
         self.connections: set[AcceptedConnection] = set()
+        self.http: Callable[[], asyncio.Protocol] | None = None
+        """Makes the protocol of a connection that speaks HTTP; ``None``: such a one is closed."""
         self._silence = silence
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
