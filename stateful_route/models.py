@@ -228,6 +228,8 @@ class LinkChange:
         previous: who held it before, if the owner or its incarnation changed.
         ended: of a claim, the epoch of the link before that was released, removed, taken over or lost, if there was one
             of late; see ``ENDED_TENURE_SECONDS``.
+        move: of a claim that finds the link of its own life, the name of the move by which it came to it, if one did
+            of late.
 
     """
 
@@ -235,6 +237,7 @@ class LinkChange:
     link: Link | None
     previous: PreviousOwner | None = None
     ended: int | None = attrs.field(default=None, eq=False)
+    move: str | None = attrs.field(default=None, eq=False)
 
     @property
     def done(self) -> bool:
