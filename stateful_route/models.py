@@ -269,6 +269,7 @@ class PodReport(_json.JsonForm):
         version: what revision of the application it runs.
         reclaiming: whether it still claims again what it owned before the store lost it.
         draining: whether it gives up all that it owns, without a word for each uid: nobody caches its links.
+        adopts: whether it takes the states of uids that other pods send.
 
     """
 
@@ -283,6 +284,7 @@ class PodReport(_json.JsonForm):
     version: str | None = _optional_text()
     reclaiming: bool = attrs.field(default=False, validator=is_bool)
     draining: bool = attrs.field(default=False, validator=is_bool)
+    adopts: bool = attrs.field(default=False, validator=is_bool)
 
 
 @attrs.frozen(kw_only=True)
