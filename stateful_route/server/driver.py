@@ -106,8 +106,8 @@ class ServerDriver(Driver):
             InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
                 generator; if ``movable`` cannot be called with a number, or is an ``async def``; if ``adopt`` cannot be
                 called with a uid, bytes and an epoch, or is a generator; if ``max_state`` is no int from 0.
-            ConfigError: if ``adopt`` is given without ``hand_off`` or ``carrier``, or that without it; or if CPU is to be
-                weighed twice, or is to be measured without psutil; or if ``rebalance`` is set and there is no
+            ConfigError: if ``adopt`` is given without ``hand_off`` or ``carrier``, or that without it; or if CPU is
+                to be weighed twice, or is to be measured without psutil; or if ``rebalance`` is set and there is no
                 ``movable``; or if ``call_deadline`` is above half of the lease; or if ``max_links_is_hard`` is set and
                 ``max_links`` is not.
 
@@ -224,7 +224,7 @@ class ServerDriver(Driver):
 
     async def _say_goodbye(self, deadline: float) -> None:
         if self._travelling is not None:
-            await self._travelling.stop()
+            await self._travelling.stop((deadline - anyio.current_time()) / 2)
         await self._beating.stop()
         await self._invalidations.stop()
         await self._caring.stop()

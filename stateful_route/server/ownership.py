@@ -226,7 +226,7 @@ class Ownership:
 
     def suspend(self) -> None:
         """Own nothing until it is known whether the uid has gone to another pod; nobody is told yet."""
-        self._suspended = self.held
+        self._suspended = self._suspended or self.held
         self.held = False
 
     def resume(self) -> None:

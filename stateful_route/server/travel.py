@@ -67,6 +67,16 @@ class Travel:
         self._carrier = carrier
         self._random = random
         self._tasks = Tasks()
+        self._going: dict[str, asyncio.Event] = {}
+
+    def __contains__(self, uid: str) -> bool:
+        """Whether the uid is on its way."""
+        return uid in self._going
+
+    async def wait(self, uid: str) -> None:
+        """Return once the uid is not on its way any more, if it is."""
+        while uid in self._going:
+            await self._going[uid].wait()
 
     async def go(self, handle: Ownership, data: bytes, *, to: int | None = None) -> Fate:
         """Move a uid that is owned, with its state, to a pod that is chosen by load, or to that one.
@@ -74,6 +84,7 @@ class Travel:
         From now on the handle is not owned, and it is again if the uid stays.
         """
         handle.suspend()
+        arrived = self._going[handle.uid] = asyncio.Event()
         try:
             async with self._operations.turn(handle.uid):
                 if self._operations.owned.held(handle.uid) is not handle:
@@ -81,6 +92,8 @@ class Travel:
                 return await self._go_in_turn(handle, data, to)
         finally:
             handle.resume()  # if it was not given up
+            del self._going[handle.uid]
+            arrived.set()
 
     async def _go_in_turn(self, handle: Ownership, data: bytes, to: int | None) -> Fate:
         tried: set[int] = set()

@@ -68,7 +68,7 @@ class Travelling:
         self.arrivals = Arrivals(operations, status, max_state=max_state, max_links=config.max_links)
         carrier.attach(self.arrivals)
 
-    async def stop(self) -> None:
-        """Send and take nothing any more."""
-        await self.travel.stop(_TOLD_WITHIN)
+    async def stop(self, seconds: float) -> None:
+        """Send and take nothing any more; wait for so many seconds at most until receivers were told."""
+        await self.travel.stop(max(0.0, min(seconds, _TOLD_WITHIN)))
         await self.arrivals.stop()
