@@ -55,7 +55,8 @@ class SimulatedCarrier:
 
     async def send(self, pod: PodState, parcel: Parcel) -> PodLife:
         """See ``StateCarrier``."""
-        return await self._call(pod, parcel.uid, lambda there: there.receive(parcel))
+        life: PodLife = await self._call(pod, parcel.uid, lambda there: there.receive(parcel))
+        return life
 
     async def settle(self, pod: PodState, verdict: Verdict) -> None:
         """See ``StateCarrier``."""
