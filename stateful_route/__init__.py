@@ -11,6 +11,7 @@ from stateful_route.client.placement.strategies import (
     PreferNewestVersion,
     PreferZone,
 )
+from stateful_route.client.pods.departures import Departures
 from stateful_route.client.service_view import ServiceView
 from stateful_route.client.statistics import ClientStatistics
 from stateful_route.client.targets import Absent, Target, There, Wait
@@ -34,6 +35,7 @@ from stateful_route.errors import (
     StoreUnavailableError,
 )
 from stateful_route.interfaces import StatefulRouteForClientDriver, StatefulRouteForServerDriver
+from stateful_route.lives import Life
 from stateful_route.models import (
     Link,
     LinkChange,
@@ -80,10 +82,12 @@ __all__ = [
     "ClientStatistics",
     "ConfigError",
     "CpuUsage",
+    "Departures",
     "EventLoopLag",
     "Following",
     "HandOff",
     "InvalidArgumentError",
+    "Life",
     "LifecycleError",
     "Link",
     "LinkChange",

@@ -198,6 +198,14 @@ class BaseConfig(_json.JsonForm):
         5.0, "longest time of stop() after the drain, to hand over what was claimed meanwhile and to say goodbye"
     )
 
+    life_dir: str | None = _setting(
+        None,
+        check_id,
+        unit="",
+        doc="folder, on Linux, in which each pod has a file with the name of its life, for `stateful-route sidecar`",
+        kind=str,
+    )
+
     link_ttl: float = _seconds(600.0, "life of a temporary link that is neither renewed nor confirmed")
     cache_ttl: float = _seconds(240.0, "longest time that a client trusts a cached link")
     cache_margin: float = _seconds(1.0, "a cached entry expires this long before its link", check_seconds)

@@ -12,6 +12,7 @@ from stateful_route._lifecycle import Driver
 from stateful_route.client.driver import ClientDriver
 from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.lives import check_life
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.parcels import MAX_STATE
 from stateful_route.store.redis.store import RedisStore
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from stateful_route.client.placement.strategies import PlacementStrategy
+    from stateful_route.lives import Life
     from stateful_route.models import ServerInfo
     from stateful_route.server.hand_over import HandOff
     from stateful_route.server.load.sources import LoadSource
@@ -176,6 +178,25 @@ class StatefulRoute:
 
         """
         return self._keep(ClientDriver(self.store, self._config, strategy=strategy))
+
+    async def end_life(self, life: Life) -> bool:
+        """End a life of a pod, of which it is proven that its process is gone; return whether it has ended.
+
+        Its uids are taken over as soon as clients hear of it, instead of once its lease has ended. No other life of the
+        pod is ended with it, and it is safe to say so again, or late. ``False`` if an older life of the pod may still
+        own, or the entry of the pod cannot be read: ask again, or leave it to the lease.
+
+        Be sure. A process that lives, and hears a moment later that its life is over, is one of two owners until then.
+
+        Raises:
+            InvalidArgumentError: if ``life`` is not a ``Life``.
+            StoreError: if the store did not answer; then it may have ended.
+            LifecycleError: if the store is not open.
+
+        """
+        check_life("life", life)
+        retention = self._config.retention_seconds
+        return await self.store.end_life(life.namespace, life.service_name, life.of_pod, retention)
 
     @property
     def store(self) -> Store:

@@ -16,7 +16,7 @@ from benchmarks.rows import Row
 from benchmarks.web import hop, processes, proxies
 from benchmarks.web.apps import LARGE_BYTES
 from benchmarks.web.generator import Work, held_open
-from benchmarks.web.hop import GATEWAY, HERE, HTTPX, NGINX, POD
+from benchmarks.web.hop import GATEWAY, HERE, HTTPX, NGINX, POD, SHORT
 from benchmarks.web.processes import LOOPBACK
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.rows import Options
     from benchmarks.web.hop import Way
 
-_ALL = (NGINX, POD, HERE, SUBJECT, GATEWAY)
+_ALL = (NGINX, POD, HERE, SUBJECT, SHORT, GATEWAY)
 _MOST_US = 10.0
 _MOST_KB = 60.0
 _SOCKETS = 1_000
@@ -94,7 +94,7 @@ LOADS = (
         connections=100,
         method="POST",
         upload=100,
-        ways=(NGINX, POD, HTTPX, HERE, SUBJECT, GATEWAY),
+        ways=(NGINX, POD, HTTPX, HERE, SUBJECT, SHORT, GATEWAY),
         goals=(_AT_LEAST(10.0, of=HTTPX),),
     ),
     Load(

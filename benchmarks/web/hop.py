@@ -28,6 +28,7 @@ NGINX = "nginx"
 POD = "pod, called directly"
 HTTPX = "httpx gateway"
 HERE = "ours, where it arrived"
+SHORT = "ours, by the shortcut"
 GATEWAY = "ours, gateway"
 
 ROOMS = "/rooms/{uid}"
@@ -37,6 +38,7 @@ SOCKET = "/ws?uid={uid}"
 _WHO = "/whoami?uid={uid}"
 _UIDS = 64
 _OWN = "benchmarks.web.sticky_apps"
+_SHORTCUT = "stateful_route.web.uvicorn:StickyProtocol"
 _MOST_ASKED = 20
 _OUTPUT = 60.0
 
@@ -69,7 +71,8 @@ class Way:
 async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[dict[str, Way]]:
     """Run all ways, by name; without nginx on the PATH those through it are left out.
 
-    ``SUBJECT`` is a request that is forwarded by a replica that does not own its uid to the one that does.
+    ``SUBJECT`` is a request that is forwarded by a replica that does not own its uid to the one that does; ``SHORT``
+    is the same under ``uvicorn --http stateful_route.web.uvicorn:StickyProtocol``, as the gateway is.
     """
     env = {
         REDIS: redis,
@@ -78,14 +81,16 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
     }
     async with contextlib.AsyncExitStack() as stack:
 
-        async def run(name: str, app: str) -> Program:
-            return await stack.enter_async_context(processes.ending(await processes.start_app(name, app, folder, env)))
+        async def run(name: str, app: str, http: str = "httptools") -> Program:
+            program = await processes.start_app(name, app, folder, env, http=http)
+            return await stack.enter_async_context(processes.ending(program))
 
         pod = await run("pod", "benchmarks.web.apps:registered")
         httpx = await run("httpx-gateway", "benchmarks.web.httpx_gateway:app")
         first, second = [await run(f"replica-{name}", f"{_OWN}:sticky") for name in "ab"]
-        gateway = await run("gateway", f"{_OWN}:gateway")
-        for program in (pod, first, second):
+        third = await run("replica-c", f"{_OWN}:sticky", _SHORTCUT)
+        gateway = await run("gateway", f"{_OWN}:gateway", _SHORTCUT)
+        for program in (pod, first, second, third):
             await processes.until_answers(program)
         for program in (httpx, gateway):
             await processes.until_open(program)
@@ -101,6 +106,7 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
             HTTPX: Way(httpx, here, [httpx, pod]),
             HERE: Way(first, here, [first]),
             SUBJECT: Way(first, there, [first, second]),
+            SHORT: Way(third, there, [third, second]),
             GATEWAY: Way(gateway, there, [gateway, second]),
         }
 
@@ -121,9 +127,9 @@ async def owned(replicas: Sequence[Program], count: int) -> list[list[str]]:
                 request_bytes("GET", _WHO.format(uid=uid), LOOPBACK)
             )
             assert answer.is_success, answer
-            found[int(answer.body)].append(uid)
-            if all(len(uids) >= count for uids in found.values()):
-                return [uids[:count] for uids in found.values()]
+            found.setdefault(int(answer.body), []).append(uid)
+            if all(len(found[replica.pid]) >= count for replica in replicas):
+                return [found[replica.pid][:count] for replica in replicas]
     finally:
         for connection in connections:
             await connection.close()

@@ -168,14 +168,14 @@ async def start(
     return Program(name, port, log, process)
 
 
-async def start_app(name: str, app: str, folder: Path, env: Mapping[str, str]) -> Program:
-    """Start an application ("module:name") under uvicorn with uvloop and httptools, on a socket of its own.
+async def start_app(name: str, app: str, folder: Path, env: Mapping[str, str], *, http: str = "httptools") -> Program:
+    """Start an application ("module:name") under uvicorn with uvloop and that protocol, on a socket of its own.
 
     It may not be ready yet: connections wait until it is. When it is gone, they are refused.
     """
     with socket.create_server((LOOPBACK, 0), backlog=BACKLOG) as listening:
         fd = listening.fileno()
-        command = [sys.executable, "-m", "benchmarks.web.serve", app, str(fd)]
+        command = [sys.executable, "-m", "benchmarks.web.serve", app, str(fd), http]
         port = int(listening.getsockname()[1])
         own = {ADDRESS: f"http://{LOOPBACK}:{port}"}
         return await start(name, command, folder, port=port, env=own | dict(env), fds=[fd])

@@ -1,4 +1,6 @@
-"""An application under uvicorn, on a socket that it was given: ``python -m benchmarks.web.serve MODULE:NAME FD``.
+"""An application under uvicorn, on a socket that it was given: ``python -m benchmarks.web.serve MODULE:NAME FD HTTP``.
+
+``HTTP`` is the protocol, as of ``uvicorn --http``.
 
 With ``--fd`` uvicorn would take the socket for a unix socket, so that the event loop would not turn Nagle's algorithm
 off: an answer in two pieces would wait 40 ms for the acknowledgement of the first.
@@ -15,11 +17,11 @@ from benchmarks.web.processes import BACKLOG
 
 
 def main() -> None:
-    app, fd = sys.argv[1:]
+    app, fd, http = sys.argv[1:]
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=http,
         ws_per_message_deflate=False,
         backlog=BACKLOG,
         log_level="warning",

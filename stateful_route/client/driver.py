@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stateful_route.client.batch import Answers
     from stateful_route.client.following import Following
     from stateful_route.client.placement.strategies import PlacementStrategy
+    from stateful_route.client.pods.departures import Departures
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.targets import Target, There
     from stateful_route.models import Link, PodState
@@ -410,6 +411,21 @@ class ClientDriver(Driver):
         self._check_running()
         async with within(self._deadline, "report_unreachable"):
             await self._directory.report_unreachable(self._directory.peek(namespace, service_name), pod_index)
+
+    def departures(self, namespace: str, service_name: str) -> Departures:
+        """Return what tells that pods of a service have left or died: who holds requests for them tries again then.
+
+        Of a service that was not used for long it counts anew, so it is asked for each time.
+
+        Raises:
+            InvalidArgumentError: if the service or the namespace is not an id.
+            LifecycleError: if the driver does not run.
+
+        """
+        namespace = self._namespace_of(namespace)
+        check_id("service_name", service_name)
+        self._check_running()
+        return self._directory.peek(namespace, service_name).departures
 
     def service(self, service_name: str, namespace: str = "") -> ServiceView:
         """Return a view of this driver that is bound to one service.

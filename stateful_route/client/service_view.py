@@ -9,6 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
     from stateful_route.client.following import Following
+    from stateful_route.client.pods.departures import Departures
     from stateful_route.client.targets import Target, There
     from stateful_route.models import Link, PodState
 
@@ -113,6 +114,11 @@ class ServiceView:
 
         """
         await self.driver.report_unreachable(self.namespace, self.service_name, pod_index)
+
+    @property
+    def departures(self) -> Departures:
+        """What tells that pods have left or died; see ``ClientDriver.departures``."""
+        return self.driver.departures(self.namespace, self.service_name)
 
     async def pods(self) -> dict[int, PodState]:
         """Return what the store last said of each pod, by pod index.

@@ -64,6 +64,7 @@ class Drain:
         """Whether they were to be kept when the drain began."""
         self._called_off = False
         """Whether the drain ended before its time, as the pod takes new uids again."""
+        self._scope: anyio.CancelScope | None = None
         self._task: asyncio.Task[bool] | None = None
         self.leave_by = 0.0
         """When the rest of a stop has to have ended, as ``anyio.current_time()``; once ``leave`` was called."""
@@ -119,6 +120,12 @@ class Drain:
             self._called_off = True
             self._linger.end()
 
+    def abandon(self) -> None:
+        """End a drain that runs, and hand-offs with it: nothing is owned any more."""
+        self._called_off = True
+        if self._scope is not None:
+            self._scope.cancel()
+
     def _give_notice(self) -> None:
         """Have the next heartbeat say that the pod leaves.
 
@@ -155,7 +162,8 @@ class Drain:
         self._hand_over.begin()
         self._linger.done, self._linger.rest_goes = 0, False
         announced = True
-        with self._hand_over.faults.together(), self._owned.faults.together(), anyio.CancelScope(deadline=deadline):
+        self._scope = anyio.CancelScope(deadline=deadline)
+        with self._hand_over.faults.together(), self._owned.faults.together(), self._scope:
             async with anyio.create_task_group() as group:
                 announced = await self._hand_all_over(group, begin, deadline)
         if not self._called_off:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import secrets
 from random import Random
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from stateful_route._background.periodic import PeriodicTask
+from stateful_route._background.tasks import outlast
 from stateful_route._clock import lease_clock
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
@@ -23,10 +24,11 @@ from stateful_route._validation import (
     check_seconds,
 )
 from stateful_route.config import BaseConfig
-from stateful_route.errors import ConfigError, StoreError
+from stateful_route.errors import ConfigError
 from stateful_route.models import LinkKey, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import Drain
+from stateful_route.server.ending import Ending
 from stateful_route.server.hand_over import HandOver
 from stateful_route.server.heartbeats import Heartbeats
 from stateful_route.server.idle import IdleReleases
@@ -47,6 +49,7 @@ from stateful_route.server.travelling import Travelling, check_travel
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stateful_route.lives import Life
     from stateful_route.models import ServerInfo
     from stateful_route.server.hand_over import HandOff
     from stateful_route.server.load.sources import LoadSource
@@ -54,8 +57,6 @@ if TYPE_CHECKING:
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
-
-_log = logging.getLogger("stateful_route")
 
 # Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
 _MINTED_BYTES = 16
@@ -130,6 +131,8 @@ class ServerDriver(Driver):
         self._links = LinkCalls(store, self._operations, config)
         self._reclaim = Reclaim(self._operations, random)
         self._heartbeats = Heartbeats(store, self._owned, self._status, self._reclaim, config)
+        self._ends = Ending(self._heartbeats, self._lease.name, config, random)
+        self._ending: asyncio.Task[bool] | None = None
         self._checks = LinkChecks(self._operations, self._heartbeats, random)
         self._idle = IdleReleases(self._operations, most=max(1, round(config.drain_rate * config.heartbeat)))
         self._invalidations = PodInvalidationListener(
@@ -181,6 +184,16 @@ class ServerDriver(Driver):
         return self._lease.incarnation
 
     @property
+    def life(self) -> Life | None:
+        """The name of this life of the pod, by which whoever sees the process end can end it: ``route.end_life``.
+
+        ``None`` before the start, and while Redis has not answered to the registration of another one. It is another
+        one after each time that Redis lost this pod, or it was taken for dead, or its leased index went to another
+        process. Who keeps it elsewhere has to keep up with that; the setting ``life_dir`` does.
+        """
+        return self._lease.named
+
+    @property
     def healthy(self) -> bool:
         """Whether this process can still own uids: what a liveness probe asks. Local: no I/O.
 
@@ -207,7 +220,34 @@ class ServerDriver(Driver):
         """
         await super().stop()
 
+    async def end(self) -> bool:
+        """End this life at once, without a drain, a hand-off or a goodbye; return whether Redis has ended it.
+
+        It is for a driver that stands for something else whose state is gone, as a supervisor has that sees its child
+        end. All handles are lost when the call begins, the uids are taken over as soon as clients hear of it, and no
+        task is left behind. Another driver, of the same pod too, can be started then, and owns at once. It does not
+        hand off what is left: a drain that runs is cut off.
+
+        It takes ``stop_deadline`` at most, and as long again to leave no task behind. If Redis does not answer within
+        that, or an older life of the pod may still own, it is ``False``: the life ends with its lease then. A second
+        call waits for the first. It comes to its end even if the caller is cancelled.
+
+        Raises:
+            LifecycleError: if the driver does not run.
+
+        """
+        if self._ending is None:
+            self._check_running()
+            self._heartbeats.abandon()
+            self._draining.abandon()
+            self._ending = asyncio.create_task(self._ends.end_life(), name=f"stateful_route end of {self._lease.name}")
+        try:
+            return await outlast(self._ending)
+        finally:
+            await self.stop()
+
     async def _start(self) -> None:
+        self._ends.open()
         await self._load.start()
         await self._heartbeats.register()
         self._beating.start()
@@ -231,10 +271,7 @@ class ServerDriver(Driver):
         await self._reclaim.stop()
         self._status.routing_state = RoutingState.SHUTDOWN
         with anyio.CancelScope(deadline=deadline) as scope:
-            try:
-                await self._heartbeats.say_goodbye()
-            except StoreError as error:
-                _log.warning("%s could not say goodbye: %s", self._lease.name, error)
+            await self._ends.say_goodbye()
         await self._load.stop(scope.deadline)
 
     async def _care(self) -> None:

@@ -11,10 +11,13 @@ import attrs
 
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import LEASED_PROCESS, HeartbeatOutcome, RoutingState
-from stateful_route.server.lease import GOODBYE, SUPERSEDED
+from stateful_route.server.lease import ENDED, GOODBYE, SUPERSEDED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.config import BaseConfig
+    from stateful_route.lives import Life
     from stateful_route.models import PodReport, Registration
     from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.server.reclaim import Reclaim
@@ -69,6 +72,10 @@ class Heartbeats:
         self._parting = False
         self.may_be_known = False
         """Whether the store may know this process: it has registered, or its registration was not answered."""
+        self.on_life: Callable[[Life | None], None] | None = None
+        """Who is told of each life as it begins, before anything can be claimed in it."""
+        self.said_goodbye = False
+        """Whether the store knows that this process owns nothing any more."""
         self.spares_others = False
         """Whether it takes the place of no other process: it could not start, and only ends what it began."""
 
@@ -125,6 +132,30 @@ class Heartbeats:
             self._end()
         await self._publish_next()
 
+    def abandon(self) -> None:
+        """Own nothing from now on, and say no goodbye."""
+        self._parting = False
+        self._end(ENDED)
+
+    async def end_life(self) -> bool:
+        """Have the store end the life that was abandoned; return whether it has.
+
+        It has not if it has not said which life that is, or an older life of the pod may still own.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        while True:
+            life = self._lease.named
+            if life is not None and not self.said_goodbye:
+                names = life.namespace, life.service_name
+                self.said_goodbye = await self._store.end_life(*names, life.of_pod, self._times[1])
+            async with self._publishing:  # a registration that was in flight begins another life
+                if self._lease.named == life:
+                    return self.said_goodbye or not self.may_be_known
+                self.said_goodbye = False
+
     async def _publish_next(self) -> None:
         async with self._publishing:  # one at a time: what is said later must arrive later
             if not self._lease.ended:
@@ -139,6 +170,7 @@ class Heartbeats:
             if self._lease.waiting:  # who comes next has to wait for the older life too: so this is no goodbye
                 report = attrs.evolve(report, routing_state=RoutingState.DENY_NEW_CALL)
             await self._send(report)
+            self.said_goodbye = report.routing_state is RoutingState.SHUTDOWN
         self._parting = False
 
     async def _send(self, report: PodReport) -> HeartbeatOutcome:
@@ -206,6 +238,8 @@ class Heartbeats:
         # Another process may still serve what the older life owned, until its lease has ended.
         wait = 0.0 if self._exclusive else began.previous_left
         lease.begin(began.incarnation, sent, wait)
+        if self.on_life is not None:
+            self.on_life(lease.named)
         _log.info("%s is registered: incarnation %d, lease %g s", lease.name, began.incarnation, self._times[0])
         if wait:
             message = "incarnation %s of %s did not say goodbye: nothing is owned until its lease ends in %.1f s"
@@ -275,6 +309,6 @@ class Heartbeats:
         self._owned.lose_all()
         _log.error("%s %s", self._lease.name, SUPERSEDED)
 
-    def _end(self) -> None:
-        self._lease.end(GOODBYE)
+    def _end(self, why: str = GOODBYE) -> None:
+        self._lease.end(why)
         self._owned.lose_all()

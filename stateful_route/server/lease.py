@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route.errors import LifecycleError, StoreUnavailableError
+from stateful_route.lives import Life
 from stateful_route.models import ENDED_TENURE_SECONDS, PodLife, Topic
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _MARGIN = 0.002
 
 GOODBYE = "has said goodbye and owns nothing any more: make a new driver"
+ENDED = "was ended and owns nothing any more: make a new driver"
 SUPERSEDED = (
     "was superseded and owns nothing any more: a newer process has this pod index "
     "(uvicorn --workers, or two replicas with one STATEFUL_ROUTE_POD_INDEX? let them lease one): end this process"
@@ -90,6 +92,14 @@ class PodLease:
                 message = "an older life of this pod did not say goodbye, and its lease has not ended"
             raise StoreUnavailableError(message, operation="life", maybe_applied=False)
         return self._present
+
+    @property
+    def named(self) -> Life | None:
+        """The name of the present life; ``None`` while there is none that the store has told."""
+        server, life = self.server, self._present
+        if life is None or not life.incarnation:
+            return None
+        return Life(server.namespace, server.service_name, life.pod_index, life.incarnation)
 
     @property
     def waiting(self) -> bool:

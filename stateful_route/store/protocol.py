@@ -237,6 +237,16 @@ class Store(Protocol):
         """
         ...
 
+    async def end_life(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """End that life of a pod, whose process is known to be gone; return whether it has ended.
+
+        The lease is not waited for; all else is as for a confirmed death, and it is announced. A newer life of the pod
+        is left alone, as is one that said goodbye; what is superseded, was confirmed to be dead, or is not known, has
+        ended. ``False`` if an older life of the pod may still own, until the lease of that has ended; or if the entry
+        cannot be read. Nothing is changed then.
+        """
+        ...
+
     def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[TopicEvent | None]]:
         """Subscribe to what the clients of a service, or one of its pods, are told.
 

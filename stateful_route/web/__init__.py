@@ -1,5 +1,6 @@
 """Any ASGI application right at several replicas: where the uid of a request is."""
 
+from stateful_route.web.decide import StickyDecide
 from stateful_route.web.gateway import StickyGateway
 from stateful_route.web.middleware import StickyMiddleware
 from stateful_route.web.sticky import Sticky
@@ -29,6 +30,7 @@ __all__ = [
     "ResponseHeader",
     "SignedCookie",
     "Sticky",
+    "StickyDecide",
     "StickyGateway",
     "StickyMiddleware",
     "Subprotocol",

@@ -5,27 +5,43 @@ from __future__ import annotations
 import asyncio
 import logging
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
 from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
-from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.web.answers import answer
 from stateful_route.web.errors import PeerError, PeerUnreachableError
 from stateful_route.web.inbound import AT_HAND
+from stateful_route.web.not_served import (
+    GONE,
+    HAS_MOVED,
+    NO_POD,
+    NOT_REACHED,
+    REFUSED,
+    TOO_LARGE_HEAD,
+    NotServed,
+    not_told,
+)
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
-from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MAX_PAYLOAD, MOVED, Refusal
+from stateful_route.web.peer.frames import FULL, LEAVING, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
+from stateful_route.web.quiet import Quiet
+from stateful_route.web.shortcut.running import Way
 from stateful_route.web.tenants import Tenant
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import Target
     from stateful_route.web.inbound import Inbound
+    from stateful_route.web.misroute import Misroute
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
+    from stateful_route.web.peer.stream import Stream
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
     from stateful_route.web.uids.found import Found
@@ -37,48 +53,31 @@ _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.25
 # Seconds for which it is remembered, at least, that a uid cannot be served.
 _SHORTEST_WAIT = 0.05
-_TOO_LARGE = 431
-# Seconds between two lines in the log about one peer, and of how many that is remembered.
-_QUIET = 5.0
-_MOST_LOGGED = 1000
-
-
-@attrs.frozen
-class NotServed:
-    """Why a request was not served: what to answer, and whether it may be tried again after a while."""
-
-    why: str
-    holds: bool = True
-    status: int = UNAVAILABLE
-
-
-_MOVED = NotServed("it moves to another process")
-_AWAY = NotServed("the directory of sessions does not answer", holds=False)
-_REFUSED = {
-    MOVED: _MOVED,
-    AWAY: _AWAY,
-    FULL: NotServed("no pod has room for it"),
-    LEAVING: NotServed("its process ends, and has not handed it over yet"),
-}
 _NOT_THERE = frozenset({MOVED, FULL})
-_NO_POD = NotServed("no pod takes it now")
-_ENDING = NotServed("this process is about to end", holds=False)
-_NOT_REACHED = NotServed("the process that has it is not reached")
-_GONE = NotServed("the process that had it is gone; what it did is not known")
-_TOO_LARGE_HEAD = NotServed("the head of the request is too large", holds=False, status=_TOO_LARGE)
+
+
+T = TypeVar("T")
 
 
 class Edge:
     """Serves requests here or has peers serve them, and holds those whose owner is not there for the moment."""
 
     def __init__(
-        self, rooms: ServiceView, dialer: Dialer, settings: EdgeSettings, pod: Pod | None, *, restores: bool = True
+        self,
+        rooms: ServiceView,
+        dialer: Dialer,
+        settings: EdgeSettings,
+        pod: Pod | None,
+        *,
+        restores: bool = True,
+        misroute: Misroute | None = None,
     ) -> None:
         """Ask ``rooms`` where a uid is; ``pod`` is this process, if it serves uids itself.
 
         ``restores`` is whether the app can load what another process knew of a uid: one that it has made is taken over
-        then too, when that process is gone.
+        then too, when that process is gone. ``misroute`` answers what others shall carry to its owner.
         """
+        self._misroute = misroute
         self._rooms = rooms
         self._dialer = dialer
         self._pod = pod
@@ -90,8 +89,9 @@ class Edge:
         self._random = Random()  # noqa: S311 - it spreads attempts
         self._held = 0
         self._endless = Endless()
-        self._logged: dict[object, float] = {}
-        self._waits: dict[str, Wait] = {}
+        self._quiet = Quiet()
+        self._waits: dict[str, tuple[Wait, int]] = {}
+        """What is remembered of uids that cannot be served, and how many pods had left by then."""
 
     # One request --------------------------------------------------------------------------------------------------
 
@@ -102,31 +102,97 @@ class Edge:
             ClientGoneError: if the client goes away before its request is whole.
 
         """
-        there = self._peer_of(found.uid)
-        failed = await (self._attempt(found, inbound) if there is None else self._carry(there, found, inbound))
-        if failed is None:  # almost always
-            return
-        if failed.holds and self._held < self._max_held:
-            self._held += 1
-            try:
-                failed = await self._hold(found, inbound, failed)
-            finally:
-                self._held -= 1
+        there = self.peer_of(found.uid)
+        if there is not None:
+            failed = await self._carry(there, found, inbound)
+        else:
+            failed = REFUSED[LEAVING] if self._is_closing(found.uid) else await self._attempt(found, inbound)
+        if failed is not None:
+            await self._serve_later(found, inbound, failed)
+
+    async def go_on(
+        self, found: Found, inbound: Inbound, there: There, connection: DialedConnection, stream: Stream | None
+    ) -> None:
+        """Serve a request whose head was sent to its owner with its body in it; without a stream it was not.
+
+        Raises:
+            ClientGoneError: if the client goes away before its request is whole.
+
+        """
+        try:
+            await inbound.read_ahead(AT_HAND)
+        except BaseException:
+            if stream is not None:
+                stream.abandon(PeerError("nobody waits for the answer"))
+                stream.close()
+            raise
+        if stream is None:
+            outcome = Outcome(Carried.UNREACHED)
+        else:
+            carrier = HttpCarrier(connection, inbound.watch, inbound.send, self._endless)
+            outcome = await _outcome(carrier.follow(stream, watches=True))
+        if outcome.carried is not Carried.DONE:
+            await self._serve_later(found, inbound, await self._not_carried(outcome, there, found, inbound))
+
+    async def _serve_later(self, found: Found, inbound: Inbound, failed: NotServed | None) -> None:
+        """Hold a request that was not served, if that is of use; answer 503 if it is not served in time."""
+        assert failed is not None  # noqa: S101 - else it was served
+        failed = await self._hold(
+            lambda: self._attempt(found, inbound),
+            failed,
+            lambda departed, seconds: inbound.unless_gone(self._pause(departed, seconds)),
+        )
         if failed is not None:
             await answer(inbound.scope, inbound.send, failed.status, failed.why)
 
-    async def _hold(self, found: Found, inbound: Inbound, failed: NotServed | None) -> NotServed | None:
-        """Try again until the request is served, or it is too late; return why it was not served."""
+    async def _hold(
+        self,
+        attempt: Callable[[], Awaitable[T | NotServed]],
+        failed: NotServed,
+        pause_for: Callable[[int, float], Awaitable[bool]],
+    ) -> T | NotServed:
+        """Try again until it is done, or it is too late; return what came of it last.
+
+        Raises:
+            ClientGoneError: if the client goes away meanwhile, as far as that is seen.
+
+        """
+        if not failed.holds or self._held >= self._max_held:
+            return failed
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
-        pause = 0.0
-        while failed is not None and failed.holds and loop.time() < until:
-            await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
-            pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
-            failed = await self._attempt(found, inbound)
-        return failed
+        pause, departed = 0.0, self._departed
+        came: T | NotServed = failed
+        self._held += 1
+        try:
+            while isinstance(came, NotServed) and came.holds and loop.time() < until:
+                if await pause_for(departed, pause * self._random.uniform(0.5, 1.0)):
+                    pause = 0.0
+                pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
+                departed = self._departed
+                came = await attempt()
+        finally:
+            self._held -= 1
+        return came
 
-    def _peer_of(self, uid: str) -> There | None:
+    @property
+    def _departed(self) -> int:
+        """How often pods of the service have left or died, as far as it is known."""
+        try:
+            return self._rooms.departures.count
+        except LifecycleError:
+            return 0
+
+    async def _pause(self, departed: int, seconds: float) -> bool:
+        """Return after so many seconds, or ``True`` once more pods have left: the next attempt may succeed."""
+        try:
+            departures = self._rooms.departures
+        except LifecycleError:
+            await asyncio.sleep(seconds)
+            return False
+        return await departures.wait(departed, seconds)
+
+    def peer_of(self, uid: str) -> There | None:
         """Return the peer that has a uid, if that is known without a question, and it is not this process."""
         there = self._rooms.peek_target(uid)
         pod = self._pod
@@ -138,13 +204,14 @@ class Edge:
     async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
         """Try once; return why it was not served."""
         try:
-            target = await self._target(found)
+            target = await self._target(found, inbound)
         except (RoutingError, StoreError, LifecycleError) as error:
-            return _NO_POD if isinstance(error, RoutingError) else _AWAY if isinstance(error, StoreError) else _ENDING
+            return not_told(error)
+        inbound.raise_if_gone()
         if isinstance(target, There):
             return await self._carry(target, found, inbound)
         if not isinstance(target, (Tenant, Absent)):
-            return _NOT_REACHED if isinstance(target, Wait) else _REFUSED.get(target.reason, _MOVED)
+            return NOT_REACHED if isinstance(target, Wait) else REFUSED.get(target.reason, HAS_MOVED)
         return await self._serve_here(target, found, inbound)
 
     async def _serve_here(self, target: Tenant | Absent, found: Found, inbound: Inbound) -> NotServed | None:
@@ -157,22 +224,31 @@ class Edge:
         elif pod is not None:
             await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
         elif not await self.carry_unlinked(inbound):
-            return _NO_POD
+            return NO_POD
         return None
+
+    def _is_closing(self, uid: str) -> bool:
+        """Whether a uid is being handed off here: its requests are held."""
+        tenant = None if self._pod is None else self._pod.tenants.get(uid)
+        return tenant is not None and tenant.closing and not tenant.lost
 
     # Where it is --------------------------------------------------------------------------------------------------
 
-    async def _target(self, found: Found) -> Tenant | Refusal | Target:
+    async def _target(self, found: Found, inbound: Inbound | None = None) -> Tenant | Refusal | Target:
         uid, pod = found.uid, self._pod
         if pod is not None and pod.tenants.get(uid) is not None:
-            admitted = await pod.admit(uid, found.source)
+            admitted = await pod.admit(uid, found.source, *(() if inbound is None else (inbound.unless_gone,)))
             if not isinstance(admitted, Refusal) or admitted.reason != MOVED:
                 return admitted
-        target = self._waits.get(uid) or await self._rooms.resolve(uid, place=found.source.place)
+        departed = self._rooms.departures.count  # before the question: what leaves meanwhile is not in its answer
+        remembered = self._waits.get(uid)
+        if remembered is not None and remembered[1] == departed:
+            return remembered[0]
+        target = await self._rooms.resolve(uid, place=found.source.place)
         if isinstance(target, Absent):
             return await self._restored(uid)
         if isinstance(target, Wait):
-            self._remember(uid, target)
+            self._remember(uid, target, departed)
         if isinstance(target, There) and pod is not None and target.pod_index == pod.server.pod_index:
             admitted = await pod.admit(uid, found.source)
             if isinstance(admitted, Refusal):
@@ -180,13 +256,14 @@ class Edge:
             return admitted
         return target
 
-    def _remember(self, uid: str, wait: Wait) -> None:
+    def _remember(self, uid: str, wait: Wait, departed: int) -> None:
         """Let all requests of a uid that cannot be served now wait together, for a part of the time that it takes.
 
-        They do not ask Redis each by itself, and ask more often as its end comes near.
+        They do not ask Redis each by itself, and ask more often as its end comes near, and at once when a pod has left.
         """
-        if uid not in self._waits:
-            self._waits[uid] = wait
+        remembered = self._waits.get(uid)
+        if remembered is None or remembered[1] != departed:
+            self._waits[uid] = wait, departed
             seconds = min(_LONGEST_PAUSE, max(_SHORTEST_WAIT, wait.seconds / 2))
             asyncio.get_running_loop().call_later(seconds, self._waits.pop, uid, None)
 
@@ -217,6 +294,53 @@ class Edge:
             return
         await rooms.driver.cache_expired(rooms.namespace, uid, rooms.service_name)
 
+    def way(self, found: Found) -> Way | None:
+        """Return the way to the peer that has a uid, if that is known and it is connected. No I/O."""
+        there = self.peer_of(found.uid) if self._misroute is None else None
+        address = None if there is None else PeerAddress.parse(there.address)
+        connection = None if address is None else self._dialer.connected(address)
+        if there is None or connection is None:
+            return None
+        return Way(found, self._sources.number(found.source), there, connection, self)
+
+    # For who carries nothing itself -------------------------------------------------------------------------------
+
+    def at_hand(self, uid: str) -> There | None:
+        """Return the pod that serves a uid, if that is known without a question, and the pod is connected. No I/O."""
+        there = self._rooms.peek_target(uid)
+        address = None if there is None else PeerAddress.parse(there.address)
+        return there if address is None or self._dialer.connected(address) is not None else None
+
+    async def locate(self, found: Found | None) -> There | Absent | NotServed:
+        """Return where a request is served; it is held while the owner of its uid is not there.
+
+        One without a uid goes to a pod that takes new ones, chosen by load; the epoch of that is 0.
+        """
+        located = await self._located(found)
+        if not isinstance(located, NotServed):
+            return located
+        return await self._hold(lambda: self._located(found), located, self._pause)
+
+    async def _located(self, found: Found | None) -> There | Absent | NotServed:
+        try:
+            target = await (self._chosen() if found is None else self._target(found))
+        except (RoutingError, StoreError, LifecycleError) as error:
+            return not_told(error)
+        if isinstance(target, Absent):
+            return target
+        if not isinstance(target, There):
+            return NOT_REACHED
+        address = PeerAddress.parse(target.address)
+        if address is not None and await self._reach(target.pod_index, address) is None:
+            await self._report(target.pod_index)
+            return NOT_REACHED
+        return target
+
+    async def _chosen(self) -> There | None:
+        index = await self._rooms.choose()
+        state = await self._rooms.pod(index)
+        return None if state is None else There(index, state.incarnation, 0, state.report.address)
+
     # Carrying it there --------------------------------------------------------------------------------------------
 
     async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
@@ -226,21 +350,23 @@ class Edge:
             connection = await self._reach(there.pod_index, address)
         if connection is None:
             await self._report(there.pod_index)
-            return _NOT_REACHED
+            return NOT_REACHED
+        if self._misroute is not None and await self._misroute.answered(there, inbound):
+            return None
         outcome = await self._carry_over(connection, found, inbound)
         return None if outcome.carried is Carried.DONE else await self._not_carried(outcome, there, found, inbound)
 
     async def _not_carried(self, outcome: Outcome, there: There, found: Found, inbound: Inbound) -> NotServed:
         if outcome.carried is Carried.UNREACHED:
-            return _NOT_REACHED
+            return NOT_REACHED
         if outcome.carried is Carried.TOO_LARGE:
-            return _TOO_LARGE_HEAD
+            return TOO_LARGE_HEAD
         if outcome.carried is Carried.LOST:
             await self._report(there.pod_index)
-            return attrs.evolve(_GONE, holds=inbound.repeatable)
+            return attrs.evolve(GONE, holds=inbound.repeatable)
         refusal = outcome.refusal or Refusal(MOVED)
         await self._doubt(found.uid, there, refusal)
-        refused = _REFUSED.get(refusal.reason, _MOVED)
+        refused = REFUSED.get(refusal.reason, HAS_MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
 
     async def carry_unlinked(self, inbound: Inbound) -> bool:
@@ -264,7 +390,7 @@ class Edge:
         if outcome.carried is Carried.DONE:
             return True
         if outcome.carried is Carried.LOST and not inbound.repeatable:
-            await answer(inbound.scope, inbound.send, _GONE.status, _GONE.why)
+            await answer(inbound.scope, inbound.send, GONE.status, GONE.why)
             return True
         return not inbound.intact
 
@@ -306,23 +432,16 @@ class Edge:
         A body that is not at hand is sent once the owner reads it: before that nothing of it is lost by a refusal.
         """
         uid, source = (None, 0) if found is None else (found.uid, self._sources.number(found.source))
-        try:
-            body = b"" if inbound.is_websocket else await inbound.read_ahead(AT_HAND)
-            head = pack_head(inbound.scope, uid, source, body, waits=body is None)
-            if len(head) > MAX_PAYLOAD:
-                return Outcome(Carried.TOO_LARGE)
-            if inbound.is_websocket:
-                return await WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless).run(head)
-            receive = inbound.receive if body is None else inbound.watch
-            return await HttpCarrier(connection, receive, inbound.send, self._endless).run(
-                head, watches=body is not None
-            )
-        except AnswerCutError as error:
-            _log.warning("an answer was cut off: %s", error)
-            return Outcome(Carried.DONE)  # without its end: the web server closes the connection
-        except PeerError as error:
-            _log.warning("a peer's answer cannot be read: %s", error)
-            return Outcome(Carried.LOST)
+        body = b"" if inbound.is_websocket else await inbound.read_ahead(AT_HAND)
+        head = pack_head(inbound.scope, uid, source, body, waits=body is None)
+        if len(head) > MAX_PAYLOAD:
+            return Outcome(Carried.TOO_LARGE)
+        if inbound.is_websocket:
+            carrier = WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless)
+            return await _outcome(carrier.run(head))
+        receive = inbound.receive if body is None else inbound.watch
+        http_carrier = HttpCarrier(connection, receive, inbound.send, self._endless)
+        return await _outcome(http_carrier.run(head, watches=body is not None))
 
     def end_streams(self) -> None:
         """End the WebSockets and event streams that arrived here and are served by peers: this process ends."""
@@ -335,10 +454,17 @@ class Edge:
             return  # it is avoided all the same
 
     def _log(self, pod_index: int, why: object) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._logged.get(pod_index, -_QUIET) < _QUIET:
-            return
-        if len(self._logged) > _MOST_LOGGED:
-            self._logged.clear()
-        self._logged[pod_index] = now
-        _log.warning("pod %d of %r is not reached: %s", pod_index, self._rooms.service_name, why)
+        if self._quiet.allows(pod_index, asyncio.get_running_loop().time()):
+            _log.warning("pod %d of %r is not reached: %s", pod_index, self._rooms.service_name, why)
+
+
+async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:
+    """Return what came of a request that is carried, also if the peer breaks off or cannot be understood."""
+    try:
+        return await carrying
+    except AnswerCutError as error:
+        _log.warning("an answer was cut off: %s", error)
+        return Outcome(Carried.DONE)  # without its end: the web server closes the connection
+    except PeerError as error:
+        _log.warning("a peer's answer cannot be read: %s", error)
+        return Outcome(Carried.LOST)

@@ -29,5 +29,23 @@ class PeerRefusedError(PeerUnreachableError):
     """A peer, or whoever has its address now, does not prove that it is of this service."""
 
 
+class UpstreamLostError(StatefulRouteError):
+    """The app behind this process was not reached, or its connection has ended.
+
+    Attributes:
+        sent: whether something of a request was sent, so that it is not known what came of it.
+
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        """Say what happened."""
+        super().__init__(message)
+        self.sent = sent
+
+
+class UpstreamProtocolError(UpstreamLostError):
+    """The app behind this process sent what cannot be read."""
+
+
 class DisconnectedError(OSError):
     """What ``send`` of a WebSocket raises when its client is gone: so ASGI 2.4 has it. It may leave the app."""

@@ -19,11 +19,13 @@ from stateful_route.errors import (
     StoreUnavailableError,
 )
 from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
 from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.settings import EdgeSettings
+from stateful_route.web.shortcut.running import RUNNING
 from stateful_route.web.uids.found import Found
 from stateful_route.web.uids.request import RequestHead
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from stateful_route.web.app_run import App
     from stateful_route.web.edge import Edge
     from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.shortcut.running import Way
     from stateful_route.web.uids.found import UidSources
 
 _log = logging.getLogger("stateful_route")
@@ -50,8 +53,8 @@ _TRY_AGAIN = 0.2
 _CLOCKS_APART = 2.0
 
 
-class Front(abc.ABC):
-    """An ASGI app that has requests served by the owners of their uids."""
+class Started(abc.ABC):
+    """An ASGI app that asks Redis where uids are: it starts and stops with a lifespan, or starts with a request."""
 
     def __init__(self, app: App | None, settings: dict[str, Any]) -> None:
         """Stand in front of an app, or of none; what is wrong with the settings of the edge is said at the start."""
@@ -66,6 +69,8 @@ class Front(abc.ABC):
         self._looks_further = False
         """Whether the head of a request does not tell all: there may be a uid in its body, or one is issued."""
         self._draining = False
+        self._has_lifespan = False
+        """Whether it runs with the lifespan of the web server, so that it sees all requests."""
         self._stopped = False
         self._state: dict[str, Any] = {}
         self._template: dict[str, Any] = {}
@@ -80,44 +85,9 @@ class Front(abc.ABC):
 
     # ASGI ---------------------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or a lifespan."""
-        if (self._edge is None or scope["type"] not in _SERVED) and not await self._prepared(scope, receive, send):
-            return
-        if self._draining:
-            send = closing(scope, send)
-        found = self._sources.find_in_path(scope)
-        if found is None and not self._looks_further:
-            found = self._sources.find(RequestHead(scope))
-        here = None if found is None else self._served_here(found, scope, receive, send)
-        if here is not None:  # almost always, behind a balancer that is sticky too
-            await here
-            return
-        try:
-            await self._serve(found, Inbound(scope, receive, send))
-        except ClientGoneError:
-            return
-
-    async def _serve(self, found: Found | None, inbound: Inbound) -> None:
-        """Serve a request that is not served here, as far as its head tells."""
-        edge, sources = self._edge, self._sources
-        assert edge is not None  # noqa: S101 - it was started
-        if found is None and self._looks_further:
-            request = RequestHead(inbound.scope)
-            if sources.needs_body(request):
-                request.body = await inbound.read_ahead(sources.body_limit, asked=True)
-            found = sources.find(request)
-            if sources.issued is not None and (found is None or found.stale):
-                found, inbound.send = issued(sources, request, found, inbound.send)
-            here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
-            if here is not None:
-                await here
-                return
-        await inbound.connect()
-        if found is not None:
-            await edge.serve(found, inbound)
-        else:
-            await self._serve_without_uid(edge, inbound)
 
     async def _prepared(self, scope: Message, receive: Receive, send: Send) -> bool:
         """Serve what is no request; return whether it is one, and may be served."""
@@ -130,20 +100,13 @@ class Front(abc.ABC):
             await self._app(scope, receive, send)
         return False
 
-    @abc.abstractmethod
-    def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
-        """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
-
-    @abc.abstractmethod
-    async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
-        """Serve a request that has no uid."""
-
     # The lifespan -------------------------------------------------------------------------------------------------
 
     async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
         if MARK in scope:
             self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
         scope[MARK] = self
+        self._has_lifespan = True
         self._state = scope.setdefault("state", {})
         self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
         await Lifespan(self._app, receive, send, self.start, self.stop).run(scope)
@@ -160,6 +123,17 @@ class Front(abc.ABC):
             return False
         return True
 
+    def check(self) -> None:
+        """Raise what is wrong with the settings.
+
+        Raises:
+            ConfigError: if one is missing or wrong.
+            InvalidArgumentError: naming the one of a wrong type or range.
+
+        """
+        if self._wrong is not None:
+            raise self._wrong
+
     async def start(self) -> None:
         """Start the drivers; the lifespan does it. Calls at the same time share one start.
 
@@ -170,8 +144,7 @@ class Front(abc.ABC):
             StoreError: if Redis does not answer within 10 s.
 
         """
-        if self._wrong is not None:
-            raise self._wrong
+        self.check()
         if self._stopped:
             raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
         await self._starting.run()
@@ -213,6 +186,93 @@ class Front(abc.ABC):
             return
         stack, self._stack = self._stack, contextlib.AsyncExitStack()
         await outlast(asyncio.ensure_future(stack.aclose()))
+
+
+class Front(Started):
+    """An ASGI app that has requests served by the owners of their uids."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request, a WebSocket or a lifespan."""
+        if (self._edge is None or scope["type"] not in _SERVED) and not await self._prepared(scope, receive, send):
+            return
+        if self._draining:
+            send = closing(scope, send)
+        found = self._sources.find_in_path(scope)
+        if found is None and not self._looks_further:
+            found = self._sources.find(RequestHead(scope))
+        here = None
+        if found is not None and not seems_ambiguous(scope):
+            here = self._served_here(found, scope, receive, send)
+        if here is not None:  # almost always, behind a balancer that is sticky too
+            await here
+            return
+        inbound = Inbound(scope, receive, send)
+        try:
+            await self._serve(found, inbound)
+        except ClientGoneError:
+            await inbound.drop()
+        finally:
+            inbound.release()
+
+    def way(self, scope: Message) -> Way | None:
+        """Return the way to the owner of the uid of a request, if its head tells all of that; no I/O.
+
+        ``None`` if the request has to go through the app.
+        """
+        edge, sources = self._edge, self._sources
+        if edge is None or self._draining:
+            return None
+        found = sources.find_in_path(scope)
+        if found is None:
+            request = RequestHead(scope)
+            if self._looks_further and sources.needs_body(request):
+                return None
+            found = sources.find(request)
+        return None if found is None or found.stale else edge.way(found)
+
+    async def _start(self) -> None:
+        await super()._start()
+        if self._has_lifespan:
+            RUNNING.add(self)
+
+    async def stop(self) -> None:
+        """End what is under way, and stop the drivers; the lifespan does it. A second call does nothing."""
+        RUNNING.discard(self)
+        await super().stop()
+
+    async def _serve(self, found: Found | None, inbound: Inbound) -> None:
+        """Serve a request that is not served here, as far as its head tells."""
+        edge, sources = self._edge, self._sources
+        assert edge is not None  # noqa: S101 - it was started
+        if is_ambiguous(inbound.scope["headers"]):
+            await inbound.connect()
+            await answer(inbound.scope, closing(inbound.scope, inbound.send), AMBIGUOUS, WHY_AMBIGUOUS)
+            return
+        if found is None and self._looks_further:
+            request = RequestHead(inbound.scope)
+            if sources.needs_body(request):
+                request.body = await inbound.read_ahead(sources.body_limit, asked=True)
+            found = sources.find(request)
+            if sources.issued is not None and (found is None or found.stale):
+                found, inbound.send = issued(sources, request, found, inbound.send)
+                inbound.is_given_id = True
+            here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
+            if here is not None:
+                await here
+                return
+        await inbound.connect()
+        if found is not None:
+            await edge.serve(found, inbound)
+        else:
+            await self._serve_without_uid(edge, inbound)
+
+    @abc.abstractmethod
+    def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
+        """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
+
+    @abc.abstractmethod
+    async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
+        """Serve a request that has no uid."""
 
 
 async def check_secrets(client: ClientDriver, settings: EdgeSettings) -> None:

@@ -19,6 +19,7 @@ from stateful_route.web.front import Front, check_secrets
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
 from stateful_route.web.pod import Pod
+from stateful_route.web.reached import published
 from stateful_route.web.settings import PodSettings
 from stateful_route.web.tenants import Tenants
 from stateful_route.web.where import listen as listen_for_peers
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.web.app_run import App
     from stateful_route.web.inbound import Inbound
+    from stateful_route.web.misroute import Misrouted
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.peer.stream import Stream
@@ -61,6 +63,9 @@ class StickyMiddleware(Front):
         secret: Secret | Sequence[Secret] = None,
         listen: str = "tcp",
         host: str | None = None,
+        http_address: str | None = None,
+        misroute: Misrouted = "forward",
+        public_address: str | None = None,
         hand_off: HandOff | None = None,
         drain: DrainMode | None = None,
         linger_idle: float = 30.0,
@@ -89,6 +94,18 @@ class StickyMiddleware(Front):
             listen: where peers reach this process: ``tcp``, a free port on the address that it has on its way to Redis;
                 ``tcp://host:port``; ``unix`` or ``unix:///folder`` if all processes share a host.
             host: the address to publish instead; by default ``STATEFUL_ROUTE_PEER_HOST`` of the environment.
+            http_address: where a proxy reaches this process that asks ``StickyDecide`` where a request goes:
+                ``host:port``; ``:port`` on the address at which its peers reach it; or ``peer``, the very port of its
+                peers, for processes that share one port, as with ``uvicorn --workers``; that needs uvicorn. By default
+                ``STATEFUL_ROUTE_HTTP_ADDRESS`` of the environment, or nowhere.
+            misroute: what becomes of a request whose uid another process has. ``forward``: this one carries it there.
+                ``accel``: nginx repeats it there (``X-Accel-Redirect: @owner``). ``fly-replay``: the proxy of Fly does,
+                by the machine. ``redirect``: the client does, after a 307 to the ``public_address``. ``refuse``: a
+                421. Or a function of a ``There`` and the scope, which returns status and headers, or ``None`` to
+                forward. Forwarded are in any case one that was misdirected before (``X-Sticky-Replayed``), one that is
+                given its id just now, and one whose owner publishes no address for it.
+            public_address: where clients reach a pod, for ``redirect``: a template with any of ``{host}``,
+                ``{pod_index}`` and ``{pod_name}``, for example ``https://room-{pod_index}.example.com``.
             hand_off: called with each uid, and awaited, before it leaves this process: save its state, say.
             drain: how uids leave at SIGTERM: ``hand_off``; ``linger``, once they were idle for ``linger_idle`` seconds;
                 ``release``, at once. In each case within ``drain_deadline`` of the config. By default ``hand_off`` if
@@ -122,6 +139,9 @@ class StickyMiddleware(Front):
             self._settings = PodSettings.checked(
                 listen=listen,
                 host=host,
+                http_address=http_address,
+                misroute=misroute,
+                public_address=public_address,
                 hand_off=hand_off,
                 drain=drain,
                 linger_idle=linger_idle,
@@ -160,6 +180,7 @@ class StickyMiddleware(Front):
         stack.callback(listener.close_connections)
         stack.callback(listener.close)
         address = await listen_for_peers(listener, settings.listen, settings.host, edge.redis)
+        address = published(address, settings.http_address, edge.config)
         config = attrs.evolve(edge.config, address=str(address), service_name=edge.service)
         route = await stack.enter_async_context(StatefulRoute(edge.redis, config))
         client = await stack.enter_async_context(route.client())
@@ -184,7 +205,8 @@ class StickyMiddleware(Front):
         if settings.on_signal:
             with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
                 stack.enter_context(drain_on_signal(self))
-        return Edge(rooms, dialer, edge, pod, restores=settings.hand_off is not None)
+        restores = settings.hand_off is not None
+        return Edge(rooms, dialer, edge, pod, restores=restores, misroute=settings.misroute)
 
     def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
         info = config.server_info()

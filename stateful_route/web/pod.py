@@ -18,7 +18,7 @@ from stateful_route.web.sticky import STATE_KEY, Sticky
 from stateful_route.web.uids.request import RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
@@ -29,11 +29,17 @@ if TYPE_CHECKING:
     from stateful_route.web.tenants import Tenant, Tenants
     from stateful_route.web.uids.sources import UidSource
 
+    Wait = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
+
 _log = logging.getLogger("stateful_route")
 
 # Seconds between two looks whether a uid is owned again, and that carried requests have to end when the process does.
 _LOOK = 0.02
 _END_WITHIN = 5.0
+
+
+async def _wait(work: Coroutine[Any, Any, None]) -> None:
+    await work
 
 
 class Pod:
@@ -74,10 +80,10 @@ class Pod:
 
     # Whether a uid is served here ---------------------------------------------------------------------------------
 
-    async def admit(self, uid: str, source: UidSource) -> Tenant | Refusal:
+    async def admit(self, uid: str, source: UidSource, wait: Wait = _wait) -> Tenant | Refusal:
         """Return the tenant of a uid that may be served here, claiming it if it is nobody's; or why it may not.
 
-        A uid that is being handed off is waited for: it is another pod's after that, or still this one's.
+        A uid that is being handed off is waited for, by ``wait``: it is another pod's after that, or still this one's.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
@@ -86,7 +92,7 @@ class Pod:
                 return tenant
             if not tenant.closing:
                 return tenant if await self.may_serve(tenant) else self._not_owned(tenant)
-            await tenant.opened(until - loop.time())
+            await wait(tenant.opened(until - loop.time()))
             if tenant.closing and loop.time() >= until:
                 return Refusal(LEAVING)
         return await self._claim(uid, source)
@@ -250,6 +256,8 @@ class Pod:
                 exchange.refuse(admitted)
                 return
             tenant = admitted
+            if exchange.gone:
+                return
         await self.serve(tenant, source, scope, exchange.receive, exchange.send)
 
     async def stop(self) -> None:

@@ -11,13 +11,16 @@ from stateful_route._validation import check_count, check_id, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
 from stateful_route.server.callbacks import check_hand_off
+from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
+from stateful_route.web.reached import checked_http_address
 from stateful_route.web.uids.found import UidSources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.server.hand_over import HandOff
+    from stateful_route.web.misroute import Misroute, Misrouted
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.uids.request import RequestHead
     from stateful_route.web.uids.sources import UidSource
@@ -113,6 +116,8 @@ class PodSettings:
     stop_after: float
     while_away: WhileAway
     on_signal: bool
+    http_address: str | None
+    misroute: Misroute | None
 
     @classmethod
     def checked(
@@ -126,6 +131,9 @@ class PodSettings:
         stop_after: float,
         while_away: WhileAway,
         on_signal: bool,
+        http_address: str | None,
+        misroute: Misrouted,
+        public_address: str | None,
     ) -> PodSettings:
         """Return the settings.
 
@@ -153,4 +161,6 @@ class PodSettings:
             stop_after=stop_after,
             while_away=while_away,
             on_signal=on_signal,
+            http_address=checked_http_address(http_address),
+            misroute=checked_misroute(misroute, public_address),
         )

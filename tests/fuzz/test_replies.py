@@ -116,6 +116,7 @@ def operations(store: RedisStore) -> list[Callable[[], Any]]:
         lambda: store.register(info, report, 5.0, 10.0),
         lambda: store.heartbeat(info, 5, 1, report, 5.0, 10.0),
         lambda: store.confirm_death("fuzz", "room", life, 10.0),
+        lambda: store.end_life("fuzz", "room", life, 10.0),
         lambda: store.read_pods("fuzz", "room"),
         store.info,
     ]

@@ -153,6 +153,7 @@ def test_pods(shared_server: LocalServer) -> None:
                     await typed(store.read_pods(namespace, "room", since=3, also=(0, 5))),
                     await typed(store.read_pods(namespace, "room", since=None, also=(0,))),
                     await typed(store.heartbeat(info, 5, 1, report, 5.0, 10.0)),
+                    await typed(store.end_life(namespace, "room", PodLife(0, 5), 10.0)),
                     await typed(store.confirm_death(namespace, "room", PodLife(0, 5), 10.0)),
                     await typed(store.register(info, report, 5.0, 10.0)),
                 ]

@@ -155,6 +155,10 @@ class RecordingStore:
         """See ``Store.confirm_death``."""
         return await self._store.confirm_death(namespace, service_name, life, retention)
 
+    async def end_life(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """See ``Store.end_life``."""
+        return await self._store.end_life(namespace, service_name, life, retention)
+
     async def read_pods(
         self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
     ) -> PodTable:

@@ -51,7 +51,7 @@ class Mutation:
 LEASE, OWNED, OWNERSHIP = "server/lease.py", "server/owned_uids.py", "server/ownership.py"
 HEARTBEATS, OPERATIONS, RECLAIM = "server/heartbeats.py", "server/operations.py", "server/reclaim.py"
 INVALIDATIONS, CHECKS, HAND_OVER = "server/invalidations.py", "server/link_checks.py", "server/hand_over.py"
-DRIVER, TURNS = "server/driver.py", "server/turns.py"
+DRIVER, ENDING, TURNS = "server/driver.py", "server/ending.py", "server/turns.py"
 CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
 PLACER = "client/placer.py"
 DIRECTORY, COHERENCE, SINGLE_FLIGHT = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
@@ -242,9 +242,9 @@ SLIPS = [
     ),
     Mutation(
         "stop says no goodbye",
-        DRIVER,
-        "                await self._heartbeats.say_goodbye()\n            except StoreError as error:",
-        "                pass\n            except StoreError as error:",
+        ENDING,
+        "            await self._heartbeats.say_goodbye()\n        except StoreError as error:",
+        "            pass\n        except StoreError as error:",
     ),
     Mutation("a stop leaves the heart beating", DRIVER, "        await self._beating.stop()\n", ""),
     # a leased index

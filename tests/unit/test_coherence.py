@@ -195,7 +195,7 @@ class TestPodAnnounced:
             await store.wait_held()
             await first.set_routing_state(RoutingState.DENY_NEW_CALL)
             table = directory_of(client).peek(NAMESPACE, SERVICE)
-            await eventually(lambda: bool(directory_of(client)._tasks) and not table.reads.refreshing)
+            await eventually(lambda: bool(directory_of(client)._tasks) and not table.reads.changes.refreshing)
             store.release_held()
             await refresh
 

@@ -135,7 +135,7 @@ async def test_false_words_of_many_pods(make_client: MakeClient, store: MemorySt
         for pod_index in range(100_000):
             directory_of(client)._heard(PodChange(NAMESPACE, SERVICE, pod_index, 1, "DEAD"))
             directory_of(client)._heard(PodChange(NAMESPACE, f"made-up-{pod_index}", 0, 1, "DEAD"))
-        await eventually(lambda: not table.reads.refreshing and store.operations["read_pods"] > 0)
+        await eventually(lambda: not table.reads.changes.refreshing and store.operations["read_pods"] > 0)
 
         assert [0] == list(table._pods)
         assert not table.rumoured

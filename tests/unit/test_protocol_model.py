@@ -4,7 +4,8 @@ Two pods, of which the first may run as two processes at once (an older life tha
 number of clients. A client's table may be as old as it likes, so it is no part of the state: a client may name any life
 that ever was, and knows any part of the confirmed deaths. Time goes in ticks and runs the same for all. An answer that
 is late counts from when it was asked for, so that it is no worse than one that is lost; one claim or release may be
-given up by its process and run at any time after that.
+given up by its process and run at any time after that. Who reaps a process may end its life by name at any time after
+that too, again and again.
 
 With ``Bounds.travel`` a process may also send its state to the other pod, and have the link moved there; the other one
 adopts it when it claims. An attempt may fail before the move was asked for, and be made again; the bytes of the attempt
@@ -71,16 +72,23 @@ class Rules:
     """Bytes are adopted only by who has the link by the attempt that sent them."""
     bytes_are_kept: bool = True
     """Who got the bytes keeps them though the sender is gone."""
+    proof_is_of_the_dead: bool = True
+    """A life is ended by name only once its process is gone."""
+    proof_names_a_life: bool = True
+    """It ends that life, and not the one that the pod has by then."""
+    proof_spares_older_lives: bool = True
+    """It ends no life beside an older one of the pod that may still own."""
 
 
 @attrs.frozen
 class Bounds:
-    """How far a search goes: the lives of each pod, whether Redis may be away, and whether a call may run late."""
+    """How far a search goes: the lives of each pod, and whether Redis may be away, calls run late, deaths be proven."""
 
     lives: tuple[int, int] = (2, 1)
     outage: bool = False
     late: bool = False
     travel: str = ""  # "there": from the first pod to the second one; "both": back as well
+    proofs: bool = False
 
 
 class Record(NamedTuple):
@@ -143,6 +151,7 @@ class State(NamedTuple):
     processes: tuple[Process | None, ...] = (None, None, None)
     late: Late | None = None
     parcels: tuple[Parcel, ...] = ()
+    proven: tuple[int, int] | None = None  # the pod and the life of the last process that was reaped
 
 
 Move = tuple[str, State]
@@ -190,7 +199,7 @@ class Protocol:
         yield from self.tick(state)
         for number, process in enumerate(state.processes):
             if process is not None:
-                yield f"{name(number, process)} is killed", self.killed(state, number)
+                yield f"{name(number, process)} is killed", self.killed(state, number, process)
                 if self.owns(process):
                     yield from self.serve(state, number, process)
         if state.up < 0:
@@ -204,6 +213,15 @@ class Protocol:
         if state.late is not None:
             yield f"late: {' '.join(map(str, state.late))}", self.run_late(state, state.late)
         yield from self.clients(state)
+
+    def killed(self, state: State, number: int, process: Process) -> State:
+        """End a process; what was sent to it finds no life any more that it is for."""
+        life = POD_OF[number], process.incarnation
+        kept = tuple(parcel for parcel in state.parcels if parcel.sender != life or self.rules.bytes_are_kept)
+        after = with_process(state._replace(parcels=kept), number, None)
+        if not (self.bounds.proofs and process.incarnation):
+            return after
+        return after._replace(proven=(POD_OF[number], process.incarnation))
 
     def tick(self, state: State) -> Iterator[Move]:
         there = state.up >= 0
@@ -237,13 +255,6 @@ class Protocol:
         )
         parcels = tuple(parcel._replace(stale=True) for parcel in state.parcels)
         yield f"{name(number, process)} serves", state._replace(processes=processes, parcels=parcels)
-
-    def killed(self, state: State, number: int) -> State:
-        """End a process; what was sent to it finds no life any more that it is for."""
-        process = state.processes[number]
-        life = POD_OF[number], process.incarnation if process else 0
-        kept = tuple(parcel for parcel in state.parcels if parcel.sender != life or self.rules.bytes_are_kept)
-        return with_process(state._replace(parcels=kept), number, None)
 
     def travel(self, state: State, number: int, process: Process) -> Iterator[Move]:
         """Send the state to the other pod, and have the link moved."""
@@ -425,6 +436,8 @@ class Protocol:
     def clients(self, state: State) -> Iterator[Move]:
         for pod, record in enumerate(state.records):
             yield from self.confirm(state, pod, record)
+        if self.bounds.proofs:
+            yield from self.prove(state)
         link = state.link
         if link is not None and link.kind != P:
             yield "the link ends", self.new_owner(state, None)
@@ -455,6 +468,19 @@ class Protocol:
             raise UnsafeError("a pod is confirmed dead that could not speak while Redis was away")
         dead = record._replace(mark=DEAD, left=0, older=0, confirmed=record.incarnation, silent=0, expired=False)
         yield f"a client confirms the death of {pod}:{record.incarnation}", with_record(state, pod, dead)
+
+    def prove(self, state: State) -> Iterator[Move]:
+        """End the life of a process that was reaped."""
+        named = set() if state.proven is None else {state.proven}
+        if not self.rules.proof_is_of_the_dead:
+            named |= {(POD_OF[number], each.incarnation) for number, each in enumerate(state.processes) if each}
+        for pod, incarnation in sorted(named):
+            record = state.records[pod]
+            is_it = record.incarnation == incarnation or not self.rules.proof_names_a_life
+            may_own = record.older and self.rules.proof_spares_older_lives
+            if record.mark == ALIVE and is_it and not may_own:
+                dead = Record(record.incarnation, 0, DEAD, 0, record.incarnation)
+                yield f"the life {pod}:{incarnation} is ended", with_record(state, pod, dead)
 
     def listed(self, state: State, link: Link) -> bool:
         confirmed = state.records[link.pod].confirmed
@@ -514,13 +540,14 @@ def way_to(came: dict[State, tuple[State, str] | None], state: State) -> list[st
 RESTART, OUTAGE, LATE = Bounds((2, 1)), Bounds((1, 1), outage=True), Bounds((1, 1), late=True)
 THERE = Bounds((1, 1), travel="there")
 TRAVEL = Bounds((1, 1), late=True, travel="there")
+PROOFS = Bounds((2, 1), proofs=True)
 
 
 @pytest.mark.parametrize(
     "bounds",
     # Larger ones, as (2, 1) with an outage or late calls, (3, 1) and (2, 2), are safe too, and take up to 20 s each;
     # those with late calls and a travel in both directions, or with (1, 2) and that, have 600,000 states and take 75 s.
-    [RESTART, Bounds((1, 2)), OUTAGE, LATE, THERE],
+    [RESTART, Bounds((1, 2)), OUTAGE, LATE, PROOFS, THERE],
     ids=str,
 )
 def test_safe(bounds: Bounds) -> None:
@@ -551,6 +578,9 @@ def test_safe(bounds: Bounds) -> None:
         ("move_names_epoch", TRAVEL, "two processes own the uid"),
         ("bytes_have_names", TRAVEL, "a process serves from a memory that is out of date"),
         ("bytes_are_kept", TRAVEL, "a state that has moved is not found"),
+        ("proof_is_of_the_dead", PROOFS, "a life that is confirmed dead owns the uid"),
+        ("proof_names_a_life", PROOFS, "a life that is confirmed dead owns the uid"),
+        ("proof_spares_older_lives", PROOFS, "a life that is confirmed dead owns the uid"),
     ],
 )
 def test_every_rule_is_needed(rule: str, bounds: Bounds, unsafe: str) -> None:

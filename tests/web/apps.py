@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from stateful_route.web import (
     Header,
@@ -29,6 +30,8 @@ from tests.web.sockets import websocket
 
 if TYPE_CHECKING:
     from pathlib import Path as Folder
+
+    from stateful_route.client.targets import There
 
 SECRETS = [one.encode() for one in json.loads(os.environ.get("WEB_COOKIE_SECRETS", '["a secret of the tests"]'))]
 
@@ -329,3 +332,47 @@ def twice() -> StickyMiddleware:
 def no_source() -> StickyMiddleware:
     """Return an app that does not say where its uids are."""
     return middleware(room, [])
+
+
+def watched() -> App:
+    """Return the app of rooms with something outside of the middleware: it sees what does not take a shortcut."""
+    inner = rooms()
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            note("outer", path=scope["path"])
+        await inner(scope, receive, send)
+
+    return outer
+
+
+async def _echoing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the headers and the body that the query has as JSON."""
+    await body_of(receive)
+    status, headers, body = json.loads(unquote(scope["query_string"].decode()))
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+def answers() -> StickyMiddleware:
+    """Return an app that answers as it is told."""
+    return middleware(_echoing, Path("/rooms/{uid}"))
+
+
+def __getattr__(name: str) -> Any:
+    """Make an app for a server that takes no factory."""
+    if name.endswith("_made"):
+        return globals()[name.removesuffix("_made")]()
+    raise AttributeError(name)
+
+
+def teapot() -> StickyMiddleware:
+    """Return the app of rooms, where a misdirected request gets what a function says."""
+
+    def misroute(there: There, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]]] | None:
+        if scope["path"].endswith("/scope"):
+            return None
+        return 418, [(b"x-owner", str(there.address).encode())]
+
+    return middleware(room, Path("/rooms/{uid}"), misroute=misroute)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 HEARTBEAT, LEASE = 0.2, 1.0
-LOOPS = "asyncio", "uvloop"
+SHORTCUT = "shortcut"
+"""In the place of an event loop: uvloop, and our protocol on uvicorn's."""
+LOOPS = "asyncio", "uvloop", SHORTCUT
 ENDED = {0, -signal.SIGTERM}
 """Codes of a process that ended as it was told to: uvicorn lets the signal through at its end."""
 _STARTS_WITHIN = 30.0
@@ -128,6 +130,11 @@ class Replicas:
         """Start a replica, and do not wait until it serves."""
         port = free_port() if port is None else port
         command = _COMMANDS[server](app, port, loop, lifespan)
+        own = {"STATEFUL_ROUTE_POD_INDEX": "leased", "WEB_MIDDLEWARE": json.dumps(middleware)} | (environment or {})
+        return self.run([*command, *more], port, **own)
+
+    def run(self, command: list[str], port: int, **environment: str) -> Replica:
+        """Start something else that belongs to the service, with the settings that all of it has."""
         settings = {
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
@@ -136,13 +143,10 @@ class Replicas:
             "STATEFUL_ROUTE_HEARTBEAT": str(HEARTBEAT),
             "STATEFUL_ROUTE_LEASE": str(LEASE),
             "STATEFUL_ROUTE_REFRESH": "0.2",
-            "STATEFUL_ROUTE_POD_INDEX": "leased",
             "STATEFUL_ROUTE_DRAIN_DEADLINE": "5",
             "WEB_FOLDER": str(self.folder),
-            "WEB_MIDDLEWARE": json.dumps(middleware),
-        }
-        settings |= environment or {}
-        return self._run([*command, *more], {key: value for key, value in settings.items() if value}, port)
+        } | environment
+        return self._run(command, {key: value for key, value in settings.items() if value}, port)
 
     def _run(self, command: list[str], environment: dict[str, str], port: int) -> Replica:
         log = self.folder / f"{len(self.all)}.log"
@@ -225,8 +229,11 @@ def free_port() -> int:
 
 
 def _uvicorn(app: str, port: int, loop: str, lifespan: str) -> list[str]:
-    options = ["--host", "127.0.0.1", "--port", str(port), "--loop", loop, "--lifespan", lifespan, "--factory"]
-    return [sys.executable, "-m", "uvicorn", app, *options, "--no-access-log"]
+    http = "auto"
+    if loop == SHORTCUT:
+        loop, http = "uvloop", "stateful_route.web.uvicorn:StickyProtocol"
+    options = ["--host", "127.0.0.1", "--port", str(port), "--loop", loop, "--http", http, "--lifespan", lifespan]
+    return [sys.executable, "-m", "uvicorn", app, *options, "--factory", "--no-access-log"]
 
 
 def _hypercorn(app: str, port: int, loop: str, lifespan: str) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.web.conftest import pair_of
 from tests.web.replicas import Replicas
+from tests.web.test_frameworks import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _QUIET = 0.25
 """Seconds without a byte after which nothing more is expected."""
-PARSERS = "h11", "httptools"
+PARSERS = "h11", "httptools", "stateful_route.web.uvicorn:StickyProtocol"
 TAIL = b"GET {path} HTTP/1.1\r\nHost: inner\r\n\r\n"
 
 REFUSED = "refused"
@@ -38,9 +39,24 @@ def post(*headers: bytes, body: bytes = TAIL, version: bytes = b"1.1", end: byte
     return end.join(lines) + body
 
 
+def get(*headers: bytes, body: bytes = TAIL) -> bytes:
+    """Return the same as a GET."""
+    return post(*headers, body=body).replace(b"POST", b"GET", 1)
+
+
 CASES = {
-    "length and chunked": (post(b"Content-Length: 6", b"Transfer-Encoding: chunked", body=b"0\r\n\r\nX" + TAIL), ANY),
-    "chunked and length": (post(b"Transfer-Encoding: chunked", b"Content-Length: 4", body=b"0\r\n\r\n"), ANY),
+    "length and chunked": (
+        post(b"Content-Length: 6", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n" + TAIL),
+        REFUSED,
+    ),
+    "chunked and length": (post(b"Transfer-Encoding: chunked", b"Content-Length: 4", body=b"0\r\n\r\n"), REFUSED),
+    "both, of a GET": (get(b"Content-Length: 6", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n" + TAIL), REFUSED),
+    "both, in capitals": (post(b"CONTENT-LENGTH: 5", b"TRANSFER-ENCODING: CHUNKED", body=b"0\r\n\r\n" + TAIL), REFUSED),
+    "a length of none and chunked": (
+        post(b"Content-Length: 0", b"Transfer-Encoding: chunked", body=b"1\r\nx\r\n0\r\n\r\n" + TAIL),
+        REFUSED,
+    ),
+    "two lengths of a GET": (get(b"Content-Length: 0", b"Content-Length: 7"), REFUSED),
     "two lengths": (post(b"Content-Length: 0", b"Content-Length: 7"), REFUSED),
     "two lengths in one": (post(b"Content-Length: 0, 7"), REFUSED),
     "a signed length": (post(b"Content-Length: +0"), REFUSED),
@@ -125,6 +141,38 @@ async def test_requests_that_may_be_read_in_two_ways(servers: Replicas, case: st
         return
     assert direct == carried
     if expected == REFUSED:
-        assert ([b"400"], 0) == (carried.statuses[:1], carried.served)
+        assert ([b"400"], 0) == (carried.statuses, carried.served)
     if expected == ONE:
         assert ([b"200"], 1) == (carried.statuses, carried.served)
+
+
+BOTH = post(b"Content-Length: 6", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n" + TAIL)
+
+
+async def test_both_and_no_uid(servers: Replicas) -> None:
+    """A request that says two things of its length is refused, has it a uid or not; and so is what comes behind it."""
+    pair = await pair_of(servers)
+    path = f"{pair.room}/count".encode()
+    seen = await sent(servers, pair.owner, pair.uid, BOTH.replace(b"{path}", b"/count", 1).replace(b"{path}", path))
+
+    assert ([b"400"], 0) == (seen.statuses, seen.served)
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "granian", "daphne"])
+async def test_both_at_other_servers(replicas: Replicas, server: str) -> None:
+    """Other web servers refuse such a request, or drop the length; nothing behind it is taken for a request."""
+    needs(server)
+    replicas.may_fail = True
+    app = "tests.web.apps:rooms" + ("_made" if server == "daphne" else "")
+    replicas.start(1, app, server=server)
+    only = replicas.all[0]
+    path = b"/rooms/one/count"
+    lengths = post(b"Content-Length: 0", b"Content-Length: 7").replace(b"{path}", path)
+    seen = [await sent(replicas, only, "one", each) for each in (BOTH.replace(b"{path}", path), lengths)]
+    after = await sent(replicas, only, "one", get(body=b"").replace(b"{path}", path))
+
+    dropped = Seen([b"200"], 1)  # granian shows the app one thing, and closes the connection
+
+    assert seen[0] == (dropped if server == "granian" else Seen([b"400"], 0))
+    assert seen[1] == Seen([b"400"], 0)
+    assert ([b"200"], 1) == (after.statuses, after.served)

@@ -26,17 +26,16 @@ if TYPE_CHECKING:
 
     from stateful_route.client.cache.links import LinkCache
     from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.pods.service import Announced
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodState, TopicEvent
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
 
-# Seconds: after the lease of a pod has ended, between two looks at a pod that was reported unreachable, and between two
-# readings for what was announced.
+# Seconds: after the lease of a pod has ended, and between two looks at a pod that was reported unreachable.
 _AFTER_LEASE = 0.005
 _BETWEEN_LOOKS = 0.1
-_BETWEEN_ANNOUNCED = 0.25
 
 # Seconds between two readings, at least, while somebody waits for what is lost to be claimed again; twice it at most.
 _BETWEEN_POLLS = 0.05
@@ -424,8 +423,11 @@ class PodDirectory:
         return dead
 
     def _flush_departed(self, service: ServicePods) -> None:
-        for pod in service.take_departed():
+        departed = service.take_departed()
+        for pod in departed:
             service.links.flush_pod(pod)
+        if departed:
+            service.departures.note()
 
     def _listen(self, service: ServicePods) -> InvalidationListener:
         """Begin to listen to what the clients of a service are told."""
@@ -454,24 +456,25 @@ class PodDirectory:
         service = self.services.get((event.namespace, event.service_name))
         if service is None:
             return
-        service.take_in(event, self._clock())
-        self.read_soon(service)
+        is_death = service.take_in(event, self._clock())
+        self.read_soon(service, death=is_death)
 
-    def read_soon(self, service: ServicePods) -> None:
-        """Read a table without waiting for it."""
-        if not service.reads.refreshing:
-            service.reads.refreshing = True
-            self._tasks.start(self._refresh_announced(service), f"reads the pods of {service.service_name!r}")
+    def read_soon(self, service: ServicePods, *, death: bool = False) -> None:
+        """Read a table without waiting for it, and sooner if a death was announced."""
+        announced = service.reads.deaths if death else service.reads.changes
+        if not announced.refreshing:
+            announced.refreshing = True
+            work = self._refresh_announced(service, announced)
+            self._tasks.start(work, f"reads the pods of {service.service_name!r}")
 
-    async def _refresh_announced(self, service: ServicePods) -> None:
+    async def _refresh_announced(self, service: ServicePods, announced: Announced) -> None:
         """Read a table for what was announced: at once, or together with what else is announced in the next moment."""
-        pause = service.reads.announced_at + _BETWEEN_ANNOUNCED * (1 + self._random.random()) - self._clock()
+        pause = announced.read_at + announced.pause * (1 + self._random.random()) - self._clock()
         if pause > 0:
             await anyio.sleep(pause)
         again = self._is_being_read(service)  # by a reading that may be older than what was announced
         # Before a reading begins: what is announced from here on may not be in it.
-        service.reads.refreshing = False
-        service.reads.announced_at = self._clock()
+        announced.begin(self._clock())
         if again:
             await self._refresh(service)
         await self._refresh(service)

@@ -11,6 +11,7 @@ import attrs
 from stateful_route.client.placement.expected_load import PlacementRates
 from stateful_route.client.placement.ready import ReadyPods
 from stateful_route.client.pods.departed import DeadLives, LeavingLives
+from stateful_route.client.pods.departures import Departures
 from stateful_route.client.pods.freshness import Freshness
 from stateful_route.client.pods.missing import MissingPods
 from stateful_route.client.pods.pod import Pod
@@ -29,6 +30,37 @@ _MOST_ASKED_FOR = 1000
 _BURST_SHARE, _UNREAD = 2, 1.0
 
 
+# Seconds between two readings for what was announced; for deaths, as their uids are not served meanwhile, as long only
+# while more of them come.
+_BETWEEN_CHANGES, _BETWEEN_DEATHS = 0.25, 0.02
+
+
+@attrs.define
+class Announced:
+    """What was announced is read at once, and then after a pause, which doubles while more comes.
+
+    Attributes:
+        shortest: the first pause, in seconds.
+        longest: the longest one.
+        refreshing: whether a reading for it is about to begin.
+        read_at: when one began last.
+        pause: the present pause.
+
+    """
+
+    shortest: float
+    longest: float
+    refreshing: bool = False
+    read_at: float = -math.inf
+    pause: float = 0.0
+
+    def begin(self, now: float) -> None:
+        """Take in that a reading begins."""
+        quiet = now - self.read_at > 2 * self.longest + self.pause
+        self.pause = self.shortest if quiet else min(2 * self.pause, self.longest)
+        self.refreshing, self.read_at = False, now
+
+
 @attrs.define
 class Reads:
     """When a table was used and read, and when it is to be read next; times are on the clock of this process.
@@ -37,8 +69,8 @@ class Reads:
         used: whether something was looked up in the store since it was last read.
         last_used: when a reading last found that, or somebody looked at it.
         changes_read_at: when the changes were last read, and not the leases alone.
-        refreshing: whether it is about to be read, because something was announced.
-        announced_at: when it was last read for that.
+        changes: what was announced of its pods, and is about to be read.
+        deaths: the deaths that were announced.
         awaited: whether it is about to be read, because the lease of a pod will have ended.
         polled: whether it is read often, because somebody waits for its pods.
 
@@ -47,8 +79,8 @@ class Reads:
     used: bool = False
     last_used: float = 0.0
     changes_read_at: float = 0.0
-    refreshing: bool = False
-    announced_at: float = -math.inf
+    changes: Announced = attrs.field(factory=lambda: Announced(_BETWEEN_CHANGES, _BETWEEN_CHANGES))
+    deaths: Announced = attrs.field(factory=lambda: Announced(_BETWEEN_DEATHS, _BETWEEN_CHANGES))
     awaited: bool = False
     polled: bool = False
 
@@ -111,6 +143,7 @@ class ServicePods:
         """The pods of which something was announced since they were read, and when."""
         self._departed: list[Pod] = []
         """The pods whose cached links are stale since ``take_departed``: their life is over, or they drain."""
+        self.departures = Departures()
         self._reported: dict[Pod, None] = {}
         self._confirmed: dict[Pod, None] = {}
         self.rumoured: set[PodLife] = set()
@@ -289,19 +322,21 @@ class ServicePods:
         self._confirmed[pod] = None
         self._ready.list_again(self._reported)
 
-    def take_in(self, event: PodChange, now: float) -> None:
+    def take_in(self, event: PodChange, now: float) -> bool:
         """Take in what a pod is announced to be: nobody's word but the store's, which is to be read now, says that.
 
         Who may only publish owns nothing. Two things are made of it: no cached link to the pod is used before the next
         reading, and a death of which another client says that it has confirmed it need not be confirmed before that.
+
+        Return whether it is a death that nobody expects: of a life that has neither said goodbye nor was silent.
         """
         pod = self._pods.get(event.pod_index)
         if pod is None:
-            return
+            return False
         life = PodLife(event.pod_index, event.incarnation)
         known = pod.state is not None and not pod.state.dead and pod.state.life == life
         if life.incarnation < pod.incarnation or (known and event.state == RoutingState.READY and pod.takes_new):
-            return
+            return False
         self._suspended[pod] = now
         pod.suspended = True
         if event.state != RoutingState.READY and pod.left is None and pod.state is not None:
@@ -309,6 +344,7 @@ class ServicePods:
         pod.settle()
         if event.state == "DEAD" and pod in self._suspects and known:
             self.rumoured.add(life)
+        return event.state == "DEAD" and not self.is_dead(life) and (pod.available or not known)
 
     def confirmable(self, now: float | None = None) -> list[PodLife]:
         """Return the lives whose death can be confirmed: they said goodbye, or their lease has ended.
@@ -452,6 +488,7 @@ class ServicePods:
         if pod.state is not None:
             self._digest -= pod.state.version
             self._freshness.count(pod.state, -1)
+        died = state is not None and state.dead and not (pod.state is not None and pod.state.dead)
         pod.state, pod.overdue = state, overdue
         if state is None:
             pod.available = False
@@ -484,6 +521,8 @@ class ServicePods:
         self.leaving.note(state.life, leaving=not state.dead and routing_state is not RoutingState.READY)
         self._ready.note(pod, state.report if alive and routing_state is RoutingState.READY else None)
         pod.settle()
+        if died:
+            self.departures.note()
 
     def _note_departure(self, pod: Pod, state: PodState) -> None:
         """Note a pod whose links change without a word from now on, or did so until now."""

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN = map(scripts.load, ("get", "place", "claim", "release", "assign"))
 _MOVE = scripts.load("move")
 _GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
-_REGISTER, _HEARTBEAT, _CONFIRM, _PODS = map(scripts.load, ("register", "heartbeat", "confirm", "pods"))
+_REGISTER, _HEARTBEAT, _PODS = map(scripts.load, ("register", "heartbeat", "pods"))
+_CONFIRM, _END_LIFE = map(scripts.load, ("confirm", "end_life"))
 
 
 async def _nothing() -> None:
@@ -269,17 +270,11 @@ class RedisStore:
 
     async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
         """See ``Store.confirm_death``."""
-        (dead,) = await self._run(
-            _CONFIRM,
-            self._keys.pod_keys(namespace, service_name),
-            (
-                life.pod_index,
-                life.incarnation,
-                to_ms(retention),
-                self._keys.events(namespace, service_name),
-            ),
-        )
-        return bool(dead)
+        return await self._end(_CONFIRM, namespace, service_name, life, retention)
+
+    async def end_life(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """See ``Store.end_life``."""
+        return await self._end(_END_LIFE, namespace, service_name, life, retention)
 
     async def read_pods(
         self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
@@ -354,6 +349,15 @@ class RedisStore:
         keys = names.link_and_ended(key.uid) if lives else (names.link(key.uid),)  # only with these it ends a tenure
         args: tuple[str | int, ...] = (candidate.pod_index, candidate.incarnation, ttl_ms, *lives)
         return scripts.ScriptCall(_PLACE, keys, args)
+
+    async def _end(
+        self, script: scripts.Script, namespace: str, service_name: str, life: PodLife, retention: float
+    ) -> bool:
+        """Return the answer of a script that may end a life."""
+        channel = self._keys.events(namespace, service_name)
+        args = life.pod_index, life.incarnation, to_ms(retention), channel
+        (ended,) = await self._run(script, self._keys.pod_keys(namespace, service_name), args)
+        return bool(ended)
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))

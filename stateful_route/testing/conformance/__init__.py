@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route.testing.conformance.changes import Changes
+from stateful_route.testing.conformance.ending import EndedLives
 from stateful_route.testing.conformance.isolation import Isolation
 from stateful_route.testing.conformance.leases import LeasedIndexes
 from stateful_route.testing.conformance.links import Links, Many, Races, Unreadable
@@ -44,6 +45,7 @@ class StoreConformance(
     Races,
     Pods,
     Lives,
+    EndedLives,
     LeasedIndexes,
     Tenures,
     Changes,

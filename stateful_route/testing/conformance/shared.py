@@ -181,6 +181,10 @@ class Service:
         """Return whether a life of a pod is dead."""
         return await self._store.confirm_death(*self._names, PodLife(pod_index, incarnation), RETENTION)
 
+    async def end(self, pod_index: int, incarnation: int) -> bool:
+        """End a life of a pod whose process is gone; return whether it has ended."""
+        return await self._store.end_life(*self._names, PodLife(pod_index, incarnation), RETENTION)
+
     async def poison(self, pod_index: int) -> None:
         """Make the entry of a pod unreadable."""
         await self._kit.poison_pod(*self._names, pod_index)

@@ -216,6 +216,19 @@ class MemoryPods:
         self._change(life.pod_index, dead, now)
         return True, True
 
+    def end_life(self, life: PodLife, now: Moment) -> tuple[bool, bool]:
+        """Return whether that life has ended, whatever is left of its lease, and whether that is new."""
+        known = self._pods.get(life.pod_index)
+        if known is None and life.pod_index in self._pods:
+            return False, False
+        if known is None or known.incarnation != life.incarnation or known.dead or known.said_goodbye:
+            return True, False
+        known = self._leave_future(life.pod_index, now) or known
+        if known.free_ms > now.ms:
+            return False, False
+        self._change(life.pod_index, attrs.evolve(known, at_ms=now.ms, dead=True), now)
+        return True, True
+
     def read(self, since: int | None, also: Collection[int], now: Moment) -> PodTable:
         """Return the pods that changed after that version, and those; or all of them."""
         told = since is not None

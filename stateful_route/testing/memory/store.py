@@ -359,6 +359,15 @@ class MemoryStore:
                 self._announce_pod(namespace, service_name, life, "DEAD", to_pod=True)
             return dead
 
+    async def end_life(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
+        """Return whether that life has ended. ``retention`` is of no use here: only ``register`` drops pods."""
+        del retention
+        async with self._operation("end_life"):
+            ended, new = self._pods[namespace, service_name].end_life(life, self._now())
+            if new:
+                self._announce_pod(namespace, service_name, life, "DEAD", to_pod=True)
+            return ended
+
     async def read_pods(
         self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
     ) -> PodTable:

@@ -165,11 +165,22 @@ class HttpCarrier(Carrier):
             PeerProtocolError: if what it sends cannot be read, and the answer has not begun.
 
         """
-        connection = self._connection
         try:
-            self._stream = connection.open(head)
+            stream = self._connection.open(head)
         except PeerUnreachableError:
             return UNREACHED
+        return await self.follow(stream, watches=watches)
+
+    async def follow(self, stream: Stream, *, watches: bool) -> Outcome:
+        """Do the same with a request whose head was sent already.
+
+        Raises:
+            AnswerCutError: if the owner was lost in the middle of the answer, or what it sends cannot be read.
+            PeerProtocolError: if what it sends cannot be read, and the answer has not begun.
+
+        """
+        connection = self._connection
+        self._stream = stream
         self._inline = watches
         if watches:
             connection.late.add(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
@@ -73,6 +74,9 @@ class WebSocketCarrier(Carrier):
         except ClientGoneError:
             if self._error is not None:
                 raise self._error from None
+            if not (self._accepted or self._denied):
+                with contextlib.suppress(Exception):  # there is nobody to send it to, but a web server wants it
+                    await self._send({"type": "websocket.close", "code": NORMAL, "reason": ""})
             return DONE
         except LeavingError:
             return await self._close(SERVICE_RESTART, "this process ends")

@@ -7,7 +7,7 @@ import hmac
 import json
 import re
 import secrets
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from stateful_route.web.errors import (
     PeerLostError,
@@ -15,6 +15,7 @@ from stateful_route.web.errors import (
     PeerRefusedError,
     PeerUnreachableError,
 )
+from stateful_route.web.peer.awaited import AwaitedStream
 from stateful_route.web.peer.connection import Connection
 from stateful_route.web.peer.frames import FROM_OWNER, Kind
 from stateful_route.web.peer.late import Late
@@ -23,6 +24,8 @@ from stateful_route.web.peer.stream import Stream
 if TYPE_CHECKING:
     from stateful_route.web.peer.address import PeerAddress
     from stateful_route.web.peer.keys import PeerKey, PeerKeys
+
+AnyStream = TypeVar("AnyStream", bound=Stream)
 
 MAGIC = "stateful_route/1"
 """How a connection between peers begins."""
@@ -97,10 +100,23 @@ class DialedConnection(Connection):
             PeerUnreachableError: if the connection has ended: nothing was sent.
 
         """
+        return self._opened(Stream, head)
+
+    def open_awaited(self, head: bytes) -> AwaitedStream:
+        """Send the head of a request, and return its stream, whose news are told at once.
+
+        Raises:
+            PeerUnreachableError: if the connection has ended: nothing was sent.
+
+        """
+        return self._opened(AwaitedStream, head)
+
+    def _opened(self, make: type[AnyStream], head: bytes) -> AnyStream:
         if not self.usable:
             raise PeerUnreachableError("the connection to a peer has ended before the request was sent")
         self._last_stream = sid = self._last_stream + 1
-        stream = self.streams[sid] = Stream(self, sid)
+        stream = make(self, sid)
+        self.streams[sid] = stream
         stream.send(Kind.OPEN, head)
         return stream
 

@@ -53,6 +53,11 @@ class Exchange(abc.ABC):
         self._read_all = False
         self._expects = _NOTHING
 
+    @property
+    def gone(self) -> bool:
+        """Whether the client is known to have gone away, or the peer that has carried its request here."""
+        return self._stream.failure is not None
+
     def refuse(self, refusal: Refusal) -> None:
         """Say that nothing was done with it."""
         self._stream.send(Kind.REFUSED, refusal.to_payload())

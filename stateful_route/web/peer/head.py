@@ -147,6 +147,7 @@ def _unpack_setting(same: bytes) -> dict[str, Any]:
     }
 
 
+@lru_cache(_REMEMBERED)
 def _pack_address(host: str | None, port: int | None) -> bytes:
     """Return an address in one part: the port is ``None`` for a unix socket, and the host if there is no address."""
     if host is None:

@@ -19,8 +19,9 @@ from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolErro
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.connection import Connection
 from stateful_route.web.peer.dialer import MAGIC, read_hex, read_json
-from stateful_route.web.peer.frames import FROM_EDGE, FULL, MAX_STREAMS, Kind, Refusal
+from stateful_route.web.peer.frames import FRAME, FROM_EDGE, FULL, HEAD_SIZE, MAX_STREAMS, Kind, Refusal, kind_of
 from stateful_route.web.peer.stream import Stream
+from stateful_route.web.quiet import Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,8 @@ _log = logging.getLogger("stateful_route")
 
 # Seconds that who connects has to prove who it is.
 _HELLO_WITHIN = 5.0
+# Bytes of a frame until then.
+_MAX_HELLO = 4096
 # A peer has one connection; the rest is for those that come and go.
 _MOST_CONNECTIONS = 4096
 
@@ -48,6 +51,13 @@ class AcceptedConnection(Connection):
         self._nonces = "", secrets.token_hex(16)
         self._patience: asyncio.TimerHandle | None = None
         self._last_stream = 0
+        self._hello = b""
+
+    @property
+    def host(self) -> str:
+        """The address from which it comes; empty of a unix socket."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer and isinstance(peer, tuple) else ""
 
     def connected(self) -> None:
         """Wait for the first frame, for a while."""
@@ -55,6 +65,39 @@ class AcceptedConnection(Connection):
         self._patience = self._loop.call_later(_HELLO_WITHIN, self._too_late)
         if len(self._listener.connections) > _MOST_CONNECTIONS:
             self.abort(PeerLostError("there are too many connections"))
+
+    def data_received(self, data: bytes) -> None:
+        """Read what says who it is, and then whole requests.
+
+        Anybody can connect, so what is wrong with the first is logged now and then only.
+        """
+        if not self.trusted and not self._closing:
+            try:
+                data = self._read_hello(data)
+            except PeerProtocolError as error:
+                self._listener.log(self, f"it sent {error}")
+                self.abort(error)
+                return
+        if data:
+            super().data_received(data)
+
+    def _read_hello(self, data: bytes) -> bytes:
+        """Take the frames in until it is known who is there; return what follows on them."""
+        self._hello += data
+        while not self.trusted and not self._closing and len(self._hello) >= HEAD_SIZE:
+            length, number, sid = FRAME.unpack_from(self._hello)
+            if length > _MAX_HELLO:
+                raise PeerProtocolError(f"a frame of {length} bytes is longer than {_MAX_HELLO}")
+            end = HEAD_SIZE + length
+            if len(self._hello) < end:
+                break
+            payload = self._hello[HEAD_SIZE:end]
+            self._hello = self._hello[end:]
+            self.received(kind_of(number), sid, payload)
+        if not self.trusted:
+            return b""
+        rest, self._hello = self._hello, b""
+        return rest
 
     def received(self, kind: Kind, sid: int, payload: bytes) -> None:
         """Check who it is; then open streams."""
@@ -107,7 +150,7 @@ class AcceptedConnection(Connection):
             self._patience.cancel()
 
     def _refuse(self, why: str) -> None:
-        _log.warning("%r is refused: %s", self, why)
+        self._listener.log(self, why)
         self.send(Kind.CHALLENGE, 0, json.dumps({"refused": why}).encode())
         self.close()
 
@@ -131,6 +174,7 @@ class PeerListener:
         self.take = take
         self.connections: set[AcceptedConnection] = set()
         self._silence = silence
+        self._quiet = Quiet()
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
@@ -171,6 +215,11 @@ class PeerListener:
 
     def _make(self) -> AcceptedConnection:
         return AcceptedConnection(self, silence=self._silence)
+
+    def log(self, connection: AcceptedConnection, why: str) -> None:
+        """Log that a connection is refused, unless one of the same address was a moment ago."""
+        if self._quiet.allows(connection.host, asyncio.get_running_loop().time()):
+            _log.warning("%r is refused: %s", connection, why)
 
     def close(self) -> None:
         """Take no more connections; those that are there go on."""

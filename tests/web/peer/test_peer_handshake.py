@@ -17,11 +17,12 @@ from stateful_route.web.peer import listener as listener_module
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import MAGIC, Dialer
 from stateful_route.web.peer.frames import FRAME, Kind
+from stateful_route.web.peer.head import pack_head
 from stateful_route.web.peer.keys import PeerKey, PeerKeys
 from stateful_route.web.peer.listener import PeerListener
 from tests.raw_server import serving
 from tests.waiting import eventually
-from tests.web.peer.peers import KEY, SCOPE, Client, Raw, answer, peers, raw_edge
+from tests.web.peer.peers import KEY, SCOPE, Client, Raw, answer, http_scope, peers, raw_edge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -313,3 +314,46 @@ async def test_unix_sockets_are_private(tmp_path: Path, monkeypatch: pytest.Monk
 def test_names_tell_nothing_of_secrets() -> None:
     """The name of a key is not the key, and different secrets have different names."""
     assert len({PeerKey.of(secret).name for secret in (NEW, OLD, None)}) == 3
+
+
+async def test_a_crowd_of_strangers_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Of many connections from one address that are refused, for whatever reason, one is logged."""
+    strangers = [b"GET / HTTP/1.1\r\n\r\n", FRAME.pack(2, Kind.HELLO, 0) + b"{}", FRAME.pack(0, 200, 0)]
+    async with peers(answer) as both:
+        for first in strangers * 20:
+            async with raw_edge(both.address) as raw:
+                raw.writer.write(first)
+                await raw.closed()
+        for _ in range(20):
+            async with raw_edge(both.address) as raw:
+                raw.say(Kind.HELLO, **HELLO)
+                await raw.frame()
+                raw.say(Kind.PROOF, proof="0" * 64)
+                await raw.closed()
+
+    assert 1 == len(caplog.records)
+    assert "127.0.0.1" in caplog.text
+
+
+async def in_pieces(raw: Raw, data: bytes, size: int) -> None:
+    for begin in range(0, len(data), size):
+        raw.writer.write(data[begin : begin + size])
+        await asyncio.sleep(0.001 if size < 100 else 0)  # so that each comes by itself
+
+
+@pytest.mark.parametrize("size", [3, 40, 1000])
+async def test_a_hello_in_pieces(size: int) -> None:
+    """The first frames may come in pieces of any size, and requests right behind them."""
+    head = pack_head(http_scope(), "a", 0, b"", waits=False)
+    opened = b"".join(FRAME.pack(len(head), Kind.OPEN, sid) + head for sid in (1, 2))
+    async with peers(answer) as both:
+        async with raw_edge(both.address) as raw:
+            said = json.dumps(HELLO).encode()
+            await in_pieces(raw, FRAME.pack(len(said), Kind.HELLO, 0) + said, size)
+            challenge = json.loads((await raw.frame())[2])
+            said = json.dumps({"proof": KEY.proof("edge", SCOPE, NONCE, challenge["nonce"])}).encode()
+            await in_pieces(raw, FRAME.pack(len(said), Kind.PROOF, 0) + said + opened, size)
+            answered = [(await raw.frame())[:2] for _ in range(2)]
+        await both.ended()
+
+    assert [(Kind.ANSWER, 1), (Kind.ANSWER, 2)] == answered

@@ -8,6 +8,7 @@
 -- rerun: safe
 -- cost: 12 commands
 -- include: pod
+-- include: death
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 local known = entry and parse_pod(entry)
 local incarnation = tonumber(ARGV[2])
@@ -36,10 +37,8 @@ if known and known.state ~= 'SHUTDOWN' and known.state ~= 'DEAD' then
   local excused = pods.began_ms < known.at_ms + known.lease_ms + half
   if excused and pods.silent_ms <= now_ms and now_ms < pods.silent_ms + half then return { 0 } end
 end
--- What it said last stays readable.
 local dead = known or { sequence = 0, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0', process = '-', free_ms = 0,
   rest = '{}' }
-dead.incarnation, dead.at_ms, dead.state, dead.version = incarnation, now_ms, 'DEAD', new_version(dead.version)
-write_pod(ARGV[1], dead, true, known ~= nil, tonumber(ARGV[3]))
-announce_everywhere(ARGV[4], ARGV[1], incarnation, 'DEAD')
+dead.incarnation = incarnation
+write_death(ARGV[1], dead, known ~= nil, tonumber(ARGV[3]), ARGV[4])
 return { 1 }

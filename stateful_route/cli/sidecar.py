@@ -1,0 +1,87 @@
+"""``stateful-route sidecar``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.cli.ending import USAGE, CommandError
+from stateful_route.config import BaseConfig
+from stateful_route.errors import StoreError
+from stateful_route.route import StatefulRoute
+from stateful_route.sidecar.folder import LivesFolder
+from stateful_route.sidecar.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    import argparse
+
+# Seconds between two questions that keep the connection to Redis open, so that it is there when a process ends.
+_KEEPS_OPEN = 5.0
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "sidecar",
+        help="end the life of a pod in the moment in which its process ends",
+        description=(
+            "Watches the processes that have a file in a folder, the setting life_dir of theirs, and ends the life of "
+            "one that has ended, by whatever (kill -9, out of memory): its uids are routed elsewhere within "
+            "milliseconds instead of once its lease has ended. It has to share their process namespace. At SIGTERM it "
+            "ends once none of them is left; a second one ends it at once. Linux only."
+        ),
+    )
+    lives = "the folder; by default STATEFUL_ROUTE_LIFE_DIR of the environment"
+    parser.add_argument("--lives", metavar="DIR", default=os.environ.get("STATEFUL_ROUTE_LIFE_DIR"), help=lives)
+    redis = "where the pods keep their links; by default STATEFUL_ROUTE_URL or REDIS_URL of the environment"
+    url = os.environ.get("STATEFUL_ROUTE_URL") or os.environ.get("REDIS_URL")
+    parser.add_argument("--redis", metavar="URL", default=url, help=redis)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if not options.lives:
+        raise CommandError("sidecar needs --lives DIR, or STATEFUL_ROUTE_LIFE_DIR", USAGE)
+    if not options.redis:
+        raise CommandError("sidecar needs --redis URL, or STATEFUL_ROUTE_URL", USAGE)
+    folder = Path(options.lives)
+    if not folder.is_dir():
+        raise CommandError(f"--lives {str(folder)!r} is no folder", USAGE)
+    logging.basicConfig(level=logging.INFO, format="stateful-route sidecar: %(message)s")
+    route = StatefulRoute.from_url(options.redis, BaseConfig.from_env())
+    asyncio.run(_watch(route, folder))
+    return 0
+
+
+async def _watch(route: StatefulRoute, folder: Path) -> None:
+    async with route:
+        sidecar = Sidecar(route.end_life, LivesFolder(folder))
+        watching = asyncio.create_task(sidecar.run(), name="stateful_route sidecar")
+        keeping = asyncio.create_task(_keep_open(route), name="stateful_route keeps the connection open")
+
+        def leave() -> None:
+            loop.add_signal_handler(signal.SIGTERM, watching.cancel)
+            sidecar.leave()
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, leave)
+        try:
+            await asyncio.wait([watching])
+            if not watching.cancelled():
+                watching.result()
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+            await cancel_and_wait(watching, keeping)
+
+
+async def _keep_open(route: StatefulRoute) -> None:
+    while True:
+        with contextlib.suppress(StoreError):
+            await route.store.info()
+        await asyncio.sleep(_KEEPS_OPEN)

@@ -1,0 +1,266 @@
+"""The decision alone: an ASGI app that a proxy asks where a request goes, and that carries nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import unquote
+
+import attrs
+
+from stateful_route.client.targets import There
+from stateful_route.errors import ConfigError
+from stateful_route.route import StatefulRoute
+from stateful_route.web.answers import answer
+from stateful_route.web.edge import Edge
+from stateful_route.web.front import Started, check_secrets
+from stateful_route.web.not_served import NotServed
+from stateful_route.web.reached import Addresses
+from stateful_route.web.uids.found import Found
+from stateful_route.web.uids.request import RequestHead
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Sequence
+
+    from stateful_route.client.placement.strategies import PlacementStrategy
+    from stateful_route.config import BaseConfig
+    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.peer.keys import Secret
+    from stateful_route.web.settings import Scope, Uids
+
+_log = logging.getLogger("stateful_route")
+
+AskedBy: TypeAlias = Literal["nginx", "haproxy", "caddy", "traefik", "envoy"]
+"""A proxy, and so how it tells what it was asked."""
+
+
+@attrs.frozen
+class _Manner:
+    """How a proxy asks: in which headers it says method and URI, if it does not repeat them, and what means yes."""
+
+    method: bytes = b""
+    uri: bytes = b""
+    status: int = 200
+
+
+_ORIGINAL = _Manner(b"x-original-method", b"x-original-uri", 204)
+_FORWARDED = _Manner(b"x-forwarded-method", b"x-forwarded-uri", 200)
+_MANNERS = {"nginx": _ORIGINAL, "haproxy": _ORIGINAL, "caddy": _FORWARDED, "traefik": _FORWARDED, "envoy": _Manner()}
+_NO_ADDRESS = NotServed("the process that has it publishes no address for proxies", holds=False)
+_NOT_ASKED = 400
+_PROTOCOLS = b"sec-websocket-protocol"
+_BODY: Message = {"type": "http.response.body", "body": b""}
+# Seconds between two lines in the log about pods without an address.
+_QUIET = 5.0
+
+
+class StickyDecide(Started):
+    """Says where a request goes, for a proxy that carries it: nginx, HAProxy, Caddy, Traefik or Envoy.
+
+    An ASGI 3 app, for any server, or to be mounted in another app. The proxy sends it the head of each request, and
+    gets 2xx with ``X-Pod-Address``, ``X-Pod-Index`` and ``X-Link-Epoch``, or what to answer instead: 503 with
+    ``Retry-After`` if nobody takes it, or the ``missing`` of a source. A client that is given an id gets it by
+    ``Set-Cookie``; ``X-Pod-Cookie`` is what the pod is to be sent as ``Cookie`` then. Each pod runs
+    ``StickyMiddleware`` with an ``http_address``. A question about a uid whose owner is not there is held.
+
+    Who can ask it can have uids placed: it is for the proxy only.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        uid: Uids,
+        asked_by: AskedBy = "nginx",
+        address: str | None = None,
+        redis: Any = None,
+        namespace: str | None = None,
+        config: BaseConfig | None = None,
+        scope: Scope = None,
+        secret: Secret | Sequence[Secret] = None,
+        patience: float | None = None,
+        max_held: int = 1000,
+        restores: bool = False,
+        strategy: PlacementStrategy | None = None,
+    ) -> None:
+        """Make one; what is wrong with the settings is said at the start, which fails then.
+
+        Args:
+            service: the name of the service.
+            uid: where in a request its uid is; the same sources, in the same order, as those of the middleware. A body
+                is not seen: a request whose uid may be in it goes to any pod, which sends it on.
+            asked_by: the proxy. nginx and HAProxy say method and URI in ``X-Original-Method`` and ``X-Original-URI``,
+                Caddy and Traefik in ``X-Forwarded-Method`` and ``X-Forwarded-Uri``; Envoy repeats them. What the others
+                would say is not read: a client could have said it.
+            address: a template of the address at which a proxy reaches a pod, with any of ``{host}``, ``{pod_index}``
+                and ``{pod_name}``, for example ``{host}:8000``; by default what the pod publishes as ``http_address``.
+            redis: as of ``StickyGateway``, and so are all that follow.
+            namespace: isolation domain.
+            config: every tuning value.
+            scope: whose uid it is.
+            secret: that of the service: it has a connection to each pod, and knows at once when one is gone.
+            patience: for how many seconds a question is held while the owner is not there.
+            max_held: how many questions are held at the same time.
+            restores: whether the app has a ``hand_off``.
+            strategy: chooses the pod of a new uid.
+
+        """
+        settings = {
+            "service": service,
+            "uid": uid,
+            "redis": redis,
+            "namespace": namespace,
+            "config": config,
+            "scope": scope,
+            "secret": secret,
+            "patience": patience,
+            "max_held": max_held,
+        }
+        super().__init__(None, settings)
+        self._restores = restores
+        self._strategy = strategy
+        self._manner = _Manner()
+        self._addresses: Addresses
+        self._logged = -_QUIET
+        with self._noting_errors():
+            if asked_by not in _MANNERS:
+                raise ConfigError("asked_by", asked_by, f"one of {', '.join(_MANNERS)}")
+            self._manner = _MANNERS[asked_by]
+            self._addresses = Addresses("address", address)
+
+    # ASGI ---------------------------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a question, or serve a lifespan."""
+        if (self._edge is None or scope["type"] != "http") and not await self._prepared(scope, receive, send):
+            return
+        edge = self._edge
+        assert edge is not None  # noqa: S101 - it was started
+        if scope["type"] == "websocket":
+            await receive()
+            await answer(
+                scope, send, _NOT_ASKED, "a question is plain HTTP: the proxy is to drop Connection and Upgrade"
+            )
+            return
+        asked = asked_in(scope, self._manner)
+        if asked is None:
+            await answer(scope, send, _NOT_ASKED, f"this is for a proxy, which says {self._manner.uri.decode()}")
+            return
+        found = self._sources.find_in_path(asked)
+        request = None
+        if found is None:
+            request = RequestHead(asked)
+            found = self._sources.find(request)
+        if found is not None and not found.stale:
+            there = edge.at_hand(found.uid)
+            address = None if there is None else self._addresses.of(there.pod_index, there.address)
+            if there is not None and address is not None:  # almost always
+                await self._say(there, address, (), send)
+                return
+        await self._decide(found, request or RequestHead(asked), scope, send)
+
+    async def _say(self, there: There, address: str, more: Sequence[tuple[bytes, bytes]], send: Send) -> None:
+        headers = [
+            (b"x-pod-address", address.encode()),
+            (b"x-pod-index", b"%d" % there.pod_index),
+            (b"x-link-epoch", b"%d" % there.epoch),
+            *more,
+        ]
+        status = self._manner.status
+        if status != 204:  # noqa: PLR2004 - which has no body, and so no length
+            headers.append((b"content-length", b"0"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send(_BODY)
+
+    async def _decide(self, found: Found | None, request: RequestHead, scope: Message, send: Send) -> None:
+        """Answer a question that takes more than a look."""
+        edge = self._edge
+        assert edge is not None  # noqa: S101 - it was started
+        more: list[tuple[bytes, bytes]] = []
+        found = self._issued(found, request, more)
+        located = await edge.locate(found)
+        if found is not None and not isinstance(located, (There, NotServed)):
+            if found.source.missing is not None:
+                located = NotServed("there is no such session", status=found.source.missing)
+            else:  # any process may answer it
+                located = await edge.locate(None)
+        if not isinstance(located, There):
+            failed = located if isinstance(located, NotServed) else NotServed("no pod takes it now")
+            await answer(scope, send, failed.status, failed.why)
+            return
+        address = self._addresses.of(located.pod_index, located.address)
+        if address is None:
+            self._log_no_address(located)
+            await answer(scope, send, _NO_ADDRESS.status, _NO_ADDRESS.why)
+            return
+        await self._say(located, address, more, send)
+
+    def _issued(self, found: Found | None, request: RequestHead, headers: list[tuple[bytes, bytes]]) -> Found | None:
+        """Issue a cookie, for the client and for the pod, if one is to be issued; return the uid."""
+        sources = self._sources
+        cookie = sources.issued
+        if cookie is None or (found is not None and not found.stale):
+            return found
+        known = cookie.read(request)
+        raw = cookie.new_uid() if known is None else known.uid
+        uid = sources.within_scope(request, raw)
+        if uid is None:
+            return found
+        issued = cookie.issue(raw)
+        brought = [value.encode("latin-1") for value in request.headers(b"cookie")]
+        headers.append((b"set-cookie", issued))
+        headers.append((b"x-pod-cookie", b"; ".join([issued.partition(b";")[0], *brought])))
+        return Found(uid, cookie) if found is None else found
+
+    def _log_no_address(self, there: There) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._logged >= _QUIET:
+            self._logged = now
+            _log.warning(
+                "pod %d publishes no address for proxies: give StickyMiddleware an http_address, or StickyDecide an "
+                "address",
+                there.pod_index,
+            )
+
+    # Starting -----------------------------------------------------------------------------------------------------
+
+    async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+        settings = self._edge_settings
+        route = await stack.enter_async_context(StatefulRoute(settings.redis, settings.config))
+        client = await stack.enter_async_context(route.client(strategy=self._strategy))
+        await check_secrets(client, settings)
+        rooms = client.service(settings.service)
+        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores)
+
+
+def asked_in(scope: Message, manner: _Manner) -> Message | None:
+    """Return the scope of the request that a question is about; ``None`` if it does not say which one."""
+    method, uri, protocols = b"GET", b"", b""
+    for name, value in scope["headers"]:
+        if name == manner.uri:
+            uri = value
+        elif name == manner.method:
+            method = value
+        elif name == _PROTOCOLS:
+            protocols += b"," + value
+    if manner.uri and not uri:
+        return None
+    asked = _of_uri(scope, method, uri) if manner.uri else scope
+    if protocols:
+        asked["subprotocols"] = [one.strip() for one in protocols.decode("latin-1").split(",") if one.strip()]
+    return asked
+
+
+def _of_uri(scope: Message, method: bytes, uri: bytes) -> Message:
+    path, _, query = uri.partition(b"?")
+    if path[:1] != b"/":  # with the host in it, as a request to a proxy has it
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    return {
+        "type": "http",
+        "method": method.decode("latin-1"),
+        "path": unquote(path.decode("latin-1")),
+        "query_string": query,
+        "headers": scope["headers"],
+    }

@@ -1,0 +1,48 @@
+"""Why a request was not served, and what is answered then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route.errors import RoutingError, StoreError
+from stateful_route.web.answers import UNAVAILABLE
+from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED
+
+if TYPE_CHECKING:
+    from stateful_route.errors import StatefulRouteError
+
+_TOO_LARGE = 431
+
+
+@attrs.frozen
+class NotServed:
+    """Why a request was not served: what to answer, and whether it may be tried again after a while."""
+
+    why: str
+    holds: bool = True
+    status: int = UNAVAILABLE
+
+
+HAS_MOVED = NotServed("it moves to another process")
+REDIS_AWAY = NotServed("the directory of sessions does not answer", holds=False)
+REFUSED = {
+    MOVED: HAS_MOVED,
+    AWAY: REDIS_AWAY,
+    FULL: NotServed("no pod has room for it"),
+    LEAVING: NotServed("its process ends, and has not handed it over yet"),
+}
+"""By the reason that a pod gives."""
+NO_POD = NotServed("no pod takes it now")
+ENDING = NotServed("this process is about to end", holds=False)
+NOT_REACHED = NotServed("the process that has it is not reached")
+GONE = NotServed("the process that had it is gone; what it did is not known")
+TOO_LARGE_HEAD = NotServed("the head of the request is too large", holds=False, status=_TOO_LARGE)
+
+
+def not_told(error: StatefulRouteError) -> NotServed:
+    """Return why a request is not served of which it is not told where."""
+    if isinstance(error, RoutingError):
+        return NO_POD
+    return REDIS_AWAY if isinstance(error, StoreError) else ENDING

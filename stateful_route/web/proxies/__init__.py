@@ -1,0 +1,18 @@
+"""Configurations of proxies that carry requests to the pods of a service, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stateful_route.web.proxies import nginx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stateful_route.web.proxies.plan import Plan
+
+PRINTERS: Mapping[tuple[str, str], Callable[[Plan], str]] = {
+    ("nginx", "decide"): nginx.decide,
+    ("nginx", "replay"): nginx.replay,
+}
+"""What prints a configuration, by proxy and mode."""

@@ -1,0 +1,1 @@
+"""A shortcut from uvicorn's connection to a peer: without a task and without ASGI."""

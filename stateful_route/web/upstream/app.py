@@ -1,0 +1,227 @@
+"""The app behind this process as an ASGI app: requests go to it over HTTP/1.1, as they came."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.web.errors import UpstreamLostError
+from stateful_route.web.peer.late import Late
+from stateful_route.web.upstream.pool import Pool
+from stateful_route.web.upstream.websocket import carry_websocket
+
+if TYPE_CHECKING:
+    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.upstream.connection import HttpConnection
+
+_log = logging.getLogger("stateful_route")
+
+# RFC 9110, 7.6.1: of the connection, and not of the request; and what we say instead.
+_OF_CONNECTION = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+)
+_NOT_SENT = _OF_CONNECTION | {b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"}
+# The web server in front adds a date of its own.
+_NOT_TAKEN = _OF_CONNECTION | {b"date"}
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+_END = b"0\r\n\r\n"
+
+
+class Upstream:
+    """Sends requests to a server of HTTP/1.1, and its answers back. WebSockets need the package ``websockets``.
+
+    Raises ``UpstreamLostError`` if the server is not reached, or is lost before it has answered. What is lost in the
+    middle of an answer ends without its end: the web server closes the client's connection then.
+    """
+
+    def __init__(self, host: str, port: int, *, connect_timeout: float = 2.0) -> None:
+        """Be that server; ``connect_timeout`` is in seconds."""
+        self._pool = Pool(host, port, connect_timeout=connect_timeout)
+        self._late = Late()
+        self.open = 0
+        """How many requests and WebSockets are under way."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request or a WebSocket.
+
+        Raises:
+            UpstreamLostError: if the app was not reached, or was lost before an answer began.
+            NotImplementedError: for anything else, such as a lifespan: there is none.
+
+        """
+        if scope["type"] not in {"http", "websocket"}:
+            raise NotImplementedError(scope["type"])
+        self.open += 1
+        try:
+            if scope["type"] == "websocket":
+                await carry_websocket(self._pool.host, self._pool.port, scope, receive, send)
+            else:
+                await self._serve(scope, receive, send)
+        finally:
+            self.open -= 1
+
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        connection = await self._pool.connection()
+        exchange = Exchange(connection, scope, receive, send)
+        kept = False
+        self._late.add(exchange)
+        try:
+            kept = await exchange.run()
+        finally:
+            self._late.discard(exchange)
+            await exchange.close()
+            if kept:
+                self._pool.give_back(connection)
+
+    def close(self) -> None:
+        """Close the connections that are free."""
+        self._pool.close()
+
+
+class Exchange:
+    """One request, and its answer."""
+
+    def __init__(self, connection: HttpConnection, scope: Message, receive: Receive, send: Send) -> None:
+        """Have sent nothing."""
+        self._connection = connection
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sent_all = False
+        self._gone = False
+        self._error: BaseException | None = None
+
+    async def run(self) -> bool:
+        """Serve it; return whether the connection can be used again.
+
+        Raises:
+            UpstreamLostError: if the app was lost before its answer began.
+
+        """
+        scope, connection = self._scope, self._connection
+        head, has_body, chunked = request_head(scope)
+        connection.begin(head, is_head=scope["method"] == "HEAD")
+        if has_body:
+            self._start(self._pump(chunked=chunked))
+        else:
+            self._sent_all = True
+        try:
+            status, headers = await connection.head()
+        except UpstreamLostError:
+            connection.finish(sent_all=False)
+            if self._error is not None:
+                raise self._error from None
+            if self._gone:
+                return False
+            raise
+        taken = [header for header in headers if header[0] not in _NOT_TAKEN]
+        await self._send({"type": "http.response.start", "status": status, "headers": taken})
+        return await self._answer()
+
+    async def _answer(self) -> bool:
+        connection, send = self._connection, self._send
+        try:
+            while True:
+                part = await connection.part()
+                whole = part is None or connection.has_all
+                await send({"type": "http.response.body", "body": part or b"", "more_body": not whole})
+                if whole:
+                    break
+        except UpstreamLostError as error:
+            connection.finish(sent_all=False)
+            if not self._gone:
+                _log.warning("an answer of the app was cut off: %s", error)
+            return False  # without its end: the web server closes the connection
+        return connection.finish(sent_all=self._sent_all)
+
+    async def _pump(self, *, chunked: bool) -> None:
+        """Send the body as it comes; then watch whether the client goes away."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._leave()
+                return
+            body, more = message.get("body") or b"", message.get("more_body", False)
+            if chunked:
+                body = b"".join((b"%x\r\n%b\r\n" % (len(body), body) if body else b"", b"" if more else _END))
+            if body:
+                try:
+                    await self._connection.write(body)
+                except UpstreamLostError:
+                    return  # who reads the answer is told
+        self._sent_all = True
+        await self._watch()
+
+    def watch(self) -> None:
+        """Look from now on whether the client goes away: the answer takes its time."""
+        if not self._tasks:
+            self._start(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let the app know that its client is gone: by the end of the connection."""
+        self._gone = True
+        self._connection.abort()
+
+    def _start(self, work: object) -> None:
+        self._tasks.append(asyncio.ensure_future(self._guarded(work)))
+
+    async def _guarded(self, work: object) -> None:
+        try:
+            await work  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - of ``receive``: ``run`` raises it
+            self._error = error
+            self._connection.abort()
+
+    async def close(self) -> None:
+        """End what still runs for it."""
+        if self._tasks:
+            await cancel_and_wait(*self._tasks)
+
+
+def request_head(scope: Message) -> tuple[bytes, bool, bool]:
+    """Return the head of a request as it is sent, whether a body follows, and whether in chunks.
+
+    What is of the client's connection is left out, and what a client says of its address is replaced by what the web
+    server knows of it.
+    """
+    raw: bytes = scope.get("raw_path") or quote(scope["path"], safe="/:@!$&'()*+,;=~").encode()
+    query = scope.get("query_string") or b""
+    target = b"%b?%b" % (raw, query) if query else raw
+    lines = [b"%b %b HTTP/1.1\r\n" % (scope["method"].encode(), target)]
+    has_length = chunked = False
+    listed = connection_options(scope)
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            chunked = True
+        elif name == b"content-length":
+            has_length = value != b"0"
+            lines.append(b"content-length: %b\r\n" % value)
+        elif name not in _NOT_SENT and name not in listed:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    lines.append(b"x-forwarded-proto: %b\r\n" % scope.get("scheme", "http").replace("ws", "http").encode())
+    if scope.get("client"):
+        lines.append(b"x-forwarded-for: %b\r\n" % scope["client"][0].encode())
+    if chunked:
+        lines = [line for line in lines if not line.startswith(b"content-length:")]
+        lines.append(_CHUNKED)
+    lines.append(b"\r\n")
+    return b"".join(lines), has_length or chunked, chunked
+
+
+def connection_options(scope: Message) -> frozenset[bytes]:
+    """Return the headers that the client's ``Connection`` says are of its connection, but for those that all need."""
+    for name, value in scope["headers"]:
+        if name == b"connection" and value.lower() not in {b"keep-alive", b"close", b"upgrade"}:
+            named = frozenset(option.strip().lower() for option in value.split(b","))
+            return named - {b"host", b"content-length", b"content-type", b"authorization", b"cookie"}
+    return frozenset()

@@ -1,0 +1,252 @@
+"""uvicorn's HTTP with a shortcut: ``uvicorn --http stateful_route.web.uvicorn:StickyProtocol app:app``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from httptools import parse_url
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+from stateful_route.web.errors import PeerProtocolError
+from stateful_route.web.inbound import AT_HAND, ClientGoneError, Inbound
+from stateful_route.web.peer.carry import ClientGoneError as GoneError
+from stateful_route.web.peer.frames import MAX_PAYLOAD
+from stateful_route.web.peer.head import pack_head
+from stateful_route.web.shortcut.running import RUNNING
+from stateful_route.web.shortcut.whole import head_lines, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from stateful_route.web.peer.awaited import AwaitedStream
+    from stateful_route.web.shortcut.running import Way
+
+_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
+_TELLING = _FORWARDED | {b"content-length", b"transfer-encoding"}
+
+
+async def _nothing(*_: Any) -> Any:
+    """Stand where an app, or what it receives and sends, does not matter."""
+
+
+@functools.lru_cache(8)
+def _proxy_headers(allowed: str) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """Return what puts into a scope what a trusted proxy says of the client."""
+    middleware = ProxyHeadersMiddleware(_nothing, allowed)
+    return lambda scope: middleware(scope, _nothing, _nothing)
+
+
+class _Nobody:
+    """What waits for the event of a cycle that has no task."""
+
+    def set(self) -> None:
+        """Do nothing."""
+
+
+class Sent:
+    """A request that goes to its owner, in the place of a cycle of uvicorn."""
+
+    __slots__ = (
+        "body",
+        "disconnected",
+        "keep_alive",
+        "message_event",
+        "response_complete",
+        "scope",
+        "stream",
+        "way",
+    )
+
+    def __init__(self, scope: dict[str, Any], way: Way, *, keep_alive: bool) -> None:
+        """Have sent nothing."""
+        self.scope = scope
+        self.way = way
+        self.body = b""
+        self.stream: AwaitedStream | None = None
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _Nobody()
+
+
+class StickyProtocol(HttpToolsProtocol):
+    """Sends a request that another process owns there without a task and without ASGI.
+
+    A request takes the shortcut if its head tells the uid, its owner is known and connected, and its body is at hand.
+    The answer does if it comes in one piece. All else goes the usual way, through the app, and is the same for the
+    client. Middlewares that are outside of ``StickyMiddleware`` do not see what takes the shortcut.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """Be the protocol of a connection; the arguments are those of uvicorn."""
+        super().__init__(*arguments, **named)
+        self._coming: Sent | None = None
+        """Whose body comes."""
+        self._sent: Sent | None = None
+        """That was sent, and is not answered."""
+        self._default: tuple[Any, bytes] = (None, b"")
+
+    # The request --------------------------------------------------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        """Look whether the request takes the shortcut."""
+        sent = None if RUNNING.front is None else self._shortcut()
+        if sent is None:
+            super().on_headers_complete()
+        else:
+            self._coming = sent
+            self.cycle = sent  # type: ignore[assignment]
+
+    def _shortcut(self) -> Sent | None:
+        """Return the request, if it takes the shortcut."""
+        front, cycle, parser = RUNNING.front, self.cycle, self.parser
+        if front is None or self.limit_concurrency is not None or self.expect_100_continue:
+            return None
+        if (cycle is not None and not cycle.response_complete) or parser.should_upgrade():
+            return None
+        scope: Any = self.scope
+        proxied = False
+        for name, value in scope["headers"]:
+            if name in _TELLING:
+                if name in _FORWARDED:
+                    proxied = True
+                elif name != b"content-length" or not value.isdigit() or int(value) > AT_HAND:
+                    return None
+        if parser.get_http_version() != "1.1":
+            return None
+        scope = self._completed(scope, proxied=proxied)
+        way = front.way(scope)
+        return None if way is None else Sent(scope, way, keep_alive=parser.should_keep_alive())
+
+    def _completed(self, scope: dict[str, Any], *, proxied: bool) -> dict[str, Any]:
+        """Return the scope as the app would see it."""
+        url = parse_url(self.url)
+        path = url.path.decode("ascii")
+        root = self.root_path
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["path"] = root + (unquote(path) if "%" in path else path)
+        scope["raw_path"] = root.encode("ascii") + url.path if root else url.path
+        scope["query_string"] = url.query or b""
+        if proxied and self.config.proxy_headers:
+            scope = scope.copy()  # the app has it from the server as it is
+            allowed = self.config.forwarded_allow_ips or ""
+            with contextlib.suppress(StopIteration):  # it awaits nothing
+                _proxy_headers(allowed if isinstance(allowed, str) else ",".join(allowed))(scope).send(None)
+        return scope
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body in."""
+        if self._coming is None:
+            super().on_body(body)
+        else:
+            self._coming.body += body
+
+    def on_message_complete(self) -> None:
+        """Send the request, which is whole."""
+        sent, self._coming = self._coming, None
+        if sent is None:
+            super().on_message_complete()
+            return
+        self._sent = sent
+        way = sent.way
+        head = pack_head(sent.scope, way.found.uid, way.source, sent.body, waits=False)
+        if len(head) <= MAX_PAYLOAD and way.connection.usable:
+            sent.stream = way.connection.open_awaited(head)
+            sent.stream.on_news = self._on_news
+        else:
+            self._go_on(sent)
+
+    # The answer ---------------------------------------------------------------------------------------------------
+
+    def _on_news(self) -> None:
+        """Write the answer, if it has come in one piece; else go on the usual way with what has come."""
+        sent = self._sent
+        if sent is None or sent.stream is None:
+            return
+        payload = None if self.flow.write_paused else sent.stream.whole
+        whole = None if payload is None else self._written(sent, payload)
+        if whole is None:
+            self._go_on(sent)
+            return
+        sent.stream.finish()
+        self._sent = None
+        sent.response_complete = True
+        status, data = whole
+        if self.access_log:
+            self._log(sent.scope, status)
+        self.transport.write(data)
+        if not sent.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _written(self, sent: Sent, payload: bytes) -> tuple[int, bytes] | None:
+        headers = self.server_state.default_headers
+        of, added = self._default
+        if of is not headers:  # a new list each second
+            added = head_lines(headers)
+            self._default = headers, added
+        if not sent.keep_alive:
+            added += b"connection: close\r\n"
+        try:
+            return write_whole(payload, added, is_head=sent.scope["method"] == "HEAD")
+        except PeerProtocolError:
+            return None  # who goes on finds it too
+
+    def _log(self, scope: Any, status: int) -> None:
+        self.access_logger.info(
+            '%s - "%s %s HTTP/%s" %d',
+            get_client_addr(scope),
+            scope["method"],
+            get_path_with_query_string(scope),
+            scope["http_version"],
+            status,
+        )
+
+    def _go_on(self, sent: Sent) -> None:
+        """Go on the usual way: with a cycle of uvicorn, and at what has come of the request."""
+        self._sent = None
+        cycle = RequestResponseCycle(
+            scope=sent.scope,  # type: ignore[arg-type]
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=sent.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body += sent.body
+        cycle.more_body = False
+        cycle.message_event.set()
+        before: Any = self.cycle
+        if before is sent:  # else another request waits already
+            self.cycle = cycle
+        task = self.loop.create_task(cycle.run_asgi(functools.partial(_goes_on, sent)))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner that the client is gone."""
+        sent, self._sent = self._sent, None
+        if sent is not None and sent.stream is not None:
+            sent.stream.on_news = None
+            sent.stream.abandon(GoneError("the client went away"))
+            sent.stream.close()
+        self._coming = None
+        super().connection_lost(exc)
+
+
+async def _goes_on(sent: Sent, scope: Any, receive: Any, send: Any) -> None:
+    """Be the app of a request that was sent already."""
+    way = sent.way
+    with contextlib.suppress(ClientGoneError):
+        await way.edge.go_on(way.found, Inbound(scope, receive, send), way.there, way.connection, sent.stream)

@@ -1,0 +1,170 @@
+"""A real proxy with a configuration that is printed, in front of replicas."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tests.web.clients import ask
+from tests.web.replicas import Replica, Replicas, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+UID = "path:/rooms/{uid},header:x-session-id"
+_BESIDE_PYTHON = Path(sys.executable).parent
+_CLI = [sys.executable, "-m", "stateful_route.cli"]
+
+
+def found(name: str) -> str | None:
+    """Return the path of a program that is on the PATH, or beside the Python that runs."""
+    return shutil.which(name) or shutil.which(name, path=str(_BESIDE_PYTHON))
+
+
+@attrs.frozen
+class Front:
+    """A proxy in front of replicas."""
+
+    replicas: Replicas
+    pods: list[Replica]
+    decide: Replica | None
+    proxy: Replica
+    name: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the proxy asks again when a pod is not reached."""
+        return self.name == "nginx"
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether the proxy goes to any pod while nobody decides."""
+        return self.name == "nginx"
+
+    @property
+    def port(self) -> int:
+        return self.proxy.port
+
+    async def owner(self, uid: str) -> Replica:
+        """Have a uid placed, and return who owns it."""
+        answer = await ask(self.port, f"/rooms/{uid}/count")
+        assert answer.status == 200, (answer, self.proxy.text())
+        return self.replicas.by_pid(answer.json()["pid"])
+
+    def other(self, owner: Replica) -> Replica:
+        return next(pod for pod in self.pods if pod is not owner)
+
+
+def launch_pods(replicas: Replicas, count: int = 2, app: str = "tests.web.apps:rooms", **more: Any) -> list[Replica]:
+    """Start replicas that proxies reach, and return once they serve."""
+    ports = [free_port() for _ in range(count)]
+    settings: dict[str, Any] = {"http_address": ":{port}"} | more
+    pods = []
+    for port in ports:
+        own = settings | {"http_address": settings["http_address"].format(port=port)}
+        pods.append(replicas.launch(app, port=port, **own))
+    for pod in pods:
+        replicas.wait(pod)
+    return pods
+
+
+def decider(replicas: Replicas, proxy: str, *more: str, uid: str = UID, port: int | None = None) -> Replica:
+    """Run ``stateful-route decide``."""
+    port = free_port() if port is None else port
+    command = [*_CLI, "decide", "--for", proxy, "--service", "room", "--uid", uid, "--port", str(port), *more]
+    return replicas.wait(replicas.run(command, port, STATEFUL_ROUTE_COOKIE_SECRETS="a secret of the tests"))
+
+
+def printed(proxy: str, *options: str, uid: str = UID) -> str:
+    """Return the configuration that is printed."""
+    command = [*_CLI, "proxy-config", proxy, "--service", "room", "--uid", uid, *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def start_proxy(replicas: Replicas, proxy: str, text: str, port: int) -> Replica:
+    """Run a proxy with a configuration."""
+    folder = replicas.folder / f"{proxy}-{port}"
+    folder.mkdir()
+    return replicas.wait(replicas.run(_COMMANDS[proxy](text, folder), port, HOME=str(folder)))
+
+
+def _nginx(text: str, folder: Path) -> list[str]:
+    temporary = "".join(
+        f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(text.replace("http {\n", f"http {{\n    access_log off;\n{temporary}"))
+    rights = "user root;" if os.geteuid() == 0 else ""  # else its workers could not write into the folder
+    own = f"daemon off; pid {folder}/pid; error_log stderr warn; {rights}"
+    return ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
+
+
+def _haproxy(text: str, folder: Path) -> list[str]:
+    (folder / "haproxy.cfg").write_text(text)
+    return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+
+
+def _caddy(text: str, folder: Path) -> list[str]:
+    (folder / "Caddyfile").write_text(text)
+    return [found("caddy") or "caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+
+
+def _envoy(text: str, folder: Path) -> list[str]:
+    (folder / "envoy.yaml").write_text(text)
+    command = [found("envoy") or "envoy", "--config-path", str(folder / "envoy.yaml"), "--use-dynamic-base-id"]
+    return [*command, "--concurrency", "1", "--log-level", "warning"]
+
+
+_COMMANDS = {"nginx": _nginx, "haproxy": _haproxy, "caddy": _caddy, "envoy": _envoy}
+
+
+def front_of(
+    replicas: Replicas,
+    proxy: str,
+    mode: str = "decide",
+    *,
+    app: str = "tests.web.apps:rooms",
+    uid: str = UID,
+    with_pods: bool = True,
+    **middleware: Any,
+) -> Front:
+    """Start two replicas, a decider if the mode takes one, and a proxy in front of them."""
+    more = {"misroute": "accel"} if mode == "replay" else {}
+    pods = launch_pods(replicas, app=app, **more | middleware)
+    port = free_port()
+    options = ["--mode", mode, "--listen", f"127.0.0.1:{port}", "--patience", "5"]
+    if with_pods:
+        options += ["--pods", ",".join(f"127.0.0.1:{pod.port}" for pod in pods)]
+    decide = None
+    if mode == "decide":
+        decide = decider(replicas, proxy, "--patience", "5", uid=uid)
+        options += ["--decide", f"127.0.0.1:{decide.port}"]
+    running = start_proxy(replicas, proxy, printed(proxy, *options, uid=uid), port)
+    return Front(replicas, pods, decide, running, proxy)
+
+
+@contextlib.contextmanager
+def listening_trap() -> Iterator[tuple[int, list[bytes]]]:
+    """Listen on a port where nobody may come, and yield it with what came nevertheless."""
+    import socket  # noqa: PLC0415
+    import threading  # noqa: PLC0415
+
+    came: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = trap.accept()
+                    with connection:
+                        came.append(connection.recv(1000))
+
+        threading.Thread(target=take, daemon=True).start()
+        yield trap.getsockname()[1], came
+        trap.shutdown(socket.SHUT_RDWR)
