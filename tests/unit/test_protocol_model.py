@@ -572,7 +572,7 @@ def test_safe(bounds: Bounds) -> None:
         ("goodbye_is_ones_own", RESTART, "a life that is confirmed dead owns the uid"),
         ("waiting_life_touches_no_link", RESTART, "a process serves from a memory that is out of date"),
         ("unsure_release_changes_epoch", LATE, "two processes own the uid"),
-        ("sender_stops_first", TRAVEL, "a process serves from a memory that is out of date"),
+        ("sender_stops_first", TRAVEL, "two processes own the uid"),
         ("unsure_move_is_not_owned", TRAVEL, "two processes own the uid"),
         ("unsure_move_changes_epoch", TRAVEL, "two processes own the uid"),
         ("move_names_epoch", TRAVEL, "two processes own the uid"),

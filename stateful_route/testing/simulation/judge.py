@@ -266,18 +266,18 @@ class Judge:
         ):
             self.violate("a state goes along", f"{pod.name} owns {uid} at epoch {moved} by a move, without its state")
 
-    def moved_and_not_owned(self, uid: str, link: Link | None) -> list[str]:
-        """Return what is wrong if a uid was moved to a pod that is there, and does not own it."""
+    def moved_in_vain(self, uid: str, link: Link | None) -> list[str]:
+        """Return what is wrong if a uid was moved to a pod that is there, and has not found out."""
         if link is None or self.lost_until or self.moved.get(uid) != (link.epoch, link.pod_index, link.incarnation):
             return []
         return [
-            f"{uid} was moved to {pod.name} at epoch {link.epoch}, which does not own it"
+            f"{uid} was moved to {pod.name} at epoch {link.epoch}, which has not adopted it"
             for pod in self.pods
             if pod.usable
             and pod.driver.healthy
             and not pod.leaving
             and (pod.index, pod.driver.incarnation) == (link.pod_index, link.incarnation)
-            and pod.driver.owned(uid) is None
+            and pod.arrived.get(uid) != link.epoch
         ]
 
     def owners(self, uid: str) -> list[tuple[PodProcess, Ownership]]:

@@ -374,7 +374,7 @@ class World:
             for pod, handle in judge.owners(uid):
                 if handle.epoch != epoch:
                     wrong.append(f"{pod.name} owns {uid} at epoch {handle.epoch}; the store has {link}")
-            wrong += judge.moved_and_not_owned(uid, link)
+            wrong += judge.moved_in_vain(uid, link)
             wrong += [
                 f"{pod.name} holds {uid} and does not own it; {link}"
                 for pod in self._running()
