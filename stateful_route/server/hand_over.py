@@ -246,7 +246,7 @@ class HandOver:
         data = state.data if isinstance(state, Packed) else bytes(state)
         fate, why = Fate.STAYS, f"{len(data)} bytes are more than max_state, {travel.max_state}"
         if len(data) <= travel.max_state:
-            fate, why = await travel.go(handle, data, to=to), "no pod takes it"
+            fate, why = await self._go(travel, handle, data, state, to), "no pod takes it"
         if fate is Fate.UNKNOWN:
             self._unreleased[handle.uid] = handle
         if fate is Fate.STAYS:
@@ -255,6 +255,14 @@ class HandOver:
             if isinstance(state, Packed):
                 state.stays()
         return fate
+
+    async def _go(self, travel: Travel, handle: Ownership, data: bytes, state: Any, to: int | None) -> Fate:
+        try:
+            return await travel.go(handle, data, to=to)
+        except BaseException:  # cut off
+            if isinstance(state, Packed):
+                state.stays()
+            raise
 
     async def _give_up(self, handle: Ownership) -> bool:
         """Release the uid, or only forget it if nothing is released; return whether it was released."""
