@@ -208,8 +208,13 @@ class HandOver:
         return taken is None or not (handle is taken or handle.continues(taken))
 
     async def _let_go(self, uid: str, *, leaving: bool, to: int | None = None) -> bool:
-        if self._travel is not None:
-            await self._travel.wait(uid)
+        if self._travel is None:
+            return await self._let_go_now(uid, leaving=leaving, to=to)
+        await self._travel.wait(uid)
+        async with self._travel.pace:
+            return await self._let_go_now(uid, leaving=leaving, to=to)
+
+    async def _let_go_now(self, uid: str, *, leaving: bool, to: int | None) -> bool:
         claimed = self.owned.held(uid)
         if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
@@ -227,7 +232,8 @@ class HandOver:
         if handle is None or not (handle is claimed or handle.continues(claimed)):
             return False  # lost meanwhile; what was claimed since has a turn of its own
         if self._travel is not None and uid in self._travel:  # who asked for that was sooner
-            return await self._let_go(uid, leaving=leaving, to=to)
+            await self._travel.wait(uid)
+            return await self._let_go_now(uid, leaving=leaving, to=to)
         return await self._part_with(handle, state, leaving=leaving, to=to)
 
     async def _part_with(self, handle: Ownership, state: object, *, leaving: bool, to: int | None) -> bool:

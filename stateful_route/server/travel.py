@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stateful_route._background.tasks import Tasks
 from stateful_route.errors import StoreError
 from stateful_route.models import Outcome, PodLife
+from stateful_route.server.pace import Pace
 from stateful_route.server.parcels import Parcel, Verdict
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Travel:
         self._random = random
         self._tasks = Tasks()
         self._going: dict[str, asyncio.Event] = {}
+        self.pace = Pace()
+        """In which uids are handed off."""
 
     def __contains__(self, uid: str) -> bool:
         """Whether the uid is on its way."""
@@ -83,7 +86,9 @@ class Travel:
 
         From now on the handle is not owned, and it is again if the uid stays.
         """
+        loop = asyncio.get_running_loop()
         handle.suspend()
+        began = loop.time()
         arrived = self._going[handle.uid] = asyncio.Event()
         try:
             async with self._operations.turn(handle.uid):
@@ -92,6 +97,7 @@ class Travel:
                 return await self._go_in_turn(handle, data, to)
         finally:
             handle.resume()  # if it was not given up
+            self.pace.note(loop.time() - began)
             del self._going[handle.uid]
             arrived.set()
 
