@@ -22,6 +22,8 @@ ENOUGH = 100
 _CHOICES = 3
 # Seconds for which what was read is good: READY pods become others meanwhile, which refuse.
 _FRESH = 0.5
+# Seconds for which others are asked first than a pod that was not reached.
+_AVOIDED = 2.0
 
 
 class PodSample:
@@ -69,6 +71,11 @@ class Receivers:
         self._table = PodTable(0.0, ())
         self._read_at = -1.0
         self._sent: dict[int, int] = {}
+        self._avoided: dict[int, float] = {}
+
+    def avoid(self, pod_index: int) -> None:
+        """Choose others for a while, if there are any: the pod was not reached, or has refused."""
+        self._avoided[pod_index] = asyncio.get_running_loop().time() + _AVOIDED
 
     async def choose(self, excluded: Collection[int], *, only: int | None = None) -> PodState | None:
         """Return a pod that takes a state now, none of those that are excluded; ``None`` if there is none.
@@ -85,6 +92,7 @@ class Receivers:
             candidates = [pod for pod in candidates if pod.pod_index == only]
         if not candidates:
             return None
+        candidates = [pod for pod in candidates if self._avoided.get(pod.pod_index, now) <= now] or candidates
         some = self._random.sample(candidates, min(_CHOICES, len(candidates)))
         chosen = min(some, key=self._expected)
         self._sent[chosen.pod_index] = self._sent.get(chosen.pod_index, 0) + 1

@@ -28,7 +28,7 @@ _log = logging.getLogger("stateful_route")
 # How many pods are asked to take a state.
 _ATTEMPTS = 3
 # Seconds to send a state, and more for each byte: as if 4 MB went in a second.
-_SEND_WITHIN, _PER_BYTE = 2.0, 1 / 4_000_000
+_SEND_WITHIN, _PER_BYTE = 1.0, 1 / 4_000_000
 # Seconds for which it is asked again whether a link has moved, and between two questions.
 _KNOW_WITHIN, _PAUSE = 5.0, 0.05
 # Seconds for which a receiver may adopt while the next uid waits.
@@ -116,6 +116,7 @@ class Travel:
             life = await self._send(pod, parcel)
             if life is not None:
                 return await self._move(handle, pod, parcel, life)
+            self._receivers.avoid(pod.pod_index)
         return Fate.STAYS
 
     def _pack(self, handle: Ownership, data: bytes) -> Parcel:

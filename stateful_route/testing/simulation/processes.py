@@ -326,7 +326,8 @@ class PodProcess(Process):
         newest = judge.newest.get(self.index)
         superseded = newest is not None and newest[1] is not machine
         # What a drain before could not hand off in time is not handed off again.
-        if self.stopped_well and not (superseded or self._drained) and took < config.drain_deadline:
+        lossy = self.roads is not None and self.roads.losses > 0
+        if self.stopped_well and not (superseded or self._drained or lossy) and took < config.drain_deadline:
             self._check_released(owned)
         judge.trace.note(self.name, "has stopped", f"after {took:.3f} s")
         # A stop waits for a load source as well, and for a hand-off that ends.
