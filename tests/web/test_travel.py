@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import statistics
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ async def test_rolling_restart(replicas: Replicas) -> None:
     assert [] == load.failed
     assert [] == load.lost
     assert {2} == set(after.values())
-    assert 300 < len(gaps(replicas))
+    assert 200 < len(gaps(replicas))
     assert statistics.quantiles(gaps(replicas), n=100)[98] < 0.5  # on a machine that does other things as well
 
 
@@ -163,9 +164,10 @@ async def test_redis_stands_still(own_server: LocalServer, replicas: Replicas) -
     uids = await owned_by(replicas, first, 150)
     first.send(signal.SIGTERM)
     await replicas.noted("packed")
-    own_server.process.send_signal(signal.SIGSTOP)
+    assert own_server.pid is not None
+    os.kill(own_server.pid, signal.SIGSTOP)
     await asyncio.sleep(0.5)
-    own_server.process.send_signal(signal.SIGCONT)
+    os.kill(own_server.pid, signal.SIGCONT)
     assert await first.ended() in ENDED
 
     await eventually(lambda: len(adopted_at(replicas, second) & set(uids)) == len(uids))

@@ -1,7 +1,7 @@
 """An app whose sessions live in memory alone, and travel: there is no place where they are saved.
 
-Settings come from the environment: ``WEB_STATE``, the bytes of a state; ``WEB_SAVE`` and ``WEB_ADOPT``, the seconds that
-each takes; ``WEB_MIDDLEWARE``, keyword arguments of the middleware as JSON.
+Settings come from the environment: ``WEB_STATE``, the bytes of a state; ``WEB_SAVE`` and ``WEB_ADOPT``, the seconds
+that each takes; ``WEB_MIDDLEWARE``, keyword arguments of the middleware as JSON.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ async def load(uid: str, data: bytes, epoch: int) -> None:
 
 async def room(scope: Scope, receive: Receive, send: Send) -> None:
     """Count a request; what is remembered of another epoch is not good any more."""
+    if scope["type"] == "lifespan":
+        for word in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{word}.complete"})
+        return
     await body_of(receive)
     sticky = Sticky.of(scope)
     uid, epoch = sticky.uid or "", sticky.epoch or 0
