@@ -19,6 +19,7 @@ from benchmarks.cases.placement import PLACEMENT
 from benchmarks.cases.runtimes import RUNTIMES
 from benchmarks.cases.services import SERVICES
 from benchmarks.cases.stall import STALL
+from benchmarks.cases.travel import TRAVEL
 from benchmarks.cases.walks import WALKS
 
 CASES = (
@@ -42,4 +43,5 @@ CASES = (
     MIXED,
     HOP,
     LOSS,
+    TRAVEL,
 )
