@@ -547,7 +547,11 @@ class TestArguments:
     )
     def test_of_a_wrong_type(self, store: MemoryStore, given: dict[str, Any]) -> None:
         """What cannot be called as it will be, or is no size, is refused."""
-        right = {"adopt": lambda uid, data, epoch: None, "hand_off": lambda uid: None, "carrier": LocalCarrier()}
+        right: dict[str, Any] = {
+            "adopt": lambda uid, data, epoch: None,
+            "hand_off": lambda uid: None,
+            "carrier": LocalCarrier(),
+        }
         with pytest.raises(InvalidArgumentError):
             ServerDriver(store, room(0), CONFIG, **(right | given))
 

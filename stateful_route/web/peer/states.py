@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from stateful_route._background.tasks import Tasks
 from stateful_route.errors import StatefulRouteError, StateRefusedError
 from stateful_route.models import PodLife
 from stateful_route.server.parcels import Parcel, Verdict
-from stateful_route.web.errors import PeerError, PeerProtocolError, PeerUnreachableError
+from stateful_route.web.errors import PeerError, PeerProtocolError, PeerUnreachableError, StreamEndedError
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.frames import Kind, Refusal, pack, pack_with_body, unpack, unpack_with_body
 
@@ -195,7 +196,8 @@ class PeerCarrier:
 async def _delivered(stream: Stream, parcel: Parcel) -> PodLife:
     """Send what was not sent with the head, and return the answer of who has received it."""
     if len(parcel.data) > _SHORT:
-        await stream.send_bytes(Kind.LAST, parcel.data, Kind.BODY)
+        with contextlib.suppress(StreamEndedError):  # it is refused: what has come says why
+            await stream.send_bytes(Kind.LAST, parcel.data, Kind.BODY)
     kind, payload = await stream.next()
     if kind is Kind.REFUSED:
         raise StateRefusedError(parcel.uid, Refusal.from_payload(payload).reason)
