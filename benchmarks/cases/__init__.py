@@ -16,6 +16,7 @@ from benchmarks.cases.messages import MESSAGES
 from benchmarks.cases.miss import MISS
 from benchmarks.cases.mixed import MIXED
 from benchmarks.cases.placement import PLACEMENT
+from benchmarks.cases.proven import PROVEN
 from benchmarks.cases.runtimes import RUNTIMES
 from benchmarks.cases.services import SERVICES
 from benchmarks.cases.stall import STALL
@@ -39,6 +40,7 @@ CASES = (
     DRAIN,
     MESSAGES,
     FAILOVER,
+    PROVEN,
     PLACEMENT,
     MIXED,
     HOP,

@@ -21,7 +21,7 @@ Serves the question of a proxy: where does this request go? It answers with the 
 the request, and carries nothing itself. `stateful-route proxy-config` prints the configuration of a proxy that asks.
 
 The pods run StickyMiddleware with an http_address, or are reached by a template (--address). It needs
-the extra `proxy`. SIGTERM and Ctrl-C end it. Exit status 2 if a setting is wrong, 3 if it cannot start.
+the extra `gateway`. SIGTERM and Ctrl-C end it. Exit status 2 if a setting is wrong, 3 if it cannot start.
 """
 _UID = """\
 where the uid of a request is, as the middleware is told: KIND:WHERE[,OPTION=VALUE...], several with commas between
@@ -75,7 +75,7 @@ def cookie_secrets() -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    need("this", "proxy", "uvicorn", "httptools")
+    need("decide", "gateway", "uvicorn", "httptools")
     import uvicorn  # noqa: PLC0415 - it is an extra
 
     from stateful_route.web.decide import StickyDecide  # noqa: PLC0415 - not for the other commands

@@ -6,14 +6,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from stateful_route._version import __version__
-from stateful_route.cli import decide, demo, proxy_config, sidecar
+from stateful_route.cli import decide, demo, gateway, proxy_config, run, sidecar
 from stateful_route.cli.ending import INTERRUPTED, USAGE, CommandError, say
 from stateful_route.errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = (decide, demo, proxy_config, sidecar)
+_COMMANDS = (run, gateway, decide, proxy_config, sidecar, demo)
 """Modules with ``add(commands)``: it adds a parser whose default ``run`` takes the options and returns a status."""
 
 

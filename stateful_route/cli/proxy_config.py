@@ -8,7 +8,7 @@ from typing import Any
 from stateful_route.cli.decide import PORT, add_service, cookie_secrets
 from stateful_route.errors import ConfigError
 
-_NAMES = "nginx", "haproxy", "envoy", "caddy", "traefik"
+_NAMES = "nginx", "haproxy", "haproxy-lua", "envoy", "caddy", "traefik"
 # Of `signed-cookie`, which is only read here: its secrets belong to who decides.
 _ANY_SECRET = "-" * 32
 _DESCRIPTION = """\
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--decide", default=f"127.0.0.1:{PORT}", metavar="ADDRESS", help=ask)
     pods = (
         "host:port of each pod, with commas, or of what balances over them: where requests go first with replay; with "
-        "decide, where they go while nobody decides (optional)"
+        "decide, where they go while nobody decides (optional; for Traefik all pods, in the order of their indexes)"
     )
     parser.add_argument("--pods", default="", metavar="ADDRESSES", help=pods)
     hold = "seconds for which a question is held, as `decide` is told; 6 by default"

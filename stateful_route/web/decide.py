@@ -38,16 +38,31 @@ AskedBy: TypeAlias = Literal["nginx", "haproxy", "caddy", "traefik", "envoy"]
 
 @attrs.frozen
 class _Manner:
-    """How a proxy asks: in which headers it says method and URI, if it does not repeat them, and what means yes."""
+    """How a proxy asks: in which headers it says method and URI, if it does not repeat them; and what it is answered.
+
+    Attributes:
+        method: the header with the method.
+        uri: the header with path and query; empty: the question has those of the request.
+        status: what means yes.
+        cookie: the header of what is to be sent to the pod as ``Cookie``.
+
+    """
 
     method: bytes = b""
     uri: bytes = b""
     status: int = 200
+    cookie: bytes = b"x-pod-cookie"
 
 
 _ORIGINAL = _Manner(b"x-original-method", b"x-original-uri", 204)
 _FORWARDED = _Manner(b"x-forwarded-method", b"x-forwarded-uri", 200)
-_MANNERS = {"nginx": _ORIGINAL, "haproxy": _ORIGINAL, "caddy": _FORWARDED, "traefik": _FORWARDED, "envoy": _Manner()}
+_MANNERS = {
+    "nginx": _ORIGINAL,
+    "haproxy": _ORIGINAL,
+    "caddy": _FORWARDED,
+    "traefik": _FORWARDED,
+    "envoy": _Manner(cookie=b"cookie"),
+}
 _NO_ADDRESS = NotServed("the process that has it publishes no address for proxies", holds=False)
 _NOT_ASKED = 400
 _PROTOCOLS = b"sec-websocket-protocol"
@@ -211,7 +226,7 @@ class StickyDecide(Started):
         issued = cookie.issue(raw)
         brought = [value.encode("latin-1") for value in request.headers(b"cookie")]
         headers.append((b"set-cookie", issued))
-        headers.append((b"x-pod-cookie", b"; ".join([issued.partition(b";")[0], *brought])))
+        headers.append((self._manner.cookie, b"; ".join([issued.partition(b";")[0], *brought])))
         return Found(uid, cookie) if found is None else found
 
     def _log_no_address(self, there: There) -> None:

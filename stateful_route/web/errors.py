@@ -34,13 +34,15 @@ class UpstreamLostError(StatefulRouteError):
 
     Attributes:
         sent: whether something of a request was sent, so that it is not known what came of it.
+        fresh: whether its connection was a new one: else it may have been closed for having been idle.
 
     """
 
-    def __init__(self, message: str, *, sent: bool = True) -> None:
+    def __init__(self, message: str, *, sent: bool = True, fresh: bool = True) -> None:
         """Say what happened."""
         super().__init__(message)
         self.sent = sent
+        self.fresh = fresh
 
 
 class UpstreamProtocolError(UpstreamLostError):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stateful_route._validation import check_seconds
+from stateful_route.errors import LifecycleError
 from stateful_route.route import StatefulRoute
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
+from stateful_route.web.pacing import leave
 
 if TYPE_CHECKING:
     import contextlib
@@ -41,6 +44,8 @@ class StickyGateway(Front):
         secret: Secret | Sequence[Secret] = None,
         patience: float | None = None,
         max_held: int = 1000,
+        stop_after: float = 1.0,
+        on_signal: bool = True,
         restores: bool = False,
         strategy: PlacementStrategy | None = None,
     ) -> None:
@@ -56,6 +61,9 @@ class StickyGateway(Front):
             secret: that of the service.
             patience: for how many seconds a request is held while its owner is not there.
             max_held: how many requests are held at the same time.
+            stop_after: for how many seconds after SIGTERM it goes on to serve, with ``Connection: close``; in the end
+                the WebSockets and event streams that it carries end, one after the other.
+            on_signal: whether it does so before the web server stops to serve.
             restores: whether the app has a ``hand_off``: it can load what another of its processes knew, so a uid that
                 it has made is taken over too.
             strategy: chooses the pod of a new uid.
@@ -75,6 +83,10 @@ class StickyGateway(Front):
         super().__init__(None, settings)
         self._restores = restores
         self._strategy = strategy
+        self._stop_after = stop_after
+        self._on_signal = on_signal
+        with self._noting_errors():
+            check_seconds("stop_after", stop_after)
 
     def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002 - nothing is
         return None
@@ -89,4 +101,24 @@ class StickyGateway(Front):
         client = await stack.enter_async_context(route.client(strategy=self._strategy))
         await check_secrets(client, settings)
         rooms = client.service(settings.service)
+        if self._on_signal:
+            self._drain_on_signal(stack)
         return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores)
+
+    async def drain(self) -> None:
+        """Let clients leave, as the process is about to end: end what has no end of its own, within ``stop_after``.
+
+        If that is more than 200 streams a second it takes longer, half of the config's ``drain_deadline`` at most.
+
+        Raises:
+            LifecycleError: if it is not running.
+
+        """
+        edge = self._edge
+        if edge is None:
+            raise LifecycleError("the gateway is not running")
+        self._draining = True
+        try:
+            await leave(edge.streams, self._stop_after, self._edge_settings.config.drain_deadline / 2)
+        finally:
+            edge.end_streams()

@@ -21,6 +21,8 @@ AT_HAND = 64 * 1024
 
 # RFC 9110, 9.2.2: what is asked twice has the effect of once.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+# What has a body rarely.
+_BODILESS = _IDEMPOTENT - {"PUT"}
 _NOT_TOLD = -1
 
 
@@ -49,6 +51,7 @@ class Inbound:
         "scope",
         "send",
         "waits",
+        "was_lost",
     )
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -60,6 +63,8 @@ class Inbound:
         """Whether the client waits for a word before it sends the body (100-continue)."""
         self.is_given_id = False
         """Whether its uid is one that the client is given only now: what the client sent does not say whose it is."""
+        self.was_lost = False
+        """Whether an app was lost that had it."""
         self._receive = receive
         self._parts: list[bytes] = []
         self._size = 0
@@ -88,7 +93,7 @@ class Inbound:
             length = self._length()
             if length == 0:
                 self._complete = True
-            elif not asked and (self.waits or not 0 < length <= limit):
+            elif not asked and (self.waits or not (0 < length <= limit or self._seems_empty(length))):
                 return None
         while not self._complete and self._size <= limit:
             message = await self._next()
@@ -125,6 +130,11 @@ class Inbound:
         """Whether the head tells that the body has at most so many bytes."""
         return self.is_websocket or 0 <= self._length() <= limit
 
+    def _seems_empty(self, length: int) -> bool:
+        """Whether there is hardly a body, though the head does not say so: from HTTP/2 on its end is told apart."""
+        scope = self.scope
+        return length == _NOT_TOLD and scope.get("http_version", "1.1")[:1] != "1" and scope["method"] in _BODILESS
+
     @property
     def intact(self) -> bool:
         """Whether nobody has begun to read the body: all of it can still be sent on."""
@@ -154,6 +164,21 @@ class Inbound:
             return first.pop() if first else await self._next()
 
         return receive_connected
+
+    def kept(self) -> Receive:
+        """Return ``receive`` for an app that may lose the request: what is at hand stays so, and can go again."""
+        if self.is_websocket or self.body is None:
+            return self.for_app()
+        given = False
+
+        async def receive_kept() -> Message:
+            nonlocal given
+            if given:
+                return await self.watch()
+            given = True
+            return {"type": "http.request", "body": self.body or b"", "more_body": False}
+
+        return receive_kept
 
     async def receive(self) -> Message:
         """Return the next event: of a request what was read ahead first, of a WebSocket what follows the connect."""

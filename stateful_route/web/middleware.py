@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from stateful_route.errors import LifecycleError, RoutingError
 from stateful_route.models import ServerInfo
 from stateful_route.route import StatefulRoute
 from stateful_route.server.parcels import MAX_STATE
-from stateful_route.server.signals import drain_on_signal
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
+from stateful_route.web.pacing import leave
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
 from stateful_route.web.peer.states import PeerCarrier
@@ -34,15 +35,18 @@ if TYPE_CHECKING:
     from stateful_route.server.driver import ServerDriver
     from stateful_route.server.hand_over import HandOff, Packed
     from stateful_route.server.load.sources import LoadSource
-    from stateful_route.server.parcels import Adopt, StateCarrier
+    from stateful_route.server.parcels import Adopt
     from stateful_route.web.app_run import App
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misrouted
+    from stateful_route.web.pacing import Endless
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found
+
+_log = logging.getLogger("stateful_route")
 
 
 class StickyMiddleware(Front):
@@ -161,6 +165,10 @@ class StickyMiddleware(Front):
                 on_signal=on_signal,
             )
         self._leases = config is None or config.pod_index is None
+        self._config: BaseConfig
+        self._route: StatefulRoute
+        self._rooms: ServiceView
+        self._carrier: PeerCarrier
         self._tenants: Tenants
         self._pod: Pod | None = None
 
@@ -185,6 +193,7 @@ class StickyMiddleware(Front):
     # Starting and stopping ----------------------------------------------------------------------------------------
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+        self._pod = None  # that of an earlier start
         edge, settings = self._edge_settings, self._settings
         silence = edge.config.lease_seconds
         listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
@@ -198,33 +207,37 @@ class StickyMiddleware(Front):
         rooms = client.service(edge.service)
         await check_secrets(client, edge)
         dialer = self._dialer(stack)
-        carrier = PeerCarrier(dialer)
-        server = self._server(route, config, carrier)
-        give = functools.partial(self._give, rooms, server)
+        self._config, self._route, self._rooms = config, route, rooms
+        self._carrier = PeerCarrier(dialer)
+        stack.push_async_callback(self._carrier.stop)
+        if settings.adopt is not None:
+            listener.take_state = self._carrier.take
+        self._pod = await self._begin_pod(stack)
+        if settings.on_signal:
+            self._drain_on_signal(stack)
+        restores = settings.hand_off is not None and settings.adopt is None
+        return Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
+
+    async def _begin_pod(self, stack: contextlib.AsyncExitStack) -> Pod:
+        """Begin to serve uids, in an order that the stack undoes; return what does."""
+        config, settings = self._config, self._settings
+        server = self._server(self._route, config)
         self._tenants = Tenants(
             server,
             settings.hand_off,
-            give,
+            functools.partial(self._give, self._rooms, server),
             reopen_after=2 * config.call_deadline_seconds,
             end_within=config.drain_deadline / 2,
             travels=settings.adopt is not None,
         )
-        pod = Pod(self._wrapped, server, rooms, self._tenants, edge, settings)
+        pod = Pod(self._wrapped, server, self._rooms, self._tenants, self._edge_settings, settings)
         pod.state, pod.template = self._state, self._template
-        stack.push_async_callback(carrier.stop)
-        if settings.adopt is not None:
-            listener.take_state = carrier.take
         await stack.enter_async_context(server)
         stack.push_async_callback(pod.stop)
         stack.push_async_callback(self._let_go, pod)
-        self._pod = pod
-        if settings.on_signal:
-            with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
-                stack.enter_context(drain_on_signal(self))
-        restores = settings.hand_off is not None and settings.adopt is None
-        return Edge(rooms, dialer, edge, pod, restores=restores, misroute=settings.misroute)
+        return pod
 
-    def _server(self, route: StatefulRoute, config: BaseConfig, carrier: StateCarrier) -> ServerDriver:
+    def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
         info = config.server_info()
         if self._leases:  # the workers of a host have one host name, and it may end with an ordinal
             name = f"{info.pod_name}-{os.getpid()}" if config.pod_name else info.pod_name
@@ -235,7 +248,7 @@ class StickyMiddleware(Front):
             hand_off=self._hand_off,
             load_source=self._load_source,
             adopt=settings.adopt,
-            carrier=None if settings.adopt is None else carrier,
+            carrier=None if settings.adopt is None else self._carrier,
             max_state=settings.max_state,
         )
 
@@ -277,13 +290,33 @@ class StickyMiddleware(Front):
         if self._pod is None:
             raise LifecycleError("the middleware is not running")
         self._draining = self._pod.draining = True
-        lingers = self._settings.drain == "linger"
-        if lingers:
+        pod, edge, settings = self._pod, self._edge, self._settings
+        if settings.drain == "linger":
             self._tenants.count_uses()
+        loop, deadline = asyncio.get_running_loop(), self._edge_settings.config.drain_deadline
+        until = loop.time() + deadline
+
+        def streams() -> list[Endless]:
+            return [*pod.streams(), *(() if edge is None else edge.streams())]
+
         try:
-            await self._pod.server.drain(keep_until_idle=self._settings.linger_idle if lingers else None)
-            await asyncio.sleep(self._settings.stop_after)
+            await self._drain_server(pod.server, until - deadline)
+            await leave(streams, settings.stop_after, min(deadline / 2, until - loop.time()))
         finally:  # the web server waits for what has no end of its own
-            self._pod.end_streams()
-            if self._edge is not None:
-                self._edge.end_streams()
+            pod.end_streams()
+            if edge is not None:
+                edge.end_streams()
+
+    async def _drain_server(self, server: ServerDriver, began: float) -> None:
+        """Hand all uids over. If Redis does not answer at once, what would be lost by that lingers all the same.
+
+        With a hand-off it is not waited for: the state is saved while the uids are certainly owned.
+        """
+        settings, config, loop = self._settings, self._edge_settings.config, asyncio.get_running_loop()
+        lingers = settings.drain == "linger"
+        until = began + min(config.lease_seconds, config.drain_deadline / 4)
+        while True:
+            await server.drain(keep_until_idle=settings.linger_idle if lingers else None)
+            if not (lingers and settings.hand_off is None and len(self._tenants)) or loop.time() >= until:
+                return
+            await asyncio.sleep(config.heartbeat)

@@ -12,8 +12,11 @@ from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED
 
 if TYPE_CHECKING:
     from stateful_route.errors import StatefulRouteError
+    from stateful_route.web.errors import UpstreamLostError
+    from stateful_route.web.inbound import Inbound
 
 _TOO_LARGE = 431
+_BAD_GATEWAY = 502
 
 
 @attrs.frozen
@@ -38,6 +41,8 @@ NO_POD = NotServed("no pod takes it now")
 ENDING = NotServed("this process is about to end", holds=False)
 NOT_REACHED = NotServed("the process that has it is not reached")
 GONE = NotServed("the process that had it is gone; what it did is not known")
+APP_LOST = NotServed("the app has ended while it had the request; what it did is not known", status=_BAD_GATEWAY)
+APP_AWAY = NotServed("the app behind this process is not reached")
 TOO_LARGE_HEAD = NotServed("the head of the request is too large", holds=False, status=_TOO_LARGE)
 
 
@@ -46,3 +51,16 @@ def not_told(error: StatefulRouteError) -> NotServed:
     if isinstance(error, RoutingError):
         return NO_POD
     return REDIS_AWAY if isinstance(error, StoreError) else ENDING
+
+
+def app_lost(error: UpstreamLostError, inbound: Inbound) -> NotServed:
+    """Return what becomes of a request whose app was not reached, or was lost with it.
+
+    It may go again if nothing of it was sent; else if it is safe to repeat. If the app is lost twice with it over a new
+    connection, it does not: the app may end by it.
+    """
+    if not error.sent:
+        return attrs.evolve(APP_AWAY, holds=inbound.intact)
+    again = inbound.repeatable and not inbound.was_lost
+    inbound.was_lost = inbound.was_lost or error.fresh
+    return attrs.evolve(APP_LOST, holds=again)

@@ -11,9 +11,10 @@ from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
 from stateful_route.models import LinkKind
 from stateful_route.web.app_run import AppRun
+from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.learning import Learning
 from stateful_route.web.peer.exchange import Exchange, take_request
-from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED, Refusal
+from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, LOST, MOVED, Refusal
 from stateful_route.web.sticky import STATE_KEY, Sticky
 from stateful_route.web.uids.request import RequestHead
 
@@ -61,8 +62,11 @@ class Pod:
         """What the app keeps in the state of its lifespan."""
         self.template: dict[str, Any] = {}
         """What frameworks add to a scope before it gets here."""
+        self.is_behind = False
+        """Whether the app is another process, which may be lost."""
         self.draining = False
         """Whether nothing new is taken."""
+        self._loop = asyncio.get_running_loop()
         self._app = app
         self._rooms = rooms
         self._sources = edge.sources
@@ -85,7 +89,7 @@ class Pod:
 
         A uid that is being handed off is waited for, by ``wait``: it is another pod's after that, or still this one's.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         until = loop.time() + self._patience
         while (tenant := self.tenants.get(uid)) is not None:
             if tenant.admits:
@@ -135,7 +139,7 @@ class Pod:
         """
         if tenant.ownership.is_owned():
             return True
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         if not tenant.lost and loop.time() >= self._away_until:
             try:
                 await self._renewing.run("", self.server.renew)
@@ -149,7 +153,7 @@ class Pod:
 
     async def _settled(self, tenant: Tenant, until: float) -> bool:
         """Return whether the uid is owned, once Redis was asked for each that is held."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         while not tenant.lost and loop.time() < until:
             ownership = self.server.owned(tenant.uid)
             if ownership is not None:
@@ -167,7 +171,7 @@ class Pod:
         is_websocket = scope["type"] == "websocket"
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
-        run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
+        run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve, loop=self._loop)
         within = self._within(scope) if self._is_scoped else None
         self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, within))
         return run.run(self._app, scope)
@@ -175,7 +179,7 @@ class Pod:
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
         is_websocket = scope["type"] == "websocket"
-        run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve)
+        run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve, loop=self._loop)
         sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
@@ -187,6 +191,10 @@ class Pod:
             await run.run(self._app, scope)
         finally:
             self._unlinked.discard(run)
+
+    def streams(self) -> list[AppRun]:
+        """Return the WebSockets and event streams that this process serves, and that go on."""
+        return [run for run in (*self.tenants.runs(), *self._unlinked) if run.is_stream and not run.ending]
 
     def end_streams(self) -> None:
         """End all WebSockets and event streams that this process serves: it ends."""
@@ -228,13 +236,15 @@ class Pod:
     def take(self, stream: Stream, payload: bytes) -> None:
         """Serve a request of a peer: what its listener calls."""
         exchange = take_request(stream, payload)
-        task = asyncio.get_running_loop().create_task(self._serve_carried(exchange))
+        task = self._loop.create_task(self._serve_carried(exchange))
         self._carried.add(task)
         task.add_done_callback(self._carried.discard)
 
     async def _serve_carried(self, exchange: Exchange) -> None:
         try:
             await self._serve_exchange(exchange)
+        except UpstreamLostError as error:
+            exchange.refuse(Refusal(LOST if error.sent else LEAVING))
         except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
             _log.exception("the app failed with a request that a peer carried here")
         finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stateful_route.errors import InvalidArgumentError
 from stateful_route.server.hand_over import Packed
+from stateful_route.web.pacing import BETWEEN_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.sources import UidSource
 
 _log = logging.getLogger("stateful_route")
-
-# Seconds between the ends of two streams: 200 clients a second connect again somewhere else.
-_BETWEEN_ENDS = 0.005
 
 
 class Tenant:
@@ -133,7 +131,7 @@ class Tenants:
         self._travels = travels
         self._reopen_after = reopen_after
         self._end_within = end_within
-        self._between_ends = _BETWEEN_ENDS
+        self._between_ends = BETWEEN_ENDS
         self._next_end = 0.0
         self._counting = False
         self._tenants: dict[str, Tenant] = {}
@@ -211,7 +209,7 @@ class Tenants:
         now = asyncio.get_running_loop().time()
         if now >= self._next_end:  # the first one
             streams = sum(run.is_stream for run in self.runs())
-            self._between_ends = min(_BETWEEN_ENDS, self._end_within / streams)
+            self._between_ends = min(BETWEEN_ENDS, self._end_within / streams)
         self._next_end = max(self._next_end, now) + self._between_ends
         await asyncio.sleep(self._next_end - now)
 

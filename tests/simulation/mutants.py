@@ -507,6 +507,31 @@ SLIPS = [
         "if known is None or known.at_ms <= now.ms:\n            return known\n",
         "if True:\n            return known\n",
     ),
+    # a death that is proven
+    Mutation(
+        "a proof ends the life that the pod has by then",
+        PODS,
+        "known is None or known.incarnation != life.incarnation or known.dead or",
+        "known is None or known.dead or",
+    ),
+    Mutation(
+        "a life is ended beside the lease of an older one",
+        PODS,
+        "        if known.free_ms > now.ms:\n            return False, False\n",
+        "",
+    ),
+    Mutation(
+        "a life is said to be ended, and is not",
+        PODS,
+        "attrs.evolve(known, at_ms=now.ms, dead=True)",
+        "attrs.evolve(known, at_ms=now.ms)",
+    ),
+    Mutation(
+        "who is ended keeps its uids",
+        HEARTBEATS,
+        "        self._parting = False\n        self._end(ENDED)\n",
+        "        self._parting = False\n",
+    ),
     Mutation(
         "a death is confirmed beside the lease of an older life",
         PODS,

@@ -1,7 +1,8 @@
 """Small apps for the replicas of the tests: bare ASGI, so that nothing stands between the middleware and what is seen.
 
 Settings come from the environment: ``WEB_MIDDLEWARE``, keyword arguments of the middleware as JSON; ``WEB_HAND_OFF``,
-what the hand-off does; ``WEB_FOLDER``, where state is saved and events are noted.
+what the hand-off does; ``WEB_FOLDER``, where state is saved and events are noted; ``WEB_PAUSE``, for how many seconds a
+request that is held waits at most between two attempts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from stateful_route.web import (
     SignedCookie,
     Sticky,
     StickyMiddleware,
+    holding,
 )
 from tests.web.answering import FOLDER, PIECE, App, Receive, Scope, Send, body_of, note, respond, respond_json
 from tests.web.sockets import websocket
@@ -232,6 +234,8 @@ def middleware(app: App, uid: Any, **more: Any) -> StickyMiddleware:
     settings = (
         {"service": "room", "uid": uid, "stop_after": 0.2} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
     )
+    if "WEB_PAUSE" in os.environ:
+        holding._LONGEST_PAUSE = float(os.environ["WEB_PAUSE"])
     if "WEB_HAND_OFF" in os.environ:
         settings["hand_off"] = hand_off
     else:

@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodTable, Registration, RoutingState
+from stateful_route.models import (
+    Link,
+    LinkChange,
+    LinkKey,
+    LinkKind,
+    Outcome,
+    PodTable,
+    Registration,
+    RoutingState,
+)
 from stateful_route.testing.simulation.server import run_now, uids_of
 
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
+    from stateful_route.models import PodLife, PodState
     from stateful_route.server.ownership import Ownership
     from stateful_route.testing.simulation.loop import Machine
     from stateful_route.testing.simulation.network import Latency
@@ -24,7 +34,7 @@ _ENDS = frozenset({"place", "place_links", "claim", "release", "assign", "move"}
 _FORCES = frozenset({"assign", "release"})
 _NEW_OWNER = frozenset({Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN})
 _PLACES = frozenset({"place", "place_links"})
-_STATES = frozenset({"register", "heartbeat", "confirm_death"})
+_STATES = frozenset({"register", "heartbeat", "confirm_death", "end_life"})
 
 
 @attrs.frozen
@@ -130,6 +140,7 @@ class Judge:
         """When each link was changed last by force, and by which machine."""
         self._history: dict[str, list[_Was]] = {uid: [_Was(0.0)] for uid in uids}
         self._links_before: dict[str, Link | None] = {}
+        self._lives_before: tuple[PodState, ...] = ()
         self._unfit: dict[int, tuple[RoutingState | None, float]] = {}
         """In what state each pod is that is not READY, with ``None`` if it is dead, and since when."""
         self._owned_since: dict[str, float] = {}
@@ -355,6 +366,8 @@ class Judge:
     def _before(self, request: Request) -> None:
         uids = uids_of(request.name, request.args) if request.name in _ENDS else ()
         self._links_before = {uid: self.link(uid) for uid in uids if uid in self.keys}
+        if request.name == "end_life":
+            self._lives_before = self.table().pods
 
     def _after(self, request: Request, answer: Any) -> None:
         self.trace.request("applied", request, answer)
@@ -363,6 +376,8 @@ class Judge:
             self.newest[answer.pod_index] = answer.incarnation, request.machine, driver
         if request.name in _STATES:
             self._note_states()
+        if request.name == "end_life":
+            self._check_life_ended(request.args[2], ended=answer is True)
         change = answer[0] if isinstance(answer, list) and answer else answer
         if not isinstance(change, LinkChange):
             return
@@ -378,6 +393,17 @@ class Judge:
                 continue
             if after is None or after.epoch != before.epoch or after.kind is not LinkKind.PERSISTENT:
                 self._check_ended(uid, before, request)
+
+    def _check_life_ended(self, life: PodLife, *, ended: bool) -> None:
+        """Check that a life that was ended is dead, and no other one with it."""
+        now = {pod.life: pod for pod in self.table().pods}
+        named = now.get(life)
+        if ended and named is not None and not (named.dead or named.report.routing_state is RoutingState.SHUTDOWN):
+            self.violate("a life that is ended is dead", f"{life} was ended, and is {named.summary()}")
+        for before in self._lives_before:
+            after = now.get(before.life)
+            if before.life != life and (after is None or after.dead is not before.dead):
+                self.violate("no other life is ended", f"{life} was ended, and with it {before.life}")
 
     def _note_states(self) -> None:
         for pod in self.table().pods:

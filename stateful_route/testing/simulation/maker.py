@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from random import Random
 
+import attrs
+
 from stateful_route.testing.simulation.network import Latency
 from stateful_route.testing.simulation.plan import Plan
 from stateful_route.testing.simulation.scripts import SCRIPTS, Scripts
@@ -30,6 +32,9 @@ _FAULTLESS = frozenset({"race", "leave", "restart", "any"})
 
 _TRAVELLING = 0.35
 """The share of the runs without a script in which states travel."""
+
+_PROVEN, _PROVEN_KILL, _END_FOR_STOP = 0.3, 0.8, 0.3
+"""The share of the runs in which deaths are proven, and in those of the kills that are, and of the stops at once."""
 
 _SCRIPTED = 0.3
 """The share of the runs that follow a script."""
@@ -92,6 +97,7 @@ class Maker(Scripts):
         else:
             settings.update(self.settings)
             slowness = random.choice([0.0, 0.0, 0.0, 0.02])
+        self._prove()
         return Plan(
             seed=self.seed,
             pods=self.pods,
@@ -109,6 +115,20 @@ class Maker(Scripts):
             leased=script is None and random.random() < 0.3,
             travels=goes,
         )
+
+    def _prove(self) -> None:
+        """Have some deaths proven: soon, and late too, when another life may have begun; and end lives at once."""
+        random = Random(f"proven {self.seed}")
+        if random.random() >= _PROVEN:
+            return
+        for number, action in enumerate(self.actions):
+            if action.kind == "kill" and action.who.startswith("pod") and random.random() < _PROVEN_KILL:
+                late = [round(2 * self.lease * random.random(), 4) for _ in range(random.choice([0, 0, 1, 3]))]
+                soon = [random.choice([0.0, 0.001, 0.01, 0.2])] if random.random() < _PROVEN_KILL else []
+                args = {**action.args, "proven": [*soon, *late]}
+                self.actions[number] = attrs.evolve(action, args=args)
+            elif action.kind == "stop" and random.random() < _END_FOR_STOP:
+                self.actions[number] = attrs.evolve(action, kind="end")
 
     def _draw_scenes(self) -> None:
         random = self.random

@@ -299,11 +299,28 @@ class PodProcess(Process):
                 text = f"{when}: {self.name} is {pod.report.routing_state} in the store, not {state}"
                 judge.violate("a routing state is in the store", text)
 
-    def stop(self) -> None:
-        """Stop the driver, as SIGTERM makes it."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop the driver, as SIGTERM makes it; ``at_once`` ends its life, as a supervisor does whose child is gone."""
         if not self.leaving or not self.over:
             self.leaving = True
-            self.machine.spawn(self._stop())
+            self.machine.spawn(self._end() if at_once else self._stop())
+
+    async def _end(self) -> None:
+        judge, config, machine = self.judge, self.config, self.machine
+        judge.trace.note(self.name, "ends its life")
+        began, stalled = machine.loop.now, machine.stalled_for
+        try:
+            ended = await self.driver.end()
+        except LifecycleError:  # it does not run yet, or any more
+            await self._stop()
+            return
+        took = machine.loop.now - began - (machine.stalled_for - stalled)
+        judge.trace.note(self.name, "has ended its life" if ended else "has not ended its life", f"after {took:.3f} s")
+        bound = 2 * config.stop_deadline + 0.2 + config.call_deadline_seconds + 0.02
+        if not self._drained:  # a hand-off that is cut off is waited for
+            self.check_took("end()", took, bound)
+        await self.store.aclose()
+        self.over, self.stopped_at = True, machine.loop.now
 
     def _leave(self) -> None:
         self.leaving = True

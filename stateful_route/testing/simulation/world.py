@@ -21,20 +21,21 @@ from stateful_route.testing.simulation.judge import Bounds, Judge, Violation
 from stateful_route.testing.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod, process_of
 from stateful_route.testing.simulation.loop import Machine, SimulationError, VirtualLoop, failed
 from stateful_route.testing.simulation.network import Network
-from stateful_route.testing.simulation.process import Process
 from stateful_route.testing.simulation.processes import SERVICE, ClientProcess, PodProcess
 from stateful_route.testing.simulation.server import StoreServer
 from stateful_route.testing.simulation.store import SimulatedStore
+from stateful_route.testing.simulation.supervisor import Supervisor
 from stateful_route.testing.simulation.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from stateful_route.testing.simulation.plan import Action, Plan
+    from stateful_route.testing.simulation.process import Process
 
 NAMESPACE = "default"
 
-_Process = TypeVar("_Process", bound=Process)
+_Process = TypeVar("_Process", bound="Process | Supervisor")
 
 _MOST_PROCESSES = 6
 """The most processes that one pod has in a run."""
@@ -104,6 +105,8 @@ class World:
         self.slots: list[list[PodProcess]] = [[] for _ in range(plan.pods)]
         """The processes of each pod, in the order of their starts."""
         self.clients: list[ClientProcess] = []
+        self.supervisor: Supervisor | None = None
+        """Who proves the deaths of processes; from the first that is proven on."""
         self.of_machine: dict[Machine, PodProcess] = {}
         self.snapshot: object = None
         self.roads: Roads | None = None
@@ -147,7 +150,8 @@ class World:
         )
 
     def _machines(self) -> list[Machine]:
-        return [process.machine for process in (*self.pods, *self.clients) if process.machine.alive]
+        machines = [process.machine for process in (*self.pods, *self.clients) if process.machine.alive]
+        return machines if self.supervisor is None else [*machines, self.supervisor.machine]
 
     async def _main(self) -> None:
         for index in range(self.plan.pods):
@@ -276,12 +280,21 @@ class World:
         elif process is None or self._fault(process.machine, action):
             pass
         elif kind == "kill":
-            process.machine.kill()
-            self.network.kill(process.machine)
-        elif kind == "stop" and isinstance(process, PodProcess):
-            process.stop()
+            self._kill(process, action.args.get("proven", ()))
+        elif kind in {"stop", "end"} and isinstance(process, PodProcess):
+            process.stop(at_once=kind == "end")
         elif process.usable:
             process.do(kind, action.args)
+
+    def _kill(self, process: Process, proven: Sequence[float]) -> None:
+        """Kill a process; ``proven`` is after how many seconds its death is proven, each time that it is."""
+        life = process.driver.life if isinstance(process, PodProcess) else None
+        process.machine.kill()
+        self.network.kill(process.machine)
+        if proven and life is not None:
+            if self.supervisor is None:
+                self.supervisor = self._start("supervisor", self.config, Supervisor, "supervisor")
+            self.supervisor.prove(life, proven)
 
     def _start_another(self, index: int, present: Process | None) -> None:
         """Start a process of a pod, unless one is there and the index is exclusive, or there were too many."""
@@ -421,7 +434,7 @@ class World:
             await asyncio.sleep(self.config.refresh / 4)
         return None
 
-    async def _on(self, process: Process, work: Awaitable[Any]) -> Any:
+    async def _on(self, process: Process | Supervisor, work: Awaitable[Any]) -> Any:
         """Await something on the machine of a process; return its result, or its error."""
         done = self.loop.create_future()
 
@@ -441,6 +454,8 @@ class World:
             return
         for client in self.clients:
             await self._on(client, client.stop())
+        if self.supervisor is not None:
+            await self._on(self.supervisor, self.supervisor.stop())
         pods = [pod for pod in self.pods if pod.machine.alive and not pod.over]
         for pod in pods:
             pod.stop()

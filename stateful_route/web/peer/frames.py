@@ -28,7 +28,7 @@ MAX_CHUNK = 128 * 1024
 MAX_PAYLOAD = 1024 * 1024
 """The longest payload in bytes: heads and WebSocket messages in one piece."""
 
-WINDOW = 256 * 1024
+WINDOW = 512 * 1024
 """How many bytes of one direction of a stream may be on their way, or wait for a slow reader."""
 
 FRAME_COST = 128
@@ -248,10 +248,11 @@ def text_of(part: bytes) -> str:
         raise PeerProtocolError("a part that is not UTF-8") from error
 
 
-MOVED, AWAY, FULL, LEAVING = "moved", "away", "full", "leaving"
+MOVED, AWAY, FULL, LEAVING, LOST = "moved", "away", "full", "leaving", "lost"
 """Why a peer does nothing with a request.
 
-The uid is another pod's, or nobody's; Redis does not answer; there is no room; the process ends, and still has the uid.
+The uid is another pod's, or nobody's; Redis does not answer; there is no room; the process ends, and still has the uid;
+the app behind the process was lost while it had the request, so that it is not known what came of it.
 """
 
 
@@ -260,7 +261,7 @@ class Refusal:
     """That a peer did nothing with a request.
 
     Attributes:
-        reason: ``MOVED``, ``AWAY``, ``FULL`` or ``LEAVING``; a later release may know more.
+        reason: ``MOVED``, ``AWAY``, ``FULL``, ``LEAVING`` or ``LOST``; a later release may know more.
 
     """
 

@@ -65,11 +65,16 @@ class Upstream:
 
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         connection = await self._pool.connection()
+        used = connection.is_used
         exchange = Exchange(connection, scope, receive, send)
         kept = False
         self._late.add(exchange)
         try:
             kept = await exchange.run()
+        except UpstreamLostError as error:
+            error.fresh = not used
+            self._pool.drop()  # they are of the same process
+            raise
         finally:
             self._late.discard(exchange)
             await exchange.close()

@@ -35,7 +35,7 @@ class Pool:
         while self._free:
             since, connection = self._free.pop()
             if loop.time() - since > _KEPT_FOR:
-                self._drop()  # it is the youngest
+                self.drop()  # it is the youngest
                 connection.close()
             elif connection.is_open:
                 return connection
@@ -66,8 +66,9 @@ class Pool:
     def close(self) -> None:
         """Close what is free, and keep nothing from now on."""
         self._closed = True
-        self._drop()
+        self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Close what is free."""
         while self._free:
             self._free.popleft()[1].close()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stateful_route.embedded.server import LocalServer
 
-WAYS = [("nginx", "decide"), ("nginx", "replay")]
+WAYS = [("nginx", "decide"), ("nginx", "replay"), ("caddy", "decide"), ("envoy", "decide"), ("haproxy", "decide")]
 
 
 def _way(proxy: str, mode: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 UID = "path:/rooms/{uid},header:x-session-id"
 _BESIDE_PYTHON = Path(sys.executable).parent
+LUA = "/etc/haproxy/stateful_route.lua"
 _CLI = [sys.executable, "-m", "stateful_route.cli"]
 
 
 def found(name: str) -> str | None:
-    """Return the path of a program that is on the PATH, or beside the Python that runs."""
-    return shutil.which(name) or shutil.which(name, path=str(_BESIDE_PYTHON))
+    """Return the path of a program: of ``TEST_CADDY`` and the like, on the PATH, or beside the Python that runs."""
+    named = os.environ.get(f"TEST_{name.upper()}")
+    return named or shutil.which(name) or shutil.which(name, path=str(_BESIDE_PYTHON))
 
 
 @attrs.frozen
@@ -39,14 +42,20 @@ class Front:
     name: str
 
     @property
-    def holds(self) -> bool:
-        """Whether the proxy asks again when a pod is not reached."""
-        return self.name == "nginx"
+    def repeats(self) -> bool:
+        """Whether the proxy asks again when a pod is not reached, or dies; the others do once that is known."""
+        return self.name in {"nginx", "caddy"}
 
     @property
     def falls_back(self) -> bool:
         """Whether the proxy goes to any pod while nobody decides."""
-        return self.name == "nginx"
+        return self.decide is not None and self.name != "envoy"
+
+    async def kill(self, pod: Replica) -> None:
+        """Kill a pod, and if the proxy does not ask again, wait until it may be known."""
+        pod.kill()
+        if not self.repeats:
+            await asyncio.sleep(0.2)  # the connection of who decides is closed, which takes milliseconds
 
     @property
     def port(self) -> int:
@@ -88,10 +97,13 @@ def printed(proxy: str, *options: str, uid: str = UID) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def start_proxy(replicas: Replicas, proxy: str, text: str, port: int) -> Replica:
+def start_proxy(replicas: Replicas, proxy: str, text: str, port: int, lua: str = "") -> Replica:
     """Run a proxy with a configuration."""
     folder = replicas.folder / f"{proxy}-{port}"
     folder.mkdir()
+    if proxy == "haproxy":
+        text = text.replace(LUA, str(folder / "stateful_route.lua"))
+        (folder / "stateful_route.lua").write_text(lua)
     return replicas.wait(replicas.run(_COMMANDS[proxy](text, folder), port, HOME=str(folder)))
 
 
@@ -145,7 +157,8 @@ def front_of(
     if mode == "decide":
         decide = decider(replicas, proxy, "--patience", "5", uid=uid)
         options += ["--decide", f"127.0.0.1:{decide.port}"]
-    running = start_proxy(replicas, proxy, printed(proxy, *options, uid=uid), port)
+    lua = printed("haproxy-lua", *options, uid=uid) if proxy == "haproxy" else ""
+    running = start_proxy(replicas, proxy, printed(proxy, *options, uid=uid), port, lua)
     return Front(replicas, pods, decide, running, proxy)
 
 

@@ -1,0 +1,96 @@
+"""``stateful-route gateway``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from stateful_route.cli.directory import add_directory, add_listening, add_service, secret_of, sources_of
+from stateful_route.cli.ending import need
+
+if TYPE_CHECKING:
+    from stateful_route.web.gateway import StickyGateway
+
+_DESCRIPTION = """\
+Serves HTTP and WebSockets, and has each request served by the pod that has its uid; the pods run StickyMiddleware, or
+are those of `stateful-route run`. A request without a uid goes to a pod that is chosen by load. SIGTERM and Ctrl-C end
+it once the requests have ended. Exit status 2 if a setting is wrong, 3 if it cannot start.
+"""
+_SETTINGS = "STATEFUL_ROUTE_GATEWAY"
+_BACKLOG = 4096
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "gateway",
+        help="have each request served by the pod of its uid: a balancer of its own",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_service(parser)
+    add_listening(parser, "0.0.0.0", 8000)  # noqa: S104 - a balancer is for others
+    add_directory(parser)
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on that port; 1 by default")
+    restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
+    parser.add_argument("--restores", action="store_true", help=restores)
+    proxies = "addresses of proxies whose X-Forwarded-For and -Proto are believed; 127.0.0.1 by default, * for all"
+    parser.add_argument("--forwarded-allow-ips", metavar="ADDRESSES", help=proxies)
+    parser.set_defaults(run=_run)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 256:  # noqa: PLR2004 - more is a mistake
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes from 1 to 256")
+    return int(text)
+
+
+def _run(options: argparse.Namespace) -> int:
+    need("gateway", "gateway", "uvicorn", "httptools", "websockets")
+    import uvicorn  # noqa: PLC0415 - an extra
+
+    names = ("service", "uid", "redis", "namespace", "secret_file", "patience", "restores")
+    os.environ[_SETTINGS] = json.dumps({name: getattr(options, name) for name in names})
+    make().check()  # what is wrong is said once, and not by each worker
+    uvicorn.run(
+        f"{__name__}:make",
+        factory=True,
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        http="stateful_route.web.uvicorn:StickyProtocol",
+        ws="auto",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        forwarded_allow_ips=options.forwarded_allow_ips,
+        backlog=_BACKLOG,
+    )  # it exits with 3 if it cannot start
+    return 0
+
+
+def make() -> StickyGateway:
+    """Return the gateway of a worker, by the settings that the command has put into its environment.
+
+    Raises:
+        ConfigError: if a setting is missing or wrong.
+
+    """
+    from stateful_route.web.gateway import StickyGateway  # noqa: PLC0415 - not for the other commands
+
+    logging.basicConfig(level=logging.WARNING, format="stateful-route: %(message)s", stream=sys.stderr)
+    options = argparse.Namespace(**json.loads(os.environ[_SETTINGS]))
+    return StickyGateway(
+        service=options.service,
+        uid=sources_of(options),
+        redis=options.redis,
+        namespace=options.namespace,
+        secret=secret_of(options),
+        patience=options.patience,
+        restores=options.restores,
+    )

@@ -1,0 +1,165 @@
+"""``stateful-route run``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from stateful_route.cli.directory import (
+    add_directory,
+    add_listening,
+    add_service,
+    port,
+    seconds,
+    secret_of,
+    sources_of,
+)
+from stateful_route.cli.ending import FAILED, USAGE, CommandError, need, say
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from stateful_route.web.uids.sources import UidSource
+
+_DESCRIPTION = """\
+Runs an app that knows nothing of us as a child, and is its web server: a request is served by the copy of the app that
+holds the state of its uid, wherever it arrives. Start it as often as you like, on as many hosts, behind any balancer.
+
+  stateful-route run --service demo --uid query:session_hash,cookie:sid --port 8000 -- python app.py --port {port}
+
+The app listens on 127.0.0.1, on the port that replaces {port} in its arguments, and is PORT in its environment. When it
+ends, by whatever cause, its uids go to other copies at once. SIGTERM: no new uids; the old ones are served until they
+are idle for --linger-idle seconds, or the drain deadline comes; then the app gets SIGTERM. SIGINT ends at once. SIGHUP,
+SIGUSR1 and SIGUSR2 go on to the app. The exit status is that of the app: 128 and the signal, if one has ended it;
+0 if it was told to end; 2 if a setting is wrong.
+"""
+# Seconds without a request after which a uid is released, unless --uid says otherwise: an app that knows nothing of us
+# never says that a session has ended.
+_IDLE = 1800.0
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "run",
+        help="run an unmodified app, in any language, with its sessions at the right copy",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_service(parser)
+    add_listening(parser, "0.0.0.0", 8000)  # noqa: S104 - a web server is for others
+    add_directory(parser)
+    parser.add_argument("--app-port", type=port, metavar="N", help="the port of the app; by default a free one")
+    health = "a path of the app that answers 2xx or 3xx once it serves; by default it only has to take connections"
+    parser.add_argument("--health", type=_path, metavar="PATH", help=health)
+    within = "seconds that the app has to start; 60 by default"
+    parser.add_argument("--start-timeout", type=seconds, default=60.0, metavar="SECONDS", help=within)
+    restart = "whether another one is started when the app ends; on-failure by default"
+    parser.add_argument("--restart", choices=("never", "on-failure", "always"), default="on-failure", help=restart)
+    stop = "seconds that the app has to end after SIGTERM, before SIGKILL; 10 by default"
+    parser.add_argument("--stop-timeout", type=seconds, default=10.0, metavar="SECONDS", help=stop)
+    linger = "seconds without a request after which a uid may leave while it drains; 30 by default"
+    parser.add_argument("--linger-idle", type=seconds, default=30.0, metavar="SECONDS", help=linger)
+    idle = f"seconds without a request after which a uid without a ttl is released; {_IDLE:g} by default"
+    parser.add_argument("--idle", type=seconds, default=_IDLE, metavar="SECONDS", help=idle)
+    load = "what new uids are placed by: how many uids, open requests, or CPU (it needs psutil); links by default"
+    parser.add_argument("--load", choices=("links", "requests", "cpu"), default="links", help=load)
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="behind --, with its arguments")
+    parser.set_defaults(run=_run)
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/") or not text.isascii() or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path such as /health")
+    return text
+
+
+def _run(options: argparse.Namespace) -> int:
+    need("run", "gateway", "uvicorn", "httptools", "websockets")
+    if sys.platform == "win32":
+        raise CommandError("run needs a system with POSIX signals", USAGE)
+    logging.basicConfig(level=logging.WARNING, format="stateful-route: %(message)s", stream=sys.stderr)
+    return asyncio.run(_supervise(options))
+
+
+async def _supervise(options: argparse.Namespace) -> int:
+    import uvicorn  # noqa: PLC0415 - an extra
+
+    from stateful_route.web.run.child import LOOPBACK, Child, ChildError, free_port  # noqa: PLC0415
+    from stateful_route.web.run.front import RunFront  # noqa: PLC0415
+    from stateful_route.web.run.load import ChildCpu, OpenRequests  # noqa: PLC0415
+    from stateful_route.web.run.supervisor import Policy, Supervisor  # noqa: PLC0415
+    from stateful_route.web.upstream.app import Upstream  # noqa: PLC0415
+
+    app_port = options.app_port or free_port()
+    child = Child(options.command, app_port, health=options.health, start_within=options.start_timeout)
+    upstream = Upstream(LOOPBACK, app_port)
+    load: Any = None
+    if options.load == "cpu":
+        need("run --load cpu", "cpu", "psutil")
+        load = ChildCpu(child)
+    elif options.load == "requests":
+        load = OpenRequests(upstream)
+    front = RunFront(
+        upstream,
+        service=options.service,
+        uid=[_idle(source, options.idle) for source in sources_of(options)],
+        redis=options.redis,
+        namespace=options.namespace,
+        secret=secret_of(options),
+        patience=options.patience,
+        drain="linger",
+        linger_idle=options.linger_idle,
+        on_signal=False,
+        load_source=load,
+    )
+    front.check()
+    config = uvicorn.Config(
+        front,
+        host=options.host,
+        port=options.port,
+        http="stateful_route.web.uvicorn:StickyProtocol",
+        ws="auto",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(options.stop_timeout)),
+    )
+    _check_port(config)
+    try:
+        await child.start()
+    except ChildError as error:
+        say(error)
+        return error.status or FAILED
+    policy = Policy(restart=options.restart, stop_within=options.stop_timeout)
+    return await Supervisor(child, front, config, policy).run()
+
+
+def _check_port(config: uvicorn.Config) -> None:
+    """Refuse a port that somebody has, before anything is started.
+
+    Raises:
+        CommandError: naming it.
+
+    """
+    import socket  # noqa: PLC0415 - here only
+
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise CommandError(f"cannot listen on {config.host} port {config.port}: {why}", USAGE) from None
+
+
+def _idle(source: UidSource, idle: float) -> UidSource:
+    return source if source.ttl is not None or not idle else attrs.evolve(source, ttl=idle)

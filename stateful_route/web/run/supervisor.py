@@ -1,0 +1,170 @@
+"""Keeps a child and the web server in front of it together, until a signal or the end of the child."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import attrs
+import uvicorn
+
+from stateful_route.errors import LifecycleError, StatefulRouteError
+from stateful_route.web.run.child import ChildError, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stateful_route.web.run.child import Child
+    from stateful_route.web.run.front import RunFront
+
+_log = logging.getLogger("stateful_route")
+
+Restart: TypeAlias = Literal["never", "on-failure", "always"]
+
+_FORWARDED = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+_NOT_STARTED = 3
+# Seconds between an end and the next start of a child: the first pause, the longest, and after which all is well.
+_FIRST_PAUSE, _LONGEST_PAUSE, _WELL_AFTER = 0.1, 10.0, 30.0
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """How a child is treated.
+
+    Attributes:
+        restart: whether another one is started when it ends.
+        stop_within: seconds that it has to end after SIGTERM.
+
+    """
+
+    restart: Restart = "on-failure"
+    stop_within: float = 10.0
+
+
+class _Server(uvicorn.Server):
+    """A web server that leaves signals to the supervisor."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Supervisor:
+    """Runs a child that serves already, and the web server in front of it."""
+
+    def __init__(self, child: Child, front: RunFront, config: uvicorn.Config, policy: Policy) -> None:
+        """Have begun nothing."""
+        self._child = child
+        self._front = front
+        self._server = _Server(config)
+        self._policy = policy
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._status = 0
+
+    async def run(self) -> int:
+        """Return the exit status: that of the child, or 0 if a signal has ended both."""
+        with self._handling_signals():
+            serving = asyncio.ensure_future(self._server.serve())
+            watching = asyncio.ensure_future(self._watch())
+            try:
+                await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
+                self._stopping = self._server.should_exit = True
+                await serving
+            finally:
+                watching.cancel()
+                await asyncio.wait([watching])
+                await self._child.end(self._policy.stop_within)
+        if not self._server.started:
+            return _NOT_STARTED
+        return self._status
+
+    # The child ----------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Return once the child has ended for good."""
+        loop = asyncio.get_running_loop()
+        pause = _FIRST_PAUSE
+        while True:
+            began = loop.time()
+            code = await self._child.ended()
+            self._status = status_of(code)
+            if self._stopping:
+                self._status = 0 if code in {0, -signal.SIGTERM, -signal.SIGINT} else self._status
+                return
+            _log.warning("the app has ended with status %d", self._status)
+            await self._lose()
+            if loop.time() - began > _WELL_AFTER:
+                pause = _FIRST_PAUSE
+            while not await self._started_again(pause):
+                if not self._restarts:
+                    return
+                pause = min(_LONGEST_PAUSE, 2 * pause)
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    async def _lose(self) -> None:
+        try:
+            if await self._front.lose():
+                _log.warning("its uids go to other pods")
+        except (StatefulRouteError, LifecycleError) as error:
+            _log.warning("its end is known when its lease ends: %s", error)
+
+    @property
+    def _restarts(self) -> bool:
+        restart = self._policy.restart
+        return not self._stopping and (restart == "always" or (restart == "on-failure" and self._status != 0))
+
+    async def _started_again(self, pause: float) -> bool:
+        if not self._restarts:
+            return False
+        await asyncio.sleep(pause)
+        try:
+            await self._child.start()
+            await self._front.take_up()
+        except (ChildError, StatefulRouteError) as error:
+            _log.warning("the app is not there: %s", error)
+            if isinstance(error, ChildError):
+                self._status = error.status or 1
+            await self._child.end(self._policy.stop_within)
+            return False
+        _log.warning("the app is there again")
+        return True
+
+    # Signals ------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _handling_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _FORWARDED:
+            loop.add_signal_handler(number, self._child.send, number)
+        loop.add_signal_handler(signal.SIGTERM, self._begin_drain)
+        loop.add_signal_handler(signal.SIGINT, self._stop)
+        try:
+            yield
+        finally:
+            for number in (*_FORWARDED, signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        self._stopping = self._server.should_exit = True
+
+    def _begin_drain(self) -> None:
+        """Let the uids go, and then end; a second signal ends at once."""
+        if self._stopping:
+            self._stop()
+            return
+        self._stopping = True
+        task = asyncio.ensure_future(self._drain())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self) -> None:
+        try:
+            await self._front.drain()
+        except StatefulRouteError as error:
+            _log.info("nothing to drain: %s", error)
+        finally:
+            self._server.should_exit = True
