@@ -264,12 +264,6 @@ SLIPS = [
         also=(("mine = answer.previous is not None and staged.committed == answer.previous.epoch", "mine = True"),),
     ),
     Mutation(
-        "a state counts by its epoch",
-        STAGING,
-        "staged.parcel.move == answer.move",
-        "staged.parcel.epoch == answer.ended",
-    ),
-    Mutation(
         "it is owned before it is adopted",
         OPERATIONS,
         "        await self.staging.adopt(staged, answer.link.epoch)\n",
