@@ -17,7 +17,7 @@ Adopt: TypeAlias = "Callable[[str, bytes, int], Awaitable[object] | None]"
 """What the application does with a state that has come along with a uid, before the uid is owned here.
 
 It gets the uid, what ``hand_off`` returned in the other pod, and the epoch at which this pod will own the uid. What it
-returns is awaited if it can be.
+returns is awaited if it can be, for 10 s at most.
 """
 
 MAX_STATE = 16 * 1024 * 1024

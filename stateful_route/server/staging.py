@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route.models import Outcome
@@ -14,7 +13,8 @@ if TYPE_CHECKING:
     from stateful_route.models import LinkChange, PodLife
     from stateful_route.server.parcels import Adopt, Parcel
 
-_log = logging.getLogger("stateful_route")
+# Seconds that an adoption may take: claims of the uid wait for it.
+_ADOPT_WITHIN = 10.0
 
 
 class Staged:
@@ -132,7 +132,8 @@ class Staging:
         try:
             result = self._adopt(parcel.uid, parcel.data, epoch)
             if inspect.isawaitable(result):
-                await result
+                async with asyncio.timeout(_ADOPT_WITHIN):
+                    await result
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's; nobody cancels it
             self.faults.note(parcel.uid, error)
         else:
