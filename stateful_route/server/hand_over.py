@@ -146,6 +146,8 @@ class HandOver:
             while waiting:
                 uid, due = waiting.popleft(), begin + started / self._rate
                 started += 1
+                if self._travel is not None:
+                    self._travel.pace.hurry(len(waiting), begin + deadline - clock())
                 await anyio.sleep(max(0.0, due - clock()))
                 released = await self.hand(uid)  # others add to it meanwhile
                 done += released

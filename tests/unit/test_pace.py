@@ -50,6 +50,23 @@ async def test_fewer_while_it_is_slow() -> None:
     assert 2 == pace.limit
 
 
+async def test_more_as_the_time_runs_out() -> None:
+    """As many as are needed are let in if the rest could not be handed off in time, however slow they are."""
+    pace = Pace()
+    for _ in range(20):
+        async with pace:
+            await asyncio.sleep(0.002)
+    pace.hurry(10, 60.0)
+    pace.note(1.0)
+    slower = pace.limit
+    for _ in range(200):
+        pace.hurry(10_000, 1.0)
+        pace.note(1.0)
+
+    assert 8 > slower
+    assert 64 == pace.limit
+
+
 async def test_a_cancelled_turn_is_anothers() -> None:
     """Who is cancelled while it waits, or when it is let in, takes nobody's turn."""
     pace, inside, leave = Pace(), set[int](), asyncio.Event()
