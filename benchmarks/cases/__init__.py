@@ -20,6 +20,7 @@ from benchmarks.cases.proven import PROVEN
 from benchmarks.cases.runtimes import RUNTIMES
 from benchmarks.cases.services import SERVICES
 from benchmarks.cases.stall import STALL
+from benchmarks.cases.travel import TRAVEL
 from benchmarks.cases.walks import WALKS
 
 CASES = (
@@ -44,4 +45,5 @@ CASES = (
     MIXED,
     HOP,
     LOSS,
+    TRAVEL,
 )

@@ -14,11 +14,13 @@ import attrs
 from stateful_route.errors import LifecycleError, RoutingError
 from stateful_route.models import ServerInfo
 from stateful_route.route import StatefulRoute
+from stateful_route.server.parcels import MAX_STATE
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
 from stateful_route.web.pacing import leave
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
+from stateful_route.web.peer.states import PeerCarrier
 from stateful_route.web.peer_http import PeerHttp
 from stateful_route.web.pod import Pod
 from stateful_route.web.reached import PEER, published
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.config import BaseConfig
     from stateful_route.server.driver import ServerDriver
-    from stateful_route.server.hand_over import HandOff
+    from stateful_route.server.hand_over import HandOff, Packed
     from stateful_route.server.load.sources import LoadSource
+    from stateful_route.server.parcels import Adopt
     from stateful_route.web.app_run import App
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misrouted
@@ -72,6 +75,8 @@ class StickyMiddleware(Front):
         misroute: Misrouted = "forward",
         public_address: str | None = None,
         hand_off: HandOff | None = None,
+        adopt: Adopt | None = None,
+        max_state: int = MAX_STATE,
         drain: DrainMode | None = None,
         linger_idle: float = 30.0,
         patience: float | None = None,
@@ -112,6 +117,10 @@ class StickyMiddleware(Front):
             public_address: where clients reach a pod, for ``redirect``: a template with any of ``{host}``,
                 ``{pod_index}`` and ``{pod_name}``, for example ``https://room-{pod_index}.example.com``.
             hand_off: called with each uid, and awaited, before it leaves this process: save its state, say.
+                With ``adopt``, bytes that it returns travel to the process that gets the uid, and need not be saved.
+            adopt: called with a uid, the bytes that ``hand_off`` has returned in another process, and the epoch at
+                which this one will own the uid: before it serves it.
+            max_state: how many bytes a state may have to travel; a uid with more is released, and its state is lost.
             drain: how uids leave at SIGTERM: ``hand_off``; ``linger``, once they were idle for ``linger_idle`` seconds;
                 ``release``, at once. In each case within ``drain_deadline`` of the config. By default ``hand_off`` if
                 there is one, and ``linger`` if not.
@@ -148,6 +157,8 @@ class StickyMiddleware(Front):
                 misroute=misroute,
                 public_address=public_address,
                 hand_off=hand_off,
+                adopt=adopt,
+                max_state=max_state,
                 drain=drain,
                 linger_idle=linger_idle,
                 stop_after=stop_after,
@@ -158,6 +169,7 @@ class StickyMiddleware(Front):
         self._config: BaseConfig
         self._route: StatefulRoute
         self._rooms: ServiceView
+        self._carrier: PeerCarrier
         self._tenants: Tenants
         self._pod: Pod | None = None
 
@@ -201,10 +213,14 @@ class StickyMiddleware(Front):
         await check_secrets(client, edge)
         dialer = self._dialer(stack)
         self._config, self._route, self._rooms = config, route, rooms
+        self._carrier = PeerCarrier(dialer)
+        stack.push_async_callback(self._carrier.stop)
+        if settings.adopt is not None:
+            listener.take_state = self._carrier.take
         self._pod = await self._begin_pod(stack)
         if settings.on_signal:
             self._drain_on_signal(stack)
-        restores = settings.hand_off is not None
+        restores = settings.hand_off is not None and settings.adopt is None
         return Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
 
     async def _begin_pod(self, stack: contextlib.AsyncExitStack) -> Pod:
@@ -217,6 +233,7 @@ class StickyMiddleware(Front):
             functools.partial(self._give, self._rooms, server),
             reopen_after=2 * config.call_deadline_seconds,
             end_within=config.drain_deadline / 2,
+            travels=settings.adopt is not None,
         )
         pod = Pod(self._wrapped, server, self._rooms, self._tenants, self._edge_settings, settings)
         pod.state, pod.template = self._state, self._template
@@ -236,10 +253,18 @@ class StickyMiddleware(Front):
         if self._leases:  # the workers of a host have one host name, and it may end with an ordinal
             name = f"{info.pod_name}-{os.getpid()}" if config.pod_name else info.pod_name
             info = ServerInfo(namespace=info.namespace, service_name=info.service_name, pod_name=name)
-        return route.server(info, hand_off=self._hand_off, load_source=self._load_source)
+        settings = self._settings
+        return route.server(
+            info,
+            hand_off=self._hand_off,
+            load_source=self._load_source,
+            adopt=settings.adopt,
+            carrier=None if settings.adopt is None else self._carrier,
+            max_state=settings.max_state,
+        )
 
-    async def _hand_off(self, uid: str) -> None:
-        await self._tenants.hand_off(uid)
+    async def _hand_off(self, uid: str) -> Packed | None:
+        return await self._tenants.hand_off(uid)
 
     async def _give(self, rooms: ServiceView, server: ServerDriver, uid: str) -> None:
         """Make a uid that was handed off another pod's: who looks for it finds it there.

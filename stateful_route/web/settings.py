@@ -10,7 +10,7 @@ import attrs
 from stateful_route._validation import check_count, check_id, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
-from stateful_route.server.callbacks import check_hand_off
+from stateful_route.server.callbacks import check_adopt, check_hand_off
 from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.server.hand_over import HandOff
+    from stateful_route.server.parcels import Adopt
     from stateful_route.web.misroute import Misroute, Misrouted
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.uids.request import RequestHead
@@ -111,6 +112,8 @@ class PodSettings:
     listen: str
     host: str | None
     hand_off: HandOff | None
+    adopt: Adopt | None
+    max_state: int
     drain: DrainMode
     linger_idle: float
     stop_after: float
@@ -126,6 +129,8 @@ class PodSettings:
         listen: str,
         host: str | None,
         hand_off: HandOff | None,
+        adopt: Adopt | None,
+        max_state: int,
         drain: DrainMode | None,
         linger_idle: float,
         stop_after: float,
@@ -144,6 +149,11 @@ class PodSettings:
         """
         if hand_off is not None:
             check_hand_off("hand_off", hand_off)
+        check_count("max_state", max_state)
+        if adopt is not None:
+            check_adopt("adopt", adopt)
+            if hand_off is None:
+                raise ConfigError("adopt", adopt, "only beside hand_off=, which returns what is adopted")
         if drain is None:
             drain = "linger" if hand_off is None else "hand_off"
         _choice("drain", drain, _DRAINS)
@@ -156,6 +166,8 @@ class PodSettings:
             listen=listen,
             host=host or os.environ.get(_HOST_VARIABLE),
             hand_off=hand_off,
+            adopt=adopt,
+            max_state=max_state,
             drain=drain,
             linger_idle=linger_idle,
             stop_after=stop_after,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stateful_route.testing.simulation.server import Request, StoreServer
     from stateful_route.testing.simulation.trace import Trace
 
-_ENDS = frozenset({"place", "place_links", "claim", "release", "assign"})
+_ENDS = frozenset({"place", "place_links", "claim", "release", "assign", "move"})
 _FORCES = frozenset({"assign", "release"})
 _NEW_OWNER = frozenset({Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN})
 _PLACES = frozenset({"place", "place_links"})
@@ -146,6 +146,8 @@ class Judge:
         self._owned_since: dict[str, float] = {}
         self._kept: dict[PodProcess, dict[Ownership, bool]] = {}
         """The handles that each pod ever had, and whether it was told that it lost them."""
+        self.moved: dict[str, tuple[int, int, int]] = {}
+        """The epoch at which the link of each uid was made by a move last, and of which life of which pod."""
         self._top: dict[str, tuple[int, str]] = {}
         """The highest epoch at which each uid was owned, and by which pod."""
         self._owners: dict[str, dict[PodProcess, Ownership]] = {uid: {} for uid in uids}
@@ -218,6 +220,7 @@ class Judge:
                     handle.on_lost(functools.partial(self._note_lost, pod, handle))
                 self.trace.note(pod.name, "owns", f"{uid} at epoch {handle.epoch}")
                 self._check_epoch(uid, pod, handle)
+                self._check_arrived(uid, pod, handle)
             if len(owners) > 1:
                 self._check_owners(uid)
 
@@ -263,6 +266,30 @@ class Judge:
                 at, by = self._forced[uid]
                 what += f"; {by} changed it by force {self.loop.now - at:.3f} s ago"
             self.violate("one owner", what)
+
+    def _check_arrived(self, uid: str, pod: PodProcess, handle: Ownership) -> None:
+        """Check that who owns a uid by a move has its state."""
+        moved = self.moved.get(uid, (0, 0, 0))[0]
+        if (
+            handle.epoch == moved
+            and pod.arrived.get(uid) != moved
+            and not (self.lost_until or self._is_forced(uid, [pod]))
+        ):
+            self.violate("a state goes along", f"{pod.name} owns {uid} at epoch {moved} by a move, without its state")
+
+    def moved_in_vain(self, uid: str, link: Link | None) -> list[str]:
+        """Return what is wrong if a uid was moved to a pod that is there, and has not found out."""
+        if link is None or self.lost_until or self.moved.get(uid) != (link.epoch, link.pod_index, link.incarnation):
+            return []
+        return [
+            f"{uid} was moved to {pod.name} at epoch {link.epoch}, which has not adopted it"
+            for pod in self.pods
+            if pod.usable
+            and pod.driver.healthy
+            and not pod.leaving
+            and (pod.index, pod.driver.incarnation) == (link.pod_index, link.incarnation)
+            and pod.arrived.get(uid) != link.epoch
+        ]
 
     def owners(self, uid: str) -> list[tuple[PodProcess, Ownership]]:
         """Return the pods that would serve a uid now, with their handles."""
@@ -356,6 +383,9 @@ class Judge:
             return
         if request.name in _PLACES:
             self._check_placement(request, change)
+        if request.name == "move" and change.outcome is Outcome.REPLACED and change.link is not None:
+            link = change.link
+            self.moved[request.args[0].uid] = link.epoch, link.pod_index, link.incarnation
         for uid, before in self._links_before.items():
             after = self.link(uid) if change.done or request.name in _PLACES else before
             self._note(uid, after)

@@ -30,6 +30,9 @@ _GIVES = ("release", "release", "remove", "remove_with_id", "set")
 _ASKS = ("request", "request", "request", "compute", "get", "batch_compute", "batch_get", "set_if_absent", "pods")
 _FAULTLESS = frozenset({"race", "leave", "restart", "any"})
 
+_TRAVELLING = 0.35
+"""The share of the runs without a script in which states travel."""
+
 _PROVEN, _PROVEN_KILL, _END_FOR_STOP = 0.3, 0.8, 0.3
 """The share of the runs in which deaths are proven, and in those of the kills that are, and of the stops at once."""
 
@@ -83,10 +86,14 @@ class Maker(Scripts):
             "rebalance_share": 0.5,
             "pod_retention": random.choice([86400.0, round(3 * self.lease, 3)]),
         }
+        travels = Random(f"travel {self.seed}")
+        goes = script is None and travels.random() < _TRAVELLING
         slowness = random.choice([0.0, 0.0, 0.02, 0.1])
         if script is None:
             self._draw_scenes()
             self._draw_traffic()
+            if goes:
+                self._draw_travels(travels)
         else:
             settings.update(self.settings)
             slowness = random.choice([0.0, 0.0, 0.0, 0.02])
@@ -106,6 +113,7 @@ class Maker(Scripts):
             nodes=self.nodes,
             later_lease=self.later_lease,
             leased=script is None and random.random() < 0.3,
+            travels=goes,
         )
 
     def _prove(self) -> None:
@@ -262,6 +270,46 @@ class Maker(Scripts):
             else:
                 self.ask(at, random.randrange(self.uids), random.choice(_ASKS))
             at += random.expovariate(1 / pause)
+
+    def _draw_travels(self, random: Random) -> None:
+        """Let uids move from pod to pod, with faults in that moment, and with a drain now and then."""
+        for _ in range(random.randint(3, 14)):
+            at, uid, pod = (
+                0.3 + random.random() * self.seconds,
+                random.randrange(self.uids),
+                random.randrange(self.pods),
+            )
+            for number in range(random.randint(1, 3)):
+                who = pod if number == 0 else random.randrange(self.pods)
+                self.add(at - 0.1 * random.random(), f"pod{who}", "claim", uid=uid, steal=False)
+            self.add(at, f"pod{pod}", "move", uid=uid)
+            if random.random() < 0.3:
+                self.add(at + 0.03 * random.random(), f"pod{pod}", random.choice(["move", "drain", "stop"]), uid=uid)
+            if self.faulty:
+                self._draw_fault_of_travel(random, at + 0.04 * random.random(), pod)
+            for _ in range(random.randint(0, 6)):
+                moment = at + 0.1 * random.random() * random.choice([1, 1, 10])
+                if self.clients and random.random() < 0.6:
+                    self.add(moment, f"client{random.randrange(self.clients)}", "request", uid=uid)
+                else:
+                    kind = random.choice(["claim", "serve", "claim"])
+                    self.add(moment, f"pod{random.randrange(self.pods)}", kind, uid=uid)
+
+    def _draw_fault_of_travel(self, random: Random, at: float, pod: int) -> None:
+        kind = random.choice(["kill", "kill other", "unanswered", "unasked", "stall", "reset", "", "", ""])
+        other = random.randrange(self.pods)
+        if kind in {"kill", "kill other"}:
+            who = f"pod{pod if kind == 'kill' else other}"
+            self.add(at, who, "kill")
+            self.add(at + self.lease * (0.1 + 2 * random.random()), who, "start")
+        elif kind in {"unanswered", "unasked"}:
+            up, seconds = kind == "unasked", self.deadline * 4 * random.random()
+            self.silence(at, f"pod{pod}", seconds, "pipe", up=up, down=not up, new=random.random() < 0.3)
+        elif kind == "stall":
+            seconds = round(self.lease * 1.5 * random.random(), 4)
+            self.add(at, f"pod{random.choice([pod, other])}", kind, seconds=seconds, timers_first=random.random() < 0.5)
+        elif kind == "reset":
+            self.add(at, f"pod{pod}", kind, of=random.choice(["", "pipe"]), told=random.random() < 0.7)
 
     def _uid(self) -> int:
         """Return a uid, one that nobody has used most often."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import random as global_random
@@ -15,6 +16,7 @@ import attrs
 from stateful_route.config import BaseConfig
 from stateful_route.errors import StatefulRouteError
 from stateful_route.models import LinkKind, RoutingState
+from stateful_route.testing.simulation.carrier import Roads, SimulatedCarrier
 from stateful_route.testing.simulation.judge import Bounds, Judge, Violation
 from stateful_route.testing.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod, process_of
 from stateful_route.testing.simulation.loop import Machine, SimulationError, VirtualLoop, failed
@@ -107,6 +109,10 @@ class World:
         """Who proves the deaths of processes; from the first that is proven on."""
         self.of_machine: dict[Machine, PodProcess] = {}
         self.snapshot: object = None
+        self.roads: Roads | None = None
+        if plan.travels:
+            losses = self.random.choice([0.0, 0.05, 0.3])
+            self.roads = Roads(self.loop, self._carrier_of, plan.latency, losses, 2 * self.config.lease_seconds)
         self.quiet = False
         self.loop.after_step = self._after_step
 
@@ -206,10 +212,15 @@ class World:
         name = f"pod{index}" + "'" * len(slot)
         self.trace.note(name, "starts")
         own = None if self.plan.leased else index
-        pod = self._start(name, self.later if slot else self.config, PodProcess, own)
+        pod = self._start(name, self.later if slot else self.config, functools.partial(PodProcess, own), self.roads)
         slot.append(pod)
         self.judge.pods.append(pod)
         self.of_machine[pod.machine] = pod
+
+    def _carrier_of(self, index: int) -> SimulatedCarrier | None:
+        """Return the carrier of the process that serves a pod index, if it is there."""
+        pod = self._pod_at(index)
+        return pod.carrier if pod is not None and pod.usable else None
 
     def _pod_at(self, index: int) -> PodProcess | None:
         """Return the process that serves a pod index."""
@@ -376,6 +387,7 @@ class World:
             for pod, handle in judge.owners(uid):
                 if handle.epoch != epoch:
                     wrong.append(f"{pod.name} owns {uid} at epoch {handle.epoch}; the store has {link}")
+            wrong += judge.moved_in_vain(uid, link)
             wrong += [
                 f"{pod.name} holds {uid} and does not own it; {link}"
                 for pod in self._running()

@@ -83,6 +83,8 @@ class Kind(enum.IntEnum):
     """Edge: that it is who it says; from here on streams may be opened."""
     ANSWER = 21
     """Owner: a short answer that is whole: START and LAST in one."""
+    STATE = 22
+    """Edge: the state of a uid, which is to move there. Sent only to who says that it adopts states."""
 
 
 COUNTED = frozenset({Kind.BODY, Kind.LAST, Kind.TEXT, Kind.BINARY, Kind.PART})

@@ -121,7 +121,9 @@ class AcceptedConnection(Connection):
         """Check who it is; then open streams."""
         if self.trusted:
             if kind is Kind.OPEN:
-                self._open(sid, payload)
+                self._open(sid, payload, self._listener.take)
+            elif kind is Kind.STATE and self._listener.take_state is not None:
+                self._open(sid, payload, self._listener.take_state)
             elif kind not in FROM_EDGE:
                 raise PeerProtocolError(f"{kind.name}, which is not for this side")
             return  # what comes for a stream that has ended is dropped
@@ -132,13 +134,13 @@ class AcceptedConnection(Connection):
         else:
             raise PeerProtocolError("something else than a proof of who it is")
 
-    def _open(self, sid: int, payload: bytes) -> None:
+    def _open(self, sid: int, payload: bytes, take: Callable[[Stream, bytes], None]) -> None:
         if sid <= self._last_stream:
             raise PeerProtocolError("the number of a stream that has been used")
         self._last_stream = sid
         if len(self.streams) < MAX_STREAMS:
             stream = self.streams[sid] = Stream(self, sid)
-            self._listener.take(stream, payload)
+            take(stream, payload)
         elif self.full:
             raise PeerProtocolError("more streams than there may be")  # and the refusals are not read
         else:
@@ -190,6 +192,8 @@ class PeerListener:
         self.keys = keys
         self.scope = scope
         self.take = take
+        self.take_state: Callable[[Stream, bytes], None] | None = None
+        """Gets each new stream of a state that travels here, and what opened it, if this process adopts states."""
         self.connections: set[AcceptedConnection] = set()
         self.http: Callable[[], asyncio.Protocol] | None = None
         """Makes the protocol of a connection that speaks HTTP; ``None``: such a one is closed."""
