@@ -25,6 +25,9 @@ if TYPE_CHECKING:
             """Let all uids go."""
 
 
+ONE_SIGNAL = 1.0
+"""Seconds within which a signal that is repeated is the same one."""
+
 _Handler: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
 
 # Those that no process can handle; Windows does not know them.
@@ -36,7 +39,9 @@ def drain_on_signal(server: Drainable, signum: int = signal.SIGTERM) -> Abstract
 
     So a web server such as uvicorn, which stops to serve at SIGTERM, goes on serving while the uids are handed over.
     Enter it inside the block of the driver, in the event loop of the main thread, after the web server has set its
-    handler; a second signal is let through at once. The driver's ``drain_deadline`` bounds the time.
+    handler; a second signal, after a second or later, is let through at once. One that comes before that is the first
+    one again: systemd, ``kill`` of a process group and uvicorn's supervisor each tell all workers. The driver's
+    ``drain_deadline`` bounds the time.
 
     Raises:
         InvalidArgumentError: if it is given no server driver, or no signal that can be handled.
@@ -57,7 +62,7 @@ def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
     before = signal.getsignal(signum)
     of_loop = handler_of(loop, signum)
     draining: set[asyncio.Task[None]] = set()
-    inside = True
+    inside, began = True, 0.0
 
     def let_through() -> None:
         if not inside:
@@ -79,9 +84,12 @@ def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
             let_through()
 
     def begin() -> None:
+        nonlocal began
         if draining:
-            let_through()
+            if loop.time() - began >= ONE_SIGNAL:
+                let_through()
         else:
+            began = loop.time()
             draining.add(loop.create_task(drain()))
 
     with _handling(loop, signum, begin, of_loop):

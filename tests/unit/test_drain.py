@@ -890,9 +890,17 @@ class TestDrainOnSignal:
 
     def test_second_signal(self) -> None:
         """A second signal is let through at once."""
-        code, lines = run_process(HANDLER, "signal.raise_signal(signal.SIGTERM); await asyncio.sleep(0)")
+        again = "await asyncio.sleep(1.1); signal.raise_signal(signal.SIGTERM); await asyncio.sleep(0.1); say('on')"
+        code, lines = run_process(HANDLER, again)
 
-        assert (0, ["hand off alice", "serving True", "handler"]) == (code, lines[:3])
+        assert (0, ["hand off alice", "serving True", "handler", "on"]) == (code, lines[:4])
+
+    def test_one_signal_twice(self) -> None:
+        """A signal that is repeated at once, by who tells a whole process group, does not cut the drain."""
+        again = "signal.raise_signal(signal.SIGTERM); await asyncio.sleep(0.1); say('on')"
+        code, lines = run_process(HANDLER, again)
+
+        assert (0, ["hand off alice", "serving True", "on", *ALL_IN_ORDER[2:]]) == (code, lines)
 
     def test_leaving_while_draining(self) -> None:
         """A process that leaves by itself while it drains says goodbye, and is not killed by the late signal."""

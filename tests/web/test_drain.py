@@ -202,9 +202,10 @@ async def test_a_request_that_is_longer_than_the_deadline(replicas: Replicas, ar
 
 async def test_a_second_signal(replicas: Replicas) -> None:
     """A second signal ends the wait for the drain: the web server stops at once, and what is left is handed over."""
-    pair = await drained_pair(replicas, "1.0", environment={"STATEFUL_ROUTE_DRAIN_DEADLINE": "20"})
+    pair = await drained_pair(replicas, "2.5", environment={"STATEFUL_ROUTE_DRAIN_DEADLINE": "20"})
     pair.owner.send(signal.SIGTERM)
     await replicas.noted("hand_off", uid=pair.uid)
+    await asyncio.sleep(1.1)  # before that it is the first one again
     pair.owner.send(signal.SIGTERM)
     await eventually(lambda: not pair.owner.listens(), 2.0)
     assert await pair.owner.ended() in ENDED
