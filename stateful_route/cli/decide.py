@@ -78,6 +78,7 @@ def _run(options: argparse.Namespace) -> int:
     need("decide", "gateway", "uvicorn", "httptools")
     import uvicorn  # noqa: PLC0415 - it is an extra
 
+    from stateful_route.cli.shortcut import shortcut  # noqa: PLC0415
     from stateful_route.web.decide import StickyDecide  # noqa: PLC0415 - not for the other commands
     from stateful_route.web.uids.spelled import sources_from  # noqa: PLC0415
 
@@ -97,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         app,
         host=options.host,
         port=options.port,
-        http="httptools",
+        http=shortcut(app),
         ws="none",
         lifespan="on",
         log_level="warning",

@@ -41,6 +41,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--pods", default="", metavar="ADDRESSES", help=pods)
     hold = "seconds for which a question is held, as `decide` is told; 6 by default"
     parser.add_argument("--patience", type=float, default=6.0, metavar="SECONDS", help=hold)
+    keep = (
+        "seconds, 1 to 60, for which nginx keeps an answer: for uids that are asked for many times a second; 0 by "
+        "default: it asks each time. Only with StickyMiddleware in the pods, which sends on what has moved meanwhile"
+    )
+    parser.add_argument("--keep", type=int, default=0, metavar="SECONDS", help=keep)
     parser.set_defaults(run=_run)
 
 
@@ -58,6 +63,7 @@ def _run(options: argparse.Namespace) -> int:
         decide=options.decide,
         pods=[pod for pod in options.pods.split(",") if pod],
         hold=options.patience,
+        keep=options.keep,
     )
     printer = proxies.PRINTERS.get((options.proxy, plan.mode))
     if printer is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.found import Found
 
 _log = logging.getLogger("stateful_route")
+
+# Seconds for which one waits whether a connection ends.
+_MOMENT = 0.1
 
 
 class Edge:
@@ -191,6 +195,15 @@ class Edge:
         if there is None or PeerAddress.parse(there.address) is None:
             return there
         return there if self._peers.connected(there) is not None else None
+
+    async def doubted(self, there: There) -> None:
+        """Wait for a moment whether the connection to a pod ends that somebody else has not reached.
+
+        A process that is killed loses its connections one after the other.
+        """
+        connection = self._peers.connected(there)
+        if connection is not None:
+            await asyncio.wait([connection.lost], timeout=_MOMENT)
 
     async def locate(self, found: Found | None) -> There | Absent | NotServed:
         """Return where a request is served; it is held while the owner of its uid is not there.

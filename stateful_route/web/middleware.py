@@ -19,8 +19,9 @@ from stateful_route.web.front import Front, check_secrets
 from stateful_route.web.pacing import leave
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
+from stateful_route.web.peer_http import PeerHttp
 from stateful_route.web.pod import Pod
-from stateful_route.web.reached import published
+from stateful_route.web.reached import PEER, published
 from stateful_route.web.settings import PodSettings
 from stateful_route.web.tenants import Tenants
 from stateful_route.web.where import listen as listen_for_peers
@@ -187,6 +188,10 @@ class StickyMiddleware(Front):
         listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
         stack.callback(listener.close_connections)
         stack.callback(listener.close)
+        if settings.http_address == PEER:
+            http = PeerHttp(self._serve_on_peer_port)
+            stack.callback(http.close)
+            listener.http = http.protocol
         address = await listen_for_peers(listener, settings.listen, settings.host, edge.redis)
         address = published(address, settings.http_address, edge.config)
         config = attrs.evolve(edge.config, address=str(address), service_name=edge.service)
@@ -219,6 +224,12 @@ class StickyMiddleware(Front):
         stack.push_async_callback(pod.stop)
         stack.push_async_callback(self._let_go, pod)
         return pod
+
+    async def _serve_on_peer_port(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request of a proxy as one that a web server has got: with what frameworks and the lifespan add."""
+        scope.update(self._template)
+        scope["state"] = self._state.copy()
+        await self(scope, receive, send)
 
     def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
         info = config.server_info()

@@ -34,6 +34,8 @@ _log = logging.getLogger("stateful_route")
 _HELLO_WITHIN = 5.0
 # Bytes of a frame until then.
 _MAX_HELLO = 4096
+# The first byte of the length of a frame: before it is known who is there, none is that long.
+_OF_FRAME = 0
 # A peer has one connection; the rest is for those that come and go.
 _MOST_CONNECTIONS = 4096
 # Of those that have not proven who they are: who is no peer leaves room for peers.
@@ -54,6 +56,8 @@ class AcceptedConnection(Connection):
         self._patience: asyncio.TimerHandle | None = None
         self._last_stream = 0
         self._hello = b""
+        self._is_told = False
+        """Whether it is known what the other side speaks."""
 
     @property
     def host(self) -> str:
@@ -75,9 +79,15 @@ class AcceptedConnection(Connection):
     def data_received(self, data: bytes) -> None:
         """Read what says who it is, and then whole requests.
 
-        Anybody can connect, so what is wrong with the first is logged now and then only.
+        Anybody can connect, so what is wrong with the first is logged now and then only. A connection whose first byte
+        is not that of a frame is handed over to who speaks HTTP, if there is somebody.
         """
         if not self.trusted and not self._closing:
+            if not self._is_told:
+                self._is_told = True
+                if self._listener.http is not None and data[0] != _OF_FRAME:
+                    self._speak_http(self._listener.http(), data)
+                    return
             try:
                 data = self._read_hello(data)
             except PeerProtocolError as error:
@@ -86,6 +96,14 @@ class AcceptedConnection(Connection):
                 return
         if data:
             super().data_received(data)
+
+    def _speak_http(self, protocol: asyncio.Protocol, data: bytes) -> None:
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - something was received by it
+        self._end(PeerLostError("it is no peer: it speaks HTTP"))
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
 
     def _read_hello(self, data: bytes) -> bytes:
         """Take the frames in until it is known who is there; return what follows on them."""
@@ -183,6 +201,8 @@ class PeerListener:
         self.connections: set[AcceptedConnection] = set()
         self.strangers: dict[AcceptedConnection, None] = {}
         """Those that have not proven who they are, the oldest one first."""
+        self.http: Callable[[], asyncio.Protocol] | None = None
+        """Makes the protocol of a connection that speaks HTTP; ``None``: such a one is closed."""
         self._silence = silence
         self._quiet = Quiet()
         self._server: asyncio.Server | None = None

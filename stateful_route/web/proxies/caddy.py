@@ -32,6 +32,7 @@ _TEXT = """\
 		rewrite /
 		header_up X-Forwarded-Method {http.request.method}
 		header_up X-Forwarded-Uri {http.request.orig_uri}
+		header_up X-Pod-Failed "{vars.stateful_pod}" # the second time: where it was not reached
 		# With them the question of a WebSocket would be one itself.
 		header_up -Connection
 		header_up -Upgrade

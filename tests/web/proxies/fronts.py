@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def _nginx(text: str, folder: Path) -> list[str]:
     temporary = "".join(
         f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    text = re.sub(r"(proxy_cache_path) \S+", rf"\1 {folder}/kept", text)
     (folder / "nginx.conf").write_text(text.replace("http {\n", f"http {{\n    access_log off;\n{temporary}"))
     rights = "user root;" if os.geteuid() == 0 else ""  # else its workers could not write into the folder
     own = f"daemon off; pid {folder}/pid; error_log stderr warn; {rights}"
@@ -148,9 +150,11 @@ def front_of(
 ) -> Front:
     """Start two replicas, a decider if the mode takes one, and a proxy in front of them."""
     more = {"misroute": "accel"} if mode == "replay" else {}
+    keep = 1 if mode == "decide, kept" else 0
+    mode = mode.partition(",")[0]
     pods = launch_pods(replicas, app=app, **more | middleware)
     port = free_port()
-    options = ["--mode", mode, "--listen", f"127.0.0.1:{port}", "--patience", "5"]
+    options = ["--mode", mode, "--listen", f"127.0.0.1:{port}", "--patience", "5", "--keep", str(keep)]
     if with_pods:
         options += ["--pods", ",".join(f"127.0.0.1:{pod.port}" for pod in pods)]
     decide = None

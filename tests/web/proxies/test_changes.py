@@ -94,6 +94,7 @@ async def test_a_get_that_was_under_way(own_front: MakeFront) -> None:
     answer = await running
 
     if front.repeats:
+        assert 200 == answer.status, (answer, front.proxy.text())
         assert (200, front.other(owner).pid) == (answer.status, answer.json()["pid"])
     else:  # HAProxy and Envoy know nobody else to go to
         assert answer.status in {502, 503}
