@@ -85,7 +85,11 @@ LOADS = (
         name="GET, 100 connections",
         path=hop.ROOMS,
         connections=100,
-        goals=(_AT_LEAST(0.6, of=NGINX),),
+        goals=(
+            _AT_LEAST(0.6, of=NGINX),
+            _AT_LEAST(0.6, of=NGINX, subject=SHORT),
+            _AT_LEAST(1.0, of=NGINX, subject=GATEWAY),
+        ),
         added=_ADDED,
     ),
     Load(name="GET, 1,000 connections", path=hop.ROOMS, connections=1_000, seconds=2.0),
