@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stateful_route.server.signals import ONE_SIGNAL
 from tests.waiting import eventually
 from tests.web.clients import Response, ask, websocket
 from tests.web.conftest import Pair, pair_of
@@ -157,6 +158,7 @@ async def test_a_second_signal(replicas: Replicas) -> None:
         for connection in (here, there):
             await connection.send("there?")
             await connection.recv()
+        await asyncio.sleep(ONE_SIGNAL)  # else it is the same one
         began = time.monotonic()
         pair.owner.send(signal.SIGTERM)
         codes = [(await closed(connection))[0] for connection in (here, there)]

@@ -38,6 +38,8 @@ _MAX_HELLO = 4096
 _OF_FRAME = 0
 # A peer has one connection; the rest is for those that come and go.
 _MOST_CONNECTIONS = 4096
+# Of those that have not proven who they are: who is no peer leaves room for peers.
+_MOST_STRANGERS = 1024
 
 
 class AcceptedConnection(Connection):
@@ -65,10 +67,14 @@ class AcceptedConnection(Connection):
 
     def connected(self) -> None:
         """Wait for the first frame, for a while."""
-        self._listener.connections.add(self)
+        listener = self._listener
+        listener.connections.add(self)
+        listener.strangers[self] = None
         self._patience = self._loop.call_later(_HELLO_WITHIN, self._too_late)
-        if len(self._listener.connections) > _MOST_CONNECTIONS:
+        if len(listener.connections) > _MOST_CONNECTIONS:
             self.abort(PeerLostError("there are too many connections"))
+        elif len(listener.strangers) > _MOST_STRANGERS:  # a peer needs some milliseconds only
+            next(iter(listener.strangers)).abort(PeerLostError("there are too many that did not say who they are"))
 
     def data_received(self, data: bytes) -> None:
         """Read what says who it is, and then whole requests.
@@ -166,6 +172,7 @@ class AcceptedConnection(Connection):
         if not hmac.compare_digest(read_hex(proof, "proof"), expected):
             raise PeerProtocolError("a wrong proof of who it is")
         self.trust()
+        self._listener.strangers.pop(self, None)
         if self._patience is not None:
             self._patience.cancel()
 
@@ -180,6 +187,7 @@ class AcceptedConnection(Connection):
     def _end(self, error: PeerError) -> None:
         super()._end(error)
         self._listener.connections.discard(self)
+        self._listener.strangers.pop(self, None)
         if self._patience is not None:
             self._patience.cancel()
 
@@ -195,6 +203,8 @@ class PeerListener:
         self.take_state: Callable[[Stream, bytes], None] | None = None
         """Gets each new stream of a state that travels here, and what opened it, if this process adopts states."""
         self.connections: set[AcceptedConnection] = set()
+        self.strangers: dict[AcceptedConnection, None] = {}
+        """Those that have not proven who they are, the oldest one first."""
         self.http: Callable[[], asyncio.Protocol] | None = None
         """Makes the protocol of a connection that speaks HTTP; ``None``: such a one is closed."""
         self._silence = silence
