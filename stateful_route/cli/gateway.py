@@ -38,8 +38,6 @@ def add(commands: Any) -> None:
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on that port; 1 by default")
     restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
     parser.add_argument("--restores", action="store_true", help=restores)
-    proxies = "addresses of proxies whose X-Forwarded-For and -Proto are believed; 127.0.0.1 by default, * for all"
-    parser.add_argument("--forwarded-allow-ips", metavar="ADDRESSES", help=proxies)
     parser.set_defaults(run=_run)
 
 

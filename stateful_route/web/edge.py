@@ -138,11 +138,20 @@ class Edge:
 
     async def _serve_later(self, found: Found, inbound: Inbound, failed: NotServed | None) -> None:
         """Hold a request that was not served, if that is of use; answer 503 if it is not served in time."""
+        await self.serve_later(lambda: self._attempt(found, inbound), inbound, failed)
+
+    async def serve_later(
+        self, attempt: Callable[[], Awaitable[NotServed | None]], inbound: Inbound, failed: NotServed | None
+    ) -> None:
+        """Hold a request that was not served, and try again; answer with why, if it is not served in time.
+
+        Raises:
+            ClientGoneError: if the client goes away meanwhile, as far as that is seen.
+
+        """
         assert failed is not None  # noqa: S101 - else it was served
         failed = await self._hold(
-            lambda: self._attempt(found, inbound),
-            failed,
-            lambda departed, seconds: inbound.unless_gone(self._pause(departed, seconds)),
+            attempt, failed, lambda departed, seconds: inbound.unless_gone(self._pause(departed, seconds))
         )
         if failed is not None:
             await answer(inbound.scope, inbound.send, failed.status, failed.why)
@@ -404,7 +413,8 @@ class Edge:
         outcome = await self._carry_over(connection, None, inbound)
         if outcome.carried is Carried.DONE:
             return True
-        if outcome.carried is Carried.LOST and not inbound.repeatable:
+        is_lost = outcome.refusal is not None and outcome.refusal.reason == LOST  # by the app behind the other one
+        if (is_lost or outcome.carried is Carried.LOST) and not inbound.repeatable:
             await answer(inbound.scope, inbound.send, GONE.status, GONE.why)
             return True
         return not inbound.intact

@@ -258,16 +258,17 @@ class StickyMiddleware(Front):
             LifecycleError: if it is not running.
 
         """
-        if self._pod is None:
+        pod = self._pod
+        if pod is None:
             raise LifecycleError("the middleware is not running")
-        self._draining = self._pod.draining = True
+        self._draining = pod.draining = True
         lingers = self._settings.drain == "linger"
         if lingers:
             self._tenants.count_uses()
         try:
-            await self._pod.server.drain(keep_until_idle=self._settings.linger_idle if lingers else None)
+            await pod.server.drain(keep_until_idle=self._settings.linger_idle if lingers else None)
             await asyncio.sleep(self._settings.stop_after)
         finally:  # the web server waits for what has no end of its own
-            self._pod.end_streams()
+            pod.end_streams()
             if self._edge is not None:
                 self._edge.end_streams()
