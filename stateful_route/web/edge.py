@@ -246,7 +246,7 @@ class Edge:
         try:
             await pod.serve(tenant, found.source, inbound.scope, receive, inbound.send)
         except UpstreamLostError as error:
-            return app_lost(error, inbound)
+            return app_lost(error, inbound, pod)
         return None
 
     def _is_closing(self, uid: str) -> bool:
@@ -385,10 +385,10 @@ class Edge:
             return TOO_LARGE_HEAD
         if outcome.carried is Carried.LOST:
             await self._report(there.pod_index)
-            return attrs.evolve(GONE, holds=inbound.repeatable)
+        lost = _lost(outcome, (there.pod_index, there.incarnation), inbound)
+        if lost is not None:
+            return lost
         refusal = outcome.refusal or Refusal(MOVED)
-        if refusal.reason == LOST:
-            return app_lost(UpstreamLostError(refusal.reason), inbound)
         await self._doubt(found.uid, there, refusal)
         refused = REFUSED.get(refusal.reason, HAS_MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
@@ -413,9 +413,9 @@ class Edge:
         outcome = await self._carry_over(connection, None, inbound)
         if outcome.carried is Carried.DONE:
             return True
-        is_lost = outcome.refusal is not None and outcome.refusal.reason == LOST  # by the app behind the other one
-        if (is_lost or outcome.carried is Carried.LOST) and not inbound.repeatable:
-            await answer(inbound.scope, inbound.send, GONE.status, GONE.why)
+        lost = _lost(outcome, (index, state.incarnation), inbound)
+        if lost is not None and not lost.holds:
+            await answer(inbound.scope, inbound.send, lost.status, lost.why)
             return True
         return not inbound.intact
 
@@ -481,6 +481,15 @@ class Edge:
     def _log(self, pod_index: int, why: object) -> None:
         if self._quiet.allows(pod_index, asyncio.get_running_loop().time()):
             _log.warning("pod %d of %r is not reached: %s", pod_index, self._rooms.service_name, why)
+
+
+def _lost(outcome: Outcome, app: object, inbound: Inbound) -> NotServed | None:
+    """Return what becomes of a request that was lost with another process, or with the app behind that."""
+    if outcome.carried is Carried.LOST:
+        return attrs.evolve(GONE, holds=inbound.repeatable)
+    if outcome.refusal is not None and outcome.refusal.reason == LOST:
+        return app_lost(UpstreamLostError(LOST), inbound, app)
+    return None
 
 
 async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:

@@ -59,7 +59,7 @@ class RunFront(StickyMiddleware):
         try:
             await pod.serve_unlinked(inbound.scope, inbound.kept(), inbound.send)
         except UpstreamLostError as error:
-            return app_lost(error, inbound)
+            return app_lost(error, inbound, pod)
         return None
 
     async def _begin_pod(self, stack: contextlib.AsyncExitStack) -> Pod:

@@ -103,11 +103,14 @@ class Supervisor:
     async def _serve(self) -> int:
         serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         watching = asyncio.ensure_future(self._watch())
-        await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
-        ended = watching.done()
-        self._stopping = self._server.should_exit = True
-        await cancel_and_wait(watching)
-        await serving
+        try:
+            await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
+            ended = watching.done()
+            self._stopping = self._server.should_exit = True
+            await cancel_and_wait(watching)
+            await serving
+        finally:
+            await cancel_and_wait(serving, watching)
         if ended:
             watching.result()
         return self._status if ended else 0
@@ -129,9 +132,11 @@ class Supervisor:
                 return
             if loop.time() - began > _WELL_AFTER:
                 pause = _FIRST_PAUSE
-            while self._restarts and not await self._started_again(pause):
+            is_there = False
+            while self._restarts and not (is_there := await self._started_again(pause)):
                 pause = min(_LONGEST_PAUSE, 2 * pause)
-            if not self._restarts:
+            if not is_there:
+                self._status = 0 if self._stopping else self._status
                 return
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
