@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     names = ("service", "uid", "redis", "namespace", "secret_file", "patience", "restores")
     os.environ[_SETTINGS] = json.dumps({name: getattr(options, name) for name in names})
     make().check()  # what is wrong is said once, and not by each worker
+    signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has ended
     uvicorn.run(
         f"{__name__}:make",
         factory=True,
@@ -70,6 +72,10 @@ def _run(options: argparse.Namespace) -> int:
         backlog=_BACKLOG,
     )  # it exits with 3 if it cannot start
     return 0
+
+
+def _end(*_: object) -> None:
+    sys.exit(0)
 
 
 def make() -> StickyGateway:

@@ -23,6 +23,7 @@ from stateful_route.web.not_served import (
     TOO_LARGE_HEAD,
     NotServed,
     app_lost,
+    may_go_elsewhere,
     not_told,
 )
 from stateful_route.web.peer.address import PeerAddress
@@ -394,7 +395,22 @@ class Edge:
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
 
     async def carry_unlinked(self, inbound: Inbound) -> bool:
-        """Have a request without a uid served by a process that takes new ones; return whether that was done.
+        """Have a request without a uid served by another process; return whether it was, or cannot be any more.
+
+        Raises:
+            ClientGoneError: if the client goes away before its request is whole.
+
+        """
+        failed = await self.unlinked(inbound)
+        if failed is None:
+            return True
+        if may_go_elsewhere(failed, inbound):
+            return False
+        await answer(inbound.scope, inbound.send, failed.status, failed.why)
+        return True
+
+    async def unlinked(self, inbound: Inbound) -> NotServed | None:
+        """Have a request without a uid served by another process that takes new ones; return why it was not.
 
         Raises:
             ClientGoneError: if the client goes away before its request is whole.
@@ -403,21 +419,19 @@ class Edge:
         try:
             index = await self.choose_other()
             state = None if index is None else await self._rooms.pod(index)
-        except (RoutingError, StoreError, LifecycleError):
-            return False
+        except (RoutingError, StoreError, LifecycleError) as error:
+            return not_told(error)
         if index is None or state is None:
-            return False
+            return NO_POD
         connection = await self._reach(index, PeerAddress.parse(state.report.address))
         if connection is None:
-            return False
+            await self._report(index)
+            return NOT_REACHED
         outcome = await self._carry_over(connection, None, inbound)
         if outcome.carried is Carried.DONE:
-            return True
+            return None
         lost = _lost(outcome, (index, state.incarnation), inbound)
-        if lost is not None and not lost.holds:
-            await answer(inbound.scope, inbound.send, lost.status, lost.why)
-            return True
-        return not inbound.intact
+        return attrs.evolve(NO_POD, holds=inbound.intact) if lost is None else lost
 
     async def choose_other(self) -> int | None:
         """Return another pod that takes new uids; ``None`` if this one is chosen until it must be known that it leaves.

@@ -53,6 +53,11 @@ def not_told(error: StatefulRouteError) -> NotServed:
     return REDIS_AWAY if isinstance(error, StoreError) else ENDING
 
 
+def may_go_elsewhere(failed: NotServed, inbound: Inbound) -> bool:
+    """Whether nothing was done yet with a request that was not served, or it may be done again."""
+    return inbound.intact and (failed.holds or failed.why not in {GONE.why, APP_LOST.why})
+
+
 def app_lost(error: UpstreamLostError, inbound: Inbound, app: object) -> NotServed:
     """Return what becomes of a request whose app was not reached, or was lost with it.
 

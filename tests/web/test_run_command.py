@@ -40,6 +40,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a bad service": (["--service", "", "--", "true"], 2, "service"),
     "a bad address": (["--host", "192.0.2.1", "--", "true"], 2, "cannot listen on 192.0.2.1 port"),
     "a bad patience": (["--patience", "-1", "--", "true"], 2, "patience"),
+    "a bad URL": (["--redis", "http://x", "--", "true"], 2, "url"),
     "no secret file": (["--secret-file", "/no/such/file", "--", "true"], 2, "--secret-file /no/such/file"),
 }
 

@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.middleware import StickyMiddleware
-from stateful_route.web.not_served import NO_POD, NotServed, app_lost
+from stateful_route.web.not_served import NotServed, app_lost, may_go_elsewhere
 
 if TYPE_CHECKING:
     from stateful_route.web.edge import Edge
@@ -51,10 +49,10 @@ class RunFront(StickyMiddleware):
     async def _attempt_without_uid(self, edge: Edge, inbound: Inbound) -> NotServed | None:
         """Serve it here, or by another one once this one leaves or has no app; return why it was not served."""
         pod = self._pod
-        if (pod is None or self._draining) and await edge.carry_unlinked(inbound):
-            return None
-        if pod is None:
-            return attrs.evolve(NO_POD, holds=inbound.intact)
+        if pod is None or self._draining:
+            failed = await edge.unlinked(inbound)
+            if failed is None or pod is None or not may_go_elsewhere(failed, inbound):
+                return failed
         await inbound.read_ahead(AT_HAND)
         try:
             await pod.serve_unlinked(inbound.scope, inbound.kept(), inbound.send)
