@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,6 @@ def add(commands: Any) -> None:
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on that port; 1 by default")
     restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
     parser.add_argument("--restores", action="store_true", help=restores)
-    proxies = "addresses of proxies whose X-Forwarded-For and -Proto are believed; 127.0.0.1 by default, * for all"
-    parser.add_argument("--forwarded-allow-ips", metavar="ADDRESSES", help=proxies)
     parser.set_defaults(run=_run)
 
 
@@ -56,6 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     names = ("service", "uid", "redis", "namespace", "secret_file", "patience", "restores")
     os.environ[_SETTINGS] = json.dumps({name: getattr(options, name) for name in names})
     make().check()  # what is wrong is said once, and not by each worker
+    signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has ended
     uvicorn.run(
         f"{__name__}:make",
         factory=True,
@@ -72,6 +72,10 @@ def _run(options: argparse.Namespace) -> int:
         backlog=_BACKLOG,
     )  # it exits with 3 if it cannot start
     return 0
+
+
+def _end(*_: object) -> None:
+    sys.exit(0)
 
 
 def make() -> StickyGateway:

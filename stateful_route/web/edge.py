@@ -24,6 +24,7 @@ from stateful_route.web.not_served import (
     TOO_LARGE_HEAD,
     NotServed,
     app_lost,
+    may_go_elsewhere,
     not_told,
 )
 from stateful_route.web.peer.address import PeerAddress
@@ -36,7 +37,7 @@ from stateful_route.web.shortcut.running import Way
 from stateful_route.web.tenants import Tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.web.inbound import Inbound
@@ -133,9 +134,20 @@ class Edge:
 
     async def _serve_later(self, found: Found, inbound: Inbound, failed: NotServed | None) -> None:
         """Hold a request that was not served, if that is of use; answer 503 if it is not served in time."""
+        await self.serve_later(lambda: self._attempt(found, inbound), inbound, failed)
+
+    async def serve_later(
+        self, attempt: Callable[[], Awaitable[NotServed | None]], inbound: Inbound, failed: NotServed | None
+    ) -> None:
+        """Hold a request that was not served, and try again; answer with why, if it is not served in time.
+
+        Raises:
+            ClientGoneError: if the client goes away meanwhile, as far as that is seen.
+
+        """
         assert failed is not None  # noqa: S101 - else it was served
         failed = await self._holding.hold(
-            lambda: self._attempt(found, inbound),
+            attempt,
             failed,
             lambda departed, seconds: inbound.unless_gone(self._holding.pause(departed, seconds)),
         )
@@ -176,7 +188,7 @@ class Edge:
         try:
             await pod.serve(tenant, found.source, inbound.scope, receive, inbound.send)
         except UpstreamLostError as error:
-            return app_lost(error, inbound)
+            return app_lost(error, inbound, pod)
         return None
 
     def way(self, found: Found) -> Way | None:
@@ -256,16 +268,31 @@ class Edge:
             return TOO_LARGE_HEAD
         if outcome.carried is Carried.LOST:
             await self._peers.report(there.pod_index)
-            return attrs.evolve(GONE, holds=inbound.repeatable)
+        lost = _lost(outcome, (there.pod_index, there.incarnation), inbound)
+        if lost is not None:
+            return lost
         refusal = outcome.refusal or Refusal(MOVED)
-        if refusal.reason == LOST:
-            return app_lost(UpstreamLostError(refusal.reason), inbound)
         await self._locator.doubt(found.uid, there, refusal)
         refused = REFUSED.get(refusal.reason, HAS_MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
 
     async def carry_unlinked(self, inbound: Inbound) -> bool:
-        """Have a request without a uid served by a process that takes new ones; return whether that was done.
+        """Have a request without a uid served by another process; return whether it was, or cannot be any more.
+
+        Raises:
+            ClientGoneError: if the client goes away before its request is whole.
+
+        """
+        failed = await self.unlinked(inbound)
+        if failed is None:
+            return True
+        if may_go_elsewhere(failed, inbound):
+            return False
+        await answer(inbound.scope, inbound.send, failed.status, failed.why)
+        return True
+
+    async def unlinked(self, inbound: Inbound) -> NotServed | None:
+        """Have a request without a uid served by another process that takes new ones; return why it was not.
 
         Raises:
             ClientGoneError: if the client goes away before its request is whole.
@@ -274,20 +301,19 @@ class Edge:
         try:
             index = await self.choose_other()
             state = None if index is None else await self._rooms.pod(index)
-        except (RoutingError, StoreError, LifecycleError):
-            return False
+        except (RoutingError, StoreError, LifecycleError) as error:
+            return not_told(error)
         if index is None or state is None:
-            return False
+            return NO_POD
         connection = await self._peers.reach(index, state.report.address)
         if connection is None:
-            return False
+            await self._peers.report(index)
+            return NOT_REACHED
         outcome = await self._carry_over(connection, None, inbound)
         if outcome.carried is Carried.DONE:
-            return True
-        if outcome.carried is Carried.LOST and not inbound.repeatable:
-            await answer(inbound.scope, inbound.send, GONE.status, GONE.why)
-            return True
-        return not inbound.intact
+            return None
+        lost = _lost(outcome, (index, state.incarnation), inbound)
+        return attrs.evolve(NO_POD, holds=inbound.intact) if lost is None else lost
 
     async def choose_other(self) -> int | None:
         """Return another pod that takes new uids; see ``Locator.choose_other``."""
@@ -317,6 +343,15 @@ class Edge:
     def end_streams(self) -> None:
         """End them, and those that are yet to begin: this process ends."""
         self._endless.end()
+
+
+def _lost(outcome: Outcome, app: object, inbound: Inbound) -> NotServed | None:
+    """Return what becomes of a request that was lost with another process, or with the app behind that."""
+    if outcome.carried is Carried.LOST:
+        return attrs.evolve(GONE, holds=inbound.repeatable)
+    if outcome.refusal is not None and outcome.refusal.reason == LOST:
+        return app_lost(UpstreamLostError(LOST), inbound, app)
+    return None
 
 
 async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:

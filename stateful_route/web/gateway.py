@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._validation import check_seconds
 from stateful_route.errors import LifecycleError
 from stateful_route.route import StatefulRoute
-from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
 from stateful_route.web.pacing import leave
@@ -92,8 +91,9 @@ class StickyGateway(Front):
         return None
 
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
-        if not await edge.carry_unlinked(inbound):
-            await answer(inbound.scope, inbound.send, UNAVAILABLE, "no pod takes it now")
+        failed = await edge.unlinked(inbound)
+        if failed is not None:
+            await edge.serve_later(lambda: edge.unlinked(inbound), inbound, failed)
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
         settings = self._edge_settings
