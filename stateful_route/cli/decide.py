@@ -75,7 +75,7 @@ def cookie_secrets() -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    need("this", "proxy", "uvicorn", "httptools")
+    need("decide", "proxy", "uvicorn", "httptools")
     import uvicorn  # noqa: PLC0415 - it is an extra
 
     from stateful_route.cli.shortcut import shortcut  # noqa: PLC0415
@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         uid=sources_from(options.uid, cookie_secrets=cookie_secrets()),
         asked_by=options.asked_by,
         address=options.address,
-        redis=options.redis,
+        redis=options.redis or None,
         namespace=options.namespace,
         secret=options.secret,
         patience=options.patience,

@@ -115,3 +115,46 @@ def test_what_cannot_be_kept() -> None:
     for uid in ("mcp-param:browser", "header:x!y"):
         with pytest.raises(ConfigError, match="keep"):
             cache_key(uid)
+
+
+@pytest.mark.parametrize(
+    ("setting", "more"),
+    [
+        ("uid", ["--uid", "header"]),
+        ("address", ["--address", "{nothing}:80"]),
+        ("redis", ["--redis", ""]),
+        ("patience", ["--patience", "nan"]),
+        ("secret", ["--secret", "short"]),
+        ("SignedCookie.secrets", ["--uid", "signed-cookie:sr"]),
+    ],
+)
+def test_decide_refuses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, setting: str, more: Sequence[str]
+) -> None:
+    """A setting of the decider that is wrong or missing is named in one line, before anything is started."""
+    for name in ("STATEFUL_ROUTE_URL", "REDIS_URL", "STATEFUL_ROUTE_COOKIE_SECRETS"):
+        monkeypatch.delenv(name, raising=False)
+    url = ["--redis", "redis://127.0.0.1:1"] if setting != "redis" else []
+    status = main(["decide", "--service", "room", "--uid", UID, *url, *more])
+    said = capsys.readouterr().err
+
+    assert (2, 1) == (status, said.count("\n"))
+    assert setting in said
+
+
+def test_decide_needs_its_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without uvicorn the decider says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    status = main(["decide", "--service", "room", "--uid", UID])
+
+    assert (2, True) == (status, "stateful-route[proxy]" in capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "x"])
+def test_a_port(capsys: pytest.CaptureFixture[str], port: str) -> None:
+    """What is no port is refused."""
+    with pytest.raises(SystemExit) as ended:
+        main(["decide", "--service", "room", "--uid", UID, "--port", port])
+
+    assert 2 == ended.value.code
+    assert port in capsys.readouterr().err
