@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from stateful_route.web.answers import answer
 from stateful_route.web.errors import PeerError, UpstreamLostError
 from stateful_route.web.holding import Holding
 from stateful_route.web.inbound import AT_HAND
-from stateful_route.web.locating import Locator
 from stateful_route.web.not_served import (
     GONE,
     HAS_MOVED,
@@ -27,7 +25,6 @@ from stateful_route.web.not_served import (
     may_go_elsewhere,
     not_told,
 )
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import LEAVING, LOST, MAX_PAYLOAD, MOVED, Refusal
@@ -35,6 +32,7 @@ from stateful_route.web.peer.head import pack_head
 from stateful_route.web.reaching import Peers
 from stateful_route.web.shortcut.running import Way
 from stateful_route.web.tenants import Tenant
+from stateful_route.web.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,9 +48,6 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.found import Found
 
 _log = logging.getLogger("stateful_route")
-
-# Seconds for which one waits whether a connection ends.
-_MOMENT = 0.1
 
 
 class Edge:
@@ -76,8 +71,8 @@ class Edge:
         self._misroute = misroute
         self._rooms = rooms
         self._sources = settings.sources
-        self._locator = Locator(rooms, settings.config.refresh, restores=restores)
-        self._locator.pod = pod
+        self._whereabouts = Whereabouts(rooms, settings.config.refresh, restores=restores)
+        self._whereabouts.pod = pod
         self._peers = Peers(rooms, dialer)
         self._holding = Holding(rooms, settings.patience, settings.max_held)
         self._endless = Endless()
@@ -85,11 +80,11 @@ class Edge:
     @property
     def pod(self) -> Pod | None:
         """What serves uids in this process; ``None`` while there is nothing."""
-        return self._locator.pod
+        return self._whereabouts.pod
 
     @pod.setter
     def pod(self, pod: Pod | None) -> None:
-        self._locator.pod = pod
+        self._whereabouts.pod = pod
 
     # One request --------------------------------------------------------------------------------------------------
 
@@ -100,11 +95,13 @@ class Edge:
             ClientGoneError: if the client goes away before its request is whole.
 
         """
-        there = self._locator.peer_of(found.uid)
+        there = self._whereabouts.peer_of(found.uid)
         if there is not None:
             failed = await self._carry(there, found, inbound)
         else:
-            failed = REFUSED[LEAVING] if self._locator.is_closing(found.uid) else await self._attempt(found, inbound)
+            failed = (
+                REFUSED[LEAVING] if self._whereabouts.is_closing(found.uid) else await self._attempt(found, inbound)
+            )
         if failed is not None:
             await self._serve_later(found, inbound, failed)
 
@@ -157,7 +154,7 @@ class Edge:
     async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
         """Try once; return why it was not served."""
         try:
-            target = await self._locator.target(found, inbound)
+            target = await self._whereabouts.target(found, inbound)
         except (RoutingError, StoreError, LifecycleError) as error:
             return not_told(error)
         inbound.raise_if_gone()
@@ -193,61 +190,11 @@ class Edge:
 
     def way(self, found: Found) -> Way | None:
         """Return the way to the peer that has a uid, if that is known and it is connected. No I/O."""
-        there = self._locator.peer_of(found.uid) if self._misroute is None else None
+        there = self._whereabouts.peer_of(found.uid) if self._misroute is None else None
         connection = None if there is None else self._peers.connected(there)
         if there is None or connection is None:
             return None
         return Way(found, self._sources.number(found.source), there, connection, self)
-
-    # For who carries nothing itself -------------------------------------------------------------------------------
-
-    def at_hand(self, uid: str) -> There | None:
-        """Return the pod that serves a uid, if that is known without a question, and the pod is connected. No I/O."""
-        there = self._rooms.peek_target(uid)
-        if there is None or PeerAddress.parse(there.address) is None:
-            return there
-        return there if self._peers.connected(there) is not None else None
-
-    async def doubted(self, there: There) -> None:
-        """Wait for a moment whether the connection to a pod ends that somebody else has not reached.
-
-        A process that is killed loses its connections one after the other.
-        """
-        connection = self._peers.connected(there)
-        if connection is not None:
-            await asyncio.wait([connection.lost], timeout=_MOMENT)
-
-    async def locate(self, found: Found | None) -> There | Absent | NotServed:
-        """Return where a request is served; it is held while the owner of its uid is not there.
-
-        One without a uid goes to a pod that takes new ones, chosen by load; the epoch of that is 0.
-        """
-        located = await self._located(found)
-        if not isinstance(located, NotServed):
-            return located
-        return await self._holding.hold(lambda: self._located(found), located)
-
-    async def _located(self, found: Found | None) -> There | Absent | NotServed:
-        try:
-            target = await (self._chosen() if found is None else self._locator.target(found))
-        except (RoutingError, StoreError, LifecycleError) as error:
-            return not_told(error)
-        if isinstance(target, Absent):
-            return target
-        if not isinstance(target, There):
-            return NOT_REACHED
-        if (
-            PeerAddress.parse(target.address) is not None
-            and await self._peers.reach(target.pod_index, target.address) is None
-        ):
-            await self._peers.report(target.pod_index)
-            return NOT_REACHED
-        return target
-
-    async def _chosen(self) -> There | None:
-        index = await self._rooms.choose()
-        state = await self._rooms.pod(index)
-        return None if state is None else There(index, state.incarnation, 0, state.report.address)
 
     # Carrying it there --------------------------------------------------------------------------------------------
 
@@ -272,7 +219,7 @@ class Edge:
         if lost is not None:
             return lost
         refusal = outcome.refusal or Refusal(MOVED)
-        await self._locator.doubt(found.uid, there, refusal)
+        await self._whereabouts.doubt(found.uid, there, refusal)
         refused = REFUSED.get(refusal.reason, HAS_MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
 
@@ -316,8 +263,8 @@ class Edge:
         return attrs.evolve(NO_POD, holds=inbound.intact) if lost is None else lost
 
     async def choose_other(self) -> int | None:
-        """Return another pod that takes new uids; see ``Locator.choose_other``."""
-        return await self._locator.choose_other()
+        """Return another pod that takes new uids; see ``Whereabouts.choose_other``."""
+        return await self._whereabouts.choose_other()
 
     async def _carry_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
         """Carry a request over a connection.
