@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.client.service_view import ServiceView
+    from stateful_route.web.http_pods import HttpPods
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misroute
     from stateful_route.web.peer.carry import Carrier
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
     from stateful_route.web.uids.found import Found
+    from stateful_route.web.upstream.app import Upstream
 
 _log = logging.getLogger("stateful_route")
 
@@ -62,13 +64,16 @@ class Edge:
         *,
         restores: bool = True,
         misroute: Misroute | None = None,
+        http: HttpPods | None = None,
     ) -> None:
         """Ask ``rooms`` where a uid is; ``pod`` is this process, if it serves uids itself.
 
         ``restores`` is whether the app can load what another process knew of a uid: one that it has made is taken over
-        then too, when that process is gone. ``misroute`` answers what others shall carry to its owner.
+        then too, when that process is gone. ``misroute`` answers what others shall carry to its owner, and ``http``
+        carries to pods that have no address for peers.
         """
         self._misroute = misroute
+        self._http = http
         self._rooms = rooms
         self._sources = settings.sources
         self._whereabouts = Whereabouts(rooms, settings.config.refresh, restores=restores)
@@ -199,6 +204,9 @@ class Edge:
     # Carrying it there --------------------------------------------------------------------------------------------
 
     async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
+        upstream = None if self._http is None else self._http.at(there)
+        if upstream is not None:
+            return await self._carry_by_http(upstream, there, found, inbound)
         connection = self._peers.connected(there) or await self._peers.reach(there.pod_index, there.address)
         if connection is None:
             await self._peers.report(there.pod_index)
@@ -207,6 +215,19 @@ class Edge:
             return None
         outcome = await self._carry_over(connection, found, inbound)
         return None if outcome.carried is Carried.DONE else await self._not_carried(outcome, there, found, inbound)
+
+    async def _carry_by_http(
+        self, upstream: Upstream, there: There, found: Found | None, inbound: Inbound
+    ) -> NotServed | None:
+        assert self._http is not None  # noqa: S101 - whose it is
+        failed = await self._http.carry(upstream, there, found, inbound)
+        if isinstance(failed, Refusal):
+            assert found is not None  # noqa: S101 - nobody refuses a request without a uid
+            await self._whereabouts.doubt(found.uid, there, failed)
+            return HAS_MOVED
+        if failed is not None:
+            await self._peers.report(there.pod_index)
+        return failed
 
     async def _not_carried(self, outcome: Outcome, there: There, found: Found, inbound: Inbound) -> NotServed:
         if outcome.carried is Carried.UNREACHED:
@@ -252,6 +273,10 @@ class Edge:
             return not_told(error)
         if index is None or state is None:
             return NO_POD
+        there = There(index, state.incarnation, 0, state.report.address)
+        upstream = None if self._http is None else self._http.at(there)
+        if upstream is not None:
+            return await self._carry_by_http(upstream, there, None, inbound)
         connection = await self._peers.reach(index, state.report.address)
         if connection is None:
             await self._peers.report(index)
