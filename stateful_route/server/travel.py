@@ -133,7 +133,7 @@ class Travel:
             _log.debug("pod %d does not take the state of %r: %s", pod.pod_index, parcel.uid, error)
             self._tell(pod, Verdict(parcel.uid, parcel.move, moved=False))
             return None
-        except BaseException:
+        except asyncio.CancelledError:
             self._tell(pod, Verdict(parcel.uid, parcel.move, moved=False))
             raise
         if life.pod_index == parcel.sender.pod_index:  # it has this pod's index by now
@@ -144,13 +144,15 @@ class Travel:
     async def _move(self, handle: Ownership, pod: PodState, parcel: Parcel, life: PodLife) -> Fate:
         """Have the link moved; whatever comes of it, the receiver is told."""
         uid = handle.uid
-        verdict = Verdict(uid, parcel.move, moved=None)
         try:
             verdict = await self._ask_for_move(handle, parcel, life)
-        finally:
-            if verdict.moved is not False:  # who waits for it looks for it elsewhere from here on
-                self._operations.owned.forget(uid)
-            told = self._tell(pod, verdict)
+        except (Exception, asyncio.CancelledError):
+            self._operations.owned.forget(uid)
+            self._tell(pod, Verdict(uid, parcel.move, moved=None))
+            raise
+        if verdict.moved is not False:  # who waits for it looks for it elsewhere from here on
+            self._operations.owned.forget(uid)
+        told = self._tell(pod, verdict)
         if verdict.moved:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_WITHIN):

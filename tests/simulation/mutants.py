@@ -270,7 +270,6 @@ SLIPS = [
         "        self.owned.take_in(self, owner, uid, answer)\n"
         "        await self.staging.adopt(staged, answer.link.epoch)\n",
     ),
-    Mutation("a move of any epoch", LINKS, "(before.owner, before.epoch) == (owner, epoch)", "before.owner == owner"),
     Mutation(
         "a move that was not answered is forgotten",
         OPERATIONS,

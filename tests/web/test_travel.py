@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stateful_route import ConfigError
+from stateful_route.web import Path, StickyMiddleware
 from tests.waiting import eventually
 from tests.web.clients import ask
 from tests.web.load import under_load
@@ -116,6 +118,32 @@ async def test_requests_are_held(replicas: Replicas) -> None:
 
     assert [(200, second.pid)] * 4 == [(answer.status, answer.json()["pid"]) for answer in answers]
     assert [3, 4, 5, 6] == sorted(answer.json()["count"] for answer in answers)
+
+
+async def test_sessions_that_the_app_makes(replicas: Replicas) -> None:
+    """A session whose id the app has made, and which is only ever found, travels as any other."""
+    start(replicas, 2)
+    first, second = replicas.all
+    made = [(await ask(first.port, "/new", "POST")).json()["uid"] for _ in range(10)]
+    used = await asyncio.gather(*(ask(second.port, "/use", headers=[("X-Session", uid)]) for uid in made))
+    first.send(signal.SIGTERM)
+    assert await first.ended() in ENDED
+    after = await asyncio.gather(*(ask(second.port, "/use", headers=[("X-Session", uid)]) for uid in made))
+
+    assert [(first.pid, 2)] * 10 == [(answer.json()["pid"], answer.json()["count"]) for answer in used]
+    assert [(second.pid, 3)] * 10 == [(answer.json()["pid"], answer.json()["count"]) for answer in after]
+
+
+async def test_adopt_needs_a_hand_off() -> None:
+    """Without a hand-off there is nothing to adopt: the start fails, and says so."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    middleware = StickyMiddleware(
+        app, service="room", uid=Path("/rooms/{uid}"), redis="redis://localhost:1", adopt=lambda uid, data, epoch: None
+    )
+    with pytest.raises(ConfigError, match="hand_off"):
+        await middleware.start()
 
 
 async def test_the_receiver_is_killed(replicas: Replicas) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from stateful_route.web import Path, Sticky, StickyMiddleware
+from stateful_route.web import Path, ResponseHeader, Sticky, StickyMiddleware
 from tests.web.answering import Receive, Scope, Send, body_of, note, respond_json
 
 SIZE = int(os.environ.get("WEB_STATE", "10000"))
@@ -49,6 +49,11 @@ async def room(scope: Scope, receive: Receive, send: Send) -> None:
         return
     await body_of(receive)
     sticky = Sticky.of(scope)
+    if scope["path"] == "/new":  # a session that the app makes itself
+        ownership = await sticky.server.mint("made")
+        states[ownership.uid] = ownership.epoch or 0, 1
+        await respond_json(send, {"uid": ownership.uid, "pid": os.getpid()}, (b"x-session", ownership.uid.encode()))
+        return
     uid, epoch = sticky.uid or "", sticky.epoch or 0
     known, count = states.get(uid, (0, 0))
     states[uid] = epoch, (count if known == epoch else 0) + 1
@@ -60,4 +65,4 @@ def rooms() -> StickyMiddleware:
     """Return the app."""
     keywords = json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
     settings = {"service": "room", "stop_after": 0.3, "hand_off": save, "adopt": load} | keywords
-    return StickyMiddleware(room, uid=Path("/rooms/{uid}/count"), **settings)
+    return StickyMiddleware(room, uid=[Path("/rooms/{uid}/count"), ResponseHeader("x-session")], **settings)
