@@ -24,6 +24,8 @@ from stateful_route.cli.ending import FAILED, NOT_STARTED, USAGE, CommandError, 
 from stateful_route.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.web.uids.sources import UidSource
 
 _DESCRIPTION = """\
@@ -87,7 +89,17 @@ def _run(options: argparse.Namespace) -> int:
     if sys.platform == "win32":
         raise CommandError("run needs a system with POSIX signals", USAGE)
     logging.basicConfig(level=logging.WARNING, format="stateful-route: %(message)s", stream=sys.stderr)
-    return asyncio.run(_supervise(options))
+    with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        return runner.run(_supervise(options))
+
+
+def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the fastest event loop that is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - of the extra, on some systems
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _supervise(options: argparse.Namespace) -> int:
