@@ -32,6 +32,8 @@ class Example:
             app as ``APP_URL``.
         needs: modules without which it is skipped.
         environment: further variables for the app.
+        decide: the uid of a request as `stateful-route decide` is told it, for an nginx that asks where each one goes;
+            empty: nginx takes the replicas in turn.
 
     """
 
@@ -45,6 +47,7 @@ class Example:
     companions: tuple[tuple[str, ...], ...] = ()
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+    decide: str = ""
 
     @property
     def path(self) -> Path:

@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         uid=sources_from(options.uid, cookie_secrets=cookie_secrets()),
         asked_by=options.asked_by,
         address=options.address,
-        redis=options.redis,
+        redis=options.redis or None,
         namespace=options.namespace,
         secret=options.secret,
         patience=options.patience,

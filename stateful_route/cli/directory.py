@@ -39,6 +39,8 @@ def add_listening(parser: argparse.ArgumentParser, host: str, port_number: int) 
     """Add where the command listens."""
     parser.add_argument("--host", default=host, help=f"where to listen; {host} by default")
     parser.add_argument("--port", type=port, default=port_number, metavar="N", help=f"{port_number} by default")
+    proxies = "addresses of proxies whose X-Forwarded-For and -Proto are believed; 127.0.0.1 by default, * for all"
+    parser.add_argument("--forwarded-allow-ips", metavar="ADDRESSES", help=proxies)
 
 
 def port(text: str) -> int:

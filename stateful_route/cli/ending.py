@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, NOT_STARTED, INTERRUPTED = 1, 2, 3, 130
 
 
 class CommandError(Exception):

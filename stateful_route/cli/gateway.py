@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from stateful_route.web.gateway import StickyGateway
 
 _DESCRIPTION = """\
-Serves HTTP and WebSockets, and has each request served by the pod that has its uid; the pods run StickyMiddleware, or
-are those of `stateful-route run`. A request without a uid goes to a pod that is chosen by load. SIGTERM and Ctrl-C end
-it once the requests have ended. Exit status 2 if a setting is wrong, 3 if it cannot start.
+Serves HTTP and WebSockets, and has each request served by the pod that has its uid. The pods run StickyMiddleware, are
+those of `stateful-route run`, or serve HTTP at what they publish or a template says (--address): these get X-Pod-Index
+and X-Link-Epoch, and answer 421 if a uid is not theirs. A request without a uid goes to a pod that is chosen by load.
+SIGTERM and Ctrl-C end it once the requests have ended. Exit status 2 if a setting is wrong, 3 if it cannot start.
 """
 _SETTINGS = "STATEFUL_ROUTE_GATEWAY"
 _BACKLOG = 4096
@@ -38,8 +40,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on that port; 1 by default")
     restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
     parser.add_argument("--restores", action="store_true", help=restores)
-    proxies = "addresses of proxies whose X-Forwarded-For and -Proto are believed; 127.0.0.1 by default, * for all"
-    parser.add_argument("--forwarded-allow-ips", metavar="ADDRESSES", help=proxies)
+    address = (
+        "where the pods serve HTTP, with any of {host}, {pod_index} and {pod_name} in it, for example "
+        "room-{pod_index}.room:8000; by default what each pod publishes"
+    )
+    parser.add_argument("--address", metavar="TEMPLATE", help=address)
     parser.set_defaults(run=_run)
 
 
@@ -53,9 +58,10 @@ def _run(options: argparse.Namespace) -> int:
     need("gateway", "gateway", "uvicorn", "httptools", "websockets")
     import uvicorn  # noqa: PLC0415 - an extra
 
-    names = ("service", "uid", "redis", "namespace", "secret_file", "patience", "restores")
+    names = ("service", "uid", "redis", "namespace", "secret_file", "patience", "restores", "address")
     os.environ[_SETTINGS] = json.dumps({name: getattr(options, name) for name in names})
     make().check()  # what is wrong is said once, and not by each worker
+    signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has ended
     uvicorn.run(
         f"{__name__}:make",
         factory=True,
@@ -72,6 +78,10 @@ def _run(options: argparse.Namespace) -> int:
         backlog=_BACKLOG,
     )  # it exits with 3 if it cannot start
     return 0
+
+
+def _end(*_: object) -> None:
+    sys.exit(0)
 
 
 def make() -> StickyGateway:
@@ -93,4 +103,5 @@ def make() -> StickyGateway:
         secret=secret_of(options),
         patience=options.patience,
         restores=options.restores,
+        address=options.address,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,11 @@ from stateful_route.cli.directory import (
     secret_of,
     sources_of,
 )
-from stateful_route.cli.ending import FAILED, USAGE, CommandError, need, say
+from stateful_route.cli.ending import FAILED, NOT_STARTED, USAGE, CommandError, need, say
+from stateful_route.errors import StoreError
 
 if TYPE_CHECKING:
-    import uvicorn
+    from collections.abc import Callable
 
     from stateful_route.web.uids.sources import UidSource
 
@@ -35,9 +36,12 @@ holds the state of its uid, wherever it arrives. Start it as often as you like, 
 
 The app listens on 127.0.0.1, on the port that replaces {port} in its arguments, and is PORT in its environment. When it
 ends, by whatever cause, its uids go to other copies at once. SIGTERM: no new uids; the old ones are served until they
-are idle for --linger-idle seconds, or the drain deadline comes; then the app gets SIGTERM. SIGINT ends at once. SIGHUP,
-SIGUSR1 and SIGUSR2 go on to the app. The exit status is that of the app: 128 and the signal, if one has ended it;
-0 if it was told to end; 2 if a setting is wrong.
+are idle for --linger-idle seconds, or the drain deadline comes; then the app gets SIGTERM. SIGINT or a second SIGTERM
+ends all at once. SIGHUP, SIGUSR1 and SIGUSR2 go on to the app.
+
+Exit status: that of the app; 128 and the signal, if one has ended it; 126 or 127 if it cannot be started; 1 if it does
+not serve in time. 0 if it was told to end. 2 if a setting is wrong or the port is taken. 3 if Redis is not reached at
+the start.
 """
 # Seconds without a request after which a uid is released, unless --uid says otherwise: an app that knows nothing of us
 # never says that a session has ended.
@@ -85,21 +89,30 @@ def _run(options: argparse.Namespace) -> int:
     if sys.platform == "win32":
         raise CommandError("run needs a system with POSIX signals", USAGE)
     logging.basicConfig(level=logging.WARNING, format="stateful-route: %(message)s", stream=sys.stderr)
-    return asyncio.run(_supervise(options))
+    with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        return runner.run(_supervise(options))
+
+
+def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the fastest event loop that is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - of the extra, on some systems
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _supervise(options: argparse.Namespace) -> int:
     import uvicorn  # noqa: PLC0415 - an extra
 
-    from stateful_route.web.run.child import LOOPBACK, Child, ChildError, free_port  # noqa: PLC0415
+    from stateful_route.web.run.child import LOOPBACK, Child, ChildError  # noqa: PLC0415
     from stateful_route.web.run.front import RunFront  # noqa: PLC0415
     from stateful_route.web.run.load import ChildCpu, OpenRequests  # noqa: PLC0415
     from stateful_route.web.run.supervisor import Policy, Supervisor  # noqa: PLC0415
     from stateful_route.web.upstream.app import Upstream  # noqa: PLC0415
 
-    app_port = options.app_port or free_port()
-    child = Child(options.command, app_port, health=options.health, start_within=options.start_timeout)
-    upstream = Upstream(LOOPBACK, app_port)
+    child = Child(options.command, options.app_port, health=options.health, start_within=options.start_timeout)
+    upstream = Upstream(LOOPBACK, child.port)
     load: Any = None
     if options.load == "cpu":
         need("run --load cpu", "cpu", "psutil")
@@ -130,35 +143,49 @@ async def _supervise(options: argparse.Namespace) -> int:
         log_level="warning",
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=options.forwarded_allow_ips,
         timeout_graceful_shutdown=max(1, round(options.stop_timeout)),
     )
-    _check_port(config)
+    listener = _bound(options.host, options.port)
+    policy = Policy(restart=options.restart, stop_within=options.stop_timeout)
     try:
-        await child.start()
+        return await Supervisor(child, front, config, listener, policy).run()
     except ChildError as error:
         say(error)
         return error.status or FAILED
-    policy = Policy(restart=options.restart, stop_within=options.stop_timeout)
-    return await Supervisor(child, front, config, policy).run()
+    except StoreError as error:
+        say(error)
+        return NOT_STARTED
+    except OSError as error:
+        raise _not_listening(options.host, options.port, error) from None
+    finally:
+        listener.close()
 
 
-def _check_port(config: uvicorn.Config) -> None:
-    """Refuse a port that somebody has, before anything is started.
+def _bound(host: str, number: int) -> socket.socket:
+    """Return a socket on a port, before anything is started: nobody else gets it meanwhile.
 
     Raises:
-        CommandError: naming it.
+        CommandError: if that cannot be.
 
     """
-    import socket  # noqa: PLC0415 - here only
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise _not_listening(host, number, error) from None
+    return listener
 
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.host, config.port))
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise CommandError(f"cannot listen on {config.host} port {config.port}: {why}", USAGE) from None
+
+def _not_listening(host: str, number: int, error: OSError) -> CommandError:
+    return CommandError(f"cannot listen on {host} port {number}: {error.strerror or error}", USAGE)
 
 
 def _idle(source: UidSource, idle: float) -> UidSource:

@@ -14,8 +14,8 @@ from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.route import StatefulRoute
 from stateful_route.web.answers import answer
-from stateful_route.web.edge import Edge
 from stateful_route.web.front import Started, check_secrets
+from stateful_route.web.locator import Locator
 from stateful_route.web.not_served import NotServed
 from stateful_route.web.reached import Addresses
 from stateful_route.web.uids.found import Found
@@ -89,6 +89,8 @@ class StickyDecide(Started):
 
     Who can ask it can have uids placed: it is for the proxy only.
     """
+
+    _edge: Locator | None
 
     def __init__(
         self,
@@ -293,13 +295,13 @@ class StickyDecide(Started):
 
     # Starting -----------------------------------------------------------------------------------------------------
 
-    async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+    async def _begin(self, stack: contextlib.AsyncExitStack) -> Locator:
         settings = self._edge_settings
         route = await stack.enter_async_context(StatefulRoute(settings.redis, settings.config))
         client = await stack.enter_async_context(route.client(strategy=self._strategy))
         await check_secrets(client, settings)
         rooms = client.service(settings.service)
-        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores)
+        return Locator(rooms, self._dialer(stack), settings, None, restores=self._restores)
 
 
 @lru_cache(_REMEMBERED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from stateful_route.web.answers import answer
 from stateful_route.web.errors import PeerError, UpstreamLostError
 from stateful_route.web.holding import Holding
 from stateful_route.web.inbound import AT_HAND
-from stateful_route.web.locating import Locator
 from stateful_route.web.not_served import (
     GONE,
     HAS_MOVED,
@@ -24,9 +22,9 @@ from stateful_route.web.not_served import (
     TOO_LARGE_HEAD,
     NotServed,
     app_lost,
+    may_go_elsewhere,
     not_told,
 )
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import LEAVING, LOST, MAX_PAYLOAD, MOVED, Refusal
@@ -34,11 +32,13 @@ from stateful_route.web.peer.head import pack_head
 from stateful_route.web.reaching import Peers
 from stateful_route.web.shortcut.running import Way
 from stateful_route.web.tenants import Tenant
+from stateful_route.web.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from stateful_route.client.service_view import ServiceView
+    from stateful_route.web.http_pods import HttpPods
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misroute
     from stateful_route.web.peer.carry import Carrier
@@ -47,11 +47,9 @@ if TYPE_CHECKING:
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
     from stateful_route.web.uids.found import Found
+    from stateful_route.web.upstream.app import Upstream
 
 _log = logging.getLogger("stateful_route")
-
-# Seconds for which one waits whether a connection ends.
-_MOMENT = 0.1
 
 
 class Edge:
@@ -66,17 +64,20 @@ class Edge:
         *,
         restores: bool = True,
         misroute: Misroute | None = None,
+        http: HttpPods | None = None,
     ) -> None:
         """Ask ``rooms`` where a uid is; ``pod`` is this process, if it serves uids itself.
 
         ``restores`` is whether the app can load what another process knew of a uid: one that it has made is taken over
-        then too, when that process is gone. ``misroute`` answers what others shall carry to its owner.
+        then too, when that process is gone. ``misroute`` answers what others shall carry to its owner, and ``http``
+        carries to pods that have no address for peers.
         """
         self._misroute = misroute
+        self._http = http
         self._rooms = rooms
         self._sources = settings.sources
-        self._locator = Locator(rooms, settings.config.refresh, restores=restores)
-        self._locator.pod = pod
+        self._whereabouts = Whereabouts(rooms, settings.config.refresh, restores=restores)
+        self._whereabouts.pod = pod
         self._peers = Peers(rooms, dialer)
         self._holding = Holding(rooms, settings.patience, settings.max_held)
         self._endless = Endless()
@@ -84,11 +85,11 @@ class Edge:
     @property
     def pod(self) -> Pod | None:
         """What serves uids in this process; ``None`` while there is nothing."""
-        return self._locator.pod
+        return self._whereabouts.pod
 
     @pod.setter
     def pod(self, pod: Pod | None) -> None:
-        self._locator.pod = pod
+        self._whereabouts.pod = pod
 
     # One request --------------------------------------------------------------------------------------------------
 
@@ -99,11 +100,13 @@ class Edge:
             ClientGoneError: if the client goes away before its request is whole.
 
         """
-        there = self._locator.peer_of(found.uid)
+        there = self._whereabouts.peer_of(found.uid)
         if there is not None:
             failed = await self._carry(there, found, inbound)
         else:
-            failed = REFUSED[LEAVING] if self._locator.is_closing(found.uid) else await self._attempt(found, inbound)
+            failed = (
+                REFUSED[LEAVING] if self._whereabouts.is_closing(found.uid) else await self._attempt(found, inbound)
+            )
         if failed is not None:
             await self._serve_later(found, inbound, failed)
 
@@ -133,9 +136,20 @@ class Edge:
 
     async def _serve_later(self, found: Found, inbound: Inbound, failed: NotServed | None) -> None:
         """Hold a request that was not served, if that is of use; answer 503 if it is not served in time."""
+        await self.serve_later(lambda: self._attempt(found, inbound), inbound, failed)
+
+    async def serve_later(
+        self, attempt: Callable[[], Awaitable[NotServed | None]], inbound: Inbound, failed: NotServed | None
+    ) -> None:
+        """Hold a request that was not served, and try again; answer with why, if it is not served in time.
+
+        Raises:
+            ClientGoneError: if the client goes away meanwhile, as far as that is seen.
+
+        """
         assert failed is not None  # noqa: S101 - else it was served
         failed = await self._holding.hold(
-            lambda: self._attempt(found, inbound),
+            attempt,
             failed,
             lambda departed, seconds: inbound.unless_gone(self._holding.pause(departed, seconds)),
         )
@@ -145,7 +159,7 @@ class Edge:
     async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
         """Try once; return why it was not served."""
         try:
-            target = await self._locator.target(found, inbound)
+            target = await self._whereabouts.target(found, inbound)
         except (RoutingError, StoreError, LifecycleError) as error:
             return not_told(error)
         inbound.raise_if_gone()
@@ -176,70 +190,23 @@ class Edge:
         try:
             await pod.serve(tenant, found.source, inbound.scope, receive, inbound.send)
         except UpstreamLostError as error:
-            return app_lost(error, inbound)
+            return app_lost(error, inbound, pod)
         return None
 
     def way(self, found: Found) -> Way | None:
         """Return the way to the peer that has a uid, if that is known and it is connected. No I/O."""
-        there = self._locator.peer_of(found.uid) if self._misroute is None else None
+        there = self._whereabouts.peer_of(found.uid) if self._misroute is None else None
         connection = None if there is None else self._peers.connected(there)
         if there is None or connection is None:
             return None
         return Way(found, self._sources.number(found.source), there, connection, self)
 
-    # For who carries nothing itself -------------------------------------------------------------------------------
-
-    def at_hand(self, uid: str) -> There | None:
-        """Return the pod that serves a uid, if that is known without a question, and the pod is connected. No I/O."""
-        there = self._rooms.peek_target(uid)
-        if there is None or PeerAddress.parse(there.address) is None:
-            return there
-        return there if self._peers.connected(there) is not None else None
-
-    async def doubted(self, there: There) -> None:
-        """Wait for a moment whether the connection to a pod ends that somebody else has not reached.
-
-        A process that is killed loses its connections one after the other.
-        """
-        connection = self._peers.connected(there)
-        if connection is not None:
-            await asyncio.wait([connection.lost], timeout=_MOMENT)
-
-    async def locate(self, found: Found | None) -> There | Absent | NotServed:
-        """Return where a request is served; it is held while the owner of its uid is not there.
-
-        One without a uid goes to a pod that takes new ones, chosen by load; the epoch of that is 0.
-        """
-        located = await self._located(found)
-        if not isinstance(located, NotServed):
-            return located
-        return await self._holding.hold(lambda: self._located(found), located)
-
-    async def _located(self, found: Found | None) -> There | Absent | NotServed:
-        try:
-            target = await (self._chosen() if found is None else self._locator.target(found))
-        except (RoutingError, StoreError, LifecycleError) as error:
-            return not_told(error)
-        if isinstance(target, Absent):
-            return target
-        if not isinstance(target, There):
-            return NOT_REACHED
-        if (
-            PeerAddress.parse(target.address) is not None
-            and await self._peers.reach(target.pod_index, target.address) is None
-        ):
-            await self._peers.report(target.pod_index)
-            return NOT_REACHED
-        return target
-
-    async def _chosen(self) -> There | None:
-        index = await self._rooms.choose()
-        state = await self._rooms.pod(index)
-        return None if state is None else There(index, state.incarnation, 0, state.report.address)
-
     # Carrying it there --------------------------------------------------------------------------------------------
 
     async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
+        upstream = None if self._http is None else self._http.at(there)
+        if upstream is not None:
+            return await self._carry_by_http(upstream, there, found, inbound)
         connection = self._peers.connected(there) or await self._peers.reach(there.pod_index, there.address)
         if connection is None:
             await self._peers.report(there.pod_index)
@@ -249,6 +216,19 @@ class Edge:
         outcome = await self._carry_over(connection, found, inbound)
         return None if outcome.carried is Carried.DONE else await self._not_carried(outcome, there, found, inbound)
 
+    async def _carry_by_http(
+        self, upstream: Upstream, there: There, found: Found | None, inbound: Inbound
+    ) -> NotServed | None:
+        assert self._http is not None  # noqa: S101 - whose it is
+        failed = await self._http.carry(upstream, there, found, inbound)
+        if isinstance(failed, Refusal):
+            assert found is not None  # noqa: S101 - nobody refuses a request without a uid
+            await self._whereabouts.doubt(found.uid, there, failed)
+            return HAS_MOVED
+        if failed is not None:
+            await self._peers.report(there.pod_index)
+        return failed
+
     async def _not_carried(self, outcome: Outcome, there: There, found: Found, inbound: Inbound) -> NotServed:
         if outcome.carried is Carried.UNREACHED:
             return NOT_REACHED
@@ -256,16 +236,31 @@ class Edge:
             return TOO_LARGE_HEAD
         if outcome.carried is Carried.LOST:
             await self._peers.report(there.pod_index)
-            return attrs.evolve(GONE, holds=inbound.repeatable)
+        lost = _lost(outcome, (there.pod_index, there.incarnation), inbound)
+        if lost is not None:
+            return lost
         refusal = outcome.refusal or Refusal(MOVED)
-        if refusal.reason == LOST:
-            return app_lost(UpstreamLostError(refusal.reason), inbound)
-        await self._locator.doubt(found.uid, there, refusal)
+        await self._whereabouts.doubt(found.uid, there, refusal)
         refused = REFUSED.get(refusal.reason, HAS_MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
 
     async def carry_unlinked(self, inbound: Inbound) -> bool:
-        """Have a request without a uid served by a process that takes new ones; return whether that was done.
+        """Have a request without a uid served by another process; return whether it was, or cannot be any more.
+
+        Raises:
+            ClientGoneError: if the client goes away before its request is whole.
+
+        """
+        failed = await self.unlinked(inbound)
+        if failed is None:
+            return True
+        if may_go_elsewhere(failed, inbound):
+            return False
+        await answer(inbound.scope, inbound.send, failed.status, failed.why)
+        return True
+
+    async def unlinked(self, inbound: Inbound) -> NotServed | None:
+        """Have a request without a uid served by another process that takes new ones; return why it was not.
 
         Raises:
             ClientGoneError: if the client goes away before its request is whole.
@@ -274,24 +269,27 @@ class Edge:
         try:
             index = await self.choose_other()
             state = None if index is None else await self._rooms.pod(index)
-        except (RoutingError, StoreError, LifecycleError):
-            return False
+        except (RoutingError, StoreError, LifecycleError) as error:
+            return not_told(error)
         if index is None or state is None:
-            return False
+            return NO_POD
+        there = There(index, state.incarnation, 0, state.report.address)
+        upstream = None if self._http is None else self._http.at(there)
+        if upstream is not None:
+            return await self._carry_by_http(upstream, there, None, inbound)
         connection = await self._peers.reach(index, state.report.address)
         if connection is None:
-            return False
+            await self._peers.report(index)
+            return NOT_REACHED
         outcome = await self._carry_over(connection, None, inbound)
         if outcome.carried is Carried.DONE:
-            return True
-        if outcome.carried is Carried.LOST and not inbound.repeatable:
-            await answer(inbound.scope, inbound.send, GONE.status, GONE.why)
-            return True
-        return not inbound.intact
+            return None
+        lost = _lost(outcome, (index, state.incarnation), inbound)
+        return attrs.evolve(NO_POD, holds=inbound.intact) if lost is None else lost
 
     async def choose_other(self) -> int | None:
-        """Return another pod that takes new uids; see ``Locator.choose_other``."""
-        return await self._locator.choose_other()
+        """Return another pod that takes new uids; see ``Whereabouts.choose_other``."""
+        return await self._whereabouts.choose_other()
 
     async def _carry_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
         """Carry a request over a connection.
@@ -317,6 +315,15 @@ class Edge:
     def end_streams(self) -> None:
         """End them, and those that are yet to begin: this process ends."""
         self._endless.end()
+
+
+def _lost(outcome: Outcome, app: object, inbound: Inbound) -> NotServed | None:
+    """Return what becomes of a request that was lost with another process, or with the app behind that."""
+    if outcome.carried is Carried.LOST:
+        return attrs.evolve(GONE, holds=inbound.repeatable)
+    if outcome.refusal is not None and outcome.refusal.reason == LOST:
+        return app_lost(UpstreamLostError(LOST), inbound, app)
+    return None
 
 
 async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:

@@ -20,7 +20,7 @@ from stateful_route.errors import (
     StoreUnavailableError,
 )
 from stateful_route.server.signals import drain_on_signal, handler_of
-from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.web.answers import UNAVAILABLE, adding, answer, closing
 from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
 from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
@@ -327,23 +327,6 @@ def issued(sources: UidSources, request: RequestHead, found: Found | None, send:
         return found, send
     header = (b"set-cookie", cookie.issue(raw))
     return Found(uid, cookie) if found is None else found, adding(header, send)
-
-
-def adding(header: tuple[bytes, bytes], send: Send) -> Send:
-    """Return ``send`` that adds a header to the head of the answer."""
-
-    async def send_with_header(message: Message) -> None:
-        if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
-            message = {**message, "headers": [*(message.get("headers") or ()), header]}
-        await send(message)
-
-    return send_with_header
-
-
-def closing(scope: Message, send: Send) -> Send:
-    """Return ``send`` that lets the client of HTTP/1 come by another connection: this process will close it soon."""
-    of_http_1 = scope["type"] == "http" and scope.get("http_version", "1.1")[:1] == "1"
-    return adding((b"connection", b"close"), send) if of_http_1 else send
 
 
 def _warn_of_a_hidden_handler() -> None:

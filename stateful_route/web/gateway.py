@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._validation import check_seconds
 from stateful_route.errors import LifecycleError
 from stateful_route.route import StatefulRoute
-from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
 from stateful_route.web.pacing import leave
+from stateful_route.web.reached import Addresses
 
 if TYPE_CHECKING:
     import contextlib
@@ -48,6 +49,7 @@ class StickyGateway(Front):
         on_signal: bool = True,
         restores: bool = False,
         strategy: PlacementStrategy | None = None,
+        address: str | None = None,
     ) -> None:
         """Make a gateway; what is wrong with the settings is said at the start, which fails then.
 
@@ -67,6 +69,10 @@ class StickyGateway(Front):
             restores: whether the app has a ``hand_off``: it can load what another of its processes knew, so a uid that
                 it has made is taken over too.
             strategy: chooses the pod of a new uid.
+            address: where the pods serve HTTP, if they do not run ``StickyMiddleware``: a template with any of
+                ``{host}``, ``{pod_index}`` and ``{pod_name}``, such as ``room-{pod_index}.room:8000``. By default what
+                a pod publishes: an address for peers, or ``http://host:port``, as one by hand does. It needs the extra
+                ``gateway``.
 
         """
         settings = {
@@ -83,17 +89,21 @@ class StickyGateway(Front):
         super().__init__(None, settings)
         self._restores = restores
         self._strategy = strategy
+        self._address = address
         self._stop_after = stop_after
         self._on_signal = on_signal
         with self._noting_errors():
             check_seconds("stop_after", stop_after)
+            if address is not None:
+                Addresses("address", address)
 
     def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002 - nothing is
         return None
 
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
-        if not await edge.carry_unlinked(inbound):
-            await answer(inbound.scope, inbound.send, UNAVAILABLE, "no pod takes it now")
+        failed = await edge.unlinked(inbound)
+        if failed is not None:
+            await edge.serve_later(lambda: edge.unlinked(inbound), inbound, failed)
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
         settings = self._edge_settings
@@ -103,7 +113,13 @@ class StickyGateway(Front):
         rooms = client.service(settings.service)
         if self._on_signal:
             self._drain_on_signal(stack)
-        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores)
+        http = None
+        if self._address is not None or importlib.util.find_spec("httptools") is not None:
+            from stateful_route.web.http_pods import HttpPods  # noqa: PLC0415 - it needs an extra
+
+            http = HttpPods(rooms, settings.sources, self._address)
+            stack.callback(http.close)
+        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores, http=http)
 
     async def drain(self) -> None:
         """Let clients leave, as the process is about to end: end what has no end of its own, within ``stop_after``.

@@ -48,10 +48,10 @@ class Inbound:
         "_watched",
         "is_given_id",
         "is_websocket",
+        "lost_by",
         "scope",
         "send",
         "waits",
-        "was_lost",
     )
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -63,8 +63,8 @@ class Inbound:
         """Whether the client waits for a word before it sends the body (100-continue)."""
         self.is_given_id = False
         """Whether its uid is one that the client is given only now: what the client sent does not say whose it is."""
-        self.was_lost = False
-        """Whether an app was lost that had it."""
+        self.lost_by: object = None
+        """Which app was lost that had it."""
         self._receive = receive
         self._parts: list[bytes] = []
         self._size = 0

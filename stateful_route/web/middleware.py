@@ -298,10 +298,11 @@ class StickyMiddleware(Front):
             LifecycleError: if it is not running.
 
         """
-        if self._pod is None:
+        pod = self._pod
+        if pod is None:
             raise LifecycleError("the middleware is not running")
-        self._draining = self._pod.draining = True
-        pod, edge, settings = self._pod, self._edge, self._settings
+        self._draining = pod.draining = True
+        edge, settings = self._edge, self._settings
         if settings.drain == "linger":
             self._tenants.count_uses()
         loop, deadline = asyncio.get_running_loop(), self._edge_settings.config.drain_deadline

@@ -53,14 +53,21 @@ def not_told(error: StatefulRouteError) -> NotServed:
     return REDIS_AWAY if isinstance(error, StoreError) else ENDING
 
 
-def app_lost(error: UpstreamLostError, inbound: Inbound) -> NotServed:
+def may_go_elsewhere(failed: NotServed, inbound: Inbound) -> bool:
+    """Whether nothing was done yet with a request that was not served, or it may be done again."""
+    return inbound.intact and (failed.holds or failed.why not in {GONE.why, APP_LOST.why})
+
+
+def app_lost(error: UpstreamLostError, inbound: Inbound, app: object) -> NotServed:
     """Return what becomes of a request whose app was not reached, or was lost with it.
 
-    It may go again if nothing of it was sent; else if it is safe to repeat. If the app is lost twice with it over a new
-    connection, it does not: the app may end by it.
+    It may go again if nothing of it was sent; else if it is safe to repeat. If another app is lost with it too, over a
+    new connection, it does not: they may end by it. One app may be lost twice, as it still takes connections while it
+    ends.
     """
     if not error.sent:
         return attrs.evolve(APP_AWAY, holds=inbound.intact)
-    again = inbound.repeatable and not inbound.was_lost
-    inbound.was_lost = inbound.was_lost or error.fresh
+    again = inbound.repeatable and inbound.lost_by in {None, app}
+    if error.fresh:
+        inbound.lost_by = app
     return attrs.evolve(APP_LOST, holds=again)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import EdgeSettings, PodSettings
     from stateful_route.web.tenants import Tenant, Tenants
+    from stateful_route.web.uids.found import Found
     from stateful_route.web.uids.sources import UidSource
 
     Wait = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
@@ -183,7 +184,11 @@ class Pod:
         sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
-            run.wrap_send(lambda inner: Learning(self, self._sources, scope, run, sticky, inner).send)
+
+            async def claim(found: Found) -> None:
+                await self._claim_learned(found, run, sticky)
+
+            run.wrap_send(lambda inner: Learning(claim, self._sources, scope, inner).send)
         if self._ending:
             run.end_stream()
         self._unlinked.add(run)
@@ -195,6 +200,13 @@ class Pod:
     def streams(self) -> list[AppRun]:
         """Return the WebSockets and event streams that this process serves, and that go on."""
         return [run for run in (*self.tenants.runs(), *self._unlinked) if run.is_stream and not run.ending]
+
+    async def _claim_learned(self, found: Found, run: AppRun, sticky: Sticky) -> None:
+        """Claim a uid that the app has made, and let the request that made it be one of it."""
+        ownership = await self.server.claim(found.uid, idle_ttl=found.source.ttl)
+        ownership.require()
+        sticky.uid, sticky.ownership = found.uid, ownership
+        run.adopt(self.tenants.take_in(ownership, found.source))
 
     def end_streams(self) -> None:
         """End all WebSockets and event streams that this process serves: it ends."""

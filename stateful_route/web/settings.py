@@ -11,6 +11,7 @@ from stateful_route._validation import check_count, check_id, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
 from stateful_route.server.callbacks import check_adopt, check_hand_off
+from stateful_route.store.transport.topology import check_url
 from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
@@ -85,6 +86,8 @@ class EdgeSettings:
         if redis is None:
             allowed = f"a URL or a client of redis-py; or set {' or '.join(_URL_VARIABLES)} in the environment"
             raise ConfigError("redis", None, allowed)
+        if isinstance(redis, str):
+            check_url(redis)
         if patience is None:
             patience = config.lease_seconds + 1.0
         check_seconds("patience", patience)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.web.clients import ask
 from tests.web.replicas import LOOPS, Replica, Replicas
+from tests.web.runs import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,3 +65,9 @@ async def pair_of(replicas: Replicas, uid: str | None = None) -> Pair:
     assert answer.status == 200, answer
     owner = replicas.by_pid(answer.json()["pid"])
     return Pair(replicas, uid, owner, replicas.other(owner))
+
+
+@pytest.fixture
+def runs(replicas: Replicas) -> Runs:
+    """Provide ``stateful-route run`` for a test, with none started yet."""
+    return Runs(replicas)

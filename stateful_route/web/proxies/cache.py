@@ -31,7 +31,7 @@ def _variable(kind: str, where: str) -> str:
         return ""
     if kind in _BY_KIND:
         return _BY_KIND[kind]
-    if kind in _BY_HEADER:
+    if kind in _BY_HEADER and _SIMPLE.fullmatch(where.replace("-", "_")):
         return f"$http_{where.lower().replace('-', '_')}"
     if kind in _BY_COOKIE:
         return f"$cookie_{where}" if _SIMPLE.fullmatch(where) else "$http_cookie"

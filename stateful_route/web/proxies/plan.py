@@ -21,7 +21,7 @@ Mode: TypeAlias = Literal["decide", "replay"]
 MODES = "decide", "replay"
 _MOST_KEPT = 60
 _PORT = re.compile(r"[0-9]{1,5}")
-_PLAIN = re.compile(r"[ !#%&'()*+,\-./0-9:;<=>?@A-Z\[\]^_a-z{|}~]+")  # fits into a comment and quotes of each language
+_PLAIN = re.compile(r"[ !#%&()*+,\-./0-9:;<=>?@A-Z\[\]^_a-z{|}~]+")  # fits into a comment and quotes of each language
 
 
 @attrs.frozen(kw_only=True)

@@ -15,12 +15,14 @@ from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.upstream.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 LOOPBACK = "127.0.0.1"
 _LOOK = 0.05
 _SET_PARENT_DEATH_SIGNAL = 1
 _LEAST_GOOD, _LEAST_BAD = 200, 400
+# What a shell says of a command that it cannot run, and of one that there is not.
+_NOT_EXECUTED, _NOT_FOUND = 126, 127
 
 
 class ChildError(Exception):
@@ -42,21 +44,24 @@ def free_port() -> int:
 class Child:
     """Runs a command with ``{port}`` in its arguments and ``PORT`` in its environment, in a session of its own."""
 
-    def __init__(self, command: Sequence[str], port: int, *, health: str | None, start_within: float) -> None:
+    def __init__(self, command: Sequence[str], port: int | None, *, health: str | None, start_within: float) -> None:
         """Have started nothing.
 
         Args:
             command: with its arguments.
-            port: where it shall listen, on the loopback.
+            port: where it shall listen, on the loopback; ``None``: a free one, another one at each start.
             health: a path that answers 2xx or 3xx once it serves; ``None``: that it takes connections is enough.
             start_within: seconds.
 
         """
-        self.port = port
-        self._command = [argument.replace("{port}", str(port)) for argument in command]
+        self.port = port or 0
+        """Where it listens, once it was started."""
+        self._port = port
+        self._command = command
         self._health = health
         self._start_within = start_within
         self._process: asyncio.subprocess.Process | None = None
+        self._cleared: asyncio.subprocess.Process | None = None
 
     @property
     def pid(self) -> int | None:
@@ -64,40 +69,41 @@ class Child:
         process = self._process
         return None if process is None or process.returncode is not None else process.pid
 
-    async def start(self, environment: Mapping[str, str] | None = None) -> None:
-        """Start it, and return once it serves.
+    async def start(self) -> None:
+        """Start it, and return once it serves. If that fails, or is cancelled, ``end`` ends what there is.
 
         Raises:
-            ChildError: if it cannot be started, ends before, or does not serve in time: it is ended then.
+            ChildError: if it cannot be started, ends before, or does not serve in time.
 
         """
-        env = {**os.environ, **(environment or {}), "PORT": str(self.port)}
+        self.port = self._port or free_port()
+        command = [argument.replace("{port}", str(self.port)) for argument in self._command]
+        env = {**os.environ, "PORT": str(self.port)}
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, env=env, start_new_session=True, preexec_fn=_ends_with_parent()
+                *command, env=env, start_new_session=True, preexec_fn=_ends_with_parent()
             )
-        except OSError as error:
-            raise ChildError(f"{self._command[0]!r} cannot be started: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTED
+            why = error.strerror if isinstance(error, OSError) else None
+            raise ChildError(f"{command[0]!r} cannot be started: {why or error}", status) from error
         try:
             async with asyncio.timeout(self._start_within):
                 while not await self._serves():
                     self._check_running()
                     await asyncio.sleep(_LOOK)
         except TimeoutError:
-            await self.end(0.0)
-            what = f"{self._health} of it" if self._health else "it"
+            what = f"{self._health} of the app" if self._health else "the app"
             raise ChildError(
                 f"{what} did not answer on port {self.port} within {self._start_within:g} s: its port has to be that "
                 "of {port} in the arguments or of PORT in the environment"
             ) from None
-        except BaseException:
-            await self.end(0.0)
-            raise
+        self._check_running()  # and it was not another one that has answered
 
     def _check_running(self) -> None:
         code = None if self._process is None else self._process.returncode
         if code is not None:
-            raise ChildError(f"it ended with {_words(code)} before it served on port {self.port}", status_of(code))
+            raise ChildError(f"the app ended with {_words(code)} before it served on port {self.port}", status_of(code))
 
     async def _serves(self) -> bool:
         pool = Pool(LOOPBACK, self.port, connect_timeout=1.0)
@@ -119,9 +125,19 @@ class Child:
         return _LEAST_GOOD <= status < _LEAST_BAD
 
     async def ended(self) -> int:
-        """Return its code once it has ended."""
-        assert self._process is not None  # noqa: S101 - it was started
-        return await self._process.wait()
+        """Return its code once it has ended; what it has started, and left, is killed."""
+        process = self._process
+        assert process is not None  # noqa: S101 - it was started
+        code = await process.wait()
+        self._kill_left(process)
+        return code
+
+    def _kill_left(self, process: asyncio.subprocess.Process) -> None:
+        """Kill what is left of its session: it may hold the port, and serve what is not its own any more."""
+        if process is not self._cleared:
+            self._cleared = process  # later the number may be that of another one
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def send(self, number: int) -> None:
         """Send it a signal, if it runs."""
@@ -139,9 +155,9 @@ class Child:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(within):
                     await process.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it has started and left, too
-        return await process.wait()
+            if process.returncode is None:
+                self.send(signal.SIGKILL)
+        return await self.ended()
 
 
 def status_of(code: int) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.middleware import StickyMiddleware
+from stateful_route.web.not_served import NotServed, app_lost, may_go_elsewhere
 
 if TYPE_CHECKING:
     from stateful_route.web.edge import Edge
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.found import Found
     from stateful_route.web.upstream.app import Upstream
 
-_log = logging.getLogger("stateful_route")
-
 
 class RunFront(StickyMiddleware):
     """``StickyMiddleware`` around an app behind this process; while that is away it is a gateway to the others."""
@@ -28,24 +26,39 @@ class RunFront(StickyMiddleware):
     def __init__(self, upstream: Upstream, **settings: Any) -> None:
         """Stand in front of an app that runs; the settings are those of the middleware."""
         super().__init__(upstream, **settings)
+        self._upstream = upstream
         self._life = contextlib.AsyncExitStack()
+        self._ending = asyncio.Lock()
+        self._has_lifespan = True  # it runs under our own web server, and is started before that
+
+    def serve_at(self, port: int) -> None:
+        """Expect the app on this port from now on."""
+        self._upstream.move(port)
 
     def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002 - by the edge
         return None
 
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
+        async def attempt() -> NotServed | None:
+            return await self._attempt_without_uid(edge, inbound)
+
+        failed = await attempt()
+        if failed is not None:
+            await edge.serve_later(attempt, inbound, failed)
+
+    async def _attempt_without_uid(self, edge: Edge, inbound: Inbound) -> NotServed | None:
+        """Serve it here, or by another one once this one leaves or has no app; return why it was not served."""
         pod = self._pod
         if pod is None or self._draining:
-            if not await edge.carry_unlinked(inbound):
-                await answer(inbound.scope, inbound.send, UNAVAILABLE, "no pod takes it now")
-            return
+            failed = await edge.unlinked(inbound)
+            if failed is None or pod is None or not may_go_elsewhere(failed, inbound):
+                return failed
         await inbound.read_ahead(AT_HAND)
         try:
             await pod.serve_unlinked(inbound.scope, inbound.kept(), inbound.send)
         except UpstreamLostError as error:
-            may_go_on = inbound.repeatable if error.sent else inbound.intact
-            if not (may_go_on and await edge.carry_unlinked(inbound)):
-                await answer(inbound.scope, inbound.send, UNAVAILABLE, "the app has ended")
+            return app_lost(error, inbound, pod)
+        return None
 
     async def _begin_pod(self, stack: contextlib.AsyncExitStack) -> Pod:
         stack.push_async_callback(self._end_life)
@@ -59,21 +72,27 @@ class RunFront(StickyMiddleware):
         return pod
 
     async def _end_life(self) -> None:
-        await self._life.aclose()
+        async with self._ending:  # who stops waits for who has lost the app
+            await self._life.aclose()
 
     async def lose(self) -> bool:
         """End the life of this pod at once, as its app has ended; return whether Redis knows it.
 
         Requests of its uids are held, and go on to the pods that take them over.
+
+        Raises:
+            LifecycleError: if it was stopped.
+
         """
         pod, self._pod = self._pod, None
         if pod is None or self._edge is None:
             return False
         self._edge.pod = None
         pod.draining = True
-        ended = await pod.server.end()
-        await self._end_life()
-        return ended
+        try:
+            return await pod.server.end()
+        finally:
+            await self._end_life()
 
     async def take_up(self) -> None:
         """Be a pod again, as there is another app: with a new life, and maybe another index.
@@ -85,4 +104,8 @@ class RunFront(StickyMiddleware):
         """
         if self._edge is None or self._stopped:
             return
-        self._pod = self._edge.pod = await self._new_life()
+        pod = await self._new_life()
+        if self._stopped:  # meanwhile
+            await self._end_life()
+            return
+        self._pod = self._edge.pod = pod

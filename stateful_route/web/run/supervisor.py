@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 import uvicorn
 
-from stateful_route.errors import LifecycleError, StatefulRouteError
+from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.errors import StatefulRouteError
 from stateful_route.web.run.child import ChildError, status_of
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from stateful_route.web.run.child import Child
@@ -25,7 +27,8 @@ _log = logging.getLogger("stateful_route")
 Restart: TypeAlias = Literal["never", "on-failure", "always"]
 
 _FORWARDED = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-_NOT_STARTED = 3
+# Codes of a child that has ended as it was told to.
+_AS_TOLD = frozenset({0, -signal.SIGTERM, -signal.SIGINT})
 # Seconds between an end and the next start of a child: the first pause, the longest, and after which all is well.
 _FIRST_PAUSE, _LONGEST_PAUSE, _WELL_AFTER = 0.1, 10.0, 30.0
 
@@ -53,34 +56,64 @@ class _Server(uvicorn.Server):
 
 
 class Supervisor:
-    """Runs a child that serves already, and the web server in front of it."""
+    """Runs a child, and the web server in front of it."""
 
-    def __init__(self, child: Child, front: RunFront, config: uvicorn.Config, policy: Policy) -> None:
-        """Have begun nothing."""
+    def __init__(
+        self, child: Child, front: RunFront, config: uvicorn.Config, listener: socket.socket, policy: Policy
+    ) -> None:
+        """Have begun nothing; ``listener`` is bound, and does not listen yet."""
         self._child = child
         self._front = front
         self._server = _Server(config)
+        self._listener = listener
         self._policy = policy
+        self._told = asyncio.Event()
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._status = 0
 
     async def run(self) -> int:
-        """Return the exit status: that of the child, or 0 if a signal has ended both."""
+        """Return the exit status: that of the child, or 0 if a signal has ended both.
+
+        Raises:
+            ChildError: if the child cannot be started the first time.
+            StatefulRouteError: if this pod cannot be started.
+            OSError: if another one listens on the port.
+
+        """
         with self._handling_signals():
-            serving = asyncio.ensure_future(self._server.serve())
-            watching = asyncio.ensure_future(self._watch())
+            starting = asyncio.ensure_future(self._start())
+            told = asyncio.ensure_future(self._told.wait())
             try:
-                await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
-                self._stopping = self._server.should_exit = True
-                await serving
+                await asyncio.wait([starting, told], return_when=asyncio.FIRST_COMPLETED)
+                if self._stopping:
+                    return 0
+                starting.result()
+                return await self._serve()
             finally:
-                watching.cancel()
-                await asyncio.wait([watching])
+                await cancel_and_wait(starting, told, *self._tasks)
+                await self._front.stop()
                 await self._child.end(self._policy.stop_within)
-        if not self._server.started:
-            return _NOT_STARTED
-        return self._status
+
+    async def _start(self) -> None:
+        await self._child.start()
+        self._front.serve_at(self._child.port)
+        await self._front.start()
+
+    async def _serve(self) -> int:
+        serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
+        watching = asyncio.ensure_future(self._watch())
+        try:
+            await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
+            ended = watching.done()
+            self._stopping = self._server.should_exit = True
+            await cancel_and_wait(watching)
+            await serving
+        finally:
+            await cancel_and_wait(serving, watching)
+        if ended:
+            watching.result()
+        return self._status if ended else 0
 
     # The child ----------------------------------------------------------------------------------------------------
 
@@ -92,24 +125,26 @@ class Supervisor:
             began = loop.time()
             code = await self._child.ended()
             self._status = status_of(code)
-            if self._stopping:
-                self._status = 0 if code in {0, -signal.SIGTERM, -signal.SIGINT} else self._status
-                return
             _log.warning("the app has ended with status %d", self._status)
             await self._lose()
+            if self._stopping:
+                self._status = 0 if code in _AS_TOLD else self._status
+                return
             if loop.time() - began > _WELL_AFTER:
                 pause = _FIRST_PAUSE
-            while not await self._started_again(pause):
-                if not self._restarts:
-                    return
+            is_there = False
+            while self._restarts and not (is_there := await self._started_again(pause)):
                 pause = min(_LONGEST_PAUSE, 2 * pause)
+            if not is_there:
+                self._status = 0 if self._stopping else self._status
+                return
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
     async def _lose(self) -> None:
         try:
             if await self._front.lose():
                 _log.warning("its uids go to other pods")
-        except (StatefulRouteError, LifecycleError) as error:
+        except StatefulRouteError as error:
             _log.warning("its end is known when its lease ends: %s", error)
 
     @property
@@ -118,20 +153,35 @@ class Supervisor:
         return not self._stopping and (restart == "always" or (restart == "on-failure" and self._status != 0))
 
     async def _started_again(self, pause: float) -> bool:
-        if not self._restarts:
-            return False
         await asyncio.sleep(pause)
         try:
             await self._child.start()
-            await self._front.take_up()
-        except (ChildError, StatefulRouteError) as error:
-            _log.warning("the app is not there: %s", error)
-            if isinstance(error, ChildError):
-                self._status = error.status or 1
+        except ChildError as error:
+            _log.warning("it is started again: %s", error)
+            self._status = error.status or 1
             await self._child.end(self._policy.stop_within)
             return False
-        _log.warning("the app is there again")
+        self._front.serve_at(self._child.port)
+        await self._take_up()
         return True
+
+    async def _take_up(self) -> None:
+        """Be a pod again; try until Redis is there, or the child has ended too."""
+        ended = asyncio.ensure_future(self._child.ended())
+        pause = _FIRST_PAUSE
+        try:
+            while not ended.done():
+                try:
+                    await self._front.take_up()
+                except StatefulRouteError as error:
+                    _log.warning("the app is there again, and not known to Redis: %s", error)
+                else:
+                    _log.warning("the app is there again")
+                    return
+                await asyncio.wait([ended], timeout=pause)
+                pause = min(_LONGEST_PAUSE, 2 * pause)
+        finally:
+            await cancel_and_wait(ended)
 
     # Signals ------------------------------------------------------------------------------------------------------
 
@@ -149,11 +199,16 @@ class Supervisor:
                 loop.remove_signal_handler(number)
 
     def _stop(self) -> None:
+        """End now; at the next signal nothing is waited for, neither requests nor the child."""
+        if self._server.should_exit:
+            self._server.force_exit = True
+            self._child.send(signal.SIGKILL)
         self._stopping = self._server.should_exit = True
+        self._told.set()
 
     def _begin_drain(self) -> None:
         """Let the uids go, and then end; a second signal ends at once."""
-        if self._stopping:
+        if self._stopping or not self._server.started:
             self._stop()
             return
         self._stopping = True

@@ -5,29 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.web.answers import answer
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.peer.late import Late
+from stateful_route.web.upstream.head import request_head, response_headers
 from stateful_route.web.upstream.pool import Pool
 from stateful_route.web.upstream.websocket import carry_websocket
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.upstream.connection import HttpConnection
+    from stateful_route.web.upstream.head import RequestHead
 
 _log = logging.getLogger("stateful_route")
 
-# RFC 9110, 7.6.1: of the connection, and not of the request; and what we say instead.
-_OF_CONNECTION = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
-)
-_NOT_SENT = _OF_CONNECTION | {b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"}
-# The web server in front adds a date of its own.
-_NOT_TAKEN = _OF_CONNECTION | {b"date"}
-_CHUNKED = b"transfer-encoding: chunked\r\n"
+# RFC 9110, 9.2.2: if the app closes a connection just as one of these is sent on it, it goes again by another one.
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _END = b"0\r\n\r\n"
+_BAD_REQUEST = 400
 
 
 class Upstream:
@@ -63,10 +60,18 @@ class Upstream:
         finally:
             self.open -= 1
 
+    def move(self, port: int) -> None:
+        """Be a server on another port from now on."""
+        self._pool.move(port)
+
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
-        connection = await self._pool.connection()
+        head = request_head(scope, f"{self._pool.host}:{self._pool.port}")
+        if head is None:
+            await answer(scope, send, _BAD_REQUEST, "a line break or a space where there must be none")
+            return
+        connection = await self._pool.connection(may_be_old=scope["method"] in _IDEMPOTENT)
         used = connection.is_used
-        exchange = Exchange(connection, scope, receive, send)
+        exchange = Exchange(connection, head, receive, send)
         kept = False
         self._late.add(exchange)
         try:
@@ -77,9 +82,11 @@ class Upstream:
             raise
         finally:
             self._late.discard(exchange)
-            await exchange.close()
             if kept:
                 self._pool.give_back(connection)
+            else:
+                connection.abort()
+            await exchange.close()
 
     def close(self) -> None:
         """Close the connections that are free."""
@@ -89,10 +96,10 @@ class Upstream:
 class Exchange:
     """One request, and its answer."""
 
-    def __init__(self, connection: HttpConnection, scope: Message, receive: Receive, send: Send) -> None:
+    def __init__(self, connection: HttpConnection, head: RequestHead, receive: Receive, send: Send) -> None:
         """Have sent nothing."""
         self._connection = connection
-        self._scope = scope
+        self._head = head
         self._receive = receive
         self._send = send
         self._tasks: list[asyncio.Task[None]] = []
@@ -107,11 +114,10 @@ class Exchange:
             UpstreamLostError: if the app was lost before its answer began.
 
         """
-        scope, connection = self._scope, self._connection
-        head, has_body, chunked = request_head(scope)
-        connection.begin(head, is_head=scope["method"] == "HEAD")
-        if has_body:
-            self._start(self._pump(chunked=chunked))
+        head, connection = self._head, self._connection
+        connection.begin(head.data, is_head=head.is_head)
+        if head.has_body:
+            self._start(self._pump(chunked=head.chunked))
         else:
             self._sent_all = True
         try:
@@ -123,8 +129,9 @@ class Exchange:
             if self._gone:
                 return False
             raise
-        taken = [header for header in headers if header[0] not in _NOT_TAKEN]
-        await self._send({"type": "http.response.start", "status": status, "headers": taken})
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": response_headers(status, headers)}
+        )
         return await self._answer()
 
     async def _answer(self) -> bool:
@@ -191,42 +198,3 @@ class Exchange:
         """End what still runs for it."""
         if self._tasks:
             await cancel_and_wait(*self._tasks)
-
-
-def request_head(scope: Message) -> tuple[bytes, bool, bool]:
-    """Return the head of a request as it is sent, whether a body follows, and whether in chunks.
-
-    What is of the client's connection is left out, and what a client says of its address is replaced by what the web
-    server knows of it.
-    """
-    raw: bytes = scope.get("raw_path") or quote(scope["path"], safe="/:@!$&'()*+,;=~").encode()
-    query = scope.get("query_string") or b""
-    target = b"%b?%b" % (raw, query) if query else raw
-    lines = [b"%b %b HTTP/1.1\r\n" % (scope["method"].encode(), target)]
-    has_length = chunked = False
-    listed = connection_options(scope)
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding":
-            chunked = True
-        elif name == b"content-length":
-            has_length = value != b"0"
-            lines.append(b"content-length: %b\r\n" % value)
-        elif name not in _NOT_SENT and name not in listed:
-            lines.append(b"%b: %b\r\n" % (name, value))
-    lines.append(b"x-forwarded-proto: %b\r\n" % scope.get("scheme", "http").replace("ws", "http").encode())
-    if scope.get("client"):
-        lines.append(b"x-forwarded-for: %b\r\n" % scope["client"][0].encode())
-    if chunked:
-        lines = [line for line in lines if not line.startswith(b"content-length:")]
-        lines.append(_CHUNKED)
-    lines.append(b"\r\n")
-    return b"".join(lines), has_length or chunked, chunked
-
-
-def connection_options(scope: Message) -> frozenset[bytes]:
-    """Return the headers that the client's ``Connection`` says are of its connection, but for those that all need."""
-    for name, value in scope["headers"]:
-        if name == b"connection" and value.lower() not in {b"keep-alive", b"close", b"upgrade"}:
-            named = frozenset(option.strip().lower() for option in value.split(b","))
-            return named - {b"host", b"content-length", b"content-type", b"authorization", b"cookie"}
-    return frozenset()

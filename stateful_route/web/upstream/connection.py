@@ -19,7 +19,7 @@ MAX_HEAD = 128 * 1024
 # Bytes of a body that wait for a slow client until the server is read no further.
 _MOST_WAITING = 256 * 1024
 _NO_BODY = frozenset({204, 304})
-_CONTINUE, _SWITCHING, _FIRST = 100, 101, 200
+_CONTINUE, _SWITCHING, _FIRST, _LAST = 100, 101, 200, 599
 
 
 class HttpConnection(asyncio.Protocol):
@@ -30,6 +30,8 @@ class HttpConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         """Be the protocol of a transport to come."""
+        self.port = 0
+        """Of the server."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -47,6 +49,7 @@ class HttpConnection(asyncio.Protocol):
         self._parts: collections.deque[bytes] = collections.deque()
         self._waiting = 0
         self._head_size = 0
+        self._trailing = 0
         self._interim = False
         self._complete = False
         self._keeps = False
@@ -58,6 +61,8 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self.port = peer[1] if peer else 0
 
     def data_received(self, data: bytes) -> None:
         """Take a part of an answer in."""
@@ -111,8 +116,13 @@ class HttpConnection(asyncio.Protocol):
         self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header in."""
-        self._headers.append((name.lower(), value))
+        """Take a header in; what follows a body is no part of the head, and nobody asks for it."""
+        if self._status is None:
+            self._headers.append((name.lower(), value))
+        else:
+            self._trailing += len(name) + len(value)
+            if self._trailing > MAX_HEAD:
+                raise UpstreamProtocolError(f"what follows the body of an answer is longer than {MAX_HEAD} bytes")
 
     def on_headers_complete(self) -> None:
         """Take the head in."""
@@ -120,9 +130,13 @@ class HttpConnection(asyncio.Protocol):
         self._interim = _CONTINUE <= status < _FIRST and status != _SWITCHING
         if self._interim:
             return
+        if not _FIRST <= status <= _LAST:
+            raise UpstreamProtocolError(f"an answer with the status {status}")
         self._keeps = self._parser.should_keep_alive()
-        names = {name for name, _ in self._headers}
-        framed = not names.isdisjoint({b"content-length", b"transfer-encoding"})
+        codings = [value for name, value in self._headers if name == b"transfer-encoding"]
+        if any(coding.strip().lower() != b"chunked" for coding in codings):
+            raise UpstreamProtocolError("an answer with a transfer coding that was not asked for")
+        framed = bool(codings) or any(name == b"content-length" for name, _ in self._headers)
         self._until_end = not (framed or self._is_head or status in _NO_BODY)
         self._status = status
         if self._is_head:  # the parser would wait for a body

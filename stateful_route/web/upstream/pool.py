@@ -10,6 +10,8 @@ from stateful_route.web.upstream.connection import HttpConnection
 
 # Seconds for which a connection is kept: less than the 5 s of uvicorn and Node, which close it while we send else.
 _KEPT_FOR = 3.0
+# Seconds for which one is kept for a request that cannot go twice: gunicorn closes them after 2 s, others after 1 s.
+_YOUNG_FOR = 0.5
 _MOST_KEPT = 256
 
 
@@ -24,21 +26,24 @@ class Pool:
         self._free: collections.deque[tuple[float, HttpConnection]] = collections.deque()
         self._closed = False
 
-    async def connection(self) -> HttpConnection:
-        """Return a connection that nobody else has.
+    async def connection(self, *, may_be_old: bool = True) -> HttpConnection:
+        """Return a connection that nobody else has; ``may_be_old`` is whether the server may close it just now.
 
         Raises:
             UpstreamLostError: if the server is not reached; nothing was sent.
 
         """
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time()
         while self._free:
-            since, connection = self._free.pop()
-            if loop.time() - since > _KEPT_FOR:
-                self.drop()  # it is the youngest
-                connection.close()
-            elif connection.is_open:
-                return connection
+            since, connection = self._free[-1]  # the youngest
+            if now - since > _KEPT_FOR:
+                self.drop()
+            elif not may_be_old and now - since > _YOUNG_FOR:
+                break
+            else:
+                self._free.pop()
+                if connection.is_open:
+                    return connection
         return await self.connect()
 
     async def connect(self) -> HttpConnection:
@@ -58,10 +63,15 @@ class Pool:
 
     def give_back(self, connection: HttpConnection) -> None:
         """Keep a connection that was finished for the next one."""
-        if self._closed or len(self._free) >= _MOST_KEPT:
+        if self._closed or len(self._free) >= _MOST_KEPT or connection.port != self.port:
             connection.close()
             return
         self._free.append((asyncio.get_running_loop().time(), connection))
+
+    def move(self, port: int) -> None:
+        """Make connections to another port from now on."""
+        self.drop()
+        self.port = port
 
     def close(self) -> None:
         """Close what is free, and keep nothing from now on."""

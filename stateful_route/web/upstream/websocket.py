@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket
+from stateful_route.web.upstream.head import connection_options, target_of
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Receive, Send
@@ -24,7 +26,12 @@ _NOT_TAKEN = frozenset(
     | {"sec-websocket-extensions", "transfer-encoding"}
 )
 _ABNORMAL, _NO_STATUS, _LEAST, _MOST = 1006, 1005, 1000, 5000
-_NORMAL = 1000
+_NOT_TO_SEND = frozenset({1004, _NO_STATUS, _ABNORMAL, 1015})
+_NORMAL, _GOING_AWAY = 1000, 1001
+_CLOSE_WITHIN = 2.0
+# Messages that wait for a slow client: each may be long.
+_MOST_WAITING = 4
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?")
 
 
 async def carry_websocket(host: str, port: int, scope: Message, receive: Receive, send: Send) -> None:
@@ -34,33 +41,48 @@ async def carry_websocket(host: str, port: int, scope: Message, receive: Receive
         UpstreamLostError: if the app was not reached, or was lost before it has accepted.
 
     """
-    from websockets.asyncio.client import connect  # noqa: PLC0415 - an extra
-    from websockets.exceptions import InvalidHandshake, InvalidStatus  # noqa: PLC0415 - the same
+    from websockets.exceptions import InvalidHandshake, InvalidStatus  # noqa: PLC0415 - an extra
 
     assert (await receive())["type"] == "websocket.connect"  # noqa: S101 - as ASGI says
     try:
-        upstream = await connect(
-            _uri(scope),
-            host=host,
-            port=port,
-            additional_headers=_headers(scope),
-            subprotocols=scope.get("subprotocols") or None,
-            compression=None,
-            max_size=MAX_MESSAGE,
-            ping_interval=None,  # the web server in front does so
-            proxy=None,
-            user_agent_header=None,
-        )
+        upstream = await _connected(host, port, scope)
     except InvalidStatus as error:
         await _deny(error.response, scope, send)
         return
     except (OSError, InvalidHandshake) as error:
         raise UpstreamLostError(f"the app is not reached: {error}", sent=False) from error
-    accept: Message = {"type": "websocket.accept", "subprotocol": upstream.subprotocol}
-    response = upstream.response
-    accept["headers"] = [] if response is None else _taken(response.headers)
-    await send(accept)
-    await _Relay(upstream, receive, send).run()
+    try:
+        accept: Message = {"type": "websocket.accept", "subprotocol": upstream.subprotocol}
+        response = upstream.response
+        accept["headers"] = [] if response is None else _taken(response.headers)
+        await send(accept)
+        await _Relay(upstream, receive, send).run()
+    finally:
+        upstream.transport.abort()
+
+
+async def _connected(host: str, port: int, scope: Message) -> Any:
+    from websockets.asyncio.client import connect  # noqa: PLC0415 - an extra
+
+    class Connect(connect):
+        """One that follows no redirect: that is for the client."""
+
+        def process_redirect(self, exc: Exception) -> Exception | str:
+            return exc
+
+    return await Connect(
+        _uri(scope),
+        host=host,
+        port=port,
+        additional_headers=_headers(scope),
+        subprotocols=scope.get("subprotocols") or None,
+        compression=None,
+        max_size=MAX_MESSAGE,
+        max_queue=_MOST_WAITING,
+        ping_interval=None,  # the web server in front does so
+        proxy=None,
+        user_agent_header=None,
+    )
 
 
 class _Relay:
@@ -76,33 +98,36 @@ class _Relay:
         take = asyncio.ensure_future(self._take())
         try:
             await asyncio.wait([pump, take], return_when=asyncio.FIRST_COMPLETED)
-            if take.done():
-                await cancel_and_wait(pump)  # granian does not both receive and close
-                await self._end()
-            else:
+            if not take.done():
                 await cancel_and_wait(take)
                 pump.result()
+                return
+            await cancel_and_wait(pump)  # granian does not both receive and close
+            ended = take.result()
+            if ended is not None:
+                await close_websocket(self._send, *ended)
         finally:
             await cancel_and_wait(pump, take)
-            self._upstream.transport.abort()
 
-    async def _end(self) -> None:
-        """Tell the client that the app has closed, or is gone."""
-        code, reason = self._upstream.close_code, self._upstream.close_reason
-        if code in {None, _ABNORMAL}:
-            await close_websocket(self._send, SERVICE_RESTART, "the app of this connection is gone")
-        else:
-            await close_websocket(self._send, _NORMAL if code == _NO_STATUS else code, reason or "")
-
-    async def _take(self) -> None:
+    async def _take(self) -> tuple[int, str] | None:
+        """Pass on what the app sends; return how it has ended, or ``None`` if the client has."""
         from websockets.exceptions import ConnectionClosed  # noqa: PLC0415 - an extra
 
-        with contextlib.suppress(ConnectionClosed):
-            while True:
+        while True:
+            try:
                 message = await self._upstream.recv()
-                event: Message = {"type": "websocket.send"}
-                event["text" if isinstance(message, str) else "bytes"] = message
+            except ConnectionClosed as error:
+                # of the app, or ours about what cannot be read, such as a message that is too long
+                close = error.rcvd or error.sent
+                if close is None:
+                    return SERVICE_RESTART, "the app of this connection is gone"
+                return (_NORMAL if close.code == _NO_STATUS else close.code), close.reason
+            event: Message = {"type": "websocket.send"}
+            event["text" if isinstance(message, str) else "bytes"] = message
+            try:
                 await self._send(event)
+            except OSError:  # so ASGI says that the client is gone
+                return None
 
     async def _pump(self) -> None:
         from websockets.exceptions import ConnectionClosed  # noqa: PLC0415 - an extra
@@ -110,30 +135,36 @@ class _Relay:
         while True:
             event = await self._receive()
             if event["type"] == "websocket.disconnect":
-                code = event.get("code") or _NORMAL
-                valid = _LEAST <= code < _MOST and code not in {_NO_STATUS, _ABNORMAL, 1004, 1015}
-                async with asyncio.timeout(2.0):
-                    await self._upstream.close(code if valid else 1001, event.get("reason") or "")
+                await self._close(event.get("code") or _NO_STATUS, event.get("reason") or "")
                 return
             text = event.get("text")
             with contextlib.suppress(ConnectionClosed):  # who takes is told
                 await self._upstream.send(text if text is not None else bytes(event.get("bytes") or b""))
 
+    async def _close(self, code: int, reason: str) -> None:
+        """Close as the client has; if it was lost, then the app loses it too."""
+        if code == _ABNORMAL:
+            return
+        if code == _NO_STATUS:
+            code = _NORMAL
+        valid = _LEAST <= code < _MOST and code not in _NOT_TO_SEND
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                await self._upstream.close(code if valid else _GOING_AWAY, reason)
+
 
 def _uri(scope: Message) -> str:
-    host = next((value for name, value in scope["headers"] if name == b"host"), b"localhost")
-    raw = scope.get("raw_path") or scope["path"].encode()
-    query = scope.get("query_string") or b""
-    target = raw + (b"?" + query if query else b"")
-    return f"ws://{host.decode('latin-1')}{target.decode('latin-1')}"
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    return f"ws://{host if _HOST.fullmatch(host) else 'localhost'}{target_of(scope).decode('latin-1')}"
 
 
 def _headers(scope: Message) -> list[tuple[str, str]]:
     """Return what the client has sent, but for what is of its connection."""
+    not_sent = _NOT_SENT | connection_options(scope["headers"])
     kept = [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in scope["headers"]
-        if name not in _NOT_SENT and not name.startswith(b"sec-websocket-")
+        if name not in not_sent and not name.startswith(b"sec-websocket-")
     ]
     kept.append(("x-forwarded-proto", scope.get("scheme", "ws").replace("ws", "http")))
     if scope.get("client"):

@@ -29,7 +29,7 @@ _CLI = [sys.executable, "-m", "stateful_route.cli"]
 def found(name: str) -> str | None:
     """Return the path of a program: of ``TEST_CADDY`` and the like, on the PATH, or beside the Python that runs."""
     named = os.environ.get(f"TEST_{name.upper()}")
-    return named or shutil.which(name) or shutil.which(name, path=str(_BESIDE_PYTHON))
+    return named or shutil.which(name) or shutil.which(name, path=f"{_BESIDE_PYTHON}:/usr/sbin")
 
 
 @attrs.frozen
@@ -116,12 +116,12 @@ def _nginx(text: str, folder: Path) -> list[str]:
     (folder / "nginx.conf").write_text(text.replace("http {\n", f"http {{\n    access_log off;\n{temporary}"))
     rights = "user root;" if os.geteuid() == 0 else ""  # else its workers could not write into the folder
     own = f"daemon off; pid {folder}/pid; error_log stderr warn; {rights}"
-    return ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
+    return [found("nginx") or "nginx", "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
 
 
 def _haproxy(text: str, folder: Path) -> list[str]:
     (folder / "haproxy.cfg").write_text(text)
-    return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+    return [found("haproxy") or "haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
 
 
 def _caddy(text: str, folder: Path) -> list[str]:

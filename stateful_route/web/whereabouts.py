@@ -22,7 +22,7 @@ _LOOK = 0.02
 _NOT_THERE = frozenset({MOVED, FULL})
 
 
-class Locator:
+class Whereabouts:
     """Asks the client driver, and this process, if it serves uids itself."""
 
     def __init__(self, rooms: ServiceView, refresh: float, *, restores: bool) -> None:

@@ -1,0 +1,254 @@
+"""How ``stateful-route run`` starts and ends its app, and with which words and exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.waiting import eventually
+from tests.web.clients import NoAnswerError, ask
+from tests.web.replicas import free_port
+from tests.web.runs import child_of, gone, kill
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.web.runs import Runs
+
+for name in ("uvicorn", "httptools", "websockets"):
+    pytest.importorskip(name)
+
+
+# What is wrong --------------------------------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[list[str], int, str]] = {
+    "no such command": (["--", "/no/such/command"], 127, "'/no/such/command' cannot be started: No such file"),
+    "not executable": (["--", "/etc/passwd"], 126, "'/etc/passwd' cannot be started: Permission denied"),
+    "ends at once": (["--", sys.executable, "-c", "import sys; sys.exit(7)"], 7, "ended with exit status 7 before"),
+    "ends well": (["--", sys.executable, "-c", ""], 1, "ended with exit status 0 before it served"),
+    "killed": (["--", "sh", "-c", "kill -9 $$"], 137, "ended with SIGKILL before it served"),
+    "never listens": (["--start-timeout", "0.3", "--", "sleep", "60"], 1, "did not answer on port"),
+    "a bad uid": (["--uid", "kookie:sid", "--", "true"], 2, "kookie:sid"),
+    "no uid": (["--uid", "query:", "--", "true"], 2, "query:"),
+    "a cookie without a secret": (["--uid", "signed-cookie:sr", "--", "true"], 2, "secret"),
+    "a bad service": (["--service", "", "--", "true"], 2, "service"),
+    "a bad address": (["--host", "192.0.2.1", "--", "true"], 2, "cannot listen on 192.0.2.1 port"),
+    "a bad patience": (["--patience", "-1", "--", "true"], 2, "patience"),
+    "a bad URL": (["--redis", "http://x", "--", "true"], 2, "url"),
+    "no secret file": (["--secret-file", "/no/such/file", "--", "true"], 2, "--secret-file /no/such/file"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_wrong(runs: Runs, name: str) -> None:
+    """What is wrong is said in one line, and ends it with the status that is documented."""
+    arguments, status, words = WRONG[name]
+    at = arguments.index("--")
+    run = runs.launch(*arguments[:at], command=arguments[at + 1 :])
+    code, lines = await runs.ended(run)
+
+    assert status == code, lines
+    assert 1 == len(lines), lines
+    assert words in lines[0]
+
+
+async def test_no_redis_configured(runs: Runs) -> None:
+    """Without a URL of Redis nothing is started."""
+    run = runs.launch(STATEFUL_ROUTE_URL="")
+    code, lines = await runs.ended(run)
+
+    assert 2 == code
+    assert 1 == len(lines), lines
+    assert [] == runs.replicas.events("started")
+
+
+@pytest.mark.timeout(90)
+async def test_redis_away_at_the_start(runs: Runs) -> None:
+    """If Redis is not reached for ten seconds it ends, and the app with it; what it says is no traceback."""
+    run = runs.launch(STATEFUL_ROUTE_URL=f"redis://127.0.0.1:{free_port()}")
+    started = await runs.replicas.noted("started")
+    code, lines = await runs.ended(run, 40)
+
+    assert 3 == code, lines
+    assert "Traceback" not in run.text()
+    assert gone(started["pid"])
+
+
+async def test_a_port_that_is_taken(runs: Runs) -> None:
+    """A port that somebody has is found before the app is started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        run = runs.launch(port=taken.getsockname()[1])
+        code, lines = await runs.ended(run)
+
+    assert 2 == code
+    assert "Address already in use" in lines[0]
+    assert 1 == len(lines)
+    assert [] == runs.replicas.events("started")
+
+
+async def test_another_secret(runs: Runs) -> None:
+    """One that has another secret than those that run does not start."""
+    await runs.start(1, STATEFUL_ROUTE_SECRET="a" * 32)
+    run = runs.launch(STATEFUL_ROUTE_SECRET="b" * 32)
+    code, lines = await runs.ended(run)
+
+    assert 2 == code
+    assert "secret" in lines[-1]
+
+
+# How it ends ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("restart", "how", "status"),
+    [
+        ("never", "7", 7),
+        ("never", "0", 0),
+        ("never", "kill", 137),
+        ("on-failure", "0", 0),
+        ("on-failure", "7", None),
+        ("on-failure", "kill", None),
+        ("always", "0", None),
+    ],
+)
+async def test_the_app_ends(runs: Runs, restart: str, how: str, status: int | None) -> None:
+    """With the app it ends, with its status, or another one is started that takes its place."""
+    (run,) = await runs.start(1, "--restart", restart)
+    first = child_of(run)
+    if how == "kill":
+        kill(first)
+    else:
+        with contextlib.suppress(NoAnswerError):
+            assert 502 == (await ask(run.port, f"/die?status={how}", "POST")).status
+    if status is not None:
+        assert status == await run.ended()
+        return
+    answer = await ask(run.port, "/count?uid=a")
+
+    assert 200 == answer.status
+    assert first != answer.json()["pid"]
+    assert run.running
+
+
+async def test_the_next_start_fails(runs: Runs, tmp_path: Path) -> None:
+    """One that cannot be started again is tried until it can."""
+    flag = tmp_path / "flag"
+    (run,) = await runs.start(1, child=[f"once={flag}"])
+    kill(child_of(run))
+    await eventually(lambda: len(runs.replicas.events("started")) > 3)
+    assert run.running
+    flag.unlink()
+    answer = await ask(run.port, "/count?uid=a")
+    if answer.status == 503:  # it was held for as long as it may be
+        answer = await ask(run.port, "/count?uid=a")
+
+    assert 200 == answer.status
+
+
+async def test_a_fixed_port(runs: Runs) -> None:
+    """With a port of its own the app is started again there."""
+    number = free_port()
+    (run,) = await runs.start(1, "--app-port", str(number))
+    await ask(run.port, "/count?uid=a")
+    kill(child_of(run))
+    answer = await ask(run.port, "/count?uid=a")
+
+    assert 200 == answer.status
+    assert {number} == {event["port"] for event in runs.replicas.events("started")}
+    assert {str(number)} == {event["env"] for event in runs.replicas.events("started")}
+
+
+async def test_what_is_left_of_the_app(runs: Runs) -> None:
+    """What an app has started and leaves behind is killed before the next one is started."""
+    (run,) = await runs.start(1, child=["family=yes"])
+    left = runs.replicas.events("family")[0]["child"]
+    kill(child_of(run))
+    await eventually(lambda: gone(left))
+    await eventually(lambda: len(runs.replicas.events("family")) == 2)
+    run.send(signal.SIGTERM)
+    assert 0 == await run.ended()
+
+    assert gone(runs.replicas.events("family")[1]["child"])
+
+
+async def test_the_supervisor_is_killed(runs: Runs) -> None:
+    """The app ends with a supervisor that is killed."""
+    (run,) = await runs.start(1)
+    child = child_of(run)
+    kill(run.pid)
+    await eventually(lambda: gone(child))
+
+    assert -signal.SIGKILL == await run.ended()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("term", ["0", "5", "ignored"])
+async def test_told_to_end(runs: Runs, number: signal.Signals, term: str) -> None:
+    """The app gets SIGTERM, and SIGKILL if that does not help; the status is 0, whatever its own is."""
+    (run,) = await runs.start(1, "--stop-timeout", "1", child=[f"term={term}"])
+    child = child_of(run)
+    assert (await ask(run.port, "/count?uid=a")).status == 200
+    run.send(number)
+    if number is signal.SIGTERM:
+        run.send(number)
+    code, lines = await runs.ended(run, 10)
+
+    assert 0 == code, lines
+    assert gone(child)
+    assert 1 == len(runs.replicas.events("term"))
+    assert "Traceback" not in run.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("what", ["the start", "a restart"])
+async def test_told_to_end_meanwhile(runs: Runs, number: signal.Signals, what: str, tmp_path: Path) -> None:
+    """A signal ends it also while the app starts, or is started again."""
+    if what == "the start":
+        run = runs.launch(child=["late=never", "term=0"])
+        await runs.replicas.noted("started")
+    else:
+        (run,) = await runs.start(1, child=[f"once={tmp_path / 'flag'}"])
+        kill(child_of(run))
+        await eventually(lambda: len(runs.replicas.events("started")) > 2)
+    run.send(number)
+    code, lines = await runs.ended(run, 10)
+
+    assert 0 == code, lines
+    assert all(gone(event["pid"]) for event in runs.replicas.events("started"))
+
+
+async def test_a_stopped_app_is_killed(runs: Runs) -> None:
+    """An app that stands still ends too."""
+    (run,) = await runs.start(1, "--stop-timeout", "0.5")
+    child = child_of(run)
+    os.kill(child, signal.SIGSTOP)
+    run.send(signal.SIGINT)
+
+    assert 0 == await run.ended(10)
+    assert gone(child)
+
+
+async def test_other_signals(runs: Runs) -> None:
+    """SIGHUP goes on to the app, and ends nothing."""
+    (run,) = await runs.start(1)
+    run.send(signal.SIGHUP)
+    await runs.replicas.noted("hup")
+
+    assert run.running
+    assert (await ask(run.port, "/count?uid=a")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/events"])
+async def test_health(runs: Runs, path: str) -> None:
+    """With a path of health it serves once the head of the answer says so."""
+    (run,) = await runs.start(1, "--health", path, child=["late=0.3"])
+
+    assert (await ask(run.port, "/count?uid=a")).status == 200
