@@ -27,3 +27,6 @@ lingering = StickyMiddleware(Counting(saves=False), service="count", uid=_sessio
 
 _saving = Counting(saves=True)
 handing_off = StickyMiddleware(_saving, service="count", uid=_session, hand_off=_saving.save)
+
+_carrying = Counting(saves=False)
+travelling = StickyMiddleware(_carrying, service="count", uid=_session, hand_off=_carrying.pack, adopt=_carrying.adopt)

@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.cli.directory import add_directory, add_listening, add_service, secret_of, sources_of
+from stateful_route.cli.directory import add_directory, add_listening, add_proxies, add_service, secret_of, sources_of
 from stateful_route.cli.ending import need
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
     )
     add_service(parser)
     add_listening(parser, "0.0.0.0", 8000)  # noqa: S104 - a balancer is for others
+    add_proxies(parser)
     add_directory(parser)
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on that port; 1 by default")
     restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stateful_route.cli.decide import PORT, add_service, cookie_secrets
+from stateful_route.cli.decide import PORT
+from stateful_route.cli.directory import add_service, cookie_secrets
 from stateful_route.errors import ConfigError
 
 _NAMES = "nginx", "haproxy", "haproxy-lua", "envoy", "caddy", "traefik"

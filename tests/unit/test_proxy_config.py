@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -124,7 +125,7 @@ def test_what_cannot_be_kept() -> None:
         ("address", ["--address", "{nothing}:80"]),
         ("redis", ["--redis", ""]),
         ("patience", ["--patience", "nan"]),
-        ("secret", ["--secret", "short"]),
+        ("secret", ["--secret-file", os.devnull]),
         ("SignedCookie.secrets", ["--uid", "signed-cookie:sr"]),
     ],
 )
@@ -147,7 +148,7 @@ def test_decide_needs_its_extra(capsys: pytest.CaptureFixture[str], monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     status = main(["decide", "--service", "room", "--uid", UID])
 
-    assert (2, True) == (status, "stateful-route[proxy]" in capsys.readouterr().err)
+    assert (2, True) == (status, "stateful-route[gateway]" in capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "x"])
