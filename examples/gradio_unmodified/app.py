@@ -1,4 +1,4 @@
-"""A Gradio app as Gradio's own guide has it, without a word about us: what ``gr.State`` holds is in one process's memory.
+"""A Gradio app without a word about us: what ``gr.State`` holds is in the memory of one process.
 
 stateful-route run --service notes \
     --uid query:session_hash,json-body:/session_hash,path:/gradio_api/heartbeat/{uid} \

@@ -25,6 +25,8 @@ NAMES = [
     ("mcp_server", 1),
     ("gradio_app", 0),
     ("worker_pool", 0),
+    ("node_room", 0),
+    ("gradio_unmodified", 0),
 ]
 
 
