@@ -28,6 +28,7 @@ from stateful_route.errors import (
     PodFullError,
     RoutingError,
     StatefulRouteError,
+    StateRefusedError,
     StoreError,
     StoreProtocolError,
     StoreTimeoutError,
@@ -64,12 +65,14 @@ from stateful_route.server.load.sources import (
     WeighedLoad,
 )
 from stateful_route.server.ownership import Ownership
+from stateful_route.server.parcels import Adopt, Parcel, StateCarrier, StateReceiver, Verdict
 from stateful_route.server.rebalance import Movable
 from stateful_route.server.signals import drain_on_signal
 from stateful_route.store.protocol import Store
 
 __all__ = [
     "Absent",
+    "Adopt",
     "ApplicationLoad",
     "BaseConfig",
     "BatchError",
@@ -99,6 +102,7 @@ __all__ = [
     "NotReplicatedError",
     "Outcome",
     "Ownership",
+    "Parcel",
     "PlacementStrategy",
     "PodFacts",
     "PodFullError",
@@ -116,7 +120,10 @@ __all__ = [
     "ServerInfo",
     "ServiceView",
     "SmoothedLoad",
+    "StateCarrier",
     "StateObj",
+    "StateReceiver",
+    "StateRefusedError",
     "StatefulRoute",
     "StatefulRouteError",
     "StatefulRouteForClientDriver",
@@ -128,6 +135,7 @@ __all__ = [
     "StoreUnavailableError",
     "Target",
     "There",
+    "Verdict",
     "Wait",
     "WaitingTasks",
     "WeighedLoad",

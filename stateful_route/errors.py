@@ -16,7 +16,8 @@
        +- NoRoutablePodError               no pod may take the uid
        +- NoCapacityError                  pods may, and all of them are full
        +- NotOwnerError                    another pod owns the uid
-          +- PodFullError                  this pod has no room for it
+       |  +- PodFullError                  this pod has no room for it
+       +- StateRefusedError                a pod does not take the state of a uid, which another one has sent
 
 An expected "no" (a refused claim, a link that is absent) is a value, not an error.
 """
@@ -254,6 +255,22 @@ class NotOwnerError(RoutingError):
         self.uid = uid
         self.pod_index = pod_index
         self.epoch = epoch
+
+
+class StateRefusedError(RoutingError):
+    """A pod does not take the state of a uid that another one has sent: that has the uid still.
+
+    Attributes:
+        uid: the uid.
+        why: why not.
+
+    """
+
+    def __init__(self, uid: str, why: str) -> None:
+        """Name the uid, and say why."""
+        super().__init__(f"the state of {_shown(uid)} is not taken: {why}")
+        self.uid = uid
+        self.why = why
 
 
 class PodFullError(NotOwnerError):

@@ -228,6 +228,8 @@ class LinkChange:
         previous: who held it before, if the owner or its incarnation changed.
         ended: of a claim, the epoch of the link before that was released, removed, taken over or lost, if there was one
             of late; see ``ENDED_TENURE_SECONDS``.
+        move: of a claim that finds the link of its own life, the name of the move by which it came to it, if one did
+            of late.
 
     """
 
@@ -235,6 +237,7 @@ class LinkChange:
     link: Link | None
     previous: PreviousOwner | None = None
     ended: int | None = attrs.field(default=None, eq=False)
+    move: str | None = attrs.field(default=None, eq=False)
 
     @property
     def done(self) -> bool:
@@ -266,6 +269,7 @@ class PodReport(_json.JsonForm):
         version: what revision of the application it runs.
         reclaiming: whether it still claims again what it owned before the store lost it.
         draining: whether it gives up all that it owns, without a word for each uid: nobody caches its links.
+        adopts: whether it takes the states of uids that other pods send.
 
     """
 
@@ -280,6 +284,7 @@ class PodReport(_json.JsonForm):
     version: str | None = _optional_text()
     reclaiming: bool = attrs.field(default=False, validator=is_bool)
     draining: bool = attrs.field(default=False, validator=is_bool)
+    adopts: bool = attrs.field(default=False, validator=is_bool)
 
 
 @attrs.frozen(kw_only=True)

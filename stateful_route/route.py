@@ -14,6 +14,7 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.lives import check_life
 from stateful_route.server.driver import ServerDriver
+from stateful_route.server.parcels import MAX_STATE
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.base import check_client, connections_of
 from stateful_route.store.transport.topology import Limits, check_url, open_url
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from stateful_route.models import ServerInfo
     from stateful_route.server.hand_over import HandOff
     from stateful_route.server.load.sources import LoadSource
+    from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
     from stateful_route.store.transport.base import RedisClient
@@ -126,6 +128,9 @@ class StatefulRoute:
         load_source: LoadSource | None = None,
         hand_off: HandOff | None = None,
         movable: Movable | None = None,
+        adopt: Adopt | None = None,
+        carrier: StateCarrier | None = None,
+        max_state: int = MAX_STATE,
     ) -> ServerDriver:
         """Return a server driver for that pod, by default for the one that the config names; not started yet.
 
@@ -135,11 +140,17 @@ class StatefulRoute:
             hand_off: called with each uid, and awaited, before it is released, when the pod drains or lets links go: 64
                 at a time, once each. A plain function has to be quick, as the event loop stands still meanwhile.
             movable: names uids that may go to another pod, for the setting ``rebalance``.
+            adopt: called with a uid, the bytes that ``hand_off`` has returned in another pod, and the epoch at which
+                this pod will own the uid: before it does. With it states travel.
+            carrier: carries them from pod to pod; one for each driver.
+            max_state: how many bytes a state may have to travel; more are not sent, and the uid is released.
 
         Raises:
-            InvalidArgumentError: if ``load_source``, ``hand_off`` or ``movable`` cannot be called as they are.
+            InvalidArgumentError: if ``load_source``, ``hand_off``, ``movable`` or ``adopt`` cannot be called as they
+                are; if ``max_state`` is no int from 0.
             ConfigError: if no pod is given and the config does not name one; if CPU is to be measured without psutil;
-                if ``rebalance`` is set and there is no ``movable``; or if ``call_deadline`` is above half of the lease.
+                if ``rebalance`` is set and there is no ``movable``; if ``adopt`` is given without ``hand_off`` or
+                ``carrier``; or if ``call_deadline`` is above half of the lease.
             LifecycleError: if the store is not open.
 
         """
@@ -152,6 +163,9 @@ class StatefulRoute:
                 load_source=load_source,
                 hand_off=hand_off,
                 movable=movable,
+                adopt=adopt,
+                carrier=carrier,
+                max_state=max_state,
             )
         )
 

@@ -49,7 +49,7 @@ HEADINGS = (
 )
 
 _PACKAGE = "stateful_route"
-_APPS = {stateful_route.web.StickyMiddleware, stateful_route.web.StickyGateway}
+_APPS = {stateful_route.web.StickyMiddleware, stateful_route.web.StickyGateway, stateful_route.web.StickyDecide}
 _STARS = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}
 _WIDTH = 100  # of a signature
 _SECTION = re.compile(r"^(Attributes|Args|Returns|Raises):$", re.MULTILINE)

@@ -16,9 +16,11 @@ from benchmarks.cases.messages import MESSAGES
 from benchmarks.cases.miss import MISS
 from benchmarks.cases.mixed import MIXED
 from benchmarks.cases.placement import PLACEMENT
+from benchmarks.cases.proven import PROVEN
 from benchmarks.cases.runtimes import RUNTIMES
 from benchmarks.cases.services import SERVICES
 from benchmarks.cases.stall import STALL
+from benchmarks.cases.travel import TRAVEL
 from benchmarks.cases.walks import WALKS
 
 CASES = (
@@ -38,8 +40,10 @@ CASES = (
     DRAIN,
     MESSAGES,
     FAILOVER,
+    PROVEN,
     PLACEMENT,
     MIXED,
     HOP,
     LOSS,
+    TRAVEL,
 )

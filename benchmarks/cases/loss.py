@@ -52,6 +52,7 @@ FIGURES = {LOST: "sessions", FAILED: "requests", FAILED_SAFE: "requests", TWO_OW
 
 HAND_OFF = "ours, hand-off"
 LINGER = "ours, linger"
+TRAVELS = "ours, the state travels"
 
 
 @attrs.frozen
@@ -79,9 +80,10 @@ MODES = (
     Mode("HAProxy, cookie", _ALONE, "haproxy", haproxy(COOKIE)),
     Mode(LINGER, f"{_OWN}:lingering", "nginx", round_robin),
     Mode(HAND_OFF, f"{_OWN}:handing_off", "nginx", round_robin),
+    Mode(TRAVELS, f"{_OWN}:travelling", "nginx", round_robin),
 )
 
-_NONE = (Ceiling(0.0, quantile=1.0, subject=HAND_OFF),)
+_NONE = tuple(Ceiling(0.0, quantile=1.0, subject=subject) for subject in (HAND_OFF, TRAVELS))
 GOALS: Mapping[tuple[str, str], Sequence[Target]] = {
     **{(phase, figure): _NONE for phase in (RESTART, SCALE_IN, SCALE_OUT) for figure in (LOST, FAILED)},
     **{(KILL, figure): _NONE for figure in (FAILED_SAFE, TWO_OWNERS)},

@@ -58,6 +58,14 @@ class Counting:
         if count is not None and self._redis is not None:
             await self._redis.set(_key(uid), count, ex=_KEPT)
 
+    async def pack(self, uid: str) -> bytes:
+        """Return what is remembered of a session: the hand-off of a state that travels."""
+        return str(self._counts.get(uid, 0)).encode()
+
+    async def adopt(self, uid: str, data: bytes, _epoch: int) -> None:
+        """Take in what another process remembered."""
+        self._counts[uid] = int(data)
+
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.monotonic()
         uid = scope["path"].removeprefix(PATH)

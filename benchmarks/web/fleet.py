@@ -58,6 +58,10 @@ class Fleet:
         await asyncio.sleep(_TAKEN_OUT)  # what the proxy has sent there is answered
         await replica.stop()
 
+    async def retire_quietly(self) -> None:
+        """End the one that is there longest, when nobody asks any more."""
+        await self._there.pop(0).stop()
+
     async def restart(self) -> None:
         """Replace each of them by a new one, one after the other."""
         for _ in range(len(self._there)):

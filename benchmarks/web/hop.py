@@ -17,9 +17,12 @@ from benchmarks.web.apps import NAMESPACE, REDIS
 from benchmarks.web.generator import Seen, Work
 from benchmarks.web.processes import LOOPBACK
 from benchmarks.web.raw import Connection, request_bytes
+from benchmarks.web.sticky_apps import SERVICE, UIDS
+from stateful_route.web.proxies.plan import Plan
+from stateful_route.web.uids.spelled import sources_from
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Sequence
     from pathlib import Path
 
     from benchmarks.web.processes import Program
@@ -30,12 +33,17 @@ HTTPX = "httpx gateway"
 HERE = "ours, where it arrived"
 SHORT = "ours, by the shortcut"
 GATEWAY = "ours, gateway"
+OWNER = "nginx, to the owner"
+DECIDE = "nginx + decide"
+KEPT = "nginx + decide, kept for 1 s"
+REPLAY = "nginx + replay"
 
 ROOMS = "/rooms/{uid}"
 LARGE = "/large?uid={uid}"
 UPLOAD = "/upload?uid={uid}"
 SOCKET = "/ws?uid={uid}"
 _WHO = "/whoami?uid={uid}"
+_FORWARDED = {"X-Sticky-Replayed": "1"}  # so that the one that does not forward does
 _UIDS = 64
 _OWN = "benchmarks.web.sticky_apps"
 _SHORTCUT = "stateful_route.web.uvicorn:StickyProtocol"
@@ -74,11 +82,7 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
     ``SUBJECT`` is a request that is forwarded by a replica that does not own its uid to the one that does; ``SHORT``
     is the same under ``uvicorn --http stateful_route.web.uvicorn:StickyProtocol``, as the gateway is.
     """
-    env = {
-        REDIS: redis,
-        "STATEFUL_ROUTE_NAMESPACE": NAMESPACE,
-        "STATEFUL_ROUTE_SECRET": secrets.token_hex(32),
-    }
+    env = _environment(redis)
     async with contextlib.AsyncExitStack() as stack:
 
         async def run(name: str, app: str, http: str = "httptools") -> Program:
@@ -111,6 +115,82 @@ async def ways(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[
         }
 
 
+@contextlib.asynccontextmanager
+async def ways_by_nginx(redis: str, folder: Path, *, uids: int = _UIDS) -> AsyncIterator[dict[str, Way]]:
+    """Run the ways on which nginx carries a request, by name; none without nginx on the PATH.
+
+    To a pod without the middleware and to one with it, which is the owner; there, after it has asked where that is; and
+    there, after another pod has said so: with ``REPLAY`` the one that is not the owner is asked first, always.
+    """
+    if proxies.missing(NGINX) is not None:
+        yield {}
+        return
+    env = _environment(redis)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def run(starting: Awaitable[Program]) -> Program:
+            return await stack.enter_async_context(processes.ending(await starting))
+
+        apps = {name: f"{_OWN}:{name.partition('-')[0]}" for name in ("sticky-a", "replaying-a", "replaying-b")}
+        apps["pod"] = "benchmarks.web.apps:registered"
+        started = [run(processes.start_app(name, app, folder, env)) for name, app in apps.items()]
+        owner, one, other, pod = await asyncio.gather(*started)
+        for program in (owner, one, other, pod):
+            await processes.until_answers(program)
+        (here,), (_, there) = await owned([owner], uids), await owned([one, other], uids)
+        decider = await run(_decider(folder, env))
+        found = {NGINX: Way(await run(_plain(folder / "to-the-pod", pod)), here, [pod])}
+        found[OWNER] = Way(await run(_plain(folder / "to-the-owner", owner)), here, [owner])
+        for name, keep in ((DECIDE, 0), (KEPT, 1)):
+            plan = _plan("decide", decider.port, [owner.address], keep)
+            entry = await run(proxies.printed_nginx(f"nginx-decide-{keep}", folder, plan))
+            found[name] = Way(entry, here, [decider, owner])
+        plan = _plan("replay", 1, [one.address, other.address])
+        entry = await run(proxies.printed_nginx("nginx-replay", folder, plan, first=one.address))
+        found[REPLAY] = Way(entry, there, [one, other])
+        yield {name: attrs.evolve(way, programs=[way.entry, *way.programs]) for name, way in found.items()}
+
+
+async def _plain(folder: Path, pod: Program) -> Program:
+    folder.mkdir()
+    nginx = proxies.Nginx(folder, keepalive=True)
+    await nginx.use([pod])
+    return nginx.program
+
+
+def _environment(redis: str) -> dict[str, str]:
+    return {
+        REDIS: redis,
+        "STATEFUL_ROUTE_NAMESPACE": NAMESPACE,
+        "STATEFUL_ROUTE_SECRET": secrets.token_hex(32),
+    }
+
+
+def _plan(mode: str, decide: int, pods: Sequence[str], keep: int = 0) -> Plan:
+    sources = sources_from(UIDS)
+    where = f"{LOOPBACK}:{decide}"
+    listen = f"{LOOPBACK}:{processes.free_port()}"
+    return Plan.checked(
+        service=SERVICE,
+        uid=UIDS,
+        sources=sources,
+        mode=mode,
+        listen=listen,
+        decide=where,
+        pods=pods,
+        hold=6.0,
+        keep=keep,
+    )
+
+
+async def _decider(folder: Path, env: dict[str, str]) -> Program:
+    port = processes.free_port()
+    command = [sys.executable, "-m", "stateful_route.cli", "decide", "--service", SERVICE, "--uid", UIDS]
+    program = await processes.start("decide", [*command, "--port", str(port)], folder, port=port, env=env)
+    await processes.until_open(program)
+    return program
+
+
 async def owned(replicas: Sequence[Program], count: int) -> list[list[str]]:
     """Return for each replica so many uids that it owns: new ones are asked for until there are enough.
 
@@ -124,7 +204,7 @@ async def owned(replicas: Sequence[Program], count: int) -> list[list[str]]:
         for number in range(count * len(replicas) * _MOST_ASKED):
             uid = f"uid-{number:06}"
             answer = await connections[number % len(replicas)].send(
-                request_bytes("GET", _WHO.format(uid=uid), LOOPBACK)
+                request_bytes("GET", _WHO.format(uid=uid), LOOPBACK, _FORWARDED)
             )
             assert answer.is_success, answer
             found.setdefault(int(answer.body), []).append(uid)

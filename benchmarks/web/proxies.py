@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 from benchmarks.web import processes
 from benchmarks.web.processes import LOOPBACK
 from benchmarks.web.raw import Connection, RawError, request_bytes
+from stateful_route.web.proxies import PRINTERS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from benchmarks.web.processes import Program
+    from stateful_route.web.proxies.plan import Plan
 
 _APPLIED = 10.0
 _STEP = 0.02
@@ -191,6 +193,39 @@ class Nginx:
         """Its process."""
         assert self._program is not None
         return self._program
+
+
+async def printed_nginx(name: str, folder: Path, plan: Plan, *, first: str = "") -> Program:
+    """Start nginx with one worker and the configuration that ``stateful-route proxy-config`` prints.
+
+    With ``first`` it begins at that pod, always.
+    """
+    own = folder / name
+    own.mkdir()
+    kinds = "client_body", "proxy", "fastcgi", "uwsgi", "scgi"
+    paths = "".join(f"    {kind}_temp_path {own}/{kind};\n" for kind in kinds)
+    text = PRINTERS["nginx", plan.mode](plan)
+    for printed, benchmarked in (
+        ("worker_processes auto;", "worker_processes 1; worker_rlimit_nofile 20000;"),
+        ("worker_connections 4096;", "worker_connections 10000;"),
+        ("http {\n", f"http {{\n    access_log off;\n    keepalive_requests 1000000000;\n{paths}"),
+    ):
+        assert printed in text
+        text = text.replace(printed, benchmarked)
+    text = text.replace("/dev/shm/stateful_route", str(own / "kept"))  # noqa: S108 - it is not that folder which is used
+    if first:
+        text = "".join(
+            line
+            for line in text.splitlines(keepends=True)
+            if not line.startswith("        server ") or f" {first} " in line
+        )
+    (own / "nginx.conf").write_text(text, encoding="utf-8")
+    rights = "user root;" if os.geteuid() == 0 else ""
+    command = ["nginx", "-p", str(own), "-e", str(own / "error.log"), "-c", str(own / "nginx.conf")]
+    command += ["-g", f"daemon off; pid {own}/pid; error_log {own}/error.log warn; {rights}"]
+    program = await processes.start(name, command, folder, port=plan.listen_port, env={})
+    await processes.until_open(program)
+    return program
 
 
 class HAProxy:

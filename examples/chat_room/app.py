@@ -1,4 +1,4 @@
-"""A chat room in memory: its members are WebSockets of one process, its history is a list there.
+"""A chat room in memory: its members are WebSockets of one process, its history is a list there, and nowhere else.
 
 STICKY=1 STATEFUL_ROUTE_URL=redis://127.0.0.1 uvicorn app:app --port 8001   # and more of them, behind a round robin
 """
@@ -10,28 +10,28 @@ import json
 import os
 from typing import Any
 
-import redis.asyncio
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 
 STICKY = os.environ.get("STICKY", "1") == "1"  # "0": without, to see what is lost
 
 app = FastAPI()
-database = redis.asyncio.from_url(os.environ.get("STATEFUL_ROUTE_URL", "redis://127.0.0.1"))
 
 
 class Room:
     """What a process has of a room.
 
     Attributes:
-        right: the right to the room under which this process put it into memory.
+        epoch: of the right to the room under which this process put it into memory.
+        right: that right, once a request has shown it.
         history: what was said.
         members: who hears what is said.
 
     """
 
-    def __init__(self, right: Any, history: list[dict[str, str]]) -> None:
+    def __init__(self, epoch: int, history: list[dict[str, str]]) -> None:
         """Begin without members."""
-        self.right = right
+        self.epoch = epoch
+        self.right: Any = None
         self.history = history
         self.members: set[WebSocket] = set()
 
@@ -39,37 +39,40 @@ class Room:
 rooms: dict[str, Room] = {}
 
 
-async def save(name: str) -> None:
-    """Save the history of a room; called before the room leaves this process, when its WebSockets are closed."""
-    if room := rooms.pop(name, None):
-        await database.set(f"history:{name}", json.dumps(room.history))
+async def save(name: str) -> bytes | None:
+    """Return the history of a room; called before the room leaves this process, when its WebSockets are closed."""
+    room = rooms.get(name)
+    return None if room is None else json.dumps(room.history).encode()
+
+
+async def load(name: str, data: bytes, epoch: int) -> None:
+    """Take in the history of a room that comes from another process, before this one has the room."""
+    rooms[name] = Room(epoch, json.loads(data))
 
 
 if STICKY:
     from stateful_route.web import Path, StickyMiddleware
 
-    app.add_middleware(StickyMiddleware, service="room", uid=Path("/rooms/{uid}"), hand_off=save)
+    app.add_middleware(StickyMiddleware, service="room", uid=Path("/rooms/{uid}"), hand_off=save, adopt=load)
 
 
-async def room_of(name: str, state: Any) -> Room:
-    """Return a room from memory; the first time after it came to this process, with the history that was saved."""
+def room_of(name: str, state: Any) -> Room:
+    """Return a room from memory, with the history that came along."""
     if not STICKY:
-        return rooms.setdefault(name, Room(None, []))
+        return rooms.setdefault(name, Room(0, []))
     right = state.sticky.ownership
     room = rooms.get(name)
     # Another process may have had it since it was put into memory: then what is here is old.
-    if room is None or not (right.epoch == room.right.epoch or right.resumes(room.right)):
-        saved = await database.get(f"history:{name}")
-        if rooms.get(name) is room:  # nobody else has put it there while this waited
-            rooms[name] = Room(right, json.loads(saved) if saved else [])
-    rooms[name].right = right
-    return rooms[name]
+    if room is None or not (right.epoch == room.epoch or (room.right is not None and right.resumes(room.right))):
+        room = rooms[name] = Room(right.epoch, [])
+    room.epoch, room.right = right.epoch, right
+    return room
 
 
 @app.get("/rooms/{name}")
 async def history(name: str, request: Request) -> dict[str, Any]:
     """Return what was said."""
-    room = await room_of(name, request.state)
+    room = room_of(name, request.state)
     return {"history": room.history, "pid": os.getpid()}
 
 
@@ -77,7 +80,7 @@ async def history(name: str, request: Request) -> dict[str, Any]:
 async def chat(websocket: WebSocket, name: str) -> None:
     """Tell a member what was said, and all members what the member says."""
     await websocket.accept()
-    room = await room_of(name, websocket.state)
+    room = room_of(name, websocket.state)
     room.members.add(websocket)
     try:
         await websocket.send_json({"history": room.history, "pid": os.getpid()})

@@ -89,4 +89,12 @@ EXAMPLES = (
         user=talk,
         needs=("fastapi", "websockets"),
     ),
+    Example(
+        name="chat room, nginx asks",
+        folder="chat_room",
+        title="the same, with nginx that asks `stateful-route decide` where each request goes",
+        user=talk,
+        needs=("fastapi", "httptools", "websockets"),
+        decide="path:/rooms/{uid}",
+    ),
 )

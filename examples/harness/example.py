@@ -36,6 +36,8 @@ class Example:
         needs: modules without which it is skipped.
         programs: others without which it is skipped, on the PATH.
         environment: further variables for the app.
+        decide: the uid of a request as `stateful-route decide` is told it, for an nginx that asks where each one goes;
+            empty: nginx takes the replicas in turn.
 
     """
 
@@ -52,6 +54,7 @@ class Example:
     needs: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+    decide: str = ""
 
     @property
     def path(self) -> Path:

@@ -103,7 +103,14 @@ def _uvicorn(example: Example, environment: Mapping[str, str], *options: str) ->
         _GRACEFUL,
         *options,
     ]
-    return Server(f"{example.name} at {port}", command, environment, example.path, port=port)
+    own = {**environment, "STATEFUL_ROUTE_HTTP_ADDRESS": f"127.0.0.1:{port}"}  # for nginx, if it asks
+    return Server(f"{example.name} at {port}", command, own, example.path, port=port)
+
+
+def _decider(example: Example, environment: Mapping[str, str]) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "stateful_route.cli", "decide", "--service", "room", "--uid", example.decide]
+    return Server("decide", [*command, "--restores", "--port", str(port)], environment, example.path, port=port)
 
 
 class Replicas:
@@ -113,7 +120,9 @@ class Replicas:
         """Describe them; they are not started yet."""
         self._example = example
         self._environment = environment
-        self._nginx = Nginx()
+        asks = bool(example.decide) and environment["STICKY"] == "1"
+        self._decider = _decider(example, environment) if asks else None
+        self._nginx = Nginx() if self._decider is None else Nginx(example.decide, self._decider.port)
         self._stack = AsyncExitStack()
         self._replicas: list[Server] = []
 
@@ -162,6 +171,9 @@ class Replicas:
             self._stack = stack
             # Two at a time would be faster, if the machine had the cores for it: an app may take seconds to import.
             self._replicas = [await self._started() for _ in range(REPLICAS)]
+            if self._decider is not None:
+                stack.push_async_callback(self._decider.stop)
+                await self._decider.start(_UP_BY)
             await stack.enter_async_context(self._nginx)
             await self._nginx.start([replica.port for replica in self._replicas])
             self._stack = stack.pop_all()

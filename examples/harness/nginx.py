@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from examples.harness.processes import Server, free_port
+from stateful_route.web.proxies import PRINTERS
+from stateful_route.web.proxies.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,11 +68,17 @@ def _binary() -> str | None:
     return shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
 
 
+def _user() -> str:
+    return "user root;" if os.geteuid() == 0 else ""  # its workers write into a folder of ours
+
+
 class Nginx:
     """A private nginx on a free port of the loopback; an async context manager that ends it and removes its folder."""
 
-    def __init__(self) -> None:
-        """Describe it; it is not started yet."""
+    def __init__(self, uid: str = "", decide: int = 0) -> None:
+        """Describe it; it is not started yet. With the port of who decides it asks where a request goes, by its uid."""
+        self._uid = uid
+        self._decide = decide
         self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="nginx-"))
         binary = _binary() or "nginx"
@@ -98,9 +106,28 @@ class Nginx:
         self._process.signal(signal.SIGHUP)
 
     def _write(self, ports: Sequence[int]) -> None:
+        text = self._asking(ports) if self._decide else self._round_robin(ports)
+        (self._folder / "nginx.conf").write_text(text)
+
+    def _asking(self, ports: Sequence[int]) -> str:
+        """Return what `stateful-route proxy-config nginx` prints, with what is of this folder."""
+        plan = Plan.checked(
+            service="room",
+            uid=self._uid,
+            sources=[],
+            mode="decide",
+            listen=f"127.0.0.1:{self.port}",
+            decide=f"127.0.0.1:{self._decide}",
+            pods=[f"127.0.0.1:{port}" for port in ports],
+            hold=6.0,
+        )
+        own = _CONFIG.format(user=_user(), servers="", port=0).partition("    client_max_body_size")[0]
+        printed = PRINTERS["nginx", "decide"](plan).partition("http {\n")[2]
+        return own + printed
+
+    def _round_robin(self, ports: Sequence[int]) -> str:
         servers = "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=2s;" for port in ports)
-        user = "user root;" if os.geteuid() == 0 else ""  # its workers write into a folder of ours
-        (self._folder / "nginx.conf").write_text(_CONFIG.format(user=user, servers=servers, port=self.port))
+        return _CONFIG.format(user=_user(), servers=servers, port=self.port)
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ COOKIE_SECRETS = "STATEFUL_ROUTE_COOKIE_SECRETS"
 _MOST_PORT = 65535
 _UID = """\
 where the uid of a request is, as the middleware is told: KIND:WHERE[,OPTION=VALUE...], several with commas between
-them, for example query:session_hash,cookie:sid or signed-cookie:sr,secure=no; see docs/run.md"""
+them, for example query:session_hash,cookie:sid or signed-cookie:sr,secure=no; see docs/web.md"""
 
 
 def add_service(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,10 @@ def add_listening(parser: argparse.ArgumentParser, host: str, port_number: int) 
     """Add where the command listens."""
     parser.add_argument("--host", default=host, help=f"where to listen; {host} by default")
     parser.add_argument("--port", type=port, default=port_number, metavar="N", help=f"{port_number} by default")
+
+
+def add_proxies(parser: argparse.ArgumentParser) -> None:
+    """Add whose word on the client is believed."""
     proxies = "addresses of proxies whose X-Forwarded-For and -Proto are believed; 127.0.0.1 by default, * for all"
     parser.add_argument("--forwarded-allow-ips", metavar="ADDRESSES", help=proxies)
 

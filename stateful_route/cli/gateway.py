@@ -10,16 +10,17 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.cli.directory import add_directory, add_listening, add_service, secret_of, sources_of
+from stateful_route.cli.directory import add_directory, add_listening, add_proxies, add_service, secret_of, sources_of
 from stateful_route.cli.ending import need
 
 if TYPE_CHECKING:
     from stateful_route.web.gateway import StickyGateway
 
 _DESCRIPTION = """\
-Serves HTTP and WebSockets, and has each request served by the pod that has its uid; the pods run StickyMiddleware, or
-are those of `stateful-route run`. A request without a uid goes to a pod that is chosen by load. SIGTERM and Ctrl-C end
-it once the requests have ended. Exit status 2 if a setting is wrong, 3 if it cannot start.
+Serves HTTP and WebSockets, and has each request served by the pod that has its uid. The pods run StickyMiddleware, are
+those of `stateful-route run`, or serve HTTP at what they publish or a template says (--address): these get X-Pod-Index
+and X-Link-Epoch, and answer 421 if a uid is not theirs. A request without a uid goes to a pod that is chosen by load.
+SIGTERM and Ctrl-C end it once the requests have ended. Exit status 2 if a setting is wrong, 3 if it cannot start.
 """
 _SETTINGS = "STATEFUL_ROUTE_GATEWAY"
 _BACKLOG = 4096
@@ -35,10 +36,16 @@ def add(commands: Any) -> None:
     )
     add_service(parser)
     add_listening(parser, "0.0.0.0", 8000)  # noqa: S104 - a balancer is for others
+    add_proxies(parser)
     add_directory(parser)
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on that port; 1 by default")
     restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
     parser.add_argument("--restores", action="store_true", help=restores)
+    address = (
+        "where the pods serve HTTP, with any of {host}, {pod_index} and {pod_name} in it, for example "
+        "room-{pod_index}.room:8000; by default what each pod publishes"
+    )
+    parser.add_argument("--address", metavar="TEMPLATE", help=address)
     parser.set_defaults(run=_run)
 
 
@@ -52,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
     need("gateway", "gateway", "uvicorn", "httptools", "websockets")
     import uvicorn  # noqa: PLC0415 - an extra
 
-    names = ("service", "uid", "redis", "namespace", "secret_file", "patience", "restores")
+    names = ("service", "uid", "redis", "namespace", "secret_file", "patience", "restores", "address")
     os.environ[_SETTINGS] = json.dumps({name: getattr(options, name) for name in names})
     make().check()  # what is wrong is said once, and not by each worker
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has ended
@@ -97,4 +104,5 @@ def make() -> StickyGateway:
         secret=secret_of(options),
         patience=options.patience,
         restores=options.restores,
+        address=options.address,
     )

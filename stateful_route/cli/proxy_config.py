@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stateful_route.cli.decide import PORT, add_service, cookie_secrets
+from stateful_route.cli.decide import PORT
+from stateful_route.cli.directory import add_service, cookie_secrets
 from stateful_route.errors import ConfigError
 
-_NAMES = "nginx", "haproxy", "envoy", "caddy", "traefik"
+_NAMES = "nginx", "haproxy", "haproxy-lua", "envoy", "caddy", "traefik"
 # Of `signed-cookie`, which is only read here: its secrets belong to who decides.
 _ANY_SECRET = "-" * 32
 _DESCRIPTION = """\
@@ -36,11 +37,16 @@ def add(commands: Any) -> None:
     parser.add_argument("--decide", default=f"127.0.0.1:{PORT}", metavar="ADDRESS", help=ask)
     pods = (
         "host:port of each pod, with commas, or of what balances over them: where requests go first with replay; with "
-        "decide, where they go while nobody decides (optional)"
+        "decide, where they go while nobody decides (optional; for Traefik all pods, in the order of their indexes)"
     )
     parser.add_argument("--pods", default="", metavar="ADDRESSES", help=pods)
     hold = "seconds for which a question is held, as `decide` is told; 6 by default"
     parser.add_argument("--patience", type=float, default=6.0, metavar="SECONDS", help=hold)
+    keep = (
+        "seconds, 1 to 60, for which nginx keeps an answer: for uids that are asked for many times a second; 0 by "
+        "default: it asks each time. Only with StickyMiddleware in the pods, which sends on what has moved meanwhile"
+    )
+    parser.add_argument("--keep", type=int, default=0, metavar="SECONDS", help=keep)
     parser.set_defaults(run=_run)
 
 
@@ -58,6 +64,7 @@ def _run(options: argparse.Namespace) -> int:
         decide=options.decide,
         pods=[pod for pod in options.pods.split(",") if pod],
         hold=options.patience,
+        keep=options.keep,
     )
     printer = proxies.PRINTERS.get((options.proxy, plan.mode))
     if printer is None:

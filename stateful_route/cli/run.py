@@ -14,6 +14,7 @@ import attrs
 from stateful_route.cli.directory import (
     add_directory,
     add_listening,
+    add_proxies,
     add_service,
     port,
     seconds,
@@ -58,6 +59,7 @@ def add(commands: Any) -> None:
     )
     add_service(parser)
     add_listening(parser, "0.0.0.0", 8000)  # noqa: S104 - a web server is for others
+    add_proxies(parser)
     add_directory(parser)
     parser.add_argument("--app-port", type=port, metavar="N", help="the port of the app; by default a free one")
     health = "a path of the app that answers 2xx or 3xx once it serves; by default it only has to take connections"

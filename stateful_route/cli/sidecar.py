@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -13,16 +12,12 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.cli.ending import USAGE, CommandError
 from stateful_route.config import BaseConfig
-from stateful_route.errors import StoreError
 from stateful_route.route import StatefulRoute
 from stateful_route.sidecar.folder import LivesFolder
 from stateful_route.sidecar.sidecar import Sidecar
 
 if TYPE_CHECKING:
     import argparse
-
-# Seconds between two questions that keep the connection to Redis open, so that it is there when a process ends.
-_KEEPS_OPEN = 5.0
 
 
 def add(commands: Any) -> None:
@@ -63,7 +58,6 @@ async def _watch(route: StatefulRoute, folder: Path) -> None:
     async with route:
         sidecar = Sidecar(route.end_life, LivesFolder(folder))
         watching = asyncio.create_task(sidecar.run(), name="stateful_route sidecar")
-        keeping = asyncio.create_task(_keep_open(route), name="stateful_route keeps the connection open")
 
         def leave() -> None:
             loop.add_signal_handler(signal.SIGTERM, watching.cancel)
@@ -77,11 +71,4 @@ async def _watch(route: StatefulRoute, folder: Path) -> None:
                 watching.result()
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
-            await cancel_and_wait(watching, keeping)
-
-
-async def _keep_open(route: StatefulRoute) -> None:
-    while True:
-        with contextlib.suppress(StoreError):
-            await route.store.info()
-        await asyncio.sleep(_KEEPS_OPEN)
+            await cancel_and_wait(watching)

@@ -17,6 +17,13 @@ def check_hand_off(argument: str, value: object) -> None:
     _check(argument, value, allowed, "uid", refused=(inspect.isgeneratorfunction, inspect.isasyncgenfunction))
 
 
+def check_adopt(argument: str, value: object) -> None:
+    """Refuse what cannot be called with a uid, a state and an epoch, and a generator, of which nothing would run."""
+    allowed = "a function of uid, data and epoch, async def or def, and no generator"
+    refused = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    _check(argument, value, allowed, "uid", b"", 1, refused=refused)
+
+
 def check_movable(argument: str, value: object) -> None:
     """Refuse what cannot be called with a count, and what would answer with a coroutine."""
     allowed = "a def of a count that returns uids, and no coroutine"

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from stateful_route.server.hand_over import HandOver
     from stateful_route.server.heartbeats import Heartbeats
     from stateful_route.server.reclaim import Reclaim
+    from stateful_route.server.staging import Staging
     from stateful_route.server.status import PodStatus
 
 _log = logging.getLogger("stateful_route")
+
+
+# Seconds within which what was sent here before the drain is to be adopted.
+_ARRIVE_WITHIN = 2.0
 
 
 class Drain:
@@ -37,8 +42,11 @@ class Drain:
         hand_over: HandOver,
         rebalancing: PeriodicTask | None,
         config: BaseConfig,
+        *,
+        staging: Staging,
     ) -> None:
         """Have drained nothing yet."""
+        self._staging = staging
         self._owned = hand_over.owned
         self._lease = hand_over.owned.pod_lease
         self._status = status
@@ -176,6 +184,7 @@ class Drain:
             self._status.drain()
             if not await self._announce():
                 return False
+        await self._staging.wait_empty(min(_ARRIVE_WITHIN, self._reserve))  # what comes goes on, with its state
         await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
         _log.info("%s drains: it hands %d uids over", self._lease.name, len(self._owned))
         done = (await self._hand_over.go_on(deadline - anyio.current_time())).done + self._linger.done

@@ -24,6 +24,7 @@ from stateful_route._validation import (
     check_seconds,
 )
 from stateful_route.config import BaseConfig
+from stateful_route.errors import ConfigError
 from stateful_route.models import LinkKey, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import Drain
@@ -38,9 +39,12 @@ from stateful_route.server.links import LinkCalls
 from stateful_route.server.load.sources import LoadMeter, source_of
 from stateful_route.server.operations import UidOperations
 from stateful_route.server.owned_uids import OwnedUids
+from stateful_route.server.parcels import MAX_STATE
 from stateful_route.server.rebalance import Rebalancer
 from stateful_route.server.reclaim import Reclaim
+from stateful_route.server.staging import Staging
 from stateful_route.server.status import PodStatus
+from stateful_route.server.travelling import Travelling, check_travel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from stateful_route.server.hand_over import HandOff
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.ownership import Ownership
+    from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
 
@@ -76,6 +81,9 @@ class ServerDriver(Driver):
         load_source: LoadSource | None = None,
         hand_off: HandOff | None = None,
         movable: Movable | None = None,
+        adopt: Adopt | None = None,
+        carrier: StateCarrier | None = None,
+        max_state: int = MAX_STATE,
         clock: Callable[[], float] = lease_clock,
         random: Random | None = None,
     ) -> None:
@@ -92,12 +100,17 @@ class ServerDriver(Driver):
         if it is quick: the event loop stands still meanwhile, no deadline cuts it off, and what it returns is awaited
         if it can be.
 
+        With ``adopt`` the state of a uid travels: the bytes that ``hand_off`` returns, at most ``max_state``, go to the
+        pod that gets the uid, over ``carrier``, and ``adopt`` is called there before that pod owns it.
+
         Raises:
             InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
-                generator; if ``movable`` cannot be called with a number, or is an ``async def``.
-            ConfigError: if CPU is to be weighed twice, or is to be measured without psutil; or if ``rebalance`` is set
-                and there is no ``movable``; or if ``call_deadline`` is above half of the lease; or if
-                ``max_links_is_hard`` is set and ``max_links`` is not.
+                generator; if ``movable`` cannot be called with a number, or is an ``async def``; if ``adopt`` cannot be
+                called with a uid, bytes and an epoch, or is a generator; if ``max_state`` is no int from 0.
+            ConfigError: if ``adopt`` is given without ``hand_off`` or ``carrier``, or that without it; or if CPU is
+                to be weighed twice, or is to be measured without psutil; or if ``rebalance`` is set and there is no
+                ``movable``; or if ``call_deadline`` is above half of the lease; or if ``max_links_is_hard`` is set and
+                ``max_links`` is not.
 
         """
         super().__init__()
@@ -105,6 +118,7 @@ class ServerDriver(Driver):
             check_hand_off("hand_off", hand_off)
         if movable is not None:
             check_movable("movable", movable)
+        check_travel(hand_off, adopt, carrier, max_state)
         config = BaseConfig() if config is None else config
         config.check_for_pod()
         random = Random() if random is None else random  # noqa: S311 - it spreads load
@@ -113,7 +127,7 @@ class ServerDriver(Driver):
         self._lease = PodLease(server_info, config.lease_seconds, clock)
         self._owned = OwnedUids(self._lease, care_seconds=config.heartbeat)
         self._status = PodStatus(self._owned, self._load, config)
-        self._operations = UidOperations(store, server_info, self._owned, self._status, config)
+        self._operations = UidOperations(store, server_info, self._owned, self._status, config, Staging(adopt))
         self._links = LinkCalls(store, self._operations, config)
         self._reclaim = Reclaim(self._operations, random)
         self._heartbeats = Heartbeats(store, self._owned, self._status, self._reclaim, config)
@@ -129,7 +143,11 @@ class ServerDriver(Driver):
             patience=config.listen_patience,
             random=random,
         )
-        hand_over = HandOver(self._owned, hand_off, rate=config.drain_rate)
+        self._travelling: Travelling | None = None
+        if carrier is not None:
+            self._travelling = Travelling(store, self._operations, self._status, carrier, config, random, max_state)
+        travel = None if self._travelling is None else self._travelling.travel
+        self._hand_over = hand_over = HandOver(self._owned, hand_off, rate=config.drain_rate, travel=travel)
 
         def each(period: float, name: str, action: Callable[[], Awaitable[None]]) -> PeriodicTask:
             name = f"{name} of {self._lease.name}"
@@ -141,7 +159,10 @@ class ServerDriver(Driver):
         if config.rebalance:
             rebalancer = Rebalancer(store, hand_over, movable, config, random)
             self._rebalancing = each(config.rebalance_period, "rebalancing", rebalancer.cycle)
-        self._draining = Drain(self._status, self._heartbeats, self._reclaim, hand_over, self._rebalancing, config)
+        staging = self._operations.staging
+        self._draining = Drain(
+            self._status, self._heartbeats, self._reclaim, hand_over, self._rebalancing, config, staging=staging
+        )
 
     def __repr__(self) -> str:
         server = self.server_info
@@ -242,6 +263,8 @@ class ServerDriver(Driver):
             await self._say_goodbye(self._draining.leave_by)
 
     async def _say_goodbye(self, deadline: float) -> None:
+        if self._travelling is not None:
+            await self._travelling.stop((deadline - anyio.current_time()) / 2)
         await self._beating.stop()
         await self._invalidations.stop()
         await self._caring.stop()
@@ -288,6 +311,27 @@ class ServerDriver(Driver):
             await self._draining.run(keep_until_idle)
         else:
             await self._draining.wait()  # that of stop(), which does not begin another one
+
+    async def move(self, uid: str, pod_index: int | None = None) -> bool:
+        """Let a uid go to another pod, with its state; return whether it is there.
+
+        That pod is chosen by load, or named. If ``hand_off`` fails, or no pod takes the state, this pod has the uid as
+        before. If ``hand_off`` gives ``None``, the uid is released, as its state is elsewhere; but it stays if a pod is
+        named.
+
+        Raises:
+            InvalidArgumentError: if ``uid`` is no id, or ``pod_index`` no pod index.
+            ConfigError: if the driver has no ``adopt``.
+            StoreError: if the store did not answer, and the uid was to be released.
+
+        """
+        check_id("uid", uid)
+        if pod_index is not None:
+            check_pod_index("pod_index", pod_index)
+        if self._travelling is None:
+            raise ConfigError("adopt", None, "given, and a hand_off that returns bytes: or no state can travel")
+        self._check_running()
+        return await self._hand_over.let_go(uid, pod_index)
 
     async def set_load_state(self, load_state: int) -> None:
         """See ``StatefulRouteForServerDriver``."""

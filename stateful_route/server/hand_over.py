@@ -11,27 +11,42 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 import attrs
 
-from stateful_route.errors import StoreError
+from stateful_route.errors import InvalidArgumentError, StoreError
 from stateful_route.server.fault_log import FaultLog
+from stateful_route.server.travel import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.server.ownership import Ownership
+    from stateful_route.server.travel import Travel
 
 _log = logging.getLogger("stateful_route")
 
-HandOff: TypeAlias = "Callable[[str], Awaitable[object] | None]"
+HandOff: TypeAlias = "Callable[[str], Awaitable[object] | bytes | None]"
 """What the application does with a uid before it goes to another pod: save its state, say.
 
-What it returns is awaited if it can be. A plain function runs in the event loop, which stands still meanwhile, the
-heartbeats too: it has to be quick.
+What it returns is awaited if it can be. In a pod that has an ``adopt`` too, the bytes that come of it travel to the pod
+that gets the uid; ``None`` says that there is nothing to travel. A plain function runs in the event loop, which stands
+still meanwhile, the heartbeats too: it has to be quick.
 """
 
 # Uids that are handed over at the same time. In the 20 s of a drain 10,000 uids have 0.128 s each; a pool of a hundred
 # connections, the default of httpx, has room for them, and a smaller one of a database lets the others wait.
 _AT_ONCE = 64
+
+
+@attrs.frozen
+class Packed:
+    """What a hand-off may return instead of bytes: a state, and what is called if it does not travel."""
+
+    data: bytes
+    stays: Callable[[], None]
+
+
+_STATES = bytes, bytearray, memoryview, Packed
+"""What travels, if the pod has an ``adopt``."""
 
 
 @attrs.frozen
@@ -56,9 +71,12 @@ class HandOver:
     answer is tried once more at the end.
     """
 
-    def __init__(self, owned: OwnedUids, hand_off: HandOff | None, *, rate: float) -> None:
-        """Hand off by ``hand_off``, at most ``rate`` uids a second."""
+    def __init__(
+        self, owned: OwnedUids, hand_off: HandOff | None, *, rate: float, travel: Travel | None = None
+    ) -> None:
+        """Hand off by ``hand_off``, at most ``rate`` uids a second; what that returns travels by ``travel``."""
         self.owned = owned
+        self._travel = travel
         self._hand_off = hand_off
         self._rate = rate
         # What was taken in hand and is not released, by the handle that was held then: a newer one is a new claim.
@@ -68,8 +86,8 @@ class HandOver:
         self._releases = True
         """Whether what is handed off is released; not any more once the process ends without the store."""
         self.faults = FaultLog("the hand-off of %r failed", "the hand-off of %d more uids failed")
-        self._level = logging.WARNING
-        """At which the next release that fails is logged: the first of a drain as a warning."""
+        self._level = self._lost_level = logging.WARNING
+        """At which the next release that fails, or state that cannot travel, is logged: the first as a warning."""
 
     @property
     def left(self) -> int:
@@ -79,10 +97,12 @@ class HandOver:
     def begin(self) -> None:
         """Begin a drain: what was taken in hand before may be handed off again."""
         self._taken.clear()
-        self._level = logging.WARNING
+        self._level = self._lost_level = logging.WARNING
 
-    async def let_go(self, uid: str) -> bool:
+    async def let_go(self, uid: str, to: int | None = None) -> bool:
         """Hand one uid off and release it; return whether it was released. If the hand-off fails it stays.
+
+        With ``to`` it goes to that pod, or stays.
 
         Raises:
             StoreError: if the store did not answer.
@@ -92,7 +112,7 @@ class HandOver:
         if handle is None or not self.take(handle):
             return False
         try:
-            return await self._let_go(uid, leaving=False)
+            return await self._let_go(uid, leaving=False, to=to)
         finally:
             self._taken.pop(uid, None)  # if it was cut off, the drain that did so hands it off
 
@@ -126,6 +146,8 @@ class HandOver:
             while waiting:
                 uid, due = waiting.popleft(), begin + started / self._rate
                 started += 1
+                if self._travel is not None:
+                    self._travel.pace.hurry(len(waiting), begin + deadline - clock())
                 await anyio.sleep(max(0.0, due - clock()))
                 released = await self.hand(uid)  # others add to it meanwhile
                 done += released
@@ -187,15 +209,23 @@ class HandOver:
         taken = self._taken.get(handle.uid)
         return taken is None or not (handle is taken or handle.continues(taken))
 
-    async def _let_go(self, uid: str, *, leaving: bool) -> bool:
+    async def _let_go(self, uid: str, *, leaving: bool, to: int | None = None) -> bool:
+        if self._travel is None:
+            return await self._let_go_now(uid, leaving=leaving, to=to)
+        await self._travel.wait(uid)
+        async with self._travel.pace:
+            return await self._let_go_now(uid, leaving=leaving, to=to)
+
+    async def _let_go_now(self, uid: str, *, leaving: bool, to: int | None) -> bool:
         claimed = self.owned.held(uid)
         if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
         if not claimed.is_owned():  # so may this one be: what is remembered of it may be older than that
             return leaving and await self._give_up(claimed)
+        state: object = None
         if self._hand_off is not None:
             with claimed.in_use():  # nobody else gets it before its state is there
-                error = await _call(self._hand_off, uid)
+                error, state = await _call(self._hand_off, uid, checked=self._travel is not None)
             if error is not None:
                 self.faults.note(uid, error)
                 if not leaving:
@@ -203,7 +233,44 @@ class HandOver:
         handle = self.owned.held(uid)
         if handle is None or not (handle is claimed or handle.continues(claimed)):
             return False  # lost meanwhile; what was claimed since has a turn of its own
+        if self._travel is not None and uid in self._travel:  # who asked for that was sooner
+            await self._travel.wait(uid)
+            return await self._let_go_now(uid, leaving=leaving, to=to)
+        return await self._part_with(handle, state, leaving=leaving, to=to)
+
+    async def _part_with(self, handle: Ownership, state: object, *, leaving: bool, to: int | None) -> bool:
+        """Let a uid go that was handed off, with its state if that travels; return whether it went."""
+        travels = self._travel is not None and isinstance(state, _STATES) and self._releases
+        if self._travel is not None and travels:
+            fate = await self._send_off(self._travel, handle, state, to)
+            if fate is not Fate.STAYS:
+                return fate is Fate.MOVED
+        if not leaving and (travels or to is not None):
+            return False
         return await self._give_up(handle) or not self._releases
+
+    async def _send_off(self, travel: Travel, handle: Ownership, state: Any, to: int | None) -> Fate:
+        """Let a state travel; if it does not, the uid is owned as before."""
+        data = state.data if isinstance(state, Packed) else bytes(state)
+        fate, why = Fate.STAYS, f"{len(data)} bytes are more than max_state, {travel.max_state}"
+        if len(data) <= travel.max_state:
+            fate, why = await self._go(travel, handle, data, state, to), "no pod takes it"
+        if fate is Fate.UNKNOWN:
+            self._unreleased[handle.uid] = handle
+        if fate is Fate.STAYS:
+            _log.log(self._lost_level, "the state of %r does not travel: %s", handle.uid, why)
+            self._lost_level = logging.DEBUG  # for the others
+            if isinstance(state, Packed):
+                state.stays()
+        return fate
+
+    async def _go(self, travel: Travel, handle: Ownership, data: bytes, state: Any, to: int | None) -> Fate:
+        try:
+            return await travel.go(handle, data, to=to)
+        except BaseException:  # cut off
+            if isinstance(state, Packed):
+                state.stays()
+            raise
 
     async def _give_up(self, handle: Ownership) -> bool:
         """Release the uid, or only forget it if nothing is released; return whether it was released."""
@@ -216,21 +283,27 @@ class HandOver:
         return released
 
 
-async def _call(hand_off: HandOff, uid: str) -> BaseException | None:
-    """Return what the hand-off raised, if it did: its fault with one uid must not keep the others."""
+async def _call(hand_off: HandOff, uid: str, *, checked: bool) -> tuple[BaseException | None, object]:
+    """Return what the hand-off raised, if it did, or returned: its fault with one uid must not keep the others.
+
+    With ``checked`` it is a fault if that cannot travel.
+    """
     task = asyncio.current_task()
     cancels = 0 if task is None else task.cancelling()
     try:
-        result = hand_off(uid)
+        result: object = hand_off(uid)
         if inspect.isawaitable(result):
-            await result
+            result = await result
     except asyncio.CancelledError as error:
         if task is None or task.cancelling() > cancels:
             raise
-        return error  # nobody cancelled it: something that it awaited was cancelled
+        return error, None  # nobody cancelled it: something that it awaited was cancelled
     except Exception as error:  # noqa: BLE001 - the application's
-        return _unless_cut_off(task, cancels, error)
-    return _unless_cut_off(task, cancels, None)
+        return _unless_cut_off(task, cancels, error), None
+    fault = None
+    if checked and not (result is None or isinstance(result, _STATES)):
+        fault = InvalidArgumentError("what hand_off() returned", result, "bytes, or None if nothing is to travel")
+    return _unless_cut_off(task, cancels, fault), result
 
 
 def _unless_cut_off(task: asyncio.Task[Any] | None, cancels: int, error: BaseException | None) -> BaseException | None:

@@ -14,6 +14,7 @@ from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.server.ownership import Ownership
+from stateful_route.server.staging import Staging
 from stateful_route.server.turns import Turns
 
 if TYPE_CHECKING:
@@ -39,10 +40,17 @@ class UidOperations:
     """
 
     def __init__(
-        self, store: Store, server: ServerInfo, owned: OwnedUids, status: PodStatus, config: BaseConfig
+        self,
+        store: Store,
+        server: ServerInfo,
+        owned: OwnedUids,
+        status: PodStatus,
+        config: BaseConfig,
+        staging: Staging | None = None,
     ) -> None:
-        """Have nothing in flight."""
+        """Have nothing in flight. ``staging`` has the states that other pods have sent."""
         self.owned = owned
+        self.staging = Staging(None) if staging is None else staging
         self._store = store
         self._server = server
         self._lease = owned.pod_lease
@@ -110,13 +118,56 @@ class UidOperations:
             if self._is_doubtful(uid, turn, answer):
                 claim = functools.partial(self._store.claim, self._key(uid), owner, steal_temporary=steal_temporary)
                 answer = await self._ask_again(uid, turn, began, answer, claim)
-            handle = self.owned.take_in(self, owner, uid, answer)
+            if uid in self.staging:
+                handle = await self._take_in_with_state(uid, turn, began, owner, answer)
+            else:
+                handle = self.owned.take_in(self, owner, uid, answer)
         finally:
             self._new_in_flight -= new
         if self._lease.ended or self._lease.incarnation == owner.incarnation:
             return handle
         async with within(self._deadline, "claim", since=began):
             return await self._claim_in_turn(uid, turn, began, steal_temporary=steal_temporary)
+
+    async def _take_in_with_state(
+        self, uid: str, turn: Turn, began: float, owner: PodLife, answer: LinkChange
+    ) -> Ownership:
+        """Have the state adopted that has come along with the link, if one has, before the uid is owned."""
+        staged = self.staging.that_came_along(uid, owner, answer)
+        if staged is None or answer.link is None:
+            return self.owned.take_in(self, owner, uid, answer)
+        await self.staging.adopt(staged, answer.link.epoch)
+        if self._is_overtaken(turn, answer):  # somebody moved the link on meanwhile
+            answer = await self._ask_again(uid, turn, began, answer, functools.partial(self._look, uid, owner))
+        self.staging.discard_all(uid)
+        handle = self.owned.take_in(self, owner, uid, answer)
+        self.owned.set_idle_ttl(handle, staged.parcel.idle_ttl)
+        return handle
+
+    def _look(self, uid: str, owner: PodLife) -> Awaitable[LinkChange]:
+        return self._store.claim(self._key(uid), owner)
+
+    def turn(self, uid: str) -> Turn:
+        """Return the turn of a uid, which is to be entered in the same step: for what gives it away."""
+        return self._turns.of(uid)
+
+    async def move(self, handle: Ownership, owner: PodLife, to: PodLife, name: str) -> LinkChange:
+        """Move the link of a handle to another life, within the turn of its uid.
+
+        A move that was not answered may still arrive, as a release may: whatever takes the uid here settles it first.
+        """
+        uid, epoch = handle.uid, handle.epoch or 0
+        pending = self.owned.unsure.get(uid, set())
+        self.owned.unsure[uid] = pending | {epoch}
+        announced = not self._status.drain_is_told
+        try:
+            answer = await self._store.move(self._key(uid), owner, epoch, to, name=name, announced=announced)
+        except StoreError as error:
+            if not error.maybe_applied:
+                self._keep_unsure(uid, pending)
+            raise
+        self._keep_unsure(uid, set())  # an earlier one finds another epoch, or nothing
+        return answer
 
     async def reclaim(self, uid: str) -> bool:
         """Claim a uid of an older life again; return whether there was something to claim."""
@@ -141,6 +192,8 @@ class UidOperations:
         began = asyncio.get_running_loop().time()
         async with self._in_turn(uid, "assign") as turn:
             await self._settle_releases(uid)
+            if uid in self.staging:  # it may have come with its state
+                await self._claim_in_turn(uid, turn, began)
             owner = self._lease.life()
             if owner.pod_index != pod_index:
                 message = f"this is pod {owner.pod_index} now, and not pod {pod_index}"

@@ -185,8 +185,7 @@ class OwnedUids:
             self._given_up.add(uid, handle.epoch)
             if spare:
                 self._given_up.spare(uid, handle.epoch, self.interruptions)
-        if handle.held:
-            handle.drop()
+        handle.drop()
 
     def note_released(self, uid: str, epoch: int) -> None:
         """Let no claim go on with that epoch: it is about to be released."""

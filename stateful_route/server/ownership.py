@@ -45,6 +45,7 @@ class Ownership:
         "_lease",
         "_operations",
         "_resumed",
+        "_suspended",
         "epoch",
         "full",
         "held",
@@ -102,6 +103,7 @@ class Ownership:
             self.tenure = resumed.tenure
             self._resumed = resumed._resumed | {resumed.epoch}  # noqa: SLF001 - of the same class
         self._given_up = False
+        self._suspended = False
         self._operations = operations
         self._lease = operations.owned.pod_lease
 
@@ -215,18 +217,28 @@ class Ownership:
 
     def leave_to_the_parent(self) -> None:
         """Own nothing, in a process that was forked from the one that does; nobody is told, as nothing was lost."""
-        self.held = False
+        self.held = self._suspended = False
         self.tenure.end()
 
     def pass_on(self) -> None:
         """Own nothing any more, as a newer handle goes on with the tenure: nobody is told, as nothing was lost."""
+        self.held = self._suspended = False
+
+    def suspend(self) -> None:
+        """Own nothing until it is known whether the uid has gone to another pod; nobody is told yet."""
+        self._suspended = self._suspended or self.held
         self.held = False
+
+    def resume(self) -> None:
+        """Own the uid again if it was suspended, and was not lost since."""
+        self.held = self.held or self._suspended
+        self._suspended = False
 
     def drop(self) -> None:
         """Note that the uid is lost, and tell it; only the last handle of a tenure has a say in that."""
-        if not self.held:
+        if not (self.held or self._suspended):
             return
-        self.held = False
+        self.held = self._suspended = False
         for callback in self.tenure.end():
             try:
                 callback()

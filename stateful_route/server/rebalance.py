@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
+from stateful_route.server.receivers import PodSample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
-
-# The mean of so many pods is near that of all: if the loads vary by 30 % of it, it is within 3 % of it (one sigma).
-_ENOUGH = 100
 
 # What is not owned is passed over; so many names are looked at above what the pod owns, should they never end.
 _NAMES = 1000
@@ -79,15 +77,13 @@ class Rebalancer:
         """
         if movable is None:
             raise ConfigError("rebalance", value=True, allowed="only beside movable=, which names what may go")
-        self._store = store
         self._lease = hand_over.owned.pod_lease
         self._hand_over = hand_over
         self._owned = hand_over.owned
         self._movable = movable
         self._tolerance = config.rebalance_tolerance
         self._share = config.rebalance_share
-        self._random = random
-        self._pods = 0
+        self._pods = PodSample(store, hand_over.owned.pod_lease, random)
         self._shedding = False
         self._fault: type[BaseException] | None = None
         self.moved = 0
@@ -103,7 +99,7 @@ class Rebalancer:
 
     async def _cycle(self) -> None:
         try:
-            table = await self._look()
+            table = await self._pods.read()
         except StoreError as error:
             _log.debug("no rebalancing: %s", error)
             return
@@ -113,24 +109,6 @@ class Rebalancer:
         self._shedding = count > 0
         if count:
             await self._shed(count)
-
-    async def _look(self) -> PodTable:
-        """Read the pods of the service, or of a large one this pod and some others: what it costs is bounded.
-
-        The others are drawn from as many indexes as there are living pods; a gap among them makes the sample smaller.
-        """
-        namespace, service_name = self._lease.server.namespace, self._lease.server.service_name
-        own = self._lease.pod_index
-        if self._pods > _ENOUGH and own is not None:
-            sample = {own, *self._random.sample(range(self._pods), _ENOUGH)}
-            table = await self._store.read_pods(namespace, service_name, since=None, also=tuple(sample))
-            self._pods = table.living
-            if len(table.pods) > _ENOUGH // 2:
-                return table
-        # Few pods, or their ordinals do not begin at 0 (spec.ordinals.start), or have large gaps.
-        table = await self._store.read_pods(namespace, service_name)
-        self._pods = sum(not pod.dead for pod in table.pods)
-        return table
 
     async def _shed(self, count: int) -> None:
         before = self.moved

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stateful_route.errors import InvalidArgumentError, LifecycleError
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
             """Let all uids go."""
 
 
+ONE_SIGNAL = 1.0
+"""Seconds within which a signal that is repeated is the same one."""
+
+_Handler: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
+
 # Those that no process can handle; Windows does not know them.
 _DEAF_TO = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
 
@@ -33,7 +39,9 @@ def drain_on_signal(server: Drainable, signum: int = signal.SIGTERM) -> Abstract
 
     So a web server such as uvicorn, which stops to serve at SIGTERM, goes on serving while the uids are handed over.
     Enter it inside the block of the driver, in the event loop of the main thread, after the web server has set its
-    handler; a second signal is let through at once. The driver's ``drain_deadline`` bounds the time.
+    handler; a second signal, after a second or later, is let through at once. One that comes before that is the first
+    one again: systemd, ``kill`` of a process group and uvicorn's supervisor each tell all workers. The driver's
+    ``drain_deadline`` bounds the time.
 
     Raises:
         InvalidArgumentError: if it is given no server driver, or no signal that can be handled.
@@ -52,16 +60,15 @@ def drain_on_signal(server: Drainable, signum: int = signal.SIGTERM) -> Abstract
 def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signum)
-    # A handler that was set by loop.add_signal_handler: asyncio has no public way to ask for it.
-    of_loop: Any = getattr(loop, "_signal_handlers", {}).get(signum)
+    of_loop = handler_of(loop, signum)
     draining: set[asyncio.Task[None]] = set()
-    inside = True
+    inside, began = True, 0.0
 
     def let_through() -> None:
         if not inside:
             return
         if of_loop is not None:
-            of_loop._run()  # noqa: SLF001 - as the loop would
+            of_loop[0](*of_loop[1])  # as the loop would
         elif callable(before):
             before(signum, None)
         else:
@@ -77,9 +84,12 @@ def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
             let_through()
 
     def begin() -> None:
+        nonlocal began
         if draining:
-            let_through()
+            if loop.time() - began >= ONE_SIGNAL:
+                let_through()
         else:
+            began = loop.time()
             draining.add(loop.create_task(drain()))
 
     with _handling(loop, signum, begin, of_loop):
@@ -90,14 +100,16 @@ def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handling(loop: asyncio.AbstractEventLoop, signum: int, begin: Callable[[], None], of_loop: Any) -> Iterator[None]:
+def _handling(
+    loop: asyncio.AbstractEventLoop, signum: int, begin: Callable[[], None], of_loop: _Handler | None
+) -> Iterator[None]:
     """Call ``begin`` in the loop at the signal, in the way in which it was handled before."""
     if of_loop is not None:
         loop.add_signal_handler(signum, begin)
         try:
             yield
         finally:
-            loop.add_signal_handler(signum, of_loop._callback, *of_loop._args)  # noqa: SLF001 - what was set before
+            loop.add_signal_handler(signum, of_loop[0], *of_loop[1])
         return
 
     def handle(_signum: int, _frame: FrameType | None) -> None:
@@ -112,3 +124,24 @@ def _handling(loop: asyncio.AbstractEventLoop, signum: int, begin: Callable[[], 
     finally:
         if signal.getsignal(signum) is handle:
             signal.signal(signum, signal.SIG_DFL if before is None else before)
+
+
+def handler_of(loop: asyncio.AbstractEventLoop, signum: int) -> _Handler | None:
+    """Return what ``loop.add_signal_handler`` was given: no loop has a public way to ask for it.
+
+    hypercorn and granian set theirs so. uvloop calls it whatever ``signal.signal`` says, and shows nothing of it: it is
+    found as the garbage collector finds it. ``None`` if there is none, or it is not found.
+    """
+    handlers = getattr(loop, "_signal_handlers", None)
+    if handlers is not None:
+        handle = handlers.get(signum)
+        return None if handle is None else (handle._callback, handle._args)  # noqa: SLF001
+    for handlers in gc.get_referents(loop):
+        handle = handlers.get(signum) if isinstance(handlers, dict) else None
+        if type(handle).__name__ != "Handle":
+            continue
+        parts = gc.get_referents(handle)  # the loop, a context, what to call, with what
+        callbacks = [part for part in parts if callable(part) and part is not loop]
+        if len(callbacks) == 1:
+            return callbacks[0], next((part for part in parts if isinstance(part, tuple)), ())
+    return None

@@ -26,6 +26,8 @@ class PodStatus:
         self.routing_state = RoutingState.READY
         self.draining = False
         """Whether the pod is to give up all that it owns."""
+        self.adopts = False
+        """Whether the pod takes the states of uids that other pods send."""
         self.told = PodReport()
         """What the store has from the last heartbeat that it accepted."""
 
@@ -65,4 +67,5 @@ class PodStatus:
             version=config.version,
             reclaiming=bool(owned.stale) and owned.pod_lease.reclaims,
             draining=self.draining,
+            adopts=self.adopts,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from random import Random
 from typing import TYPE_CHECKING
 
-import anyio
+import attrs
 
 from stateful_route import _processes
 from stateful_route._background.backoff import Backoff
@@ -26,6 +27,9 @@ _log = logging.getLogger("stateful_route")
 # Seconds between two looks at the folder, and between two attempts to end a life: the first pause, and the longest one.
 _LOOK = 0.2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
+# Seconds between two rehearsals, of so many services; and the incarnation that no life has, as they come from a clock.
+_REHEARSES, _MOST_REHEARSED = 5.0, 16
+NO_LIFE = 1
 
 
 class Sidecar:
@@ -42,6 +46,9 @@ class Sidecar:
         self._random = Random()  # noqa: S311 - it spreads attempts
         self._host = ""
         self._watched: dict[str, asyncio.Task[None]] = {}
+        self._services: dict[tuple[str, str], Life] = {}
+        """A life of each service of which a process was watched, for rehearsals."""
+        self._is_new = asyncio.Event()
         self._ignored: dict[str, Version] = {}
         self._unreadable = False
         self._leaving = False
@@ -66,6 +73,8 @@ class Sidecar:
             self._host = _processes.here()
         except OSError as error:
             raise ConfigError("lives", str(self._folder.path), f"nothing, where there is no /proc ({error})") from error
+        rehearsing = asyncio.create_task(self._rehearse(), name="stateful_route rehearsals")
+        rehearsing.add_done_callback(log_failure)
         try:
             while True:
                 self._look()
@@ -73,7 +82,24 @@ class Sidecar:
                     return
                 await asyncio.sleep(_LOOK)
         finally:
-            await cancel_and_wait(*self._watched.values())
+            await cancel_and_wait(rehearsing, *self._watched.values())
+
+    async def _rehearse(self) -> None:
+        """End lives that nobody has, so that connection, script, code and rights are there when one has to be ended."""
+        failing = False
+        while True:
+            self._is_new.clear()
+            for life in list(self._services.values()):
+                try:
+                    await self._end_life(life)
+                    failing = False
+                except StoreError as error:
+                    if not failing:
+                        _log.warning("if a process ended now, its life could not be ended: %s", error)
+                    failing = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REHEARSES):
+                    await self._is_new.wait()
 
     def _look(self) -> None:
         """Watch the processes of new files, and those of files that are gone no more: they said goodbye."""
@@ -106,6 +132,10 @@ class Sidecar:
             _log.warning(message, name, record.host, self._host)
             return False
         _log.info("process %d has the life %s", record.pid, record.life)
+        service = record.life.namespace, record.life.service_name
+        if service not in self._services and len(self._services) < _MOST_REHEARSED:
+            self._services[service] = attrs.evolve(record.life, incarnation=NO_LIFE)
+            self._is_new.set()
         task = asyncio.create_task(self._watch(name, record), name=f"stateful_route watch of process {record.pid}")
         self._watched[name] = task
         task.add_done_callback(lambda task: self._done(name, task))
@@ -130,14 +160,15 @@ class Sidecar:
         """End a life whose process is gone: try it until its lease has ended by itself."""
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, self._random)
         why: object = "an older life of the pod may still own"
-        with anyio.move_on_after(record.lease):
-            while True:
-                try:
-                    if await self._end_life(record.life):
-                        self.ended += 1
-                        _log.info("process %d is gone: its life %s is ended", record.pid, record.life)
-                        return
-                except StoreError as error:
-                    why = error
-                await asyncio.sleep(backoff.next())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(record.lease):
+                while True:
+                    try:
+                        if await self._end_life(record.life):
+                            self.ended += 1
+                            _log.info("process %d is gone: its life %s is ended", record.pid, record.life)
+                            return
+                    except StoreError as error:
+                        why = error
+                    await asyncio.sleep(backoff.next())
         _log.warning("process %d is gone; its life %s ends with its lease: %s", record.pid, record.life, why)

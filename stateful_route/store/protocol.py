@@ -21,9 +21,11 @@ release, it matches            ABSENT           RELEASED                RELEASED
 assign                         CREATED          CONFIRMED or REPLACED   UNCHANGED or REPLACED   CONFIRMED or REPLACED
 - not the expected epoch       REFUSED          REFUSED                 REFUSED                 REFUSED
 - an older life of the owner                    SUPERSEDED              SUPERSEDED              SUPERSEDED
+move, it matches               ABSENT           REFUSED                 REPLACED                REFUSED
+- it does not match            ABSENT           REFUSED                 REFUSED                 REFUSED
 =============================  ===============  ======================  ======================  ======================
 
-A value that cannot be read: place, claim and assign OVERWRITE it; release leaves it (UNREADABLE); get raises.
+A value that cannot be read: place, claim and assign OVERWRITE it; release and move leave it (UNREADABLE); get raises.
 It has no epoch, so an assign that expects one is REFUSED.
 Every operation is safe to run twice.
 """
@@ -148,7 +150,8 @@ class Store(Protocol):
         """Make the link persistent for ``owner``, if there is none or it is its own.
 
         With ``steal_temporary`` a temporary or grace link of another pod is taken too. The answer tells which
-        link of the uid was released, removed or taken over last: ``LinkChange.ended``.
+        link of the uid was released, removed or taken over last: ``LinkChange.ended``; and if the link was moved to
+        that life, and is persistent since, by which move: ``LinkChange.move``.
         """
         ...
 
@@ -174,6 +177,17 @@ class Store(Protocol):
         """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one.
 
         A newer life of the same pod keeps it: the call has arrived late. (Incarnation 0 is a life that is not known.)
+        """
+        ...
+
+    async def move(
+        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+    ) -> LinkChange:
+        """Make the persistent link that ``owner`` has at that epoch one of ``to``, another pod, with a new epoch.
+
+        ``name`` is that of this attempt alone: up to 32 ASCII letters and digits. If the link is there already by this
+        very move, as the question came twice, it is UNCHANGED, for ``ENDED_TENURE_SECONDS``. It need not be announced
+        if the pod is draining, and the store knows that.
         """
         ...
 

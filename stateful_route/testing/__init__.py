@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from stateful_route.testing.carrier import LocalCarrier
 from stateful_route.testing.clock import ManualClock
 from stateful_route.testing.memory.store import MemoryStore
 from stateful_route.testing.proxy import FaultProxy
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FaultProxy",
+    "LocalCarrier",
     "ManualClock",
     "MemoryStore",
     "StoreConformance",

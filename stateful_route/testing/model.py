@@ -115,6 +115,14 @@ def _model_assign(link: Link | None, new: PodLife, epoch: int | None) -> _Expect
     return _Expected(Outcome.UNCHANGED if link.kind is PERSISTENT else Outcome.CONFIRMED, PERSISTENT)
 
 
+def _model_move(link: Link | None, old: PodLife, epoch: int, new: PodLife) -> _Expected:
+    if link is None:
+        return _Expected(Outcome.ABSENT)
+    if link.kind is PERSISTENT and (link.owner, link.epoch) == (old, epoch):
+        return _Expected(Outcome.REPLACED, PERSISTENT, owner=new)
+    return _Expected(Outcome.REFUSED, link.kind, link.ttl)
+
+
 class LinkMachine(RuleBasedStateMachine):
     """Random operations on a few links. ``link_machine`` makes it for a store."""
 
@@ -237,6 +245,16 @@ class LinkMachine(RuleBasedStateMachine):
         epoch = None if off is None else (link.epoch if link else 1) + off
         change = self.run(self.store.assign(self.key(name), new, expected_epoch=epoch))
         self.check(name, _model_assign(link, new, epoch), change)
+
+    @rule(name=_NAMES, new=_LIVES, life=_OFFS, off=_OFFS)
+    def move(self, name: _Name, new: PodLife, life: int | None, off: int | None) -> None:
+        """Move a uid to another life, naming what it has, or something else; each attempt has a name of its own."""
+        link = self.link(name)
+        held = link or Link(0, 0, 1, PERSISTENT, None)
+        old = PodLife(held.pod_index, abs(held.incarnation + (life or 0)))
+        epoch = held.epoch + (off or 0)
+        change = self.run(self.store.move(self.key(name), old, epoch, new, name=uuid.uuid4().hex))
+        self.check(name, _model_move(link, old, epoch, new), change)
 
     @rule(name=_NAMES)
     def get(self, name: _Name) -> None:

@@ -28,3 +28,20 @@ async def answer(scope: Message, send: Send, status: int, why: str) -> None:
         await send({"type": "websocket.http.response.body", "body": body})
     else:
         await send({"type": "websocket.close", "code": _TRY_AGAIN, "reason": why})
+
+
+def adding(header: tuple[bytes, bytes], send: Send) -> Send:
+    """Return ``send`` that adds a header to the head of the answer."""
+
+    async def send_with_header(message: Message) -> None:
+        if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
+            message = {**message, "headers": [*(message.get("headers") or ()), header]}
+        await send(message)
+
+    return send_with_header
+
+
+def closing(scope: Message, send: Send) -> Send:
+    """Return ``send`` that lets the client of HTTP/1 come by another connection: this process will close it soon."""
+    of_http_1 = scope["type"] == "http" and scope.get("http_version", "1.1")[:1] == "1"
+    return adding((b"connection", b"close"), send) if of_http_1 else send

@@ -23,6 +23,8 @@ _log = logging.getLogger("stateful_route")
 
 # Seconds that an app has to end an event stream or a WebSocket whose client is gone, until it is cancelled.
 _GRACE = 2.0
+# What has a part of the body, or all of it: the last two are extensions of some web servers.
+_BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
 
 
 class AppRun:
@@ -37,6 +39,7 @@ class AppRun:
         "_guard",
         "_interrupted",
         "_is_websocket",
+        "_loop",
         "_reader",
         "_receive",
         "_send",
@@ -57,8 +60,11 @@ class AppRun:
         *,
         is_websocket: bool,
         guard: Callable[[Tenant], Awaitable[bool]],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Wrap the two; ``guard`` waits until it is known whether the uid is owned, if it is not just now.
+        """Wrap the two, in a loop that runs: to ask which one does costs a system call each time, until Python 3.12.
+
+        ``guard`` waits until it is known whether the uid is owned, if it is not just now.
 
         Without a tenant the request has no uid, or none yet.
         """
@@ -77,11 +83,12 @@ class AppRun:
         self._task: asyncio.Task[object] | None = None
         self._closer: asyncio.Task[None] | None = None
         self._interrupted = 0
+        self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, app: App, scope: MutableMapping[str, Any]) -> None:
         """Run the app."""
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._loop)
         if self.tenant is not None:
             self.tenant.enter(self)
         try:
@@ -97,7 +104,7 @@ class AppRun:
             self._task = None
             if self._timer is not None:
                 self._timer.cancel()
-        if self.ending and self.started and not self.complete and not self._is_websocket:
+        if self.ending and self.is_stream and self.started and not self.complete and not self._is_websocket:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def wrap_send(self, wrap: Callable[[Send], Send]) -> None:
@@ -117,7 +124,7 @@ class AppRun:
         """Return the next event of the client, or a disconnect once the run was told to end."""
         if self.ending and self.is_stream:
             return self._disconnect()
-        self._reader = asyncio.current_task()
+        self._reader = asyncio.current_task(self._loop)
         try:
             message = await self._receive()
         except asyncio.CancelledError:
@@ -149,7 +156,7 @@ class AppRun:
                 if not isinstance(message.get("headers", ()), (list, tuple)):  # ASGI lets it be read once only
                     message = {**message, "headers": list(message["headers"])}
                 self.is_stream = is_events(message)
-        elif kind == "http.response.body":
+        elif kind in _BODIES:
             self.complete = not message.get("more_body", False)
         elif self._is_websocket:
             await self._send_websocket(kind, message)
@@ -181,7 +188,7 @@ class AppRun:
             self._cut()
 
     def _cut(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._timer = loop.call_later(_GRACE, self._cancel)
         if self._is_websocket and not self.started:
             return

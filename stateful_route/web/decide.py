@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote
 
@@ -13,8 +14,8 @@ from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.route import StatefulRoute
 from stateful_route.web.answers import answer
-from stateful_route.web.edge import Edge
 from stateful_route.web.front import Started, check_secrets
+from stateful_route.web.locator import Locator
 from stateful_route.web.not_served import NotServed
 from stateful_route.web.reached import Addresses
 from stateful_route.web.uids.found import Found
@@ -38,19 +39,40 @@ AskedBy: TypeAlias = Literal["nginx", "haproxy", "caddy", "traefik", "envoy"]
 
 @attrs.frozen
 class _Manner:
-    """How a proxy asks: in which headers it says method and URI, if it does not repeat them, and what means yes."""
+    """How a proxy asks: in which headers it says method and URI, if it does not repeat them; and what it is answered.
+
+    Attributes:
+        method: the header with the method.
+        uri: the header with path and query; empty: the question has those of the request.
+        status: what means yes.
+        cookie: the header of what is to be sent to the pod as ``Cookie``.
+
+    """
 
     method: bytes = b""
     uri: bytes = b""
     status: int = 200
+    cookie: bytes = b"x-pod-cookie"
 
 
 _ORIGINAL = _Manner(b"x-original-method", b"x-original-uri", 204)
 _FORWARDED = _Manner(b"x-forwarded-method", b"x-forwarded-uri", 200)
-_MANNERS = {"nginx": _ORIGINAL, "haproxy": _ORIGINAL, "caddy": _FORWARDED, "traefik": _FORWARDED, "envoy": _Manner()}
+_MANNERS = {
+    "nginx": _ORIGINAL,
+    "haproxy": _ORIGINAL,
+    "caddy": _FORWARDED,
+    "traefik": _FORWARDED,
+    "envoy": _Manner(cookie=b"cookie"),
+}
 _NO_ADDRESS = NotServed("the process that has it publishes no address for proxies", holds=False)
 _NOT_ASKED = 400
+_HEADS = {200: b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n", 204: b"HTTP/1.1 204 No Content\r\n"}
+# More pods than a service has at a time.
+_REMEMBERED = 4096
 _PROTOCOLS = b"sec-websocket-protocol"
+# The address at which a proxy has not reached a pod, or lost it: it asks again.
+_FAILED_HEADER = b"x-pod-failed"
+_FAILED = "stateful_route.failed"
 _BODY: Message = {"type": "http.response.body", "body": b""}
 # Seconds between two lines in the log about pods without an address.
 _QUIET = 5.0
@@ -67,6 +89,8 @@ class StickyDecide(Started):
 
     Who can ask it can have uids placed: it is for the proxy only.
     """
+
+    _edge: Locator | None
 
     def __init__(
         self,
@@ -121,6 +145,7 @@ class StickyDecide(Started):
         super().__init__(None, settings)
         self._restores = restores
         self._strategy = strategy
+        self.asked_by = asked_by
         self._manner = _Manner()
         self._addresses: Addresses
         self._logged = -_QUIET
@@ -136,8 +161,6 @@ class StickyDecide(Started):
         """Answer a question, or serve a lifespan."""
         if (self._edge is None or scope["type"] != "http") and not await self._prepared(scope, receive, send):
             return
-        edge = self._edge
-        assert edge is not None  # noqa: S101 - it was started
         if scope["type"] == "websocket":
             await receive()
             await answer(
@@ -148,18 +171,62 @@ class StickyDecide(Started):
         if asked is None:
             await answer(scope, send, _NOT_ASKED, f"this is for a proxy, which says {self._manner.uri.decode()}")
             return
+        found, request = self._found(asked)
+        decided = None if found is None else self._at_hand(found)
+        if decided is not None and asked.get(_FAILED) == decided[1]:
+            assert self._edge is not None  # noqa: S101 - it was started
+            await self._edge.doubted(decided[0])
+            decided = None
+        if decided is not None:  # almost always
+            await self._say(*decided, (), send)
+        else:
+            await self._decide(found, request or RequestHead(asked), scope, send)
+
+    def at_once(self, scope: Message) -> bytes | None:
+        """Return the whole answer to a question if it is known without a wait; ``None``: it is to be called.
+
+        For a server that has a shorter way than that of ASGI; of the scope it needs the headers only. ``None`` if the
+        proxy repeats the method and the path of what it was asked.
+        """
+        asked = asked_in(scope, self._manner) if self._edge is not None and self._manner.uri else None
+        found = None if asked is None or _FAILED in asked else self._found(asked)[0]
+        return None if found is None else self._answer(found)
+
+    def at_once_in_path(self, uri: bytes) -> bytes | None:
+        """Return the whole answer as ``at_once``, if the uid is in the path: of the request only path and query count.
+
+        ``None`` unless the first source is a ``Path`` that finds it.
+        """
+        if self._edge is None:
+            return None
+        found = self._sources.find_in_path({"path": path_of(uri)})
+        return None if found is None else self._answer(found)
+
+    def _answer(self, found: Found) -> bytes | None:
+        decided = self._at_hand(found)
+        if decided is None:
+            return None
+        there, address = decided
+        return b"%s%sx-pod-index: %d\r\nx-link-epoch: %d\r\n\r\n" % (
+            _HEADS[self._manner.status],
+            address_line(address),
+            there.pod_index,
+            there.epoch,
+        )
+
+    def _found(self, asked: Message) -> tuple[Found | None, RequestHead | None]:
         found = self._sources.find_in_path(asked)
-        request = None
-        if found is None:
-            request = RequestHead(asked)
-            found = self._sources.find(request)
-        if found is not None and not found.stale:
-            there = edge.at_hand(found.uid)
-            address = None if there is None else self._addresses.of(there.pod_index, there.address)
-            if there is not None and address is not None:  # almost always
-                await self._say(there, address, (), send)
-                return
-        await self._decide(found, request or RequestHead(asked), scope, send)
+        if found is not None:
+            return found, None
+        request = RequestHead(asked)
+        return self._sources.find(request), request
+
+    def _at_hand(self, found: Found) -> tuple[There, str] | None:
+        """Return where a uid is, if that is known, and nothing is to be issued."""
+        edge = self._edge
+        there = None if found.stale or edge is None else edge.at_hand(found.uid)
+        address = None if there is None else self._addresses.of(there.pod_index, there.address)
+        return None if there is None or address is None else (there, address)
 
     async def _say(self, there: There, address: str, more: Sequence[tuple[bytes, bytes]], send: Send) -> None:
         headers = [
@@ -195,6 +262,8 @@ class StickyDecide(Started):
             self._log_no_address(located)
             await answer(scope, send, _NO_ADDRESS.status, _NO_ADDRESS.why)
             return
+        if located.epoch == 0:  # any pod: another one the next time
+            more.append((b"cache-control", b"no-store"))
         await self._say(located, address, more, send)
 
     def _issued(self, found: Found | None, request: RequestHead, headers: list[tuple[bytes, bytes]]) -> Found | None:
@@ -211,7 +280,7 @@ class StickyDecide(Started):
         issued = cookie.issue(raw)
         brought = [value.encode("latin-1") for value in request.headers(b"cookie")]
         headers.append((b"set-cookie", issued))
-        headers.append((b"x-pod-cookie", b"; ".join([issued.partition(b";")[0], *brought])))
+        headers.append((self._manner.cookie, b"; ".join([issued.partition(b";")[0], *brought])))
         return Found(uid, cookie) if found is None else found
 
     def _log_no_address(self, there: There) -> None:
@@ -226,18 +295,24 @@ class StickyDecide(Started):
 
     # Starting -----------------------------------------------------------------------------------------------------
 
-    async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+    async def _begin(self, stack: contextlib.AsyncExitStack) -> Locator:
         settings = self._edge_settings
         route = await stack.enter_async_context(StatefulRoute(settings.redis, settings.config))
         client = await stack.enter_async_context(route.client(strategy=self._strategy))
         await check_secrets(client, settings)
         rooms = client.service(settings.service)
-        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores)
+        return Locator(rooms, self._dialer(stack), settings, None, restores=self._restores)
+
+
+@lru_cache(_REMEMBERED)
+def address_line(address: str) -> bytes:
+    """Return the line of an answer that says where a pod is."""
+    return b"x-pod-address: %s\r\n" % address.encode()
 
 
 def asked_in(scope: Message, manner: _Manner) -> Message | None:
     """Return the scope of the request that a question is about; ``None`` if it does not say which one."""
-    method, uri, protocols = b"GET", b"", b""
+    method, uri, protocols, failed = b"GET", b"", b"", b""
     for name, value in scope["headers"]:
         if name == manner.uri:
             uri = value
@@ -245,22 +320,31 @@ def asked_in(scope: Message, manner: _Manner) -> Message | None:
             method = value
         elif name == _PROTOCOLS:
             protocols += b"," + value
+        elif name == _FAILED_HEADER:
+            failed = value
     if manner.uri and not uri:
         return None
     asked = _of_uri(scope, method, uri) if manner.uri else scope
     if protocols:
         asked["subprotocols"] = [one.strip() for one in protocols.decode("latin-1").split(",") if one.strip()]
+    if failed:
+        asked[_FAILED] = failed.decode("latin-1")
     return asked
 
 
-def _of_uri(scope: Message, method: bytes, uri: bytes) -> Message:
-    path, _, query = uri.partition(b"?")
+def path_of(uri: bytes) -> str:
+    """Return the path of a URI, decoded as web servers do it; what is no URI gives some path."""
+    path = uri.partition(b"?")[0]
     if path[:1] != b"/":  # with the host in it, as a request to a proxy has it
         path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    return unquote(path.decode("latin-1"))
+
+
+def _of_uri(scope: Message, method: bytes, uri: bytes) -> Message:
     return {
         "type": "http",
         "method": method.decode("latin-1"),
-        "path": unquote(path.decode("latin-1")),
-        "query_string": query,
+        "path": path_of(uri),
+        "query_string": uri.partition(b"?")[2],
         "headers": scope["headers"],
     }

@@ -6,6 +6,7 @@ import abc
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from stateful_route.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.web.answers import UNAVAILABLE, answer
+from stateful_route.server.signals import drain_on_signal, handler_of
+from stateful_route.web.answers import UNAVAILABLE, adding, answer, closing
 from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
 from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
@@ -42,7 +44,7 @@ _log = logging.getLogger("stateful_route")
 MARK = "stateful_route.web"
 """In a lifespan scope: that it went through one of these."""
 # What a lifespan scope has of its own; the rest is what frameworks add, and look for in the scope of a request.
-_OF_SERVER = frozenset({"type", "asgi", "state", MARK})
+_OF_SERVER = frozenset({"type", "asgi", "extensions", "state", MARK})
 _SERVED = frozenset({"http", "websocket"})
 _CONNECT_WITHIN = 2.0
 # Seconds for which a start waits for Redis, which may be slow while all workers of a host start; and between two tries.
@@ -106,6 +108,8 @@ class Started(abc.ABC):
         if MARK in scope:
             self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
         scope[MARK] = self
+        if self._stopped:  # the app runs again, as with each TestClient of its tests
+            self._edge, self._starting, self._stopped, self._draining = None, Once(self._start), False, False
         self._has_lifespan = True
         self._state = scope.setdefault("state", {})
         self._template.update({key: value for key, value in scope.items() if key not in _OF_SERVER})
@@ -115,6 +119,11 @@ class Started(abc.ABC):
         """Start with the first request, if there was no lifespan; answer 503 if that fails."""
         if "app" in scope:
             self._template["app"] = scope["app"]
+        if "route_handler" in scope:  # of Litestar, behind its router: what that has found does not travel
+            allowed = (
+                "the whole app, StickyMiddleware(Litestar(...), ...): by middleware= each route gets one of its own"
+            )
+            self._wrong = self._wrong or ConfigError("app", "a route of Litestar", allowed)
         try:
             await self.start()
         except StatefulRouteError as error:
@@ -140,13 +149,13 @@ class Started(abc.ABC):
         Raises:
             ConfigError: if a setting is missing or wrong, or a process of the service has another secret.
             InvalidArgumentError: naming the setting of a wrong type or range.
-            LifecycleError: if it was stopped.
+            LifecycleError: if it was stopped, and no other lifespan began.
             StoreError: if Redis does not answer within 10 s.
 
         """
         self.check()
         if self._stopped:
-            raise LifecycleError(f"{type(self).__name__} was stopped for good: make a new one")
+            raise LifecycleError(f"{type(self).__name__} was stopped: another lifespan of the app starts it again")
         await self._starting.run()
 
     async def _start(self) -> None:
@@ -266,6 +275,15 @@ class Front(Started):
         else:
             await self._serve_without_uid(edge, inbound)
 
+    def _drain_on_signal(self, stack: contextlib.AsyncExitStack) -> None:
+        _warn_of_a_hidden_handler()
+        with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
+            stack.enter_context(drain_on_signal(self))
+
+    @abc.abstractmethod
+    async def drain(self) -> None:
+        """Let go what is here, as the process is about to end."""
+
     @abc.abstractmethod
     def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> Any:
         """Return what serves a request of a uid that this process owns; ``None`` if it does not. No I/O."""
@@ -311,18 +329,12 @@ def issued(sources: UidSources, request: RequestHead, found: Found | None, send:
     return Found(uid, cookie) if found is None else found, adding(header, send)
 
 
-def adding(header: tuple[bytes, bytes], send: Send) -> Send:
-    """Return ``send`` that adds a header to the head of the answer."""
-
-    async def send_with_header(message: Message) -> None:
-        if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
-            message = {**message, "headers": [*(message.get("headers") or ()), header]}
-        await send(message)
-
-    return send_with_header
-
-
-def closing(scope: Message, send: Send) -> Send:
-    """Return ``send`` that lets the client of HTTP/1 come by another connection: this process will close it soon."""
-    of_http_1 = scope["type"] == "http" and scope.get("http_version", "1.1")[:1] == "1"
-    return adding((b"connection", b"close"), send) if of_http_1 else send
+def _warn_of_a_hidden_handler() -> None:
+    """Say that the drain cannot come before the stop: SIGTERM is handled in a loop that does not tell by whom."""
+    loop = asyncio.get_running_loop()
+    of_loop = getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is loop
+    if of_loop and handler_of(loop, signal.SIGTERM) is None:
+        _log.warning(
+            "at SIGTERM this web server stops at once, and the uids are handed over after that: it has its handler in "
+            "an event loop that does not tell of it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
+        )

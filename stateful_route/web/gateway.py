@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from stateful_route._validation import check_seconds
+from stateful_route.errors import LifecycleError
 from stateful_route.route import StatefulRoute
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
+from stateful_route.web.pacing import leave
+from stateful_route.web.reached import Addresses
 
 if TYPE_CHECKING:
     import contextlib
@@ -40,8 +45,11 @@ class StickyGateway(Front):
         secret: Secret | Sequence[Secret] = None,
         patience: float | None = None,
         max_held: int = 1000,
+        stop_after: float = 1.0,
+        on_signal: bool = True,
         restores: bool = False,
         strategy: PlacementStrategy | None = None,
+        address: str | None = None,
     ) -> None:
         """Make a gateway; what is wrong with the settings is said at the start, which fails then.
 
@@ -55,9 +63,16 @@ class StickyGateway(Front):
             secret: that of the service.
             patience: for how many seconds a request is held while its owner is not there.
             max_held: how many requests are held at the same time.
+            stop_after: for how many seconds after SIGTERM it goes on to serve, with ``Connection: close``; in the end
+                the WebSockets and event streams that it carries end, one after the other.
+            on_signal: whether it does so before the web server stops to serve.
             restores: whether the app has a ``hand_off``: it can load what another of its processes knew, so a uid that
                 it has made is taken over too.
             strategy: chooses the pod of a new uid.
+            address: where the pods serve HTTP, if they do not run ``StickyMiddleware``: a template with any of
+                ``{host}``, ``{pod_index}`` and ``{pod_name}``, such as ``room-{pod_index}.room:8000``. By default what
+                a pod publishes: an address for peers, or ``http://host:port``, as one by hand does. It needs the extra
+                ``gateway``.
 
         """
         settings = {
@@ -74,6 +89,13 @@ class StickyGateway(Front):
         super().__init__(None, settings)
         self._restores = restores
         self._strategy = strategy
+        self._address = address
+        self._stop_after = stop_after
+        self._on_signal = on_signal
+        with self._noting_errors():
+            check_seconds("stop_after", stop_after)
+            if address is not None:
+                Addresses("address", address)
 
     def _served_here(self, found: Found, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002 - nothing is
         return None
@@ -89,4 +111,30 @@ class StickyGateway(Front):
         client = await stack.enter_async_context(route.client(strategy=self._strategy))
         await check_secrets(client, settings)
         rooms = client.service(settings.service)
-        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores)
+        if self._on_signal:
+            self._drain_on_signal(stack)
+        http = None
+        if self._address is not None or importlib.util.find_spec("httptools") is not None:
+            from stateful_route.web.http_pods import HttpPods  # noqa: PLC0415 - it needs an extra
+
+            http = HttpPods(rooms, settings.sources, self._address)
+            stack.callback(http.close)
+        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores, http=http)
+
+    async def drain(self) -> None:
+        """Let clients leave, as the process is about to end: end what has no end of its own, within ``stop_after``.
+
+        If that is more than 200 streams a second it takes longer, half of the config's ``drain_deadline`` at most.
+
+        Raises:
+            LifecycleError: if it is not running.
+
+        """
+        edge = self._edge
+        if edge is None:
+            raise LifecycleError("the gateway is not running")
+        self._draining = True
+        try:
+            await leave(edge.streams, self._stop_after, self._edge_settings.config.drain_deadline / 2)
+        finally:
+            edge.end_streams()

@@ -21,6 +21,8 @@ AT_HAND = 64 * 1024
 
 # RFC 9110, 9.2.2: what is asked twice has the effect of once.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+# What has a body rarely.
+_BODILESS = _IDEMPOTENT - {"PUT"}
 _NOT_TOLD = -1
 
 
@@ -91,7 +93,7 @@ class Inbound:
             length = self._length()
             if length == 0:
                 self._complete = True
-            elif not asked and (self.waits or not 0 < length <= limit):
+            elif not asked and (self.waits or not (0 < length <= limit or self._seems_empty(length))):
                 return None
         while not self._complete and self._size <= limit:
             message = await self._next()
@@ -127,6 +129,11 @@ class Inbound:
     def is_shorter(self, limit: int) -> bool:
         """Whether the head tells that the body has at most so many bytes."""
         return self.is_websocket or 0 <= self._length() <= limit
+
+    def _seems_empty(self, length: int) -> bool:
+        """Whether there is hardly a body, though the head does not say so: from HTTP/2 on its end is told apart."""
+        scope = self.scope
+        return length == _NOT_TOLD and scope.get("http_version", "1.1")[:1] != "1" and scope["method"] in _BODILESS
 
     @property
     def intact(self) -> bool:

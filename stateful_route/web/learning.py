@@ -10,11 +10,10 @@ from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.uids.request import AnswerHead, RequestHead
 
 if TYPE_CHECKING:
-    from stateful_route.web.app_run import AppRun
+    from collections.abc import Awaitable, Callable
+
     from stateful_route.web.peer.carry import Message, Send
-    from stateful_route.web.pod import Pod
-    from stateful_route.web.sticky import Sticky
-    from stateful_route.web.uids.found import UidSources
+    from stateful_route.web.uids.found import Found, UidSources
 
 _log = logging.getLogger("stateful_route")
 
@@ -22,13 +21,13 @@ _log = logging.getLogger("stateful_route")
 class Learning:
     """Holds the start of an answer until the uid in it is claimed; and its body, if the uid is in that."""
 
-    def __init__(self, pod: Pod, sources: UidSources, scope: Message, run: AppRun, sticky: Sticky, send: Send) -> None:
-        """Have seen nothing."""
-        self._pod = pod
+    def __init__(
+        self, claim: Callable[[Found], Awaitable[None]], sources: UidSources, scope: Message, send: Send
+    ) -> None:
+        """Have seen nothing; ``claim`` raises a ``StatefulRouteError`` if the uid cannot be kept."""
+        self._claim = claim
         self._sources = sources
         self._scope = scope
-        self._run = run
-        self._sticky = sticky
         self._send = send
         self._start: Message | None = None
         self._parts: list[bytes] = []
@@ -87,16 +86,11 @@ class Learning:
             return False
         self._done = True
         try:
-            ownership = await self._pod.server.claim(found.uid, idle_ttl=found.source.ttl)
-            ownership.require()
+            await self._claim(found)
         except StatefulRouteError as error:
             _log.warning("%r was made by the app and could not be claimed: %s", found.uid, error)
             self._dropped = True
             await answer(self._scope, self._send, UNAVAILABLE, "the session that was made cannot be kept now")
-            return True
-        tenant = self._pod.tenants.take_in(ownership, found.source)
-        self._sticky.uid, self._sticky.ownership = found.uid, ownership
-        self._run.adopt(tenant)
         return True
 
 

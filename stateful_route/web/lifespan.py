@@ -37,6 +37,7 @@ class Lifespan:
         self._stop = stop
         self._asked = False
         self._started = False
+        self._failed = False
 
     async def run(self, scope: Message) -> None:
         """Return once the lifespan has ended."""
@@ -63,8 +64,10 @@ class Lifespan:
         return self._asked
 
     async def receive(self) -> Message:
-        """Return the next event for the app."""
+        """Return the next event for the app: that it ends, if it has started and we cannot."""
         self._asked = True
+        if self._failed:
+            return {"type": "lifespan.shutdown"}
         message = await self._receive()
         if message["type"] == "lifespan.shutdown" and self._started:
             await self._stop()
@@ -73,8 +76,8 @@ class Lifespan:
     async def send(self, message: Message) -> None:
         """Take what the app answers."""
         if message["type"] == "lifespan.startup.complete":
-            await self._begin(message)
-        else:
+            self._failed = not await self._begin(message)
+        elif not self._failed:  # the server was told, and expects no more
             await self._send(message)
 
     async def _begin(self, complete: Message) -> bool:

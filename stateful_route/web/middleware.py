@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,16 @@ import attrs
 from stateful_route.errors import LifecycleError, RoutingError
 from stateful_route.models import ServerInfo
 from stateful_route.route import StatefulRoute
-from stateful_route.server.signals import drain_on_signal
+from stateful_route.server.parcels import MAX_STATE
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
+from stateful_route.web.pacing import leave
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
+from stateful_route.web.peer.states import PeerCarrier
+from stateful_route.web.peer_http import PeerHttp
 from stateful_route.web.pod import Pod
-from stateful_route.web.reached import published
+from stateful_route.web.reached import PEER, published
 from stateful_route.web.settings import PodSettings
 from stateful_route.web.tenants import Tenants
 from stateful_route.web.where import listen as listen_for_peers
@@ -30,16 +34,20 @@ if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.config import BaseConfig
     from stateful_route.server.driver import ServerDriver
-    from stateful_route.server.hand_over import HandOff
+    from stateful_route.server.hand_over import HandOff, Packed
     from stateful_route.server.load.sources import LoadSource
+    from stateful_route.server.parcels import Adopt
     from stateful_route.web.app_run import App
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misrouted
+    from stateful_route.web.pacing import Endless
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found
+
+_log = logging.getLogger("stateful_route")
 
 
 class StickyMiddleware(Front):
@@ -67,6 +75,8 @@ class StickyMiddleware(Front):
         misroute: Misrouted = "forward",
         public_address: str | None = None,
         hand_off: HandOff | None = None,
+        adopt: Adopt | None = None,
+        max_state: int = MAX_STATE,
         drain: DrainMode | None = None,
         linger_idle: float = 30.0,
         patience: float | None = None,
@@ -107,6 +117,10 @@ class StickyMiddleware(Front):
             public_address: where clients reach a pod, for ``redirect``: a template with any of ``{host}``,
                 ``{pod_index}`` and ``{pod_name}``, for example ``https://room-{pod_index}.example.com``.
             hand_off: called with each uid, and awaited, before it leaves this process: save its state, say.
+                With ``adopt``, bytes that it returns travel to the process that gets the uid, and need not be saved.
+            adopt: called with a uid, the bytes that ``hand_off`` has returned in another process, and the epoch at
+                which this one will own the uid: before it serves it.
+            max_state: how many bytes a state may have to travel; a uid with more is released, and its state is lost.
             drain: how uids leave at SIGTERM: ``hand_off``; ``linger``, once they were idle for ``linger_idle`` seconds;
                 ``release``, at once. In each case within ``drain_deadline`` of the config. By default ``hand_off`` if
                 there is one, and ``linger`` if not.
@@ -143,6 +157,8 @@ class StickyMiddleware(Front):
                 misroute=misroute,
                 public_address=public_address,
                 hand_off=hand_off,
+                adopt=adopt,
+                max_state=max_state,
                 drain=drain,
                 linger_idle=linger_idle,
                 stop_after=stop_after,
@@ -153,6 +169,7 @@ class StickyMiddleware(Front):
         self._config: BaseConfig
         self._route: StatefulRoute
         self._rooms: ServiceView
+        self._carrier: PeerCarrier
         self._tenants: Tenants
         self._pod: Pod | None = None
 
@@ -177,11 +194,16 @@ class StickyMiddleware(Front):
     # Starting and stopping ----------------------------------------------------------------------------------------
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
+        self._pod = None  # that of an earlier start
         edge, settings = self._edge_settings, self._settings
         silence = edge.config.lease_seconds
         listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
         stack.callback(listener.close_connections)
         stack.callback(listener.close)
+        if settings.http_address == PEER:
+            http = PeerHttp(self._serve_on_peer_port)
+            stack.callback(http.close)
+            listener.http = http.protocol
         address = await listen_for_peers(listener, settings.listen, settings.host, edge.redis)
         address = published(address, settings.http_address, edge.config)
         config = attrs.evolve(edge.config, address=str(address), service_name=edge.service)
@@ -191,11 +213,14 @@ class StickyMiddleware(Front):
         await check_secrets(client, edge)
         dialer = self._dialer(stack)
         self._config, self._route, self._rooms = config, route, rooms
+        self._carrier = PeerCarrier(dialer)
+        stack.push_async_callback(self._carrier.stop)
+        if settings.adopt is not None:
+            listener.take_state = self._carrier.take
         self._pod = await self._begin_pod(stack)
         if settings.on_signal:
-            with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
-                stack.enter_context(drain_on_signal(self))
-        restores = settings.hand_off is not None
+            self._drain_on_signal(stack)
+        restores = settings.hand_off is not None and settings.adopt is None
         return Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
 
     async def _begin_pod(self, stack: contextlib.AsyncExitStack) -> Pod:
@@ -208,6 +233,7 @@ class StickyMiddleware(Front):
             functools.partial(self._give, self._rooms, server),
             reopen_after=2 * config.call_deadline_seconds,
             end_within=config.drain_deadline / 2,
+            travels=settings.adopt is not None,
         )
         pod = Pod(self._wrapped, server, self._rooms, self._tenants, self._edge_settings, settings)
         pod.state, pod.template = self._state, self._template
@@ -216,15 +242,29 @@ class StickyMiddleware(Front):
         stack.push_async_callback(self._let_go, pod)
         return pod
 
+    async def _serve_on_peer_port(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request of a proxy as one that a web server has got: with what frameworks and the lifespan add."""
+        scope.update(self._template)
+        scope["state"] = self._state.copy()
+        await self(scope, receive, send)
+
     def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
         info = config.server_info()
         if self._leases:  # the workers of a host have one host name, and it may end with an ordinal
             name = f"{info.pod_name}-{os.getpid()}" if config.pod_name else info.pod_name
             info = ServerInfo(namespace=info.namespace, service_name=info.service_name, pod_name=name)
-        return route.server(info, hand_off=self._hand_off, load_source=self._load_source)
+        settings = self._settings
+        return route.server(
+            info,
+            hand_off=self._hand_off,
+            load_source=self._load_source,
+            adopt=settings.adopt,
+            carrier=None if settings.adopt is None else self._carrier,
+            max_state=settings.max_state,
+        )
 
-    async def _hand_off(self, uid: str) -> None:
-        await self._tenants.hand_off(uid)
+    async def _hand_off(self, uid: str) -> Packed | None:
+        return await self._tenants.hand_off(uid)
 
     async def _give(self, rooms: ServiceView, server: ServerDriver, uid: str) -> None:
         """Make a uid that was handed off another pod's: who looks for it finds it there.
@@ -262,13 +302,33 @@ class StickyMiddleware(Front):
         if pod is None:
             raise LifecycleError("the middleware is not running")
         self._draining = pod.draining = True
-        lingers = self._settings.drain == "linger"
-        if lingers:
+        edge, settings = self._edge, self._settings
+        if settings.drain == "linger":
             self._tenants.count_uses()
+        loop, deadline = asyncio.get_running_loop(), self._edge_settings.config.drain_deadline
+        until = loop.time() + deadline
+
+        def streams() -> list[Endless]:
+            return [*pod.streams(), *(() if edge is None else edge.streams())]
+
         try:
-            await pod.server.drain(keep_until_idle=self._settings.linger_idle if lingers else None)
-            await asyncio.sleep(self._settings.stop_after)
+            await self._drain_server(pod.server, until - deadline)
+            await leave(streams, settings.stop_after, min(deadline / 2, until - loop.time()))
         finally:  # the web server waits for what has no end of its own
             pod.end_streams()
-            if self._edge is not None:
-                self._edge.end_streams()
+            if edge is not None:
+                edge.end_streams()
+
+    async def _drain_server(self, server: ServerDriver, began: float) -> None:
+        """Hand all uids over. If Redis does not answer at once, what would be lost by that lingers all the same.
+
+        With a hand-off it is not waited for: the state is saved while the uids are certainly owned.
+        """
+        settings, config, loop = self._settings, self._edge_settings.config, asyncio.get_running_loop()
+        lingers = settings.drain == "linger"
+        until = began + min(config.lease_seconds, config.drain_deadline / 4)
+        while True:
+            await server.drain(keep_until_idle=settings.linger_idle if lingers else None)
+            if not (lingers and settings.hand_off is None and len(self._tenants)) or loop.time() >= until:
+                return
+            await asyncio.sleep(config.heartbeat)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import EdgeSettings, PodSettings
     from stateful_route.web.tenants import Tenant, Tenants
+    from stateful_route.web.uids.found import Found
     from stateful_route.web.uids.sources import UidSource
 
     Wait = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
@@ -66,6 +67,7 @@ class Pod:
         """Whether the app is another process, which may be lost."""
         self.draining = False
         """Whether nothing new is taken."""
+        self._loop = asyncio.get_running_loop()
         self._app = app
         self._rooms = rooms
         self._sources = edge.sources
@@ -88,7 +90,7 @@ class Pod:
 
         A uid that is being handed off is waited for, by ``wait``: it is another pod's after that, or still this one's.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         until = loop.time() + self._patience
         while (tenant := self.tenants.get(uid)) is not None:
             if tenant.admits:
@@ -138,7 +140,7 @@ class Pod:
         """
         if tenant.ownership.is_owned():
             return True
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         if not tenant.lost and loop.time() >= self._away_until:
             try:
                 await self._renewing.run("", self.server.renew)
@@ -152,7 +154,7 @@ class Pod:
 
     async def _settled(self, tenant: Tenant, until: float) -> bool:
         """Return whether the uid is owned, once Redis was asked for each that is held."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         while not tenant.lost and loop.time() < until:
             ownership = self.server.owned(tenant.uid)
             if ownership is not None:
@@ -170,7 +172,7 @@ class Pod:
         is_websocket = scope["type"] == "websocket"
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
-        run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve)
+        run = AppRun(tenant, receive, send, is_websocket=is_websocket, guard=self.may_serve, loop=self._loop)
         within = self._within(scope) if self._is_scoped else None
         self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, within))
         return run.run(self._app, scope)
@@ -178,11 +180,15 @@ class Pod:
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
         is_websocket = scope["type"] == "websocket"
-        run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve)
+        run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve, loop=self._loop)
         sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
-            run.wrap_send(lambda inner: Learning(self, self._sources, scope, run, sticky, inner).send)
+
+            async def claim(found: Found) -> None:
+                await self._claim_learned(found, run, sticky)
+
+            run.wrap_send(lambda inner: Learning(claim, self._sources, scope, inner).send)
         if self._ending:
             run.end_stream()
         self._unlinked.add(run)
@@ -190,6 +196,17 @@ class Pod:
             await run.run(self._app, scope)
         finally:
             self._unlinked.discard(run)
+
+    def streams(self) -> list[AppRun]:
+        """Return the WebSockets and event streams that this process serves, and that go on."""
+        return [run for run in (*self.tenants.runs(), *self._unlinked) if run.is_stream and not run.ending]
+
+    async def _claim_learned(self, found: Found, run: AppRun, sticky: Sticky) -> None:
+        """Claim a uid that the app has made, and let the request that made it be one of it."""
+        ownership = await self.server.claim(found.uid, idle_ttl=found.source.ttl)
+        ownership.require()
+        sticky.uid, sticky.ownership = found.uid, ownership
+        run.adopt(self.tenants.take_in(ownership, found.source))
 
     def end_streams(self) -> None:
         """End all WebSockets and event streams that this process serves: it ends."""
@@ -231,7 +248,7 @@ class Pod:
     def take(self, stream: Stream, payload: bytes) -> None:
         """Serve a request of a peer: what its listener calls."""
         exchange = take_request(stream, payload)
-        task = asyncio.get_running_loop().create_task(self._serve_carried(exchange))
+        task = self._loop.create_task(self._serve_carried(exchange))
         self._carried.add(task)
         task.add_done_callback(self._carried.discard)
 

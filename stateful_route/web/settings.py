@@ -10,7 +10,7 @@ import attrs
 from stateful_route._validation import check_count, check_id, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
-from stateful_route.server.callbacks import check_hand_off
+from stateful_route.server.callbacks import check_adopt, check_hand_off
 from stateful_route.store.transport.topology import check_url
 from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.server.hand_over import HandOff
+    from stateful_route.server.parcels import Adopt
     from stateful_route.web.misroute import Misroute, Misrouted
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.uids.request import RequestHead
@@ -114,6 +115,8 @@ class PodSettings:
     listen: str
     host: str | None
     hand_off: HandOff | None
+    adopt: Adopt | None
+    max_state: int
     drain: DrainMode
     linger_idle: float
     stop_after: float
@@ -129,6 +132,8 @@ class PodSettings:
         listen: str,
         host: str | None,
         hand_off: HandOff | None,
+        adopt: Adopt | None,
+        max_state: int,
         drain: DrainMode | None,
         linger_idle: float,
         stop_after: float,
@@ -147,6 +152,11 @@ class PodSettings:
         """
         if hand_off is not None:
             check_hand_off("hand_off", hand_off)
+        check_count("max_state", max_state)
+        if adopt is not None:
+            check_adopt("adopt", adopt)
+            if hand_off is None:
+                raise ConfigError("adopt", adopt, "only beside hand_off=, which returns what is adopted")
         if drain is None:
             drain = "linger" if hand_off is None else "hand_off"
         _choice("drain", drain, _DRAINS)
@@ -159,6 +169,8 @@ class PodSettings:
             listen=listen,
             host=host or os.environ.get(_HOST_VARIABLE),
             hand_off=hand_off,
+            adopt=adopt,
+            max_state=max_state,
             drain=drain,
             linger_idle=linger_idle,
             stop_after=stop_after,

@@ -58,8 +58,8 @@ class Sticky:
             LifecycleError: if it did not come through the middleware.
 
         """
-        scope = request if isinstance(request, dict) else request.scope
-        found = (scope.get("state") or {}).get(STATE_KEY)
+        scope = request if isinstance(request, dict) else getattr(request, "scope", None)
+        found = ((scope or {}).get("state") or {}).get(STATE_KEY)
         if not isinstance(found, cls):
             raise LifecycleError("this request did not come through StickyMiddleware: add it to the app")
         return found

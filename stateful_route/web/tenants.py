@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 from typing import TYPE_CHECKING
+
+from stateful_route.errors import InvalidArgumentError
+from stateful_route.server.hand_over import Packed
+from stateful_route.web.pacing import BETWEEN_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
 
     from stateful_route.server.driver import ServerDriver
+    from stateful_route.server.hand_over import HandOff
     from stateful_route.server.ownership import Ownership
     from stateful_route.web.app_run import AppRun
     from stateful_route.web.uids.sources import UidSource
 
 _log = logging.getLogger("stateful_route")
-
-# Seconds between the ends of two streams: 200 clients a second connect again somewhere else.
-_BETWEEN_ENDS = 0.005
 
 
 class Tenant:
@@ -98,19 +101,24 @@ class Tenant:
             run.end_stream()
 
 
+def _do_nothing() -> None:
+    """Do nothing: no gate was closed."""
+
+
 class Tenants:
     """All uids that this process serves."""
 
     def __init__(
         self,
         server: ServerDriver,
-        hand_off: Callable[[str], Awaitable[object] | None] | None,
+        hand_off: HandOff | None,
         give: Callable[[str], Awaitable[None]],
         *,
         reopen_after: float,
         end_within: float,
+        travels: bool = False,
     ) -> None:
-        """Serve none.
+        """Serve none. With ``travels`` the bytes that ``hand_off`` returns go along.
 
         ``reopen_after`` is for how many seconds a uid that was handed off may stay unreleased, and ``end_within`` in
         how many all streams end.
@@ -120,9 +128,10 @@ class Tenants:
         self._server = server
         self._hand_off = hand_off
         self._give = give
+        self._travels = travels
         self._reopen_after = reopen_after
         self._end_within = end_within
-        self._between_ends = _BETWEEN_ENDS
+        self._between_ends = BETWEEN_ENDS
         self._next_end = 0.0
         self._counting = False
         self._tenants: dict[str, Tenant] = {}
@@ -167,26 +176,30 @@ class Tenants:
         tenant.open()  # who waits looks for the new owner
         tenant.end_streams()
 
-    async def hand_off(self, uid: str) -> None:
+    async def hand_off(self, uid: str) -> Packed | None:
         """Let what runs come to its end, let nothing begin, and hand the uid off: what the server driver calls.
 
-        The gate stays closed until the uid is released; it opens again if the hand-off fails, or is cut off.
+        The gate stays closed until the uid is released, or is another process's; it opens again if the hand-off fails,
+        or is cut off, or the state does not travel. Return the state, if that is to travel.
         """
         tenant = self._tenants.get(uid)
         if tenant is None:  # minted, or claimed by the app itself
-            await self._call(uid, is_placed=False)
-            return
+            data = await self._call(uid, is_placed=False)
+            return None if data is None else Packed(data, _do_nothing)
         if any(run.is_stream for run in tenant.runs):
             await self._pace()
         tenant.closing = True
         try:
             tenant.end_streams()
             await tenant.idle()
-            await self._call(uid, is_placed=tenant.source.place)
+            data = await self._call(uid, is_placed=tenant.source.place)
         except BaseException:
             tenant.open()
             raise
+        if data is not None:
+            return Packed(data, tenant.open)
         asyncio.get_running_loop().call_later(self._reopen_after, self._reopen, tenant)
+        return None
 
     async def _pace(self) -> None:
         """Wait for the turn to end streams: their clients come again at once, and not all in one moment.
@@ -196,18 +209,24 @@ class Tenants:
         now = asyncio.get_running_loop().time()
         if now >= self._next_end:  # the first one
             streams = sum(run.is_stream for run in self.runs())
-            self._between_ends = min(_BETWEEN_ENDS, self._end_within / streams)
+            self._between_ends = min(BETWEEN_ENDS, self._end_within / streams)
         self._next_end = max(self._next_end, now) + self._between_ends
         await asyncio.sleep(self._next_end - now)
 
-    async def _call(self, uid: str, *, is_placed: bool) -> None:
+    async def _call(self, uid: str, *, is_placed: bool) -> bytes | None:
+        """Hand a uid off; return its state if that is to travel."""
         if self._hand_off is None:
-            return
-        result = self._hand_off(uid)
-        if result is not None:
-            await result
+            return None
+        result: object = self._hand_off(uid)
+        if inspect.isawaitable(result):
+            result = await result
+        if self._travels and isinstance(result, bytes | bytearray | memoryview):
+            return bytes(result)
+        if self._travels and result is not None:
+            raise InvalidArgumentError("what hand_off() returned", result, "bytes, or None if nothing is to travel")
         if not is_placed:
             await self._give(uid)
+        return None
 
     def _reopen(self, tenant: Tenant) -> None:
         if tenant.closing and not tenant.lost:

@@ -247,6 +247,9 @@ class StickyProtocol(HttpToolsProtocol):
 
 async def _goes_on(sent: Sent, scope: Any, receive: Any, send: Any) -> None:
     """Be the app of a request that was sent already."""
-    way = sent.way
-    with contextlib.suppress(ClientGoneError):
-        await way.edge.go_on(way.found, Inbound(scope, receive, send), way.there, way.connection, sent.stream)
+    way, inbound = sent.way, Inbound(scope, receive, send)
+    try:
+        with contextlib.suppress(ClientGoneError):
+            await way.edge.go_on(way.found, inbound, way.there, way.connection, sent.stream)
+    finally:
+        inbound.release()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import httpx
 import pytest
 
-from stateful_route import LinkKey, StatefulRoute
+from stateful_route import BaseConfig, LinkKey, ServerDriver, ServerInfo, StatefulRoute
+from stateful_route.testing import ManualClock, MemoryStore
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -226,3 +228,46 @@ async def test_a_moved_room(programs: Programs, own_server: LocalServer) -> None
             messages.append(await posted_at(pod_index, text))
 
     assert [["two"], ["three"]] == messages
+
+
+async def test_carrier(clock: ManualClock) -> None:
+    """The carrier of the page carries a state from pod to pod over HTTP, as it stands."""
+    (block,) = re.findall(r"```python\n(import httpx.*?class HttpCarrier.*?)```", PAGE, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102 - of our own page
+    carriers: dict[str, Any] = {}
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        carrier = carriers[request.url.host]
+        if request.url.path == "/verdicts":
+            await carrier.take_verdict(json.loads(request.content))
+            return httpx.Response(200)
+        status, body = await carrier.take_state(dict(request.url.params), request.content)
+        return httpx.Response(status, json=body)
+
+    store, states = MemoryStore(clock), {"alice": b"hello"}
+    config = BaseConfig(heartbeat=100.0, lease=500.0)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http, contextlib.AsyncExitStack() as stack:
+        pods = []
+        for index in range(2):
+            carriers[f"pod{index}"] = names["HttpCarrier"](http)
+            driver = ServerDriver(
+                store,
+                ServerInfo(namespace="default", service_name="room", pod_name="pod", pod_index=index),
+                attrs.evolve(config, address=f"http://pod{index}"),
+                hand_off=states.pop,
+                adopt=lambda uid, data, _epoch: states.update({uid: data + b", adopted"}),
+                carrier=carriers[f"pod{index}"],
+                clock=clock,
+            )
+            pods.append(await stack.enter_async_context(driver))
+        await pods[0].claim("alice")
+
+        assert await pods[0].move("alice")
+        assert b"hello, adopted" == states["alice"]
+        assert pods[1].owned("alice") is not None
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()

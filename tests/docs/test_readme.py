@@ -53,6 +53,15 @@ def test_links() -> None:
     assert [] == [target for target in targets if not (ROOT / target).exists()]
 
 
+def test_the_first_lines() -> None:
+    """What a reader meets first is Python that runs as it stands."""
+    first = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    names: dict[str, Any] = {}
+    exec(first, names)  # noqa: S102 - our own page
+
+    assert "app" in names
+
+
 def test_make_targets() -> None:
     """Every make target that the README names is there."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ TIMING = Timing(steady=1.0, settle=0.3)
 NAMES = [
     ("shopping_cart", 0),
     ("chat_room", 0),
+    ("chat_room", 1),
     ("streaming_chat", 0),
     ("mcp_server", 0),
     ("mcp_server", 1),

@@ -112,6 +112,7 @@ def operations(store: RedisStore) -> list[Callable[[], Any]]:
         lambda: store.claim(key, life),
         lambda: store.release(key),
         lambda: store.assign(key, life),
+        lambda: store.move(key, life, 1, life, name="m1"),
         lambda: store.register(info, report, 5.0, 10.0),
         lambda: store.heartbeat(info, 5, 1, report, 5.0, 10.0),
         lambda: store.confirm_death("fuzz", "room", life, 10.0),

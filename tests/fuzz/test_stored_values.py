@@ -100,6 +100,7 @@ def test_links(shared_server: LocalServer) -> None:
                     await typed(store.place(key, life, 5.0, dead=(PodLife(1, 1),), leaving=(PodLife(2, 2),))),
                     await typed(store.place_links(key.namespace, [("alice", life), ("bob", life)], "room", 5.0)),
                     await typed(store.claim(key, life, steal_temporary=bool(again))),
+                    await typed(store.move(key, life, 1, PodLife(1, 1), name="m1")),
                     await typed(store.assign(key, life, expected_epoch=1)),
                     await typed(store.assign(key, life)),
                     await typed(store.get_services(key.namespace, "alice")),

@@ -26,8 +26,8 @@ class LinkCall:
     """A call on a link. What an operation does not take is left out.
 
     Attributes:
-        operation: "get", "place", "claim", "release", "assign"; or "lose", which a test notes when it made the store
-            lose its links.
+        operation: "get", "place", "claim", "release", "assign", "move"; or "lose", which a test notes when it made the
+            store lose its links.
         life: the candidate, or the new owner.
         seconds: the ttl, or the grace.
         dead: the lives that the caller knows to be dead.
@@ -267,12 +267,23 @@ def _assign(held: _Held | None, call: LinkCall, epoch: int) -> _Effect:
     return _Effect(Outcome.REPLACED, _new(call, _P, epoch))
 
 
+def _move(held: _Held | None, call: LinkCall, epoch: int) -> _Effect:
+    if held is None:
+        return _Effect(Outcome.ABSENT, None)
+    named = (call.pod_index, call.incarnation, call.epoch)
+    has = (held.owner.pod_index, held.owner.incarnation, held.epoch if held.exact else -1)
+    if held.kind is not _P or named != has:
+        return _Effect(Outcome.REFUSED, held)
+    return _Effect(Outcome.REPLACED, _new(call, _P, epoch))
+
+
 _EFFECTS: Mapping[str, Callable[[_Held | None, LinkCall, int], _Effect]] = {
     "get": _get,
     "place": _place,
     "claim": _claim,
     "release": _release,
     "assign": _assign,
+    "move": _move,
 }
 
 

@@ -122,6 +122,13 @@ class RecordingStore:
         call = LinkCall("assign", owner, epoch=expected_epoch)
         return await self._one(key, call, self._store.assign(key, owner, expected_epoch=expected_epoch))
 
+    async def move(
+        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+    ) -> LinkChange:
+        """See ``Store.move``."""
+        call = LinkCall("move", to, pod_index=owner.pod_index, incarnation=owner.incarnation, epoch=epoch)
+        return await self._one(key, call, self._store.move(key, owner, epoch, to, name=name, announced=announced))
+
     async def register(
         self,
         server: ServerInfo,

@@ -51,6 +51,7 @@ class Mutation:
 LEASE, OWNED, OWNERSHIP = "server/lease.py", "server/owned_uids.py", "server/ownership.py"
 HEARTBEATS, OPERATIONS, RECLAIM = "server/heartbeats.py", "server/operations.py", "server/reclaim.py"
 INVALIDATIONS, CHECKS, HAND_OVER = "server/invalidations.py", "server/link_checks.py", "server/hand_over.py"
+TRAVEL, STAGING, ARRIVALS = "server/travel.py", "server/staging.py", "server/arrivals.py"
 DRIVER, ENDING, TURNS = "server/driver.py", "server/ending.py", "server/turns.py"
 CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
 PLACER = "client/placer.py"
@@ -62,8 +63,8 @@ REVERTS = [
     Mutation(
         "r02 a forced write does not settle a release",
         OPERATIONS,
-        "as turn:\n            await self._settle_releases(uid)\n            owner = self._lease.life()\n",
-        "as turn:\n            owner = self._lease.life()\n",
+        "as turn:\n            await self._settle_releases(uid)\n            if uid",
+        "as turn:\n            if uid",
     ),
     Mutation(
         "r02 a claim does not settle a release",
@@ -247,6 +248,41 @@ SLIPS = [
         "            pass\n        except StoreError as error:",
     ),
     Mutation("a stop leaves the heart beating", DRIVER, "        await self._beating.stop()\n", ""),
+    # states that travel
+    Mutation("a uid is owned while its state travels", TRAVEL, "        handle.suspend()\n", ""),
+    Mutation(
+        "who got no answer to a move owns again",
+        TRAVEL,
+        "may_have_moved = may_have_moved or error.maybe_applied\n",
+        "may_have_moved = False\n",
+    ),
+    Mutation(
+        "whatever was sent is adopted",
+        STAGING,
+        "                mine = staged.parcel.move == answer.move or staged.committed == link.epoch\n",
+        "                mine = True\n",
+        also=(("mine = answer.previous is not None and staged.committed == answer.previous.epoch", "mine = True"),),
+    ),
+    Mutation(
+        "it is owned before it is adopted",
+        OPERATIONS,
+        "        await self.staging.adopt(staged, answer.link.epoch)\n",
+        "        self.owned.take_in(self, owner, uid, answer)\n"
+        "        await self.staging.adopt(staged, answer.link.epoch)\n",
+    ),
+    Mutation(
+        "a move that was not answered is forgotten",
+        OPERATIONS,
+        "        self.owned.unsure[uid] = pending | {epoch}\n        announced = not self._status.drain_is_told\n        try:\n"
+        "            answer = await self._store.move",
+        "        announced = not self._status.drain_is_told\n        try:\n            answer = await self._store.move",
+    ),
+    Mutation(
+        "who has got a state does not look for its link",
+        ARRIVALS,
+        '            self._tasks.start(self._watch(staged), f"look for the link of {staged.parcel.uid!r}")\n',
+        "            pass\n",
+    ),
     # a leased index
     Mutation(
         "an index of a life that may own is leased",
@@ -463,6 +499,31 @@ SLIPS = [
         PODS,
         "if known is None or known.at_ms <= now.ms:\n            return known\n",
         "if True:\n            return known\n",
+    ),
+    # a death that is proven
+    Mutation(
+        "a proof ends the life that the pod has by then",
+        PODS,
+        "known is None or known.incarnation != life.incarnation or known.dead or",
+        "known is None or known.dead or",
+    ),
+    Mutation(
+        "a life is ended beside the lease of an older one",
+        PODS,
+        "        if known.free_ms > now.ms:\n            return False, False\n",
+        "",
+    ),
+    Mutation(
+        "a life is said to be ended, and is not",
+        PODS,
+        "attrs.evolve(known, at_ms=now.ms, dead=True)",
+        "attrs.evolve(known, at_ms=now.ms)",
+    ),
+    Mutation(
+        "who is ended keeps its uids",
+        HEARTBEATS,
+        "        self._parting = False\n        self._end(ENDED)\n",
+        "        self._parting = False\n",
     ),
     Mutation(
         "a death is confirmed beside the lease of an older life",

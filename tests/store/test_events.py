@@ -144,7 +144,23 @@ LINK_CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], set[Kind]]] = [
     ("assign", (FIRST,), {}, set()),
     ("assign", (SECOND,), {}, {"temporary", "persistent", "grace"}),
     ("assign", (SECOND,), {"expected_epoch": 1}, set()),
+    ("move", (FIRST, 1, SECOND), {"name": "m1"}, set()),
 ]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_move(rig: Rig, namespace: str, announced: bool) -> None:
+    """A link that was moved is announced, to clients and to the pod that had it; unless its pod is known to drain."""
+    key = LinkKey(namespace, "alice", "room")
+    before = await prepare(rig, key, "persistent")
+    assert before is not None
+    async with listening(rig.store, namespace) as ear, listening(rig.store, namespace, pod_index=0) as owner:
+        moved = await rig.store.move(key, FIRST, before.epoch, SECOND, name="m1", announced=announced)
+        heard, told = await ear.heard(), await owner.heard()
+    expected = [LinkInvalidation(key, before.epoch)] if announced else []
+
+    assert moved.done
+    assert [expected] * 2 == [heard, told]
 
 
 @pytest.mark.parametrize("kind", ["absent", "temporary", "persistent", "grace", "unreadable"])

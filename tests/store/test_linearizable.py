@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 DEADLINE = 0.1
 LONG = 200.0  # seconds: nothing ends by itself within a test
-LINK_SCRIPTS = ("get", "place", "claim", "release", "assign")
+LINK_SCRIPTS = ("get", "place", "claim", "release", "assign", "move")
 CALLERS = 8
 PODS = 3
 KEYS = [LinkKey("ns", uid, "room") for uid in ("alice", "bob", "carol", "dave", "erin")]
@@ -289,7 +289,7 @@ class World:
 async def any_call(store: Store, world: World, random: Random) -> None:
     """Do something with some link, and note the epoch that it has."""
     key = random.choice(world.keys)
-    what = random.choices(("place", "claim", "release", "assign", "get"), (6, 5, 4, 1, 3))[0]
+    what = random.choices(("place", "claim", "release", "assign", "move", "get"), (6, 5, 4, 1, 2, 3))[0]
     if what == "get":
         link = await store.get_link(key)
     else:
@@ -311,6 +311,9 @@ async def any_change(what: str, key: LinkKey, store: Store, world: World, random
     if what == "assign":
         return await store.assign(key, world.life(random), expected_epoch=epoch)
     life = world.life(random)
+    if what == "move":
+        name = f"{random.getrandbits(64):016x}"
+        return await store.move(key, life, world.epochs.get(key, 1), world.life(random), name=name)
     grace = random.choice((0.0, 0.0, LONG * 0.5, LONG * 4))
     return await store.release(key, pod_index=life.pod_index, incarnation=life.incarnation, epoch=epoch, grace=grace)
 
@@ -464,6 +467,9 @@ SCRIPTS: dict[str, tuple[str, str]] = {
     "a restarted pod is robbed": (r"tonumber\(incarnation\) >= tonumber\(link\.incarnation\)", "true"),
     "a place shortens": (r"local lengthened = link\.left_ms < ttl_ms", "local lengthened = true"),
     "assign at any epoch": (r"if ARGV\[\d\] ~= '' and", "if false and"),
+    "a move at any epoch": (r"and tonumber\(link\.epoch\) == tonumber\(ARGV\[3\]\) then", "then"),
+    "a move of anybody's": (r"is_owner\(link, ARGV\[1\], ARGV\[2\]\) and tonumber", "tonumber"),
+    "a move of what is not confirmed": (r"if link\.kind == 'p' and is_owner", "if is_owner"),
 }
 
 

@@ -222,6 +222,35 @@ class TestClockWentBack:
 
         assert 5.0 >= again.previous_left
 
+    async def test_a_life_is_ended(self, redis: Any, store: RedisStore, namespace: str) -> None:
+        """A life is ended now, though by an entry from the future it waits for an older one: that has ended before."""
+        name = KEYS.pods(namespace, SERVICE)
+        life = (await store.register(room(namespace), PodReport(), 5.0, RETENTION)).incarnation
+        entry = (await redis.hget(name, "0")).split(" ")
+        entry[10] = str(int(entry[2]) + 3_599_000)
+        entry[2] = str(int(entry[2]) + 3_600_000)
+        await redis.hset(name, "0", " ".join(entry))
+
+        assert await store.end_life(namespace, SERVICE, PodLife(0, life), RETENTION)
+        (pod,) = (table := await store.read_pods(namespace, SERVICE)).pods
+        assert pod.dead
+        assert pod.load_state.timestamp <= table.now
+
+    async def test_a_life_is_ended_in_memory(self) -> None:
+        clock = ManualClock()
+        store = MemoryStore(clock)
+        await store.register(room("prod"), PodReport(), 1.0, RETENTION, process="older")
+        clock.advance(0.5)
+        life = (await store.register(room("prod"), PodReport(), 5.0, RETENTION, process="newer")).incarnation
+        clock.advance(1.0)
+        await store.heartbeat(room("prod"), life, 1, PodReport(), 5.0, RETENTION)
+        clock.set(clock() - 3600.0)
+
+        assert await store.end_life("prod", SERVICE, PodLife(0, life), RETENTION)
+        (pod,) = (table := await store.read_pods("prod", SERVICE)).pods
+        assert pod.dead
+        assert pod.load_state.timestamp <= table.now
+
     async def test_what_is_told(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """Small changes of a large service are told no more often, though all versions are ahead of the clock."""
         name = KEYS.pods(namespace, SERVICE)

@@ -172,6 +172,7 @@ def operations(store: RedisStore, namespace: str) -> dict[str, Callable[[], Awai
         "claim": lambda: store.claim(alice, lives[0]),
         "claim of another": lambda: store.claim(hall, lives[1], steal_temporary=True),
         "assign": lambda: store.assign(alice, lives[2]),
+        "move": lambda: store.move(alice, lives[2], 1, lives[0], name="m1"),
         "services": lambda: store.get_services(namespace, "alice"),
         "grace": lambda: store.release(hall, grace=LEASE),
         "released": lambda: store.release(alice),

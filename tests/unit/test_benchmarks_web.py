@@ -197,6 +197,20 @@ async def test_each_way_of_the_hop(tmp_path: Path) -> None:
     assert {"entry", "owner"} == kept.keys()
 
 
+@needs_nginx
+@pytest.mark.usefixtures("_server")
+async def test_each_way_by_nginx(tmp_path: Path) -> None:
+    """On each way by nginx requests are answered by the owner of the uid."""
+    with Lab() as lab:
+        async with hop.ways_by_nginx(lab.server(tcp=True).url, tmp_path, uids=3) as ways:
+            (load,) = hop_case.BY_NGINX
+            rounds = [await hop_case.measure(load, name, ways[name], tmp_path, quick=True) for name in load.ways]
+            who = {name: await answered(ways[name]) for name in load.ways}
+
+    assert all(one.rate > 0 for one in rounds)
+    assert who == {name: ways[name].programs[-1].pid for name in who}
+
+
 async def answered(way: hop.Way) -> int:
     """Return the id of the process that answers."""
     async with await Connection.open(HOST, way.entry.port) as connection:
@@ -246,7 +260,7 @@ def test_goals_of_losses() -> None:
 
 def test_goals_of_the_hop() -> None:
     """Each side that a goal is about takes that load."""
-    for load in hop_case.LOADS:
+    for load in (*hop_case.LOADS, *hop_case.BY_NGINX):
         sides = {name: [1.0] for name in load.ways}
         judged = Row(case=hop_case.HOP, variant="v", unit="u", figures=sides, goals=[*load.goals, *load.added])
 

@@ -836,13 +836,15 @@ async def main():
             say("owned at the end", pod.owned("alice") is not None)
     say("left")
 
-asyncio.run(main())
+{runner}(main())
 """
 
 
-def run_process(before: str, during: str = "pass") -> tuple[int, list[str]]:
+def run_process(before: str, during: str = "pass", runner: str = "asyncio.run") -> tuple[int, list[str]]:
     """Run a pod that gets SIGTERM while it holds one uid; return its code and its lines."""
-    source = textwrap.dedent(PROCESS).replace("{before}", before).replace("{during}", during)
+    source = textwrap.dedent(PROCESS)
+    for name, text in {"before": before, "during": during, "runner": runner}.items():
+        source = source.replace(f"{{{name}}}", text)
     ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=30, check=False)
     return ended.returncode, ended.stdout.splitlines()
 
@@ -862,6 +864,16 @@ class TestDrainOnSignal:
 
         assert (0, ALL_IN_ORDER) == run_process(handler)
 
+    @pytest.mark.parametrize("arguments", ["", ", 7"])
+    def test_handler_of_uvloop(self, arguments: str) -> None:
+        """And on uvloop, which calls such a handler whatever else is set."""
+        pytest.importorskip("uvloop")
+        handle = "lambda *given: (say('handler', *given), ended.set())"
+        handler = f"asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, {handle}{arguments})"
+        said = [line.replace("handler", "handler 7") if arguments else line for line in ALL_IN_ORDER]
+
+        assert (0, said) == run_process(handler, runner="__import__('uvloop').run")
+
     def test_default(self) -> None:
         """Without a handler the signal ends the process, once the uids are handed over."""
         code, lines = run_process("pass")
@@ -878,9 +890,17 @@ class TestDrainOnSignal:
 
     def test_second_signal(self) -> None:
         """A second signal is let through at once."""
-        code, lines = run_process(HANDLER, "signal.raise_signal(signal.SIGTERM); await asyncio.sleep(0)")
+        again = "await asyncio.sleep(1.1); signal.raise_signal(signal.SIGTERM); await asyncio.sleep(0.1); say('on')"
+        code, lines = run_process(HANDLER, again)
 
-        assert (0, ["hand off alice", "serving True", "handler"]) == (code, lines[:3])
+        assert (0, ["hand off alice", "serving True", "handler", "on"]) == (code, lines[:4])
+
+    def test_one_signal_twice(self) -> None:
+        """A signal that is repeated at once, by who tells a whole process group, does not cut the drain."""
+        again = "signal.raise_signal(signal.SIGTERM); await asyncio.sleep(0.1); say('on')"
+        code, lines = run_process(HANDLER, again)
+
+        assert (0, ["hand off alice", "serving True", "on", *ALL_IN_ORDER[2:]]) == (code, lines)
 
     def test_leaving_while_draining(self) -> None:
         """A process that leaves by itself while it drains says goodbye, and is not killed by the late signal."""

@@ -7,6 +7,10 @@ is late counts from when it was asked for, so that it is no worse than one that 
 given up by its process and run at any time after that. Who reaps a process may end its life by name at any time after
 that too, again and again.
 
+With ``Bounds.travel`` a process may also send its state to the other pod, and have the link moved there; the other one
+adopts it when it claims. An attempt may fail before the move was asked for, and be made again; the bytes of the attempt
+before are still there then, and are out of date once the state was served.
+
 Of epochs it matters only whether one is still that of the link: each change of the owner makes all others old for ever.
 That they rise by number is what the scripts are tested for.
 """
@@ -56,6 +60,18 @@ class Rules:
     """A life claims and releases nothing until it may own: it would load too early, or give up what is still served."""
     unsure_release_changes_epoch: bool = True
     """A claim after a release that was not answered changes the epoch, so that the release finds nothing any more."""
+    sender_stops_first: bool = True
+    """A process owns nothing from the moment at which it has packed its state until it knows that it did not move."""
+    unsure_move_is_not_owned: bool = True
+    """A process whose move was not answered does not own the uid again until it is known what came of it."""
+    unsure_move_changes_epoch: bool = True
+    """A claim after a move that was not answered changes the epoch, so that the move finds nothing any more."""
+    move_names_epoch: bool = True
+    """A move is refused if the epoch is not the one at which the state was packed."""
+    bytes_have_names: bool = True
+    """Bytes are adopted only by who has the link by the attempt that sent them."""
+    bytes_are_kept: bool = True
+    """Who got the bytes keeps them though the sender is gone."""
     proof_is_of_the_dead: bool = True
     """A life is ended by name only once its process is gone."""
     proof_names_a_life: bool = True
@@ -71,6 +87,7 @@ class Bounds:
     lives: tuple[int, int] = (2, 1)
     outage: bool = False
     late: bool = False
+    travel: str = ""  # "there": from the first pod to the second one; "both": back as well
     proofs: bool = False
 
 
@@ -99,12 +116,23 @@ class Process(NamedTuple):
     handle: int = 0
     current: bool = False
     stale: bool = False
+    away: str = ""  # while its state is sent: "packed", or "asked" once a move may be in flight
 
 
 class Link(NamedTuple):
     pod: int
     incarnation: int
     kind: str
+    moved: bool = False  # by the last attempt, and not claimed since
+
+
+class Parcel(NamedTuple):
+    """The state that one life of a pod has sent to another, each as (pod, incarnation)."""
+
+    sender: tuple[int, int]
+    to: tuple[int, int]
+    stale: bool = False
+    last: bool = True  # whether it is of the last attempt
 
 
 class Late(NamedTuple):
@@ -122,6 +150,7 @@ class State(NamedTuple):
     link: Link | None = None
     processes: tuple[Process | None, ...] = (None, None, None)
     late: Late | None = None
+    parcels: tuple[Parcel, ...] = ()
     proven: tuple[int, int] | None = None  # the pod and the life of the last process that was reaped
 
 
@@ -148,6 +177,8 @@ class Protocol:
 
     def owns(self, process: Process | None) -> bool:
         if process is None or not process.handle or process.wait:
+            return False
+        if process.away and self.rules.sender_stops_first:
             return False
         same_life = process.handle == process.incarnation or not self.rules.handle_names_life
         return same_life and (process.good > 0 or not self.rules.pod_fences_itself)
@@ -177,12 +208,17 @@ class Protocol:
             yield from self.heart(state, number, process)
             if process is not None and process.incarnation:
                 yield from self.use(state, number, process)
+                if self.bounds.travel:
+                    yield from self.travel(state, number, process)
         if state.late is not None:
             yield f"late: {' '.join(map(str, state.late))}", self.run_late(state, state.late)
         yield from self.clients(state)
 
     def killed(self, state: State, number: int, process: Process) -> State:
-        after = with_process(state, number, None)
+        """End a process; what was sent to it finds no life any more that it is for."""
+        life = POD_OF[number], process.incarnation
+        kept = tuple(parcel for parcel in state.parcels if parcel.sender != life or self.rules.bytes_are_kept)
+        after = with_process(state._replace(parcels=kept), number, None)
         if not (self.bounds.proofs and process.incarnation):
             return after
         return after._replace(proven=(POD_OF[number], process.incarnation))
@@ -217,7 +253,66 @@ class Protocol:
             other if other is None or not other.current or each == number else other._replace(stale=True)
             for each, other in enumerate(state.processes)
         )
-        yield f"{name(number, process)} serves", state._replace(processes=processes)
+        parcels = tuple(parcel._replace(stale=True) for parcel in state.parcels)
+        yield f"{name(number, process)} serves", state._replace(processes=processes, parcels=parcels)
+
+    def travel(self, state: State, number: int, process: Process) -> Iterator[Move]:
+        """Send the state to the other pod, and have the link moved."""
+        who = name(number, process)
+        if not process.away:
+            if self.owns(process) and (self.bounds.travel == "both" or POD_OF[number] == 0):
+                yield from self.pack(state, number, process)
+            return
+        if process.away == "packed" or not self.rules.unsure_move_is_not_owned:
+            yield f"{who} could not move, and owns again", with_process(state, number, process._replace(away=""))
+        gone = process._replace(handle=0, away="", current=False, stale=False)
+        if process.away == "asked":
+            yield f"{who} gives up to ask whether it has moved", with_process(state, number, gone)
+        late = Late("move", POD_OF[number], process.handle, flag=process.current)
+        done = self.run_late(state, late)
+        yield f"{who} moves", with_process(done, number, gone)
+        still = done.processes[number]
+        assert still is not None
+        yield f"{who} moves, unanswered", with_process(done, number, still._replace(away="asked"))
+        if state.late is None and self.bounds.late:
+            asked = process._replace(away="asked")
+            yield f"{who} asks to move, late", with_process(state, number, asked)._replace(late=late)
+
+    def pack(self, state: State, number: int, process: Process) -> Iterator[Move]:
+        for to, other in enumerate(state.processes):
+            if other is None or not other.incarnation or POD_OF[to] == POD_OF[number]:
+                continue
+            before = tuple(parcel._replace(last=False) for parcel in state.parcels[-1:])
+            life = POD_OF[number], process.incarnation
+            parcel = Parcel(life, (POD_OF[to], other.incarnation), process.stale)
+            sent = state._replace(parcels=(*before, parcel))
+            yield (
+                f"{name(number, process)} sends its state to {to}",
+                with_process(sent, number, process._replace(away="packed")),
+            )
+
+    def move(self, state: State, late: Late) -> State:
+        """Run the script; ``late.flag`` is whether the epoch was that of the link when it was asked for."""
+        link, parcel = state.link, next((parcel for parcel in state.parcels if parcel.last), None)
+        if link is None or parcel is None or link.kind != P or (link.pod, link.incarnation) != late[1:3]:
+            return state
+        if self.rules.move_names_epoch and not late.flag:
+            return state
+        return self.new_owner(state, Link(*parcel.to, P, moved=True))
+
+    def adopt(self, before: State, after: State, number: int, process: Process) -> State | None:
+        """Let the process adopt the state that came along with its link, if one did."""
+        life = POD_OF[number], process.incarnation
+        moved = before.link is not None and before.link.moved and before.link[:2] == life
+        for parcel in before.parcels:
+            if parcel.to == life and ((moved and parcel.last) or not self.rules.bytes_have_names):
+                left = tuple(other for other in before.parcels if other.to != life)
+                adopted = process._replace(handle=process.incarnation, current=True, stale=parcel.stale)
+                link = after.link and after.link._replace(moved=False)  # it is not asked for again
+                return with_process(after._replace(parcels=left, link=link), number, adopted)
+        if moved:
+            raise UnsafeError("a state that has moved is not found")
+        return None
 
     def heart(self, state: State, number: int, process: Process | None) -> Iterator[Move]:
         """Register, beat, say goodbye; each may also lose its answer."""
@@ -256,6 +351,8 @@ class Protocol:
 
     def use(self, state: State, number: int, process: Process) -> Iterator[Move]:
         """Claim and release."""
+        if process.away:  # claims wait
+            return
         if process.wait and self.rules.waiting_life_touches_no_link:
             return
         for steals in (False, True):
@@ -281,12 +378,14 @@ class Protocol:
         taken = Link(pod, incarnation, P)
         if link is None:
             return self.new_owner(state, taken), True
-        if (link.pod, link.incarnation) == (pod, incarnation):
+        if link[:2] == (pod, incarnation):
             late = state.late
-            unsure = late is not None and late[:3] == ("release", pod, incarnation)
-            if unsure and self.rules.unsure_release_changes_epoch:
+            unsure = "" if late is None or late[1:3] != (pod, incarnation) else late.what
+            if (unsure == "release" and self.rules.unsure_release_changes_epoch) or (
+                unsure == "move" and self.rules.unsure_move_changes_epoch
+            ):
                 return self.new_owner(state, taken), True
-            return state._replace(link=taken), True
+            return state._replace(link=taken._replace(moved=link.moved)), True
         mine = link.pod == pod and link.incarnation < incarnation
         stolen = link.pod != pod and steals and link.kind != P
         return (self.new_owner(state, taken), True) if mine or stolen else (state, False)
@@ -298,6 +397,8 @@ class Protocol:
         if not owned:
             return with_process(after, number, process._replace(handle=0, current=False, stale=False))
         # The epoch before the claim was the one that it had: its memory is good.
+        if not process.current and (adopted := self.adopt(before, after, number, process)) is not None:
+            return adopted
         kept = process.current
         handled = process._replace(
             handle=process.incarnation,
@@ -311,7 +412,11 @@ class Protocol:
         if not self.rules.owner_changes_epoch:
             return state._replace(link=link)
         processes = tuple(process and process._replace(current=False, stale=False) for process in state.processes)
-        late = None if state.late is not None and state.late.what == "release" else state.late
+        late = state.late
+        if late is not None and late.what == "move":  # it names an epoch that is gone
+            late = late._replace(flag=False) if not self.rules.move_names_epoch else None
+        elif late is not None and late.what == "release":
+            late = None
         return state._replace(link=link, processes=processes, late=late)
 
     def run_late(self, state: State, late: Late) -> State:
@@ -319,6 +424,8 @@ class Protocol:
         state = state._replace(late=None if late == state.late else state.late)
         if late.what == "claim":
             return self.claim(state, late.pod, late.incarnation, steals=late.flag)[0]
+        if late.what == "move":
+            return self.move(state, late)
         link = state.link
         if link is None or link.pod != late.pod:
             return state
@@ -343,7 +450,7 @@ class Protocol:
                     yield f"a client places on {pod}:{incarnation}", self.new_owner(state, candidate)
                     continue
                 dead = self.listed(state, link) and incarnation > record.confirmed
-                if dead and (link.pod, link.incarnation) != candidate[:2]:
+                if dead and link[:2] != candidate[:2]:
                     self.check_takeover(state, link)
                     yield f"a client takes over for {pod}:{incarnation}", self.new_owner(state, candidate)
 
@@ -431,13 +538,16 @@ def way_to(came: dict[State, tuple[State, str] | None], state: State) -> list[st
 
 
 RESTART, OUTAGE, LATE = Bounds((2, 1)), Bounds((1, 1), outage=True), Bounds((1, 1), late=True)
+THERE = Bounds((1, 1), travel="there")
+TRAVEL = Bounds((1, 1), late=True, travel="there")
 PROOFS = Bounds((2, 1), proofs=True)
 
 
 @pytest.mark.parametrize(
     "bounds",
-    # Larger ones, as (2, 1) with an outage or late calls, (3, 1) and (2, 2), are safe too, and take up to 20 s each.
-    [RESTART, Bounds((1, 2)), OUTAGE, LATE, PROOFS],
+    # Larger ones, as (2, 1) with an outage or late calls, (3, 1) and (2, 2), are safe too, and take up to 20 s each;
+    # those with late calls and a travel in both directions, or with (1, 2) and that, have 600,000 states and take 75 s.
+    [RESTART, Bounds((1, 2)), OUTAGE, LATE, PROOFS, THERE],
     ids=str,
 )
 def test_safe(bounds: Bounds) -> None:
@@ -462,6 +572,12 @@ def test_safe(bounds: Bounds) -> None:
         ("goodbye_is_ones_own", RESTART, "a life that is confirmed dead owns the uid"),
         ("waiting_life_touches_no_link", RESTART, "a process serves from a memory that is out of date"),
         ("unsure_release_changes_epoch", LATE, "two processes own the uid"),
+        ("sender_stops_first", TRAVEL, "two processes own the uid"),
+        ("unsure_move_is_not_owned", TRAVEL, "two processes own the uid"),
+        ("unsure_move_changes_epoch", TRAVEL, "two processes own the uid"),
+        ("move_names_epoch", TRAVEL, "two processes own the uid"),
+        ("bytes_have_names", TRAVEL, "a process serves from a memory that is out of date"),
+        ("bytes_are_kept", TRAVEL, "a state that has moved is not found"),
         ("proof_is_of_the_dead", PROOFS, "a life that is confirmed dead owns the uid"),
         ("proof_names_a_life", PROOFS, "a life that is confirmed dead owns the uid"),
         ("proof_spares_older_lives", PROOFS, "a life that is confirmed dead owns the uid"),

@@ -36,8 +36,15 @@ class Lives:
     def __init__(self, *answers: bool | Exception) -> None:
         self.answers = list(answers or (True,))
         self.asked: list[Life] = []
+        self.rehearsed: list[Life] = []
+        self.away: Exception | None = None
 
     async def end(self, life: Life) -> bool:
+        if life.incarnation == module.NO_LIFE:
+            self.rehearsed.append(life)
+            if self.away is not None:
+                raise self.away
+            return True
         self.asked.append(life)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
@@ -122,7 +129,7 @@ async def test_a_death(
 async def test_gone_before(tmp_path: Path, start: Callable[[], int]) -> None:
     """At its start it ends the lives of processes that are gone: of another start of an id that is used again, too."""
     gone, alive, lives = start(), start(), Lives()
-    write(tmp_path, record_of(gone, Life("prod", "room", 1, 1)), "gone")
+    write(tmp_path, record_of(gone, Life("prod", "room", 1, 4)), "gone")
     used_again = record_of(alive, Life("prod", "room", 2, 2))
     write(tmp_path, attrs.evolve(used_again, started=used_again.started - 1), "used-again")
     write(tmp_path, record_of(alive, Life("prod", "room", 3, 3)), "alive")
@@ -245,7 +252,7 @@ async def test_many(tmp_path: Path, start: Callable[[], int]) -> None:
     """Many processes that end at once are ended at once, each with its own life."""
     pids, lives = [start() for _ in range(30)], Lives()
     for number, pid in enumerate(pids):
-        write(tmp_path, record_of(pid, Life("prod", "room", number, 1)), str(number))
+        write(tmp_path, record_of(pid, Life("prod", "room", number, 9)), str(number))
     async with watching(tmp_path, lives) as sidecar:
         await eventually(is_watched(sidecar, 30))
         for pid in pids:
@@ -253,6 +260,25 @@ async def test_many(tmp_path: Path, start: Callable[[], int]) -> None:
         await eventually(lambda: len(lives.asked) == 30)
 
     assert list(range(30)) == sorted(life.pod_index for life in lives.asked)
+
+
+async def test_rehearsals(
+    tmp_path: Path, start: Callable[[], int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It tries, of each service, and again and again, whether it could end a life; if not it says so once."""
+    monkeypatch.setattr(module, "_REHEARSES", 0.02)
+    lives, names = Lives(), ["room", "room", "cart"]
+    for number, name in enumerate(names):
+        write(tmp_path, record_of(start(), Life("prod", name, number, 9)), str(number))
+    async with watching(tmp_path, lives):
+        await eventually(lambda: len(lives.rehearsed) > 4)
+        lives.away = AWAY
+        tried = len(lives.rehearsed)
+        await eventually(lambda: len(lives.rehearsed) > tried + 4)
+
+    assert {"room", "cart"} == {life.service_name for life in lives.rehearsed}
+    assert 1 == caplog.text.count("could not be ended")
+    assert [] == lives.asked
 
 
 async def test_leave(tmp_path: Path, start: Callable[[], int]) -> None:

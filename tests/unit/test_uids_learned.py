@@ -179,6 +179,22 @@ class TestLocation:
         assert KERNEL.learn(request("/start"), answer(201)) is None
 
     @pytest.mark.parametrize(
+        ("referer", "learned"),
+        [
+            ("https://app.example/api/kernels/7", None),
+            ("https://app.example/api/kernels/%37/x?a", None),
+            ("https://app.example/api/kernels/77", "7"),
+            ("https://app.example/", "7"),
+            ("http://[", "7"),
+        ],
+    )
+    def test_back_to_where_it_came_from(self, referer: str, learned: str | None) -> None:
+        """To go back to the page that the client names makes nothing."""
+        back = request("/like", ("referer", referer), method="POST")
+
+        assert learned == KERNEL.learn(back, answer(303, ("location", "/api/kernels/7")))
+
+    @pytest.mark.parametrize(
         ("target", "method"),
         [
             ("/login?next=/api/kernels/7", "POST"),

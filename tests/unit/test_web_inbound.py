@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stateful_route.web.inbound import ClientGoneError, Inbound
+from stateful_route.web.inbound import AT_HAND, ClientGoneError, Inbound
 
 SOON = 5.0
 
@@ -163,6 +163,35 @@ async def test_a_body_that_is_not_at_hand(headers: list[tuple[bytes, bytes]]) ->
     await inbound.unless_gone(turns())
 
     assert (1, 0) == (client.events.qsize(), client.most)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "PUT", "POST"])
+async def test_http_2_without_a_length(method: str) -> None:
+    """From HTTP/2 on the end of a body is told apart: what hardly has one is at hand, and may be sent again."""
+    client = Client(END)
+    scope = {"type": "http", "method": method, "http_version": "2", "headers": []}
+    inbound = Inbound(scope, client.receive, send)
+    body = await inbound.read_ahead(AT_HAND)
+    repeatable = inbound.repeatable
+    message = await inbound.receive()
+
+    assert (END, client.events.qsize()) == (message, 0)
+    assert ((None, False) if method in {"PUT", "POST"} else (b"", True)) == (body, repeatable)
+
+
+async def test_http_2_and_a_long_body_of_a_get() -> None:
+    """A body that there should not be is not lost, however long it is."""
+    parts = [{"type": "http.request", "body": bytes(40_000), "more_body": number < 4} for number in range(5)]
+    client = Client(*parts)
+    scope = {"type": "http", "method": "GET", "http_version": "2", "headers": []}
+    inbound = Inbound(scope, client.receive, send)
+    body = await inbound.read_ahead(AT_HAND)
+    size, more = 0, True
+    while more:
+        message = await inbound.receive()
+        size, more = size + len(message["body"]), message["more_body"]
+
+    assert (None, 200_000) == (body, size)
 
 
 async def test_who_reads_next_is_told() -> None:

@@ -1,7 +1,8 @@
 """Small apps for the replicas of the tests: bare ASGI, so that nothing stands between the middleware and what is seen.
 
 Settings come from the environment: ``WEB_MIDDLEWARE``, keyword arguments of the middleware as JSON; ``WEB_HAND_OFF``,
-what the hand-off does; ``WEB_FOLDER``, where state is saved and events are noted.
+what the hand-off does; ``WEB_FOLDER``, where state is saved and events are noted; ``WEB_PAUSE``, for how many seconds a
+request that is held waits at most between two attempts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from stateful_route import BaseConfig, ServerDriver, StatefulRoute
 from stateful_route.web import (
     Header,
     JsonBody,
@@ -24,6 +26,7 @@ from stateful_route.web import (
     SignedCookie,
     Sticky,
     StickyMiddleware,
+    holding,
 )
 from tests.web.answering import FOLDER, PIECE, App, Receive, Scope, Send, body_of, note, respond, respond_json
 from tests.web.sockets import websocket
@@ -232,6 +235,8 @@ def middleware(app: App, uid: Any, **more: Any) -> StickyMiddleware:
     settings = (
         {"service": "room", "uid": uid, "stop_after": 0.2} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
     )
+    if "WEB_PAUSE" in os.environ:
+        holding._LONGEST_PAUSE = float(os.environ["WEB_PAUSE"])
     if "WEB_HAND_OFF" in os.environ:
         settings["hand_off"] = hand_off
     else:
@@ -332,6 +337,54 @@ def twice() -> StickyMiddleware:
 def no_source() -> StickyMiddleware:
     """Return an app that does not say where its uids are."""
     return middleware(room, [])
+
+
+def by_hand() -> App:
+    """Return an app that knows nothing of the middleware: a pod with a driver of its own, and an address for HTTP."""
+    pod: ServerDriver
+    made: set[str] = set()
+
+    async def lifespan(receive: Receive, send: Send) -> None:
+        nonlocal pod
+        assert (await receive())["type"] == "lifespan.startup"
+        config = BaseConfig.from_env()
+        async with StatefulRoute.from_url(os.environ["STATEFUL_ROUTE_URL"], config) as route:
+            async with route.server(config.server_info()) as pod:
+                await send({"type": "lifespan.startup.complete"})
+                assert (await receive())["type"] == "lifespan.shutdown"
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await lifespan(receive, send)
+            return
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            while (event := await receive())["type"] == "websocket.receive":
+                await send({"type": "websocket.send", "text": event["text"]})
+            return
+        size, _ = await body_of(receive)
+        uid = scope["path"].split("/")[2] if scope["path"].startswith("/rooms/") else ""
+        if scope["path"] == "/new":
+            session = f"s-{os.urandom(8).hex()}"
+            made.add(session)
+            await respond_json(send, {"pid": os.getpid()}, (b"x-session", session.encode()))
+            return
+        if scope["path"].endswith("/slow"):
+            note("begins", uid=uid)
+            await asyncio.sleep(1.0)
+        session = next((value.decode() for name, value in scope["headers"] if name == b"x-session"), "")
+        if uid and not (await pod.claim(uid)).is_owned():
+            await respond(send, 421, b"not here")
+            return
+        note("served", uid=uid)
+        counts[uid] = counts.get(uid, 0) + 1
+        told = {name.decode(): value.decode() for name, value in scope["headers"]}
+        facts = {"pid": os.getpid(), "count": counts[uid], "size": size, "told": told, "known": session in made}
+        await respond_json(send, facts)
+
+    return app
 
 
 def watched() -> App:

@@ -104,6 +104,19 @@ def fastapi() -> Any:
 
 
 def litestar() -> Any:
+    return middleware(_litestar(), UID)
+
+
+def litestar_behind_its_router() -> Any:
+    from litestar.middleware import DefineMiddleware  # noqa: PLC0415
+
+    from stateful_route.web import StickyMiddleware  # noqa: PLC0415
+
+    sticky: Any = StickyMiddleware
+    return _litestar(middleware=[DefineMiddleware(sticky, **_settings())])
+
+
+def _litestar(**settings: Any) -> Any:
     from litestar import Litestar, Request, WebSocket, get, websocket  # noqa: PLC0415
     from litestar.response import Stream  # noqa: PLC0415
 
@@ -126,8 +139,7 @@ def litestar() -> Any:
         get("/rooms/{uid:str}/stream")(stream),
         websocket("/rooms/{uid:str}/ws")(socket),
     ]
-    app: Any = Litestar(route_handlers=handlers)
-    return middleware(app, UID)
+    return Litestar(route_handlers=handlers, **settings)
 
 
 def quart() -> Any:

@@ -103,6 +103,32 @@ async def test_websockets_are_closed_where_they_arrived(replicas: Replicas) -> N
     assert await pair.edge.ended() in ENDED
 
 
+async def test_they_are_closed_one_after_the_other(replicas: Replicas) -> None:
+    """Those that a process carries, or serves without a uid, end by turns while it goes on to serve, all with 1012."""
+    replicas.start(2, environment={"WEB_HAND_OFF": "0"}, stop_after=0.5)
+    pair = await pair_of(replicas)
+    ended: list[float] = []
+
+    async def one(room: str) -> int:
+        async with websocket(pair.edge.port, f"{room}/ws", ping_interval=None) as connection:
+            await connection.send("there?")
+            await connection.recv()
+            open_ones.add(connection)
+            code = (await closed(connection))[0]
+            ended.append(time.monotonic())
+            return code
+
+    open_ones: set[Any] = set()
+    running = asyncio.gather(*(one(room) for room in (pair.room, "/elsewhere") for _ in range(30)))
+    await eventually(lambda: len(open_ones) == 60)
+    pair.edge.send(signal.SIGTERM)
+    codes = await running
+    assert await pair.edge.ended() in ENDED
+
+    assert {1012} == set(codes)
+    assert ended[-1] - ended[0] > 0.2  # 60 times 5 ms, but for what the machine makes of it
+
+
 async def test_each_uid_is_handed_off_once(replicas: Replicas) -> None:
     """Each uid that was served here is handed off once, and released: another process has it at once."""
     replicas.start(2, environment={"WEB_HAND_OFF": "0.05"})
@@ -176,9 +202,10 @@ async def test_a_request_that_is_longer_than_the_deadline(replicas: Replicas, ar
 
 async def test_a_second_signal(replicas: Replicas) -> None:
     """A second signal ends the wait for the drain: the web server stops at once, and what is left is handed over."""
-    pair = await drained_pair(replicas, "1.0", environment={"STATEFUL_ROUTE_DRAIN_DEADLINE": "20"})
+    pair = await drained_pair(replicas, "2.5", environment={"STATEFUL_ROUTE_DRAIN_DEADLINE": "20"})
     pair.owner.send(signal.SIGTERM)
     await replicas.noted("hand_off", uid=pair.uid)
+    await asyncio.sleep(1.1)  # before that it is the first one again
     pair.owner.send(signal.SIGTERM)
     await eventually(lambda: not pair.owner.listens(), 2.0)
     assert await pair.owner.ended() in ENDED

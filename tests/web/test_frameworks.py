@@ -13,7 +13,7 @@ import pytest
 
 from tests.waiting import eventually
 from tests.web.clients import ask, connected, websocket
-from tests.web.replicas import ENDED
+from tests.web.replicas import ENDED, LOOPS
 from tests.web.test_websockets import closed
 
 if TYPE_CHECKING:
@@ -115,12 +115,24 @@ async def test_framework(replicas: Replicas, framework: str) -> None:
     await smoke(await Rooms.of(replicas, framework), websockets=framework not in WITHOUT_WEBSOCKETS)
 
 
-@pytest.mark.parametrize("server", SERVERS[1:])
-async def test_server(replicas: Replicas, server: str) -> None:
-    """The web server serves an app with the middleware as uvicorn does."""
+async def test_behind_a_router(replicas: Replicas) -> None:
+    """In Litestar's own list of middlewares each route would have one: it serves nothing, and says what to do."""
+    needs("litestar")
+    replicas.start(1, "tests.web.frameworks:litestar_behind_its_router")
+    answer = await ask(replicas.ports[0], "/rooms/one/who")
+
+    assert 503 == answer.status
+    await eventually(lambda: "StickyMiddleware(Litestar(...), ...)" in replicas.all[0].text())  # it logs in a thread
+
+
+@pytest.mark.parametrize(
+    ("server", "loop"), [*((server, loop) for server in SERVERS[1:3] for loop in LOOPS), ("daphne", "asyncio")]
+)
+async def test_server(replicas: Replicas, server: str, loop: str) -> None:
+    """The web server serves an app with the middleware as uvicorn does, on either event loop."""
     needs(server)
     code = 4012 if server == "daphne" else 1012  # autobahn, which is in it, refuses to send that
-    await smoke(await Rooms.of(replicas, "starlette", server), websockets=True, closed_with=code)
+    await smoke(await Rooms.of(replicas, "starlette", server, loop=loop), websockets=True, closed_with=code)
 
 
 async def test_the_lifespan_of_the_app(replicas: Replicas) -> None:

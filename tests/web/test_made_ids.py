@@ -109,6 +109,31 @@ async def test_garbage(replicas: Replicas, own_server: LocalServer, way: str) ->
     assert keys == len(own_server.ask("KEYS", "*").split("\n"))
 
 
+async def test_ten_thousand(replicas: Replicas, own_server: LocalServer) -> None:
+    """10,000 garbage ids in one go, each sent without a wait for the answer before, leave no key in Redis."""
+    replicas.start(2, SESSIONS)
+    uid, _ = await make(replicas.ports[0], "header")
+    keys = sorted(own_server.ask("KEYS", "*").split("\n"))
+
+    async def some(port: int, begin: int) -> tuple[int, int]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"GET /use HTTP/1.1\r\nHost: tests\r\nX-Session: garbage-%d\r\n"
+        data = b"\r\n".join([head % number for number in range(begin, begin + 1000)])
+        writer.write(data + b"Connection: close\r\n\r\n")
+        async with asyncio.timeout(50.0):
+            answers = await reader.read(-1)
+        writer.close()
+        return answers.count(b"HTTP/1.1 404"), answers.count(b"HTTP/1.1 ")
+
+    counts = await asyncio.gather(*(some(replicas.ports[task % 2], 1000 * task) for task in range(10)))
+    known = [await use(port, uid, "header") for port in replicas.ports]
+
+    assert [(1000, 1000)] * 10 == counts
+    assert keys == sorted(own_server.ask("KEYS", "*").split("\n"))
+    assert 1 == len(links(own_server))
+    assert [200, 200] == [answer.status for answer in known]
+
+
 def _request(way: str, uid: str) -> tuple[Any, ...]:
     headers, body, method, target = [("Host", "tests")], b"", "GET", "/use"
     if way == "header":

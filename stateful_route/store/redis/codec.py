@@ -105,7 +105,7 @@ def link_change(script: Script, reply: Any) -> LinkChange:
         raise unreadable_reply(script, reply) from error
     if link is not None:
         link.__class__ = Link
-    change = _NewLinkChange(outcome, link, previous, None)
+    change = _NewLinkChange(outcome, link, previous, None, None)
     change.__class__ = LinkChange
     return change  # type: ignore[no-any-return]
 
@@ -132,13 +132,14 @@ def claim_change(script: Script, reply: Any) -> LinkChange:
 
     """
     try:
-        line, _, ended = reply.partition(b" ended:")
+        line, _, more = reply.partition(b" ended:")
+        ended, _, move = more.partition(b" move:")
     except (TypeError, AttributeError) as error:
         raise unreadable_reply(script, reply) from error
     change = link_change(script, line)
     try:
-        return attrs.evolve(change, ended=int(ended)) if ended.isdigit() else change
-    except ValueError as error:  # as long as no number of ours
+        return attrs.evolve(change, ended=int(ended), move=move.decode() or None) if ended.isdigit() else change
+    except ValueError as error:  # as long as no number of ours, or no name
         raise unreadable_reply(script, reply) from error
 
 

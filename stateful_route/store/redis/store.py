@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.durable import Runner
 
 _GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN = map(scripts.load, ("get", "place", "claim", "release", "assign"))
+_MOVE = scripts.load("move")
 _GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
 _REGISTER, _HEARTBEAT, _PODS = map(scripts.load, ("register", "heartbeat", "pods"))
 _CONFIRM, _END_LIFE = map(scripts.load, ("confirm", "end_life"))
@@ -201,6 +202,14 @@ class RedisStore:
         channel = self._keys.events(key.namespace, key.service_name)
         args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch), channel)
         return codec.link_change(_ASSIGN, await self._take(_ASSIGN, key, *args))
+
+    async def move(
+        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+    ) -> LinkChange:
+        """See ``Store.move``."""
+        channel = (self._keys.events(key.namespace, key.service_name),) if announced else ()
+        args = (owner.pod_index, owner.incarnation, epoch, to.pod_index, to.incarnation, name, *channel)
+        return codec.link_change(_MOVE, await self._changing(self._link_call(_MOVE, key, *args)))
 
     async def register(
         self,

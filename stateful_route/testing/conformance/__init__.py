@@ -24,6 +24,7 @@ from stateful_route.testing.conformance.isolation import Isolation
 from stateful_route.testing.conformance.leases import LeasedIndexes
 from stateful_route.testing.conformance.links import Links, Many, Races, Unreadable
 from stateful_route.testing.conformance.listening import Listening
+from stateful_route.testing.conformance.moves import Moves
 from stateful_route.testing.conformance.pods import Lives, Pods
 from stateful_route.testing.conformance.shared import StoreKit
 from stateful_route.testing.conformance.times import Tenures, Times
@@ -37,6 +38,7 @@ __all__ = ["StoreConformance", "StoreKit"]
 @pytest.mark.asyncio
 class StoreConformance(
     Links,
+    Moves,
     Times,
     Many,
     Unreadable,

@@ -103,6 +103,15 @@ def _assign_row(title: str, owner: PodLife, outcomes: tuple[Outcome, ...], off: 
     )
 
 
+def _move_row(title: str, owner: PodLife, outcome: Outcome, off: int = 0) -> Row:
+    """Return a row of move to ``OTHER``; ``off`` is how far the named epoch is from the one that the link has."""
+    return Row(
+        f"move {title}",
+        lambda store, key, epoch: store.move(key, owner, epoch + off, OTHER, name="0f1e2d3c4b5a6978"),
+        (Outcome.ABSENT, Outcome.REFUSED, outcome, Outcome.REFUSED),
+    )
+
+
 _KEPT = Outcome.RENEWED, Outcome.UNCHANGED, Outcome.REVIVED
 _LEFT = Outcome.RENEWED, Outcome.UNCHANGED, Outcome.REPLACED
 _TAKEN = (Outcome.REPLACED,) * 3
@@ -162,6 +171,12 @@ TABLE = (
     _assign_row("another pod, as expected", OTHER, (Outcome.REFUSED, *_TAKEN), off=0),
     _assign_row("the same life, expecting more", OWNER, (Outcome.REFUSED, *_REFUSED), off=1),
     _assign_row("another pod, expecting less", OTHER, (Outcome.REFUSED, *_REFUSED), off=-1),
+    _move_row("by the life at the epoch", OWNER, Outcome.REPLACED),
+    _move_row("by the life at an older epoch", OWNER, Outcome.REFUSED, off=-1),
+    _move_row("by the life at a newer epoch", OWNER, Outcome.REFUSED, off=1),
+    _move_row("by an older life", OLDER, Outcome.REFUSED),
+    _move_row("by a newer life", NEWER, Outcome.REFUSED),
+    _move_row("by another pod", STRANGER, Outcome.REFUSED),
 )
 
 _PRIORS = {"absent": None, "temporary": TEMPORARY, "persistent": PERSISTENT, "grace": GRACE}

@@ -67,6 +67,7 @@ class _Mark:
     ended: int
     began: int | None
     until_ms: int
+    move: str | None = None
 
 
 _Decision = tuple[Outcome, _Entry | None]
@@ -165,6 +166,14 @@ def _release(before: _Entry | None, wanted: Wanted, grace_ms: int, now: Moment) 
     return Outcome.GRACE, attrs.evolve(before, kind=LinkKind.GRACE, ends_ms=min(before.ends_ms, now.ms + grace_ms))
 
 
+def _move(before: _Entry | None, owner: PodLife, epoch: int, to: PodLife, now: Moment, *, done: bool) -> _Decision:
+    if before is None:
+        return Outcome.ABSENT, None
+    if before.kind is LinkKind.PERSISTENT and (before.owner, before.epoch) == (owner, epoch):
+        return Outcome.REPLACED, _new(before, to, LinkKind.PERSISTENT, _NEVER, now)
+    return (Outcome.UNCHANGED if done and before.owner == to else Outcome.REFUSED), before
+
+
 def _change(before: _Entry | None, decision: _Decision, now: Moment) -> LinkChange:
     """Return the answer: the link after it, and who held it before if nobody or another life holds it now."""
     outcome, after = decision
@@ -251,6 +260,8 @@ class MemoryLinks:
             self._mark_begun(key, last, decision[1], now)
         if change.outcome in _TOLD | {Outcome.UNCHANGED} and change.outcome is not Outcome.OVERWRITTEN:
             change = attrs.evolve(change, ended=last)
+        if change.outcome is Outcome.UNCHANGED:
+            change = attrs.evolve(change, move=self._move_of(key, before, now))
         return change, stale
 
     def assign(self, key: LinkKey, owner: PodLife, expected_epoch: int | None, now: Moment) -> Written:
@@ -263,6 +274,16 @@ class MemoryLinks:
         change, stale = self._write(key, decision, now, _stale_to_all)
         if change.outcome in _TOLD - {Outcome.CONFIRMED}:
             self._mark_begun(key, last, decision[1], now)
+        return change, stale
+
+    def move(self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, name: str, now: Moment) -> Written:
+        """Make the persistent link that ``owner`` has at that epoch one of ``to``."""
+        before = self._before(key, now)
+        done = self._move_of(key, before, now) == name
+        decision = _move(before, owner, epoch, to, now, done=done)
+        change, stale = self._write(key, decision, now, _stale_to_all)
+        if change.outcome is Outcome.REPLACED and decision[1] is not None:
+            self._ended[key] = _Mark(epoch, decision[1].epoch, now.ms + to_ms(ENDED_TENURE_SECONDS), name)
         return change, stale
 
     def release(self, key: LinkKey, wanted: Wanted, grace_ms: int, now: Moment) -> Written:
@@ -303,6 +324,13 @@ class MemoryLinks:
             return None
         same = mark.began is None or (link is not None and mark.began == link.epoch)
         return mark.ended if same else mark.began  # or else its link was lost, and did not end
+
+    def _move_of(self, key: LinkKey, link: _Entry | None, now: Moment) -> str | None:
+        """Return the name of the move that made the link, if that was of late."""
+        mark = self._ended.get(key)
+        if mark is None or mark.until_ms <= now.ms or link is None or mark.began != link.epoch:
+            return None
+        return mark.move
 
     def _mark_begun(self, key: LinkKey, last: int | None, link: _Entry | None, now: Moment) -> None:
         """Remember that a tenure has begun, if it is known which one ended last."""

@@ -286,6 +286,14 @@ class MemoryStore:
         async with self._operation("assign"):
             return self._announced(key, self._links.assign(key, owner, expected_epoch, self._now()))
 
+    async def move(
+        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+    ) -> LinkChange:
+        """Make the persistent link that ``owner`` has at that epoch one of ``to``, with a new epoch."""
+        async with self._operation("move"):
+            written = self._links.move(key, owner, epoch, to, name, self._now())
+            return self._announced(key, written) if announced else written[0]
+
     def _announced(self, key: LinkKey, written: Written) -> LinkChange:
         """Announce that a link is stale, if it is, and return the change."""
         change, stale = written

@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodTable, Registration, RoutingState
+from stateful_route.models import (
+    Link,
+    LinkChange,
+    LinkKey,
+    LinkKind,
+    Outcome,
+    PodTable,
+    Registration,
+    RoutingState,
+)
 from stateful_route.testing.simulation.server import run_now, uids_of
 
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
+    from stateful_route.models import PodLife, PodState
     from stateful_route.server.ownership import Ownership
     from stateful_route.testing.simulation.loop import Machine
     from stateful_route.testing.simulation.network import Latency
@@ -20,11 +30,11 @@ if TYPE_CHECKING:
     from stateful_route.testing.simulation.server import Request, StoreServer
     from stateful_route.testing.simulation.trace import Trace
 
-_ENDS = frozenset({"place", "place_links", "claim", "release", "assign"})
+_ENDS = frozenset({"place", "place_links", "claim", "release", "assign", "move"})
 _FORCES = frozenset({"assign", "release"})
 _NEW_OWNER = frozenset({Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN})
 _PLACES = frozenset({"place", "place_links"})
-_STATES = frozenset({"register", "heartbeat", "confirm_death"})
+_STATES = frozenset({"register", "heartbeat", "confirm_death", "end_life"})
 
 
 @attrs.frozen
@@ -130,11 +140,14 @@ class Judge:
         """When each link was changed last by force, and by which machine."""
         self._history: dict[str, list[_Was]] = {uid: [_Was(0.0)] for uid in uids}
         self._links_before: dict[str, Link | None] = {}
+        self._lives_before: tuple[PodState, ...] = ()
         self._unfit: dict[int, tuple[RoutingState | None, float]] = {}
         """In what state each pod is that is not READY, with ``None`` if it is dead, and since when."""
         self._owned_since: dict[str, float] = {}
         self._kept: dict[PodProcess, dict[Ownership, bool]] = {}
         """The handles that each pod ever had, and whether it was told that it lost them."""
+        self.moved: dict[str, tuple[int, int, int]] = {}
+        """The epoch at which the link of each uid was made by a move last, and of which life of which pod."""
         self._top: dict[str, tuple[int, str]] = {}
         """The highest epoch at which each uid was owned, and by which pod."""
         self._owners: dict[str, dict[PodProcess, Ownership]] = {uid: {} for uid in uids}
@@ -207,6 +220,7 @@ class Judge:
                     handle.on_lost(functools.partial(self._note_lost, pod, handle))
                 self.trace.note(pod.name, "owns", f"{uid} at epoch {handle.epoch}")
                 self._check_epoch(uid, pod, handle)
+                self._check_arrived(uid, pod, handle)
             if len(owners) > 1:
                 self._check_owners(uid)
 
@@ -252,6 +266,30 @@ class Judge:
                 at, by = self._forced[uid]
                 what += f"; {by} changed it by force {self.loop.now - at:.3f} s ago"
             self.violate("one owner", what)
+
+    def _check_arrived(self, uid: str, pod: PodProcess, handle: Ownership) -> None:
+        """Check that who owns a uid by a move has its state."""
+        moved = self.moved.get(uid, (0, 0, 0))[0]
+        if (
+            handle.epoch == moved
+            and pod.arrived.get(uid) != moved
+            and not (self.lost_until or self._is_forced(uid, [pod]))
+        ):
+            self.violate("a state goes along", f"{pod.name} owns {uid} at epoch {moved} by a move, without its state")
+
+    def moved_in_vain(self, uid: str, link: Link | None) -> list[str]:
+        """Return what is wrong if a uid was moved to a pod that is there, and has not found out."""
+        if link is None or self.lost_until or self.moved.get(uid) != (link.epoch, link.pod_index, link.incarnation):
+            return []
+        return [
+            f"{uid} was moved to {pod.name} at epoch {link.epoch}, which has not adopted it"
+            for pod in self.pods
+            if pod.usable
+            and pod.driver.healthy
+            and not pod.leaving
+            and (pod.index, pod.driver.incarnation) == (link.pod_index, link.incarnation)
+            and pod.arrived.get(uid) != link.epoch
+        ]
 
     def owners(self, uid: str) -> list[tuple[PodProcess, Ownership]]:
         """Return the pods that would serve a uid now, with their handles."""
@@ -328,6 +366,8 @@ class Judge:
     def _before(self, request: Request) -> None:
         uids = uids_of(request.name, request.args) if request.name in _ENDS else ()
         self._links_before = {uid: self.link(uid) for uid in uids if uid in self.keys}
+        if request.name == "end_life":
+            self._lives_before = self.table().pods
 
     def _after(self, request: Request, answer: Any) -> None:
         self.trace.request("applied", request, answer)
@@ -336,11 +376,16 @@ class Judge:
             self.newest[answer.pod_index] = answer.incarnation, request.machine, driver
         if request.name in _STATES:
             self._note_states()
+        if request.name == "end_life":
+            self._check_life_ended(request.args[2], ended=answer is True)
         change = answer[0] if isinstance(answer, list) and answer else answer
         if not isinstance(change, LinkChange):
             return
         if request.name in _PLACES:
             self._check_placement(request, change)
+        if request.name == "move" and change.outcome is Outcome.REPLACED and change.link is not None:
+            link = change.link
+            self.moved[request.args[0].uid] = link.epoch, link.pod_index, link.incarnation
         for uid, before in self._links_before.items():
             after = self.link(uid) if change.done or request.name in _PLACES else before
             self._note(uid, after)
@@ -348,6 +393,17 @@ class Judge:
                 continue
             if after is None or after.epoch != before.epoch or after.kind is not LinkKind.PERSISTENT:
                 self._check_ended(uid, before, request)
+
+    def _check_life_ended(self, life: PodLife, *, ended: bool) -> None:
+        """Check that a life that was ended is dead, and no other one with it."""
+        now = {pod.life: pod for pod in self.table().pods}
+        named = now.get(life)
+        if ended and named is not None and not (named.dead or named.report.routing_state is RoutingState.SHUTDOWN):
+            self.violate("a life that is ended is dead", f"{life} was ended, and is {named.summary()}")
+        for before in self._lives_before:
+            after = now.get(before.life)
+            if before.life != life and (after is None or after.dead is not before.dead):
+                self.violate("no other life is ended", f"{life} was ended, and with it {before.life}")
 
     def _note_states(self) -> None:
         for pod in self.table().pods:

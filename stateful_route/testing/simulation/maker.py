@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from random import Random
 
+import attrs
+
 from stateful_route.testing.simulation.network import Latency
 from stateful_route.testing.simulation.plan import Plan
 from stateful_route.testing.simulation.scripts import SCRIPTS, Scripts
@@ -27,6 +29,12 @@ _TAKES = ("claim", "claim", "claim", "set", "try_set")
 _GIVES = ("release", "release", "remove", "remove_with_id", "set")
 _ASKS = ("request", "request", "request", "compute", "get", "batch_compute", "batch_get", "set_if_absent", "pods")
 _FAULTLESS = frozenset({"race", "leave", "restart", "any"})
+
+_TRAVELLING = 0.35
+"""The share of the runs without a script in which states travel."""
+
+_PROVEN, _PROVEN_KILL, _END_FOR_STOP = 0.3, 0.8, 0.3
+"""The share of the runs in which deaths are proven, and in those of the kills that are, and of the stops at once."""
 
 _SCRIPTED = 0.3
 """The share of the runs that follow a script."""
@@ -78,13 +86,18 @@ class Maker(Scripts):
             "rebalance_share": 0.5,
             "pod_retention": random.choice([86400.0, round(3 * self.lease, 3)]),
         }
+        travels = Random(f"travel {self.seed}")
+        goes = script is None and travels.random() < _TRAVELLING
         slowness = random.choice([0.0, 0.0, 0.02, 0.1])
         if script is None:
             self._draw_scenes()
             self._draw_traffic()
+            if goes:
+                self._draw_travels(travels)
         else:
             settings.update(self.settings)
             slowness = random.choice([0.0, 0.0, 0.0, 0.02])
+        self._prove()
         return Plan(
             seed=self.seed,
             pods=self.pods,
@@ -100,7 +113,22 @@ class Maker(Scripts):
             nodes=self.nodes,
             later_lease=self.later_lease,
             leased=script is None and random.random() < 0.3,
+            travels=goes,
         )
+
+    def _prove(self) -> None:
+        """Have some deaths proven: soon, and late too, when another life may have begun; and end lives at once."""
+        random = Random(f"proven {self.seed}")
+        if random.random() >= _PROVEN:
+            return
+        for number, action in enumerate(self.actions):
+            if action.kind == "kill" and action.who.startswith("pod") and random.random() < _PROVEN_KILL:
+                late = [round(2 * self.lease * random.random(), 4) for _ in range(random.choice([0, 0, 1, 3]))]
+                soon = [random.choice([0.0, 0.001, 0.01, 0.2])] if random.random() < _PROVEN_KILL else []
+                args = {**action.args, "proven": [*soon, *late]}
+                self.actions[number] = attrs.evolve(action, args=args)
+            elif action.kind == "stop" and random.random() < _END_FOR_STOP:
+                self.actions[number] = attrs.evolve(action, kind="end")
 
     def _draw_scenes(self) -> None:
         random = self.random
@@ -242,6 +270,46 @@ class Maker(Scripts):
             else:
                 self.ask(at, random.randrange(self.uids), random.choice(_ASKS))
             at += random.expovariate(1 / pause)
+
+    def _draw_travels(self, random: Random) -> None:
+        """Let uids move from pod to pod, with faults in that moment, and with a drain now and then."""
+        for _ in range(random.randint(3, 14)):
+            at, uid, pod = (
+                0.3 + random.random() * self.seconds,
+                random.randrange(self.uids),
+                random.randrange(self.pods),
+            )
+            for number in range(random.randint(1, 3)):
+                who = pod if number == 0 else random.randrange(self.pods)
+                self.add(at - 0.1 * random.random(), f"pod{who}", "claim", uid=uid, steal=False)
+            self.add(at, f"pod{pod}", "move", uid=uid)
+            if random.random() < 0.3:
+                self.add(at + 0.03 * random.random(), f"pod{pod}", random.choice(["move", "drain", "stop"]), uid=uid)
+            if self.faulty:
+                self._draw_fault_of_travel(random, at + 0.04 * random.random(), pod)
+            for _ in range(random.randint(0, 6)):
+                moment = at + 0.1 * random.random() * random.choice([1, 1, 10])
+                if self.clients and random.random() < 0.6:
+                    self.add(moment, f"client{random.randrange(self.clients)}", "request", uid=uid)
+                else:
+                    kind = random.choice(["claim", "serve", "claim"])
+                    self.add(moment, f"pod{random.randrange(self.pods)}", kind, uid=uid)
+
+    def _draw_fault_of_travel(self, random: Random, at: float, pod: int) -> None:
+        kind = random.choice(["kill", "kill other", "unanswered", "unasked", "stall", "reset", "", "", ""])
+        other = random.randrange(self.pods)
+        if kind in {"kill", "kill other"}:
+            who = f"pod{pod if kind == 'kill' else other}"
+            self.add(at, who, "kill")
+            self.add(at + self.lease * (0.1 + 2 * random.random()), who, "start")
+        elif kind in {"unanswered", "unasked"}:
+            up, seconds = kind == "unasked", self.deadline * 4 * random.random()
+            self.silence(at, f"pod{pod}", seconds, "pipe", up=up, down=not up, new=random.random() < 0.3)
+        elif kind == "stall":
+            seconds = round(self.lease * 1.5 * random.random(), 4)
+            self.add(at, f"pod{random.choice([pod, other])}", kind, seconds=seconds, timers_first=random.random() < 0.5)
+        elif kind == "reset":
+            self.add(at, f"pod{pod}", kind, of=random.choice(["", "pipe"]), told=random.random() < 0.7)
 
     def _uid(self) -> int:
         """Return a uid, one that nobody has used most often."""

@@ -47,6 +47,8 @@ class Plan:
     """The lease of processes that replace others, if it differs."""
     leased: bool = False
     """Whether the pods lease their indexes: ``pod0`` is then the first process that was started, whatever its index."""
+    travels: bool = False
+    """Whether the states of uids travel from pod to pod."""
 
     def to_json(self) -> str:
         """Return it as text."""

@@ -10,6 +10,7 @@ from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
+from stateful_route.testing.simulation.carrier import SimulatedCarrier
 from stateful_route.testing.simulation.leftovers import gather_early, is_waiting
 from stateful_route.testing.simulation.process import Process
 from stateful_route.testing.simulation.store import noting_requests
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.server.ownership import Ownership
+    from stateful_route.testing.simulation.carrier import Roads
 
 SERVICE = "room"
 
@@ -27,9 +29,15 @@ class PodProcess(Process):
 
     driver: ServerDriver
 
-    def __init__(self, index: int | None, *args: Any) -> None:
-        """Start a process of pod ``index``, or of one that leases its index."""
+    def __init__(self, index: int | None, roads: Roads | None, *args: Any) -> None:
+        """Start a process of pod ``index``, or of one that leases its index; states travel over ``roads``."""
         super().__init__(*args)
+        self.roads = roads
+        self.carrier: SimulatedCarrier | None = None
+        self.adopted: dict[str, tuple[int, int]] = {}
+        """The epoch and the version of each uid whose state has come along, and was not used yet."""
+        self.arrived: dict[str, int] = {}
+        """The epoch of each uid whose state has come along, were it good or not."""
         self.lives: set[int] = set()
         self.memory: dict[str, tuple[Ownership, int]] = {}
         """The handle and the version with which each uid was loaded."""
@@ -58,6 +66,10 @@ class PodProcess(Process):
         return -1 if index is None else index
 
     def _make_driver(self) -> ServerDriver:
+        travels = {}
+        if self.roads is not None:
+            self.carrier = SimulatedCarrier(self.roads, self.machine, self.random)
+            travels = {"adopt": self._adopt, "carrier": self.carrier}
         return ServerDriver(
             self.store,
             self._info,
@@ -66,6 +78,7 @@ class PodProcess(Process):
             movable=self._movable if self.config.rebalance else None,
             clock=self.machine,
             random=self.random,
+            **travels,  # type: ignore[arg-type]  # of two kinds
         )
 
     async def _run(self) -> None:
@@ -130,6 +143,12 @@ class PodProcess(Process):
         uid, ledger = handle.uid, self.judge.ledger
         if self._has_loaded(handle):
             return
+        epoch, version = self.adopted.pop(uid, (0, 0))
+        if epoch == handle.epoch:
+            self.judge.trace.note(self.name, "goes on", f"{uid} at epoch {epoch} with what came along: {version}")
+            self.torn.discard(uid)
+            self.memory[uid] = handle, version
+            return
         if uid in self.memory:
             older, version = self.memory[uid]
             if handle.epoch == older.epoch or handle.resumes(older):
@@ -143,7 +162,17 @@ class PodProcess(Process):
             self.torn.discard(uid)
             self.memory[uid] = handle, version
 
-    async def _hand_off(self, uid: str) -> None:
+    async def _adopt(self, uid: str, data: bytes, epoch: int) -> None:
+        """Take in a state that has come along with a uid."""
+        if self.driver.owned(uid) is not None:
+            self.judge.violate("adopted before it is owned", f"{self.name} owns {uid}, and is given its state")
+        await asyncio.sleep(self.random.random() * 0.005)
+        self.arrived[uid] = epoch
+        if self.random.random() < 0.03:
+            raise ValueError(uid)
+        self.adopted[uid] = epoch, int(data)
+
+    async def _hand_off(self, uid: str) -> bytes | None:
         if self.driver.owned(uid) is None:
             self.judge.violate("what is handed off is owned", f"{self.name} hands {uid} off, and does not own it")
         await asyncio.sleep(self.random.random() * 0.01)
@@ -153,6 +182,10 @@ class PodProcess(Process):
             with contextlib.suppress(StoreError):  # it is moved to a pod that the application has chosen
                 await self.driver.set_linked_pod("", uid, SERVICE, self.random.randrange(2))
         await asyncio.sleep(self.random.random() * 0.01)
+        handle = self.driver.owned(uid)
+        if handle is None or not self._has_loaded(handle) or uid in self.torn:
+            return None
+        return b"%d" % self.memory[uid][1]
 
     def _movable(self, count: int) -> list[str]:
         return [handle.uid for handle in self._owned()][:count]
@@ -178,6 +211,7 @@ class PodProcess(Process):
             "remove_with_id": lambda: driver.remove_linked_pod_with_id("", uid, SERVICE, pod, grace),
             "routing_state": lambda: self._set_state(RoutingState(args["state"])),
             "drain": self._drain,
+            "move": lambda: driver.move(uid, args.get("to")),
             "release_again": lambda: self._release_again(uid, args.get("before", 1)),
             "ballast": lambda: self._claim_ballast(args.get("count", 0)),
             "check_reclaimed": lambda: self._check_reclaimed(args["uids"]),
@@ -265,11 +299,28 @@ class PodProcess(Process):
                 text = f"{when}: {self.name} is {pod.report.routing_state} in the store, not {state}"
                 judge.violate("a routing state is in the store", text)
 
-    def stop(self) -> None:
-        """Stop the driver, as SIGTERM makes it."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop the driver, as SIGTERM makes it; ``at_once`` ends its life, as a supervisor does whose child is gone."""
         if not self.leaving or not self.over:
             self.leaving = True
-            self.machine.spawn(self._stop())
+            self.machine.spawn(self._end() if at_once else self._stop())
+
+    async def _end(self) -> None:
+        judge, config, machine = self.judge, self.config, self.machine
+        judge.trace.note(self.name, "ends its life")
+        began, stalled = machine.loop.now, machine.stalled_for
+        try:
+            ended = await self.driver.end()
+        except LifecycleError:  # it does not run yet, or any more
+            await self._stop()
+            return
+        took = machine.loop.now - began - (machine.stalled_for - stalled)
+        judge.trace.note(self.name, "has ended its life" if ended else "has not ended its life", f"after {took:.3f} s")
+        bound = 2 * config.stop_deadline + 0.2 + config.call_deadline_seconds + 0.02
+        if not self._drained:  # a hand-off that is cut off is waited for
+            self.check_took("end()", took, bound)
+        await self.store.aclose()
+        self.over, self.stopped_at = True, machine.loop.now
 
     def _leave(self) -> None:
         self.leaving = True
@@ -292,7 +343,8 @@ class PodProcess(Process):
         newest = judge.newest.get(self.index)
         superseded = newest is not None and newest[1] is not machine
         # What a drain before could not hand off in time is not handed off again.
-        if self.stopped_well and not (superseded or self._drained) and took < config.drain_deadline:
+        lossy = self.roads is not None and self.roads.losses > 0
+        if self.stopped_well and not (superseded or self._drained or lossy) and took < config.drain_deadline:
             self._check_released(owned)
         judge.trace.note(self.name, "has stopped", f"after {took:.3f} s")
         # A stop waits for a load source as well, and for a hand-off that ends.

@@ -182,7 +182,7 @@ class StoreServer:
         else:
             self._handle(connection, item)
 
-    def apply(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def apply(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """Do an operation now, as a script does, and return its answer or its error."""
         return run_now(getattr(self.core, name)(*args, **kwargs))
 

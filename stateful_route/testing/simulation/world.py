@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import random as global_random
@@ -15,24 +16,26 @@ import attrs
 from stateful_route.config import BaseConfig
 from stateful_route.errors import StatefulRouteError
 from stateful_route.models import LinkKind, RoutingState
+from stateful_route.testing.simulation.carrier import Roads, SimulatedCarrier
 from stateful_route.testing.simulation.judge import Bounds, Judge, Violation
 from stateful_route.testing.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod, process_of
 from stateful_route.testing.simulation.loop import Machine, SimulationError, VirtualLoop, failed
 from stateful_route.testing.simulation.network import Network
-from stateful_route.testing.simulation.process import Process
 from stateful_route.testing.simulation.processes import SERVICE, ClientProcess, PodProcess
 from stateful_route.testing.simulation.server import StoreServer
 from stateful_route.testing.simulation.store import SimulatedStore
+from stateful_route.testing.simulation.supervisor import Supervisor
 from stateful_route.testing.simulation.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from stateful_route.testing.simulation.plan import Action, Plan
+    from stateful_route.testing.simulation.process import Process
 
 NAMESPACE = "default"
 
-_Process = TypeVar("_Process", bound=Process)
+_Process = TypeVar("_Process", bound="Process | Supervisor")
 
 _MOST_PROCESSES = 6
 """The most processes that one pod has in a run."""
@@ -102,8 +105,14 @@ class World:
         self.slots: list[list[PodProcess]] = [[] for _ in range(plan.pods)]
         """The processes of each pod, in the order of their starts."""
         self.clients: list[ClientProcess] = []
+        self.supervisor: Supervisor | None = None
+        """Who proves the deaths of processes; from the first that is proven on."""
         self.of_machine: dict[Machine, PodProcess] = {}
         self.snapshot: object = None
+        self.roads: Roads | None = None
+        if plan.travels:
+            losses = self.random.choice([0.0, 0.05, 0.3])
+            self.roads = Roads(self.loop, self._carrier_of, plan.latency, losses, 2 * self.config.lease_seconds)
         self.quiet = False
         self.loop.after_step = self._after_step
 
@@ -141,7 +150,8 @@ class World:
         )
 
     def _machines(self) -> list[Machine]:
-        return [process.machine for process in (*self.pods, *self.clients) if process.machine.alive]
+        machines = [process.machine for process in (*self.pods, *self.clients) if process.machine.alive]
+        return machines if self.supervisor is None else [*machines, self.supervisor.machine]
 
     async def _main(self) -> None:
         for index in range(self.plan.pods):
@@ -202,10 +212,15 @@ class World:
         name = f"pod{index}" + "'" * len(slot)
         self.trace.note(name, "starts")
         own = None if self.plan.leased else index
-        pod = self._start(name, self.later if slot else self.config, PodProcess, own)
+        pod = self._start(name, self.later if slot else self.config, functools.partial(PodProcess, own), self.roads)
         slot.append(pod)
         self.judge.pods.append(pod)
         self.of_machine[pod.machine] = pod
+
+    def _carrier_of(self, index: int) -> SimulatedCarrier | None:
+        """Return the carrier of the process that serves a pod index, if it is there."""
+        pod = self._pod_at(index)
+        return pod.carrier if pod is not None and pod.usable else None
 
     def _pod_at(self, index: int) -> PodProcess | None:
         """Return the process that serves a pod index."""
@@ -265,12 +280,21 @@ class World:
         elif process is None or self._fault(process.machine, action):
             pass
         elif kind == "kill":
-            process.machine.kill()
-            self.network.kill(process.machine)
-        elif kind == "stop" and isinstance(process, PodProcess):
-            process.stop()
+            self._kill(process, action.args.get("proven", ()))
+        elif kind in {"stop", "end"} and isinstance(process, PodProcess):
+            process.stop(at_once=kind == "end")
         elif process.usable:
             process.do(kind, action.args)
+
+    def _kill(self, process: Process, proven: Sequence[float]) -> None:
+        """Kill a process; ``proven`` is after how many seconds its death is proven, each time that it is."""
+        life = process.driver.life if isinstance(process, PodProcess) else None
+        process.machine.kill()
+        self.network.kill(process.machine)
+        if proven and life is not None:
+            if self.supervisor is None:
+                self.supervisor = self._start("supervisor", self.config, Supervisor, "supervisor")
+            self.supervisor.prove(life, proven)
 
     def _start_another(self, index: int, present: Process | None) -> None:
         """Start a process of a pod, unless one is there and the index is exclusive, or there were too many."""
@@ -363,6 +387,7 @@ class World:
             for pod, handle in judge.owners(uid):
                 if handle.epoch != epoch:
                     wrong.append(f"{pod.name} owns {uid} at epoch {handle.epoch}; the store has {link}")
+            wrong += judge.moved_in_vain(uid, link)
             wrong += [
                 f"{pod.name} holds {uid} and does not own it; {link}"
                 for pod in self._running()
@@ -409,7 +434,7 @@ class World:
             await asyncio.sleep(self.config.refresh / 4)
         return None
 
-    async def _on(self, process: Process, work: Awaitable[Any]) -> Any:
+    async def _on(self, process: Process | Supervisor, work: Awaitable[Any]) -> Any:
         """Await something on the machine of a process; return its result, or its error."""
         done = self.loop.create_future()
 
@@ -429,6 +454,8 @@ class World:
             return
         for client in self.clients:
             await self._on(client, client.stop())
+        if self.supervisor is not None:
+            await self._on(self.supervisor, self.supervisor.stop())
         pods = [pod for pod in self.pods if pod.machine.alive and not pod.over]
         for pod in pods:
             pod.stop()

@@ -83,23 +83,27 @@ class Endless:
 
     def __init__(self) -> None:
         """Have none."""
-        self._carriers: set[Carrier] = set()
+        self._carriers: dict[Carrier, None] = {}
         self._ending = False
 
     def add(self, carrier: Carrier) -> None:
         """Note one that has begun."""
-        self._carriers.add(carrier)
+        self._carriers[carrier] = None
         if self._ending:
             carrier.end_stream()
 
     def discard(self, carrier: Carrier) -> None:
         """Note that one has ended."""
-        self._carriers.discard(carrier)
+        self._carriers.pop(carrier, None)
+
+    def left(self) -> list[Carrier]:
+        """Return those that were not told to end, the oldest one first."""
+        return [carrier for carrier in self._carriers if not carrier.ending]
 
     def end(self) -> None:
         """End all of them, and those that are yet to begin."""
         self._ending = True
-        for carrier in list(self._carriers):
+        for carrier in self.left():
             carrier.end_stream()
 
 
@@ -116,9 +120,12 @@ class Carrier:
         self._tasks: list[asyncio.Task[None]] = []
         self._error: Exception | None = None
         self._ended = False
+        self.ending = False
+        """Whether it was told to end."""
 
     def end_stream(self) -> None:
         """End a WebSocket, or an answer of server-sent events: this process ends."""
+        self.ending = True
         self._stream.abandon(LeavingError("this process ends"))
 
     def _start(self, work: Callable[[], Awaitable[None]]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
@@ -23,6 +24,8 @@ _FLUSH_AT = 256 * 1024
 _MAX_HELLO = 4096
 # Payloads from this size on are not copied into one write with others.
 _LARGE = 16 * 1024
+# Whether ``writelines`` of asyncio says that the transport is full: not before 3.12.9 and 3.13.2 (CVE-2024-12254).
+_WRITELINES_WAITS = not (3, 12) <= sys.version_info < (3, 12, 9) and not (3, 13) <= sys.version_info < (3, 13, 2)
 # The longest time in seconds between two looks at a connection, and of silence after which the other side is pinged.
 _LOOK = 1.0
 # How many times it is looked at, and so pinged, at least before it counts as lost.
@@ -200,7 +203,7 @@ class Connection(asyncio.Protocol):
         self._turn += 1
         if self._transport is None or self._transport.is_closing():
             return
-        if large:
+        if large and _WRITELINES_WAITS:
             self._transport.writelines(out)
         else:
             self._transport.write(b"".join(out))

@@ -111,13 +111,22 @@ class DialedConnection(Connection):
         """
         return self._opened(AwaitedStream, head)
 
-    def _opened(self, make: type[AnyStream], head: bytes) -> AnyStream:
+    def open_state(self, head: bytes) -> Stream:
+        """Send the head of a state that travels, and return its stream.
+
+        Raises:
+            PeerUnreachableError: if the connection has ended: nothing was sent.
+
+        """
+        return self._opened(Stream, head, Kind.STATE)
+
+    def _opened(self, make: type[AnyStream], head: bytes, kind: Kind = Kind.OPEN) -> AnyStream:
         if not self.usable:
             raise PeerUnreachableError("the connection to a peer has ended before the request was sent")
         self._last_stream = sid = self._last_stream + 1
         stream = make(self, sid)
         self.streams[sid] = stream
-        stream.send(Kind.OPEN, head)
+        stream.send(kind, head)
         return stream
 
     @property

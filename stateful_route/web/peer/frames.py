@@ -28,7 +28,7 @@ MAX_CHUNK = 128 * 1024
 MAX_PAYLOAD = 1024 * 1024
 """The longest payload in bytes: heads and WebSocket messages in one piece."""
 
-WINDOW = 256 * 1024
+WINDOW = 512 * 1024
 """How many bytes of one direction of a stream may be on their way, or wait for a slow reader."""
 
 FRAME_COST = 128
@@ -83,6 +83,8 @@ class Kind(enum.IntEnum):
     """Edge: that it is who it says; from here on streams may be opened."""
     ANSWER = 21
     """Owner: a short answer that is whole: START and LAST in one."""
+    STATE = 22
+    """Edge: the state of a uid, which is to move there. Sent only to who says that it adopts states."""
 
 
 COUNTED = frozenset({Kind.BODY, Kind.LAST, Kind.TEXT, Kind.BINARY, Kind.PART})

@@ -34,8 +34,12 @@ _log = logging.getLogger("stateful_route")
 _HELLO_WITHIN = 5.0
 # Bytes of a frame until then.
 _MAX_HELLO = 4096
+# The first byte of the length of a frame: before it is known who is there, none is that long.
+_OF_FRAME = 0
 # A peer has one connection; the rest is for those that come and go.
 _MOST_CONNECTIONS = 4096
+# Of those that have not proven who they are: who is no peer leaves room for peers.
+_MOST_STRANGERS = 1024
 
 
 class AcceptedConnection(Connection):
@@ -52,6 +56,8 @@ class AcceptedConnection(Connection):
         self._patience: asyncio.TimerHandle | None = None
         self._last_stream = 0
         self._hello = b""
+        self._is_told = False
+        """Whether it is known what the other side speaks."""
 
     @property
     def host(self) -> str:
@@ -61,17 +67,27 @@ class AcceptedConnection(Connection):
 
     def connected(self) -> None:
         """Wait for the first frame, for a while."""
-        self._listener.connections.add(self)
+        listener = self._listener
+        listener.connections.add(self)
+        listener.strangers[self] = None
         self._patience = self._loop.call_later(_HELLO_WITHIN, self._too_late)
-        if len(self._listener.connections) > _MOST_CONNECTIONS:
+        if len(listener.connections) > _MOST_CONNECTIONS:
             self.abort(PeerLostError("there are too many connections"))
+        elif len(listener.strangers) > _MOST_STRANGERS:  # a peer needs some milliseconds only
+            next(iter(listener.strangers)).abort(PeerLostError("there are too many that did not say who they are"))
 
     def data_received(self, data: bytes) -> None:
         """Read what says who it is, and then whole requests.
 
-        Anybody can connect, so what is wrong with the first is logged now and then only.
+        Anybody can connect, so what is wrong with the first is logged now and then only. A connection whose first byte
+        is not that of a frame is handed over to who speaks HTTP, if there is somebody.
         """
         if not self.trusted and not self._closing:
+            if not self._is_told:
+                self._is_told = True
+                if self._listener.http is not None and data[0] != _OF_FRAME:
+                    self._speak_http(self._listener.http(), data)
+                    return
             try:
                 data = self._read_hello(data)
             except PeerProtocolError as error:
@@ -80,6 +96,14 @@ class AcceptedConnection(Connection):
                 return
         if data:
             super().data_received(data)
+
+    def _speak_http(self, protocol: asyncio.Protocol, data: bytes) -> None:
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - something was received by it
+        self._end(PeerLostError("it is no peer: it speaks HTTP"))
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
 
     def _read_hello(self, data: bytes) -> bytes:
         """Take the frames in until it is known who is there; return what follows on them."""
@@ -103,7 +127,9 @@ class AcceptedConnection(Connection):
         """Check who it is; then open streams."""
         if self.trusted:
             if kind is Kind.OPEN:
-                self._open(sid, payload)
+                self._open(sid, payload, self._listener.take)
+            elif kind is Kind.STATE and self._listener.take_state is not None:
+                self._open(sid, payload, self._listener.take_state)
             elif kind not in FROM_EDGE:
                 raise PeerProtocolError(f"{kind.name}, which is not for this side")
             return  # what comes for a stream that has ended is dropped
@@ -114,13 +140,13 @@ class AcceptedConnection(Connection):
         else:
             raise PeerProtocolError("something else than a proof of who it is")
 
-    def _open(self, sid: int, payload: bytes) -> None:
+    def _open(self, sid: int, payload: bytes, take: Callable[[Stream, bytes], None]) -> None:
         if sid <= self._last_stream:
             raise PeerProtocolError("the number of a stream that has been used")
         self._last_stream = sid
         if len(self.streams) < MAX_STREAMS:
             stream = self.streams[sid] = Stream(self, sid)
-            self._listener.take(stream, payload)
+            take(stream, payload)
         elif self.full:
             raise PeerProtocolError("more streams than there may be")  # and the refusals are not read
         else:
@@ -146,6 +172,7 @@ class AcceptedConnection(Connection):
         if not hmac.compare_digest(read_hex(proof, "proof"), expected):
             raise PeerProtocolError("a wrong proof of who it is")
         self.trust()
+        self._listener.strangers.pop(self, None)
         if self._patience is not None:
             self._patience.cancel()
 
@@ -160,6 +187,7 @@ class AcceptedConnection(Connection):
     def _end(self, error: PeerError) -> None:
         super()._end(error)
         self._listener.connections.discard(self)
+        self._listener.strangers.pop(self, None)
         if self._patience is not None:
             self._patience.cancel()
 
@@ -172,7 +200,13 @@ class PeerListener:
         self.keys = keys
         self.scope = scope
         self.take = take
+        self.take_state: Callable[[Stream, bytes], None] | None = None
+        """Gets each new stream of a state that travels here, and what opened it, if this process adopts states."""
         self.connections: set[AcceptedConnection] = set()
+        self.strangers: dict[AcceptedConnection, None] = {}
+        """Those that have not proven who they are, the oldest one first."""
+        self.http: Callable[[], asyncio.Protocol] | None = None
+        """Makes the protocol of a connection that speaks HTTP; ``None``: such a one is closed."""
         self._silence = silence
         self._quiet = Quiet()
         self._server: asyncio.Server | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stateful_route.web.proxies import nginx
+from stateful_route.web.proxies import caddy, envoy, haproxy, nginx, traefik
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,5 +14,10 @@ if TYPE_CHECKING:
 PRINTERS: Mapping[tuple[str, str], Callable[[Plan], str]] = {
     ("nginx", "decide"): nginx.decide,
     ("nginx", "replay"): nginx.replay,
+    ("haproxy", "decide"): haproxy.decide,
+    ("haproxy-lua", "decide"): haproxy.lua,
+    ("envoy", "decide"): envoy.decide,
+    ("caddy", "decide"): caddy.decide,
+    ("traefik", "decide"): traefik.decide,
 }
 """What prints a configuration, by proxy and mode."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from string import Template
 from typing import TYPE_CHECKING
 
+from stateful_route.web.proxies.cache import cache_key
+
 if TYPE_CHECKING:
     from stateful_route.web.proxies.plan import Plan
 
@@ -39,6 +41,15 @@ _PODS = """
     upstream stateful_pods {
 $servers
         keepalive 64;
+    }
+
+    # Each of them with connections that stay open: nginx keeps none to an address that is not written here, so a pod
+    # that is not among them costs a connection for each request, and is reached all the same.
+$each
+    map $$stateful_pod $$stateful_upstream {
+        volatile;
+        default $$stateful_pod;
+$names
     }
 """
 _SERVER = """
@@ -90,7 +101,7 @@ _DECIDE = """\
 
         location / {
             auth_request /_stateful_route;
-            proxy_pass http://$$stateful_pod;
+            proxy_pass http://$upstream;
             error_page 500 = @stateful_refused;   # there is no pod to go to (an app's own 500 passes)
             error_page 502 504 = @stateful_again; # the pod was not reached, or has died
         }
@@ -98,8 +109,9 @@ _DECIDE = """\
         # Ask again, once: by now it is known that the pod is gone, and the answer is held until another has the uid.
         location @stateful_again {
             if ($$stateful_repeatable = 0) { return 502; }
-            auth_request /_stateful_route;
-            proxy_pass http://$$stateful_pod;
+            set $$stateful_failed $$stateful_pod;
+            auth_request /_stateful_again;
+            proxy_pass http://$upstream;
             error_page 500 = @stateful_refused;
         }
 
@@ -108,7 +120,12 @@ _DECIDE = """\
 $refusals
         }
 $fallback
-        location = /_stateful_route {
+$questions
+    }
+}
+"""
+_QUESTION = """
+        location = $question {
             internal;
             auth_request off;
             proxy_pass http://stateful_decide;
@@ -116,15 +133,29 @@ $fallback
             proxy_read_timeout ${timeout}s;           # it holds a question while a uid is taken over
             proxy_buffer_size 32k;            # the cookies of a client come back in it
             proxy_buffers 4 32k;
-            proxy_set_header Host stateful-route;
+$keeping            proxy_set_header Host stateful-route;
             proxy_set_header Content-Length "";
             proxy_set_header Connection "";   # without it each question would open a connection
             proxy_set_header Upgrade "";
             proxy_set_header X-Original-Method $$request_method;
             proxy_set_header X-Original-URI $$request_uri;
+            proxy_set_header X-Pod-Failed $failed;
         }
-    }
-}
+"""
+_KEEPING = """\
+            proxy_cache stateful_route;
+            proxy_cache_key "$key";
+            proxy_cache_valid 204 ${keep}s;
+            proxy_cache_min_uses 2;           # what is asked once is not worth it
+            proxy_buffering on;
+"""
+_KEPT = """
+    # Answers are kept for a while, in memory. A request that is sent to a pod that has the uid no more is sent on by
+    # that pod; one whose pod is gone is asked about again, without a look at what is kept.
+    proxy_cache_path /dev/shm/stateful_route levels=1:2 keys_zone=stateful_route:10m max_size=100m inactive=10s
+                     use_temp_path=off;
+    open_file_cache max=10000 inactive=10s;
+    map $$request_uri $$stateful_path { default ""; "~^(?<stateful_bare>[^?]*)" $$stateful_bare; }
 """
 _FALLBACK = """
         # Nobody decides: any pod sends it on to the owner.
@@ -147,9 +178,9 @@ _REPLAY = """\
 
         # What a pod names that is not the owner: X-Accel-Redirect: @owner. A named location keeps method and body.
         location @owner {
-            set $$stateful_owner $$upstream_http_x_pod_address;  # copied: it is gone once proxy_pass begins
+            set $$stateful_pod $$upstream_http_x_pod_address;  # copied: it is gone once proxy_pass begins
             set $$stateful_replayed 1;
-            proxy_pass http://$$stateful_owner;
+            proxy_pass http://$$stateful_upstream;
             error_page 502 504 = @stateful_again;
         }
 
@@ -182,8 +213,10 @@ def decide(plan: Plan) -> str:
         "notes": Template(_DECIDE_NOTES).substitute(command=plan.command("nginx")),
         "refusals": _refusals(plan),
         "fallback": _FALLBACK if plan.pods else "",
+        "questions": _questions(plan),
     }
-    parts = [_HEAD, _REPEATABLE, _DECIDE_MAPS, *([_PODS] if plan.pods else []), _SERVER, _DECIDE]
+    parts = [_HEAD, _REPEATABLE, _DECIDE_MAPS, *([_KEPT] if plan.keep else []), *([_PODS] if plan.pods else [])]
+    parts += [_SERVER, _DECIDE]
     return "".join(Template(part).substitute(values) for part in parts)
 
 
@@ -206,7 +239,22 @@ def _values(plan: Plan) -> dict[str, str]:
         "decide": plan.decide,
         "timeout": str(plan.timeout),
         "servers": "\n".join(f"        server {pod} max_fails=1 fail_timeout=1s;" for pod in plan.pods),
+        "each": "\n".join(
+            f"    upstream stateful_pod_{number} {{ server {pod} max_fails=0; keepalive 64; }}"
+            for number, pod in enumerate(plan.pods)
+        ),
+        "names": "\n".join(f'        "{pod}" stateful_pod_{number};' for number, pod in enumerate(plan.pods)),
+        "upstream": "$stateful_upstream" if plan.pods else "$stateful_pod",
     }
+
+
+def _questions(plan: Plan) -> str:
+    """Return the locations of the question: the first one, and the one after a pod was not reached."""
+    question = Template(_QUESTION)
+    keeping = Template(_KEEPING).substitute(key=cache_key(plan.uid), keep=plan.keep) if plan.keep else ""
+    first = {"question": "/_stateful_route", "keeping": keeping, "failed": '""'}
+    again = {"question": "/_stateful_again", "keeping": "", "failed": "$stateful_failed"}
+    return "".join(question.substitute(values, timeout=plan.timeout) for values in (first, again)).strip("\n")
 
 
 def _refusals(plan: Plan) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
-from stateful_route._validation import check_id, check_seconds
+from stateful_route._validation import check_id, check_int, check_seconds
 from stateful_route.errors import ConfigError
 from stateful_route.web.peer.address import is_http_address
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["decide", "replay"]
 
 MODES = "decide", "replay"
+_MOST_KEPT = 60
 _PORT = re.compile(r"[0-9]{1,5}")
-_PLAIN = re.compile(r"[ !#%&'()*+,\-./0-9:;<=>?@A-Z\[\]^_a-z{|}~]+")  # fits into a comment and quotes of each language
+_PLAIN = re.compile(r"[ !#%&()*+,\-./0-9:;<=>?@A-Z\[\]^_a-z{|}~]+")  # fits into a comment and quotes of each language
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +37,7 @@ class Plan:
         pods: host and port of each pod, or of what balances over all of them: needed for ``replay``; to ``decide`` they
             are where requests go while nobody decides.
         hold: seconds for which a question may be held.
+        keep: seconds, from 0, for which nginx keeps an answer.
         statuses: what the ``missing`` of the sources can say.
 
     """
@@ -47,6 +49,7 @@ class Plan:
     decide: str
     pods: tuple[str, ...]
     hold: float
+    keep: int
     statuses: tuple[int, ...]
 
     @classmethod
@@ -61,6 +64,7 @@ class Plan:
         decide: str,
         pods: Sequence[str],
         hold: float,
+        keep: int = 0,
     ) -> Plan:
         """Return a plan.
 
@@ -71,6 +75,7 @@ class Plan:
         """
         check_id("service", service)
         check_seconds("patience", hold)
+        check_int("keep", keep, 0, _MOST_KEPT)
         for option, value in (("service", service), ("uid", uid)):
             if not _PLAIN.fullmatch(value):
                 raise ConfigError(option, value, "printable ASCII, without quotes, dollar signs and backslashes")
@@ -92,6 +97,7 @@ class Plan:
             decide=decide,
             pods=tuple(pods),
             hold=hold,
+            keep=keep,
             statuses=tuple(sorted(found)),
         )
 

@@ -120,9 +120,9 @@ class ResponseCookie(LearnedSource):
 class Location(LearnedSource):
     """A segment of the path in the ``Location`` of an answer 201 or 3xx; later found in the path of requests.
 
-    The pattern is that of ``Path``. A location whose id the request brought, as ``/login?next=/rooms/7`` and
-    ``/old/rooms/7`` do, is not learned: the application did not make it. An application that redirects to wherever a
-    *form* says lets its users make links.
+    The pattern is that of ``Path``. A location whose id the request brought, as ``/login?next=/rooms/7``,
+    ``/old/rooms/7`` and a ``Referer`` do, is not learned: the application did not make it. An application that
+    redirects to wherever a *form* says lets its users make links.
 
     Attributes:
         pattern: of the path, within the application.
@@ -157,11 +157,15 @@ def _path_of(location: str, request: RequestHead) -> str | None:
 
 
 def _is_brought(match: re.Match[str], request: RequestHead) -> bool:
-    """Whether the request leads there itself: by its query, or by another path of the same thing."""
+    """Whether the request leads there itself: by its query, by the page that it says it comes from, or by its path."""
     path = request.path
     query: bytes = request.scope.get("query_string") or b""
     target = match[0].strip("/")
     if target in path or target in unquote_plus(query.decode("latin-1")):
+        return True
+    referer = request.header(b"referer")
+    before = match.re.match(_path_of(referer, request) or "") if referer else None
+    if before is not None and before[1] == match[1]:
         return True
     return request.method in {"GET", "HEAD"} and match[1] in path.split("/")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -333,6 +334,21 @@ async def test_a_crowd_of_strangers_does_not_fill_the_log(caplog: pytest.LogCapt
 
     assert 1 == len(caplog.records)
     assert "127.0.0.1" in caplog.text
+
+
+async def test_strangers_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connect and say nothing, a peer connects, and the oldest of them goes."""
+    monkeypatch.setattr(listener_module, "_MOST_CONNECTIONS", 32)
+    monkeypatch.setattr(listener_module, "_MOST_STRANGERS", 8)
+    async with peers(answer) as both, contextlib.AsyncExitStack() as stack:
+        strangers = [await stack.enter_async_context(raw_edge(both.address)) for _ in range(40)]
+        client = Client()
+        await both.http(client)
+        await strangers[0].closed()
+
+        assert 200 == client.status
+        await eventually(lambda: len(both.listener.strangers) <= 8)
+        assert len(both.listener.connections) <= 9
 
 
 async def in_pieces(raw: Raw, data: bytes, size: int) -> None:

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
     from stateful_route.embedded.server import LocalServer
 
-WAYS = [("nginx", "decide"), ("nginx", "replay")]
+WAYS = [
+    ("nginx", "decide"),
+    ("nginx", "decide, kept"),
+    ("nginx", "replay"),
+    ("caddy", "decide"),
+    ("envoy", "decide"),
+    ("haproxy", "decide"),
+]
 
 
 def _way(proxy: str, mode: str) -> Any:
     marks = pytest.mark.skipif(found(proxy) is None, reason=f"{proxy} is not installed")
-    return pytest.param((proxy, mode), id=f"{proxy}-{mode}", marks=marks)
+    return pytest.param((proxy, mode), id=f"{proxy}-{mode.replace(', ', '-')}", marks=marks)
 
 
 @pytest.fixture(scope="module", params=[_way(*way) for way in WAYS])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 
 UID = "path:/rooms/{uid},header:x-session-id"
 _BESIDE_PYTHON = Path(sys.executable).parent
+LUA = "/etc/haproxy/stateful_route.lua"
 _CLI = [sys.executable, "-m", "stateful_route.cli"]
 
 
 def found(name: str) -> str | None:
-    """Return the path of a program that is on the PATH, or beside the Python that runs."""
-    return shutil.which(name) or shutil.which(name, path=str(_BESIDE_PYTHON))
+    """Return the path of a program: of ``TEST_CADDY`` and the like, on the PATH, or beside the Python that runs."""
+    named = os.environ.get(f"TEST_{name.upper()}")
+    return named or shutil.which(name) or shutil.which(name, path=f"{_BESIDE_PYTHON}:/usr/sbin")
 
 
 @attrs.frozen
@@ -39,14 +43,20 @@ class Front:
     name: str
 
     @property
-    def holds(self) -> bool:
-        """Whether the proxy asks again when a pod is not reached."""
-        return self.name == "nginx"
+    def repeats(self) -> bool:
+        """Whether the proxy asks again when a pod is not reached, or dies; the others do once that is known."""
+        return self.name in {"nginx", "caddy"}
 
     @property
     def falls_back(self) -> bool:
         """Whether the proxy goes to any pod while nobody decides."""
-        return self.name == "nginx"
+        return self.decide is not None and self.name != "envoy"
+
+    async def kill(self, pod: Replica) -> None:
+        """Kill a pod, and if the proxy does not ask again, wait until it may be known."""
+        pod.kill()
+        if not self.repeats:
+            await asyncio.sleep(0.2)  # the connection of who decides is closed, which takes milliseconds
 
     @property
     def port(self) -> int:
@@ -88,10 +98,13 @@ def printed(proxy: str, *options: str, uid: str = UID) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def start_proxy(replicas: Replicas, proxy: str, text: str, port: int) -> Replica:
+def start_proxy(replicas: Replicas, proxy: str, text: str, port: int, lua: str = "") -> Replica:
     """Run a proxy with a configuration."""
     folder = replicas.folder / f"{proxy}-{port}"
     folder.mkdir()
+    if proxy == "haproxy":
+        text = text.replace(LUA, str(folder / "stateful_route.lua"))
+        (folder / "stateful_route.lua").write_text(lua)
     return replicas.wait(replicas.run(_COMMANDS[proxy](text, folder), port, HOME=str(folder)))
 
 
@@ -99,15 +112,16 @@ def _nginx(text: str, folder: Path) -> list[str]:
     temporary = "".join(
         f"    {kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    text = re.sub(r"(proxy_cache_path) \S+", rf"\1 {folder}/kept", text)
     (folder / "nginx.conf").write_text(text.replace("http {\n", f"http {{\n    access_log off;\n{temporary}"))
     rights = "user root;" if os.geteuid() == 0 else ""  # else its workers could not write into the folder
     own = f"daemon off; pid {folder}/pid; error_log stderr warn; {rights}"
-    return ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
+    return [found("nginx") or "nginx", "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", own]
 
 
 def _haproxy(text: str, folder: Path) -> list[str]:
     (folder / "haproxy.cfg").write_text(text)
-    return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+    return [found("haproxy") or "haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
 
 
 def _caddy(text: str, folder: Path) -> list[str]:
@@ -136,16 +150,19 @@ def front_of(
 ) -> Front:
     """Start two replicas, a decider if the mode takes one, and a proxy in front of them."""
     more = {"misroute": "accel"} if mode == "replay" else {}
+    keep = 1 if mode == "decide, kept" else 0
+    mode = mode.partition(",")[0]
     pods = launch_pods(replicas, app=app, **more | middleware)
     port = free_port()
-    options = ["--mode", mode, "--listen", f"127.0.0.1:{port}", "--patience", "5"]
+    options = ["--mode", mode, "--listen", f"127.0.0.1:{port}", "--patience", "5", "--keep", str(keep)]
     if with_pods:
         options += ["--pods", ",".join(f"127.0.0.1:{pod.port}" for pod in pods)]
     decide = None
     if mode == "decide":
         decide = decider(replicas, proxy, "--patience", "5", uid=uid)
         options += ["--decide", f"127.0.0.1:{decide.port}"]
-    running = start_proxy(replicas, proxy, printed(proxy, *options, uid=uid), port)
+    lua = printed("haproxy-lua", *options, uid=uid) if proxy == "haproxy" else ""
+    running = start_proxy(replicas, proxy, printed(proxy, *options, uid=uid), port, lua)
     return Front(replicas, pods, decide, running, proxy)
 
 

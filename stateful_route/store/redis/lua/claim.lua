@@ -2,7 +2,7 @@
 -- With steal "1" a temporary or grace link of another pod is taken too.
 -- keys: link ended
 -- args: pod incarnation steal channel
--- returns: outcome ttl_ms previous kind pod incarnation epoch ended?, in a line
+-- returns: outcome ttl_ms previous kind pod incarnation epoch ended? move?, in a line
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged", and tells the same
 -- cost: 3 commands if nothing changes, 4 to 6 otherwise
@@ -17,8 +17,8 @@ local function told(last)
 end
 
 if link and is_owner(link, ARGV[1], ARGV[2]) then
-  local last = last_ended(link.epoch)
-  if link.kind == 'p' then return reply('unchanged', link) .. told(last) end
+  local last, move = last_ended(link.epoch)
+  if link.kind == 'p' then return reply('unchanged', link) .. told(last) .. (move and ' move:' .. move or '') end
   mark_begun(last, link)
   link.kind = 'p'
   write_link(link)

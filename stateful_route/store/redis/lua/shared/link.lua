@@ -62,17 +62,25 @@ local function mark_ended(link, grace_ms)
 end
 
 -- Returns the epoch of the tenure of the uid that ended last before that of the link with this epoch, or before now if
--- it is nil; nil if that is not known. The mark is "<ended>", or "<ended> <began>" once another tenure has begun.
+-- it is nil; nil if that is not known. The mark is "<ended>", or "<ended> <began>" once another tenure has begun, or
+-- "<ended> <began> <move>" if that began by a move, whose name is returned too.
 local function last_ended(epoch)
   local mark = redis.pcall('GET', KEYS[2])
-  local ended, began = string.match(type(mark) == 'string' and #mark <= 33 and mark or '', '^(%d+) ?(%d*)$')
-  if not ended or began == '' or began == epoch then return ended end
+  mark = type(mark) == 'string' and #mark <= 66 and mark or ''
+  local ended, began, move = string.match(mark, '^(%d+) ?(%d*) ?(%w*)$')
+  if not ended or #ended > 16 or #began > 16 then return nil end
+  if began == '' or began == epoch then return ended, move ~= '' and move or nil end
   return began -- its link was lost, and did not end
 end
 
 -- Notes that a tenure has begun, so that whoever asks again is told the same, and one that is lost is not overlooked.
 local function mark_begun(last, link)
   if last then redis.call('SET', KEYS[2], last .. ' ' .. link.epoch, 'PX', ENDED_MS) end
+end
+
+-- Notes that the tenure of a link has ended by a move of that name, and which link it made.
+local function mark_moved(link, moved, move)
+  redis.call('SET', KEYS[2], link.epoch .. ' ' .. moved.epoch .. ' ' .. move, 'PX', ENDED_MS)
 end
 
 -- A link for a new owner: its epoch is above that of the link before, and of the one that ended last if that is given.

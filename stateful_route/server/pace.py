@@ -1,0 +1,87 @@
+"""How many uids are handed off at the same time while states travel: so many that each has an owner again soon."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+# Uids at the same time: at first, at least, and at most.
+_FIRST, _LEAST, _MOST = 8.0, 2.0, 64.0
+# Seconds without an owner up to which there may be more at the same time, and above which there are to be fewer.
+_GOOD, _BAD = 0.005, 0.012
+_MORE, _FEWER = 0.5, 0.8
+# The share of the time that is left which the rest may take at the present rate; and the weight of the last interval.
+_IN_TIME, _WEIGHT = 0.6, 0.05
+
+
+class Pace:
+    """A context that so many may be in as keeps the time short for which each uid has no owner.
+
+    It is additive increase and multiplicative decrease, as TCP does it. Where ``hand_off`` takes its time there are
+    soon 64 at the same time, since most of them are owned still; and so where the time runs out: a uid that is not
+    handed off in time loses its state.
+    """
+
+    def __init__(self) -> None:
+        """Begin with a few."""
+        self.limit = _FIRST
+        self._inside = 0
+        self._spared = 0
+        self._hurries = False
+        self._interval = 0.0
+        self._left_at: float | None = None
+        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+
+    def hurry(self, left: int, seconds: float) -> None:
+        """Take in how many are to be handed off in how many seconds: there are more at a time if that is needed."""
+        self._hurries = left * self._interval > _IN_TIME * seconds
+        if self._hurries:
+            self.limit = min(_MOST, self.limit + _MORE)
+
+    def note(self, seconds: float) -> None:
+        """Take in for how long a uid had no owner."""
+        if seconds < _GOOD:
+            self.limit = min(_MOST, self.limit + _MORE)
+        elif seconds > _BAD and self._spared <= 0 and not self._hurries:
+            self.limit = max(_LEAST, self.limit * _FEWER)
+            self._spared = int(self.limit)  # those were on their way by then
+        self._spared -= 1
+
+    async def __aenter__(self) -> None:
+        """Wait until there are few enough."""
+        while self._inside >= int(self.limit):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except BaseException:
+                if not turn.cancelled():
+                    self._wake()  # it was this one's turn
+                raise
+            finally:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+        self._inside += 1
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let others in."""
+        self._inside -= 1
+        now = asyncio.get_running_loop().time()
+        if self._left_at is not None:
+            self._interval += _WEIGHT * (min(now - self._left_at, 1.0) - self._interval)
+        self._left_at = now
+        for _ in range(int(self.limit) - self._inside):
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
