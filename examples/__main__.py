@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from examples.harness import Example
     from examples.harness.run import Outcome
 
-FOLDERS = ("shopping_cart", "chat_room", "streaming_chat", "mcp_server", "gradio_app", "worker_pool", "llm_router")
+FOLDERS = (
+    "shopping_cart",
+    "chat_room",
+    "streaming_chat",
+    "mcp_server",
+    "gradio_app",
+    "worker_pool",
+    "llm_router",
+    "node_room",
+    "gradio_unmodified",
+    "streamlit_unmodified",
+)
 _QUICK = Timing(steady=1.0, settle=0.3)
 
 

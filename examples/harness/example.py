@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,10 @@ class Example:
         workers: 0 for three replicas behind nginx; else ``uvicorn --workers`` that many, without a balancer.
         companions: further processes, each the arguments of ``python -m``, run in the folder; they get the URL of the
             app as ``APP_URL``.
+        command: of an app that is not ours, with ``{port}`` or ``PORT``: with us it runs under ``stateful-route run``.
+        uid: where its uid is, as that command is told.
         needs: modules without which it is skipped.
+        programs: others without which it is skipped, on the PATH.
         environment: further variables for the app.
         decide: the uid of a request as `stateful-route decide` is told it, for an nginx that asks where each one goes;
             empty: nginx takes the replicas in turn.
@@ -47,7 +51,10 @@ class Example:
     users: int = 12
     workers: int = 0
     companions: tuple[tuple[str, ...], ...] = ()
+    command: tuple[str, ...] = ()
+    uid: str = ""
     needs: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     decide: str = ""
     router: str = ""
@@ -58,5 +65,6 @@ class Example:
         return EXAMPLES / self.folder
 
     def missing(self) -> list[str]:
-        """Return the modules that it needs and that are not installed."""
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+        """Return the modules and programs that it needs and that are not installed."""
+        modules = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        return modules + [name for name in self.programs if shutil.which(name) is None]

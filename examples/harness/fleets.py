@@ -31,6 +31,8 @@ _LOOK = 0.02
 _TOLD = 0.3
 # Streams and WebSockets that are open when uvicorn stops: it would wait for them for ever.
 _GRACEFUL = "3"
+# Seconds after which a session counts as idle, under ``run``: longer than any pause of a user.
+_LINGER = "2"
 # A new worker that does not serve within this makes uvicorn give up its restart: 5 s are few on a machine that is busy.
 _HEALTHY = "30"
 
@@ -68,7 +70,25 @@ class Fleet(Protocol):
 
 def fleet_of(example: Example, environment: Mapping[str, str]) -> Fleet:
     """Return how this example runs; it is not started yet."""
+    if example.command and environment["STICKY"] == "1":
+        return Runs(example, environment)
     return (Workers if example.workers else Replicas)(example, environment)
+
+
+def _app(example: Example, environment: Mapping[str, str]) -> Server:
+    """Return an app that is not ours, by itself."""
+    port = free_port()
+    command = [part.replace("{port}", str(port)) for part in example.command]
+    return Server(f"{example.name} at {port}", command, {**environment, "PORT": str(port)}, example.path, port=port)
+
+
+def _run(example: Example, environment: Mapping[str, str]) -> Server:
+    """Return an app that is not ours under ``stateful-route run``."""
+    port = free_port()
+    options = ["--service", example.folder, "--uid", example.uid, "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "stateful_route.cli", "run", *options, "--linger-idle", _LINGER]
+    command += ["--stop-timeout", _GRACEFUL, "--", *example.command]
+    return Server(f"{example.name} at {port}", command, environment, example.path, port=port)
 
 
 def _uvicorn(example: Example, app: str, environment: Mapping[str, str], *options: str) -> Server:
@@ -138,11 +158,16 @@ class Replicas:
             old.signal(signal.SIGTERM)
             await old.wait(_GONE_BY)
 
+    def _replica(self, app: str) -> Server:
+        if self._example.command:
+            return _app(self._example, self._environment)
+        return _uvicorn(self._example, app, self._environment, "--log-level", "warning")
+
     async def _started(self, app: str) -> Server:
-        server = _uvicorn(self._example, app, self._environment, "--log-level", "warning")
-        self._stack.push_async_callback(server.stop)
-        await server.start(_UP_BY)
-        return server
+        replica = self._replica(app)
+        self._stack.push_async_callback(replica.stop)
+        await replica.start(_UP_BY)
+        return replica
 
     def _ports(self) -> list[int]:
         """Return the ports that nginx takes in turn."""
@@ -166,6 +191,28 @@ class Replicas:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+
+class Runs(Replicas):
+    """Three apps that are not ours under ``stateful-route run``, behind nginx; what is killed is the app."""
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the apps."""
+        return [child.pid for replica in self._replicas for child in psutil.Process(replica.pid).children()]
+
+    async def kill(self, pid: int) -> None:
+        """Kill an app with -9; its supervisor starts another one."""
+        parent = psutil.Process(pid).ppid()
+        (replica,) = (replica for replica in self._replicas if replica.pid == parent)
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _GONE_BY
+        while not replica.times_said("the app is there again"):
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{replica.name} does not have its app; it said: {replica.said()}")
+            await anyio.sleep(_LOOK)
+
+    def _replica(self, app: str) -> Server:  # noqa: ARG002 - it has a command
+        return _run(self._example, self._environment)
 
 
 class Workers:

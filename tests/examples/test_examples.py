@@ -27,6 +27,8 @@ NAMES = [
     ("gradio_app", 0),
     ("worker_pool", 0),
     ("llm_router", 0),
+    ("node_room", 0),
+    ("gradio_unmodified", 0),
 ]
 
 
