@@ -264,11 +264,13 @@ async def test_load(runs: Runs, load: str) -> None:
     busy = await ask(two[0].port, "/count?uid=first")
     asking = [
         asyncio.ensure_future(
-            ask(two[0].port, "/busy?uid=first&seconds=4" if load == "cpu" else "/slow?uid=first&seconds=4")
+            ask(two[0].port, "/busy?uid=first&seconds=5" if load == "cpu" else "/slow?uid=first&seconds=5")
         )
         for _ in range(20)
     ]
     await asyncio.sleep(1.5)  # both know the load of each other
+    await ask(two[1].port, "/count?uid=other")  # it looks at the pods again when it needs them
+    await asyncio.sleep(0.5)  # and has done so
     placed = await ask(two[1].port, "/count?uid=next")
     await asyncio.gather(*asking)
 
