@@ -13,7 +13,7 @@ from rich.console import Console
 
 from examples.harness import nginx
 from examples.harness.processes import ProcessError
-from examples.harness.report import broken, failures, table
+from examples.harness.report import broken, failures, measures, table
 from examples.harness.run import Timing, run
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ FOLDERS = (
     "mcp_server",
     "gradio_app",
     "worker_pool",
+    "llm_router",
     "node_room",
     "gradio_unmodified",
     "streamlit_unmodified",
@@ -85,7 +86,7 @@ def _examples(folders: Sequence[str], console: Console) -> list[Example]:
 
 def _report(outcomes: dict[Example, dict[bool, Outcome]], console: Console, *, markdown: bool) -> int:
     console.print(table(outcomes, markdown=markdown))
-    for text in failures(outcomes):
+    for text in (*failures(outcomes), *measures(outcomes)):
         console.print(text, style="dim", markup=False, highlight=False)
     status = 0
     for example, runs in outcomes.items():

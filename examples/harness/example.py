@@ -38,6 +38,8 @@ class Example:
         environment: further variables for the app.
         decide: the uid of a request as `stateful-route decide` is told it, for an nginx that asks where each one goes;
             empty: nginx takes the replicas in turn.
+        router: an ASGI app that knows which replica a request is for: with stateful_route two of it are between nginx
+            and the replicas; empty: nothing is.
 
     """
 
@@ -55,6 +57,7 @@ class Example:
     programs: tuple[str, ...] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     decide: str = ""
+    router: str = ""
 
     @property
     def path(self) -> Path:

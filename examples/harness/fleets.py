@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from examples.harness.example import Example
 
 REPLICAS = 3
+_ROUTERS = 2
 # What an orchestrator gives a process between SIGTERM and SIGKILL is 30 s; an example needs far less.
 _GONE_BY = 30.0
 _UP_BY = 30.0
@@ -90,13 +91,13 @@ def _run(example: Example, environment: Mapping[str, str]) -> Server:
     return Server(f"{example.name} at {port}", command, environment, example.path, port=port)
 
 
-def _uvicorn(example: Example, environment: Mapping[str, str], *options: str) -> Server:
+def _uvicorn(example: Example, app: str, environment: Mapping[str, str], *options: str) -> Server:
     port = free_port()
     command = [
         sys.executable,
         "-m",
         "uvicorn",
-        example.app,
+        app,
         "--port",
         str(port),
         "--timeout-graceful-shutdown",
@@ -104,7 +105,7 @@ def _uvicorn(example: Example, environment: Mapping[str, str], *options: str) ->
         *options,
     ]
     own = {**environment, "STATEFUL_ROUTE_HTTP_ADDRESS": f"127.0.0.1:{port}"}  # for nginx, if it asks
-    return Server(f"{example.name} at {port}", command, own, example.path, port=port)
+    return Server(f"{app} of {example.name} at {port}", command, own, example.path, port=port)
 
 
 def _decider(example: Example, environment: Mapping[str, str]) -> Server:
@@ -114,7 +115,7 @@ def _decider(example: Example, environment: Mapping[str, str]) -> Server:
 
 
 class Replicas:
-    """Three processes behind nginx."""
+    """Three processes behind nginx, or behind two routers behind nginx."""
 
     def __init__(self, example: Example, environment: Mapping[str, str]) -> None:
         """Describe them; they are not started yet."""
@@ -124,7 +125,9 @@ class Replicas:
         self._decider = _decider(example, environment) if asks else None
         self._nginx = Nginx() if self._decider is None else Nginx(example.decide, self._decider.port)
         self._stack = AsyncExitStack()
+        self._routed = bool(example.router) and environment["STICKY"] == "1"
         self._replicas: list[Server] = []
+        self._routers: list[Server] = []
 
     @property
     def url(self) -> str:
@@ -144,38 +147,43 @@ class Replicas:
 
     async def restart(self) -> None:
         """Restart all of them as a Deployment does: a new one serves, nginx is told, the old one gets SIGTERM."""
-        for old in list(self._replicas):
-            new = await self._started()
-            self._replicas[self._replicas.index(old)] = new
-            self._tell()
+        await self._restart(self._replicas, self._example.app)
+        await self._restart(self._routers, self._example.router)
+
+    async def _restart(self, servers: list[Server], app: str) -> None:
+        for number, old in enumerate(tuple(servers)):
+            servers[number] = await self._started(app)
+            self._nginx.balance(self._ports())
             await anyio.sleep(_TOLD)
             old.signal(signal.SIGTERM)
             await old.wait(_GONE_BY)
 
-    def _replica(self) -> Server:
+    def _replica(self, app: str) -> Server:
         if self._example.command:
             return _app(self._example, self._environment)
-        return _uvicorn(self._example, self._environment, "--log-level", "warning")
+        return _uvicorn(self._example, app, self._environment, "--log-level", "warning")
 
-    async def _started(self) -> Server:
-        replica = self._replica()
+    async def _started(self, app: str) -> Server:
+        replica = self._replica(app)
         self._stack.push_async_callback(replica.stop)
         await replica.start(_UP_BY)
         return replica
 
-    def _tell(self) -> None:
-        self._nginx.balance([replica.port for replica in self._replicas])
+    def _ports(self) -> list[int]:
+        """Return the ports that nginx takes in turn."""
+        return [server.port for server in self._routers or self._replicas]
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             self._stack = stack
             # Two at a time would be faster, if the machine had the cores for it: an app may take seconds to import.
-            self._replicas = [await self._started() for _ in range(REPLICAS)]
+            self._replicas = [await self._started(self._example.app) for _ in range(REPLICAS)]
+            self._routers = [await self._started(self._example.router) for _ in range(_ROUTERS * self._routed)]
             if self._decider is not None:
                 stack.push_async_callback(self._decider.stop)
                 await self._decider.start(_UP_BY)
             await stack.enter_async_context(self._nginx)
-            await self._nginx.start([replica.port for replica in self._replicas])
+            await self._nginx.start(self._ports())
             self._stack = stack.pop_all()
         return self
 
@@ -203,7 +211,7 @@ class Runs(Replicas):
                 raise ProcessError(f"{replica.name} does not have its app; it said: {replica.said()}")
             await anyio.sleep(_LOOK)
 
-    def _replica(self) -> Server:
+    def _replica(self, app: str) -> Server:  # noqa: ARG002 - it has a command
         return _run(self._example, self._environment)
 
 
@@ -214,7 +222,7 @@ class Workers:
         """Describe them; they are not started yet."""
         self._count = example.workers
         options = ("--workers", str(self._count), "--timeout-worker-healthcheck", _HEALTHY)
-        self._uvicorn = _uvicorn(example, environment, *options, "--log-level", "info", "--no-access-log")
+        self._uvicorn = _uvicorn(example, example.app, environment, *options, "--log-level", "info", "--no-access-log")
 
     @property
     def url(self) -> str:

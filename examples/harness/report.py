@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -11,7 +13,7 @@ from rich.text import Text
 from examples.harness.run import KILL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from examples.harness.example import Example
     from examples.harness.run import Outcome
@@ -65,6 +67,22 @@ def failures(outcomes: Mapping[Example, Mapping[bool, Outcome]]) -> Iterator[str
             for phase in outcome.phases:
                 for why, count in phase.failures.most_common(_MOST_SHOWN):
                     yield f"{example.name}, {'with' if sticky else 'without'}, {phase.name}: {count} x {why}"
+
+
+def measures(outcomes: Mapping[Example, Mapping[bool, Outcome]]) -> Iterator[str]:
+    """Sum up what users measured in each phase."""
+    for example, runs in outcomes.items():
+        for sticky, outcome in runs.items():
+            for phase in outcome.phases:
+                for what, values in phase.measures.items():
+                    side = "with" if sticky else "without"
+                    yield f"{example.name}, {side}, {phase.name}: {what}: {_summed_up(values)}"
+
+
+def _summed_up(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    late = ordered[math.ceil(0.95 * len(ordered)) - 1]
+    return f"{len(ordered):,} x, mean {mean(ordered):.0f}, median {median(ordered):.0f}, 95th percentile {late:.0f}"
 
 
 def broken(outcome: Outcome) -> list[str]:

@@ -29,6 +29,7 @@ class Phase:
         lost: the users whose state was gone at least once.
         lost_elsewhere: those of them whose state was not in the killed process.
         failures: why requests failed, and how often.
+        measures: what else users measured, by what it is.
 
     """
 
@@ -41,6 +42,7 @@ class Phase:
     lost: set[int] = attrs.field(factory=set)
     lost_elsewhere: set[int] = attrs.field(factory=set)
     failures: Counter[str] = attrs.field(factory=Counter)
+    measures: dict[str, list[float]] = attrs.field(factory=dict)
 
 
 class Session:
@@ -74,6 +76,10 @@ class Session:
         else:
             phase.unsafe_failed += 1
         phase.failures[why if safe else f"{why} (not safe to repeat)"] += 1
+
+    def measured(self, what: str, value: float) -> None:
+        """Note a number that the report sums up."""
+        self._tally.phase.measures.setdefault(what, []).append(value)
 
     def looked(self, *, kept: bool, holder: int | None = None) -> None:
         """Note whether all is there that was acknowledged, and the process id of who answered that."""

@@ -15,7 +15,7 @@ _FIRST, _LEAST, _MOST = 8.0, 2.0, 64.0
 _GOOD, _BAD = 0.005, 0.012
 _MORE, _FEWER = 0.5, 0.8
 # The share of the time that is left which the rest may take at the present rate; and the weight of the last interval.
-_IN_TIME, _WEIGHT = 0.6, 0.05
+_IN_TIME, _WEIGHT = 0.9, 0.05
 
 
 class Pace:

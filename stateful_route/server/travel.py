@@ -94,30 +94,36 @@ class Travel:
             async with self._operations.turn(handle.uid):
                 if self._operations.owned.held(handle.uid) is not handle:
                     return Fate.GONE if handle.tenure.ended else Fate.STAYS
-                return await self._go_in_turn(handle, data, to)
+                fate, told = await self._go_in_turn(handle, data, to)
+            if told is not None:  # claims of the uid go on meanwhile: they are refused
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SETTLE_WITHIN):
+                        await told.wait()
+            return fate
         finally:
             handle.resume()  # if it was not given up
             self.pace.note(loop.time() - began)
             del self._going[handle.uid]
             arrived.set()
 
-    async def _go_in_turn(self, handle: Ownership, data: bytes, to: int | None) -> Fate:
+    async def _go_in_turn(self, handle: Ownership, data: bytes, to: int | None) -> tuple[Fate, asyncio.Event | None]:
+        """Return what came of it, and what is set once the receiver has acted on that, if it has the uid."""
         tried: set[int] = set()
         while len(tried) < _ATTEMPTS:
             try:
                 pod = await self._receivers.choose(tried, only=to)
             except StoreError as error:
                 _log.debug("%r stays, as no pod could be chosen: %s", handle.uid, error)
-                return Fate.STAYS
+                break
             if pod is None:
-                return Fate.STAYS
+                break
             tried.add(pod.pod_index)
             parcel = self._pack(handle, data)
             life = await self._send(pod, parcel)
             if life is not None:
                 return await self._move(handle, pod, parcel, life)
             self._receivers.avoid(pod.pod_index)
-        return Fate.STAYS
+        return Fate.STAYS, None
 
     def _pack(self, handle: Ownership, data: bytes) -> Parcel:
         move = f"{self._random.getrandbits(64):016x}"
@@ -141,7 +147,9 @@ class Travel:
             return None
         return life
 
-    async def _move(self, handle: Ownership, pod: PodState, parcel: Parcel, life: PodLife) -> Fate:
+    async def _move(
+        self, handle: Ownership, pod: PodState, parcel: Parcel, life: PodLife
+    ) -> tuple[Fate, asyncio.Event | None]:
         """Have the link moved; whatever comes of it, the receiver is told."""
         uid = handle.uid
         try:
@@ -154,13 +162,10 @@ class Travel:
             self._operations.owned.forget(uid)
         told = self._tell(pod, verdict)
         if verdict.moved:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SETTLE_WITHIN):
-                    await told.wait()
-            return Fate.MOVED
+            return Fate.MOVED, told
         if verdict.moved is None:
-            return Fate.UNKNOWN
-        return Fate.STAYS if self._operations.owned.held(uid) is handle else Fate.GONE
+            return Fate.UNKNOWN, None
+        return Fate.STAYS if self._operations.owned.held(uid) is handle else Fate.GONE, None
 
     async def _ask_for_move(self, handle: Ownership, parcel: Parcel, life: PodLife) -> Verdict:
         """Ask until it is known whether the link has moved."""

@@ -26,6 +26,7 @@ NAMES = [
     ("mcp_server", 1),
     ("gradio_app", 0),
     ("worker_pool", 0),
+    ("llm_router", 0),
     ("node_room", 0),
     ("gradio_unmodified", 0),
 ]

@@ -12,7 +12,7 @@ pytest.importorskip("psutil")
 
 from examples.__main__ import FOLDERS
 from examples.harness.example import EXAMPLES, Example
-from examples.harness.report import broken, table
+from examples.harness.report import broken, measures, table
 from examples.harness.run import KILL, ROLLING, STEADY, Outcome
 from examples.harness.tally import Phase, Session, Tally
 
@@ -99,6 +99,20 @@ def test_one_side() -> None:
     assert ["0 of 3"] == [str(cell) for cell in rows.columns[4].cells]
 
 
+def test_measures() -> None:
+    """What users measured in a phase is summed up, and that of another phase is not in it."""
+    tally = Tally(1, {})
+    (user,) = tally.sessions
+    user.measured("ms", 1000)
+    tally.begin(STEADY)
+    for value in range(1, 101):
+        user.measured("ms", value)
+
+    said = measures({EXAMPLE: {True: outcome(*tally.phases)}})
+
+    assert ["none, with, steady: ms: 100 x, mean 50, median 50, 95th percentile 95"] == list(said)
+
+
 def test_all_folders() -> None:
     """Each folder with an app is known to ``make examples``, and has a README."""
     folders = {path.parent.name for path in EXAMPLES.glob("*/app.py")}
@@ -114,7 +128,8 @@ def test_each_has_its_app(folder: str) -> None:
         module = importlib.import_module(f"examples.{folder}.client")
     except ModuleNotFoundError as error:
         pytest.skip(f"{error.name} is not installed")
-    apps = [example.path / f"{example.app.partition(':')[0]}.py" for example in module.EXAMPLES]
+    named = [(example, app) for example in module.EXAMPLES for app in (example.app, example.router) if app]
+    apps = [example.path / f"{app.partition(':')[0]}.py" for example, app in named]
 
     assert apps
     assert all(app.is_file() for app in apps)

@@ -271,13 +271,6 @@ SLIPS = [
         "        await self.staging.adopt(staged, answer.link.epoch)\n",
     ),
     Mutation(
-        "a move that was not answered is forgotten",
-        OPERATIONS,
-        "        self.owned.unsure[uid] = pending | {epoch}\n        announced = not self._status.drain_is_told\n        try:\n"
-        "            answer = await self._store.move",
-        "        announced = not self._status.drain_is_told\n        try:\n            answer = await self._store.move",
-    ),
-    Mutation(
         "who has got a state does not look for its link",
         ARRIVALS,
         '            self._tasks.start(self._watch(staged), f"look for the link of {staged.parcel.uid!r}")\n',

@@ -212,6 +212,7 @@ class TestGoing:
 
         assert second.driver.owned("alice") is None
         assert first.driver.owned("alice") is None
+        assert 1 == (await asyncio.wait_for(first.driver.claim("alice"), 1.0)).pod_index  # it knows who has it
         second.gate.set()
         assert (await second.driver.claim("alice")).is_owned()
         assert await moving

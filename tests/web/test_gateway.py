@@ -51,6 +51,7 @@ def with_gateway(
 async def test_it_serves_what_the_pods_do(replicas: Replicas) -> None:
     """A new uid is placed on a pod, and served by that one from then on; those of many go to all pods."""
     gateway, pods = with_gateway(replicas)
+    await asyncio.sleep(0.5)  # a gateway that started at the same time has seen both by now
     first = [await ask(gateway.port, f"/rooms/u{number}/count") for number in range(20)]
     again = [await ask(gateway.port, f"/rooms/u{number}/count") for number in range(20)]
     direct = [await ask(pods[number % 2].port, f"/rooms/u{number}/count") for number in range(20)]

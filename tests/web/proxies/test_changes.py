@@ -69,6 +69,39 @@ async def test_a_pod_that_is_killed(own_front: MakeFront, method: str, body: byt
     assert [] == served_by_two(front.replicas)
 
 
+async def test_a_kill_under_load(own_front: MakeFront) -> None:
+    """A kill under load fails no GET where the proxy asks again, and nothing is served by two owners."""
+    front = own_front(**HAND_OFF)
+    uids = [new_uid() for _ in range(20)]
+    owners = [await front.owner(uid) for uid in uids]
+    refused: list[object] = []
+    served = 0
+    done = asyncio.Event()
+
+    async def keep_asking(uid: str) -> None:
+        nonlocal served
+        while not done.is_set():
+            answer = await ask(front.port, f"/rooms/{uid}/count")
+            if answer.status == 200:
+                served += 1
+            else:
+                refused.append(answer)
+            await asyncio.sleep(0.01)
+
+    tasks = [asyncio.ensure_future(keep_asking(uid)) for uid in uids]
+    await asyncio.sleep(0.3)
+    owners[0].kill()
+    await asyncio.sleep(2 * LEASE)
+    done.set()
+    await asyncio.gather(*tasks)
+
+    assert [] == refused or not front.repeats
+    assert served > 100
+    assert [] == served_by_two(front.replicas)
+    last = {(await ask(front.port, f"/rooms/{uid}/count")).json()["pid"] for uid in uids}
+    assert {front.other(owners[0]).pid} == last
+
+
 async def test_a_post_that_was_under_way(own_front: MakeFront) -> None:
     """A POST that was under way at a pod when that was killed fails, and is not done again by another."""
     front = own_front()
