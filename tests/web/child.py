@@ -54,7 +54,9 @@ class Handler(BaseHTTPRequestHandler):
         else:
             if self.command == "POST":
                 note("posted", uid=uid, id=query.get("id"))
-            time.sleep(float(query.get("seconds", "0")))
+            until = time.monotonic() + float(query.get("seconds", "0"))
+            while time.monotonic() < until:
+                time.sleep(0.0 if url.path == "/busy" else until - time.monotonic())
             with LOCK:
                 COUNTS[uid] = COUNTS.get(uid, 0) + 1
             note("served", uid=uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -252,3 +253,25 @@ async def test_health(runs: Runs, path: str) -> None:
     (run,) = await runs.start(1, "--health", path, child=["late=0.3"])
 
     assert (await ask(run.port, "/count?uid=a")).status == 200
+
+
+@pytest.mark.parametrize("load", ["requests", "cpu"])
+async def test_load(runs: Runs, load: str) -> None:
+    """A new uid goes to the app that has less to do."""
+    if load == "cpu":
+        pytest.importorskip("psutil")
+    two = await runs.start(2, "--load", load)
+    busy = await ask(two[0].port, "/count?uid=first")
+    asking = [
+        asyncio.ensure_future(
+            ask(two[0].port, "/busy?uid=first&seconds=5" if load == "cpu" else "/slow?uid=first&seconds=5")
+        )
+        for _ in range(20)
+    ]
+    await asyncio.sleep(1.5)  # both know the load of each other
+    await ask(two[1].port, "/count?uid=other")  # it looks at the pods again when it needs them
+    await asyncio.sleep(0.5)  # and has done so
+    placed = await ask(two[1].port, "/count?uid=next")
+    await asyncio.gather(*asking)
+
+    assert busy.json()["pid"] != placed.json()["pid"]

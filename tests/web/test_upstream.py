@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import resource
+import socket
+from typing import Any
 
 import pytest
 
 from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
+from stateful_route.web.upstream.pool import Pool
 from tests.waiting import eventually
 from tests.web.upstream import OK, Call, Line, answers, app_that
 
@@ -80,6 +83,25 @@ async def test_nobody_there() -> None:
             await Call().run(app)
 
         assert not caught.value.sent
+
+
+async def test_itself() -> None:
+    """A connection that the system has made to its own end, as nobody listens there, is none."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pool = Pool("127.0.0.1", port, connect_timeout=1.0)
+    create = asyncio.get_running_loop().create_connection
+
+    async def from_there(factory: Any, host: str, number: int) -> Any:
+        return await create(factory, host, number, local_addr=(host, number))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "create_connection", from_there)
+        with pytest.raises(UpstreamLostError, match="nobody listens") as caught:
+            await pool.connect()
+
+    assert not caught.value.sent
 
 
 async def test_moved() -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from stateful_route.web.errors import UpstreamLostError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _LOOK = 0.05
+_PORTS, _TRIES = range(20_000, 32_000), 200
 _SET_PARENT_DEATH_SIGNAL = 1
 _LEAST_GOOD, _LEAST_BAD = 200, 400
 # What a shell says of a command that it cannot run, and of one that there is not.
@@ -35,10 +37,17 @@ class ChildError(Exception):
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody has."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a port of the loopback that nobody has.
+
+    It is none of those that the system gives to outgoing connections: one of them could have it before the child does.
+    """
+    random = SystemRandom()
+    for _ in range(_TRIES):
+        number = random.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, number))
+            return number
+    raise ChildError(f"no port from {_PORTS.start} to {_PORTS.stop - 1} of {LOOPBACK} is free")
 
 
 class Child:

@@ -32,6 +32,8 @@ class HttpConnection(asyncio.Protocol):
         """Be the protocol of a transport to come."""
         self.port = 0
         """Of the server."""
+        self.is_to_itself = False
+        """Whether nobody listens there, and the system has connected it to its own end: so TCP has it."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -63,6 +65,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.port = peer[1] if peer else 0
+        self.is_to_itself = peer is not None and peer == transport.get_extra_info("sockname")
 
     def data_received(self, data: bytes) -> None:
         """Take a part of an answer in."""

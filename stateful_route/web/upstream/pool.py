@@ -59,6 +59,9 @@ class Pool:
                 _, connection = await loop.create_connection(HttpConnection, self.host, self.port)
         except OSError as error:
             raise UpstreamLostError(f"the app is not reached: {error or 'no answer in time'}", sent=False) from error
+        if connection.is_to_itself:
+            connection.abort()
+            raise UpstreamLostError("the app is not reached: nobody listens", sent=False)
         return connection
 
     def give_back(self, connection: HttpConnection) -> None:
