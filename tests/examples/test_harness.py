@@ -115,7 +115,7 @@ def test_measures() -> None:
 
 def test_all_folders() -> None:
     """Each folder with an app is known to ``make examples``, and has a README."""
-    folders = {path.parent.name for path in EXAMPLES.glob("*/app.py")}
+    folders = {path.parent.name for path in EXAMPLES.glob("*/client.py")}
 
     assert folders == set(FOLDERS)
     assert all(Path(EXAMPLES, folder, "README.md").is_file() for folder in folders)
@@ -128,8 +128,14 @@ def test_each_has_its_app(folder: str) -> None:
         module = importlib.import_module(f"examples.{folder}.client")
     except ModuleNotFoundError as error:
         pytest.skip(f"{error.name} is not installed")
-    named = [(example, app) for example in module.EXAMPLES for app in (example.app, example.router) if app]
-    apps = [example.path / f"{app.partition(':')[0]}.py" for example, app in named]
+    apps = [
+        example.path / name
+        for example in module.EXAMPLES
+        for name in (
+            [part for part in example.command if part.endswith((".py", ".js"))]
+            or [f"{app.partition(':')[0]}.py" for app in (example.app, example.router) if app]
+        )
+    ]
 
     assert apps
     assert all(app.is_file() for app in apps)
@@ -137,10 +143,15 @@ def test_each_has_its_app(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_readme_says_what_the_app_does(folder: str) -> None:
-    """The line that makes an app right is in its README as it is in the app."""
+    """The line that makes an app right is in its README: as it is in the app, or as the command that runs it."""
     code = "".join(path.read_text(encoding="utf-8") for path in Path(EXAMPLES, folder).glob("*.py"))
     page = Path(EXAMPLES, folder, "README.md").read_text(encoding="utf-8")
     lines = [line.strip() for line in page.splitlines() if "app.add_middleware(" in line]
 
+    if "command=" in code:
+        _, _, spelled = page.partition("--uid ")
+        over_http = code.replace(",secure=no", "")  # as the example itself runs it
+        assert f'uid="{spelled.split()[0]}"' in over_http
+        return
     assert lines
     assert [] == [line for line in lines if line.removesuffix(")") not in code]
