@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from stateful_route.web.errors import DisconnectedError
-from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket, is_events
+from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket, is_events, reconnects
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -30,8 +30,8 @@ _BODIES = frozenset({"http.response.body", "http.response.zerocopysend", "http.r
 class AppRun:
     """Runs the app for one request of a uid that this process owns.
 
-    A WebSocket, or an answer of server-sent events, has no end of its own. ``end_stream`` ends it: the client is told,
-    the app sees a disconnect, and is cancelled if it does not end within two seconds.
+    A WebSocket, or an answer of server-sent events to a GET, has no end of its own. ``end_stream`` ends it: the client
+    is told, the app sees a disconnect, and is cancelled if it does not end within two seconds.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class AppRun:
         "_loop",
         "_reader",
         "_receive",
+        "_reconnects",
         "_send",
         "_task",
         "_timer",
@@ -83,12 +84,14 @@ class AppRun:
         self._task: asyncio.Task[object] | None = None
         self._closer: asyncio.Task[None] | None = None
         self._interrupted = 0
+        self._reconnects = False
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, app: App, scope: MutableMapping[str, Any]) -> None:
         """Run the app."""
         self._task = asyncio.current_task(self._loop)
+        self._reconnects = reconnects(scope)
         if self.tenant is not None:
             self.tenant.enter(self)
         try:
@@ -155,7 +158,7 @@ class AppRun:
             if not self.is_stream:
                 if not isinstance(message.get("headers", ()), (list, tuple)):  # ASGI lets it be read once only
                     message = {**message, "headers": list(message["headers"])}
-                self.is_stream = is_events(message)
+                self.is_stream = self._reconnects and is_events(message)
         elif kind in _BODIES:
             self.complete = not message.get("more_body", False)
         elif self._is_websocket:

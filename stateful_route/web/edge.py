@@ -25,7 +25,7 @@ from stateful_route.web.not_served import (
     may_go_elsewhere,
     not_told,
 )
-from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
+from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome, reconnects
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import LEAVING, LOST, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
@@ -129,7 +129,9 @@ class Edge:
         if stream is None:
             outcome = Outcome(Carried.UNREACHED)
         else:
-            carrier = HttpCarrier(connection, inbound.watch, inbound.send, self._endless)
+            carrier = HttpCarrier(
+                connection, inbound.watch, inbound.send, self._endless, reconnects=reconnects(inbound.scope)
+            )
             outcome = await _outcome(carrier.follow(stream, watches=True))
         if outcome.carried is not Carried.DONE:
             await self._serve_later(found, inbound, await self._not_carried(outcome, there, found, inbound))
@@ -305,7 +307,9 @@ class Edge:
             carrier = WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless)
             return await _outcome(carrier.run(head))
         receive = inbound.receive if body is None else inbound.watch
-        http_carrier = HttpCarrier(connection, receive, inbound.send, self._endless)
+        http_carrier = HttpCarrier(
+            connection, receive, inbound.send, self._endless, reconnects=reconnects(inbound.scope)
+        )
         return await _outcome(http_carrier.run(head, watches=body is not None))
 
     def streams(self) -> list[Carrier]:

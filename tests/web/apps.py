@@ -117,13 +117,13 @@ async def download(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def events(scope: Scope, receive: Receive, send: Send) -> None:
-    """Send an event each 50 ms, from the one after ``Last-Event-ID`` on, until the client goes away."""
+    """Send so many events, one each 50 ms, from that after ``Last-Event-ID`` on, or until the client goes away."""
     last = next((int(value) for name, value in scope["headers"] if name == b"last-event-id"), 0)
     start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
     await send(start)
     gone = asyncio.ensure_future(_gone(receive))
     try:
-        for number in range(last + 1, last + 2000):
+        for number in range(last + 1, last + 1 + int(scope["query_string"] or 2000)):
             text = f"id: {number}\ndata: {os.getpid()}\n\n"
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
             if (await asyncio.wait([gone], timeout=0.05))[0]:

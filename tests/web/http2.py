@@ -80,7 +80,7 @@ class Http2:
         self.answers[number] = Answer()
         self.parser.send_headers(number, head, end_stream=end)
         self.flush()
-        return number
+        return int(number)
 
     async def send(self, number: int, body: bytes, *, end: bool) -> None:
         """Send a part of a body, at the pace of the other side."""

@@ -83,6 +83,23 @@ async def test_it_ends_cleanly_when_its_owner_drains(replicas: Replicas, arrives
     assert await pair.owner.ended() in ENDED
 
 
+@pytest.mark.parametrize("arrives", ["here", "there"])
+async def test_events_that_have_an_end(replicas: Replicas, arrives: str) -> None:
+    """Events in the answer to a POST come to their end, though their uid goes, and no matter where it arrived."""
+    replicas.start(2, environment={"WEB_HAND_OFF": "0.1"})
+    pair = await pair_of(replicas)
+    entry = pair.owner if arrives == "here" else pair.edge
+    async with connected(entry.port) as http:
+        await http.begin("POST", f"{pair.room}/events?20", [("Content-Length", "0")])
+        await http.send(h11.EndOfMessage())
+        assert 200 == (await http.head()).status_code
+        pair.owner.send(signal.SIGTERM)
+        events = await heard(http)
+
+    assert list(range(1, 21)) == [number for number, _ in events]
+    assert await pair.owner.ended() in ENDED
+
+
 async def test_it_ends_when_the_process_at_which_it_arrived_ends(replicas: Replicas) -> None:
     """A process that is told to end does not wait for the streams that it carries for others."""
     replicas.start(2, environment={"WEB_HAND_OFF": "0"})

@@ -20,7 +20,7 @@ from stateful_route.web.peer.frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from stateful_route.web.peer.dialer import DialedConnection
     from stateful_route.web.peer.stream import Stream
@@ -155,9 +155,12 @@ class Carrier:
 class HttpCarrier(Carrier):
     """Carries one HTTP request over a connection."""
 
-    def __init__(self, connection: DialedConnection, receive: Receive, send: Send, endless: Endless) -> None:
-        """Have sent nothing; see ``Carrier``."""
+    def __init__(
+        self, connection: DialedConnection, receive: Receive, send: Send, endless: Endless, *, reconnects: bool = True
+    ) -> None:
+        """Have sent nothing; see ``Carrier``. ``reconnects`` is whether a client asks again for events that end."""
         super().__init__(connection, receive, send, endless)
+        self._reconnects = reconnects
         self._started = False
         self._trailers = False
         self._inline = False
@@ -254,7 +257,7 @@ class HttpCarrier(Carrier):
             message["trailers"] = True
         self._started = True
         await self._send(message)
-        if is_events(message):
+        if self._reconnects and is_events(message):
             self._endless.add(self)
 
     async def _end_started(self, kind: Kind, payload: bytes) -> bool:
@@ -329,8 +332,17 @@ async def close_websocket(send: Send, code: int, reason: str) -> None:
         await send({"type": "websocket.close", "code": OWN_RESTART, "reason": reason})
 
 
+def reconnects(scope: Mapping[str, Any]) -> bool:
+    """Whether a client asks again for events that end: a browser does so for a GET, and knows no other request.
+
+    The tokens of a completion, or the results of an MCP call, are events in the answer to a POST. They have an end of
+    their own, and nobody asks again for the rest.
+    """
+    return scope.get("method") == "GET"
+
+
 def is_events(start: Message) -> bool:
-    """Whether an answer is one of server-sent events, which has no end of its own."""
+    """Whether an answer is one of server-sent events."""
     for name, value in start.get("headers") or ():
         if len(name) == _NAME_LENGTH and name.lower() == b"content-type":  # Django writes it in capitals
             return bool(value.startswith(_EVENTS))
