@@ -344,11 +344,19 @@ class Judge:
             for other in self.pods:  # the store lost this link: no pod can know that it was owned
                 if other is not pod:
                     other.torn.add(uid)
+        if self.lost_until:
+            for other in self.pods:  # where it is on its way it is owned again if it cannot move
+                if other is not pod and self._has_on_its_way(other, uid):
+                    other.torn.add(uid)
         if version != known or len(owners) > 1:
             for other, _ in owners:  # each misses writes of the others, which is excused
                 other.torn.add(uid)
         self.ledger[uid] = known + 1
         return known + 1
+
+    def _has_on_its_way(self, pod: PodProcess, uid: str) -> bool:
+        handles = self._kept.get(pod, {}).items()
+        return any(handle.uid == uid and handle._suspended and not lost for handle, lost in handles)  # noqa: SLF001
 
     # -- the store
 
