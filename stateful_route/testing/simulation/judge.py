@@ -339,20 +339,21 @@ class Judge:
                 f"{pod.name} serves {uid} at epoch {handle.epoch} from a memory of write {version}, not {known}",
             )
         pod.torn.discard(uid)
-        link = self.link(uid)
-        if self.lost_until and (link is None or link.epoch != handle.epoch):
-            for other in self.pods:  # the store lost this link: no pod can know that it was owned
-                if other is not pod:
-                    other.torn.add(uid)
         if self.lost_until:
-            for other in self.pods:  # where it is on its way it is owned again if it cannot move
-                if other is not pod and self._has_on_its_way(other, uid):
-                    other.torn.add(uid)
+            self._excuse_others(pod, handle)
         if version != known or len(owners) > 1:
             for other, _ in owners:  # each misses writes of the others, which is excused
                 other.torn.add(uid)
         self.ledger[uid] = known + 1
         return known + 1
+
+    def _excuse_others(self, pod: PodProcess, handle: Ownership) -> None:
+        """Let others miss what a pod writes, if they cannot know of it as the store has lost something."""
+        link = self.link(handle.uid)
+        lost = link is None or link.epoch != handle.epoch  # no pod can know that it was owned
+        for other in self.pods:  # where it is on its way it is owned again if it cannot move
+            if other is not pod and (lost or self._has_on_its_way(other, handle.uid)):
+                other.torn.add(handle.uid)
 
     def _has_on_its_way(self, pod: PodProcess, uid: str) -> bool:
         handles = self._kept.get(pod, {}).items()
