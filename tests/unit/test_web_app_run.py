@@ -13,7 +13,7 @@ Message = dict[str, Any]
 EVENTS = [(b"Content-Type", b"text/event-stream; charset=utf-8")]
 
 
-async def sent_by(*messages: Message) -> list[Message]:
+async def sent_by(*messages: Message, method: str = "GET") -> list[Message]:
     """Return what reaches the client of an app that sends these, while its uid goes."""
     sent: list[Message] = []
 
@@ -33,7 +33,7 @@ async def sent_by(*messages: Message) -> list[Message]:
         for message in messages:
             await send(message)
 
-    await run.run(app, {})
+    await run.run(app, {"method": method})
     return sent
 
 
@@ -51,6 +51,13 @@ async def test_an_event_stream_is_ended() -> None:
 
     assert {"type": "http.response.body", "body": b"", "more_body": False} == sent[-1]
     assert 3 == len(sent)
+
+
+async def test_events_in_the_answer_to_a_post() -> None:
+    """Events in the answer to a POST have an end of their own: nothing is added."""
+    sent = await sent_by(start(EVENTS), part(more=True), method="POST")
+
+    assert [start(EVENTS), part(more=True)] == sent
 
 
 async def test_an_answer_that_breaks_off() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 CHILD = Path(__file__).parent / "child.py"
 COMMAND = [sys.executable, "-m", "stateful_route.cli"]
+
+# Seconds in which each of them has heard of the others, or all new uids might go to one.
+_ALL_ARE_KNOWN = 0.5
 
 
 @attrs.define(eq=False)
@@ -45,6 +49,8 @@ class Runs:
         begun = [self.launch(*options, **more) for _ in range(count)]
         for run in begun:
             await self.replicas.serves(run)
+        if count > 1:
+            await asyncio.sleep(_ALL_ARE_KNOWN)
         return begun
 
     def by_child(self, pid: int) -> Replica:

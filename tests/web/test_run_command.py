@@ -255,19 +255,20 @@ async def test_health(runs: Runs, path: str) -> None:
     assert (await ask(run.port, "/count?uid=a")).status == 200
 
 
-@pytest.mark.parametrize("load", ["requests", "cpu"])
-async def test_load(runs: Runs, load: str) -> None:
+async def test_load_by_cpu(runs: Runs) -> None:
+    """The processor time of the app can be the load."""
+    pytest.importorskip("psutil")
+    (run,) = await runs.start(1, "--load", "cpu")
+
+    assert 200 == (await ask(run.port, "/busy?uid=first&seconds=0.5")).status
+    assert 200 == (await ask(run.port, "/count?uid=other")).status
+
+
+async def test_load(runs: Runs) -> None:
     """A new uid goes to the app that has less to do."""
-    if load == "cpu":
-        pytest.importorskip("psutil")
-    two = await runs.start(2, "--load", load)
+    two = await runs.start(2, "--load", "requests")
     busy = await ask(two[0].port, "/count?uid=first")
-    asking = [
-        asyncio.ensure_future(
-            ask(two[0].port, "/busy?uid=first&seconds=5" if load == "cpu" else "/slow?uid=first&seconds=5")
-        )
-        for _ in range(20)
-    ]
+    asking = [asyncio.ensure_future(ask(two[0].port, "/slow?uid=first&seconds=5")) for _ in range(20)]
     await asyncio.sleep(1.5)  # both know the load of each other
     await ask(two[1].port, "/count?uid=other")  # it looks at the pods again when it needs them
     await asyncio.sleep(0.5)  # and has done so

@@ -175,6 +175,8 @@ class EndedLives(Parts):
                     async for event in listener:
                         if isinstance(event, PodChange):
                             heard.append((event.pod_index, event.incarnation, event.state))
+                        if heard == [(0, life.incarnation, "READY")]:  # of before, and late
+                            heard.clear()
                         if heard and heard[-1][1] == last.incarnation:
                             break
 
