@@ -265,14 +265,15 @@ async def test_load_by_cpu(runs: Runs) -> None:
 
 
 async def test_load(runs: Runs) -> None:
-    """A new uid goes to the app that has less to do."""
+    """New uids go to the app that has less to do."""
     two = await runs.start(2, "--load", "requests")
-    busy = await ask(two[0].port, "/count?uid=first")
-    asking = [asyncio.ensure_future(ask(two[0].port, "/slow?uid=first&seconds=5")) for _ in range(20)]
+    busy = (await ask(two[0].port, "/count?uid=first")).json()["pid"]
+    asking = [asyncio.ensure_future(ask(two[0].port, "/slow?uid=first&seconds=6")) for _ in range(50)]
     await asyncio.sleep(1.5)  # both know the load of each other
-    await ask(two[1].port, "/count?uid=other")  # it looks at the pods again when it needs them
-    await asyncio.sleep(0.5)  # and has done so
-    placed = await ask(two[1].port, "/count?uid=next")
+    placed = []
+    for number in range(9):
+        placed.append((await ask(two[1].port, f"/count?uid=next{number}")).json()["pid"])
+        await asyncio.sleep(0.3)  # until the next heartbeat a link counts as much as the others do
     await asyncio.gather(*asking)
 
-    assert busy.json()["pid"] != placed.json()["pid"]
+    assert placed.count(busy) < len(placed) / 2
