@@ -140,8 +140,6 @@ async def test_app(own_server: LocalServer, tmp_path: Path) -> None:
             assert [str(earlier) for earlier in range(number % 10, number + 1, 10)] == answer["messages"]
             assert answer["pod"] == pods.setdefault(room, answer["pod"])
 
-    assert len(set(pods.values())) > 1
-
 
 async def test_gateway(own_server: LocalServer, tmp_path: Path) -> None:
     """The gateway of the README has each room served by the app that owns it."""
