@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stateful_route.cli.directory import add_directory, add_listening, add_service, secret_of, sources_of
+from stateful_route.cli.directory import add_directory, add_listening, add_restores, add_service, secret_of, sources_of
 from stateful_route.cli.ending import need
 
 PORT = 7950
@@ -40,8 +40,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--address", metavar="TEMPLATE", help=address)
     add_listening(parser, "127.0.0.1", PORT)
     add_directory(parser)
-    restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
-    parser.add_argument("--restores", action="store_true", help=restores)
+    add_restores(parser)
     parser.set_defaults(run=_run)
 
 

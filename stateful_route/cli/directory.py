@@ -47,6 +47,12 @@ def add_proxies(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forwarded-allow-ips", metavar="ADDRESSES", help=proxies)
 
 
+def add_restores(parser: argparse.ArgumentParser) -> None:
+    """Add what is said of an app by who stands in front of it."""
+    restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
+    parser.add_argument("--restores", action="store_true", help=restores)
+
+
 def port(text: str) -> int:
     """Read the number of a port."""
     if not text.isdecimal() or not 0 < int(text) <= _MOST_PORT:

@@ -10,7 +10,15 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.cli.directory import add_directory, add_listening, add_proxies, add_service, secret_of, sources_of
+from stateful_route.cli.directory import (
+    add_directory,
+    add_listening,
+    add_proxies,
+    add_restores,
+    add_service,
+    secret_of,
+    sources_of,
+)
 from stateful_route.cli.ending import need
 
 if TYPE_CHECKING:
@@ -39,8 +47,7 @@ def add(commands: Any) -> None:
     add_proxies(parser)
     add_directory(parser)
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on that port; 1 by default")
-    restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
-    parser.add_argument("--restores", action="store_true", help=restores)
+    add_restores(parser)
     address = (
         "where the pods serve HTTP, with any of {host}, {pod_index} and {pod_name} in it, for example "
         "room-{pod_index}.room:8000; by default what each pod publishes"

@@ -10,8 +10,8 @@ import attrs
 from stateful_route._validation import check_count, check_id, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
+from stateful_route.route import StatefulRoute
 from stateful_route.server.callbacks import check_adopt, check_hand_off
-from stateful_route.store.transport.topology import check_url
 from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
@@ -86,8 +86,7 @@ class EdgeSettings:
         if redis is None:
             allowed = f"a URL or a client of redis-py; or set {' or '.join(_URL_VARIABLES)} in the environment"
             raise ConfigError("redis", None, allowed)
-        if isinstance(redis, str):
-            check_url(redis)
+        StatefulRoute(redis, config)  # it refuses what is neither, and connects to nothing
         if patience is None:
             patience = config.lease_seconds + 1.0
         check_seconds("patience", patience)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
-import itertools
 import os
 import re
 import socket
@@ -17,7 +17,7 @@ import attrs
 import httpx
 import pytest
 
-from stateful_route import BaseConfig
+from stateful_route import BaseConfig, StatefulRoute
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -125,13 +125,13 @@ async def test_app(own_server: LocalServer, tmp_path: Path) -> None:
     """The app of the README, at four workers, has all messages of each room, whichever worker gets the request."""
     with served(tmp_path, "app", own_server.url, "--workers", "4") as url:
         await eventually(functools.partial(_answers, url), within=30.0)
-        probes = itertools.count()
+        async with StatefulRoute.from_url(own_server.url) as route, route.client() as client:
 
-        async def two_serve() -> bool:
-            answers = [await posted(url, f"probe-{next(probes)}", "hello") for _ in range(4)]
-            return len({answer["pod"] for answer in answers}) > 1
+            async def all_are_there() -> bool:
+                return len(await client.pods("", "room")) == 4
 
-        await eventually(two_serve, within=30.0)
+            await eventually(all_are_there, within=30.0)
+        await asyncio.sleep(2.5)  # each of them has heard of the others
         pods: dict[str, int] = {}
         for number in range(60):
             room = f"room-{number % 10}"
@@ -139,6 +139,8 @@ async def test_app(own_server: LocalServer, tmp_path: Path) -> None:
 
             assert [str(earlier) for earlier in range(number % 10, number + 1, 10)] == answer["messages"]
             assert answer["pod"] == pods.setdefault(room, answer["pod"])
+
+    assert len(set(pods.values())) > 1
 
 
 async def test_gateway(own_server: LocalServer, tmp_path: Path) -> None:

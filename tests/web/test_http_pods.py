@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,8 @@ from tests.web.replicas import Replica, Replicas, free_port
 from tests.web.runs import COMMAND
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.web.clients import Response
 
 for name in ("uvicorn", "httptools", "websockets"):
@@ -22,12 +26,12 @@ _MOST = 5.0
 BIG = 5 * 1024 * 1024
 
 
-def start_pods(replicas: Replicas, *, published: bool = True) -> None:
-    """Start two pods, each with an index of its own."""
+def start_pods(replicas: Replicas, ports: Sequence[int] = ()) -> None:
+    """Start two pods, each with an index of its own; those whose ports are given publish no address."""
     for index in range(2):
-        port = free_port()
+        port = ports[index] if ports else free_port()
         environment = {"STATEFUL_ROUTE_SERVICE_NAME": "room", "STATEFUL_ROUTE_POD_INDEX": str(index)}
-        if published:
+        if not ports:
             environment["STATEFUL_ROUTE_ADDRESS"] = f"http://127.0.0.1:{port}"
         replicas.launch("tests.web.apps:by_hand", port=port, environment=environment)
     for replica in list(replicas.all):
@@ -63,18 +67,25 @@ async def test_pods_by_hand(replicas: Replicas) -> None:
 
 
 async def test_by_a_template(replicas: Replicas) -> None:
-    """A template says where pods are that publish nothing."""
-    start_pods(replicas, published=False)
-    first = replicas.all[0].port
-    gateway = await gateway_of(replicas, "--address", f"127.0.0.1:{first // 10}" + "{pod_index}")
-    if first % 10 == 0:
-        assert (await count(gateway, "r1")).status == 200
-    gateway = await gateway_of(replicas, "--address", f"127.0.0.1:{first}")
+    """A template says where pods are that publish nothing, by their indexes."""
+    tens = ports_in_a_row() // 10
+    start_pods(replicas, ports=[10 * tens, 10 * tens + 1])
+    gateway = await gateway_of(replicas, "--address", f"127.0.0.1:{tens}{{pod_index}}")
 
-    answers = [await count(gateway, f"r{number}") for number in range(8)]
+    answers = [await count(gateway, f"r{number}") for number in range(12)]
 
-    assert 200 in {answer.status for answer in answers}
-    assert {replicas.all[0].pid} == {answer.json()["pid"] for answer in answers if answer.status == 200}
+    assert {200} == {answer.status for answer in answers}
+    assert {replica.pid for replica in replicas.all[:2]} == {answer.json()["pid"] for answer in answers}
+
+
+def ports_in_a_row() -> int:
+    """Return a port that ends in 0 and is free, as the next one is."""
+    while True:
+        port = free_port() // 10 * 10
+        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
 
 
 async def test_an_id_that_a_pod_makes(replicas: Replicas) -> None:
