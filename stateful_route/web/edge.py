@@ -226,7 +226,7 @@ class Edge:
         if isinstance(failed, Refusal):
             assert found is not None  # noqa: S101 - nobody refuses a request without a uid
             await self._whereabouts.doubt(found.uid, there, failed)
-            return HAS_MOVED
+            return HAS_MOVED if inbound.intact else attrs.evolve(HAS_MOVED, holds=False)
         if failed is not None:
             await self._peers.report(there.pod_index)
         return failed

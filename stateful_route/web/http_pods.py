@@ -6,12 +6,10 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-import attrs
-
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.learning import Learning
-from stateful_route.web.not_served import HAS_MOVED, NotServed, app_lost
+from stateful_route.web.not_served import app_lost
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.frames import MOVED, Refusal
 from stateful_route.web.reached import Addresses
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import There
     from stateful_route.web.inbound import Inbound
+    from stateful_route.web.not_served import NotServed
     from stateful_route.web.peer.carry import Message
     from stateful_route.web.uids.found import Found, UidSources
 
@@ -32,8 +31,7 @@ _MOST_PORT = 65535
 _MOST_UPSTREAMS = 4096
 _MISDIRECTED = 421
 _OURS = frozenset({b"x-pod-index", b"x-link-epoch"})
-MISDIRECTED = Refusal(MOVED)
-"""What an answer 421 says: the uid is not that pod's."""
+_NOT_ITS_OWN = Refusal(MOVED)
 
 
 class HttpPods:
@@ -74,7 +72,7 @@ class HttpPods:
     async def carry(
         self, upstream: Upstream, there: There, found: Found | None, inbound: Inbound
     ) -> NotServed | Refusal | None:
-        """Carry a request; return why it was not served, or that the uid is not that pod's.
+        """Carry a request; return why it was not served, as the pod was lost, or that the uid is not that pod's.
 
         Raises:
             ClientGoneError: if the client goes away before its request is whole.
@@ -97,9 +95,7 @@ class HttpPods:
             await upstream(_told(inbound.scope, there), inbound.kept(), send)
         except UpstreamLostError as error:
             return app_lost(error, inbound, (there.pod_index, there.incarnation))
-        if not misdirected:
-            return None
-        return MISDIRECTED if inbound.intact else attrs.evolve(HAS_MOVED, holds=False)
+        return _NOT_ITS_OWN if misdirected else None
 
     async def _link(self, learned: Found, there: There) -> None:
         """Link a uid that a pod has made to it."""

@@ -375,7 +375,8 @@ def by_hand() -> App:
             note("begins", uid=uid)
             await asyncio.sleep(1.0)
         session = next((value.decode() for name, value in scope["headers"] if name == b"x-session"), "")
-        if uid and not (await pod.claim(uid)).is_owned():
+        refuses = any(name == b"x-refuse" for name, _ in scope["headers"])
+        if refuses or (uid and not (await pod.claim(uid)).is_owned()):
             await respond(send, 421, b"not here")
             return
         note("served", uid=uid)

@@ -131,6 +131,18 @@ async def test_a_pod_that_says_no(replicas: Replicas) -> None:
     assert (200, False) == (answer.status, answer.json()["pid"] == owner.pid)
 
 
+async def test_a_pod_that_says_no_is_there(replicas: Replicas) -> None:
+    """A long request that a pod says no to is answered 503, and the pod is not taken for one that is not reached."""
+    start_pods(replicas)
+    gateway = await gateway_of(replicas)
+    await count(gateway, "r1")
+    refused = await ask(gateway.port, "/rooms/r1/count", "POST", b"x" * BIG, [("X-Refuse", "1")])
+    after = [await count(gateway, f"n{number}") for number in range(12)]
+
+    assert (503, {200}) == (refused.status, {answer.status for answer in after})
+    assert {replica.pid for replica in replicas.all[:2]} == {answer.json()["pid"] for answer in after}
+
+
 async def test_no_such_template(replicas: Replicas) -> None:
     """A template with a field that there is not ends the command with one line."""
     port = free_port()
