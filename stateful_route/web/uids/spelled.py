@@ -38,10 +38,6 @@ _SIGNED = "signed-cookie"
 _ALLOWED = f"KIND:WHERE with a kind of {', '.join([*_KINDS, _SIGNED])}"
 
 
-def _number(text: str) -> float:
-    return float(text)
-
-
 def _yes(text: str) -> bool:
     return {"yes": True, "no": False}[text]
 
@@ -52,7 +48,7 @@ def _ends(text: str) -> list[str | int]:
 
 # What may follow a source, and how it is read.
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "ttl": (_number, "seconds"),
+    "ttl": (float, "seconds"),
     "place": (_yes, "yes or no"),
     "missing": (int, "a status from 400 to 599"),
     "release_on": (_ends, "any of delete, 404 and 410, with + between them"),
