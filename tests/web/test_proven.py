@@ -29,6 +29,11 @@ LEASE = 20.0
 UIDS = [f"room-{number}" for number in range(30)]
 
 
+def _hears_of_ctrl_c() -> None:
+    """Undo what a shell does to a job in the background, as the tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @attrs.define(eq=False)
 class Beside:
     """A sidecar, and the folder that it watches."""
@@ -51,7 +56,13 @@ class Beside:
         command += ["--redis", self.url]
         with self.log.open("ab") as log:
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                preexec_fn=_hears_of_ctrl_c,  # noqa: PLW1509 - no other thread of the tests holds a lock
+            )
         return self.process
 
     def said(self, text: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
+from stateful_route.web.upstream.connection import HttpConnection
 from stateful_route.web.upstream.pool import Pool
 from tests.waiting import eventually
 from tests.web.upstream import OK, Call, Line, answers, app_that
@@ -508,3 +509,18 @@ async def test_anything_else() -> None:
         call = Call(type="lifespan")
         with pytest.raises(NotImplementedError):
             await call.run(app)
+
+
+async def test_a_connection_that_is_lost() -> None:
+    """A connection that is lost is not closed again: asyncio raises if something was still to be sent."""
+
+    class Lost(asyncio.Transport):
+        def abort(self) -> None:
+            raise AssertionError
+
+    connection = HttpConnection()
+    connection.connection_made(Lost())
+    connection.connection_lost(None)
+    connection.abort()
+
+    assert not connection.is_open

@@ -241,8 +241,9 @@ class Connection(asyncio.Protocol):
 
     def abort(self, error: PeerError) -> None:
         """Close at once, and fail what is under way."""
+        has_ended = self.lost.done()  # asyncio may raise then, until Python 3.12
         self._end(error)
-        if self._transport is not None:
+        if self._transport is not None and not has_ended:
             self._transport.abort()
 
     def _end(self, error: PeerError) -> None:

@@ -241,8 +241,8 @@ class HttpConnection(asyncio.Protocol):
         return False
 
     def abort(self) -> None:
-        """Close it at once."""
-        if self._transport is not None:
+        """Close it at once. One that is lost is left alone: asyncio may raise then, until Python 3.12."""
+        if self._transport is not None and not self._lost:
             self._transport.abort()
 
     def close(self) -> None:
