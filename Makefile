@@ -95,7 +95,7 @@ $(LOWEST)/.ready: pyproject.toml tools/lowest.py | $(READY)
 	@$(BIN)/python -m venv --clear $(LOWEST)
 	@$(BIN)/python -m tools.lowest > $(LOWEST)/constraints.txt
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt \
-	    --editable '.[cpu,demo,testing]' pytest-timeout pytest-xdist trustme
+	    --editable '.[cpu,demo,testing]' pytest-rerunfailures pytest-timeout pytest-xdist trustme
 	@touch $@
 
 $(BIN)/python:

@@ -1,18 +1,50 @@
-"""Servers that the tests start themselves: one for each worker, kept for the whole run, and never flushed."""
+"""Servers that the tests start themselves, one for each worker, never flushed; and what is done about stalls."""
 
 from __future__ import annotations
 
+import tempfile
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stateful_route.testing import local_server
+from tests.stalls import Stalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stateful_route.embedded.server import LocalServer
+
+STALLS = pytest.StashKey[Stalls]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch for stalls wherever tests run: in each worker, or here if there is none."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.stash[STALLS] = Stalls(Path(tempfile.gettempdir()))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let a test that fails run once more if the machine stalled meanwhile."""
+    if stalls := config.stash.get(STALLS, None):
+        again = pytest.mark.flaky(reruns=1, condition=stalls.excuse)
+        for item in items:
+            item.add_marker(again)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Note that a test begins, or begins again."""
+    item.config.stash[STALLS].begin()
+    return (yield)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop watching."""
+    if stalls := config.stash.get(STALLS, None):
+        stalls.stop()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from stateful_route.web.errors import PeerProtocolError
 from stateful_route.web.inbound import AT_HAND, ClientGoneError, Inbound
+from stateful_route.web.outlet import Outlet
 from stateful_route.web.peer.carry import ClientGoneError as GoneError
 from stateful_route.web.peer.frames import MAX_PAYLOAD
 from stateful_route.web.peer.head import pack_head
@@ -91,6 +92,7 @@ class StickyProtocol(HttpToolsProtocol):
         self._sent: Sent | None = None
         """That was sent, and is not answered."""
         self._default: tuple[Any, bytes] = (None, b"")
+        self._outlet: Outlet | None = None
 
     # The request --------------------------------------------------------------------------------------------------
 
@@ -180,7 +182,9 @@ class StickyProtocol(HttpToolsProtocol):
         status, data = whole
         if self.access_log:
             self._log(sent.scope, status)
-        self.transport.write(data)
+        if self._outlet is None:
+            self._outlet = Outlet(self.transport)
+        self._outlet.write(data)
         if not sent.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
+from stateful_route.web.outlet import Outlet
 from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, MAX_PAYLOAD, Kind, kind_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _log = logging.getLogger("stateful_route")
 _HIGH_WATER = 1024 * 1024
 # Bytes of one turn of the event loop that are handed to the transport at once: it says when it is full.
 _FLUSH_AT = 256 * 1024
+# Heads and payloads of frames, as many: the other side begins with 16 requests or answers while this one goes on.
+_FLUSH_PARTS = 32
 # Before it is known who is there nothing longer is read.
 _MAX_HELLO = 4096
 # Payloads from this size on are not copied into one write with others.
@@ -33,7 +36,7 @@ _LOOKS = 4
 
 
 class Connection(asyncio.Protocol):
-    """Frames in both directions; those of one turn of the event loop are sent together.
+    """Frames in both directions; those of one turn of the event loop are sent together, many in a few writes.
 
     ``silence`` is for how many seconds the other side may be silent while it is pinged, until it counts as lost: a
     process that was stopped keeps its connections.
@@ -48,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._silence = silence
         self._every = min(_LOOK, silence / _LOOKS)
         self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None
         self._rest = b""
         self._parts: list[bytes | memoryview] = []
         self._missing = 0
@@ -87,6 +91,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = stream = cast("asyncio.Transport", transport)  # that of uvloop is no subclass
+        self._outlet = Outlet(stream)
         stream.set_write_buffer_limits(high=_HIGH_WATER)
         with contextlib.suppress(OSError):  # a host that vanished while nothing is under way: the system finds out
             stream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -180,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._size += length
             if length > _LARGE:
                 self._large = True
-            if self._size > _FLUSH_AT:
+            if self._size > _FLUSH_AT or len(self._out) >= _FLUSH_PARTS:
                 self._flush()
 
     def resend(self, turn: int, place: int, kind: Kind, sid: int, payload: bytes) -> bool:
@@ -201,12 +206,12 @@ class Connection(asyncio.Protocol):
         large, self._large = self._large, False
         self._size = 0
         self._turn += 1
-        if self._transport is None or self._transport.is_closing():
+        if self._outlet is None or self._transport is None or self._transport.is_closing():
             return
         if large and _WRITELINES_WAITS:
-            self._transport.writelines(out)
+            self._outlet.writelines(out)
         else:
-            self._transport.write(b"".join(out))
+            self._outlet.write(b"".join(out))
 
     # The streams --------------------------------------------------------------------------------------------------
 

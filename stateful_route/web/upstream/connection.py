@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
+from stateful_route.web.outlet import Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,7 @@ class HttpConnection(asyncio.Protocol):
         """Whether nobody listens there, and the system has connected it to its own end: so TCP has it."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -63,6 +65,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
+        self._outlet = Outlet(self._transport)
         peer = transport.get_extra_info("peername")
         self.port = peer[1] if peer else 0
         self.is_to_itself = peer is not None and peer == transport.get_extra_info("sockname")
@@ -176,11 +179,11 @@ class HttpConnection(asyncio.Protocol):
 
     def begin(self, head: bytes, *, is_head: bool) -> None:
         """Send the head of a request; ``is_head`` says that its answer has no body, whatever its head says."""
-        assert self._transport is not None  # noqa: S101 - it is open
+        assert self._outlet is not None  # noqa: S101 - it is open
         self._reset()
         self._is_head = is_head
         self._asked = True
-        self._transport.write(head)
+        self._outlet.write(head)
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body, at the pace of the server.
@@ -189,9 +192,9 @@ class HttpConnection(asyncio.Protocol):
             UpstreamLostError: if the connection has ended.
 
         """
-        if self._lost or self._transport is None:
+        if self._lost or self._outlet is None:
             raise self._error or UpstreamLostError("the connection to the app has ended", sent=True)
-        self._transport.write(data)
+        self._outlet.write(data)
         if self._room is not None:
             await self._room
 
