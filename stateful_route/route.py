@@ -7,11 +7,15 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Self, TypeVar
 
+import attrs
+
 from stateful_route._background.tasks import outlast
 from stateful_route._lifecycle import Driver
+from stateful_route._told_store import ToldStore
 from stateful_route.client.driver import ClientDriver
 from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.instrumentation import teller_of
 from stateful_route.lives import check_life
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.parcels import MAX_STATE
@@ -20,6 +24,7 @@ from stateful_route.store.transport.base import check_client, connections_of
 from stateful_route.store.transport.topology import Limits, check_url, open_url
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from stateful_route.client.placement.strategies import PlacementStrategy
@@ -37,6 +42,18 @@ D = TypeVar("D", bound=Driver)
 _log = logging.getLogger("stateful_route")
 
 
+@attrs.frozen
+class StoreStatistics:
+    """How the connections to the store are.
+
+    Attributes:
+        in_flight: calls that wait for an answer now; 0 over a client of redis-py that was lent.
+
+    """
+
+    in_flight: int
+
+
 class StatefulRoute:
     """Gives out server and client drivers that share one store; an async context manager.
 
@@ -44,11 +61,17 @@ class StatefulRoute:
     cluster) and never closes it. ``StatefulRoute.from_url(url, config)`` owns what it opens.
     """
 
-    def __init__(self, redis_client: RedisClient | str, config: BaseConfig | None = None) -> None:
+    def __init__(
+        self, redis_client: RedisClient | str, config: BaseConfig | None = None, *, instrumentation: object = None
+    ) -> None:
         """Borrow a client, or take the URL of a store to open.
+
+        ``instrumentation`` is told what happens in the drivers, and of each call to the store: an object with any of
+        the methods of ``Instrumentation``.
 
         Raises:
             ConfigError: if it is neither, or no store can be opened from such a URL.
+            InvalidArgumentError: if ``instrumentation`` has none of those methods.
 
         """
         self._source = redis_client
@@ -56,21 +79,24 @@ class StatefulRoute:
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drivers: list[Driver] = []
+        self._teller = teller_of(instrumentation)
+        self._in_flight: Callable[[], int] = int
         if isinstance(redis_client, str):
             check_url(redis_client)
         else:
             check_client(redis_client)
 
     @classmethod
-    def from_url(cls, url: str, config: BaseConfig | None = None) -> Self:
+    def from_url(cls, url: str, config: BaseConfig | None = None, *, instrumentation: object = None) -> Self:
         """Take the URL of a store, which is opened when the object is entered. What URLs there are, the README lists.
 
         Raises:
             ConfigError: if no store can be opened from such a URL.
+            InvalidArgumentError: if ``instrumentation`` has none of the methods of ``Instrumentation``.
 
         """
         check_url(url)
-        return cls(url, config)
+        return cls(url, config, instrumentation=instrumentation)
 
     def __repr__(self) -> str:
         return f"<StatefulRoute: {'closed' if self._store is None else repr(self._store)}>"
@@ -93,10 +119,12 @@ class StatefulRoute:
                 config.call_deadline_seconds, pending=config.max_pending, connections=config.max_connections
             )
             opened = await open_url(self._source, limits)
-            self._store = RedisStore(opened.connections, close=opened.close, durable_within=durable)
+            store = RedisStore(opened.connections, close=opened.close, durable_within=durable)
         else:
             connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
-            self._store = RedisStore(connections, durable_within=durable)
+            store = RedisStore(connections, durable_within=durable)
+        self._in_flight = store.in_flight
+        self._store = store if self._teller is None else ToldStore(store, self._teller)
         try:
             await _warn_of_settings(self._store, durable=config.durable)
         except BaseException:
@@ -166,6 +194,7 @@ class StatefulRoute:
                 adopt=adopt,
                 carrier=carrier,
                 max_state=max_state,
+                instrumentation=self._teller,
             )
         )
 
@@ -197,6 +226,15 @@ class StatefulRoute:
         check_life("life", life)
         retention = self._config.retention_seconds
         return await self.store.end_life(life.namespace, life.service_name, life.of_pod, retention)
+
+    def statistics(self) -> StoreStatistics:
+        """Return how the connections to the store are.
+
+        Raises:
+            LifecycleError: if the store is not open.
+
+        """
+        return StoreStatistics(in_flight=self._in_flight() if self.store else 0)
 
     @property
     def store(self) -> Store:

@@ -25,6 +25,7 @@ from stateful_route._validation import (
 )
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
+from stateful_route.instrumentation import teller_of
 from stateful_route.models import LinkKey, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import Drain
@@ -44,6 +45,7 @@ from stateful_route.server.rebalance import Rebalancer
 from stateful_route.server.reclaim import Reclaim
 from stateful_route.server.staging import Staging
 from stateful_route.server.status import PodStatus
+from stateful_route.server.tally import ServerStatistics, Tally
 from stateful_route.server.travelling import Travelling, check_travel
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class ServerDriver(Driver):
         adopt: Adopt | None = None,
         carrier: StateCarrier | None = None,
         max_state: int = MAX_STATE,
+        instrumentation: object = None,
         clock: Callable[[], float] = lease_clock,
         random: Random | None = None,
     ) -> None:
@@ -102,6 +105,9 @@ class ServerDriver(Driver):
 
         With ``adopt`` the state of a uid travels: the bytes that ``hand_off`` returns, at most ``max_state``, go to the
         pod that gets the uid, over ``carrier``, and ``adopt`` is called there before that pod owns it.
+
+        ``instrumentation`` is told what happens: see ``Instrumentation``. Calls to the store are told if that was
+        given to ``StatefulRoute``.
 
         Raises:
             InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
@@ -127,10 +133,11 @@ class ServerDriver(Driver):
         self._lease = PodLease(server_info, config.lease_seconds, clock)
         self._owned = OwnedUids(self._lease, care_seconds=config.heartbeat)
         self._status = PodStatus(self._owned, self._load, config)
+        self._tally = tally = Tally(self._lease, teller_of(instrumentation))
         self._operations = UidOperations(store, server_info, self._owned, self._status, config, Staging(adopt))
         self._links = LinkCalls(store, self._operations, config)
         self._reclaim = Reclaim(self._operations, random)
-        self._heartbeats = Heartbeats(store, self._owned, self._status, self._reclaim, config)
+        self._heartbeats = Heartbeats(store, self._owned, self._status, self._reclaim, config, tally)
         self._ends = Ending(self._heartbeats, self._lease.name, config, random)
         self._ending: asyncio.Task[bool] | None = None
         self._checks = LinkChecks(self._operations, self._heartbeats, random)
@@ -147,7 +154,7 @@ class ServerDriver(Driver):
         if carrier is not None:
             self._travelling = Travelling(store, self._operations, self._status, carrier, config, random, max_state)
         travel = None if self._travelling is None else self._travelling.travel
-        self._hand_over = hand_over = HandOver(self._owned, hand_off, rate=config.drain_rate, travel=travel)
+        self._hand_over = hand_over = HandOver(self._owned, hand_off, tally, rate=config.drain_rate, travel=travel)
 
         def each(period: float, name: str, action: Callable[[], Awaitable[None]]) -> PeriodicTask:
             name = f"{name} of {self._lease.name}"
@@ -161,7 +168,14 @@ class ServerDriver(Driver):
             self._rebalancing = each(config.rebalance_period, "rebalancing", rebalancer.cycle)
         staging = self._operations.staging
         self._draining = Drain(
-            self._status, self._heartbeats, self._reclaim, hand_over, self._rebalancing, config, staging=staging
+            self._status,
+            self._heartbeats,
+            self._reclaim,
+            hand_over,
+            self._rebalancing,
+            config,
+            staging=staging,
+            tally=tally,
         )
 
     def __repr__(self) -> str:
@@ -203,6 +217,25 @@ class ServerDriver(Driver):
         SHUTDOWN, as it leaves by itself, and while Redis is away, as no restart brings that back.
         """
         return not (self._phase in {Phase.STOPPED, Phase.FORKED} or self._lease.superseded or self._beating.failed)
+
+    def statistics(self) -> ServerStatistics:
+        """Return how this pod is, and what it has done so far. Local: no I/O."""
+        tally, report = self._tally, self._status.report()
+        return ServerStatistics(
+            links=report.links,
+            load=report.load,
+            placed=report.placed_total,
+            lives=tally.lives,
+            heartbeats=tally.heartbeats,
+            heartbeat_failures=tally.heartbeat_failures,
+            heartbeat_seconds=tally.heartbeat_seconds,
+            heartbeat_age=tally.heartbeat_age,
+            hand_offs=tally.hand_offs,
+            hand_off_failures=tally.hand_off_failures,
+            moved=tally.moved,
+            adopted=self._operations.staging.adopted,
+            drains=tally.drains,
+        )
 
     async def stop(self) -> None:
         """Drain, say goodbye, and leave no task behind. A second call waits for the first, or does nothing.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.server.ownership import Ownership
+    from stateful_route.server.tally import Tally
     from stateful_route.server.travel import Travel
 
 _log = logging.getLogger("stateful_route")
@@ -72,10 +73,17 @@ class HandOver:
     """
 
     def __init__(
-        self, owned: OwnedUids, hand_off: HandOff | None, *, rate: float, travel: Travel | None = None
+        self,
+        owned: OwnedUids,
+        hand_off: HandOff | None,
+        tally: Tally,
+        *,
+        rate: float,
+        travel: Travel | None = None,
     ) -> None:
         """Hand off by ``hand_off``, at most ``rate`` uids a second; what that returns travels by ``travel``."""
         self.owned = owned
+        self._tally = tally
         self._travel = travel
         self._hand_off = hand_off
         self._rate = rate
@@ -224,8 +232,10 @@ class HandOver:
             return leaving and await self._give_up(claimed)
         state: object = None
         if self._hand_off is not None:
+            began = self.owned.pod_lease.clock()
             with claimed.in_use():  # nobody else gets it before its state is there
                 error, state = await _call(self._hand_off, uid, checked=self._travel is not None)
+            self._tally.handed_off(uid, began, error)
             if error is not None:
                 self.faults.note(uid, error)
                 if not leaving:
@@ -244,6 +254,7 @@ class HandOver:
         if self._travel is not None and travels:
             fate = await self._send_off(self._travel, handle, state, to)
             if fate is not Fate.STAYS:
+                self._tally.moved += fate is Fate.MOVED
                 return fate is Fate.MOVED
         if not leaving and (travels or to is not None):
             return False

@@ -85,6 +85,8 @@ class StickyMiddleware(Front):
         while_away: WhileAway = "refuse",
         on_signal: bool = True,
         load_source: LoadSource | None = None,
+        instrumentation: object = None,
+        metrics: str | None = None,
     ) -> None:
         """Wrap an app. What is wrong with the settings is said at the start, which fails then.
 
@@ -133,6 +135,10 @@ class StickyMiddleware(Front):
                 ``refuse``, or ``serve``, at the risk of two owners if only this process is cut off.
             on_signal: whether SIGTERM drains before the web server stops to serve.
             load_source: says how loaded the process is; by default by its links.
+            instrumentation: is told what happens, here and in the drivers: an object with any of the methods of
+                ``Instrumentation``.
+            metrics: a path, such as ``/metrics``, at which this process answers with its own metrics for Prometheus,
+                whatever uid a request has. It needs the extra ``metrics``. Keep it from the outside at the balancer.
 
         """
         edge = {
@@ -145,8 +151,9 @@ class StickyMiddleware(Front):
             "secret": secret,
             "patience": patience,
             "max_held": max_held,
+            "instrumentation": instrumentation,
         }
-        super().__init__(app, edge)
+        super().__init__(app, edge, metrics)
         self._wrapped = app
         self._load_source = load_source
         with self._noting_errors():
@@ -207,7 +214,7 @@ class StickyMiddleware(Front):
         address = await listen_for_peers(listener, settings.listen, settings.host, edge.redis)
         address = published(address, settings.http_address, edge.config)
         config = attrs.evolve(edge.config, address=str(address), service_name=edge.service)
-        route = await stack.enter_async_context(StatefulRoute(edge.redis, config))
+        route = await stack.enter_async_context(StatefulRoute(edge.redis, config, instrumentation=edge.tally.teller))
         client = await stack.enter_async_context(route.client())
         rooms = client.service(edge.service)
         await check_secrets(client, edge)

@@ -10,11 +10,13 @@ import attrs
 from stateful_route._validation import check_count, check_id, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
+from stateful_route.instrumentation import teller_of
 from stateful_route.route import StatefulRoute
 from stateful_route.server.callbacks import check_adopt, check_hand_off
 from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
+from stateful_route.web.statistics import WebTally
 from stateful_route.web.uids.found import UidSources
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class EdgeSettings:
     keys: PeerKeys
     patience: float
     max_held: int
+    tally: WebTally
 
     @classmethod
     def checked(
@@ -70,6 +73,7 @@ class EdgeSettings:
         secret: Secret | Sequence[Secret],
         patience: float | None,
         max_held: int,
+        instrumentation: object,
     ) -> EdgeSettings:
         """Return the settings.
 
@@ -99,6 +103,7 @@ class EdgeSettings:
             keys=PeerKeys(os.environ.get(_SECRET_VARIABLE) if secret is None else secret),
             patience=patience,
             max_held=max_held,
+            tally=WebTally(service, teller_of(instrumentation)),
         )
 
     @property

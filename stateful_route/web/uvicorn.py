@@ -54,6 +54,7 @@ class Sent:
     """A request that goes to its owner, in the place of a cycle of uvicorn."""
 
     __slots__ = (
+        "began",
         "body",
         "disconnected",
         "keep_alive",
@@ -69,6 +70,7 @@ class Sent:
         self.scope = scope
         self.way = way
         self.body = b""
+        self.began = 0.0
         self.stream: AwaitedStream | None = None
         self.keep_alive = keep_alive
         self.disconnected = False
@@ -161,6 +163,8 @@ class StickyProtocol(HttpToolsProtocol):
         if len(head) <= MAX_PAYLOAD and way.connection.usable:
             sent.stream = way.connection.open_awaited(head)
             sent.stream.on_news = self._on_news
+            if way.edge.tally.teller is not None:
+                sent.began = way.edge.tally.now()
         else:
             self._go_on(sent)
 
@@ -177,6 +181,11 @@ class StickyProtocol(HttpToolsProtocol):
             self._go_on(sent)
             return
         sent.stream.finish()
+        tally = sent.way.edge.tally
+        tally.forwarded += 1
+        if tally.teller is not None:
+            found, there = sent.way.found, sent.way.there
+            tally.tell_forwarded(tally.teller, found.uid, there.pod_index, sent.began, served=True)
         self._sent = None
         sent.response_complete = True
         status, data = whole

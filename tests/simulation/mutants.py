@@ -232,8 +232,8 @@ SLIPS = [
     Mutation(
         "released before it is handed off",
         HAND_OVER,
-        "        if self._hand_off is not None:\n            with claimed.in_use",
-        "        await claimed.release()\n        if self._hand_off is not None:\n            with claimed.in_use",
+        "        if self._hand_off is not None:\n            began",
+        "        await claimed.release()\n        if self._hand_off is not None:\n            began",
     ),
     Mutation(
         "a drain releases nothing",

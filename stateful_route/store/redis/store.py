@@ -67,6 +67,11 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"<RedisStore over {type(self._connections).__name__}>"
 
+    def in_flight(self) -> int:
+        """Return how many calls wait for an answer now; 0 over connections that do not tell."""
+        tell: Callable[[], int] = getattr(self._connections, "in_flight", int)
+        return tell()
+
     async def get_link(self, key: LinkKey) -> Link | None:
         """See ``Store.get_link``."""
         return _found(codec.link_change(_GET, await self._connections.run(self._get_call(key))))

@@ -56,6 +56,10 @@ class PipelinedCluster:
     def __repr__(self) -> str:
         return f"<PipelinedCluster: {self._table!r}>"
 
+    def in_flight(self) -> int:
+        """Return how many calls wait for an answer now."""
+        return sum(pipe.pending for pipe in self._table.pipes())
+
     def run(self, call: ScriptCall) -> Awaitable[Any]:
         """Return the reply of a script."""
         pipe = self._table.owner(call.keys[0])

@@ -33,6 +33,10 @@ class PipelinedServer:
     def __repr__(self) -> str:
         return f"<PipelinedServer over {self._pipe!r}>"
 
+    def in_flight(self) -> int:
+        """Return how many calls wait for an answer now."""
+        return self._pipe.pending
+
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script, sent in one pipeline."""
         expires = asyncio.get_running_loop().time() + self.deadline

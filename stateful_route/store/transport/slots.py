@@ -111,6 +111,10 @@ class SlotTable:
             self.refresh()
         return pipe
 
+    def pipes(self) -> list[ScriptPipe]:
+        """Return those to all nodes that were used."""
+        return list(self._pipes.values())
+
     def pipe(self, address: Address) -> ScriptPipe:
         """Return the pipe to a node.
 
