@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.server.rebalance import Movable
-    from stateful_route.store.protocol import Store
+    from stateful_route.store.protocol import Store, StoreInfo
     from stateful_route.store.transport.base import RedisClient
 
 D = TypeVar("D", bound=Driver)
@@ -48,10 +48,13 @@ class StoreStatistics:
 
     Attributes:
         in_flight: calls that wait for an answer now; 0 over a client of redis-py that was lent.
+        evicts: whether the server may delete links by itself when its memory is full, as its ``maxmemory-policy`` was
+            when the route was opened; ``None`` if it did not say.
 
     """
 
     in_flight: int
+    evicts: bool | None = None
 
 
 class StatefulRoute:
@@ -81,6 +84,7 @@ class StatefulRoute:
         self._drivers: list[Driver] = []
         self._teller = teller_of(instrumentation)
         self._in_flight: Callable[[], int] = int
+        self._evicts: bool | None = None
         if isinstance(redis_client, str):
             check_url(redis_client)
         else:
@@ -126,7 +130,8 @@ class StatefulRoute:
         self._in_flight = store.in_flight
         self._store = store if self._teller is None else ToldStore(store, self._teller)
         try:
-            await _warn_of_settings(self._store, durable=config.durable)
+            info = await _warn_of_settings(self._store, durable=config.durable)
+            self._evicts = None if info is None or info.eviction_policy is None else info.may_evict_links
         except BaseException:
             await self.aclose()
             raise
@@ -234,7 +239,7 @@ class StatefulRoute:
             LifecycleError: if the store is not open.
 
         """
-        return StoreStatistics(in_flight=self._in_flight() if self.store else 0)
+        return StoreStatistics(in_flight=self._in_flight() if self.store else 0, evicts=self._evicts)
 
     @property
     def store(self) -> Store:
@@ -264,8 +269,8 @@ async def _close(drivers: list[Driver], store: Store) -> None:
             stack.push_async_callback(driver.stop)
 
 
-async def _warn_of_settings(store: Store, *, durable: bool) -> None:
-    """Say so if the server may delete links by itself, or has no replica that could be waited for.
+async def _warn_of_settings(store: Store, *, durable: bool) -> StoreInfo | None:
+    """Say so if the server may delete links by itself, or has no replica that could be waited for; return what it says.
 
     That it cannot be asked is no reason to fail.
     """
@@ -273,7 +278,7 @@ async def _warn_of_settings(store: Store, *, durable: bool) -> None:
         info = await store.info()
     except StoreError as error:
         _log.warning("the store cannot be asked for its settings: %s", error)
-        return
+        return None
     if info.may_evict_links:
         _log.warning(
             "%s has maxmemory-policy %r: it may delete links when its memory is full; set it to 'noeviction'",
@@ -285,3 +290,4 @@ async def _warn_of_settings(store: Store, *, durable: bool) -> None:
             "durable is set, and %s has no replica connected: until it has one, a changed link is a NotReplicatedError",
             info.product,
         )
+    return info

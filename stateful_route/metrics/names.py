@@ -119,6 +119,7 @@ METRICS = (
         "StoreStatistics",
         "store",
         ("in_flight", "in_flight", "{call}", False, "Calls to the store that wait for an answer"),
+        ("evicts", "evicts", "1", False, "1 if Redis may delete links by itself when its memory is full"),
     ),
 )
 """All of them."""
@@ -156,7 +157,7 @@ def _of(statistics: Any) -> Iterator[tuple[Metric, float]]:
         value = getattr(statistics, metric.field)
         if value is not None:
             yield metric, float(value)
-    for part in ("client", "server"):
+    for part in ("client", "server", "store"):
         inner = getattr(statistics, part, None)
         if inner is not None:
             yield from _of(inner)

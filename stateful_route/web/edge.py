@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.client.service_view import ServiceView
+    from stateful_route.route import StatefulRoute
     from stateful_route.web.http_pods import HttpPods
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misroute
@@ -84,6 +85,8 @@ class Edge:
         self.tally = settings.tally
         self._holding = Holding(rooms, settings.patience, settings.max_held, self.tally)
         self._endless = Endless()
+        self.route: StatefulRoute | None = None
+        """That gave out the drivers."""
 
     @property
     def pod(self) -> Pod | None:
@@ -354,8 +357,9 @@ class Edge:
 
     def statistics(self) -> WebStatistics:
         """Return what was done with requests, and by the drivers."""
-        pod = self.pod
-        return self.tally.statistics(self._rooms.driver.statistics(), None if pod is None else pod.server.statistics())
+        server = None if self.pod is None else self.pod.server.statistics()
+        store = None if self.route is None else self.route.statistics()
+        return self.tally.statistics(self._rooms.driver.statistics(), server, store)
 
     def streams(self) -> list[Carrier]:
         """Return the WebSockets and event streams that arrived here, are served by peers, and go on."""

@@ -144,7 +144,9 @@ class Started(abc.ABC):
         """
         self.check()
         edge = self._edge
-        return self._edge_settings.tally.statistics(None, None) if edge is None else edge.statistics()
+        if edge is None or self._stopped:
+            return self._edge_settings.tally.statistics()
+        return edge.statistics()
 
     def check(self) -> None:
         """Raise what is wrong with the settings.

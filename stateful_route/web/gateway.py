@@ -126,7 +126,9 @@ class StickyGateway(Front):
 
             http = HttpPods(rooms, settings.sources, self._address)
             stack.callback(http.close)
-        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores, http=http)
+        edge = Edge(rooms, self._dialer(stack), settings, None, restores=self._restores, http=http)
+        edge.route = route
+        return edge
 
     async def drain(self) -> None:
         """Let clients leave, as the process is about to end: end what has no end of its own, within ``stop_after``.

@@ -228,7 +228,9 @@ class StickyMiddleware(Front):
         if settings.on_signal:
             self._drain_on_signal(stack)
         restores = settings.hand_off is not None and settings.adopt is None
-        return Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
+        edge_of = Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
+        edge_of.route = route
+        return edge_of
 
     async def _begin_pod(self, stack: contextlib.AsyncExitStack) -> Pod:
         """Begin to serve uids, in an order that the stack undoes; return what does."""

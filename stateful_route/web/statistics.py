@@ -12,6 +12,7 @@ from stateful_route.instrumentation import RequestForwarded, RequestHeld
 if TYPE_CHECKING:
     from stateful_route.client.statistics import ClientStatistics
     from stateful_route.instrumentation import Teller
+    from stateful_route.route import StoreStatistics
     from stateful_route.server.tally import ServerStatistics
 
 
@@ -30,6 +31,7 @@ class WebStatistics:
         failed: requests that were answered with an error of ours, such as 503, held or not.
         client: of the client driver; ``None`` if it does not run.
         server: of the server driver; ``None`` if it does not run, or there is none.
+        store: of the connections to Redis; ``None`` if they are closed.
 
     """
 
@@ -43,6 +45,7 @@ class WebStatistics:
     failed: int
     client: ClientStatistics | None = None
     server: ServerStatistics | None = None
+    store: StoreStatistics | None = None
 
 
 class WebTally:
@@ -89,8 +92,13 @@ class WebTally:
             held = RequestHeld(service_name=self._service_name, seconds=self.now() - began, served=served, why=why)
             self.teller.request_held(held)
 
-    def statistics(self, client: ClientStatistics | None, server: ServerStatistics | None) -> WebStatistics:
-        """Return the numbers."""
+    def statistics(
+        self,
+        client: ClientStatistics | None = None,
+        server: ServerStatistics | None = None,
+        store: StoreStatistics | None = None,
+    ) -> WebStatistics:
+        """Return the numbers, and with them those of what runs."""
         return WebStatistics(
             served=self.served,
             forwarded=self.forwarded,
@@ -102,4 +110,5 @@ class WebTally:
             failed=self.failed,
             client=client,
             server=server,
+            store=store,
         )

@@ -40,7 +40,7 @@ KINDS = (ClientStatistics, ServerStatistics, StoreStatistics, WebStatistics)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_number_has_a_metric(kind: Any) -> None:
-    fields = {field.name for field in attrs.fields(kind)} - {"client", "server"}
+    fields = {field.name for field in attrs.fields(kind)} - {"client", "server", "store"}
     assert fields == {metric.field for metric in METRICS if metric.kind == kind.__name__}
 
 
@@ -80,7 +80,10 @@ async def test_route_that_is_closed(shared_server: LocalServer) -> None:
     route = StatefulRoute.from_url(shared_server.url)
     assert exposition(redis=route) == b""
     async with route:
-        assert samples(exposition(redis=route)) == {("stateful_route_store_in_flight", "redis"): 0}
+        assert samples(exposition(redis=route)) == {
+            ("stateful_route_store_in_flight", "redis"): 0,
+            ("stateful_route_store_evicts", "redis"): 0,
+        }
 
 
 async def test_opentelemetry(make_server: MakeServer) -> None:
