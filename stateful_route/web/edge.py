@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from stateful_route.web.http_pods import HttpPods
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misroute
-    from stateful_route.web.peer.carry import Carrier
+    from stateful_route.web.peer.carry import Carrier, Message
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.pod import Pod
@@ -206,13 +206,14 @@ class Edge:
             return app_lost(error, inbound, pod)
         return None
 
-    def way(self, found: Found) -> Way | None:
+    def way(self, found: Found, scope: Message) -> Way | None:
         """Return the way to the peer that has a uid, if that is known and it is connected. No I/O."""
-        there = self._whereabouts.peer_of(found.uid) if self._misroute is None else None
+        there = self._whereabouts.peer_of(found.uid)
         connection = None if there is None else self._peers.connected(there)
         if there is None or connection is None:
             return None
-        return Way(found, self._sources.number(found.source), there, connection, self)
+        reply = None if self._misroute is None else self._misroute.reply(there, scope)
+        return Way(found, self._sources.number(found.source), there, connection, self, reply)
 
     # Carrying it there --------------------------------------------------------------------------------------------
 

@@ -267,7 +267,7 @@ class Front(Started):
             if self._looks_further and sources.needs_body(request):
                 return None
             found = sources.find(request)
-        return None if found is None or found.stale else edge.way(found)
+        return None if found is None or found.stale else edge.way(found, scope)
 
     async def _start(self) -> None:
         await super()._start()

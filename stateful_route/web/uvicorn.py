@@ -20,10 +20,10 @@ from stateful_route.web.peer.carry import ClientGoneError as GoneError
 from stateful_route.web.peer.frames import MAX_PAYLOAD
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.shortcut.running import RUNNING
-from stateful_route.web.shortcut.whole import head_lines, write_whole
+from stateful_route.web.shortcut.whole import head_lines, write_empty, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from stateful_route.web.peer.awaited import AwaitedStream
     from stateful_route.web.shortcut.running import Way
@@ -157,8 +157,11 @@ class StickyProtocol(HttpToolsProtocol):
         if sent is None:
             super().on_message_complete()
             return
-        self._sent = sent
         way = sent.way
+        if way.reply is not None:
+            self._send_elsewhere(sent, *way.reply)
+            return
+        self._sent = sent
         head = pack_head(sent.scope, way.found.uid, way.source, sent.body, waits=False)
         if len(head) <= MAX_PAYLOAD and way.connection.usable:
             sent.stream = way.connection.open_awaited(head)
@@ -167,6 +170,13 @@ class StickyProtocol(HttpToolsProtocol):
                 sent.began = way.edge.tally.now()
         else:
             self._go_on(sent)
+
+    def _send_elsewhere(self, sent: Sent, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        data = write_empty(status, headers, self._added(sent))
+        if data is None:
+            self._go_on(sent)
+        else:
+            self._write(sent, status, data)
 
     # The answer ---------------------------------------------------------------------------------------------------
 
@@ -187,8 +197,10 @@ class StickyProtocol(HttpToolsProtocol):
             found, there = sent.way.found, sent.way.there
             tally.tell_forwarded(tally.teller, found.uid, there.pod_index, sent.began, served=True)
         self._sent = None
+        self._write(sent, *whole)
+
+    def _write(self, sent: Sent, status: int, data: bytes) -> None:
         sent.response_complete = True
-        status, data = whole
         if self.access_log:
             self._log(sent.scope, status)
         if self._outlet is None:
@@ -198,16 +210,18 @@ class StickyProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def _written(self, sent: Sent, payload: bytes) -> tuple[int, bytes] | None:
+    def _added(self, sent: Sent) -> bytes:
+        """Return the header lines that the web server adds to an answer."""
         headers = self.server_state.default_headers
         of, added = self._default
         if of is not headers:  # a new list each second
             added = head_lines(headers)
             self._default = headers, added
-        if not sent.keep_alive:
-            added += b"connection: close\r\n"
+        return added if sent.keep_alive else added + b"connection: close\r\n"
+
+    def _written(self, sent: Sent, payload: bytes) -> tuple[int, bytes] | None:
         try:
-            return write_whole(payload, added, is_head=sent.scope["method"] == "HEAD")
+            return write_whole(payload, self._added(sent), is_head=sent.scope["method"] == "HEAD")
         except PeerProtocolError:
             return None  # who goes on finds it too
 

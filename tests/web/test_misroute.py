@@ -12,9 +12,17 @@ from stateful_route.web import Header, StickyMiddleware
 from tests.web.clients import ask, websocket
 from tests.web.conftest import Pair, pair_of
 from tests.web.proxies.fronts import launch_pods
+from tests.web.replicas import SHORTCUT
 
 if TYPE_CHECKING:
     from tests.web.replicas import Replicas
+
+
+@pytest.fixture(params=["asyncio", SHORTCUT])
+def replicas(replicas: Replicas, request: pytest.FixtureRequest) -> Replicas:
+    """Provide replicas that answer by the app, or by the shortcut where it can."""
+    replicas.loop = request.param
+    return replicas
 
 
 async def misrouting(replicas: Replicas, app: str = "tests.web.apps:rooms", **more: Any) -> Pair:
