@@ -266,9 +266,9 @@ SLIPS = [
     Mutation(
         "it is owned before it is adopted",
         OPERATIONS,
-        "        await self.staging.adopt(staged, answer.link.epoch)\n",
-        "        self.owned.take_in(self, owner, uid, answer)\n"
-        "        await self.staging.adopt(staged, answer.link.epoch)\n",
+        "            await self.staging.adopt(staged, answer.link.epoch)\n",
+        "            self.owned.take_in(self, owner, uid, answer)\n"
+        "            await self.staging.adopt(staged, answer.link.epoch)\n",
     ),
     Mutation(
         "who has got a state does not look for its link",

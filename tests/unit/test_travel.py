@@ -27,7 +27,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route import Parcel, PodLife, PodState, Verdict
+    from stateful_route import Parcel, PodLife, PodState, StateReceiver, Verdict
     from stateful_route.testing import ManualClock, MemoryStore
 
 ALICE = LinkKey(NAMESPACE, "alice", SERVICE)
@@ -74,6 +74,7 @@ class App:
     def __init__(self, world: World, index: int, **settings: Any) -> None:
         self.states: dict[str, bytes] = {}
         self.adopted: list[tuple[str, bytes, int]] = []
+        self.calls: list[str] = []
         self.saved: list[str] = []
         self.fails: Exception | None = None
         self.result: Any = None
@@ -98,6 +99,7 @@ class App:
         return self.states[uid] if self.result is None else self.result()
 
     async def load(self, uid: str, data: bytes, epoch: int) -> None:
+        self.calls.append(uid)
         assert self.driver.owned(uid) is None, "adopted before it is owned"
         self.adopted.append((uid, data, epoch))
         if self.gate is not None:
@@ -131,6 +133,13 @@ class World:
             await app.driver.start()
         self.apps += started
         return started
+
+    async def receiver(self, index: int) -> StateReceiver:
+        """Return where states for a pod are delivered."""
+        (pod,) = [pod for pod in (await self.store.read_pods(NAMESPACE, SERVICE)).pods if pod.pod_index == index]
+        receiver = self.carrier.receiver(pod)
+        assert receiver is not None
+        return receiver
 
 
 @pytest.fixture
@@ -527,6 +536,97 @@ class TestFaults:
         await draining
         (there,) = [app for app in (first, third) if app.driver.owned("alice") is not None]
         assert [b"state"] == [data for _, data, _ in there.adopted]
+
+
+class TestArriving:
+    async def test_once_more_after_it_was_served(self, world: World) -> None:
+        """Bytes that a carrier delivers once more are not adopted again: what was served since is newer."""
+        first, second = await world.start(2)
+        await first.own("alice", b"old")
+        assert await first.driver.move("alice")
+        handle = second.driver.owned("alice")
+
+        for verdict in (None, *world.carrier.verdicts):  # its word comes again too, or not
+            await (await world.receiver(1)).receive(world.carrier.parcels[0])
+            if verdict is not None:
+                await (await world.receiver(1)).settle(verdict)
+            assert await second.driver.claim("alice") is handle
+
+        assert ["alice"] == second.calls
+
+    async def test_once_more_to_another_life(self, world: World) -> None:
+        """Nor are they by a later life of the pod, which goes on with what was served."""
+        first, second = await world.start(2)
+        await first.own("alice", b"old")
+        assert await first.driver.move("alice")
+        receiver = await world.receiver(1)
+        world.store.mark_dead(NAMESPACE, SERVICE, 1)
+        world.store.hold("claim")
+        await second.driver.renew()
+        await world.store.wait_held()
+        await receiver.receive(world.carrier.parcels[0])
+        settling = asyncio.create_task(receiver.settle(world.carrier.verdicts[0]))
+        await asyncio.sleep(0)
+        world.store.release_held()
+        await settling
+
+        assert second.driver.owned("alice") is not None
+        assert ["alice"] == second.calls
+
+    async def test_a_claim_from_before(self, world: World) -> None:
+        """A claim that was refused before the link came does not make the pod drop the state."""
+        first, second = await world.start(2)
+        await first.own("alice")
+        world.carrier.words_lost = 1
+        world.store.hold("claim", answers=True)
+        claim = asyncio.create_task(second.driver.claim("alice"))
+        await world.store.wait_held()
+        world.store.hold_no_more()
+        assert await first.driver.move("alice")
+        reads = world.store.operations["get_links"]
+        (await world.receiver(1)).lose("alice", world.carrier.parcels[0].move)
+        await eventually(lambda: world.store.operations["get_links"] > reads)
+        world.store.release_held()
+
+        assert not (await claim).is_owned()
+        await eventually(lambda: second.driver.owned("alice") is not None)
+        assert [b"state"] == [data for _, data, _ in second.adopted]
+
+    async def test_it_leaves_and_comes_back_while_it_is_adopted(self, world: World) -> None:
+        """If the uid comes back with a newer state while the older one is adopted, the newer one is adopted too."""
+        first, second, third = await world.start(3)
+        await first.own("alice", b"1")
+        second.gate = asyncio.Event()
+        moving = asyncio.create_task(first.driver.move("alice", 1))
+        await eventually(lambda: bool(second.adopted))
+        await third.driver.set_linked_pod(NAMESPACE, "alice", SERVICE, 2)
+        third.states["alice"] = b"2"
+        world.carrier.words_lost = 1
+        assert await third.driver.move("alice", 1)
+        second.gate.set()
+        await moving
+
+        handle = await second.driver.claim("alice")
+        assert [b"1", b"2"] == [data for _, data, _ in second.adopted]
+        assert handle.epoch == second.adopted[-1][2]
+
+    @pytest.mark.parametrize("end", ["stop", "end"])
+    async def test_the_pod_ends_while_it_adopts(self, world: World, end: str, caplog: pytest.LogCaptureFixture) -> None:
+        """A pod that ends cuts an adoption off, leaves no task behind, and serves nothing without its state."""
+        first, second = await world.start(2, stop_deadline=0.2, drain_deadline=0.4)
+        await first.own("alice")
+        second.gate = asyncio.Event()
+        moving = asyncio.create_task(first.driver.move("alice"))
+        await eventually(lambda: bool(second.adopted))
+        claim = asyncio.create_task(second.driver.claim("alice"))
+        await asyncio.sleep(0)
+
+        await getattr(second.driver, end)()
+
+        assert not [task for task in asyncio.all_tasks() if "adoption" in task.get_name()]
+        assert not (await claim).is_owned()
+        assert "the state of 'alice' could not be adopted" in caplog.text
+        assert await moving
 
 
 class TestArguments:
