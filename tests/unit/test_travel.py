@@ -208,6 +208,19 @@ class TestGoing:
         assert await first.driver.move("alice", 2)
         assert others[1].driver.owned("alice") is not None
 
+    async def test_to_a_pod_of_many(self, world: World) -> None:
+        """A pod that is named is found among more than are read of a large service."""
+        first, *_ = await world.start(130)
+        for uid in ("alice", "bob", *(f"u{number}" for number in range(10))):
+            await first.own(uid)
+        assert await first.driver.move("alice")
+        await asyncio.sleep(0.6)  # until what was read is too old: all of them, and a sample the next time
+        assert await first.driver.move("bob")
+
+        assert all([await first.driver.move(f"u{number}", 120 + number) for number in range(9)])
+        assert not await first.driver.move("u9", 999)
+        assert not await first.driver.move("u9", 0)
+
     async def test_it_waits_until_it_is_adopted(self, world: World) -> None:
         """A uid is owned by nobody until the state is adopted; claims wait for that, also those that give up."""
         first, second = await world.start(2)
