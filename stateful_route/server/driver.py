@@ -101,7 +101,8 @@ class ServerDriver(Driver):
         if it can be.
 
         With ``adopt`` the state of a uid travels: the bytes that ``hand_off`` returns, at most ``max_state``, go to the
-        pod that gets the uid, over ``carrier``, and ``adopt`` is called there before that pod owns it.
+        pod that gets the uid, over ``carrier``, and ``adopt`` is called there before that pod owns it. While no pod
+        takes them the uid is owned still, and a drain calls ``hand_off`` again, for some seconds.
 
         Raises:
             InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
