@@ -271,6 +271,12 @@ SLIPS = [
         "            await self.staging.adopt(staged, answer.link.epoch)\n",
     ),
     Mutation(
+        "a state that comes once more is adopted once more",
+        OPERATIONS,
+        "        if staged is None or came is None or not self.owned.has_had(uid, came.epoch):\n",
+        "        if True:\n",
+    ),
+    Mutation(
         "who has got a state does not look for its link",
         ARRIVALS,
         '            self._tasks.start(self._watch(staged), f"look for the link of {staged.parcel.uid!r}")\n',
