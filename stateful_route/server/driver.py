@@ -104,7 +104,8 @@ class ServerDriver(Driver):
         if it can be.
 
         With ``adopt`` the state of a uid travels: the bytes that ``hand_off`` returns, at most ``max_state``, go to the
-        pod that gets the uid, over ``carrier``, and ``adopt`` is called there before that pod owns it.
+        pod that gets the uid, over ``carrier``, and ``adopt`` is called there before that pod owns it. While no pod
+        takes them the uid is owned still, and a drain calls ``hand_off`` again, for some seconds.
 
         ``instrumentation`` is told what happens: see ``Instrumentation``. Calls to the store are told if that was
         given to ``StatefulRoute``.
@@ -244,7 +245,7 @@ class ServerDriver(Driver):
         else: 25 s by default, and 5 s after a ``drain()``, of the 30 s that Kubernetes gives. What is claimed after
         the drain is handed over within half of ``stop_deadline``. (A store that does not answer at all may take
         ``stop_deadline`` from the drain, should that be longer than ``drain_deadline``, and a load source has a tenth
-        of a second to end.) A hand-off that does not end when it is cancelled is waited for.
+        of a second to end.) A hand-off, or an ``adopt``, that does not end when it is cancelled is waited for.
 
         If the store does not answer, the uids that are owned are handed off all the same, and not released: what this
         process remembers ends with it.
@@ -305,6 +306,7 @@ class ServerDriver(Driver):
         self._status.routing_state = RoutingState.SHUTDOWN
         with anyio.CancelScope(deadline=deadline) as scope:
             await self._ends.say_goodbye()
+        await self._operations.staging.stop()  # a uid whose adoption is cut off is served by nobody here
         await self._load.stop(scope.deadline)
 
     async def _care(self) -> None:

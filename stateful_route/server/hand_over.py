@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import functools
 import inspect
 import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -37,6 +39,11 @@ still meanwhile, the heartbeats too: it has to be quick.
 # connections, the default of httpx, has room for them, and a smaller one of a database lets the others wait.
 _AT_ONCE = 64
 
+# While no pod has room, or none is reached, or the store is away, a drain tries again to let states travel: for so many
+# seconds, and such a share of its time, since the last one that did. Seconds between two attempts with one uid.
+_LONGEST_PATIENCE, _PATIENT = 5.0, 0.25
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+
 
 @attrs.frozen
 class Packed:
@@ -46,8 +53,11 @@ class Packed:
     stays: Callable[[], None]
 
 
-_STATES = bytes, bytearray, memoryview, Packed
+_STATES = bytes, Packed
 """What travels, if the pod has an ``adopt``."""
+
+_HAS_IT = frozenset({Fate.STAYS, Fate.REFUSED})
+"""After these this pod has the uid as before."""
 
 
 @attrs.frozen
@@ -96,6 +106,10 @@ class HandOver:
         self.faults = FaultLog("the hand-off of %r failed", "the hand-off of %d more uids failed")
         self._level = self._lost_level = logging.WARNING
         """At which the next release that fails, or state that cannot travel, is logged: the first as a warning."""
+        self._patience = _LONGEST_PATIENCE
+        """For how many seconds it is tried again to let states travel while none does."""
+        self._refused_at: float | None = None
+        """Since when none did, though it was tried."""
 
     @property
     def left(self) -> int:
@@ -106,6 +120,7 @@ class HandOver:
         """Begin a drain: what was taken in hand before may be handed off again."""
         self._taken.clear()
         self._level = self._lost_level = logging.WARNING
+        self._refused_at, self._patience = None, _LONGEST_PATIENCE
 
     async def let_go(self, uid: str, to: int | None = None) -> bool:
         """Hand one uid off and release it; return whether it was released. If the hand-off fails it stays.
@@ -148,6 +163,7 @@ class HandOver:
         clock = asyncio.get_running_loop().time
         begin, started, done = clock(), 0, 0
         before = set(self._taken)
+        self._patience = min(_LONGEST_PATIENCE, deadline * _PATIENT)
 
         async def work(waiting: collections.deque[str]) -> None:
             nonlocal started, done
@@ -218,13 +234,23 @@ class HandOver:
         return taken is None or not (handle is taken or handle.continues(taken))
 
     async def _let_go(self, uid: str, *, leaving: bool, to: int | None = None) -> bool:
+        pause = _FIRST_PAUSE
+        while True:
+            went = await self._try(uid, leaving=leaving, to=to)
+            if went is not None:
+                return went
+            await asyncio.sleep(pause)  # it is served meanwhile, and others have their turns
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _try(self, uid: str, *, leaving: bool, to: int | None) -> bool | None:
+        """Return whether the uid went; ``None`` if that is to be tried again."""
         if self._travel is None:
             return await self._let_go_now(uid, leaving=leaving, to=to)
         await self._travel.wait(uid)
         async with self._travel.pace:
             return await self._let_go_now(uid, leaving=leaving, to=to)
 
-    async def _let_go_now(self, uid: str, *, leaving: bool, to: int | None) -> bool:
+    async def _let_go_now(self, uid: str, *, leaving: bool, to: int | None) -> bool | None:
         claimed = self.owned.held(uid)
         if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
@@ -233,7 +259,7 @@ class HandOver:
         state: object = None
         if self._hand_off is not None:
             began = self.owned.pod_lease.clock()
-            with claimed.in_use():  # nobody else gets it before its state is there
+            with claimed.in_use(), self._lent_place():  # nobody else gets it before its state is there
                 error, state = await _call(self._hand_off, uid, checked=self._travel is not None)
             self._tally.handed_off(uid, began, error)
             if error is not None:
@@ -248,36 +274,51 @@ class HandOver:
             return await self._let_go_now(uid, leaving=leaving, to=to)
         return await self._part_with(handle, state, leaving=leaving, to=to)
 
-    async def _part_with(self, handle: Ownership, state: object, *, leaving: bool, to: int | None) -> bool:
-        """Let a uid go that was handed off, with its state if that travels; return whether it went."""
+    def _lent_place(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._travel is None else self._travel.pace.lend()
+
+    async def _part_with(self, handle: Ownership, state: object, *, leaving: bool, to: int | None) -> bool | None:
+        """Let a uid go that was handed off, with its state if that travels; return as ``_try`` does."""
         travels = self._travel is not None and isinstance(state, _STATES) and self._releases
         if self._travel is not None and travels:
-            fate = await self._send_off(self._travel, handle, state, to)
-            if fate is not Fate.STAYS:
-                self._tally.moved += fate is Fate.MOVED
+            fate, why = await self._send_off(self._travel, handle, state, to)
+            if fate is Fate.REFUSED and leaving and self._is_patient():
+                return None
+            if fate not in _HAS_IT:
                 return fate is Fate.MOVED
+            _log.log(self._lost_level, "the state of %r does not travel: %s", handle.uid, why)
+            self._lost_level = logging.DEBUG  # for the others
         if not leaving and (travels or to is not None):
             return False
         return await self._give_up(handle) or not self._releases
 
-    async def _send_off(self, travel: Travel, handle: Ownership, state: Any, to: int | None) -> Fate:
-        """Let a state travel; if it does not, the uid is owned as before."""
-        data = state.data if isinstance(state, Packed) else bytes(state)
+    async def _send_off(self, travel: Travel, handle: Ownership, state: Any, to: int | None) -> tuple[Fate, str]:
+        """Let a state travel; if it does not, the uid is owned as before. Return what came of it, and why it stays."""
+        data = state.data if isinstance(state, Packed) else state
         fate, why = Fate.STAYS, f"{len(data)} bytes are more than max_state, {travel.max_state}"
         if len(data) <= travel.max_state:
             fate, why = await self._go(travel, handle, data, state, to), "no pod takes it"
         if fate is Fate.UNKNOWN:
             self._unreleased[handle.uid] = handle
-        if fate is Fate.STAYS:
-            _log.log(self._lost_level, "the state of %r does not travel: %s", handle.uid, why)
-            self._lost_level = logging.DEBUG  # for the others
-            if isinstance(state, Packed):
-                state.stays()
-        return fate
+        if fate in _HAS_IT and isinstance(state, Packed):
+            state.stays()
+        return fate, why
+
+    def _is_patient(self) -> bool:
+        """Whether a state that no pod has taken now may be taken soon: others were, of late."""
+        now = asyncio.get_running_loop().time()
+        if self._refused_at is None:
+            self._refused_at = now
+        return now - self._refused_at < self._patience
+
+    def _note_moved(self, uid: str) -> None:
+        self._taken.pop(uid, None)
+        self._refused_at = None
+        self._tally.moved += 1
 
     async def _go(self, travel: Travel, handle: Ownership, data: bytes, state: Any, to: int | None) -> Fate:
         try:
-            return await travel.go(handle, data, to=to)
+            return await travel.go(handle, data, to=to, on_moved=functools.partial(self._note_moved, handle.uid))
         except BaseException:  # cut off
             if isinstance(state, Packed):
                 state.stays()
@@ -305,6 +346,8 @@ async def _call(hand_off: HandOff, uid: str, *, checked: bool) -> tuple[BaseExce
         result: object = hand_off(uid)
         if inspect.isawaitable(result):
             result = await result
+        if checked and isinstance(result, bytearray | memoryview):
+            result = bytes(result)  # what is released raises
     except asyncio.CancelledError as error:
         if task is None or task.cancelling() > cancels:
             raise
