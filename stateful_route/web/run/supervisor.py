@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 import uvicorn
 
-from stateful_route._background.tasks import cancel_and_wait
+from stateful_route._background.tasks import cancel_and_wait, log_failure
 from stateful_route.errors import StatefulRouteError
 from stateful_route.web.run.child import ChildError, status_of
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from stateful_route.web.run.child import Child
     from stateful_route.web.run.front import RunFront
+    from stateful_route.web.run.liveness import Liveness
 
 _log = logging.getLogger("stateful_route")
 
@@ -40,11 +41,13 @@ class Policy:
     Attributes:
         restart: whether another one is started when it ends.
         stop_within: seconds that it has to end after SIGTERM.
+        liveness: how it is seen that it does not serve any more, though it runs; ``None``: it is not.
 
     """
 
     restart: Restart = "on-failure"
     stop_within: float = 10.0
+    liveness: Liveness | None = None
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +106,7 @@ class Supervisor:
     async def _serve(self) -> int:
         serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         watching = asyncio.ensure_future(self._watch())
+        tasks = [serving, watching, *self._asking()]
         try:
             await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
             ended = watching.done()
@@ -110,10 +114,19 @@ class Supervisor:
             await cancel_and_wait(watching)
             await serving
         finally:
-            await cancel_and_wait(serving, watching)
+            await cancel_and_wait(*tasks)
         if ended:
             watching.result()
         return self._status if ended else 0
+
+    def _asking(self) -> list[asyncio.Task[None]]:
+        """Begin to look whether the child still serves, if that is asked for; return the task."""
+        liveness = self._policy.liveness
+        if liveness is None:
+            return []
+        task = asyncio.create_task(liveness.watch(self._child), name="stateful_route liveness")
+        task.add_done_callback(log_failure)
+        return [task]
 
     # The child ----------------------------------------------------------------------------------------------------
 
