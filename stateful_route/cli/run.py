@@ -195,7 +195,9 @@ def _policy(options: argparse.Namespace) -> Policy:
 
 
 def _bound(host: str, number: int) -> socket.socket:
-    """Return a socket on a port, before anything is started: nobody else gets it meanwhile.
+    """Return a socket on a port, before anything is started: who listens there is seen at once.
+
+    Two that are started at the same time may both have it, until one of them listens.
 
     Raises:
         CommandError: if that cannot be.

@@ -95,6 +95,20 @@ async def test_a_port_that_is_taken(runs: Runs) -> None:
     assert [] == runs.replicas.events("started")
 
 
+async def test_a_port_that_is_taken_meanwhile(runs: Runs) -> None:
+    """Of two that are started at the same time on one port one serves, and the other one ends, with its app."""
+    port = free_port()
+    two = [runs.launch(port=port, child=["late=1"]) for _ in range(2)]
+    await eventually(lambda: any(not run.running for run in two), 20)
+    run, other = sorted(two, key=lambda run: run.running)
+    code, lines = await runs.ended(run)
+
+    assert 2 == code
+    assert ["Address already in use"] == [lines[-1].rpartition(": ")[2]]
+    assert (await ask(port, "/count?uid=a")).json()["pid"] == child_of(other)
+    assert 1 == sum(not gone(event["pid"]) for event in runs.replicas.events("started"))
+
+
 async def test_another_secret(runs: Runs) -> None:
     """One that has another secret than those that run does not start."""
     await runs.start(1, STATEFUL_ROUTE_SECRET="a" * 32)
@@ -206,6 +220,25 @@ async def test_told_to_end(runs: Runs, number: signal.Signals, term: str) -> Non
     assert gone(child)
     assert 1 == len(runs.replicas.events("term"))
     assert "Traceback" not in run.text()
+
+
+async def test_told_to_end_now(runs: Runs) -> None:
+    """One signal more ends it at once, with the status 0: nobody waits for a request or for the app."""
+    (run,) = await runs.start(1, "--stop-timeout", "30", child=["term=ignored"])
+    child = child_of(run)
+    asking = asyncio.ensure_future(ask(run.port, "/count?uid=a&seconds=30"))
+    await eventually(lambda: run.listens() and not asking.done())
+    await asyncio.sleep(0.2)  # the app has the request
+    run.send(signal.SIGINT)
+    await eventually(lambda: not run.listens())
+    run.send(signal.SIGINT)
+    code = await run.ended(10)
+    with contextlib.suppress(NoAnswerError):
+        await asking
+    runs.replicas.may_fail = True  # the web server says that it has cancelled a request
+
+    assert 0 == code
+    assert gone(child)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

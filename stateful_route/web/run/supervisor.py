@@ -72,6 +72,7 @@ class Supervisor:
         self._policy = policy
         self._told = asyncio.Event()
         self._stopping = False
+        self._forced = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._status = 0
 
@@ -104,6 +105,7 @@ class Supervisor:
         await self._front.start()
 
     async def _serve(self) -> int:
+        self._listener.listen(self._server.config.backlog)  # uvloop does not say that this fails
         serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         watching = asyncio.ensure_future(self._watch())
         tasks = [serving, watching, *self._asking()]
@@ -141,7 +143,7 @@ class Supervisor:
             _log.warning("the app has ended with status %d", self._status)
             await self._lose()
             if self._stopping:
-                self._status = 0 if code in _AS_TOLD else self._status
+                self._status = 0 if code in _AS_TOLD or self._forced else self._status
                 return
             if loop.time() - began > _WELL_AFTER:
                 pause = _FIRST_PAUSE
@@ -214,7 +216,7 @@ class Supervisor:
     def _stop(self) -> None:
         """End now; at the next signal nothing is waited for, neither requests nor the child."""
         if self._server.should_exit:
-            self._server.force_exit = True
+            self._server.force_exit = self._forced = True
             self._child.send(signal.SIGKILL)
         self._stopping = self._server.should_exit = True
         self._told.set()
