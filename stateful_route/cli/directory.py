@@ -37,7 +37,7 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
 
 def add_listening(parser: argparse.ArgumentParser, host: str, port_number: int) -> None:
     """Add where the command listens."""
-    parser.add_argument("--host", default=host, help=f"where to listen; {host} by default")
+    parser.add_argument("--host", type=_host, default=host, help=f"where to listen; {host} by default")
     parser.add_argument("--port", type=port, default=port_number, metavar="N", help=f"{port_number} by default")
 
 
@@ -51,6 +51,14 @@ def add_restores(parser: argparse.ArgumentParser) -> None:
     """Add what is said of an app by who stands in front of it."""
     restores = "the app has a hand_off: it can load what another of its pods knew, also of ids that it has made"
     parser.add_argument("--restores", action="store_true", help=restores)
+
+
+def _host(text: str) -> str:
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address or the name of a host") from None
+    return text
 
 
 def port(text: str) -> int:

@@ -27,6 +27,7 @@ from stateful_route.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stateful_route.web.run.supervisor import Policy
     from stateful_route.web.uids.sources import UidSource
 
 _DESCRIPTION = """\
@@ -36,9 +37,10 @@ holds the state of its uid, wherever it arrives. Start it as often as you like, 
   stateful-route run --service demo --uid query:session_hash,cookie:sid --port 8000 -- python app.py --port {port}
 
 The app listens on 127.0.0.1, on the port that replaces {port} in its arguments, and is PORT in its environment. When it
-ends, by whatever cause, its uids go to other copies at once. SIGTERM: no new uids; the old ones are served until they
-are idle for --linger-idle seconds, or the drain deadline comes; then the app gets SIGTERM. SIGINT or a second SIGTERM
-ends all at once. SIGHUP, SIGUSR1 and SIGUSR2 go on to the app.
+ends, by whatever cause, its uids go to other copies at once; one that runs and does not answer --live any more is
+killed. SIGTERM: no new uids; the old ones are served until they are idle for --linger-idle seconds, or the drain
+deadline comes; then the app gets SIGTERM. SIGINT or a second SIGTERM ends all at once. SIGHUP, SIGUSR1 and SIGUSR2 go
+on to the app.
 
 Exit status: that of the app; 128 and the signal, if one has ended it; 126 or 127 if it cannot be started; 1 if it does
 not serve in time. 0 if it was told to end. 2 if a setting is wrong or the port is taken. 3 if Redis is not reached at
@@ -66,6 +68,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--health", type=_path, metavar="PATH", help=health)
     within = "seconds that the app has to start; 60 by default"
     parser.add_argument("--start-timeout", type=seconds, default=60.0, metavar="SECONDS", help=within)
+    live = "a path of the app that answers 2xx or 3xx; it is killed if it does not any more; by default it is not asked"
+    parser.add_argument("--live", type=_path, metavar="PATH", help=live)
+    every = "seconds between two questions of --live, and that the app has for an answer; 5 by default"
+    parser.add_argument("--live-every", type=_pause, default=5.0, metavar="SECONDS", help=every)
+    failures = "how many questions of --live in a row have to fail until it is killed; 3 by default"
+    parser.add_argument("--live-failures", type=_count, default=3, metavar="N", help=failures)
     restart = "whether another one is started when the app ends; on-failure by default"
     parser.add_argument("--restart", choices=("never", "on-failure", "always"), default="on-failure", help=restart)
     stop = "seconds that the app has to end after SIGTERM, before SIGKILL; 10 by default"
@@ -84,6 +92,19 @@ def _path(text: str) -> str:
     if not text.startswith("/") or not text.isascii() or not text.isprintable() or " " in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a path such as /health")
     return text
+
+
+def _pause(text: str) -> float:
+    value = seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1000:  # noqa: PLR2004 - more is a mistake
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -110,7 +131,7 @@ async def _supervise(options: argparse.Namespace) -> int:
     from stateful_route.web.run.child import LOOPBACK, Child, ChildError  # noqa: PLC0415
     from stateful_route.web.run.front import RunFront  # noqa: PLC0415
     from stateful_route.web.run.load import ChildCpu, OpenRequests  # noqa: PLC0415
-    from stateful_route.web.run.supervisor import Policy, Supervisor  # noqa: PLC0415
+    from stateful_route.web.run.supervisor import Supervisor  # noqa: PLC0415
     from stateful_route.web.upstream.app import Upstream  # noqa: PLC0415
 
     child = Child(options.command, options.app_port, health=options.health, start_within=options.start_timeout)
@@ -149,9 +170,8 @@ async def _supervise(options: argparse.Namespace) -> int:
         timeout_graceful_shutdown=max(1, round(options.stop_timeout)),
     )
     listener = _bound(options.host, options.port)
-    policy = Policy(restart=options.restart, stop_within=options.stop_timeout)
     try:
-        return await Supervisor(child, front, config, listener, policy).run()
+        return await Supervisor(child, front, config, listener, _policy(options)).run()
     except ChildError as error:
         say(error)
         return error.status or FAILED
@@ -164,8 +184,20 @@ async def _supervise(options: argparse.Namespace) -> int:
         listener.close()
 
 
+def _policy(options: argparse.Namespace) -> Policy:
+    from stateful_route.web.run.liveness import Liveness  # noqa: PLC0415 - of an extra, as those above
+    from stateful_route.web.run.supervisor import Policy  # noqa: PLC0415
+
+    liveness = None
+    if options.live is not None:
+        liveness = Liveness(path=options.live, every=options.live_every, failures=options.live_failures)
+    return Policy(restart=options.restart, stop_within=options.stop_timeout, liveness=liveness)
+
+
 def _bound(host: str, number: int) -> socket.socket:
-    """Return a socket on a port, before anything is started: nobody else gets it meanwhile.
+    """Return a socket on a port, before anything is started: who listens there is seen at once.
+
+    Two that are started at the same time may both have it, until one of them listens.
 
     Raises:
         CommandError: if that cannot be.

@@ -106,6 +106,8 @@ class Misroute:
         if public is None:
             return None
         path = scope.get("raw_path") or quote(scope["path"], safe=_SAFE).encode()
+        if not path.startswith(b"/"):  # behind a host, "@example.com" would be another host
+            return None
         query = scope.get("query_string") or b""
         mark = f"{REPLAYED}=1".encode()
         location = public.rstrip("/").encode() + path + b"?" + (query + b"&" + mark if query else mark)

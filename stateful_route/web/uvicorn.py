@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.awaited import AwaitedStream
     from stateful_route.web.shortcut.running import Way
 
+MAX_HEAD = MAX_PAYLOAD
+"""The most bytes of the head of a request: no longer one can be carried to another process."""
+
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 37\r\n\r\nthe head of the request is too large\n"
+)
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 _TELLING = _FORWARDED | {b"content-length", b"transfer-encoding"}
 
@@ -41,6 +48,19 @@ def _proxy_headers(allowed: str) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """Return what puts into a scope what a trusted proxy says of the client."""
     middleware = ProxyHeadersMiddleware(_nothing, allowed)
     return lambda scope: middleware(scope, _nothing, _nothing)
+
+
+class _Whole(list[Any]):
+    """The headers of a request whose head has ended: what follows its body is none of them.
+
+    uvicorn takes trailers for headers, also for X-Forwarded-For: a proxy in front has not looked at them.
+    """
+
+    def append(self, _: Any) -> None:
+        """Drop a trailer."""
+
+
+_WHOLE = _Whole()
 
 
 class _Nobody:
@@ -95,17 +115,32 @@ class StickyProtocol(HttpToolsProtocol):
         """That was sent, and is not answered."""
         self._default: tuple[Any, bytes] = (None, b"")
         self._outlet: Outlet | None = None
+        self._head_size = 0
+        """How many bytes of a head have come that has not ended."""
 
     # The request --------------------------------------------------------------------------------------------------
 
+    def data_received(self, data: bytes) -> None:
+        """Take in what has come; refuse a head that does not end."""
+        super().data_received(data)
+        if self.headers.__class__ is not _Whole:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD and not self.transport.is_closing():
+                if self.cycle is None or self.cycle.response_complete:  # else it would be in the midst of an answer
+                    self.transport.write(_TOO_LARGE)
+                self.transport.close()
+
     def on_headers_complete(self) -> None:
         """Look whether the request takes the shortcut."""
+        self._head_size = 0
         sent = None if RUNNING.front is None else self._shortcut()
         if sent is None:
             super().on_headers_complete()
         else:
             self._coming = sent
             self.cycle = sent  # type: ignore[assignment]
+        # uvicorn looks at them again if it is to change the protocol; the scope has them all
+        self.headers = _Whole(self.headers) if self.parser.should_upgrade() else _WHOLE
 
     def _shortcut(self) -> Sent | None:
         """Return the request, if it takes the shortcut."""
