@@ -254,6 +254,7 @@ class Scaler:
         self._settings = settings
         self._route = route
         self._api = api
+        self._namespace = BaseConfig.from_env().namespace
         self._links: Counter[str] = Counter()
         self._read_at = -math.inf
 
@@ -268,7 +269,7 @@ class Scaler:
 
     async def round(self) -> dict[str, int]:
         """Read the links, and write the costs that are wrong; return those."""
-        table = await self._route.store.read_pods(BaseConfig.from_env().namespace, self._settings.service)
+        table = await self._route.store.read_pods(self._namespace, self._settings.service)
         self._links, self._read_at = links_of(table.pods, table.now), time.monotonic()
         costs = changes(await asyncio.to_thread(self._api.pods), self._links)
         for name, cost in costs.items():

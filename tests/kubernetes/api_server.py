@@ -31,6 +31,7 @@ class ApiServer:
     token: str = TOKEN
     refuses: tuple[str, ...] = ()
     page: int = 500
+    refused: int = 0
     calls: list[str] = attrs.field(factory=list)
 
     def add(self, name: str, *hosts: str, cost: str | None = None, phase: str = "Running", app: str = "room") -> None:
@@ -63,6 +64,7 @@ class ApiServer:
         if headers["Authorization"] != f"Bearer {self.token}":
             return 401, {"message": "Unauthorized"}
         if method in self.refuses:
+            self.refused += 1
             return 403, {"message": f'pods is forbidden: User "scaler" cannot {method.lower()} resource "pods"'}
         if method == "GET" and parts.path == _PODS:
             return 200, self._list(parse_qs(parts.query))

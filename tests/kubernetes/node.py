@@ -63,9 +63,7 @@ class Container:
         probe = self.manifest[kind]
         within = probe.get("timeoutSeconds", 1)
         if "tcpSocket" in probe:
-            with socket.socket() as looking:
-                looking.settimeout(within)
-                return looking.connect_ex(("127.0.0.1", self.ports[probe["tcpSocket"]["port"]])) == 0
+            return self.listens(probe["tcpSocket"]["port"], within)
         get = probe["httpGet"]
         url = f"http://127.0.0.1:{self.ports[get['port']]}{get['path']}"
         try:
@@ -73,6 +71,12 @@ class Container:
                 return bool(200 <= answer.status < 400)
         except OSError:
             return False
+
+    def listens(self, port: str, within: float = 1.0) -> bool:
+        """Whether it takes connections at a port with this name."""
+        with socket.socket() as looking:
+            looking.settimeout(within)
+            return looking.connect_ex(("127.0.0.1", self.ports[port])) == 0
 
     async def started(self, kind: str = "startupProbe") -> Self:
         """Return once it has started, within what its probe allows."""

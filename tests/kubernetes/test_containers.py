@@ -55,6 +55,7 @@ async def test_base(node: Node) -> None:
     pods = [await node.start("room").started() for _ in range(2)]
     gateway = await node.start("gateway").started()
     assert all(container.passes(probe) for container in (*pods, gateway) for probe in PROBES)
+    assert all(pod.listens("peers") for pod in pods)
     talking = asyncio.create_task(say(gateway, "tea", "hello"))
     await eventually(lambda: said(gateway, "tea", 1))
     before = await served(gateway, "tea")
@@ -125,6 +126,7 @@ async def test_run(node: Node) -> None:
     pods = [await node.start("room").started() for _ in range(2)]
     gateway = await node.start("gateway").started()
     assert all(container.passes(probe) for container in (*pods, gateway) for probe in PROBES)
+    assert all(pod.listens("peers") for pod in pods)
     talking = asyncio.create_task(say(gateway, "tea", "hello"))
     await eventually(lambda: said(gateway, "tea", 1))
     everywhere = [await served(container, "tea") for container in (*pods, gateway)]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 
 from stateful_route import BaseConfig, PodReport, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.errors import ConfigError
 from tests.kubernetes.api_server import api_server
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -175,6 +178,32 @@ async def test_what_fails(route: StatefulRoute, api: ApiServer, make: Any) -> No
     api.token = ANOTHER  # read anew for each call, as the kubelet replaces it
     api.refuses = ()
     assert {"three": 4} == await pod.round()
+
+
+async def test_goes_on(own_server: LocalServer, api: ApiServer, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the API server refuses, or Redis is away, it tries again, and tells no number that is old."""
+    monkeypatch.setenv("SCALER_PERIOD", "0.2")
+    settings = attrs.evolve(make()._settings, url=own_server.url)
+    api.add("one", "10.0.0.1")
+    api.refuses = ("PATCH",)
+    async with StatefulRoute.from_url(own_server.url, BaseConfig.from_env()) as route:
+        pod = scaler.Scaler(settings, route, scaler.ApiServer(settings))
+        running = asyncio.create_task(pod.run())
+        try:
+            await beat(route, 0, "peer://10.0.0.1:7946", 4)
+            await eventually(lambda: api.refused >= 2)
+            assert pod.metrics() is not None
+            own_server.kill()
+            api.refuses = ()
+            await eventually(lambda: pod.metrics() is None)
+            own_server.restart()
+            await beat(route, 0, "peer://10.0.0.1:7946", 6)
+            await eventually(lambda: api.cost("one") == "6")
+            await eventually(lambda: pod.metrics() is not None)
+            assert not running.done()
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
 
 
 async def test_another_authority(api: ApiServer, make: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
