@@ -69,7 +69,7 @@ class StickyMiddleware(Front):
         config: BaseConfig | None = None,
         scope: Scope = None,
         secret: Secret | Sequence[Secret] = None,
-        listen: str = "tcp",
+        listen: str | None = None,
         host: str | None = None,
         http_address: str | None = None,
         misroute: Misrouted = "forward",
@@ -99,12 +99,14 @@ class StickyMiddleware(Front):
                 environment.
             namespace: isolation domain; by default that of the config.
             config: every tuning value; by default ``BaseConfig.from_env()``. Without a ``pod_index`` in a config that
-                is given the process leases one.
+                is given the process leases one; with that of the environment it always does, as workers share a host
+                name, unless ``STATEFUL_ROUTE_INDEX_IS_EXCLUSIVE`` says that the index of a StatefulSet is its own.
             scope: whose uid it is: a source, or a function of the request. One user's id never reaches another's state.
             secret: what the processes of the service prove to each other that they know; several, the first of which
                 is used, while one follows the other. By default ``STATEFUL_ROUTE_SECRET`` of the environment.
             listen: where peers reach this process: ``tcp``, a free port on the address that it has on its way to Redis;
-                ``tcp://host:port``; ``unix`` or ``unix:///folder`` if all processes share a host.
+                ``tcp://host:port``; ``unix`` or ``unix:///folder`` if all processes share a host. By default
+                ``STATEFUL_ROUTE_PEER_LISTEN`` of the environment, or ``tcp``.
             host: the address to publish instead; by default ``STATEFUL_ROUTE_PEER_HOST`` of the environment.
             http_address: where a proxy reaches this process that asks ``StickyDecide`` where a request goes:
                 ``host:port``; ``:port`` on the address at which its peers reach it; or ``peer``, the very port of its
@@ -172,7 +174,7 @@ class StickyMiddleware(Front):
                 while_away=while_away,
                 on_signal=on_signal,
             )
-        self._leases = config is None or config.pod_index is None
+        self._config_is_given = config is not None
         self._config: BaseConfig
         self._route: StatefulRoute
         self._rooms: ServiceView
@@ -259,7 +261,8 @@ class StickyMiddleware(Front):
 
     def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
         info = config.server_info()
-        if self._leases:  # the workers of a host have one host name, and it may end with an ordinal
+        # The workers of a host have one host name, and it may end with an ordinal.
+        if info.pod_index is None or not (self._config_is_given or config.index_is_exclusive):
             name = f"{info.pod_name}-{os.getpid()}" if config.pod_name else info.pod_name
             info = ServerInfo(namespace=info.namespace, service_name=info.service_name, pod_name=name)
         settings = self._settings

@@ -38,6 +38,8 @@ WhileAway: TypeAlias = Literal["serve", "refuse"]
 _URL_VARIABLES = "STATEFUL_ROUTE_URL", "REDIS_URL"
 _SECRET_VARIABLE = "STATEFUL_ROUTE_SECRET"  # noqa: S105 - the name of a variable
 _HOST_VARIABLE = "STATEFUL_ROUTE_PEER_HOST"
+_LISTEN_VARIABLE = "STATEFUL_ROUTE_PEER_LISTEN"
+_LISTEN = "tcp"
 _DRAINS = "hand_off", "linger", "release"
 _AWAY = "serve", "refuse"
 
@@ -133,7 +135,7 @@ class PodSettings:
     def checked(
         cls,
         *,
-        listen: str,
+        listen: str | None,
         host: str | None,
         hand_off: HandOff | None,
         adopt: Adopt | None,
@@ -170,7 +172,7 @@ class PodSettings:
         check_seconds("linger_idle", linger_idle)
         check_seconds("stop_after", stop_after)
         return cls(
-            listen=listen,
+            listen=listen or os.environ.get(_LISTEN_VARIABLE) or _LISTEN,
             host=host or os.environ.get(_HOST_VARIABLE),
             hand_off=hand_off,
             adopt=adopt,

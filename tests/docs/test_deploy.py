@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-COMMAND = re.findall(r"[^\s,\"]+", re.findall(r"command: \[(.*)\]", PAGE)[0])
+POD = (ROOT / "examples" / "kubernetes" / "base" / "room.yaml").read_text(encoding="utf-8")
+COMMAND = re.findall(r"[^\s,\"]+", re.findall(r"command: \[(.*)\]", POD)[0])
 
 
 def example_with(word: str) -> dict[str, Any]:
@@ -80,19 +81,28 @@ def test_instrumentation(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "alice: pod 1 -> 2, epoch 9\n"
 
 
-def test_manifest() -> None:
-    """The variables of the manifest are those of settings, and its path that of the pod by hand; its times fit."""
+def test_settings() -> None:
+    """The variables of the page are those of settings, and its times those of the manifest."""
     settings = {f"STATEFUL_ROUTE_{field.name.upper()}" for field in attrs.fields(BaseConfig)}
     named = set(re.findall(r"STATEFUL_ROUTE_[A-Z_]+", PAGE))
-    grace = re.search(r"terminationGracePeriodSeconds: (\d+)", PAGE)
+    together = re.search(r"Together that is (\d+) s, and\nhas to stay .* which is (\d+) ", PAGE)
     config = BaseConfig()
 
-    assert {"STATEFUL_ROUTE_SECRET"} == named - settings  # that of the web part
+    assert {"STATEFUL_ROUTE_SECRET", "STATEFUL_ROUTE_PEER_LISTEN"} == named - settings  # those of the web part
     assert 'Route("/healthz"' in (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8")
-    assert "path: /healthz" in PAGE
-    assert grace is not None
+    assert "path: /healthz" in POD
+    assert together is not None
+    assert f"terminationGracePeriodSeconds: {together[2]}" in POD
     assert "--timeout-graceful-shutdown" == COMMAND[-2]
-    assert int(grace[1]) > config.drain_deadline + float(COMMAND[-1]) + config.stop_deadline
+    assert int(together[1]) == config.drain_deadline + float(COMMAND[-1]) + config.stop_deadline + 1 + 5
+
+
+def test_links() -> None:
+    """What the page and that of the example link to is there."""
+    for page in (ROOT / "docs" / "deploy.md", ROOT / "examples" / "kubernetes" / "README.md"):
+        targets = re.findall(r"\]\((?!http)([^)#]*)", page.read_text(encoding="utf-8"))
+
+        assert [] == [target for target in targets if not (page.parent / target).exists()]
 
 
 # A pod with a response that never ends.
