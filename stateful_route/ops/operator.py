@@ -1,0 +1,139 @@
+"""What operators ask and order."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING, cast
+
+from stateful_route._validation import check_id, check_int, check_pod_index, check_seconds
+from stateful_route.errors import InvalidArgumentError
+from stateful_route.models import LinkKey
+from stateful_route.ops.reading import links_of, place_of
+from stateful_route.ops.values import PodsSeen
+from stateful_route.ops.watching import changes_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stateful_route.config import BaseConfig
+    from stateful_route.ops.values import Change, FoundLink, Place
+    from stateful_route.store.protocol import OperatorStore, Store
+
+# Keys that a server looks at in one step of a search: some milliseconds of its time at most.
+_MOST_AT_ONCE = 10_000
+
+_NEEDED = "list_services", "scan_links", "ask_pod", "facts"
+
+
+class Operator:
+    """What operators ask and order, over the store of an open ``StatefulRoute``: ``route.operator()``.
+
+    It keeps nothing, and has no task. An empty ``namespace`` means that of the settings. Every call raises
+    ``InvalidArgumentError`` before anything is sent, and a ``StoreError`` within the deadline of a call if Redis does
+    not answer.
+    """
+
+    def __init__(self, store: Store, config: BaseConfig, *, random: Random | None = None) -> None:
+        """Ask that store.
+
+        Raises:
+            InvalidArgumentError: if it has not the methods of ``OperatorStore``.
+
+        """
+        missing = [name for name in _NEEDED if not hasattr(store, name)]
+        if missing:
+            raise InvalidArgumentError("store", store, f"one that has {', '.join(missing)} too, as OperatorStore has")
+        self._store = cast("OperatorStore", store)
+        self._config = config
+        self._random = Random() if random is None else random  # noqa: S311 - it spreads load
+
+    def __repr__(self) -> str:
+        return f"<Operator of {self._config.namespace!r} over {self._store!r}>"
+
+    async def services(self, namespace: str = "") -> list[str]:
+        """Return the services of the namespace, sorted: those that have pods, or were used within a day."""
+        return await self._store.list_services(self._namespace(namespace))
+
+    async def pods(self, service_name: str, *, namespace: str = "") -> PodsSeen:
+        """Return the pods of a service, all at one moment, and that moment by the clock of Redis.
+
+        A service that nobody knows has none.
+        """
+        namespace = self._service(namespace, service_name)
+        return PodsSeen.of(await self._store.read_pods(namespace, service_name))
+
+    async def where(self, uid: str, *, namespace: str = "") -> list[Place]:
+        """Return where the uid is: a place for each service in which it has a link, by the names of the services.
+
+        Of a link that cannot be read there is a place without a pod.
+        """
+        namespace = self._namespace(namespace)
+        check_id("uid", uid)
+        services = await self._store.list_services(namespace)
+        keys = [LinkKey(namespace, uid, service_name) for service_name in services]
+        places = await asyncio.gather(*(place_of(self._store, key) for key in keys))
+        return [place for place in places if place is not None]
+
+    def links(
+        self,
+        service_name: str,
+        pod_index: int | None = None,
+        *,
+        namespace: str = "",
+        batch: int = 500,
+        pause: float = 0.01,
+    ) -> AsyncIterator[list[FoundLink]]:
+        """Yield the links of a service, or those of one pod, in lists, as they are found.
+
+        The keys of each primary are looked at in steps of ``batch`` (1 to 10,000), with ``pause`` seconds in between:
+        so no client of Redis waits for it, and a Redis with a million keys takes 20 s and more. What is found is no
+        picture of one moment: a link that is there all the time comes once or, seldom, twice; one that is made, or
+        ends, meanwhile may come or not.
+
+        Raises:
+            InvalidArgumentError: at once, if an argument is none.
+            StoreError: while it runs. If a primary of a cluster, or of Sentinel, is replaced, begin again.
+
+        """
+        namespace = self._service(namespace, service_name)
+        if pod_index is not None:
+            check_pod_index("pod_index", pod_index)
+        check_int("batch", batch, 1, _MOST_AT_ONCE)
+        check_seconds("pause", pause)
+        return links_of(self._store, namespace, service_name, pod_index, batch=batch, pause=pause)
+
+    def watch(self, service_name: str, *, namespace: str = "") -> AsyncIterator[Change]:
+        """Yield what changes in a service, as it is announced, until the iterator is closed.
+
+        The first change says that all is heard from then on (``HEARS``). Links that get another owner or are removed
+        are announced; those that are made, renewed or confirmed are not, and neither are those of a pod that drains or
+        is dead, of which its own change tells. If Redis is lost, ``DEAF`` says so, and ``HEARS`` that it is there
+        again; what happened in between is not told.
+
+        Raises:
+            InvalidArgumentError: at once, if an argument is none.
+            StoreError: if nothing can be heard at first.
+
+        """
+        namespace = self._service(namespace, service_name)
+        config = self._config
+        return changes_of(
+            self._store,
+            namespace,
+            service_name,
+            patience=config.listen_patience,
+            deadline=config.call_deadline_seconds,
+            random=self._random,
+        )
+
+    def _namespace(self, namespace: str) -> str:
+        namespace = self._config.namespace if namespace == "" else namespace
+        check_id("namespace", namespace)
+        return namespace
+
+    def _service(self, namespace: str, service_name: str) -> str:
+        """Return the namespace that is meant, once that and the name of the service are valid."""
+        namespace = self._namespace(namespace)
+        check_id("service_name", service_name)
+        return namespace
