@@ -6,18 +6,19 @@ import asyncio
 from random import Random
 from typing import TYPE_CHECKING, cast
 
-from stateful_route._validation import check_id, check_int, check_pod_index, check_seconds
-from stateful_route.errors import InvalidArgumentError
-from stateful_route.models import LinkKey
-from stateful_route.ops.reading import links_of, place_of
-from stateful_route.ops.values import PodsSeen
+from stateful_route._validation import check_duration, check_id, check_int, check_pod_index, check_seconds
+from stateful_route.errors import InvalidArgumentError, PodNotAliveError
+from stateful_route.models import LinkKey, Outcome
+from stateful_route.ops.reading import links_of, place_of, read_pod
+from stateful_route.ops.requests import Requests, known_of, unreadable
+from stateful_route.ops.values import Place, PodsSeen
 from stateful_route.ops.watching import changes_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stateful_route.config import BaseConfig
-    from stateful_route.ops.values import Change, FoundLink, Place
+    from stateful_route.ops.values import Change, DrainSeen, FoundLink
     from stateful_route.store.protocol import OperatorStore, Store
 
 # Keys that a server looks at in one step of a search: some milliseconds of its time at most.
@@ -126,6 +127,120 @@ class Operator:
             deadline=config.call_deadline_seconds,
             random=self._random,
         )
+
+    async def release(self, service_name: str, uid: str, *, namespace: str = "") -> bool:
+        """Remove the link of a uid, whoever holds it; return whether there was one. Its next call is placed anew.
+
+        The pod that had it is not asked, and hears of it: what it has in memory of the uid is lost, without a hand-off.
+
+        Raises:
+            StoreProtocolError: if the link cannot be read; it is left as it is.
+
+        """
+        key = self._key(namespace, service_name, uid)
+        change = await self._store.release(key)
+        if change.outcome is Outcome.UNREADABLE:
+            raise unreadable(key, "release")
+        return change.done
+
+    async def assign(self, service_name: str, uid: str, pod_index: int, *, namespace: str = "") -> Place:
+        """Make the link of a uid that pod's, by force and persistently; return where it is then.
+
+        Whoever had it is not asked, and hears of it: what it has in memory of the uid is lost, without a hand-off. The
+        pod that gets it need not be READY. ``move`` is the safe way.
+
+        Raises:
+            PodNotAliveError: if that pod is not alive.
+
+        """
+        key = self._key(namespace, service_name, uid)
+        check_pod_index("pod_index", pod_index)
+        table, pods = await read_pod(self._store, key.namespace, service_name, pod_index)
+        pod = pods.get(pod_index)
+        if pod is None or not pod.is_available(table.now):
+            raise PodNotAliveError(key.namespace, service_name, pod_index, known_of(pod, table))
+        change = await self._store.assign(key, pod.life)
+        if change.link is None:
+            raise unreadable(key, "assign")
+        return Place.of(key, change.link, table)
+
+    async def move(
+        self,
+        service_name: str,
+        uid: str,
+        pod_index: int,
+        *,
+        namespace: str = "",
+        timeout: float = 10.0,  # noqa: ASYNC109 - it goes along to the pod
+    ) -> Place:
+        """Have the owner of a uid hand it off to that pod, with its state if states travel; return where it is then.
+
+        The owner does it: its ``hand_off`` runs, and then the link moves in one script, at its epoch. So nobody is
+        robbed, and no second owner begins before the first has ended. A uid that is with that pod already stays. A
+        link that no pod has confirmed is moved at once. If the uid goes to a third pod meanwhile, that one is asked.
+
+        Raises:
+            NoLinkError: if the uid has no link, or none any more.
+            PodNotAliveError: if that pod, or the owner, is not alive; or the life of the owner is over that had it.
+            PodTakesNothingError: if that pod drains, or is full.
+            PodNotAnsweringError: if the uid has not moved after ``timeout`` seconds (from 0.001): the owner does not
+                hear, its hand-off takes longer or fails, or that pod does not take the state. It is not begun after
+                that, and what was begun may yet come to its end.
+            StoreProtocolError: if the link cannot be read.
+
+        """
+        key = self._key(namespace, service_name, uid)
+        check_pod_index("pod_index", pod_index)
+        check_duration("timeout", timeout)
+        return await Requests(self._store, self._random).move(key, pod_index, timeout)
+
+    async def drain(
+        self,
+        service_name: str,
+        pod_index: int,
+        *,
+        namespace: str = "",
+        timeout: float = 60.0,  # noqa: ASYNC109 - it goes along to the pod
+    ) -> DrainSeen:
+        """Have a pod take no new uids and give up all that it has, and wait until it has; it goes on living.
+
+        It does what it does at SIGTERM, within its own ``drain_deadline``. What is left when ``timeout`` seconds (from
+        0.001) are over is told. A pod that says goodbye meanwhile has drained.
+
+        Raises:
+            PodNotAliveError: if it is not alive, or dies meanwhile.
+            PodNotAnsweringError: if it has not begun by then.
+
+        """
+        namespace = self._service(namespace, service_name)
+        check_pod_index("pod_index", pod_index)
+        check_duration("timeout", timeout)
+        return await Requests(self._store, self._random).drain(namespace, service_name, pod_index, timeout)
+
+    async def undrain(
+        self,
+        service_name: str,
+        pod_index: int,
+        *,
+        namespace: str = "",
+        timeout: float = 10.0,  # noqa: ASYNC109 - it goes along to the pod
+    ) -> None:
+        """Have a pod take new uids again, and wait until it says so. A drain that was asked for ends with that.
+
+        Raises:
+            PodNotAliveError: if it is not alive.
+            PodNotAnsweringError: if it has not done so after ``timeout`` seconds (from 0.001): it may be about to end.
+
+        """
+        namespace = self._service(namespace, service_name)
+        check_pod_index("pod_index", pod_index)
+        check_duration("timeout", timeout)
+        await Requests(self._store, self._random).undrain(namespace, service_name, pod_index, timeout)
+
+    def _key(self, namespace: str, service_name: str, uid: str) -> LinkKey:
+        namespace = self._service(namespace, service_name)
+        check_id("uid", uid)
+        return LinkKey(namespace, uid, service_name)
 
     def _namespace(self, namespace: str) -> str:
         namespace = self._config.namespace if namespace == "" else namespace

@@ -915,7 +915,7 @@ async def test_what_is_left_is_counted(run_pods: RunPods, store: MemoryStore) ->
     async with run_pods(1) as (pod,):
         await pod.claim("alice")
         store.fail_with(AWAY, "release")
-        handed = await HandOver(pod._owned, None, rate=1000.0).run(5.0)
+        handed = await HandOver(pod._owned, None, rate=1000.0, relocation=pod._hand_over._relocation).run(5.0)
         store.fail_with(None)
 
         assert HandedOver(done=0, left=1) == handed
