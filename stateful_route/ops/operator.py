@@ -7,18 +7,19 @@ from random import Random
 from typing import TYPE_CHECKING, cast
 
 from stateful_route._validation import check_duration, check_id, check_int, check_pod_index, check_seconds
-from stateful_route.errors import InvalidArgumentError, PodNotAliveError
-from stateful_route.models import LinkKey, Outcome
+from stateful_route.errors import InvalidArgumentError, PodNotAliveError, StoreError
+from stateful_route.models import LinkKey, Outcome, Topic
+from stateful_route.ops import doctor
 from stateful_route.ops.reading import links_of, place_of, read_pod
 from stateful_route.ops.requests import Requests, known_of, unreadable
 from stateful_route.ops.values import Place, PodsSeen
 from stateful_route.ops.watching import changes_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from stateful_route.config import BaseConfig
-    from stateful_route.ops.values import Change, DrainSeen, FoundLink
+    from stateful_route.ops.values import Change, DrainSeen, Finding, FoundLink
     from stateful_route.store.protocol import OperatorStore, Store
 
 # Keys that a server looks at in one step of a search: some milliseconds of its time at most.
@@ -236,6 +237,40 @@ class Operator:
         check_pod_index("pod_index", pod_index)
         check_duration("timeout", timeout)
         await Requests(self._store, self._random).undrain(namespace, service_name, pod_index, timeout)
+
+    async def doctor(self, service_names: Sequence[str] = (), *, namespace: str = "") -> list[Finding]:
+        """Look for what is wrong with Redis, with the rights of this user, and with the pods; say what to do.
+
+        It tells what is as it should be, too. Without ``service_names`` all services of the namespace are looked at. It
+        leaves nothing behind; it looks at some 10,000 keys of each primary for other layouts, and runs some commands
+        on a key of its own. A Redis that is away, takes no changes or lacks rights is a finding, and no error.
+        """
+        namespace = self._namespace(namespace)
+        if isinstance(service_names, str):
+            raise InvalidArgumentError("service_names", service_names, "a sequence of names")
+        for service_name in service_names:
+            check_id("service_name", service_name)
+        try:
+            facts = await self._store.facts()
+        except StoreError as error:
+            return [doctor.away(error)]
+        findings = doctor.of_store(facts, self._config)
+        findings.append(await self._listens(namespace))
+        try:
+            names = service_names or await self._store.list_services(namespace)
+            findings += [] if names else [doctor.no_services(namespace)]
+            for name in names:
+                findings += doctor.of_pods(name, PodsSeen.of(await self._store.read_pods(namespace, name)))
+        except StoreError as error:
+            findings.append(doctor.unread(namespace, error))
+        return findings
+
+    async def _listens(self, namespace: str) -> Finding:
+        try:
+            async with self._store.listen(Topic(namespace, "doctor"), self._config.listen_patience):
+                return doctor.fine("what is announced can be heard")
+        except StoreError as error:
+            return doctor.deaf(error)
 
     def _key(self, namespace: str, service_name: str, uid: str) -> LinkKey:
         namespace = self._service(namespace, service_name)

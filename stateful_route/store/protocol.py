@@ -362,10 +362,14 @@ class StoreFacts:
         servers: the primaries.
         denied: the commands that the user may not run, of those that the scripts need.
         refusal: why these could not be tried, or what a trial of a change was refused for; ``None`` if nothing was.
+        generation: of the layout of the keys that this release writes.
+        as_cluster: whether it is used as a cluster, by the URL or the client.
 
     """
 
     servers: tuple[ServerFacts, ...]
+    generation: int = 0
+    as_cluster: bool = False
     denied: tuple[str, ...] = ()
     refusal: str | None = None
 

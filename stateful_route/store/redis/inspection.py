@@ -80,7 +80,13 @@ class Inspection:
         addresses = await self._connections.primaries()
         servers = [await self._facts_of(address) for address in addresses]
         denied, refusal = await self._rights()
-        return StoreFacts(servers=tuple(servers), denied=denied, refusal=refusal)
+        return StoreFacts(
+            servers=tuple(servers),
+            generation=GENERATION,
+            as_cluster=not self._connections.is_one_server,
+            denied=denied,
+            refusal=refusal,
+        )
 
     async def _facts_of(self, address: str) -> ServerFacts:
         facts: dict[str, Any] = {}
