@@ -17,6 +17,7 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.instrumentation import teller_of
 from stateful_route.lives import check_life
+from stateful_route.ops.operator import Operator
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.parcels import MAX_STATE
 from stateful_route.store.redis.store import RedisStore
@@ -212,6 +213,16 @@ class StatefulRoute:
 
         """
         return self._keep(ClientDriver(self.store, self._config, strategy=strategy))
+
+    def operator(self) -> Operator:
+        """Return what answers the questions of operators, and does what they order. It needs no start and no stop.
+
+        Raises:
+            InvalidArgumentError: if the store is one of your own without the methods of ``OperatorStore``.
+            LifecycleError: if the store is not open.
+
+        """
+        return Operator(self.store, self._config)
 
     async def end_life(self, life: Life) -> bool:
         """End a life of a pod, of which it is proven that its process is gone; return whether it has ended.

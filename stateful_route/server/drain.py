@@ -74,15 +74,17 @@ class Drain:
         self.leave_by = 0.0
         """When the rest of a stop has to have ended, as ``anyio.current_time()``; once ``leave`` was called."""
 
-    async def run(self, keep: float | None = None) -> bool:
+    async def run(self, keep: float | None = None, *, again: bool = False) -> bool:
         """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew.
 
         With ``keep`` uids are kept until they were not used for so many seconds. Of two calls the shorter time counts.
+        With ``again`` what came since a drain has ended is handed over as well.
         """
         if self._called_off and self._task is not None:
             await outlast(self._task)
         drained = self._task is not None and self._task.done()
-        if self._task is None or (drained and (self._called_off or self._status.routing_state is RoutingState.READY)):
+        anew = again or self._called_off or self._status.routing_state is RoutingState.READY
+        if self._task is None or (drained and anew):
             self._keep, self._lingers, self._called_off = keep, keep is not None, False
             if self._may_announce:  # here, and not in the task: of two calls the later one counts
                 self._give_notice()
@@ -124,6 +126,18 @@ class Drain:
         if state is RoutingState.READY and self._keep is not None:
             self._called_off = True
             self._linger.end()
+
+    @property
+    def runs(self) -> bool:
+        """Whether a drain is under way."""
+        return self._task is not None and not self._task.done()
+
+    def call_off(self) -> None:
+        """End a drain that runs, once what is being handed off has ended: the pod takes new uids again."""
+        if self.runs:
+            self._called_off = True
+            self._linger.end()
+            self._hand_over.call_off()
 
     def abandon(self) -> None:
         """End a drain that runs, and hand-offs with it: nothing is owned any more."""

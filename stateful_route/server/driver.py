@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from random import Random
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ from stateful_route.server.owned_uids import OwnedUids
 from stateful_route.server.parcels import MAX_STATE
 from stateful_route.server.rebalance import Rebalancer
 from stateful_route.server.reclaim import Reclaim
+from stateful_route.server.relocation import Relocation
+from stateful_route.server.requests import PodRequests
 from stateful_route.server.staging import Staging
 from stateful_route.server.status import PodStatus
 from stateful_route.server.tally import ServerStatistics, Tally
@@ -60,8 +63,18 @@ if TYPE_CHECKING:
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
 
+_log = logging.getLogger("stateful_route")
+
 # Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
 _MINTED_BYTES = 16
+
+
+def _keep_nothing() -> None:
+    """Keep no uids."""
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
 
 
 class ServerDriver(Driver):
@@ -143,6 +156,22 @@ class ServerDriver(Driver):
         self._ending: asyncio.Task[bool] | None = None
         self._checks = LinkChecks(self._operations, self._heartbeats, random)
         self._idle = IdleReleases(self._operations, most=max(1, round(config.drain_rate * config.heartbeat)))
+        self._travelling: Travelling | None = None
+        if carrier is not None:
+            self._travelling = Travelling(store, self._operations, self._status, carrier, config, random, max_state)
+        travel = None if self._travelling is None else self._travelling.travel
+        self._hand_over = hand_over = HandOver(
+            self._owned,
+            hand_off,
+            tally,
+            rate=config.drain_rate,
+            relocation=Relocation(store, self._operations, random),
+            travel=travel,
+        )
+        self._requests = PodRequests(store, hand_over, drain=self._drain_as_asked, undrain=self._undrain_as_asked)
+        self._prepare_drain: Callable[[], float | None] = _keep_nothing
+        self._end_drain: Callable[[], None] = _do_nothing
+        self._asked_to_drain = False
         self._invalidations = PodInvalidationListener(
             store,
             self._operations,
@@ -150,12 +179,8 @@ class ServerDriver(Driver):
             self._checks,
             patience=config.listen_patience,
             random=random,
+            asked=self._requests.take,
         )
-        self._travelling: Travelling | None = None
-        if carrier is not None:
-            self._travelling = Travelling(store, self._operations, self._status, carrier, config, random, max_state)
-        travel = None if self._travelling is None else self._travelling.travel
-        self._hand_over = hand_over = HandOver(self._owned, hand_off, tally, rate=config.drain_rate, travel=travel)
 
         def each(period: float, name: str, action: Callable[[], Awaitable[None]]) -> PeriodicTask:
             name = f"{name} of {self._lease.name}"
@@ -299,6 +324,7 @@ class ServerDriver(Driver):
     async def _say_goodbye(self, deadline: float) -> None:
         if self._travelling is not None:
             await self._travelling.stop((deadline - anyio.current_time()) / 2)
+        await self._requests.stop()
         await self._beating.stop()
         await self._invalidations.stop()
         await self._caring.stop()
@@ -367,6 +393,36 @@ class ServerDriver(Driver):
             raise ConfigError("adopt", None, "given, and a hand_off that returns bytes: or no state can travel")
         self._check_running()
         return await self._hand_over.let_go(uid, pod_index)
+
+    def when_asked(self, drain: Callable[[], float | None], undrain: Callable[[], None]) -> None:
+        """Have ``drain`` called before this pod drains as an operator asks, and ``undrain`` when that is to end.
+
+        For who serves uids in front of this driver. ``drain`` returns for how many seconds without use uids are kept,
+        as ``keep_until_idle`` of ``drain()``, or ``None``.
+        """
+        self._prepare_drain, self._end_drain = drain, undrain
+
+    def going_to(self, uid: str) -> int | None:
+        """Return the pod to which an operator has asked a uid to go, while it is handed off; ``None`` for any."""
+        life = self._hand_over.going_to(uid)
+        return None if life is None else life.pod_index
+
+    async def _drain_as_asked(self) -> None:
+        """Drain as at a signal, and live on."""
+        if self._stopping is not None or not self.running:
+            return
+        self._asked_to_drain = self._asked_to_drain or not self._draining.runs
+        await self._draining.run(self._prepare_drain(), again=True)
+
+    async def _undrain_as_asked(self) -> None:
+        """Take new uids again, unless the pod drains as it ends."""
+        if self._stopping is not None or not self.running or (self._draining.runs and not self._asked_to_drain):
+            _log.info("%s ends, and takes no uids", self._lease.name)
+            return
+        self._asked_to_drain = False
+        self._draining.call_off()
+        self._end_drain()
+        await self.set_routing_state(RoutingState.READY)
 
     async def set_load_state(self, load_state: int) -> None:
         """See ``StatefulRouteForServerDriver``."""

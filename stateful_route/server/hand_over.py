@@ -20,8 +20,10 @@ from stateful_route.server.travel import Fate
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stateful_route.models import PodLife
     from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.server.ownership import Ownership
+    from stateful_route.server.relocation import Relocation
     from stateful_route.server.tally import Tally
     from stateful_route.server.travel import Travel
 
@@ -89,11 +91,13 @@ class HandOver:
         tally: Tally,
         *,
         rate: float,
+        relocation: Relocation,
         travel: Travel | None = None,
     ) -> None:
         """Hand off by ``hand_off``, at most ``rate`` uids a second; what that returns travels by ``travel``."""
         self.owned = owned
         self._tally = tally
+        self._relocation = relocation
         self._travel = travel
         self._hand_off = hand_off
         self._rate = rate
@@ -103,6 +107,12 @@ class HandOver:
         """What the store was asked to release and did not answer for."""
         self._releases = True
         """Whether what is handed off is released; not any more once the process ends without the store."""
+        self._called_off = False
+        """Whether nothing more is taken in hand, until the next drain begins."""
+        self._going: dict[str, PodLife] = {}
+        """The uids that are being handed off to a pod that somebody has named, and which life of it."""
+        self._settled = asyncio.Event()
+        """Set when one of these has gone, or stays."""
         self.faults = FaultLog("the hand-off of %r failed", "the hand-off of %d more uids failed")
         self._level = self._lost_level = logging.WARNING
         """At which the next release that fails, or state that cannot travel, is logged: the first as a warning."""
@@ -118,9 +128,41 @@ class HandOver:
 
     def begin(self) -> None:
         """Begin a drain: what was taken in hand before may be handed off again."""
-        self._taken.clear()
+        self._taken = {uid: handle for uid, handle in self._taken.items() if uid in self._going}
+        self._called_off = False
         self._level = self._lost_level = logging.WARNING
         self._refused_at, self._patience = None, _LONGEST_PATIENCE
+
+    def call_off(self) -> None:
+        """Hand off what was begun, and nothing more until the next drain begins."""
+        self._called_off = True
+
+    def going_to(self, uid: str) -> PodLife | None:
+        """Return to which pod a uid goes that is being handed off, if somebody has named one."""
+        return self._going.get(uid)
+
+    async def move(self, uid: str, to: PodLife) -> bool:
+        """Hand one uid off to that life of another pod, with its state if that travels; return whether it is there.
+
+        If the hand-off fails, or that pod does not take the state, it stays. A uid whose link names this life, and that
+        nobody has claimed here, goes as it is.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        if self.owned.held(uid) is None and await self._relocation.move_unclaimed(uid, to):
+            return True
+        handle = self.owned.held(uid)  # a claim may have been in flight
+        if handle is None or uid in self._going or not self.take(handle):
+            return False
+        self._going[uid] = to
+        try:
+            return await self._let_go(uid, leaving=False, to=to.pod_index)
+        finally:
+            self._taken.pop(uid, None)
+            del self._going[uid]
+            self._settled.set()
 
     async def let_go(self, uid: str, to: int | None = None) -> bool:
         """Hand one uid off and release it; return whether it was released. If the hand-off fails it stays.
@@ -173,11 +215,19 @@ class HandOver:
                 if self._travel is not None:
                     self._travel.pace.hurry(len(waiting), begin + deadline - clock())
                 await anyio.sleep(max(0.0, due - clock()))
+                if self._called_off:
+                    self._taken.pop(uid, None)
+                    continue
                 released = await self.hand(uid)  # others add to it meanwhile
                 done += released
 
         with self.faults.together(), self.owned.faults.together(), anyio.move_on_after(deadline):
-            while waiting := self._take_new():
+            while not self._called_off:
+                waiting = self._take_new()
+                if not waiting and not self._going:
+                    break
+                if not waiting:
+                    await self._settle_one()
                 async with anyio.create_task_group() as group:  # it cancels a hand-off again that keeps a cancellation
                     for _ in range(min(_AT_ONCE, len(waiting))):
                         group.start_soon(work, waiting)
@@ -220,6 +270,11 @@ class HandOver:
                 self._taken.pop(uid, None)
             self._unreleased.pop(uid, None)
         return done
+
+    async def _settle_one(self) -> None:
+        """Wait until a uid has gone to the pod that was named, or stays: then it is to be handed over as well."""
+        self._settled.clear()
+        await self._settled.wait()
 
     def _take_new(self) -> collections.deque[str]:
         """Return the uids that are held and were not taken in hand before, and take them."""
@@ -288,6 +343,8 @@ class HandOver:
                 return fate is Fate.MOVED
             _log.log(self._lost_level, "the state of %r does not travel: %s", handle.uid, why)
             self._lost_level = logging.DEBUG  # for the others
+        if not travels and (life := self._going.get(handle.uid)) is not None:
+            return await self._relocation.move(handle, life)
         if not leaving and (travels or to is not None):
             return False
         return await self._give_up(handle) or not self._releases

@@ -169,7 +169,28 @@ class UidOperations:
 
         A move that was not answered may still arrive, as a release may: whatever takes the uid here settles it first.
         """
-        uid, epoch = handle.uid, handle.epoch or 0
+        return await self._move(handle.uid, owner, handle.epoch or 0, to, name)
+
+    async def move_unclaimed(self, uid: str, to: PodLife, name: str) -> LinkChange | None:
+        """Move the persistent link of a uid that the present life has, and that nobody holds here.
+
+        ``None`` if there is none, or it is held.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        async with self._in_turn(uid, "move"):
+            await self._settle_releases(uid)
+            owner = self._lease.life()
+            link = await self._readable_link(uid)
+            if self.owned.held(uid) is not None or uid in self.staging:
+                return None
+            if link is None or link.owner != owner or link.kind is not LinkKind.PERSISTENT:
+                return None
+            return await self._move(uid, owner, link.epoch, to, name)
+
+    async def _move(self, uid: str, owner: PodLife, epoch: int, to: PodLife, name: str) -> LinkChange:
         pending = self.owned.unsure.get(uid, set())
         self.owned.unsure[uid] = pending | {epoch}
         announced = not self._status.drain_is_told

@@ -248,6 +248,7 @@ class StickyMiddleware(Front):
         )
         pod = Pod(self._wrapped, server, self._rooms, self._tenants, self._edge_settings, settings)
         pod.state, pod.template = self._state, self._template
+        server.when_asked(functools.partial(self._prepare_drain, pod), functools.partial(self._end_drain, pod))
         await stack.enter_async_context(server)
         stack.push_async_callback(pod.stop)
         stack.push_async_callback(self._let_go, pod)
@@ -285,6 +286,8 @@ class StickyMiddleware(Front):
         """
         edge = self._edge
         assert edge is not None  # noqa: S101 - whose uids leave it was started
+        if server.going_to(uid) is not None:  # an operator has named its pod, and the driver moves it there
+            return
         with contextlib.suppress(RoutingError):
             pod_index = await edge.choose_other()
             if pod_index is not None:
@@ -302,6 +305,18 @@ class StickyMiddleware(Front):
         pod.draining = True
         with contextlib.suppress(LifecycleError):
             await pod.server.drain()
+
+    def _prepare_drain(self, pod: Pod) -> float | None:
+        """Take no new uids, as an operator has asked; return for how long those that are here are kept."""
+        self._draining = pod.draining = True
+        if self._settings.drain != "linger":
+            return None
+        self._tenants.count_uses()
+        return self._settings.linger_idle
+
+    def _end_drain(self, pod: Pod) -> None:
+        """Take new uids again."""
+        self._draining = pod.draining = False
 
     async def drain(self) -> None:
         """Let the uids go, as the setting ``drain`` says; requests for them are sent on to their new owners.

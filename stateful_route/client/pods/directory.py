@@ -18,7 +18,7 @@ from stateful_route._single_flight import SingleFlight
 from stateful_route.client.coherence import Hearing, InvalidationListener
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.errors import StoreError
-from stateful_route.models import LinkInvalidation, PodLife
+from stateful_route.models import LinkInvalidation, PodChange, PodLife
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -457,7 +457,7 @@ class PodDirectory:
                     self.on_invalidated(service, key.uid, event.epoch)
             return
         service = self.services.get((event.namespace, event.service_name))
-        if service is None:
+        if service is None or not isinstance(event, PodChange):
             return
         is_death = service.take_in(event, self._clock())
         self.read_soon(service, death=is_death)
