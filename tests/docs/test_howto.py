@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import BaseConfig, ClientDriver, NotOwnerError, PodReport, ServerDriver, ServerInfo
+from stateful_route import BaseConfig, ClientDriver, NotOwnerError, PodReport, ServerDriver, ServerInfo, StatefulRoute
 from stateful_route.testing import LocalCarrier, MemoryStore
 from tests.docs.two_processes import two_processes_of
 from tests.waiting import eventually
@@ -151,16 +151,22 @@ async def test_choose_a_strategy() -> None:
     assert 2 == await defined("Choose a strategy")["place"](Route(store), "lobby")
 
 
-async def test_operate() -> None:
-    """It says who has a room; one that nobody has is not placed."""
-    store = MemoryStore()
-    where = defined("Operate")["where"]
-    async with Route(store).server() as server, ClientDriver(store) as client:
-        ownership = await server.claim("lobby")
-        said = [await where(client, uid) for uid in ("lobby", "bar", "bar")]
+async def test_operate(own_server: LocalServer) -> None:
+    """It says who has a room, and has it moved; one that nobody has is not placed."""
+    names = defined("Operate")
+    async with (
+        StatefulRoute.from_url(own_server.url, CONFIG) as route,
+        route.server(info(0)) as first,
+        route.server(info(1)),
+    ):
+        ownership = await first.claim("lobby")
+        said = [await names["where"](route, uid) for uid in ("lobby", "bar", "bar")]
+        await names["relieve"](route, "lobby", 1)
+        moved = await names["where"](route, "lobby")
 
-    assert f"lobby: pod 0, epoch {ownership.epoch}, PERSISTENT; load " in said[0]
-    assert ["bar: nobody has it"] * 2 == said[1:]
+    assert re.fullmatch(f"room: pod 0, .*, epoch {ownership.epoch}, 0 s", said[0], re.IGNORECASE)
+    assert ["nobody has it"] * 2 == said[1:]
+    assert moved.startswith("room: pod 1, ")
 
 
 def test_tune() -> None:
