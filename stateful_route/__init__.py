@@ -22,10 +22,14 @@ from stateful_route.errors import (
     InvalidArgumentError,
     LifecycleError,
     NoCapacityError,
+    NoLinkError,
     NoRoutablePodError,
     NotOwnerError,
     NotReplicatedError,
     PodFullError,
+    PodNotAliveError,
+    PodNotAnsweringError,
+    PodTakesNothingError,
     RoutingError,
     StatefulRouteError,
     StateRefusedError,
@@ -34,6 +38,7 @@ from stateful_route.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from stateful_route.instrumentation import Instrumentation
 from stateful_route.interfaces import StatefulRouteForClientDriver, StatefulRouteForServerDriver
 from stateful_route.lives import Life
 from stateful_route.models import (
@@ -51,7 +56,7 @@ from stateful_route.models import (
     ServerInfo,
     StateObj,
 )
-from stateful_route.route import StatefulRoute
+from stateful_route.route import StatefulRoute, StoreStatistics
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.hand_over import HandOff
 from stateful_route.server.load.sampling import CpuUsage, EventLoopLag
@@ -68,6 +73,7 @@ from stateful_route.server.ownership import Ownership
 from stateful_route.server.parcels import Adopt, Parcel, StateCarrier, StateReceiver, Verdict
 from stateful_route.server.rebalance import Movable
 from stateful_route.server.signals import drain_on_signal
+from stateful_route.server.tally import ServerStatistics
 from stateful_route.store.protocol import Store
 
 __all__ = [
@@ -86,6 +92,7 @@ __all__ = [
     "EventLoopLag",
     "Following",
     "HandOff",
+    "Instrumentation",
     "InvalidArgumentError",
     "Life",
     "LifecycleError",
@@ -97,6 +104,7 @@ __all__ = [
     "LoadSource",
     "Movable",
     "NoCapacityError",
+    "NoLinkError",
     "NoRoutablePodError",
     "NotOwnerError",
     "NotReplicatedError",
@@ -107,9 +115,12 @@ __all__ = [
     "PodFacts",
     "PodFullError",
     "PodLife",
+    "PodNotAliveError",
+    "PodNotAnsweringError",
     "PodReport",
     "PodState",
     "PodTable",
+    "PodTakesNothingError",
     "PreferEmptier",
     "PreferNewestVersion",
     "PreferZone",
@@ -118,6 +129,7 @@ __all__ = [
     "RoutingState",
     "ServerDriver",
     "ServerInfo",
+    "ServerStatistics",
     "ServiceView",
     "SmoothedLoad",
     "StateCarrier",
@@ -131,6 +143,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreProtocolError",
+    "StoreStatistics",
     "StoreTimeoutError",
     "StoreUnavailableError",
     "Target",

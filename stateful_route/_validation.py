@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stateful_route.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import attrs
 
@@ -45,6 +45,12 @@ def check_callable(argument: str, value: object) -> None:
     """Refuse what cannot be called."""
     if not callable(value):
         raise InvalidArgumentError(argument, value, "a callable")
+
+
+def check_hook(argument: str, value: object, methods: Sequence[str]) -> None:
+    """Refuse an object, or a class, with none of these methods."""
+    if isinstance(value, type) or not any(callable(getattr(value, name, None)) for name in methods):
+        raise InvalidArgumentError(argument, value, f"an object with any of the methods {', '.join(methods)}")
 
 
 def check_pod_index(argument: str, value: object) -> None:

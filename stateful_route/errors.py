@@ -18,6 +18,10 @@
        +- NotOwnerError                    another pod owns the uid
        |  +- PodFullError                  this pod has no room for it
        +- StateRefusedError                a pod does not take the state of a uid, which another one has sent
+       +- NoLinkError                      the uid, of which an operator asks something, has no link
+       +- PodNotAliveError                 the pod, of which an operator asks something, is not alive
+       +- PodTakesNothingError             the pod, to which an operator moves a uid, takes no new ones
+       +- PodNotAnsweringError             a pod has not done in time what an operator has asked of it
 
 An expected "no" (a refused claim, a link that is absent) is a value, not an error.
 """
@@ -283,3 +287,84 @@ class PodFullError(NotOwnerError):
         """Name the uid and its owner as far as it is known."""
         super().__init__(uid, pod_index, epoch)
         self.args = (f"{self.args[0]}; this pod is full",)
+
+
+class NoLinkError(RoutingError):
+    """The uid has no link in the service.
+
+    Attributes:
+        namespace: the namespace of the service.
+        service_name: the service.
+        uid: the uid.
+
+    """
+
+    def __init__(self, namespace: str, service_name: str, uid: str) -> None:
+        """Name the link that is not there."""
+        super().__init__(f"{_shown(uid)} has no link in service {service_name!r} of namespace {namespace!r}")
+        self.namespace = namespace
+        self.service_name = service_name
+        self.uid = uid
+
+
+class PodNotAliveError(RoutingError):
+    """A pod is dead, has said goodbye, or is not known; or that life of it is over.
+
+    Attributes:
+        namespace: the namespace of the service.
+        service_name: the service.
+        pod_index: the pod.
+
+    """
+
+    def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
+        """Name the pod, and say what is known of it and what to do."""
+        super().__init__(f"pod {pod_index} of {service_name!r} in namespace {namespace!r} is not alive: {why}")
+        self.namespace = namespace
+        self.service_name = service_name
+        self.pod_index = pod_index
+
+
+class PodTakesNothingError(RoutingError):
+    """A pod is alive and takes no new uids: it drains, or is full.
+
+    Attributes:
+        namespace: the namespace of the service.
+        service_name: the service.
+        pod_index: the pod.
+
+    """
+
+    def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
+        """Name the pod, and say why it takes nothing."""
+        super().__init__(f"pod {pod_index} of {service_name!r} in namespace {namespace!r} takes no new uids: {why}")
+        self.namespace = namespace
+        self.service_name = service_name
+        self.pod_index = pod_index
+
+
+class PodNotAnsweringError(RoutingError):
+    """A pod has not done in time what was asked of it. It may yet do it, until the time is up by the clock of Redis.
+
+    Attributes:
+        namespace: the namespace of the service.
+        service_name: the service.
+        pod_index: the pod that was asked last.
+        asked: what was asked of it: ``move``, ``drain`` or ``undrain``.
+        seconds: how long it was waited for.
+
+    """
+
+    def __init__(
+        self, namespace: str, service_name: str, pod_index: int, *, asked: str, seconds: float, why: str
+    ) -> None:
+        """Name the pod and what was asked, and say what may be the reason."""
+        super().__init__(
+            f"pod {pod_index} of {service_name!r} in namespace {namespace!r} has not done within {seconds:g} s "
+            f"what was asked, to {asked}: {why}"
+        )
+        self.namespace = namespace
+        self.service_name = service_name
+        self.pod_index = pod_index
+        self.asked = asked
+        self.seconds = seconds

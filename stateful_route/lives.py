@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 from urllib.parse import quote, unquote
 
@@ -25,6 +26,7 @@ SUFFIX = ".life"
 """With this ends the name of a file of a life, which no other file in its folder has."""
 
 _PARTS = 4
+_NUMBER = re.compile(r"[0-9]{1,16}")  # the incarnation is below 2^53
 _FORM = "namespace/service/pod index/incarnation, percent-encoded"
 
 
@@ -63,7 +65,7 @@ class Life(_json.JsonForm):
 
         """
         parts = text.split("/") if isinstance(text, str) else []
-        if len(parts) != _PARTS or not all(part.isascii() and part.isdecimal() for part in parts[2:]):
+        if len(parts) != _PARTS or not all(_NUMBER.fullmatch(part) for part in parts[2:]):
             raise InvalidArgumentError("life", text, _FORM)
         try:
             namespace, service_name = (unquote(name, errors="strict") for name in parts[:2])

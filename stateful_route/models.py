@@ -410,8 +410,45 @@ class PodChange:
     state: str
 
 
-TopicEvent: TypeAlias = LinkInvalidation | PodChange
-"""What the store tells everybody."""
+class Asked(enum.StrEnum):
+    """What an operator asks of a pod."""
+
+    MOVE = "move"
+    """To let a uid go to a pod that is named."""
+    DRAIN = "drain"
+    """To take no new uids, and give up all that it has."""
+    UNDRAIN = "undrain"
+    """To take new uids again."""
+
+
+@attrs.frozen(kw_only=True)
+class PodRequest:
+    """What an operator asks of one pod. It may be heard more than once, or never.
+
+    Attributes:
+        namespace: of the service.
+        service_name: the service.
+        pod_index: the pod that is asked.
+        asked: what is asked.
+        name: of this request alone: up to 32 ASCII letters and digits.
+        deadline: seconds since 1970 by the clock of the store: later it is not to be done any more.
+        uid: which uid is to go, if that is asked.
+        to: the pod that it is to go to.
+
+    """
+
+    namespace: str
+    service_name: str
+    pod_index: int
+    asked: Asked
+    name: str
+    deadline: float
+    uid: str | None = None
+    to: int | None = None
+
+
+TopicEvent: TypeAlias = LinkInvalidation | PodChange | PodRequest
+"""What the store tells everybody, or one pod."""
 
 
 LEASED_PROCESS = "leased-"

@@ -7,12 +7,17 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Self, TypeVar
 
+import attrs
+
 from stateful_route._background.tasks import outlast
 from stateful_route._lifecycle import Driver
+from stateful_route._told_store import ToldStore
 from stateful_route.client.driver import ClientDriver
 from stateful_route.config import BaseConfig
 from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.instrumentation import teller_of
 from stateful_route.lives import check_life
+from stateful_route.ops.operator import Operator
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.parcels import MAX_STATE
 from stateful_route.store.redis.store import RedisStore
@@ -20,6 +25,7 @@ from stateful_route.store.transport.base import check_client, connections_of
 from stateful_route.store.transport.topology import Limits, check_url, open_url
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from stateful_route.client.placement.strategies import PlacementStrategy
@@ -29,12 +35,27 @@ if TYPE_CHECKING:
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.server.rebalance import Movable
-    from stateful_route.store.protocol import Store
+    from stateful_route.store.protocol import Store, StoreInfo
     from stateful_route.store.transport.base import RedisClient
 
 D = TypeVar("D", bound=Driver)
 
 _log = logging.getLogger("stateful_route")
+
+
+@attrs.frozen
+class StoreStatistics:
+    """How the connections to the store are.
+
+    Attributes:
+        in_flight: calls that wait for an answer now; 0 over a client of redis-py that was lent.
+        evicts: whether the server may delete links by itself when its memory is full, as its ``maxmemory-policy`` was
+            when the route was opened; ``None`` if it did not say.
+
+    """
+
+    in_flight: int
+    evicts: bool | None = None
 
 
 class StatefulRoute:
@@ -44,11 +65,17 @@ class StatefulRoute:
     cluster) and never closes it. ``StatefulRoute.from_url(url, config)`` owns what it opens.
     """
 
-    def __init__(self, redis_client: RedisClient | str, config: BaseConfig | None = None) -> None:
+    def __init__(
+        self, redis_client: RedisClient | str, config: BaseConfig | None = None, *, instrumentation: object = None
+    ) -> None:
         """Borrow a client, or take the URL of a store to open.
+
+        ``instrumentation`` is told what happens in the drivers, and of each call to the store: an object with any of
+        the methods of ``Instrumentation``.
 
         Raises:
             ConfigError: if it is neither, or no store can be opened from such a URL.
+            InvalidArgumentError: if ``instrumentation`` has none of those methods.
 
         """
         self._source = redis_client
@@ -56,21 +83,25 @@ class StatefulRoute:
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drivers: list[Driver] = []
+        self._teller = teller_of(instrumentation)
+        self._in_flight: Callable[[], int] = int
+        self._evicts: bool | None = None
         if isinstance(redis_client, str):
             check_url(redis_client)
         else:
             check_client(redis_client)
 
     @classmethod
-    def from_url(cls, url: str, config: BaseConfig | None = None) -> Self:
+    def from_url(cls, url: str, config: BaseConfig | None = None, *, instrumentation: object = None) -> Self:
         """Take the URL of a store, which is opened when the object is entered. What URLs there are, the README lists.
 
         Raises:
             ConfigError: if no store can be opened from such a URL.
+            InvalidArgumentError: if ``instrumentation`` has none of the methods of ``Instrumentation``.
 
         """
         check_url(url)
-        return cls(url, config)
+        return cls(url, config, instrumentation=instrumentation)
 
     def __repr__(self) -> str:
         return f"<StatefulRoute: {'closed' if self._store is None else repr(self._store)}>"
@@ -93,12 +124,15 @@ class StatefulRoute:
                 config.call_deadline_seconds, pending=config.max_pending, connections=config.max_connections
             )
             opened = await open_url(self._source, limits)
-            self._store = RedisStore(opened.connections, close=opened.close, durable_within=durable)
+            store = RedisStore(opened.connections, close=opened.close, durable_within=durable)
         else:
             connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
-            self._store = RedisStore(connections, durable_within=durable)
+            store = RedisStore(connections, durable_within=durable)
+        self._in_flight = store.in_flight
+        self._store = store if self._teller is None else ToldStore(store, self._teller)
         try:
-            await _warn_of_settings(self._store, durable=config.durable)
+            info = await _warn_of_settings(self._store, durable=config.durable)
+            self._evicts = None if info is None or info.eviction_policy is None else info.may_evict_links
         except BaseException:
             await self.aclose()
             raise
@@ -166,6 +200,7 @@ class StatefulRoute:
                 adopt=adopt,
                 carrier=carrier,
                 max_state=max_state,
+                instrumentation=self._teller,
             )
         )
 
@@ -178,6 +213,16 @@ class StatefulRoute:
 
         """
         return self._keep(ClientDriver(self.store, self._config, strategy=strategy))
+
+    def operator(self) -> Operator:
+        """Return what answers the questions of operators, and does what they order. It needs no start and no stop.
+
+        Raises:
+            InvalidArgumentError: if the store is one of your own without the methods of ``OperatorStore``.
+            LifecycleError: if the store is not open.
+
+        """
+        return Operator(self.store, self._config)
 
     async def end_life(self, life: Life) -> bool:
         """End a life of a pod, of which it is proven that its process is gone; return whether it has ended.
@@ -197,6 +242,15 @@ class StatefulRoute:
         check_life("life", life)
         retention = self._config.retention_seconds
         return await self.store.end_life(life.namespace, life.service_name, life.of_pod, retention)
+
+    def statistics(self) -> StoreStatistics:
+        """Return how the connections to the store are.
+
+        Raises:
+            LifecycleError: if the store is not open.
+
+        """
+        return StoreStatistics(in_flight=self._in_flight() if self.store else 0, evicts=self._evicts)
 
     @property
     def store(self) -> Store:
@@ -226,8 +280,8 @@ async def _close(drivers: list[Driver], store: Store) -> None:
             stack.push_async_callback(driver.stop)
 
 
-async def _warn_of_settings(store: Store, *, durable: bool) -> None:
-    """Say so if the server may delete links by itself, or has no replica that could be waited for.
+async def _warn_of_settings(store: Store, *, durable: bool) -> StoreInfo | None:
+    """Say so if the server may delete links by itself, or has no replica that could be waited for; return what it says.
 
     That it cannot be asked is no reason to fail.
     """
@@ -235,7 +289,7 @@ async def _warn_of_settings(store: Store, *, durable: bool) -> None:
         info = await store.info()
     except StoreError as error:
         _log.warning("the store cannot be asked for its settings: %s", error)
-        return
+        return None
     if info.may_evict_links:
         _log.warning(
             "%s has maxmemory-policy %r: it may delete links when its memory is full; set it to 'noeviction'",
@@ -247,3 +301,4 @@ async def _warn_of_settings(store: Store, *, durable: bool) -> None:
             "durable is set, and %s has no replica connected: until it has one, a changed link is a NotReplicatedError",
             info.product,
         )
+    return info

@@ -1,7 +1,7 @@
 """Write docs/reference.md from the docstrings: ``python -m tools.reference``, or ``make reference``.
 
-The page has the names in ``__all__`` of ``stateful_route``, ``stateful_route.web`` and ``stateful_route.testing``, with
-their signatures, and their public methods and properties.
+The page has the names in ``__all__`` of ``stateful_route``, ``stateful_route.ops``, ``stateful_route.web`` and
+``stateful_route.testing``, with their signatures, and their public methods and properties.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import stateful_route
+import stateful_route.ops
 import stateful_route.testing
 import stateful_route.web
 from stateful_route import Store, errors
@@ -36,7 +37,7 @@ The public names of the package, from its docstrings. `make reference` writes th
 [README](../README.md) shows what the names are for, and has the [table of the settings](../README.md#settings);
 [semantics](semantics.md) has the rules behind them.
 """
-MODULES = stateful_route, stateful_route.web, stateful_route.testing
+MODULES = stateful_route, stateful_route.ops, stateful_route.web, stateful_route.testing
 HEADINGS = (
     "Classes and functions",
     "Sources of uids",

@@ -133,7 +133,11 @@ async def ways_by_nginx(redis: str, folder: Path, *, uids: int = _UIDS) -> Async
 
         apps = {name: f"{_OWN}:{name.partition('-')[0]}" for name in ("sticky-a", "replaying-a", "replaying-b")}
         apps["pod"] = "benchmarks.web.apps:registered"
-        started = [run(processes.start_app(name, app, folder, env)) for name, app in apps.items()]
+        protocols = dict.fromkeys(("replaying-a", "replaying-b"), _SHORTCUT)
+        started = [
+            run(processes.start_app(name, app, folder, env, http=protocols.get(name, "httptools")))
+            for name, app in apps.items()
+        ]
         owner, one, other, pod = await asyncio.gather(*started)
         for program in (owner, one, other, pod):
             await processes.until_answers(program)

@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any
 
-from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 
 STICKY = os.environ.get("STICKY", "1") == "1"  # "0": without, to see what is lost
 
@@ -67,6 +67,12 @@ def room_of(name: str, state: Any) -> Room:
         room = rooms[name] = Room(right.epoch, [])
     room.epoch, room.right = right.epoch, right
     return room
+
+
+@app.get("/healthz")
+async def healthz(request: Request) -> Response:
+    """Say whether this process can still own rooms; a restart helps if not. It asks nobody, Redis least of all."""
+    return Response(status_code=200 if not STICKY or request.state.sticky.server.healthy else 500)
 
 
 @app.get("/rooms/{name}")

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from stateful_route.cli.directory import DirectoryOptions, RestoresOptions, ServiceOptions, secret_of, sources_of
 from stateful_route.cli.ending import need
-from stateful_route.cli.options import SHARED, Port, documented
+from stateful_route.cli.options import SHARED, Host, Port, documented
 
 PORT = 7950
 """Where it listens unless told otherwise."""
@@ -33,7 +33,7 @@ class DecideOptions(RestoresOptions, DirectoryOptions, ServiceOptions):
             "{host}:8000; by default what the pod publishes as its http_address",
         ),
     ] = None
-    host: Annotated[str, Parameter(metavar="HOST", help="where to listen; 127.0.0.1 by default")] = "127.0.0.1"
+    host: Annotated[Host, Parameter(help="where to listen; 127.0.0.1 by default")] = "127.0.0.1"
     port: Annotated[Port, Parameter(help=f"{PORT} by default")] = PORT
 
 

@@ -8,7 +8,7 @@ import attrs
 from cyclopts import Parameter
 
 from stateful_route.cli.ending import USAGE, CommandError
-from stateful_route.cli.options import SHARED, Port
+from stateful_route.cli.options import SHARED, Host, Port
 
 if TYPE_CHECKING:
     from stateful_route.web.uids.sources import UidSource
@@ -58,7 +58,7 @@ class DirectoryOptions:
 class ListeningOptions:
     """Where a command listens that is for others."""
 
-    host: Annotated[str, Parameter(metavar="HOST", help="where to listen; 0.0.0.0 by default")] = "0.0.0.0"  # noqa: S104 - a web server is for others
+    host: Annotated[Host, Parameter(help="where to listen; 0.0.0.0 by default")] = "0.0.0.0"  # noqa: S104 - a web server is for others
     port: Annotated[Port, Parameter(help="8000 by default")] = 8000
 
 

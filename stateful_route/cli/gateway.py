@@ -1,10 +1,13 @@
 """``stateful-route gateway``."""
 
+import contextlib
 import json
 import logging
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import attrs
@@ -19,7 +22,7 @@ from stateful_route.cli.directory import (
     secret_of,
     sources_of,
 )
-from stateful_route.cli.ending import need
+from stateful_route.cli.ending import NOT_STARTED, need
 from stateful_route.cli.options import SHARED, documented, read_by, whole
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ def gateway(*, options: GatewayOptions) -> int:
     os.environ[_SETTINGS] = json.dumps(attrs.asdict(options))
     make().check()  # what is wrong is said once, and not by each worker
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has ended
+    told = _signals() if options.workers > 1 else None
     uvicorn.run(
         f"{__name__}:make",
         factory=True,
@@ -84,7 +88,23 @@ def gateway(*, options: GatewayOptions) -> int:
         forwarded_allow_ips=options.forwarded_allow_ips,
         backlog=_BACKLOG,
     )  # it exits with 3 if it cannot start
-    return 0
+    return 0 if told is None or told() else NOT_STARTED  # of several workers it does not say so
+
+
+def _signals() -> Callable[[], bool]:
+    """Return what tells whether this process was told to end, by whoever handles that."""
+    reader, writer = socket.socketpair()
+    reader.settimeout(0)
+    writer.settimeout(0)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def told() -> bool:
+        signal.set_wakeup_fd(-1)
+        with reader, writer, contextlib.suppress(BlockingIOError):
+            return not {signal.SIGTERM, signal.SIGINT}.isdisjoint(reader.recv(4096))
+        return False
+
+    return told
 
 
 def _end(*_: object) -> None:

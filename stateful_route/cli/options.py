@@ -75,6 +75,33 @@ def seconds(text: str) -> float:
     return value
 
 
+def pause(text: str) -> float:
+    """Read a time in seconds above 0.
+
+    Raises:
+        ValueError: if it is none.
+
+    """
+    value = seconds(text)
+    if not value:
+        raise ValueError(f"{text!r} is not a time in seconds above 0")
+    return value
+
+
+def host(text: str) -> str:
+    """Read an address, or the name of a host.
+
+    Raises:
+        ValueError: if it is none.
+
+    """
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{text!r} is not an address or the name of a host") from None
+    return text
+
+
 def path(text: str) -> str:
     """Read a path of a URL.
 
@@ -88,6 +115,8 @@ def path(text: str) -> str:
 
 
 Count: TypeAlias = Annotated[int, Parameter(metavar="N", converter=read_by(lambda text: whole(text, 1)))]
+Host: TypeAlias = Annotated[str, Parameter(metavar="HOST", converter=read_by(host))]
 Path: TypeAlias = Annotated[str, Parameter(metavar="PATH", converter=read_by(path))]
+Pause: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", converter=read_by(pause))]
 Port: TypeAlias = Annotated[int, Parameter(metavar="N", converter=read_by(port))]
 Seconds: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", converter=read_by(seconds))]

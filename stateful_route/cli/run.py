@@ -19,15 +19,17 @@ from stateful_route.cli.directory import (
     sources_of,
 )
 from stateful_route.cli.ending import FAILED, NOT_STARTED, USAGE, CommandError, need, say
-from stateful_route.cli.options import SHARED, Path, Port, Seconds, documented
+from stateful_route.cli.options import SHARED, Path, Pause, Port, Seconds, documented, read_by, whole
 from stateful_route.errors import StoreError
 
 if TYPE_CHECKING:
+    from stateful_route.web.run.supervisor import Policy
     from stateful_route.web.uids.sources import UidSource
 
 # Seconds without a request after which a uid is released, unless --uid says otherwise: an app that knows nothing of us
 # never says that a session has ended.
 _IDLE = 1800.0
+_MOST_FAILURES = 1000  # more is a mistake
 
 
 @SHARED
@@ -43,6 +45,25 @@ class RunOptions(DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOpti
         ),
     ] = None
     start_timeout: Annotated[Seconds, Parameter(help="seconds that the app has to start; 60 by default")] = 60.0
+    live: Annotated[
+        Path | None,
+        Parameter(
+            help="a path of the app that answers 2xx or 3xx; it is killed if it does not any more; by default it is "
+            "not asked"
+        ),
+    ] = None
+    live_every: Annotated[
+        Pause,
+        Parameter(help="seconds between two questions of --live, and that the app has for an answer; 5 by default"),
+    ] = 5.0
+    live_failures: Annotated[
+        int,
+        Parameter(
+            metavar="N",
+            converter=read_by(lambda text: whole(text, 1, _MOST_FAILURES, "a number")),
+            help="how many questions of --live in a row have to fail until it is killed; 3 by default",
+        ),
+    ] = 3
     restart: Annotated[
         Literal["never", "on-failure", "always"],
         Parameter(help="whether another one is started when the app ends; on-failure by default"),
@@ -80,9 +101,10 @@ def run(
       stateful-route run --service demo --uid query:session_hash,cookie:sid --port 8000 -- python app.py --port {port}
 
     The app listens on 127.0.0.1, on the port that replaces {port} in its arguments, and is PORT in its environment.
-    When it ends, by whatever cause, its uids go to other copies at once. SIGTERM: no new uids; the old ones are served
-    until they are idle for --linger-idle seconds, or the drain deadline comes; then the app gets SIGTERM. SIGINT or a
-    second SIGTERM ends all at once. SIGHUP, SIGUSR1 and SIGUSR2 go on to the app.
+    When it ends, by whatever cause, its uids go to other copies at once; one that runs and does not answer --live any
+    more is killed. SIGTERM: no new uids; the old ones are served until they are idle for --linger-idle seconds, or the
+    drain deadline comes; then the app gets SIGTERM. SIGINT or a second SIGTERM ends all at once. SIGHUP, SIGUSR1 and
+    SIGUSR2 go on to the app.
 
     Exit status: that of the app; 128 and the signal, if one has ended it; 126 or 127 if it cannot be started; 1 if it
     does not serve in time. 0 if it was told to end. 2 if a setting is wrong or the port is taken. 3 if Redis is not
@@ -111,7 +133,7 @@ async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
     from stateful_route.web.run.child import LOOPBACK, Child, ChildError  # noqa: PLC0415
     from stateful_route.web.run.front import RunFront  # noqa: PLC0415
     from stateful_route.web.run.load import ChildCpu, OpenRequests  # noqa: PLC0415
-    from stateful_route.web.run.supervisor import Policy, Supervisor  # noqa: PLC0415
+    from stateful_route.web.run.supervisor import Supervisor  # noqa: PLC0415
     from stateful_route.web.upstream.app import Upstream  # noqa: PLC0415
 
     child = Child(command, options.app_port, health=options.health, start_within=options.start_timeout)
@@ -150,9 +172,8 @@ async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
         timeout_graceful_shutdown=max(1, round(options.stop_timeout)),
     )
     listener = _bound(options.host, options.port)
-    policy = Policy(restart=options.restart, stop_within=options.stop_timeout)
     try:
-        return await Supervisor(child, front, config, listener, policy).run()
+        return await Supervisor(child, front, config, listener, _policy(options)).run()
     except ChildError as error:
         say(error)
         return error.status or FAILED
@@ -165,8 +186,20 @@ async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
         listener.close()
 
 
+def _policy(options: RunOptions) -> "Policy":
+    from stateful_route.web.run.liveness import Liveness  # noqa: PLC0415 - of an extra, as those above
+    from stateful_route.web.run.supervisor import Policy  # noqa: PLC0415
+
+    liveness = None
+    if options.live is not None:
+        liveness = Liveness(path=options.live, every=options.live_every, failures=options.live_failures)
+    return Policy(restart=options.restart, stop_within=options.stop_timeout, liveness=liveness)
+
+
 def _bound(host: str, number: int) -> socket.socket:
-    """Return a socket on a port, before anything is started: nobody else gets it meanwhile.
+    """Return a socket on a port, before anything is started: who listens there is seen at once.
+
+    Two that are started at the same time may both have it, until one of them listens.
 
     Raises:
         CommandError: if that cannot be.

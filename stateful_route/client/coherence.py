@@ -22,6 +22,36 @@ if TYPE_CHECKING:
 _log = logging.getLogger("stateful_route")
 
 
+class Hearing:
+    """For how long the clients' announcements were not heard, of all services together."""
+
+    def __init__(self) -> None:
+        """Have heard nothing yet, and missed nothing."""
+        self.times = 0
+        self._seconds = 0.0
+        self._lost_at: dict[InvalidationListener, float] = {}
+
+    @property
+    def deaf(self) -> int:
+        """Of how many services nothing is heard now."""
+        return len(self._lost_at)
+
+    def seconds_until(self, now: float) -> float:
+        """Return the seconds until ``now``, on the clock of this process."""
+        return self._seconds + sum(now - lost_at for lost_at in self._lost_at.values())
+
+    def lose(self, listener: InvalidationListener, now: float) -> None:
+        """Note that a listener hears no more."""
+        self.times += 1
+        self._lost_at[listener] = now
+
+    def regain(self, listener: InvalidationListener, now: float) -> None:
+        """Note that it hears again, or is not needed any more."""
+        lost_at = self._lost_at.pop(listener, None)
+        if lost_at is not None:
+            self._seconds += now - lost_at
+
+
 class InvalidationListener:
     """Listens to what the clients of one service are told, without a task of its own if the store can do that.
 
@@ -37,6 +67,7 @@ class InvalidationListener:
         *,
         grace: float,
         clock: Callable[[], float],
+        hearing: Hearing | None = None,
         own: bool = True,
     ) -> None:
         """Begin deaf; the table is told whether cached links may be used. ``grace`` is in seconds.
@@ -47,6 +78,7 @@ class InvalidationListener:
         self._heard = heard
         self._grace = grace
         self._clock = clock
+        self._hearing = Hearing() if hearing is None else hearing
         self._levels = (logging.WARNING, logging.INFO) if own else (logging.DEBUG, logging.DEBUG)
         self._detach: Callable[[], Awaitable[None]] | None = None
         self._closed = False
@@ -89,6 +121,7 @@ class InvalidationListener:
         self._tried.set()
         self._listening = self._degraded = False
         self.listening_since = math.inf
+        self._hearing.regain(self, self._clock())
         self._serve()
 
     async def stop(self) -> None:
@@ -137,6 +170,7 @@ class InvalidationListener:
             return
         self._listening = True
         self.listening_since = self._clock()
+        self._hearing.regain(self, self.listening_since)
         self._tried.set()
         self._degraded = self._service.store_away = False
         self._service.links.flush()
@@ -157,6 +191,7 @@ class InvalidationListener:
             self._listening = False
             self.listening_since = math.inf
             self._deaf_since = self._clock()
+            self._hearing.lose(self, self._deaf_since)
             self._lost = True
             _log.log(self._levels[0], "invalidations of %r are not heard: %s", self._service.service_name, error)
             self._serve()

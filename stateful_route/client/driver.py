@@ -439,6 +439,7 @@ class ClientDriver(Driver):
 
     def statistics(self) -> ClientStatistics:
         """Return what this driver has done so far."""
+        hearing = self._directory.hearing
         return ClientStatistics(
             hits=self._hits,
             misses=self._resolver.misses,
@@ -446,6 +447,12 @@ class ClientDriver(Driver):
             placed=self._resolver.placed,
             unreadable=self._resolver.unreadable,
             cached=len(self._cache),
+            taken_over=self._resolver.placer.taken_over,
+            invalidated=self._cache.invalidated,
+            away=self._resolver.served_away,
+            deaf=hearing.deaf,
+            deaf_times=hearing.times,
+            deaf_seconds=hearing.seconds_until(self._clock()),
         )
 
     # Inside -----------------------------------------------------------------------------------------------------
@@ -457,6 +464,7 @@ class ClientDriver(Driver):
         if pod is None:
             raise  # noqa: PLE0704 - the error that the caller handles
         self._hits += 1
+        self._resolver.served_away += 1
         return pod.pod_index
 
     async def _batch(

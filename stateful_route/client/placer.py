@@ -90,6 +90,7 @@ class Placer:
         self._asking: set[asyncio.Task[Outcomes]] = set()
         self.gather_from = GATHER_FROM
         self.placed = 0
+        self.taken_over = 0
         self.unreadable = 0
 
     def place(self, service: ServicePods, uid: str) -> Awaitable[Placed | None] | None:
@@ -284,6 +285,7 @@ class Placer:
             pod = service.pod(link.pod_index)
             if answer.outcome in _NEW_OWNER:
                 self.unreadable += answer.outcome is Outcome.OVERWRITTEN
+                self.taken_over += answer.outcome is Outcome.REPLACED
                 new[pod] = new.get(pod, 0) + 1
             placed = (uid, pod, link)
             found.append(placed)

@@ -79,6 +79,8 @@ class Resolver:
             deadline, "get_link", writes=False
         )
         self.misses = 0
+        self.served_away = 0
+        """How many calls got a cached link as the store did not answer."""
         self._unreadable = 0
 
     @property
@@ -201,6 +203,7 @@ class Resolver:
         link = service.links.link(uid)
         if link is None:
             raise  # noqa: PLE0704 - the error that is handled by the caller
+        self.served_away += 1
         return link
 
     # Shared with the resolver of batches -----------------------------------------------------------------------------

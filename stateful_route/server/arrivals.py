@@ -79,6 +79,8 @@ class Arrivals:
             raise StateRefusedError(parcel.uid, "it is not as it was sent")
         self._check(parcel.uid, len(parcel.data))
         life = self._lease.life()
+        if self.staging.get(parcel.uid, parcel.move) is not None:
+            return life  # it has come once more, and may be adopted at this moment
         loop = asyncio.get_running_loop()
         staged = Staged(parcel, loop.time() + _KEPT)
         self.staging.put(staged)
@@ -92,10 +94,10 @@ class Arrivals:
             return
         if verdict.moved is False:
             self.staging.discard(verdict.uid, verdict.move)
-        elif verdict.moved and await self._take(staged, verdict.epoch):
             return
-        else:
-            self._look_for(staged)
+        if verdict.moved:
+            await self._take(staged, verdict.epoch)
+        self._look_for(staged)
 
     def lose(self, uid: str, move: str) -> None:
         """See ``StateReceiver``."""
@@ -103,21 +105,22 @@ class Arrivals:
         if staged is not None:
             self._look_for(staged)
 
-    async def _take(self, staged: Staged, epoch: int | None) -> bool:
-        """Claim the uid of a parcel whose link has come; return whether the store could be asked."""
+    async def _take(self, staged: Staged, epoch: int | None) -> None:
+        """Claim the uid of a parcel whose link has come; if the answer is another one, the parcel is kept still.
+
+        That claim may be one that was in flight before the link came.
+        """
         staged.committed = epoch
         try:
             await self._operations.claim(staged.parcel.uid, steal_temporary=False)
         except StoreError as error:
             _log.debug("%r has moved here, and could not be claimed yet: %s", staged.parcel.uid, error)
-            return False
         except LifecycleError:  # it owns nothing for good
             self.staging.discard_all(staged.parcel.uid)
-        return True
 
     def _look_for(self, staged: Staged) -> None:
-        """Begin to look by itself whether the link has come: the sender may be gone."""
-        if staged.timer is not None:
+        """Begin to look by itself whether the link has come, if the parcel is kept: the sender may be gone."""
+        if staged.timer is not None and self.staging.get(staged.parcel.uid, staged.parcel.move) is staged:
             staged.timer.cancel()
             staged.timer = None
             self._tasks.start(self._watch(staged), f"look for the link of {staged.parcel.uid!r}")
@@ -126,7 +129,7 @@ class Arrivals:
         loop, parcel, pause = asyncio.get_running_loop(), staged.parcel, _FIRST_PAUSE
         while self.staging.get(parcel.uid, parcel.move) is staged and loop.time() < staged.until:
             (link,) = await self._operations.read([parcel.uid])
-            if not isinstance(link, StoreError) and await self._decide(staged, link):
+            if not isinstance(link, StoreError) and not await self._look_at(staged, link):
                 break
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -134,13 +137,13 @@ class Arrivals:
             _log.info("a state of %r has come, and its link has not: it is dropped", parcel.uid)
             self.staging.discard(parcel.uid, parcel.move)
 
-    async def _decide(self, staged: Staged, link: Link | None) -> bool:
-        """Act on where the link is; return whether that decides."""
-        sender = staged.parcel.sender
+    async def _look_at(self, staged: Staged, link: Link | None) -> bool:
+        """Act on where the link is; return whether the parcel may count still."""
+        parcel = staged.parcel
         if link is not None and link.pod_index == self._lease.pod_index:
-            return await self._take(staged, staged.committed)
-        still = link is not None and link.owner == sender and link.epoch == staged.parcel.epoch
-        return not still
+            await self._take(staged, staged.committed)
+            return True
+        return link is not None and link.owner == parcel.sender and link.epoch == parcel.epoch
 
     async def stop(self) -> None:
         """Drop all, and look no more."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stateful_route.server.reclaim import Reclaim
     from stateful_route.server.staging import Staging
     from stateful_route.server.status import PodStatus
+    from stateful_route.server.tally import Tally
 
 _log = logging.getLogger("stateful_route")
 
@@ -44,8 +45,10 @@ class Drain:
         config: BaseConfig,
         *,
         staging: Staging,
+        tally: Tally,
     ) -> None:
         """Have drained nothing yet."""
+        self._tally = tally
         self._staging = staging
         self._owned = hand_over.owned
         self._lease = hand_over.owned.pod_lease
@@ -66,18 +69,22 @@ class Drain:
         """Whether the drain ended before its time, as the pod takes new uids again."""
         self._scope: anyio.CancelScope | None = None
         self._task: asyncio.Task[bool] | None = None
+        self._done = 0
+        """How many uids the drain has handed over that ran last."""
         self.leave_by = 0.0
         """When the rest of a stop has to have ended, as ``anyio.current_time()``; once ``leave`` was called."""
 
-    async def run(self, keep: float | None = None) -> bool:
+    async def run(self, keep: float | None = None, *, again: bool = False) -> bool:
         """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew.
 
         With ``keep`` uids are kept until they were not used for so many seconds. Of two calls the shorter time counts.
+        With ``again`` what came since a drain has ended is handed over as well.
         """
         if self._called_off and self._task is not None:
             await outlast(self._task)
         drained = self._task is not None and self._task.done()
-        if self._task is None or (drained and (self._called_off or self._status.routing_state is RoutingState.READY)):
+        anew = again or self._called_off or self._status.routing_state is RoutingState.READY
+        if self._task is None or (drained and anew):
             self._keep, self._lingers, self._called_off = keep, keep is not None, False
             if self._may_announce:  # here, and not in the task: of two calls the later one counts
                 self._give_notice()
@@ -120,6 +127,18 @@ class Drain:
             self._called_off = True
             self._linger.end()
 
+    @property
+    def runs(self) -> bool:
+        """Whether a drain is under way."""
+        return self._task is not None and not self._task.done()
+
+    def call_off(self) -> None:
+        """End a drain that runs, once what is being handed off has ended: the pod takes new uids again."""
+        if self.runs:
+            self._called_off = True
+            self._linger.end()
+            self._hand_over.call_off()
+
     def abandon(self) -> None:
         """End a drain that runs, and hand-offs with it: nothing is owned any more."""
         self._called_off = True
@@ -161,6 +180,7 @@ class Drain:
             self._rebalancing.start()
         self._hand_over.begin()
         self._linger.done, self._linger.rest_goes = 0, False
+        self._done = 0
         announced = True
         self._scope = anyio.CancelScope(deadline=deadline)
         with self._hand_over.faults.together(), self._owned.faults.together(), self._scope:
@@ -168,6 +188,7 @@ class Drain:
                 announced = await self._hand_all_over(group, begin, deadline)
         if not self._called_off:
             self._warn_of_left(self._hand_over.left)
+        self._tally.drained(self._done, self._hand_over.left, anyio.current_time() - begin)
         return announced
 
     async def _hand_all_over(self, group: TaskGroup, begin: float, deadline: float) -> bool:
@@ -188,6 +209,7 @@ class Drain:
         await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
         _log.info("%s drains: it hands %d uids over", self._lease.name, len(self._owned))
         done = (await self._hand_over.go_on(deadline - anyio.current_time())).done + self._linger.done
+        self._done = done
         took = anyio.current_time() - begin
         _log.info("%s has drained: it handed %d uids over in %.1f s", self._lease.name, done, took)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from random import Random
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from stateful_route._validation import (
 )
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
+from stateful_route.instrumentation import teller_of
 from stateful_route.models import LinkKey, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
 from stateful_route.server.drain import Drain
@@ -42,8 +44,11 @@ from stateful_route.server.owned_uids import OwnedUids
 from stateful_route.server.parcels import MAX_STATE
 from stateful_route.server.rebalance import Rebalancer
 from stateful_route.server.reclaim import Reclaim
+from stateful_route.server.relocation import Relocation
+from stateful_route.server.requests import PodRequests
 from stateful_route.server.staging import Staging
 from stateful_route.server.status import PodStatus
+from stateful_route.server.tally import ServerStatistics, Tally
 from stateful_route.server.travelling import Travelling, check_travel
 
 if TYPE_CHECKING:
@@ -58,8 +63,18 @@ if TYPE_CHECKING:
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
 
+_log = logging.getLogger("stateful_route")
+
 # Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
 _MINTED_BYTES = 16
+
+
+def _keep_nothing() -> None:
+    """Keep no uids."""
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
 
 
 class ServerDriver(Driver):
@@ -84,6 +99,7 @@ class ServerDriver(Driver):
         adopt: Adopt | None = None,
         carrier: StateCarrier | None = None,
         max_state: int = MAX_STATE,
+        instrumentation: object = None,
         clock: Callable[[], float] = lease_clock,
         random: Random | None = None,
     ) -> None:
@@ -101,7 +117,11 @@ class ServerDriver(Driver):
         if it can be.
 
         With ``adopt`` the state of a uid travels: the bytes that ``hand_off`` returns, at most ``max_state``, go to the
-        pod that gets the uid, over ``carrier``, and ``adopt`` is called there before that pod owns it.
+        pod that gets the uid, over ``carrier``, and ``adopt`` is called there before that pod owns it. While no pod
+        takes them the uid is owned still, and a drain calls ``hand_off`` again, for some seconds.
+
+        ``instrumentation`` is told what happens: see ``Instrumentation``. Calls to the store are told if that was
+        given to ``StatefulRoute``.
 
         Raises:
             InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
@@ -127,14 +147,31 @@ class ServerDriver(Driver):
         self._lease = PodLease(server_info, config.lease_seconds, clock)
         self._owned = OwnedUids(self._lease, care_seconds=config.heartbeat)
         self._status = PodStatus(self._owned, self._load, config)
+        self._tally = tally = Tally(self._lease, teller_of(instrumentation))
         self._operations = UidOperations(store, server_info, self._owned, self._status, config, Staging(adopt))
         self._links = LinkCalls(store, self._operations, config)
         self._reclaim = Reclaim(self._operations, random)
-        self._heartbeats = Heartbeats(store, self._owned, self._status, self._reclaim, config)
+        self._heartbeats = Heartbeats(store, self._owned, self._status, self._reclaim, config, tally)
         self._ends = Ending(self._heartbeats, self._lease.name, config, random)
         self._ending: asyncio.Task[bool] | None = None
         self._checks = LinkChecks(self._operations, self._heartbeats, random)
         self._idle = IdleReleases(self._operations, most=max(1, round(config.drain_rate * config.heartbeat)))
+        self._travelling: Travelling | None = None
+        if carrier is not None:
+            self._travelling = Travelling(store, self._operations, self._status, carrier, config, random, max_state)
+        travel = None if self._travelling is None else self._travelling.travel
+        self._hand_over = hand_over = HandOver(
+            self._owned,
+            hand_off,
+            tally,
+            rate=config.drain_rate,
+            relocation=Relocation(store, self._operations, random),
+            travel=travel,
+        )
+        self._requests = PodRequests(store, hand_over, drain=self._drain_as_asked, undrain=self._undrain_as_asked)
+        self._prepare_drain: Callable[[], float | None] = _keep_nothing
+        self._end_drain: Callable[[], None] = _do_nothing
+        self._asked_to_drain = False
         self._invalidations = PodInvalidationListener(
             store,
             self._operations,
@@ -142,12 +179,8 @@ class ServerDriver(Driver):
             self._checks,
             patience=config.listen_patience,
             random=random,
+            asked=self._requests.take,
         )
-        self._travelling: Travelling | None = None
-        if carrier is not None:
-            self._travelling = Travelling(store, self._operations, self._status, carrier, config, random, max_state)
-        travel = None if self._travelling is None else self._travelling.travel
-        self._hand_over = hand_over = HandOver(self._owned, hand_off, rate=config.drain_rate, travel=travel)
 
         def each(period: float, name: str, action: Callable[[], Awaitable[None]]) -> PeriodicTask:
             name = f"{name} of {self._lease.name}"
@@ -161,7 +194,14 @@ class ServerDriver(Driver):
             self._rebalancing = each(config.rebalance_period, "rebalancing", rebalancer.cycle)
         staging = self._operations.staging
         self._draining = Drain(
-            self._status, self._heartbeats, self._reclaim, hand_over, self._rebalancing, config, staging=staging
+            self._status,
+            self._heartbeats,
+            self._reclaim,
+            hand_over,
+            self._rebalancing,
+            config,
+            staging=staging,
+            tally=tally,
         )
 
     def __repr__(self) -> str:
@@ -204,6 +244,25 @@ class ServerDriver(Driver):
         """
         return not (self._phase in {Phase.STOPPED, Phase.FORKED} or self._lease.superseded or self._beating.failed)
 
+    def statistics(self) -> ServerStatistics:
+        """Return how this pod is, and what it has done so far. Local: no I/O."""
+        tally, report = self._tally, self._status.report()
+        return ServerStatistics(
+            links=report.links,
+            load=report.load,
+            placed=report.placed_total,
+            lives=tally.lives,
+            heartbeats=tally.heartbeats,
+            heartbeat_failures=tally.heartbeat_failures,
+            heartbeat_seconds=tally.heartbeat_seconds,
+            heartbeat_age=tally.heartbeat_age,
+            hand_offs=tally.hand_offs,
+            hand_off_failures=tally.hand_off_failures,
+            moved=tally.moved,
+            adopted=self._operations.staging.adopted,
+            drains=tally.drains,
+        )
+
     async def stop(self) -> None:
         """Drain, say goodbye, and leave no task behind. A second call waits for the first, or does nothing.
 
@@ -211,7 +270,7 @@ class ServerDriver(Driver):
         else: 25 s by default, and 5 s after a ``drain()``, of the 30 s that Kubernetes gives. What is claimed after
         the drain is handed over within half of ``stop_deadline``. (A store that does not answer at all may take
         ``stop_deadline`` from the drain, should that be longer than ``drain_deadline``, and a load source has a tenth
-        of a second to end.) A hand-off that does not end when it is cancelled is waited for.
+        of a second to end.) A hand-off, or an ``adopt``, that does not end when it is cancelled is waited for.
 
         If the store does not answer, the uids that are owned are handed off all the same, and not released: what this
         process remembers ends with it.
@@ -265,6 +324,7 @@ class ServerDriver(Driver):
     async def _say_goodbye(self, deadline: float) -> None:
         if self._travelling is not None:
             await self._travelling.stop((deadline - anyio.current_time()) / 2)
+        await self._requests.stop()
         await self._beating.stop()
         await self._invalidations.stop()
         await self._caring.stop()
@@ -272,6 +332,7 @@ class ServerDriver(Driver):
         self._status.routing_state = RoutingState.SHUTDOWN
         with anyio.CancelScope(deadline=deadline) as scope:
             await self._ends.say_goodbye()
+        await self._operations.staging.stop()  # a uid whose adoption is cut off is served by nobody here
         await self._load.stop(scope.deadline)
 
     async def _care(self) -> None:
@@ -332,6 +393,36 @@ class ServerDriver(Driver):
             raise ConfigError("adopt", None, "given, and a hand_off that returns bytes: or no state can travel")
         self._check_running()
         return await self._hand_over.let_go(uid, pod_index)
+
+    def when_asked(self, drain: Callable[[], float | None], undrain: Callable[[], None]) -> None:
+        """Have ``drain`` called before this pod drains as an operator asks, and ``undrain`` when that is to end.
+
+        For who serves uids in front of this driver. ``drain`` returns for how many seconds without use uids are kept,
+        as ``keep_until_idle`` of ``drain()``, or ``None``.
+        """
+        self._prepare_drain, self._end_drain = drain, undrain
+
+    def going_to(self, uid: str) -> int | None:
+        """Return the pod to which an operator has asked a uid to go, while it is handed off; ``None`` for any."""
+        life = self._hand_over.going_to(uid)
+        return None if life is None else life.pod_index
+
+    async def _drain_as_asked(self) -> None:
+        """Drain as at a signal, and live on."""
+        if self._stopping is not None or not self.running:
+            return
+        self._asked_to_drain = self._asked_to_drain or not self._draining.runs
+        await self._draining.run(self._prepare_drain(), again=True)
+
+    async def _undrain_as_asked(self) -> None:
+        """Take new uids again, unless the pod drains as it ends."""
+        if self._stopping is not None or not self.running or (self._draining.runs and not self._asked_to_drain):
+            _log.info("%s ends, and takes no uids", self._lease.name)
+            return
+        self._asked_to_drain = False
+        self._draining.call_off()
+        self._end_drain()
+        await self.set_routing_state(RoutingState.READY)
 
     async def set_load_state(self, load_state: int) -> None:
         """See ``StatefulRouteForServerDriver``."""

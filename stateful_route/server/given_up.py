@@ -40,3 +40,7 @@ class GivenUp:
         """Whether the uid was given up at this epoch, or a higher one."""
         until, spared_at = self._epochs.get(uid, (self._before, _NEVER))
         return epoch < until or (epoch == until and spared_at != interruptions)
+
+    def had(self, uid: str, epoch: int) -> bool:
+        """Whether the uid is one of those that are remembered, and was given up at this epoch or a higher one."""
+        return uid in self._epochs and epoch <= self._epochs[uid][0]

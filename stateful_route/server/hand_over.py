@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import functools
 import inspect
 import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,8 +20,11 @@ from stateful_route.server.travel import Fate
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stateful_route.models import PodLife
     from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.server.ownership import Ownership
+    from stateful_route.server.relocation import Relocation
+    from stateful_route.server.tally import Tally
     from stateful_route.server.travel import Travel
 
 _log = logging.getLogger("stateful_route")
@@ -36,6 +41,11 @@ still meanwhile, the heartbeats too: it has to be quick.
 # connections, the default of httpx, has room for them, and a smaller one of a database lets the others wait.
 _AT_ONCE = 64
 
+# While no pod has room, or none is reached, or the store is away, a drain tries again to let states travel: for so many
+# seconds, and such a share of its time, since the last one that did. Seconds between two attempts with one uid.
+_LONGEST_PATIENCE, _PATIENT = 5.0, 0.25
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+
 
 @attrs.frozen
 class Packed:
@@ -45,8 +55,11 @@ class Packed:
     stays: Callable[[], None]
 
 
-_STATES = bytes, bytearray, memoryview, Packed
+_STATES = bytes, Packed
 """What travels, if the pod has an ``adopt``."""
+
+_HAS_IT = frozenset({Fate.STAYS, Fate.REFUSED})
+"""After these this pod has the uid as before."""
 
 
 @attrs.frozen
@@ -72,10 +85,19 @@ class HandOver:
     """
 
     def __init__(
-        self, owned: OwnedUids, hand_off: HandOff | None, *, rate: float, travel: Travel | None = None
+        self,
+        owned: OwnedUids,
+        hand_off: HandOff | None,
+        tally: Tally,
+        *,
+        rate: float,
+        relocation: Relocation,
+        travel: Travel | None = None,
     ) -> None:
         """Hand off by ``hand_off``, at most ``rate`` uids a second; what that returns travels by ``travel``."""
         self.owned = owned
+        self._tally = tally
+        self._relocation = relocation
         self._travel = travel
         self._hand_off = hand_off
         self._rate = rate
@@ -85,9 +107,19 @@ class HandOver:
         """What the store was asked to release and did not answer for."""
         self._releases = True
         """Whether what is handed off is released; not any more once the process ends without the store."""
+        self._called_off = False
+        """Whether nothing more is taken in hand, until the next drain begins."""
+        self._going: dict[str, PodLife] = {}
+        """The uids that are being handed off to a pod that somebody has named, and which life of it."""
+        self._settled = asyncio.Event()
+        """Set when one of these has gone, or stays."""
         self.faults = FaultLog("the hand-off of %r failed", "the hand-off of %d more uids failed")
         self._level = self._lost_level = logging.WARNING
         """At which the next release that fails, or state that cannot travel, is logged: the first as a warning."""
+        self._patience = _LONGEST_PATIENCE
+        """For how many seconds it is tried again to let states travel while none does."""
+        self._refused_at: float | None = None
+        """Since when none did, though it was tried."""
 
     @property
     def left(self) -> int:
@@ -96,8 +128,41 @@ class HandOver:
 
     def begin(self) -> None:
         """Begin a drain: what was taken in hand before may be handed off again."""
-        self._taken.clear()
+        self._taken = {uid: handle for uid, handle in self._taken.items() if uid in self._going}
+        self._called_off = False
         self._level = self._lost_level = logging.WARNING
+        self._refused_at, self._patience = None, _LONGEST_PATIENCE
+
+    def call_off(self) -> None:
+        """Hand off what was begun, and nothing more until the next drain begins."""
+        self._called_off = True
+
+    def going_to(self, uid: str) -> PodLife | None:
+        """Return to which pod a uid goes that is being handed off, if somebody has named one."""
+        return self._going.get(uid)
+
+    async def move(self, uid: str, to: PodLife) -> bool:
+        """Hand one uid off to that life of another pod, with its state if that travels; return whether it is there.
+
+        If the hand-off fails, or that pod does not take the state, it stays. A uid whose link names this life, and that
+        nobody has claimed here, goes as it is.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        if self.owned.held(uid) is None and await self._relocation.move_unclaimed(uid, to):
+            return True
+        handle = self.owned.held(uid)  # a claim may have been in flight
+        if handle is None or uid in self._going or not self.take(handle):
+            return False
+        self._going[uid] = to
+        try:
+            return await self._let_go(uid, leaving=False, to=to.pod_index)
+        finally:
+            self._taken.pop(uid, None)
+            del self._going[uid]
+            self._settled.set()
 
     async def let_go(self, uid: str, to: int | None = None) -> bool:
         """Hand one uid off and release it; return whether it was released. If the hand-off fails it stays.
@@ -140,6 +205,7 @@ class HandOver:
         clock = asyncio.get_running_loop().time
         begin, started, done = clock(), 0, 0
         before = set(self._taken)
+        self._patience = min(_LONGEST_PATIENCE, deadline * _PATIENT)
 
         async def work(waiting: collections.deque[str]) -> None:
             nonlocal started, done
@@ -149,11 +215,19 @@ class HandOver:
                 if self._travel is not None:
                     self._travel.pace.hurry(len(waiting), begin + deadline - clock())
                 await anyio.sleep(max(0.0, due - clock()))
+                if self._called_off:
+                    self._taken.pop(uid, None)
+                    continue
                 released = await self.hand(uid)  # others add to it meanwhile
                 done += released
 
         with self.faults.together(), self.owned.faults.together(), anyio.move_on_after(deadline):
-            while waiting := self._take_new():
+            while not self._called_off:
+                waiting = self._take_new()
+                if not waiting and not self._going:
+                    break
+                if not waiting:
+                    await self._settle_one()
                 async with anyio.create_task_group() as group:  # it cancels a hand-off again that keeps a cancellation
                     for _ in range(min(_AT_ONCE, len(waiting))):
                         group.start_soon(work, waiting)
@@ -197,6 +271,11 @@ class HandOver:
             self._unreleased.pop(uid, None)
         return done
 
+    async def _settle_one(self) -> None:
+        """Wait until a uid has gone to the pod that was named, or stays: then it is to be handed over as well."""
+        self._settled.clear()
+        await self._settled.wait()
+
     def _take_new(self) -> collections.deque[str]:
         """Return the uids that are held and were not taken in hand before, and take them."""
         handles = [self.owned.held(uid) for uid in self.owned.uids]
@@ -210,13 +289,23 @@ class HandOver:
         return taken is None or not (handle is taken or handle.continues(taken))
 
     async def _let_go(self, uid: str, *, leaving: bool, to: int | None = None) -> bool:
+        pause = _FIRST_PAUSE
+        while True:
+            went = await self._try(uid, leaving=leaving, to=to)
+            if went is not None:
+                return went
+            await asyncio.sleep(pause)  # it is served meanwhile, and others have their turns
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _try(self, uid: str, *, leaving: bool, to: int | None) -> bool | None:
+        """Return whether the uid went; ``None`` if that is to be tried again."""
         if self._travel is None:
             return await self._let_go_now(uid, leaving=leaving, to=to)
         await self._travel.wait(uid)
         async with self._travel.pace:
             return await self._let_go_now(uid, leaving=leaving, to=to)
 
-    async def _let_go_now(self, uid: str, *, leaving: bool, to: int | None) -> bool:
+    async def _let_go_now(self, uid: str, *, leaving: bool, to: int | None) -> bool | None:
         claimed = self.owned.held(uid)
         if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
@@ -224,8 +313,10 @@ class HandOver:
             return leaving and await self._give_up(claimed)
         state: object = None
         if self._hand_off is not None:
-            with claimed.in_use():  # nobody else gets it before its state is there
+            began = self.owned.pod_lease.clock()
+            with claimed.in_use(), self._lent_place():  # nobody else gets it before its state is there
                 error, state = await _call(self._hand_off, uid, checked=self._travel is not None)
+            self._tally.handed_off(uid, began, error)
             if error is not None:
                 self.faults.note(uid, error)
                 if not leaving:
@@ -238,35 +329,53 @@ class HandOver:
             return await self._let_go_now(uid, leaving=leaving, to=to)
         return await self._part_with(handle, state, leaving=leaving, to=to)
 
-    async def _part_with(self, handle: Ownership, state: object, *, leaving: bool, to: int | None) -> bool:
-        """Let a uid go that was handed off, with its state if that travels; return whether it went."""
+    def _lent_place(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._travel is None else self._travel.pace.lend()
+
+    async def _part_with(self, handle: Ownership, state: object, *, leaving: bool, to: int | None) -> bool | None:
+        """Let a uid go that was handed off, with its state if that travels; return as ``_try`` does."""
         travels = self._travel is not None and isinstance(state, _STATES) and self._releases
         if self._travel is not None and travels:
-            fate = await self._send_off(self._travel, handle, state, to)
-            if fate is not Fate.STAYS:
+            fate, why = await self._send_off(self._travel, handle, state, to)
+            if fate is Fate.REFUSED and leaving and self._is_patient():
+                return None
+            if fate not in _HAS_IT:
                 return fate is Fate.MOVED
+            _log.log(self._lost_level, "the state of %r does not travel: %s", handle.uid, why)
+            self._lost_level = logging.DEBUG  # for the others
+        if not travels and (life := self._going.get(handle.uid)) is not None:
+            return await self._relocation.move(handle, life)
         if not leaving and (travels or to is not None):
             return False
         return await self._give_up(handle) or not self._releases
 
-    async def _send_off(self, travel: Travel, handle: Ownership, state: Any, to: int | None) -> Fate:
-        """Let a state travel; if it does not, the uid is owned as before."""
-        data = state.data if isinstance(state, Packed) else bytes(state)
+    async def _send_off(self, travel: Travel, handle: Ownership, state: Any, to: int | None) -> tuple[Fate, str]:
+        """Let a state travel; if it does not, the uid is owned as before. Return what came of it, and why it stays."""
+        data = state.data if isinstance(state, Packed) else state
         fate, why = Fate.STAYS, f"{len(data)} bytes are more than max_state, {travel.max_state}"
         if len(data) <= travel.max_state:
             fate, why = await self._go(travel, handle, data, state, to), "no pod takes it"
         if fate is Fate.UNKNOWN:
             self._unreleased[handle.uid] = handle
-        if fate is Fate.STAYS:
-            _log.log(self._lost_level, "the state of %r does not travel: %s", handle.uid, why)
-            self._lost_level = logging.DEBUG  # for the others
-            if isinstance(state, Packed):
-                state.stays()
-        return fate
+        if fate in _HAS_IT and isinstance(state, Packed):
+            state.stays()
+        return fate, why
+
+    def _is_patient(self) -> bool:
+        """Whether a state that no pod has taken now may be taken soon: others were, of late."""
+        now = asyncio.get_running_loop().time()
+        if self._refused_at is None:
+            self._refused_at = now
+        return now - self._refused_at < self._patience
+
+    def _note_moved(self, uid: str) -> None:
+        self._taken.pop(uid, None)
+        self._refused_at = None
+        self._tally.moved += 1
 
     async def _go(self, travel: Travel, handle: Ownership, data: bytes, state: Any, to: int | None) -> Fate:
         try:
-            return await travel.go(handle, data, to=to)
+            return await travel.go(handle, data, to=to, on_moved=functools.partial(self._note_moved, handle.uid))
         except BaseException:  # cut off
             if isinstance(state, Packed):
                 state.stays()
@@ -294,6 +403,8 @@ async def _call(hand_off: HandOff, uid: str, *, checked: bool) -> tuple[BaseExce
         result: object = hand_off(uid)
         if inspect.isawaitable(result):
             result = await result
+        if checked and isinstance(result, bytearray | memoryview):
+            result = bytes(result)  # what is released raises
     except asyncio.CancelledError as error:
         if task is None or task.cancelling() > cancels:
             raise

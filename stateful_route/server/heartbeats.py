@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stateful_route.server.owned_uids import OwnedUids
     from stateful_route.server.reclaim import Reclaim
     from stateful_route.server.status import PodStatus
+    from stateful_route.server.tally import Tally
     from stateful_route.store.protocol import Store
 
 _log = logging.getLogger("stateful_route")
@@ -53,8 +54,10 @@ class Heartbeats:
         status: PodStatus,
         reclaim: Reclaim,
         config: BaseConfig,
+        tally: Tally,
     ) -> None:
         """Have said nothing yet."""
+        self._tally = tally
         self._store = store
         self._owned = owned
         self._lease = owned.pod_lease
@@ -175,11 +178,17 @@ class Heartbeats:
 
     async def _send(self, report: PodReport) -> HeartbeatOutcome:
         self._sequence += 1
-        outcome = await self._store.heartbeat(
-            self._lease.server, self._lease.incarnation, self._sequence, report, *self._times
-        )
+        sent = self._lease.clock()
+        try:
+            outcome = await self._store.heartbeat(
+                self._lease.server, self._lease.incarnation, self._sequence, report, *self._times
+            )
+        except StoreError:
+            self._tally.heartbeat_failures += 1
+            raise
         if outcome is HeartbeatOutcome.ACCEPTED:
             self._status.told = report
+            self._tally.beaten(sent)
         return outcome
 
     async def _publish(self) -> None:
@@ -235,6 +244,7 @@ class Heartbeats:
             return
         lease = self._lease
         self._expected = self._last_incarnation = began.incarnation
+        self._tally.registered(sent)
         # Another process may still serve what the older life owned, until its lease has ended.
         wait = 0.0 if self._exclusive else began.previous_left
         lease.begin(began.incarnation, sent, wait)

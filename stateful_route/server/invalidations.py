@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from stateful_route._listening import ListeningTask
 from stateful_route.errors import LifecycleError, StoreError
-from stateful_route.models import LinkInvalidation
+from stateful_route.models import LinkInvalidation, PodRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from stateful_route.models import TopicEvent
@@ -39,8 +40,13 @@ class PodInvalidationListener(ListeningTask):
         *,
         patience: float,
         random: Random,
+        asked: Callable[[PodRequest], None],
     ) -> None:
-        """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds."""
+        """Listen to nothing yet. ``patience`` is that of ``Store.listen``, in seconds.
+
+        ``asked`` begins what an operator asks of this pod.
+        """
+        self._asked = asked
         self._operations = operations
         self._owned = operations.owned
         self._lease = operations.owned.pod_lease
@@ -74,6 +80,8 @@ class PodInvalidationListener(ListeningTask):
             uid = event.key.uid
             if self._operations.invalidate(uid, event.epoch):
                 self._checks.doubt([uid])
+        elif isinstance(event, PodRequest):
+            self._asked(event)
         elif event.incarnation > self._lease.incarnation or event.state == "DEAD":
             await self._ask_for_life()
 

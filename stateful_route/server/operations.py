@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.models import Link, ServerInfo
     from stateful_route.server.owned_uids import OwnedUids
+    from stateful_route.server.staging import Staged
     from stateful_route.server.status import PodStatus
     from stateful_route.server.turns import Turn
     from stateful_route.store.protocol import Store
@@ -133,16 +134,28 @@ class UidOperations:
         self, uid: str, turn: Turn, began: float, owner: PodLife, answer: LinkChange
     ) -> Ownership:
         """Have the state adopted that has come along with the link, if one has, before the uid is owned."""
-        staged = self.staging.that_came_along(uid, owner, answer)
-        if staged is None or answer.link is None:
-            return self.owned.take_in(self, owner, uid, answer)
-        await self.staging.adopt(staged, answer.link.epoch)
-        if self._is_overtaken(turn, answer):  # somebody moved the link on meanwhile
+        staged = None
+        while (come := self._that_came_along(uid, owner, answer)) is not None and answer.link is not None:
+            staged = come
+            await self.staging.adopt(staged, answer.link.epoch)
+            self.staging.discard(uid, staged.parcel.move)
+            if not self._is_overtaken(turn, answer):
+                break
+            # Somebody moved the link on meanwhile; it may have come back, with another state.
             answer = await self._ask_again(uid, turn, began, answer, functools.partial(self._look, uid, owner))
-        self.staging.discard_all(uid)
         handle = self.owned.take_in(self, owner, uid, answer)
-        self.owned.set_idle_ttl(handle, staged.parcel.idle_ttl)
+        if staged is not None:
+            self.owned.set_idle_ttl(handle, staged.parcel.idle_ttl)
         return handle
+
+    def _that_came_along(self, uid: str, owner: PodLife, answer: LinkChange) -> Staged | None:
+        """Return the parcel that has come along with the link, unless this pod has served the uid at that epoch."""
+        staged = self.staging.that_came_along(uid, owner, answer)
+        came = answer.link if answer.outcome is Outcome.UNCHANGED else answer.previous
+        if staged is None or came is None or not self.owned.has_had(uid, came.epoch):
+            return staged
+        self.staging.discard(uid, staged.parcel.move)  # a carrier has delivered it once more
+        return None
 
     def _look(self, uid: str, owner: PodLife) -> Awaitable[LinkChange]:
         return self._store.claim(self._key(uid), owner)
@@ -156,7 +169,28 @@ class UidOperations:
 
         A move that was not answered may still arrive, as a release may: whatever takes the uid here settles it first.
         """
-        uid, epoch = handle.uid, handle.epoch or 0
+        return await self._move(handle.uid, owner, handle.epoch or 0, to, name)
+
+    async def move_unclaimed(self, uid: str, to: PodLife, name: str) -> LinkChange | None:
+        """Move the persistent link of a uid that the present life has, and that nobody holds here.
+
+        ``None`` if there is none, or it is held.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        async with self._in_turn(uid, "move"):
+            await self._settle_releases(uid)
+            owner = self._lease.life()
+            link = await self._readable_link(uid)
+            if self.owned.held(uid) is not None or uid in self.staging:
+                return None
+            if link is None or link.owner != owner or link.kind is not LinkKind.PERSISTENT:
+                return None
+            return await self._move(uid, owner, link.epoch, to, name)
+
+    async def _move(self, uid: str, owner: PodLife, epoch: int, to: PodLife, name: str) -> LinkChange:
         pending = self.owned.unsure.get(uid, set())
         self.owned.unsure[uid] = pending | {epoch}
         announced = not self._status.drain_is_told

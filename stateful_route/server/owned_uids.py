@@ -152,6 +152,11 @@ class OwnedUids:
             return False
         return held is not None or self._given_up.has(uid, epoch, self.interruptions)
 
+    def has_had(self, uid: str, epoch: int) -> bool:
+        """Whether the uid is held, or was given up, at this epoch or a higher one, as far as that is remembered."""
+        held = self._handles.get(uid)
+        return (held is not None and held.epoch is not None and held.epoch >= epoch) or self._given_up.had(uid, epoch)
+
     def agrees(self, uid: str, link: Link | None) -> bool:
         """Whether a link that was read is what the handle of the uid says, if there is one."""
         handle = self._handles.get(uid)

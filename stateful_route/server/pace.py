@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 # Uids at the same time: at first, at least, and at most.
@@ -16,6 +18,8 @@ _GOOD, _BAD = 0.005, 0.012
 _MORE, _FEWER = 0.5, 0.8
 # The share of the time that is left which the rest may take at the present rate; and the weight of the last interval.
 _IN_TIME, _WEIGHT = 0.9, 0.05
+# Seconds after which a hand-off is slow: it may wait for what runs, or for ever.
+_LENT_AFTER = 0.1
 
 
 class Pace:
@@ -23,13 +27,15 @@ class Pace:
 
     It is additive increase and multiplicative decrease, as TCP does it. Where ``hand_off`` takes its time there are
     soon 64 at the same time, since most of them are owned still; and so where the time runs out: a uid that is not
-    handed off in time loses its state.
+    handed off in time loses its state. One whose ``hand_off`` does not end keeps no other from its place.
     """
 
     def __init__(self) -> None:
         """Begin with a few."""
         self.limit = _FIRST
         self._inside = 0
+        self._lent = 0
+        """How many have let others have their places, and will be back."""
         self._spared = 0
         self._hurries = False
         self._interval = 0.0
@@ -53,7 +59,7 @@ class Pace:
 
     async def __aenter__(self) -> None:
         """Wait until there are few enough."""
-        while self._inside >= int(self.limit):
+        while self._free() <= 0:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
@@ -76,7 +82,33 @@ class Pace:
         if self._left_at is not None:
             self._interval += _WEIGHT * (min(now - self._left_at, 1.0) - self._interval)
         self._left_at = now
-        for _ in range(int(self.limit) - self._inside):
+        self._wake_many()
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[None]:
+        """Return a context for who is inside and whose uid is owned still: after a while another has the place."""
+        lent = False
+
+        def begin() -> None:
+            nonlocal lent
+            lent = True
+            self._inside, self._lent = self._inside - 1, self._lent + 1
+            self._wake_many()
+
+        timer = asyncio.get_running_loop().call_later(_LENT_AFTER, begin)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if lent:
+                self._inside, self._lent = self._inside + 1, self._lent - 1
+
+    def _free(self) -> int:
+        """Return how many may come in."""
+        return min(int(self.limit), int(_MOST) - self._lent) - self._inside
+
+    def _wake_many(self) -> None:
+        for _ in range(self._free()):
             self._wake()
 
     def _wake(self) -> None:

@@ -58,6 +58,16 @@ class PodSample:
         self._pods = sum(not pod.dead for pod in table.pods)
         return table
 
+    async def read_one(self, pod_index: int) -> PodTable:
+        """Return that pod, as it is now, if there is one.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        server = self._lease.server
+        return await self._store.read_pods(server.namespace, server.service_name, since=None, also=(pod_index,))
+
 
 class Receivers:
     """Chooses the pods that get states. What was sent to each since its load was read counts as load."""
@@ -85,11 +95,13 @@ class Receivers:
 
         """
         now = asyncio.get_running_loop().time()
-        if self._read_at < 0 or now - self._read_at > _FRESH:
-            await self._reading.run("", self._read)
-        candidates = [pod for pod in self._table.pods if self._takes(pod) and pod.pod_index not in excluded]
-        if only is not None:
-            candidates = [pod for pod in candidates if pod.pod_index == only]
+        if only is not None:  # of a large service it may be in no sample
+            table = await self._sample.read_one(only)
+        else:
+            if self._read_at < 0 or now - self._read_at > _FRESH:
+                await self._reading.run("", self._read)
+            table = self._table
+        candidates = [pod for pod in table.pods if self._takes(pod, table.now) and pod.pod_index not in excluded]
         if not candidates:
             return None
         candidates = [pod for pod in candidates if self._avoided.get(pod.pod_index, now) <= now] or candidates
@@ -104,9 +116,9 @@ class Receivers:
         self._sent.clear()
         return self._table
 
-    def _takes(self, pod: PodState) -> bool:
-        report, table = pod.report, self._table
-        if pod.pod_index == self._lease.pod_index or not pod.is_routable(table.now) or not report.adopts:
+    def _takes(self, pod: PodState, now: float) -> bool:
+        report = pod.report
+        if pod.pod_index == self._lease.pod_index or not pod.is_routable(now) or not report.adopts:
             return False
         return report.max_links is None or report.links + self._sent.get(pod.pod_index, 0) < report.max_links
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING
 
+from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.models import Outcome
 from stateful_route.server.fault_log import FaultLog
 
@@ -47,6 +48,7 @@ class Staging:
         self.faults = FaultLog(
             "the state of %r could not be adopted: it is lost", "%d more states could not be adopted"
         )
+        self._adoptions: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -124,8 +126,15 @@ class Staging:
         """Have the application adopt a state, once, though who waits for it may give up."""
         if staged.adoption is None:
             name = f"stateful_route adoption of {staged.parcel.uid!r}"
-            staged.adoption = asyncio.create_task(self._run(staged.parcel, epoch), name=name)
+            staged.adoption = task = asyncio.create_task(self._run(staged.parcel, epoch), name=name)
+            self._adoptions.add(task)
+            task.add_done_callback(self._adoptions.discard)
         await asyncio.shield(staged.adoption)
+
+    async def stop(self) -> None:
+        """Keep nothing any more, and cut off the adoptions that run: the pod owns nothing."""
+        self.clear()
+        await cancel_and_wait(*self._adoptions)
 
     async def _run(self, parcel: Parcel, epoch: int) -> None:
         assert self._adopt is not None  # noqa: S101 - or nothing would be staged
@@ -134,7 +143,7 @@ class Staging:
             if inspect.isawaitable(result):
                 async with asyncio.timeout(_ADOPT_WITHIN):
                     await result
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's; nobody cancels it
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's; or it is cut off
             self.faults.note(parcel.uid, error)
         else:
             self.adopted += 1

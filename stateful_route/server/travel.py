@@ -15,6 +15,7 @@ from stateful_route.server.pace import Pace
 from stateful_route.server.parcels import Parcel, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from stateful_route.models import PodState
@@ -42,7 +43,9 @@ class Fate(enum.Enum):
     MOVED = "moved"
     """Another pod has the uid, and its state."""
     STAYS = "stays"
-    """This pod has the uid as before."""
+    """This pod has the uid as before: there is no pod that takes states."""
+    REFUSED = "refused"
+    """This pod has the uid as before: no pod has taken the state now, or the store was away."""
     GONE = "gone"
     """This pod has lost the uid."""
     UNKNOWN = "unknown"
@@ -81,10 +84,13 @@ class Travel:
         while uid in self._going:
             await self._going[uid].wait()
 
-    async def go(self, handle: Ownership, data: bytes, *, to: int | None = None) -> Fate:
+    async def go(
+        self, handle: Ownership, data: bytes, *, to: int | None = None, on_moved: Callable[[], None] | None = None
+    ) -> Fate:
         """Move a uid that is owned, with its state, to a pod that is chosen by load, or to that one.
 
-        From now on the handle is not owned, and it is again if the uid stays.
+        From now on the handle is not owned, and it is again if the uid stays. ``on_moved`` is called as soon as the
+        other pod has it, which may adopt the state for a while then.
         """
         loop = asyncio.get_running_loop()
         handle.suspend()
@@ -93,8 +99,10 @@ class Travel:
         try:
             async with self._operations.turn(handle.uid):
                 if self._operations.owned.held(handle.uid) is not handle:
-                    return Fate.GONE if handle.tenure.ended else Fate.STAYS
+                    return Fate.GONE if handle.tenure.ended else Fate.REFUSED  # a newer handle goes on with it
                 fate, told = await self._go_in_turn(handle, data, to)
+            if fate is Fate.MOVED and on_moved is not None:
+                on_moved()
             if told is not None:  # claims of the uid go on meanwhile: they are refused
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_SETTLE_WITHIN):
@@ -114,7 +122,7 @@ class Travel:
                 pod = await self._receivers.choose(tried, only=to)
             except StoreError as error:
                 _log.debug("%r stays, as no pod could be chosen: %s", handle.uid, error)
-                break
+                return Fate.REFUSED, None
             if pod is None:
                 break
             tried.add(pod.pod_index)
@@ -123,7 +131,7 @@ class Travel:
             if life is not None:
                 return await self._move(handle, pod, parcel, life)
             self._receivers.avoid(pod.pod_index)
-        return Fate.STAYS, None
+        return (Fate.REFUSED if tried else Fate.STAYS), None
 
     def _pack(self, handle: Ownership, data: bytes) -> Parcel:
         move = f"{self._random.getrandbits(64):016x}"
@@ -165,7 +173,7 @@ class Travel:
             return Fate.MOVED, told
         if verdict.moved is None:
             return Fate.UNKNOWN, None
-        return Fate.STAYS if self._operations.owned.held(uid) is handle else Fate.GONE, None
+        return Fate.REFUSED if self._operations.owned.held(uid) is handle else Fate.GONE, None
 
     async def _ask_for_move(self, handle: Ownership, parcel: Parcel, life: PodLife) -> Verdict:
         """Ask until it is known whether the link has moved."""
@@ -186,7 +194,9 @@ class Travel:
                 continue
             if change.outcome in _MOVED and change.link is not None:
                 return Verdict(parcel.uid, parcel.move, moved=True, epoch=change.link.epoch)
-            self._operations.owned.forget(parcel.uid)  # the link is another's
+            if parcel.uid not in self._operations.owned.stale:
+                self._operations.owned.forget(parcel.uid)  # the link is another's
+            # Else the store has lost the life that had it, and the link perhaps: it is claimed again, as the others.
             return Verdict(parcel.uid, parcel.move, moved=False)
 
     def _tell(self, pod: PodState, verdict: Verdict) -> asyncio.Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 from typing import TypeAlias
 
@@ -36,8 +37,8 @@ class LivesFolder:
             for entry in entries:
                 if entry.name.endswith(SUFFIX):
                     with contextlib.suppress(FileNotFoundError):
-                        stat = entry.stat(follow_symlinks=False)
-                        found[entry.name] = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                        seen = entry.stat(follow_symlinks=False)
+                        found[entry.name] = (seen.st_ino, seen.st_mtime_ns, seen.st_size)
         return found
 
     def read(self, name: str) -> LifeRecord | None:
@@ -52,9 +53,13 @@ class LivesFolder:
             descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
-            text = file.read(_MOST_BYTES + 1)
-        if text is None or len(text) > _MOST_BYTES:
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InvalidArgumentError("life", name, "a file")
+            text = os.read(descriptor, _MOST_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        if len(text) > _MOST_BYTES:
             raise InvalidArgumentError("life", name, f"a file of at most {_MOST_BYTES} bytes")
         return LifeRecord.from_json(text)
 

@@ -108,6 +108,7 @@ class StickyDecide(Started):
         max_held: int = 1000,
         restores: bool = False,
         strategy: PlacementStrategy | None = None,
+        instrumentation: object = None,
     ) -> None:
         """Make one; what is wrong with the settings is said at the start, which fails then.
 
@@ -129,6 +130,7 @@ class StickyDecide(Started):
             max_held: how many questions are held at the same time.
             restores: whether the app has a ``hand_off``.
             strategy: chooses the pod of a new uid.
+            instrumentation: is told what happens, here and in the client driver.
 
         """
         settings = {
@@ -141,6 +143,7 @@ class StickyDecide(Started):
             "secret": secret,
             "patience": patience,
             "max_held": max_held,
+            "instrumentation": instrumentation,
         }
         super().__init__(None, settings)
         self._restores = restores
@@ -297,7 +300,9 @@ class StickyDecide(Started):
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Locator:
         settings = self._edge_settings
-        route = await stack.enter_async_context(StatefulRoute(settings.redis, settings.config))
+        route = await stack.enter_async_context(
+            StatefulRoute(settings.redis, settings.config, instrumentation=settings.tally.teller)
+        )
         client = await stack.enter_async_context(route.client(strategy=self._strategy))
         await check_secrets(client, settings)
         rooms = client.service(settings.service)

@@ -14,6 +14,7 @@ from stateful_route.web.errors import PeerError, UpstreamLostError
 from stateful_route.web.holding import Holding
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.not_served import (
+    APP_LOST,
     GONE,
     HAS_MOVED,
     NO_POD,
@@ -38,14 +39,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.client.service_view import ServiceView
+    from stateful_route.route import StatefulRoute
     from stateful_route.web.http_pods import HttpPods
     from stateful_route.web.inbound import Inbound
     from stateful_route.web.misroute import Misroute
-    from stateful_route.web.peer.carry import Carrier
+    from stateful_route.web.peer.carry import Carrier, Message
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
+    from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import Found
     from stateful_route.web.upstream.app import Upstream
 
@@ -79,8 +82,11 @@ class Edge:
         self._whereabouts = Whereabouts(rooms, settings.config.refresh, restores=restores)
         self._whereabouts.pod = pod
         self._peers = Peers(rooms, dialer)
-        self._holding = Holding(rooms, settings.patience, settings.max_held)
+        self.tally = settings.tally
+        self._holding = Holding(rooms, settings.patience, settings.max_held, self.tally)
         self._endless = Endless()
+        self.route: StatefulRoute | None = None
+        """That gave out the drivers."""
 
     @property
     def pod(self) -> Pod | None:
@@ -133,6 +139,7 @@ class Edge:
                 connection, inbound.watch, inbound.send, self._endless, reconnects=reconnects(inbound.scope)
             )
             outcome = await _outcome(carrier.follow(stream, watches=True))
+        self._count(outcome)
         if outcome.carried is not Carried.DONE:
             await self._serve_later(found, inbound, await self._not_carried(outcome, there, found, inbound))
 
@@ -156,7 +163,11 @@ class Edge:
             lambda departed, seconds: inbound.unless_gone(self._holding.pause(departed, seconds)),
         )
         if failed is not None:
-            await answer(inbound.scope, inbound.send, failed.status, failed.why)
+            await self._answer(failed, inbound)
+
+    async def _answer(self, failed: NotServed, inbound: Inbound) -> None:
+        self.tally.failed += 1
+        await answer(inbound.scope, inbound.send, failed.status, failed.why)
 
     async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
         """Try once; return why it was not served."""
@@ -195,13 +206,14 @@ class Edge:
             return app_lost(error, inbound, pod)
         return None
 
-    def way(self, found: Found) -> Way | None:
+    def way(self, found: Found, scope: Message) -> Way | None:
         """Return the way to the peer that has a uid, if that is known and it is connected. No I/O."""
-        there = self._whereabouts.peer_of(found.uid) if self._misroute is None else None
+        there = self._whereabouts.peer_of(found.uid)
         connection = None if there is None else self._peers.connected(there)
         if there is None or connection is None:
             return None
-        return Way(found, self._sources.number(found.source), there, connection, self)
+        reply = None if self._misroute is None else self._misroute.reply(there, scope)
+        return Way(found, self._sources.number(found.source), there, connection, self, reply)
 
     # Carrying it there --------------------------------------------------------------------------------------------
 
@@ -215,19 +227,29 @@ class Edge:
             return NOT_REACHED
         if self._misroute is not None and await self._misroute.answered(there, inbound):
             return None
-        outcome = await self._carry_over(connection, found, inbound)
+        outcome = await self._carry_over(connection, found, inbound, there.pod_index)
         return None if outcome.carried is Carried.DONE else await self._not_carried(outcome, there, found, inbound)
 
     async def _carry_by_http(
         self, upstream: Upstream, there: There, found: Found | None, inbound: Inbound
     ) -> NotServed | None:
         assert self._http is not None  # noqa: S101 - whose it is
+        tally = self.tally
+        began = 0.0 if tally.teller is None else tally.now()
         failed = await self._http.carry(upstream, there, found, inbound)
+        if tally.teller is not None:
+            uid = None if found is None else found.uid
+            tally.tell_forwarded(tally.teller, uid, there.pod_index, began, served=failed is None)
         if isinstance(failed, Refusal):
             assert found is not None  # noqa: S101 - nobody refuses a request without a uid
+            tally.misdirected += 1
             await self._whereabouts.doubt(found.uid, there, failed)
             return HAS_MOVED if inbound.intact else attrs.evolve(HAS_MOVED, holds=False)
-        if failed is not None:
+        if failed is None:
+            tally.forwarded += 1
+        else:
+            tally.lost += failed.status == APP_LOST.status
+            tally.unreached += failed.status != APP_LOST.status
             await self._peers.report(there.pod_index)
         return failed
 
@@ -258,7 +280,7 @@ class Edge:
             return True
         if may_go_elsewhere(failed, inbound):
             return False
-        await answer(inbound.scope, inbound.send, failed.status, failed.why)
+        await self._answer(failed, inbound)
         return True
 
     async def unlinked(self, inbound: Inbound) -> NotServed | None:
@@ -283,7 +305,7 @@ class Edge:
         if connection is None:
             await self._peers.report(index)
             return NOT_REACHED
-        outcome = await self._carry_over(connection, None, inbound)
+        outcome = await self._carry_over(connection, None, inbound, index)
         if outcome.carried is Carried.DONE:
             return None
         lost = _lost(outcome, (index, state.incarnation), inbound)
@@ -293,7 +315,29 @@ class Edge:
         """Return another pod that takes new uids; see ``Whereabouts.choose_other``."""
         return await self._whereabouts.choose_other()
 
-    async def _carry_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
+    async def _carry_over(
+        self, connection: DialedConnection, found: Found | None, inbound: Inbound, pod_index: int
+    ) -> Outcome:
+        tally = self.tally
+        began = 0.0 if tally.teller is None else tally.now()
+        outcome = await self._carried_over(connection, found, inbound)
+        self._count(outcome)
+        if tally.teller is not None:
+            uid, served = None if found is None else found.uid, outcome.carried is Carried.DONE
+            tally.tell_forwarded(tally.teller, uid, pod_index, began, served=served)
+        return outcome
+
+    def _count(self, outcome: Outcome) -> None:
+        if outcome.carried is Carried.DONE:
+            self.tally.forwarded += 1
+        elif outcome.carried is Carried.UNREACHED:
+            self.tally.unreached += 1
+        elif outcome.carried is Carried.LOST:
+            self.tally.lost += 1
+        elif outcome.refusal is not None:
+            self.tally.misdirected += 1
+
+    async def _carried_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
         """Carry a request over a connection.
 
         A body that is not at hand is sent once the owner reads it: before that nothing of it is lost by a refusal.
@@ -311,6 +355,12 @@ class Edge:
             connection, receive, inbound.send, self._endless, reconnects=reconnects(inbound.scope)
         )
         return await _outcome(http_carrier.run(head, watches=body is not None))
+
+    def statistics(self) -> WebStatistics:
+        """Return what was done with requests, and by the drivers."""
+        server = None if self.pod is None else self.pod.server.statistics()
+        store = None if self.route is None else self.route.statistics()
+        return self.tally.statistics(self._rooms.driver.statistics(), server, store)
 
     def streams(self) -> list[Carrier]:
         """Return the WebSockets and event streams that arrived here, are served by peers, and go on."""

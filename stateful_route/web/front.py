@@ -24,6 +24,7 @@ from stateful_route.web.answers import UNAVAILABLE, adding, answer, closing
 from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
 from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
+from stateful_route.web.metrics_page import MetricsPage
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.settings import EdgeSettings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from stateful_route.web.edge import Edge
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.shortcut.running import Way
+    from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import UidSources
 
 _log = logging.getLogger("stateful_route")
@@ -132,6 +134,20 @@ class Started(abc.ABC):
             return False
         return True
 
+    def statistics(self) -> WebStatistics:
+        """Return what was done with requests so far, and by the drivers if they run. Local: no I/O.
+
+        Raises:
+            ConfigError: if a setting is missing or wrong: it never ran.
+            InvalidArgumentError: naming the setting of a wrong type or range.
+
+        """
+        self.check()
+        edge = self._edge
+        if edge is None or self._stopped:
+            return self._edge_settings.tally.statistics()
+        return edge.statistics()
+
     def check(self) -> None:
         """Raise what is wrong with the settings.
 
@@ -200,12 +216,26 @@ class Started(abc.ABC):
 class Front(Started):
     """An ASGI app that has requests served by the owners of their uids."""
 
+    def __init__(self, app: App | None, settings: dict[str, Any], metrics: str | None) -> None:
+        """Stand in front of an app, or of none; answer with the metrics of this process at that path, if there is one.
+
+        What is wrong with the settings is said at the start.
+        """
+        super().__init__(app, settings)
+        self._metrics: MetricsPage | None = None
+        with self._noting_errors():
+            if metrics is not None:
+                self._metrics = MetricsPage(metrics, self)
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or a lifespan."""
         if (self._edge is None or scope["type"] not in _SERVED) and not await self._prepared(scope, receive, send):
             return
         if self._draining:
             send = closing(scope, send)
+        if self._metrics is not None and self._metrics == scope["path"] and scope["type"] == "http":
+            await self._metrics.answer(scope, send)
+            return
         found = self._sources.find_in_path(scope)
         if found is None and not self._looks_further:
             found = self._sources.find(RequestHead(scope))
@@ -229,7 +259,7 @@ class Front(Started):
         ``None`` if the request has to go through the app.
         """
         edge, sources = self._edge, self._sources
-        if edge is None or self._draining:
+        if edge is None or self._draining or (self._metrics is not None and self._metrics == scope["path"]):
             return None
         found = sources.find_in_path(scope)
         if found is None:
@@ -237,7 +267,7 @@ class Front(Started):
             if self._looks_further and sources.needs_body(request):
                 return None
             found = sources.find(request)
-        return None if found is None or found.stale else edge.way(found)
+        return None if found is None or found.stale else edge.way(found, scope)
 
     async def _start(self) -> None:
         await super()._start()

@@ -50,13 +50,15 @@ class StickyGateway(Front):
         restores: bool = False,
         strategy: PlacementStrategy | None = None,
         address: str | None = None,
+        instrumentation: object = None,
+        metrics: str | None = None,
     ) -> None:
         """Make a gateway; what is wrong with the settings is said at the start, which fails then.
 
         Args:
             service: the name of the service.
             uid: where in a request its uid is; the same sources, in the same order, as those of the middleware.
-            redis: as of ``StickyMiddleware``, and so are all that follow, but for the last two.
+            redis: as of ``StickyMiddleware``, and so are all that follow, but for the last five.
             namespace: isolation domain.
             config: every tuning value.
             scope: whose uid it is.
@@ -73,6 +75,8 @@ class StickyGateway(Front):
                 ``{host}``, ``{pod_index}`` and ``{pod_name}``, such as ``room-{pod_index}.room:8000``. By default what
                 a pod publishes: an address for peers, or ``http://host:port``, as one by hand does. It needs the extra
                 ``gateway``.
+            instrumentation: is told what happens, here and in the client driver, as of ``StickyMiddleware``.
+            metrics: the path of a page for Prometheus, as of ``StickyMiddleware``.
 
         """
         settings = {
@@ -85,8 +89,9 @@ class StickyGateway(Front):
             "secret": secret,
             "patience": patience,
             "max_held": max_held,
+            "instrumentation": instrumentation,
         }
-        super().__init__(None, settings)
+        super().__init__(None, settings, metrics)
         self._restores = restores
         self._strategy = strategy
         self._address = address
@@ -107,7 +112,9 @@ class StickyGateway(Front):
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
         settings = self._edge_settings
-        route = await stack.enter_async_context(StatefulRoute(settings.redis, settings.config))
+        route = await stack.enter_async_context(
+            StatefulRoute(settings.redis, settings.config, instrumentation=settings.tally.teller)
+        )
         client = await stack.enter_async_context(route.client(strategy=self._strategy))
         await check_secrets(client, settings)
         rooms = client.service(settings.service)
@@ -119,7 +126,9 @@ class StickyGateway(Front):
 
             http = HttpPods(rooms, settings.sources, self._address)
             stack.callback(http.close)
-        return Edge(rooms, self._dialer(stack), settings, None, restores=self._restores, http=http)
+        edge = Edge(rooms, self._dialer(stack), settings, None, restores=self._restores, http=http)
+        edge.route = route
+        return edge
 
     async def drain(self) -> None:
         """Let clients leave, as the process is about to end: end what has no end of its own, within ``stop_after``.

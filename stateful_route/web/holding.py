@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.client.service_view import ServiceView
+    from stateful_route.web.statistics import WebTally
 
 T = TypeVar("T")
 
@@ -24,13 +25,13 @@ _LONGEST_PAUSE = 0.25
 class Holding:
     """Tries again until something is done, for ``patience`` seconds at most, and for so many requests at a time."""
 
-    def __init__(self, rooms: ServiceView, patience: float, max_held: int) -> None:
+    def __init__(self, rooms: ServiceView, patience: float, max_held: int, tally: WebTally) -> None:
         """Hold nothing; ``rooms`` tells when pods have left, as the next attempt may succeed then."""
         self._rooms = rooms
         self._patience = patience
         self._max_held = max_held
         self._random = Random()  # noqa: S311 - it spreads attempts
-        self._held = 0
+        self._tally = tally
 
     async def hold(
         self,
@@ -42,14 +43,15 @@ class Holding:
 
         ``pause_for`` waits between two attempts, as ``pause`` does; what it raises ends the attempts.
         """
-        if not failed.holds or self._held >= self._max_held:
+        if not failed.holds or self._tally.holding >= self._max_held:
             return failed
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
         pause, departed = 0.0, self._departed
         pause_for = pause_for or self.pause
         came: T | NotServed = failed
-        self._held += 1
+        began = self._tally.now()
+        self._tally.hold()
         try:
             while isinstance(came, NotServed) and came.holds and loop.time() < until:
                 if await pause_for(departed, pause * self._random.uniform(0.5, 1.0)):
@@ -58,7 +60,7 @@ class Holding:
                 departed = self._departed
                 came = await attempt()
         finally:
-            self._held -= 1
+            self._tally.release(began, failed.why, served=not isinstance(came, NotServed))
         return came
 
     async def pause(self, departed: int, seconds: float) -> bool:

@@ -113,6 +113,6 @@ class HttpPods:
 
 
 def _told(scope: Message, there: There) -> Message:
-    headers = [header for header in scope["headers"] if header[0] not in _OURS]
+    headers = [header for header in scope["headers"] if header[0].replace(b"_", b"-") not in _OURS]
     headers += (b"x-pod-index", b"%d" % there.pod_index), (b"x-link-epoch", b"%d" % there.epoch)
     return {**scope, "headers": headers}

@@ -48,6 +48,7 @@ class Inbound:
         "_watched",
         "is_given_id",
         "is_websocket",
+        "losses",
         "lost_by",
         "scope",
         "send",
@@ -65,6 +66,8 @@ class Inbound:
         """Whether its uid is one that the client is given only now: what the client sent does not say whose it is."""
         self.lost_by: object = None
         """Which app was lost that had it."""
+        self.losses = 0
+        """How often one was."""
         self._receive = receive
         self._parts: list[bytes] = []
         self._size = 0

@@ -69,7 +69,7 @@ class StickyMiddleware(Front):
         config: BaseConfig | None = None,
         scope: Scope = None,
         secret: Secret | Sequence[Secret] = None,
-        listen: str = "tcp",
+        listen: str | None = None,
         host: str | None = None,
         http_address: str | None = None,
         misroute: Misrouted = "forward",
@@ -85,6 +85,8 @@ class StickyMiddleware(Front):
         while_away: WhileAway = "refuse",
         on_signal: bool = True,
         load_source: LoadSource | None = None,
+        instrumentation: object = None,
+        metrics: str | None = None,
     ) -> None:
         """Wrap an app. What is wrong with the settings is said at the start, which fails then.
 
@@ -97,12 +99,14 @@ class StickyMiddleware(Front):
                 environment.
             namespace: isolation domain; by default that of the config.
             config: every tuning value; by default ``BaseConfig.from_env()``. Without a ``pod_index`` in a config that
-                is given the process leases one.
+                is given the process leases one; with that of the environment it always does, as workers share a host
+                name, unless ``STATEFUL_ROUTE_INDEX_IS_EXCLUSIVE`` says that the index of a StatefulSet is its own.
             scope: whose uid it is: a source, or a function of the request. One user's id never reaches another's state.
             secret: what the processes of the service prove to each other that they know; several, the first of which
                 is used, while one follows the other. By default ``STATEFUL_ROUTE_SECRET`` of the environment.
             listen: where peers reach this process: ``tcp``, a free port on the address that it has on its way to Redis;
-                ``tcp://host:port``; ``unix`` or ``unix:///folder`` if all processes share a host.
+                ``tcp://host:port``; ``unix`` or ``unix:///folder`` if all processes share a host. By default
+                ``STATEFUL_ROUTE_PEER_LISTEN`` of the environment, or ``tcp``.
             host: the address to publish instead; by default ``STATEFUL_ROUTE_PEER_HOST`` of the environment.
             http_address: where a proxy reaches this process that asks ``StickyDecide`` where a request goes:
                 ``host:port``; ``:port`` on the address at which its peers reach it; or ``peer``, the very port of its
@@ -133,6 +137,10 @@ class StickyMiddleware(Front):
                 ``refuse``, or ``serve``, at the risk of two owners if only this process is cut off.
             on_signal: whether SIGTERM drains before the web server stops to serve.
             load_source: says how loaded the process is; by default by its links.
+            instrumentation: is told what happens, here and in the drivers: an object with any of the methods of
+                ``Instrumentation``.
+            metrics: a path, such as ``/metrics``, at which this process answers with its own metrics for Prometheus,
+                whatever uid a request has. It needs the extra ``metrics``. Keep it from the outside at the balancer.
 
         """
         edge = {
@@ -145,8 +153,9 @@ class StickyMiddleware(Front):
             "secret": secret,
             "patience": patience,
             "max_held": max_held,
+            "instrumentation": instrumentation,
         }
-        super().__init__(app, edge)
+        super().__init__(app, edge, metrics)
         self._wrapped = app
         self._load_source = load_source
         with self._noting_errors():
@@ -165,7 +174,7 @@ class StickyMiddleware(Front):
                 while_away=while_away,
                 on_signal=on_signal,
             )
-        self._leases = config is None or config.pod_index is None
+        self._config_is_given = config is not None
         self._config: BaseConfig
         self._route: StatefulRoute
         self._rooms: ServiceView
@@ -207,7 +216,7 @@ class StickyMiddleware(Front):
         address = await listen_for_peers(listener, settings.listen, settings.host, edge.redis)
         address = published(address, settings.http_address, edge.config)
         config = attrs.evolve(edge.config, address=str(address), service_name=edge.service)
-        route = await stack.enter_async_context(StatefulRoute(edge.redis, config))
+        route = await stack.enter_async_context(StatefulRoute(edge.redis, config, instrumentation=edge.tally.teller))
         client = await stack.enter_async_context(route.client())
         rooms = client.service(edge.service)
         await check_secrets(client, edge)
@@ -221,7 +230,9 @@ class StickyMiddleware(Front):
         if settings.on_signal:
             self._drain_on_signal(stack)
         restores = settings.hand_off is not None and settings.adopt is None
-        return Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
+        edge_of = Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
+        edge_of.route = route
+        return edge_of
 
     async def _begin_pod(self, stack: contextlib.AsyncExitStack) -> Pod:
         """Begin to serve uids, in an order that the stack undoes; return what does."""
@@ -237,6 +248,7 @@ class StickyMiddleware(Front):
         )
         pod = Pod(self._wrapped, server, self._rooms, self._tenants, self._edge_settings, settings)
         pod.state, pod.template = self._state, self._template
+        server.when_asked(functools.partial(self._prepare_drain, pod), functools.partial(self._end_drain, pod))
         await stack.enter_async_context(server)
         stack.push_async_callback(pod.stop)
         stack.push_async_callback(self._let_go, pod)
@@ -250,7 +262,8 @@ class StickyMiddleware(Front):
 
     def _server(self, route: StatefulRoute, config: BaseConfig) -> ServerDriver:
         info = config.server_info()
-        if self._leases:  # the workers of a host have one host name, and it may end with an ordinal
+        # The workers of a host have one host name, and it may end with an ordinal.
+        if info.pod_index is None or not (self._config_is_given or config.index_is_exclusive):
             name = f"{info.pod_name}-{os.getpid()}" if config.pod_name else info.pod_name
             info = ServerInfo(namespace=info.namespace, service_name=info.service_name, pod_name=name)
         settings = self._settings
@@ -273,6 +286,8 @@ class StickyMiddleware(Front):
         """
         edge = self._edge
         assert edge is not None  # noqa: S101 - whose uids leave it was started
+        if server.going_to(uid) is not None:  # an operator has named its pod, and the driver moves it there
+            return
         with contextlib.suppress(RoutingError):
             pod_index = await edge.choose_other()
             if pod_index is not None:
@@ -290,6 +305,18 @@ class StickyMiddleware(Front):
         pod.draining = True
         with contextlib.suppress(LifecycleError):
             await pod.server.drain()
+
+    def _prepare_drain(self, pod: Pod) -> float | None:
+        """Take no new uids, as an operator has asked; return for how long those that are here are kept."""
+        self._draining = pod.draining = True
+        if self._settings.drain != "linger":
+            return None
+        self._tenants.count_uses()
+        return self._settings.linger_idle
+
+    def _end_drain(self, pod: Pod) -> None:
+        """Take new uids again."""
+        self._draining = pod.draining = False
 
     async def drain(self) -> None:
         """Let the uids go, as the setting ``drain`` says; requests for them are sent on to their new owners.

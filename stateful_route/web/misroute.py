@@ -66,13 +66,13 @@ class Misroute:
     async def answered(self, there: There, inbound: Inbound) -> bool:
         """Answer a request of a uid that another process has; return whether that was done."""
         scope = inbound.scope
-        if inbound.is_given_id or was_replayed(scope):
+        if inbound.is_given_id:
             return False
         if inbound.is_websocket and _EXTENSION not in (scope.get("extensions") or {}):
             return False
         if self._longest is not None and not inbound.is_shorter(self._longest):
             return False
-        reply = self._reply(there, scope)
+        reply = self.reply(there, scope)
         if reply is None:
             return False
         status, headers = reply
@@ -81,6 +81,10 @@ class Misroute:
         await inbound.send({"type": f"{kind}.start", "status": status, "headers": headers})
         await inbound.send({"type": f"{kind}.body", "body": b""})
         return True
+
+    def reply(self, there: There, scope: Message) -> Reply | None:
+        """Return status and headers of the answer; ``None`` if this process has to send the request on."""
+        return None if was_replayed(scope) else self._reply(there, scope)
 
     def _accel(self, there: There, _scope: Message) -> Reply | None:
         address = self._http.of(there.pod_index, there.address)
@@ -102,6 +106,8 @@ class Misroute:
         if public is None:
             return None
         path = scope.get("raw_path") or quote(scope["path"], safe=_SAFE).encode()
+        if not path.startswith(b"/"):  # behind a host, "@example.com" would be another host
+            return None
         query = scope.get("query_string") or b""
         mark = f"{REPLAYED}=1".encode()
         location = public.rstrip("/").encode() + path + b"?" + (query + b"&" + mark if query else mark)

@@ -8,6 +8,7 @@ import attrs
 
 from stateful_route.errors import RoutingError, StoreError
 from stateful_route.web.answers import UNAVAILABLE
+from stateful_route.web.errors import UpstreamProtocolError
 from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _TOO_LARGE = 431
 _BAD_GATEWAY = 502
+# How often a request may be lost by an app and go again.
+_MOST_LOSSES = 2
 
 
 @attrs.frozen
@@ -63,11 +66,15 @@ def app_lost(error: UpstreamLostError, inbound: Inbound, app: object) -> NotServ
 
     It may go again if nothing of it was sent; else if it is safe to repeat. If another app is lost with it too, over a
     new connection, it does not: they may end by it. One app may be lost twice, as it still takes connections while it
-    ends.
+    ends; one that is lost more often does not end, and closes them for what it is asked. What cannot be read is an
+    answer: it does not go again either.
     """
     if not error.sent:
         return attrs.evolve(APP_AWAY, holds=inbound.intact)
-    again = inbound.repeatable and inbound.lost_by in {None, app}
+    again = inbound.repeatable and inbound.lost_by in {None, app} and inbound.losses < _MOST_LOSSES
+    if isinstance(error, UpstreamProtocolError):
+        again = False
     if error.fresh:
         inbound.lost_by = app
+        inbound.losses += 1
     return attrs.evolve(APP_LOST, holds=again)

@@ -71,6 +71,7 @@ class Pod:
         self._app = app
         self._rooms = rooms
         self._sources = edge.sources
+        self._tally = edge.tally
         self._is_scoped = edge.sources.scope is not None
         self._patience = edge.patience
         self._serves_while_away = settings.while_away == "serve"
@@ -169,6 +170,7 @@ class Pod:
         self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send
     ) -> Coroutine[Any, Any, None]:
         """Return what runs the app for a request of a uid that is owned."""
+        self._tally.served += 1
         is_websocket = scope["type"] == "websocket"
         if source.release_on and not is_websocket:
             send = self._releasing(tenant, source, scope["method"], send)
@@ -179,6 +181,7 @@ class Pod:
 
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
+        self._tally.served += 1
         is_websocket = scope["type"] == "websocket"
         run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve, loop=self._loop)
         sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)

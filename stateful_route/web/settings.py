@@ -10,11 +10,13 @@ import attrs
 from stateful_route._validation import check_count, check_id, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
+from stateful_route.instrumentation import teller_of
 from stateful_route.route import StatefulRoute
 from stateful_route.server.callbacks import check_adopt, check_hand_off
 from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
+from stateful_route.web.statistics import WebTally
 from stateful_route.web.uids.found import UidSources
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ WhileAway: TypeAlias = Literal["serve", "refuse"]
 _URL_VARIABLES = "STATEFUL_ROUTE_URL", "REDIS_URL"
 _SECRET_VARIABLE = "STATEFUL_ROUTE_SECRET"  # noqa: S105 - the name of a variable
 _HOST_VARIABLE = "STATEFUL_ROUTE_PEER_HOST"
+_LISTEN_VARIABLE = "STATEFUL_ROUTE_PEER_LISTEN"
+_LISTEN = "tcp"
 _DRAINS = "hand_off", "linger", "release"
 _AWAY = "serve", "refuse"
 
@@ -56,6 +60,7 @@ class EdgeSettings:
     keys: PeerKeys
     patience: float
     max_held: int
+    tally: WebTally
 
     @classmethod
     def checked(
@@ -70,6 +75,7 @@ class EdgeSettings:
         secret: Secret | Sequence[Secret],
         patience: float | None,
         max_held: int,
+        instrumentation: object,
     ) -> EdgeSettings:
         """Return the settings.
 
@@ -99,6 +105,7 @@ class EdgeSettings:
             keys=PeerKeys(os.environ.get(_SECRET_VARIABLE) if secret is None else secret),
             patience=patience,
             max_held=max_held,
+            tally=WebTally(service, teller_of(instrumentation)),
         )
 
     @property
@@ -128,7 +135,7 @@ class PodSettings:
     def checked(
         cls,
         *,
-        listen: str,
+        listen: str | None,
         host: str | None,
         hand_off: HandOff | None,
         adopt: Adopt | None,
@@ -165,7 +172,7 @@ class PodSettings:
         check_seconds("linger_idle", linger_idle)
         check_seconds("stop_after", stop_after)
         return cls(
-            listen=listen,
+            listen=listen or os.environ.get(_LISTEN_VARIABLE) or _LISTEN,
             host=host or os.environ.get(_HOST_VARIABLE),
             hand_off=hand_off,
             adopt=adopt,

@@ -20,14 +20,21 @@ from stateful_route.web.peer.carry import ClientGoneError as GoneError
 from stateful_route.web.peer.frames import MAX_PAYLOAD
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.shortcut.running import RUNNING
-from stateful_route.web.shortcut.whole import head_lines, write_whole
+from stateful_route.web.shortcut.whole import head_lines, write_empty, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from stateful_route.web.peer.awaited import AwaitedStream
     from stateful_route.web.shortcut.running import Way
 
+MAX_HEAD = MAX_PAYLOAD
+"""The most bytes of the head of a request: no longer one can be carried to another process."""
+
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 37\r\n\r\nthe head of the request is too large\n"
+)
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 _TELLING = _FORWARDED | {b"content-length", b"transfer-encoding"}
 
@@ -43,6 +50,19 @@ def _proxy_headers(allowed: str) -> Callable[[Any], Coroutine[Any, Any, None]]:
     return lambda scope: middleware(scope, _nothing, _nothing)
 
 
+class _Whole(list[Any]):
+    """The headers of a request whose head has ended: what follows its body is none of them.
+
+    uvicorn takes trailers for headers, also for X-Forwarded-For: a proxy in front has not looked at them.
+    """
+
+    def append(self, _: Any) -> None:
+        """Drop a trailer."""
+
+
+_WHOLE = _Whole()
+
+
 class _Nobody:
     """What waits for the event of a cycle that has no task."""
 
@@ -54,6 +74,7 @@ class Sent:
     """A request that goes to its owner, in the place of a cycle of uvicorn."""
 
     __slots__ = (
+        "began",
         "body",
         "disconnected",
         "keep_alive",
@@ -69,6 +90,7 @@ class Sent:
         self.scope = scope
         self.way = way
         self.body = b""
+        self.began = 0.0
         self.stream: AwaitedStream | None = None
         self.keep_alive = keep_alive
         self.disconnected = False
@@ -93,17 +115,32 @@ class StickyProtocol(HttpToolsProtocol):
         """That was sent, and is not answered."""
         self._default: tuple[Any, bytes] = (None, b"")
         self._outlet: Outlet | None = None
+        self._head_size = 0
+        """How many bytes of a head have come that has not ended."""
 
     # The request --------------------------------------------------------------------------------------------------
 
+    def data_received(self, data: bytes) -> None:
+        """Take in what has come; refuse a head that does not end."""
+        super().data_received(data)
+        if self.headers.__class__ is not _Whole:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD and not self.transport.is_closing():
+                if self.cycle is None or self.cycle.response_complete:  # else it would be in the midst of an answer
+                    self.transport.write(_TOO_LARGE)
+                self.transport.close()
+
     def on_headers_complete(self) -> None:
         """Look whether the request takes the shortcut."""
+        self._head_size = 0
         sent = None if RUNNING.front is None else self._shortcut()
         if sent is None:
             super().on_headers_complete()
         else:
             self._coming = sent
             self.cycle = sent  # type: ignore[assignment]
+        # uvicorn looks at them again if it is to change the protocol; the scope has them all
+        self.headers = _Whole(self.headers) if self.parser.should_upgrade() else _WHOLE
 
     def _shortcut(self) -> Sent | None:
         """Return the request, if it takes the shortcut."""
@@ -155,14 +192,26 @@ class StickyProtocol(HttpToolsProtocol):
         if sent is None:
             super().on_message_complete()
             return
-        self._sent = sent
         way = sent.way
+        if way.reply is not None:
+            self._send_elsewhere(sent, *way.reply)
+            return
+        self._sent = sent
         head = pack_head(sent.scope, way.found.uid, way.source, sent.body, waits=False)
         if len(head) <= MAX_PAYLOAD and way.connection.usable:
             sent.stream = way.connection.open_awaited(head)
             sent.stream.on_news = self._on_news
+            if way.edge.tally.teller is not None:
+                sent.began = way.edge.tally.now()
         else:
             self._go_on(sent)
+
+    def _send_elsewhere(self, sent: Sent, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        data = write_empty(status, headers, self._added(sent))
+        if data is None:
+            self._go_on(sent)
+        else:
+            self._write(sent, status, data)
 
     # The answer ---------------------------------------------------------------------------------------------------
 
@@ -177,9 +226,16 @@ class StickyProtocol(HttpToolsProtocol):
             self._go_on(sent)
             return
         sent.stream.finish()
+        tally = sent.way.edge.tally
+        tally.forwarded += 1
+        if tally.teller is not None:
+            found, there = sent.way.found, sent.way.there
+            tally.tell_forwarded(tally.teller, found.uid, there.pod_index, sent.began, served=True)
         self._sent = None
+        self._write(sent, *whole)
+
+    def _write(self, sent: Sent, status: int, data: bytes) -> None:
         sent.response_complete = True
-        status, data = whole
         if self.access_log:
             self._log(sent.scope, status)
         if self._outlet is None:
@@ -189,16 +245,18 @@ class StickyProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def _written(self, sent: Sent, payload: bytes) -> tuple[int, bytes] | None:
+    def _added(self, sent: Sent) -> bytes:
+        """Return the header lines that the web server adds to an answer."""
         headers = self.server_state.default_headers
         of, added = self._default
         if of is not headers:  # a new list each second
             added = head_lines(headers)
             self._default = headers, added
-        if not sent.keep_alive:
-            added += b"connection: close\r\n"
+        return added if sent.keep_alive else added + b"connection: close\r\n"
+
+    def _written(self, sent: Sent, payload: bytes) -> tuple[int, bytes] | None:
         try:
-            return write_whole(payload, added, is_head=sent.scope["method"] == "HEAD")
+            return write_whole(payload, self._added(sent), is_head=sent.scope["method"] == "HEAD")
         except PeerProtocolError:
             return None  # who goes on finds it too
 

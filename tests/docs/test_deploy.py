@@ -8,13 +8,24 @@ import re
 import socket
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import httpx
+import prometheus_client
+from prometheus_client import CollectorRegistry, generate_latest
 
-from stateful_route import BaseConfig, ClientDriver, PodReport, RoutingState, ServerInfo, StatefulRoute
+from stateful_route import (
+    BaseConfig,
+    ClientDriver,
+    PreviousOwner,
+    RoutingState,
+    ServerDriver,
+    ServerInfo,
+    StatefulRoute,
+)
+from stateful_route.instrumentation import LinkChanged, Teller, Why
+from stateful_route.metrics import METRICS
 from stateful_route.testing import MemoryStore
 
 if TYPE_CHECKING:
@@ -24,55 +35,74 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-COMMAND = re.findall(r"[^\s,\"]+", re.findall(r"command: \[(.*)\]", PAGE)[0])
+POD = (ROOT / "examples" / "kubernetes" / "base" / "room.yaml").read_text(encoding="utf-8")
+COMMAND = re.findall(r"[^\s,\"]+", re.findall(r"command: \[(.*)\]", POD)[0])
+
+
+def example_with(word: str) -> dict[str, Any]:
+    """Run the example of the page with that word in it, and return what it defines."""
+    example = next(text for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if word in text)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 - our own page
+    return names
 
 
 async def test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The metrics that the page exports are there under these names."""
-    exported: dict[tuple[str, object], float] = {}
-
-    class Gauge:
-        def __init__(self, name: str, _documentation: str, _labels: list[str]) -> None:
-            self.name = name
-
-        def labels(self, label: object) -> Any:
-            class Child:
-                def set(self, value: float, name: str = self.name) -> None:
-                    exported[name, label] = value
-
-            return Child()
-
-    prometheus = ModuleType("prometheus_client")
-    monkeypatch.setattr(prometheus, "Gauge", Gauge, raising=False)
-    monkeypatch.setitem(sys.modules, "prometheus_client", prometheus)
-    example = next(text for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "prometheus_client" in text)
-    names: dict[str, Any] = {}
-    exec(example, names)  # noqa: S102 - our own page
+    """What the page exports is there, under the names that it says."""
+    registry = CollectorRegistry()
+    monkeypatch.setattr(prometheus_client, "REGISTRY", registry)
     store = MemoryStore()
     info = ServerInfo(namespace="default", service_name="room", pod_name="room-3", pod_index=3)
-    await store.register(info, PodReport(links=7), lease=60.0, retention=60.0)
-    async with ClientDriver(store) as client:
+    async with ServerDriver(store, info) as server, ClientDriver(store) as client:
+        example_with("prometheus_client")["export"](server, client)
         await client.compute_linked_pod("", "alice", "room")
         await client.compute_linked_pod("", "alice", "room")
-        await names["export"](client, "room")
+        await server.claim("alice")
+        exported = generate_latest(registry).decode()
+    assert 'stateful_route_server_links{source="pod"} 1.0' in exported
+    assert 'stateful_route_client_hits_total{source="client"} 1.0' in exported
+    names = {metric.prometheus_name for metric in METRICS}
+    assert set(re.findall(r"stateful_route_(?:server|client|web)_\w+", PAGE)) <= names
 
-    assert 7 == exported["stateful_route_links", 3]
-    assert (1, 1) == (exported["stateful_route_client", "hits"], exported["stateful_route_client", "misses"])
+
+def test_instrumentation(capsys: pytest.CaptureFixture[str]) -> None:
+    """The hook of the page says who lost a uid."""
+    takeovers = Teller(example_with("class Takeovers")["Takeovers"]())
+    change = LinkChanged(
+        namespace="default",
+        service_name="room",
+        uid="alice",
+        why=Why.TAKEN_OVER,
+        pod_index=2,
+        epoch=9,
+        previous=PreviousOwner(1, 5, 8),
+    )
+    takeovers.link_changed(change)
+    assert capsys.readouterr().out == "alice: pod 1 -> 2, epoch 9\n"
 
 
-def test_manifest() -> None:
-    """The variables of the manifest are those of settings, and its path that of the pod by hand; its times fit."""
+def test_settings() -> None:
+    """The variables of the page are those of settings, and its times those of the manifest."""
     settings = {f"STATEFUL_ROUTE_{field.name.upper()}" for field in attrs.fields(BaseConfig)}
     named = set(re.findall(r"STATEFUL_ROUTE_[A-Z_]+", PAGE))
-    grace = re.search(r"terminationGracePeriodSeconds: (\d+)", PAGE)
+    together = re.search(r"Together that is (\d+) s, and\nhas to stay .* which is (\d+) ", PAGE)
     config = BaseConfig()
 
-    assert {"STATEFUL_ROUTE_SECRET"} == named - settings  # that of the web part
+    assert {"STATEFUL_ROUTE_SECRET", "STATEFUL_ROUTE_PEER_LISTEN"} == named - settings  # those of the web part
     assert 'Route("/healthz"' in (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8")
-    assert "path: /healthz" in PAGE
-    assert grace is not None
+    assert "path: /healthz" in POD
+    assert together is not None
+    assert f"terminationGracePeriodSeconds: {together[2]}" in POD
     assert "--timeout-graceful-shutdown" == COMMAND[-2]
-    assert int(grace[1]) > config.drain_deadline + float(COMMAND[-1]) + config.stop_deadline
+    assert int(together[1]) == config.drain_deadline + float(COMMAND[-1]) + config.stop_deadline + 1 + 5
+
+
+def test_links() -> None:
+    """What the page and that of the example link to is there."""
+    for page in (ROOT / "docs" / "deploy.md", ROOT / "examples" / "kubernetes" / "README.md"):
+        targets = re.findall(r"\]\((?!http)([^)#]*)", page.read_text(encoding="utf-8"))
+
+        assert [] == [target for target in targets if not (page.parent / target).exists()]
 
 
 # A pod with a response that never ends.

@@ -232,8 +232,8 @@ SLIPS = [
     Mutation(
         "released before it is handed off",
         HAND_OVER,
-        "        if self._hand_off is not None:\n            with claimed.in_use",
-        "        await claimed.release()\n        if self._hand_off is not None:\n            with claimed.in_use",
+        "        if self._hand_off is not None:\n            began",
+        "        await claimed.release()\n        if self._hand_off is not None:\n            began",
     ),
     Mutation(
         "a drain releases nothing",
@@ -266,9 +266,15 @@ SLIPS = [
     Mutation(
         "it is owned before it is adopted",
         OPERATIONS,
-        "        await self.staging.adopt(staged, answer.link.epoch)\n",
-        "        self.owned.take_in(self, owner, uid, answer)\n"
-        "        await self.staging.adopt(staged, answer.link.epoch)\n",
+        "            await self.staging.adopt(staged, answer.link.epoch)\n",
+        "            self.owned.take_in(self, owner, uid, answer)\n"
+        "            await self.staging.adopt(staged, answer.link.epoch)\n",
+    ),
+    Mutation(
+        "a state that comes once more is adopted once more",
+        OPERATIONS,
+        "        if staged is None or came is None or not self.owned.has_had(uid, came.epoch):\n",
+        "        if True:\n",
     ),
     Mutation(
         "who has got a state does not look for its link",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from stateful_route import ClientDriver
     from stateful_route.embedded.server import LocalServer
+    from stateful_route.ops import Operator
     from stateful_route.testing import StoreKit
     from stateful_route.testing.servers import Cluster
 
@@ -45,6 +46,7 @@ OF_THE_URL = {"client|setname", "select"}  # with a client name, with a database
 OF_A_CLUSTER = {"asking", "cluster|slots"}
 OF_DURABLE = {"wait"}
 OF_A_BORROWED_CLUSTER = {"command"}  # redis-py's own
+OF_AN_OPERATOR = {"scan"}
 
 SERVICE = "room"
 LEASE, KEPT = 60.0, 3600.0
@@ -63,7 +65,7 @@ def sent() -> set[str]:
     return {f"{command}|{part}".lower() if part else command.lower() for command, part in found}
 
 
-ON_ONE_SERVER = in_scripts() | (sent() - OF_A_CLUSTER - OF_DURABLE) | GREETING
+ON_ONE_SERVER = in_scripts() | (sent() - OF_A_CLUSTER - OF_DURABLE - OF_AN_OPERATOR) | GREETING
 EVERYWHERE = ON_ONE_SERVER | OF_THE_URL | OF_A_CLUSTER
 
 
@@ -96,6 +98,14 @@ def guarded() -> Iterator[LocalServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def guarded_for_operators() -> Iterator[LocalServer]:
+    """Run a server with a user that has what an operator needs besides."""
+    with local_server(tcp=True) as server:
+        allow(server, ON_ONE_SERVER | OF_AN_OPERATOR)
+        yield server
+
+
 @asynccontextmanager
 async def store_at(url: str) -> AsyncIterator[RedisStore]:
     async with connections_at(url) as connections:
@@ -106,11 +116,41 @@ class TestConformance(StoreConformance):
     """The store does all that every store has to with these rights only, and asks for no others."""
 
     @pytest.fixture
-    async def store_kit(self, guarded: LocalServer) -> AsyncIterator[StoreKit]:
+    async def store_kit(self, guarded_for_operators: LocalServer) -> AsyncIterator[StoreKit]:
         """Provide the store of a user with few rights."""
-        async with store_at(url_of(guarded)) as store, Redis.from_url(f"unix://{guarded.socket}") as redis:
+        server = guarded_for_operators
+        async with store_at(url_of(server)) as store, Redis.from_url(f"unix://{server.socket}") as redis:
             yield kit_of(store, redis)
-        assert "" == denied(guarded)
+        assert "" == denied(server)
+
+
+async def test_operator(guarded_for_operators: LocalServer, guarded: LocalServer, namespace: str) -> None:
+    """An operator needs one right more than a pod, for the search for links alone, and a pod none to be asked."""
+    for server, may_search in ((guarded_for_operators, True), (guarded, False)):
+        async with StatefulRoute.from_url(url_of(server), config_of(namespace)) as route:
+            first, second = (route.server(pod(namespace, index)) for index in range(2))
+            operator = route.operator()
+            async with first, second:
+                await first.claim("alice")
+                await eventually(operator.services)
+                place = await operator.move(SERVICE, "alice", 1)
+                drained = await operator.drain(SERVICE, 0)
+                await operator.undrain(SERVICE, 0)
+                found = [uid async for some in links_of(operator, may_search=may_search) for uid in some]
+                assert (1, 0) == (place.pod_index, drained.left)
+                assert (["alice"] if may_search else []) == found
+        assert ("" == denied(server)) is may_search
+        assert "+OK" == server.ask("ACL", "LOG", "RESET")
+
+
+async def links_of(operator: Operator, *, may_search: bool) -> AsyncIterator[list[str]]:
+    """Yield the uids of the service, unless the user has no right to search."""
+    if may_search:
+        async for some in operator.links(SERVICE):
+            yield [link.uid for link in some]
+        return
+    with pytest.raises(StoreUnavailableError, match=r"ACL SETUSER app \+scan"):
+        await anext(operator.links(SERVICE))
 
 
 def test_documented() -> None:
@@ -120,7 +160,9 @@ def test_documented() -> None:
 
     assert line in page
     assert [] == [
-        name for name in OF_THE_URL | OF_A_CLUSTER | OF_DURABLE | OF_A_BORROWED_CLUSTER if f"+{name}" not in page
+        name
+        for name in OF_THE_URL | OF_A_CLUSTER | OF_DURABLE | OF_A_BORROWED_CLUSTER | OF_AN_OPERATOR
+        if f"+{name}" not in page
     ]
 
 

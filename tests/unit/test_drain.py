@@ -28,6 +28,7 @@ from stateful_route import (
 )
 from stateful_route.models import LinkInvalidation, PodChange, PodLife, Topic
 from stateful_route.server.hand_over import HandedOver, HandOver
+from stateful_route.server.tally import Tally
 from tests.insides import beat_once, held_by, reclaim_ended
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
@@ -915,7 +916,8 @@ async def test_what_is_left_is_counted(run_pods: RunPods, store: MemoryStore) ->
     async with run_pods(1) as (pod,):
         await pod.claim("alice")
         store.fail_with(AWAY, "release")
-        handed = await HandOver(pod._owned, None, rate=1000.0).run(5.0)
+        hand_over = HandOver(pod._owned, None, Tally(pod._lease), rate=1000.0, relocation=pod._hand_over._relocation)
+        handed = await hand_over.run(5.0)
         store.fail_with(None)
 
         assert HandedOver(done=0, left=1) == handed

@@ -36,7 +36,17 @@ prod/room/0/0 prod/room/0/-1 prod/room/0/1.0 prod/room/0/9007199254740992 prod/r
 
 @pytest.mark.parametrize(
     "text",
-    [*NO_TEXTS.split(), "", "prod/room/0/1 ", "prod/room/\N{ARABIC-INDIC DIGIT THREE}/1", None, b"a/b/0/1", 7, LIFE],
+    [
+        *NO_TEXTS.split(),
+        "",
+        f"prod/room/0/{'1' * 5000}",
+        "prod/room/0/1 ",
+        "prod/room/\N{ARABIC-INDIC DIGIT THREE}/1",
+        None,
+        b"a/b/0/1",
+        7,
+        LIFE,
+    ],
 )
 def test_no_text_of_a_life(text: object) -> None:
     """What is not the text of a life is an InvalidArgumentError, whatever it is."""

@@ -67,6 +67,36 @@ async def test_more_as_the_time_runs_out() -> None:
     assert 64 == pace.limit
 
 
+async def test_a_slow_one_lends_its_place() -> None:
+    """Who is slow while its uid is owned lets others in, 64 of both kinds at most; it comes back without waiting."""
+    pace, inside, leave, slow = Pace(), set[int](), asyncio.Event(), asyncio.Event()
+    lent: list[int] = []
+
+    async def lend(number: int) -> None:
+        async with pace:
+            with pace.lend():
+                lent.append(number)
+                await slow.wait()
+            await enter_again(number)
+
+    async def enter_again(number: int) -> None:
+        inside.add(number)
+        await leave.wait()
+
+    tasks = [asyncio.create_task(lend(number)) for number in range(100)]
+    await eventually(lambda: len(lent) >= 64)
+    quick = asyncio.create_task(enter(pace, inside, 1000, leave))
+    await asyncio.sleep(0.2)  # twice as long as a place is kept
+
+    assert 64 == len(lent)
+    assert not inside
+    slow.set()
+    await eventually(lambda: len(inside) == 64)
+    leave.set()
+    await asyncio.wait_for(asyncio.gather(*tasks, quick), 1.0)
+    assert 100 == len(lent)
+
+
 async def test_a_cancelled_turn_is_anothers() -> None:
     """Who is cancelled while it waits, or when it is let in, takes nobody's turn."""
     pace, inside, leave = Pace(), set[int](), asyncio.Event()

@@ -60,6 +60,7 @@ def test_only_nginx_repeats(capsys: pytest.CaptureFixture[str], proxy: str) -> N
         ("pods", ["--pods", "10.0.0.1:8000;"]),
         ("pods", ["--pods", "", "--mode", "replay"]),
         ("decide", ["--decide", "here"]),
+        ("pods", ["--pods", "10.0.0.7:80,10.0.0.8:80,10.0.0.7:80"]),
         ("listen", ["--listen", "0"]),
         ("listen", ["--listen", "70000"]),
         ("listen", ["--listen", "a b:1"]),

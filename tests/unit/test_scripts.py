@@ -11,14 +11,14 @@ import pytest
 import stateful_route
 from stateful_route import Store
 from stateful_route.errors import StoreProtocolError
-from stateful_route.store.redis import codec, scripts, service_names
+from stateful_route.store.redis import codec, inspection, scripts, service_names
 from stateful_route.store.redis import store as redis_store
 
 FOLDER = Path(redis_store.__file__).parent / "lua"
 CONFORMANCE = Path(stateful_route.__file__).parent / "testing" / "conformance"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.lua"))
 SHARED = sorted(path.stem for path in (FOLDER / "shared").glob("*.lua"))
-WRITES = re.compile(r"redis\.p?call\('(?:SET|DEL|HSET|HDEL|ZADD|ZREM|PEXPIRE|PEXPIREAT|PERSIST|PUBLISH)'")
+WRITES = re.compile(r"(?:redis\.p?call\(|\{ )'(?:SET|DEL|HSET|HDEL|ZADD|ZREM|PEXPIRE|PEXPIREAT|PERSIST|PUBLISH)'")
 
 MORE = "..."
 
@@ -112,7 +112,7 @@ def test_every_script_is_loaded() -> None:
     """The store loads every script of the folder, and every shared file is included by one."""
     loaded = {
         script.sha
-        for script in [*vars(redis_store).values(), *vars(service_names).values()]
+        for script in [*vars(redis_store).values(), *vars(service_names).values(), *vars(inspection).values()]
         if isinstance(script, scripts.Script)
     }
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,8 +24,7 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
-
+OPEN = Path("/proc/self/fd")
 LIFE = Life("prod", "room", 0, 7)
 AWAY = StoreUnavailableError("away", operation="end_life", maybe_applied=False)
 LOST = StoreTimeoutError("no answer", operation="end_life", maybe_applied=True)
@@ -174,7 +174,8 @@ async def test_a_goodbye(tmp_path: Path, start: Callable[[], int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["stopped", "another host", "half", "empty", "another name", "a folder", "a pipe", "a link", "large"]
+    "what",
+    ["stopped", "another host", "half", "empty", "another name", "a folder", "a pipe", "a link", "large", "a number"],
 )
 async def test_nothing_is_ended(tmp_path: Path, start: Callable[[], int], what: str) -> None:
     """A process that stands still lives; and a file that is no record of this machine proves nothing."""
@@ -198,10 +199,19 @@ async def test_nothing_is_ended(tmp_path: Path, start: Callable[[], int], what: 
     elif what == "a link":
         (tmp_path / "elsewhere").write_text(record.to_json())
         path.symlink_to(tmp_path / "elsewhere")
+    elif what == "a number":  # of which Python makes no int
+        path.write_text(record.to_json().replace("/7", "/" + "7" * 5000))
     elif what in {"half", "empty", "large"}:
         path.write_text({"half": record.to_json()[:-9], "empty": "", "large": record.to_json() + " " * 20_000}[what])
-    async with watching(tmp_path, lives):
+    before = len(list(OPEN.iterdir()))
+    async with watching(tmp_path, lives) as sidecar:
+        for _ in range(3):
+            await looked()
+            sidecar._ignored.clear()  # as if it had been another file
         await looked()
+        assert len(list(OPEN.iterdir())) <= before + 1  # of who watches the one that is stopped
+        write(tmp_path, record_of(start()), "b")
+        await eventually(lambda: "b.life" in sidecar._watched)  # it goes on
 
     assert [] == lives.asked
 

@@ -15,6 +15,7 @@ from stateful_route import (
     InvalidArgumentError,
     LinkKey,
     Ownership,
+    RoutingState,
     ServerDriver,
     StateRefusedError,
     StoreTimeoutError,
@@ -27,7 +28,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route import Parcel, PodLife, PodState, Verdict
+    from stateful_route import Parcel, PodLife, PodState, StateReceiver, Verdict
     from stateful_route.testing import ManualClock, MemoryStore
 
 ALICE = LinkKey(NAMESPACE, "alice", SERVICE)
@@ -46,7 +47,7 @@ class Carrier(LocalCarrier):
         self.down: set[int] = set()
         self.answers_lost = self.words_lost = 0
         self.held: asyncio.Event | None = None
-        self.change: Callable[[Parcel], Parcel] = lambda parcel: parcel
+        self.change: Callable[[Parcel], Parcel] = _as_it_is
 
     async def send(self, pod: PodState, parcel: Parcel) -> PodLife:
         self.parcels.append(parcel)
@@ -68,12 +69,19 @@ class Carrier(LocalCarrier):
         await super().settle(pod, verdict)
 
 
+def _as_it_is(parcel: Parcel) -> Parcel:
+    return parcel
+
+
 class App:
     """A pod with a state for each uid."""
 
     def __init__(self, world: World, index: int, **settings: Any) -> None:
         self.states: dict[str, bytes] = {}
         self.adopted: list[tuple[str, bytes, int]] = []
+        self.calls: list[str] = []
+        self.hangs: set[str] = set()
+        self.seconds = 0.0
         self.saved: list[str] = []
         self.fails: Exception | None = None
         self.result: Any = None
@@ -95,13 +103,17 @@ class App:
 
     async def save(self, uid: str) -> Any:
         self.saved.append(uid)
+        if uid in self.hangs:
+            await asyncio.Event().wait()
         return self.states[uid] if self.result is None else self.result()
 
     async def load(self, uid: str, data: bytes, epoch: int) -> None:
+        self.calls.append(uid)
         assert self.driver.owned(uid) is None, "adopted before it is owned"
         self.adopted.append((uid, data, epoch))
         if self.gate is not None:
             await self.gate.wait()
+        await asyncio.sleep(self.seconds)
         if self.fails is not None:
             raise self.fails
         self.states[uid] = data
@@ -132,12 +144,21 @@ class World:
         self.apps += started
         return started
 
+    async def receiver(self, index: int) -> StateReceiver:
+        """Return where states for a pod are delivered."""
+        (pod,) = [pod for pod in (await self.store.read_pods(NAMESPACE, SERVICE)).pods if pod.pod_index == index]
+        receiver = self.carrier.receiver(pod)
+        assert receiver is not None
+        return receiver
+
 
 @pytest.fixture
 async def world(store: MemoryStore, clock: ManualClock) -> Any:
     made = World(store, clock)
     yield made
     store.fail_with(None)
+    made.carrier.down.clear()
+    made.carrier.change, made.carrier.held = _as_it_is, None
     for app in made.apps:
         await app.driver.stop()
 
@@ -527,6 +548,218 @@ class TestFaults:
         await draining
         (there,) = [app for app in (first, third) if app.driver.owned("alice") is not None]
         assert [b"state"] == [data for _, data, _ in there.adopted]
+
+
+class TestLeaving:
+    """A drain loses no state for want of a moment's patience."""
+
+    async def test_there_is_no_room_for_a_moment(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """While a pod has no room the others wait for it, and are owned until then."""
+        *senders, receiver = await world.start(4, max_state=10)
+        receiver.seconds = 0.02
+        for number, app in enumerate(senders):
+            for one in range(20):
+                await app.own(f"{number}-{one}", b"x" * 10)
+            await app.driver.set_routing_state(RoutingState.DENY_NEW_CALL)  # so that there is one receiver
+
+        await asyncio.gather(*(app.driver.drain() for app in senders))
+
+        assert 60 == len(receiver.adopted)
+        assert sum(len(app.saved) for app in senders) > 60, "nothing was refused"
+        assert "does not travel" not in caplog.text
+
+    async def test_the_store_is_away_for_a_moment(self, world: World) -> None:
+        """So they do while the store is away."""
+        first, second = await world.start(2)
+        for number in range(20):
+            await first.own(f"u{number}")
+        loop = asyncio.get_running_loop()
+
+        def fail() -> bytes:
+            if len(first.saved) == 5:
+                world.store.fail_with(AWAY)
+                loop.call_later(0.2, world.store.fail_with, None)
+            return b"state"
+
+        first.result = fail
+
+        await first.driver.drain()
+
+        assert 20 == len(second.adopted)
+
+    async def test_nobody_takes_them(self, world: World) -> None:
+        """If no pod has taken any for a while, all go without their states: a drain comes to its end."""
+        first, second = await world.start(2, drain_deadline=2.0)
+        for number in range(20):
+            await first.own(f"u{number}")
+        world.carrier.down = {1}
+
+        began = asyncio.get_running_loop().time()
+        await first.driver.drain()
+
+        assert not second.adopted
+        assert await world.store.get_link(LinkKey(NAMESPACE, "u19", SERVICE)) is None
+        assert asyncio.get_running_loop().time() - began < 1.8
+
+    @pytest.mark.parametrize(("hang", "limit"), [(8, 8.0), (2, 2.0)])
+    async def test_some_do_not_end(self, world: World, hang: int, limit: float) -> None:
+        """Hand-offs that do not end keep no other state from its way, however few may be on it."""
+        first, second = await world.start(2, drain_deadline=3.0, stop_deadline=0.2)
+        for number in range(40):
+            await first.own(f"u{number}")
+        assert first.driver._travelling is not None
+        first.driver._travelling.travel.pace.limit = limit  # as it is after adoptions that took long
+        first.hangs = {f"u{number}" for number in range(hang)}
+
+        await first.driver.drain()
+
+        assert 40 - hang == len(second.adopted)
+
+    async def test_a_view_that_is_released(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """Bytes that cannot be read any more are a fault of one hand-off, and the others go."""
+        first, second = await world.start(2)
+        for uid in ("alice", "bob", "carol"):
+            await first.own(uid)
+        views = [memoryview(b"1"), memoryview(b"2"), memoryview(bytearray(b"3"))]
+        views[0].release()
+        first.result = iter(views).__next__
+
+        await first.driver.drain()
+
+        assert {b"2", b"3"} == {data for _, data, _ in second.adopted}
+        assert "the hand-off of 'alice' failed" in caplog.text
+
+    async def test_cut_off_while_it_is_adopted(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """A uid that has gone is not among those that are left, though its state is being adopted at the deadline."""
+        first, second = await world.start(2, drain_deadline=0.3, stop_deadline=0.2)
+        await first.own("alice")
+        second.gate = asyncio.Event()
+        with caplog.at_level(logging.WARNING, "stateful_route"):
+            await first.driver.drain()
+        second.gate.set()
+
+        assert "not handed over" not in caplog.text
+
+    async def test_to_a_pod_of_many(self, world: World) -> None:
+        """A pod that is named is found among more than are read of a large service."""
+        first, *_ = await world.start(130)
+        for uid in ("alice", "bob", *(f"u{number}" for number in range(10))):
+            await first.own(uid)
+        assert await first.driver.move("alice")
+        await asyncio.sleep(0.6)  # until what was read is too old: all of them, and a sample the next time
+        assert await first.driver.move("bob")
+
+        assert all([await first.driver.move(f"u{number}", 120 + number) for number in range(9)])
+        assert not await first.driver.move("u9", 999)
+        assert not await first.driver.move("u9", 0)
+
+    async def test_the_store_has_lost_all(self, world: World) -> None:
+        """A uid that was on its way when the store lost all is claimed again, as the others are."""
+        first, second = await world.start(2)
+        handles = [await first.own(uid) for uid in ("alice", "bob")]
+        world.carrier.held = asyncio.Event()
+        moving = asyncio.create_task(first.driver.move("alice"))
+        await eventually(lambda: bool(world.carrier.parcels))
+        world.store.lose_all()
+        await first.driver.renew()
+        await second.driver.renew()
+        world.carrier.held.set()
+
+        assert not await moving
+        await eventually(lambda: first.driver.owned("alice") is not None and first.driver.owned("bob") is not None)
+        assert not [handle for handle in handles if handle.tenure.ended]
+        assert not second.adopted
+
+
+class TestArriving:
+    async def test_once_more_after_it_was_served(self, world: World) -> None:
+        """Bytes that a carrier delivers once more are not adopted again: what was served since is newer."""
+        first, second = await world.start(2)
+        await first.own("alice", b"old")
+        assert await first.driver.move("alice")
+        handle = second.driver.owned("alice")
+
+        for verdict in (None, *world.carrier.verdicts):  # its word comes again too, or not
+            await (await world.receiver(1)).receive(world.carrier.parcels[0])
+            if verdict is not None:
+                await (await world.receiver(1)).settle(verdict)
+            assert await second.driver.claim("alice") is handle
+
+        assert ["alice"] == second.calls
+
+    async def test_once_more_to_another_life(self, world: World) -> None:
+        """Nor are they by a later life of the pod, which goes on with what was served."""
+        first, second = await world.start(2)
+        await first.own("alice", b"old")
+        assert await first.driver.move("alice")
+        receiver = await world.receiver(1)
+        world.store.mark_dead(NAMESPACE, SERVICE, 1)
+        world.store.hold("claim")
+        await second.driver.renew()
+        await world.store.wait_held()
+        await receiver.receive(world.carrier.parcels[0])
+        settling = asyncio.create_task(receiver.settle(world.carrier.verdicts[0]))
+        await asyncio.sleep(0)
+        world.store.release_held()
+        await settling
+
+        assert second.driver.owned("alice") is not None
+        assert ["alice"] == second.calls
+
+    async def test_a_claim_from_before(self, world: World) -> None:
+        """A claim that was refused before the link came does not make the pod drop the state."""
+        first, second = await world.start(2)
+        await first.own("alice")
+        world.carrier.words_lost = 1
+        world.store.hold("claim", answers=True)
+        claim = asyncio.create_task(second.driver.claim("alice"))
+        await world.store.wait_held()
+        world.store.hold_no_more()
+        assert await first.driver.move("alice")
+        reads = world.store.operations["get_links"]
+        (await world.receiver(1)).lose("alice", world.carrier.parcels[0].move)
+        await eventually(lambda: world.store.operations["get_links"] > reads)
+        world.store.release_held()
+
+        assert not (await claim).is_owned()
+        await eventually(lambda: second.driver.owned("alice") is not None)
+        assert [b"state"] == [data for _, data, _ in second.adopted]
+
+    async def test_it_leaves_and_comes_back_while_it_is_adopted(self, world: World) -> None:
+        """If the uid comes back with a newer state while the older one is adopted, the newer one is adopted too."""
+        first, second, third = await world.start(3)
+        await first.own("alice", b"1")
+        second.gate = asyncio.Event()
+        moving = asyncio.create_task(first.driver.move("alice", 1))
+        await eventually(lambda: bool(second.adopted))
+        await third.driver.set_linked_pod(NAMESPACE, "alice", SERVICE, 2)
+        third.states["alice"] = b"2"
+        world.carrier.words_lost = 1
+        assert await third.driver.move("alice", 1)
+        second.gate.set()
+        await moving
+
+        handle = await second.driver.claim("alice")
+        assert [b"1", b"2"] == [data for _, data, _ in second.adopted]
+        assert handle.epoch == second.adopted[-1][2]
+
+    @pytest.mark.parametrize("end", ["stop", "end"])
+    async def test_the_pod_ends_while_it_adopts(self, world: World, end: str, caplog: pytest.LogCaptureFixture) -> None:
+        """A pod that ends cuts an adoption off, leaves no task behind, and serves nothing without its state."""
+        first, second = await world.start(2, stop_deadline=0.2, drain_deadline=0.4)
+        await first.own("alice")
+        second.gate = asyncio.Event()
+        moving = asyncio.create_task(first.driver.move("alice"))
+        await eventually(lambda: bool(second.adopted))
+        claim = asyncio.create_task(second.driver.claim("alice"))
+        await asyncio.sleep(0)
+
+        await getattr(second.driver, end)()
+
+        assert not [task for task in asyncio.all_tasks() if "adoption" in task.get_name()]
+        assert not (await claim).is_owned()
+        assert "the state of 'alice' could not be adopted" in caplog.text
+        assert await moving
 
 
 class TestArguments:

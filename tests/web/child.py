@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 COUNTS: dict[str, int] = {}
+SICK: list[bool] = []
 LOCK = threading.Lock()
 FOLDER = Path(os.environ["WEB_FOLDER"])
 
@@ -51,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
             self.stream(uid)
         elif url.path == "/die":
             os._exit(int(query["status"]))
+        elif url.path == "/live":
+            self.live(query.get("then"))
         else:
             if self.command == "POST":
                 note("posted", uid=uid, id=query.get("id"))
@@ -65,8 +68,17 @@ class Handler(BaseHTTPRequestHandler):
 
     do_POST = do_GET  # noqa: N815 - so the library calls it
 
-    def answer(self, body: bytes) -> None:
-        self.send_response(200)
+    def live(self, then: str | None) -> None:
+        """Say that all is well, unless it was told to say something else, or to close its port, from now on."""
+        self.answer(b"{}", 500 if SICK else 200)
+        if then == "a":
+            SICK.append(True)
+        elif then == "c":
+            assert isinstance(self.server, Server)
+            self.server.socket.close()
+
+    def answer(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()

@@ -95,6 +95,8 @@ class Replicas:
         self.namespace = namespace
         self.folder = folder
         self.may_fail = False
+        self.loop = "asyncio"
+        """Of those that are launched without saying which."""
         self.all: list[Replica] = []
 
     def __enter__(self) -> Self:
@@ -120,7 +122,7 @@ class Replicas:
         app: str = "tests.web.apps:rooms",
         *,
         port: int | None = None,
-        loop: str = "asyncio",
+        loop: str | None = None,
         lifespan: str = "auto",
         server: str = "uvicorn",
         more: tuple[str, ...] = (),
@@ -129,7 +131,7 @@ class Replicas:
     ) -> Replica:
         """Start a replica, and do not wait until it serves."""
         port = free_port() if port is None else port
-        command = _COMMANDS[server](app, port, loop, lifespan)
+        command = _COMMANDS[server](app, port, loop or self.loop, lifespan)
         own = {"STATEFUL_ROUTE_POD_INDEX": "leased", "WEB_MIDDLEWARE": json.dumps(middleware)} | (environment or {})
         return self.run([*command, *more], port, **own)
 

@@ -21,7 +21,7 @@ from stateful_route.web.peer.keys import PeerKey, PeerKeys
 from tests.waiting import eventually
 from tests.web.clients import ask
 from tests.web.conftest import pair_of
-from tests.web.replicas import ENDED, LEASE, Replicas
+from tests.web.replicas import ENDED, LEASE, Replicas, free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -149,6 +149,31 @@ async def test_where_it_listens(replicas: Replicas, listen: str, tmp_path_factor
     answer = await ask(pair.edge.port, f"{pair.room}/count")
 
     assert pair.owner.pid == answer.json()["pid"]
+
+
+async def test_where_it_listens_by_the_environment(replicas: Replicas) -> None:
+    """Where it listens may come from the environment; what the app says wins."""
+    port = free_port()
+    replicas.wait(replicas.launch(environment={"STATEFUL_ROUTE_PEER_LISTEN": f"tcp://127.0.0.1:{port}"}))
+    elsewhere = {"STATEFUL_ROUTE_PEER_LISTEN": f"tcp://127.0.0.1:{port}"}
+    replicas.wait(replicas.launch(environment=elsewhere, listen="tcp://[::1]:0"))
+    found = await addresses(replicas)
+    pair = await pair_of(replicas)
+
+    assert ("127.0.0.1", port) == found[0]
+    assert "::1" == found[1][0]
+    assert pair.owner.pid == (await ask(pair.edge.port, f"{pair.room}/count")).json()["pid"]
+
+
+async def test_an_ordinal(replicas: Replicas) -> None:
+    """A process leases an index, however its host is called, unless it is told that its ordinal is its own."""
+    environment = {"STATEFUL_ROUTE_POD_INDEX": "", "HOSTNAME": "room-7"}
+    replicas.wait(replicas.launch(environment=environment))
+    replicas.wait(replicas.launch(environment=environment | {"STATEFUL_ROUTE_INDEX_IS_EXCLUSIVE": "true"}))
+    async with StatefulRoute.from_url(replicas.url, BaseConfig(namespace=replicas.namespace)) as route:
+        table = await route.store.read_pods(replicas.namespace, "room")
+
+    assert [0, 7] == [pod.pod_index for pod in table.pods]
 
 
 # Who is no peer -----------------------------------------------------------------------------------------------------

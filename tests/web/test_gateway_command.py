@@ -153,3 +153,14 @@ async def test_wrong(replicas: Replicas, name: str) -> None:
     assert 2 == code
     assert 1 == len(lines), lines
     assert words in lines[0]
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_redis_away_at_the_start(replicas: Replicas, workers: str) -> None:
+    """If Redis is not reached for ten seconds it ends, with the status 3."""
+    replicas.url = f"redis://127.0.0.1:{free_port()}"
+    gateway = launch(replicas, "--workers", workers)
+
+    assert 3 == await gateway.ended(60)
+    assert "Traceback" not in gateway.text()

@@ -55,12 +55,14 @@ async def test_pods_by_hand(replicas: Replicas) -> None:
     seen = {uid: (await count(gateway, uid)).json() for uid in (f"r{number}" for number in range(12))}
     assert {replica.pid for replica in replicas.all[:2]} == {one["pid"] for one in seen.values()}
 
-    headers = [("X-Link-Epoch", "1"), ("X-Pod-Index", "7")]
+    headers = [("X-Link-Epoch", "1"), ("X-Pod-Index", "7"), ("X_Link_Epoch", "1"), ("X-Pod_Index", "7")]
+    headers.append(("Connection", "X-Link-Epoch, X-Pod-Index"))
     again = (await ask(gateway.port, "/rooms/r1/count", "POST", b"x" * BIG, headers)).json()
     told = again["told"]
     assert (seen["r1"]["pid"], 2, BIG) == (again["pid"], again["count"], again["size"])
     assert told["x-pod-index"] in {"0", "1"}
     assert int(told["x-link-epoch"]) > 1
+    assert [] == [name for name in told if "_" in name]
     async with websocket(gateway.port, "/rooms/r1/ws") as socket:
         await socket.send("hello")
         assert await asyncio.wait_for(socket.recv(), _MOST)

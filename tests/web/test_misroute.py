@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websockets
 
+from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.web import Header, StickyMiddleware
+from stateful_route.web.inbound import Inbound
+from stateful_route.web.misroute import Misroute
 from tests.web.clients import ask, websocket
 from tests.web.conftest import Pair, pair_of
 from tests.web.proxies.fronts import launch_pods
+from tests.web.replicas import SHORTCUT
 
 if TYPE_CHECKING:
     from tests.web.replicas import Replicas
+
+
+@pytest.fixture(params=["asyncio", SHORTCUT])
+def replicas(replicas: Replicas, request: pytest.FixtureRequest) -> Replicas:
+    """Provide replicas that answer by the app, or by the shortcut where it can."""
+    replicas.loop = request.param
+    return replicas
 
 
 async def misrouting(replicas: Replicas, app: str = "tests.web.apps:rooms", **more: Any) -> Pair:
@@ -161,3 +172,21 @@ def test_wrong_settings(setting: str, settings: dict[str, Any]) -> None:
         middleware.check()
 
     assert setting == caught.value.setting
+
+
+@pytest.mark.parametrize("target", ["@example.com/", ".example.com", "http://example.com/", ":81/", "*"])
+async def test_a_target_that_is_no_path(target: str) -> None:
+    """A redirect leads to the owner and to nobody else: what would be a part of the host behind it is forwarded."""
+    misroute = Misroute("redirect", "https://room-{pod_index}.test")
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    scope = {"type": "http", "method": "GET", "path": target, "raw_path": target.encode(), "headers": []}
+
+    assert not await misroute.answered(There(1, 1, 1, None), Inbound(scope, receive, send))
+    assert [] == sent

@@ -15,7 +15,7 @@ import pytest
 from tests.waiting import eventually
 from tests.web.clients import NoAnswerError, ask
 from tests.web.replicas import free_port
-from tests.web.runs import child_of, gone, kill
+from tests.web.runs import COMMAND, child_of, gone, kill
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +93,20 @@ async def test_a_port_that_is_taken(runs: Runs) -> None:
     assert "Address already in use" in lines[0]
     assert 1 == len(lines)
     assert [] == runs.replicas.events("started")
+
+
+async def test_a_port_that_is_taken_meanwhile(runs: Runs) -> None:
+    """Of two that are started at the same time on one port one serves, and the other one ends, with its app."""
+    port = free_port()
+    two = [runs.launch(port=port, child=["late=1"]) for _ in range(2)]
+    await eventually(lambda: any(not run.running for run in two), 20)
+    run, other = sorted(two, key=lambda run: run.running)
+    code, lines = await runs.ended(run)
+
+    assert 2 == code
+    assert ["Address already in use"] == [lines[-1].rpartition(": ")[2]]
+    assert (await ask(port, "/count?uid=a")).json()["pid"] == child_of(other)
+    assert 1 == sum(not gone(event["pid"]) for event in runs.replicas.events("started"))
 
 
 async def test_another_secret(runs: Runs) -> None:
@@ -208,6 +222,25 @@ async def test_told_to_end(runs: Runs, number: signal.Signals, term: str) -> Non
     assert "Traceback" not in run.text()
 
 
+async def test_told_to_end_now(runs: Runs) -> None:
+    """One signal more ends it at once, with the status 0: nobody waits for a request or for the app."""
+    (run,) = await runs.start(1, "--stop-timeout", "30", child=["term=ignored"])
+    child = child_of(run)
+    asking = asyncio.ensure_future(ask(run.port, "/count?uid=a&seconds=30"))
+    await eventually(lambda: run.listens() and not asking.done())
+    await asyncio.sleep(0.2)  # the app has the request
+    run.send(signal.SIGINT)
+    await eventually(lambda: not run.listens())
+    run.send(signal.SIGINT)
+    code = await run.ended(10)
+    with contextlib.suppress(NoAnswerError):
+        await asking
+    runs.replicas.may_fail = True  # the web server says that it has cancelled a request
+
+    assert 0 == code
+    assert gone(child)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("what", ["the start", "a restart"])
 async def test_told_to_end_meanwhile(runs: Runs, number: signal.Signals, what: str, tmp_path: Path) -> None:
@@ -277,3 +310,85 @@ async def test_load(runs: Runs) -> None:
     await asyncio.gather(*asking)
 
     assert placed.count(busy) < len(placed) / 2
+
+
+# One that runs and does not serve -------------------------------------------------------------------------------------
+
+LIVE = "--live", "/live", "--live-every", "0.2", "--live-failures", "2"
+KILLED = "the app is killed: /live did not answer, 2 times in a row"
+
+
+@pytest.mark.parametrize("how", ["stands still", "closes its port", "answers 500"])
+async def test_not_live(runs: Runs, how: str) -> None:
+    """An app that runs and does not answer is killed, and another one takes its place, as after any other death."""
+    (run,) = await runs.start(1, *LIVE, "--health", "/live")
+    first = (await ask(run.port, "/count?uid=a")).json()["pid"]
+    if how == "stands still":
+        os.kill(first, signal.SIGSTOP)
+    else:
+        assert 200 == (await ask(run.port, f"/live?then={how[0]}")).status
+    await eventually(lambda: gone(first))
+    answer = await ask(run.port, "/count?uid=a")
+    if answer.status == 503:  # it was held for as long as it may be
+        answer = await ask(run.port, "/count?uid=a")
+
+    assert 200 == answer.status
+    assert first != answer.json()["pid"]
+    assert 1 == run.text().count(KILLED), run.text()
+
+
+async def test_live(runs: Runs) -> None:
+    """An app that answers again in time is left alone, and so is one that has not served yet."""
+    (run,) = await runs.start(1, "--live", "/live", "--live-every", "0.2", "--live-failures", "5", child=["late=1.5"])
+    child = child_of(run)
+    for _ in range(4):
+        os.kill(child, signal.SIGSTOP)
+        await asyncio.sleep(0.5)  # two questions fail, or three
+        os.kill(child, signal.SIGCONT)
+        await asyncio.sleep(0.5)  # and as many are answered
+
+    assert child == child_of(run)
+    assert "is killed" not in run.text()
+    assert 1 == len(runs.replicas.events("started"))
+
+
+async def test_not_live_and_not_restarted(runs: Runs) -> None:
+    """Without a restart its end by --live is the end of all, with the status of a SIGKILL."""
+    (run,) = await runs.start(1, *LIVE, "--restart", "never")
+    os.kill(child_of(run), signal.SIGSTOP)
+    code, lines = await runs.ended(run, 10)
+
+    assert 128 + signal.SIGKILL == code
+    assert any(KILLED in line for line in lines), lines
+
+
+async def test_not_asked(runs: Runs) -> None:
+    """Without --live an app that stands still is left alone."""
+    (run,) = await runs.start(1)
+    child = child_of(run)
+    os.kill(child, signal.SIGSTOP)
+    await asyncio.sleep(1.0)  # nothing happens
+    os.kill(child, signal.SIGCONT)
+
+    assert child == (await ask(run.port, "/count?uid=a")).json()["pid"]
+
+
+@pytest.mark.parametrize("wrong", ["--live live", "--live-every 0", "--live-every -1", "--live-failures 0"])
+async def test_wrong_live(runs: Runs, wrong: str) -> None:
+    """What it is not to be asked is said before anything is started."""
+    option, value = wrong.split()
+    code, lines = await runs.ended(runs.launch(option, value))
+
+    assert 2 == code
+    assert f"{option}: {value!r} is not" in lines[-1]
+    assert [] == runs.replicas.events("started")
+
+
+async def test_no_host(runs: Runs) -> None:
+    """What is no name of a host is said as what it is."""
+    for command in ("run", "gateway", "decide"):
+        arguments = [command, "--service", "s", "--uid", "query:uid", "--host", "a..b", "--", "true"]
+        code, lines = await runs.ended(runs.replicas.run([*COMMAND, *arguments], 0))
+
+        assert 2 == code
+        assert "--host: 'a..b' is not an address or the name of a host" in lines[-1]

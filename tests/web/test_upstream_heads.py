@@ -70,7 +70,9 @@ async def test_what_is_of_the_connection() -> None:
     """What is of the client's connection stays there, also what it names itself; what all need cannot be named away."""
     headers = [
         ("host", "a"),
-        ("connection", "close, x-own, host, content-length, cookie"),
+        ("connection", "close, x-own, host, content-length, cookie, x-link-epoch, x-pod-index"),
+        ("x-pod-index", "1"),
+        ("x-link-epoch", "2"),
         ("connection", "X-Other"),
         ("x-own", "1"),
         ("x-other", "1"),
@@ -86,18 +88,25 @@ async def test_what_is_of_the_connection() -> None:
     ]
     _, lines = await told(Call(headers=headers))
 
-    assert {b"host: a", b"x-kept: 1", b"cookie: c", b"content-length: 0"} == {
+    assert {*(b"host: a", b"x-kept: 1", b"cookie: c", b"content-length: 0", b"x-pod-index: 1", b"x-link-epoch: 2")} == {
         line for line in lines if not line.startswith(b"x-forwarded")
     }
 
 
 async def test_forwarded() -> None:
-    """What a client says of its address is not believed: the web server knows what it has of a trusted proxy."""
+    """What a client says of its address is not believed: the web server knows what it has of a trusted proxy.
+
+    Nor is what an app takes for the same: behind WSGI or CGI an underscore is a hyphen.
+    """
     headers = [
         ("host", "a"),
         ("x-forwarded-for", "127.0.0.1"),
         ("x-forwarded-proto", "gopher"),
         ("forwarded", "for=127.0.0.1"),
+        ("x_forwarded_for", "127.0.0.1"),
+        ("x-forwarded_proto", "gopher"),
+        ("transfer_encoding", "chunked"),
+        ("content_length", "5"),
     ]
     _, lines = await told(Call(headers=headers))
     _, unix = await told(Call(headers=headers, client=None, scheme="http"))
@@ -131,6 +140,7 @@ async def test_no_host() -> None:
         {"headers": [(b"content-length", b"0\r\n\r\nGET / HTTP/1.1")]},
         {"client": ("1\r\nx: y", 1)},
         {"scheme": "http\r\nx: y"},
+        {"headers": [(b"host", b"a"), (b"host", b"b")]},
     ],
     ids=str,
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from stateful_route.web.errors import UpstreamLostError
+from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
 from tests.waiting import eventually
 from tests.web.upstream import Call, app_that
 
@@ -282,9 +282,17 @@ async def test_denied(status: int, can_deny: bool) -> None:
         assert [(b"location", b"/other"), (b"set-cookie", b"a"), (b"set-cookie", b"b")] == start["headers"]
 
 
-@pytest.mark.parametrize("data", [b"", b"HTTP/1.1 101 X\r\n\r\n", b"nonsense\r\n\r\n"])
-async def test_no_websocket(data: bytes) -> None:
-    """An app that ends, or does not speak WebSocket, is not reached."""
+@pytest.mark.parametrize(
+    ("data", "is_answer"),
+    [
+        (b"", False),
+        (b"HTTP/1.1 101 X\r\n\r\n", True),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", True),
+        (b"nonsense\r\n\r\n", True),
+    ],
+)
+async def test_no_websocket(data: bytes, is_answer: bool) -> None:
+    """An app that ends, or does not speak WebSocket, has had the request: it may have ended by that."""
 
     async def talk(line: Line) -> None:
         await line.head()
@@ -292,13 +300,43 @@ async def test_no_websocket(data: bytes) -> None:
 
     async with app_that(talk) as app:
         socket = Socket()
-        with pytest.raises(UpstreamLostError):
+        with pytest.raises(UpstreamLostError) as caught:
             await socket.begin(app)
 
+        assert caught.value.sent
+        assert is_answer == isinstance(caught.value, UpstreamProtocolError)
         assert [] == socket.sent
 
 
-@pytest.mark.parametrize("host", ["user:secret@example.com", "a b", "ex/ample", "[::1]:80", "a:b", ""])
+async def test_not_reached() -> None:
+    """An app that takes no connection has had nothing of a WebSocket."""
+    async with app_that(lambda _: asyncio.sleep(0)) as app:
+        app.server.close()
+        with pytest.raises(UpstreamLostError) as caught:
+            await Socket().begin(app)
+
+        assert not caught.value.sent
+
+
+async def test_what_it_is_not_told() -> None:
+    """What is of the client's connection, or only looks like what we say, does not go on to the app."""
+    names = "te", "expect", "keep-alive", "x_forwarded_for", "x-forwarded_proto", "content_length"
+    async with serving(echo) as served:
+        socket = Socket(headers=[("host", "a"), ("x-kept_so", "1"), *((name, "100-continue") for name in names)])
+        running = socket.begin(served)
+        await eventually(lambda: socket.sent)
+        socket.close(1000)
+        await running
+        told = {name.lower() for name, _ in served.requests[0].headers.raw_items()}
+
+        assert set() == told & set(names)
+        assert "x-kept_so" in told
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["user:secret@example.com", "a b", "ex/ample", "[::1]:80", "a:b", "", "a:70000", "[1]", "[::1::1]:80"],
+)
 async def test_hosts(host: str) -> None:
     """A host that is none makes no other request: nothing of it is a user, a path or a header."""
     async with serving(echo) as served:

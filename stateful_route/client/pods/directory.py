@@ -15,10 +15,10 @@ from stateful_route._background.periodic import PeriodicTask
 from stateful_route._background.tasks import Tasks
 from stateful_route._deadline import within
 from stateful_route._single_flight import SingleFlight
-from stateful_route.client.coherence import InvalidationListener
+from stateful_route.client.coherence import Hearing, InvalidationListener
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.errors import StoreError
-from stateful_route.models import LinkInvalidation, PodLife
+from stateful_route.models import LinkInvalidation, PodChange, PodLife
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -81,6 +81,8 @@ class PodDirectory:
         """Those in use, by namespace and name: to read only."""
         self.on_invalidated: Callable[[ServicePods, str, int], None] | None = None
         """Who is told of each uid whose link has changed, and up to which epoch."""
+        self.hearing = Hearing()
+        """For how long announcements were not heard."""
         self._doubted_at: dict[str, float] = {}
         """When the services of a namespace were last doubted because of a call, on the clock of this process."""
         deadline = config.call_deadline_seconds
@@ -436,6 +438,7 @@ class PodDirectory:
             self._heard,
             grace=self._config.degraded_grace,
             clock=self._clock,
+            hearing=self.hearing,
             own=service.namespace == self._config.namespace,
         )
         if self._stopped:
@@ -454,7 +457,7 @@ class PodDirectory:
                     self.on_invalidated(service, key.uid, event.epoch)
             return
         service = self.services.get((event.namespace, event.service_name))
-        if service is None:
+        if service is None or not isinstance(event, PodChange):
             return
         is_death = service.take_in(event, self._clock())
         self.read_soon(service, death=is_death)

@@ -7,9 +7,10 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from stateful_route._validation import to_ms, to_seconds
 from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import LinkInvalidation, LinkKey, PodChange, TopicEvent
-from stateful_route.store.redis.keys import decode
+from stateful_route.models import Asked, LinkInvalidation, LinkKey, PodChange, PodRequest, TopicEvent
+from stateful_route.store.redis.keys import decode, encode
 from stateful_route.store.transport.subscription import ChannelListener
 
 if TYPE_CHECKING:
@@ -180,6 +181,34 @@ def parse(message: list[Any], topic: Topic) -> TopicEvent | None:
         if kind == "pod":
             pod_index, incarnation, state = parts
             return PodChange(topic.namespace, topic.service_name, int(pod_index), int(incarnation), state)
+        if kind == "request" and topic.pod_index is not None:
+            return _request(parts, topic, topic.pod_index)
     except (ValueError, TypeError, LookupError, AttributeError):
         pass  # of a newer release, or nobody's, or no message at all
     return None
+
+
+def request_message(request: PodRequest) -> str:
+    """Return the message that a request is on the channel of its pod; ``parse`` reads it.
+
+    A release that does not know what is asked, or requests at all, takes it for a sign of life.
+    """
+    words = ["request", request.asked.value, request.name, str(to_ms(request.deadline))]
+    if request.uid is not None and request.to is not None:
+        words += [encode(request.uid), str(request.to)]
+    return " ".join(words)
+
+
+def _request(parts: list[str], topic: Topic, pod_index: int) -> PodRequest:
+    asked, name, deadline_ms, *more = parts
+    uid, to = (decode(more[0]), int(more[1])) if asked == Asked.MOVE else (None, None)
+    return PodRequest(
+        namespace=topic.namespace,
+        service_name=topic.service_name,
+        pod_index=pod_index,
+        asked=Asked(asked),
+        name=name,
+        deadline=to_seconds(int(deadline_ms)),
+        uid=uid,
+        to=to,
+    )

@@ -9,7 +9,7 @@ Layout of generation 2, the parts percent-encoded::
     sr2:versions:{namespace:service}     zset     pod -> the version of the table with which it changed last
     sr2:deadlines:{namespace:service}    zset     pod -> when its lease ends
     sr2:events:database:namespace:service      channel  what the clients of the service are told
-    sr2:events:database:namespace:service:pod  channel  what a pod of it is told
+    sr2:events:database:namespace:service:pod  channel  what a pod of it is told, and asked
 
 What one script touches carries one hash tag, so it lies in one slot of a Redis Cluster. The generation is a part of
 the prefix: releases that write different layouts do not see each other's keys. Within a generation a newer release

@@ -12,6 +12,7 @@ from stateful_route.store.protocol import StoreInfo
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.batches import LinkBatches
 from stateful_route.store.redis.events import attach, listening
+from stateful_route.store.redis.inspection import Inspection, parse_info
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.service_names import ServiceNames
 from stateful_route.store.transport.durable import Durably, of_operation
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import PodReport, PodTable, Registration, ServerInfo, Topic, TopicEvent
-    from stateful_route.store.protocol import TopicListener
+    from stateful_route.models import PodReport, PodRequest, PodTable, Registration, ServerInfo, Topic, TopicEvent
+    from stateful_route.store.protocol import LinkPage, StoreFacts, TopicListener
     from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.durable import Runner
 
@@ -61,11 +62,17 @@ class RedisStore:
         self._placing = LinkBatches(changing)
         self._keys = keys or KeySpace(database=connections.database)
         self._services = ServiceNames(connections, self._keys)
+        self._inspection = Inspection(connections, self._keys)
         self._close = close
         self._subscription = SharedSubscription(connections)
 
     def __repr__(self) -> str:
         return f"<RedisStore over {type(self._connections).__name__}>"
+
+    def in_flight(self) -> int:
+        """Return how many calls wait for an answer now; 0 over connections that do not tell."""
+        tell: Callable[[], int] = getattr(self._connections, "in_flight", int)
+        return tell()
 
     async def get_link(self, key: LinkKey) -> Link | None:
         """See ``Store.get_link``."""
@@ -294,12 +301,30 @@ class RedisStore:
 
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""
-        facts = _parse_info(await self._connections.command("INFO"))
+        facts = parse_info(await self._connections.command("INFO"))
         version = facts.get("valkey_version") or facts.get("redis_version", "unknown")
         product = facts.get("server_name", "redis")
         replicas = facts.get("connected_slaves", "")
         policy = facts.get("maxmemory_policy")
         return StoreInfo(f"{product} {version}", policy, int(replicas) if replicas.isdecimal() else None)
+
+    async def list_services(self, namespace: str) -> list[str]:
+        """See ``OperatorStore.list_services``."""
+        return sorted(await self._services.read(namespace))
+
+    async def scan_links(
+        self, namespace: str, service_name: str, *, after: str | None = None, count: int = 500
+    ) -> LinkPage:
+        """See ``OperatorStore.scan_links``."""
+        return await self._inspection.scan_links(namespace, service_name, after, count)
+
+    async def ask_pod(self, request: PodRequest) -> None:
+        """See ``OperatorStore.ask_pod``."""
+        await self._inspection.ask_pod(request)
+
+    async def facts(self) -> StoreFacts:
+        """See ``OperatorStore.facts``."""
+        return await self._inspection.facts()
 
     async def aclose(self) -> None:
         """See ``Store.aclose``."""
@@ -389,10 +414,3 @@ def _found_or_error(answer: LinkChange | StoreError) -> Link | StoreError | None
         return _found(answer)
     except StoreProtocolError as error:
         return error
-
-
-def _parse_info(reply: Any) -> dict[str, str]:
-    if isinstance(reply, dict):  # a client of a cluster has parsed it
-        return {name: str(value) for name, value in reply.items()}
-    lines = reply.decode(errors="replace").splitlines() if isinstance(reply, bytes) else []
-    return dict(line.split(":", 1) for line in lines if ":" in line)

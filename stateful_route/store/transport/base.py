@@ -59,6 +59,24 @@ class Connections(Protocol):
         """Return the reply of a command that has no key and changes nothing."""
         ...
 
+    async def primaries(self) -> list[str]:
+        """Return the addresses of the primaries, sorted; that of the one server, if it is one.
+
+        Raises:
+            StoreError: if none can be reached.
+
+        """
+        ...
+
+    async def command_at(self, address: str, *command: str | int) -> Any:
+        """Return the reply of a command that changes nothing from the primary with that address.
+
+        Raises:
+            StoreError: also if there is no such primary now.
+
+        """
+        ...
+
     async def open_subscriber(self) -> Subscriber:
         """Open a connection for subscriptions, which takes none from a pool.
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.errors import StoreError
-from stateful_route.store.transport.errors import command_name
+from stateful_route.store.transport.errors import command_name, not_a_primary
 from stateful_route.store.transport.resp import ReplyError
 from stateful_route.store.transport.script_pipe import Reading, ScriptPipe, answer, as_list, raised, settled
 from stateful_route.store.transport.slots import SlotTable
@@ -55,6 +55,10 @@ class PipelinedCluster:
 
     def __repr__(self) -> str:
         return f"<PipelinedCluster: {self._table!r}>"
+
+    def in_flight(self) -> int:
+        """Return how many calls wait for an answer now."""
+        return sum(pipe.pending for pipe in self._table.pipes())
 
     def run(self, call: ScriptCall) -> Awaitable[Any]:
         """Return the reply of a script."""
@@ -109,6 +113,20 @@ class PipelinedCluster:
         """Return the reply of a command from any primary."""
         expires = asyncio.get_running_loop().time() + self.deadline
         return await (await self._table.any_primary(Reading(command_name(command)), expires)).ask(command, expires)
+
+    async def primaries(self) -> list[str]:
+        """Return the addresses of the primaries, sorted."""
+        expires = asyncio.get_running_loop().time() + self.deadline
+        return sorted(pipe.address for pipe in await self._table.all_primaries(Reading("slots"), expires))
+
+    async def command_at(self, address: str, *command: str | int) -> Any:
+        """Return the reply of a command from the primary with that address."""
+        expires = asyncio.get_running_loop().time() + self.deadline
+        pipes = await self._table.all_primaries(Reading(command_name(command)), expires)
+        for pipe in pipes:
+            if pipe.address == address:
+                return await pipe.ask(command, expires)
+        raise not_a_primary(address, command)
 
     async def open_subscriber(self) -> Subscriber:
         """Open a connection to any primary: a message reaches all nodes."""

@@ -89,6 +89,12 @@ def command_name(command: Command) -> str:
     return f"the {command[0]} command"
 
 
+def not_a_primary(address: str, command: Command) -> StoreUnavailableError:
+    """Return the error of a command for a primary that is none, or none any more."""
+    message = f"{address} is no primary now"
+    return StoreUnavailableError(message, operation=command_name(command), maybe_applied=False)
+
+
 def address_of(settings: Mapping[str, Any]) -> str:
     """Return the address for which a connection of redis-py has these settings, without the password.
 

@@ -277,6 +277,11 @@ class Pipe:
         self._failures += 1
         self._retry_at = now + pause * (1 - random.random() / 2)  # noqa: S311
 
+    @property
+    def pending(self) -> int:
+        """How many calls wait for an answer now."""
+        return len(self._waiting) + sum(map(len, self._in_flight()))
+
     def _wires(self) -> list[Wire]:
         return [*self._retired] if self._wire is None else [self._wire, *self._retired]
 

@@ -19,7 +19,7 @@ from redis.asyncio.cluster import PipelineCommand
 from stateful_route.errors import StoreError
 from stateful_route.store.transport.attempt import Attempt, ScriptAttempt, exchange, pipeline
 from stateful_route.store.transport.durable_attempt import DurableAttempt, DurableTurns
-from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, command_name, translate
+from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, command_name, not_a_primary, translate
 from stateful_route.store.transport.resp import INCOMPLETE
 from stateful_route.store.transport.subscriber import open_subscriber
 
@@ -118,6 +118,17 @@ class NodeConnections:
             _Connection(self._pool) as connection,
         ):
             return await exchange(connection, command)
+
+    async def primaries(self) -> list[str]:
+        """Return the address of the server."""
+        await self.command("PING")
+        return [address_of(self._pool.connection_kwargs)]
+
+    async def command_at(self, address: str, *command: str | int) -> Any:
+        """Return the reply of a command, if the server has that address."""
+        if address != address_of(self._pool.connection_kwargs):
+            raise not_a_primary(address, command)
+        return await self.command(*command)
 
     async def open_subscriber(self) -> Subscriber:
         """Open a connection to the server, beside the pool."""
@@ -219,6 +230,22 @@ class ClusterConnections:
         async with Attempt(command_name(command), self.deadline, writes=False), self._places:
             await self._client.initialize()
             return await self._execute(self._client.get_default_node(), command)
+
+    async def primaries(self) -> list[str]:
+        """Return the addresses of the primaries that the client knows, sorted."""
+        async with Attempt("slots", self.deadline, writes=False):
+            await self._client.initialize()
+        return sorted(f"{node.host}:{node.port}" for node in self._client.get_primaries())
+
+    async def command_at(self, address: str, *command: str | int) -> Any:
+        """Return the reply of a command from the primary with that address."""
+        async with Attempt(command_name(command), self.deadline, writes=False), self._places:
+            await self._client.initialize()
+            for node in self._client.get_primaries():
+                if f"{node.host}:{node.port}" == address:
+                    asked: Any = node  # not by the client, which makes one answer of those of all nodes
+                    return await asked.execute_command(*command, NEVER_DECODE=True)
+        raise not_a_primary(address, command)
 
     async def open_subscriber(self) -> Subscriber:
         """Open a connection to any primary: a message reaches all nodes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from stateful_route.store.transport.errors import not_a_primary
 from stateful_route.store.transport.resp import ReplyError
 from stateful_route.store.transport.script_pipe import ScriptPipe, answer, as_list, is_error, raised, settled
 from stateful_route.store.transport.subscriber import open_subscriber
@@ -33,6 +34,10 @@ class PipelinedServer:
     def __repr__(self) -> str:
         return f"<PipelinedServer over {self._pipe!r}>"
 
+    def in_flight(self) -> int:
+        """Return how many calls wait for an answer now."""
+        return self._pipe.pending
+
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Return the reply or the error of each script, sent in one pipeline."""
         expires = asyncio.get_running_loop().time() + self.deadline
@@ -54,6 +59,17 @@ class PipelinedServer:
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command."""
         return await self._pipe.ask(command, asyncio.get_running_loop().time() + self.deadline)
+
+    async def primaries(self) -> list[str]:
+        """Return the address of the server; with Sentinel that of the primary to which it is connected."""
+        await self.command("PING")
+        return [self._pipe.address]
+
+    async def command_at(self, address: str, *command: str | int) -> Any:
+        """Return the reply of a command, if the server has that address."""
+        if address != self._pipe.address:
+            raise not_a_primary(address, command)
+        return await self.command(*command)
 
     async def open_subscriber(self) -> Subscriber:
         """Open a connection to the server."""

@@ -80,11 +80,19 @@ class SlotTable:
             StoreError: if none is known, and the table cannot be read.
 
         """
+        pipes = await self.all_primaries(operation, expires)
+        return _random.choice([pipe for pipe in pipes if pipe.connected] or pipes)  # to spread load
+
+    async def all_primaries(self, operation: Operation, expires: float) -> list[ScriptPipe]:
+        """Return all primaries.
+
+        Raises:
+            StoreError: if none is known, and the table cannot be read.
+
+        """
         if not self._primaries:
             await self._read_again(operation, expires)
-        pipes = [self.pipe(address) for address in self._primaries]
-        pipes = [pipe for pipe in pipes if pipe.connected] or pipes
-        return _random.choice(pipes) if pipes else self._raise_failure(operation)  # to spread load
+        return [self.pipe(address) for address in self._primaries] or [self._raise_failure(operation)]
 
     def is_primary(self, pipe: ScriptPipe) -> bool:
         """Whether a pipe is to one of the primaries that are known."""
@@ -110,6 +118,10 @@ class SlotTable:
         if kind == "MOVED":
             self.refresh()
         return pipe
+
+    def pipes(self) -> list[ScriptPipe]:
+        """Return those to all nodes that were used."""
+        return list(self._pipes.values())
 
     def pipe(self, address: Address) -> ScriptPipe:
         """Return the pipe to a node.

@@ -25,6 +25,7 @@ from stateful_route.testing.conformance.leases import LeasedIndexes
 from stateful_route.testing.conformance.links import Links, Many, Races, Unreadable
 from stateful_route.testing.conformance.listening import Listening
 from stateful_route.testing.conformance.moves import Moves
+from stateful_route.testing.conformance.operators import Operators
 from stateful_route.testing.conformance.pods import Lives, Pods
 from stateful_route.testing.conformance.shared import StoreKit
 from stateful_route.testing.conformance.times import Tenures, Times
@@ -50,6 +51,7 @@ class StoreConformance(
     Tenures,
     Changes,
     Listening,
+    Operators,
     Isolation,
 ):
     """What any ``Store`` has to do. Inherit it and give it a fixture ``store_kit`` that yields a ``StoreKit``."""

@@ -216,6 +216,10 @@ class MemoryLinks:
     def __len__(self) -> int:
         return len(self._links)
 
+    def all_keys(self) -> list[LinkKey]:
+        """Return which links there are, those that have ended among them."""
+        return list(self._links)
+
     def poison(self, key: LinkKey) -> None:
         """Make the value of a link unreadable, whether there was one or not."""
         self._links[key] = _Poison.VALUE

@@ -23,13 +23,14 @@ from stateful_route.models import (
     PodChange,
     PodLife,
     PodReport,
+    PodRequest,
     PodTable,
     Registration,
     ServerInfo,
     Topic,
     TopicEvent,
 )
-from stateful_route.store.protocol import StoreInfo
+from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo
 from stateful_route.testing.memory.links import MemoryLinks
 from stateful_route.testing.memory.pods import MemoryPods, Moment
 
@@ -413,6 +414,37 @@ class MemoryStore:
         self._announce(Topic(namespace, service_name), told)
         if to_pod:
             self._announce(Topic(namespace, service_name, life.pod_index), told)
+
+    # -- what operators ask
+
+    async def list_services(self, namespace: str) -> list[str]:
+        """Return the services of a namespace that have pods or links."""
+        async with self._operation("list_services"):
+            of_pods = {service for space, service in self._pods if space == namespace}
+            return sorted(of_pods | {key.service_name for key in self._links.all_keys() if key.namespace == namespace})
+
+    async def scan_links(
+        self, namespace: str, service_name: str, *, after: str | None = None, count: int = 500
+    ) -> LinkPage:
+        """Return the next ``count`` uids of a service that have a link, or had one."""
+        async with self._operation("scan_links"):
+            keys = self._links.all_keys()
+            uids = sorted(
+                key.uid
+                for key in keys
+                if (key.namespace, key.service_name) == (namespace, service_name) and (after is None or key.uid > after)
+            )
+            return LinkPage(tuple(uids[:count]), uids[count - 1] if len(uids) > count else None)
+
+    async def ask_pod(self, request: PodRequest) -> None:
+        """Tell a pod what is asked of it."""
+        async with self._operation("ask_pod"):
+            self._announce(Topic(request.namespace, request.service_name, request.pod_index), request)
+
+    async def facts(self) -> StoreFacts:
+        """Return that there is no server."""
+        async with self._operation("facts"):
+            return StoreFacts(servers=())
 
     # -- the store itself
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from stateful_route.errors import StateRefusedError
+from stateful_route.errors import StatefulRouteError, StateRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from stateful_route.server.parcels import Parcel, StateReceiver, Verdict
     from stateful_route.testing.simulation.loop import Machine, VirtualLoop
     from stateful_route.testing.simulation.network import Latency
+
+
+# One in so many parcels comes once more, this many milliseconds later at most. The name of the attempt says which, so
+# no number is drawn for it.
+_REPEATED, _LATEST = 8, 3000
 
 
 @attrs.frozen
@@ -40,7 +46,10 @@ class Roads:
 
 
 class SimulatedCarrier:
-    """The carrier of one simulated pod. What is sent may be lost, its answer too, or come when nobody waits for it."""
+    """The carrier of one simulated pod.
+
+    What is sent may be lost, its answer too, or come when nobody waits for it, or come twice.
+    """
 
     def __init__(self, roads: Roads, machine: Machine, random: Random) -> None:
         """Carry from that machine."""
@@ -55,8 +64,23 @@ class SimulatedCarrier:
 
     async def send(self, pod: PodState, parcel: Parcel) -> PodLife:
         """See ``StateCarrier``."""
+        name = int(parcel.move, 16)
+        if not name % _REPEATED:
+            self._roads.loop.after(name // _REPEATED % _LATEST / 1000, self._repeat, pod.pod_index, parcel)
         life: PodLife = await self._call(pod, parcel.uid, lambda there: there.receive(parcel))
         return life
+
+    def _repeat(self, pod_index: int, parcel: Parcel) -> None:
+        """Deliver a parcel once more."""
+        there = self._roads.find(pod_index)
+        if there is None:
+            return
+
+        async def serve(receiver: StateReceiver) -> None:
+            with contextlib.suppress(StatefulRouteError):
+                await receiver.receive(parcel)
+
+        there.machine.call(lambda: there.machine.spawn(serve(there.receiver)))
 
     async def settle(self, pod: PodState, verdict: Verdict) -> None:
         """See ``StateCarrier``."""

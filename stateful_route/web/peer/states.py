@@ -28,7 +28,7 @@ _log = logging.getLogger("stateful_route")
 # A state up to this size goes in one frame with what it is of, as the body of a request does.
 _SHORT = 64 * 1024
 _PARTS = 8
-_MOVED, _STAYS = b"moved", b"stays"
+_MOVED, _STAYS, _UNKNOWN = b"moved", b"stays", b"unknown"
 # Digits of the largest number in a head.
 _DIGITS = 20
 
@@ -137,10 +137,8 @@ class PeerCarrier:
             if verdict.moved:
                 await stream.send_bytes(Kind.TEXT, b"%b %d" % (_MOVED, verdict.epoch or 0), Kind.PART)
                 await stream.next()  # it is adopted
-            elif verdict.moved is False:
-                await stream.send_bytes(Kind.TEXT, _STAYS, Kind.PART)
             else:
-                stream.send(Kind.GONE)
+                await stream.send_bytes(Kind.TEXT, _UNKNOWN if verdict.moved is None else _STAYS, Kind.PART)
         finally:
             stream.close()
 
@@ -175,6 +173,9 @@ class PeerCarrier:
     async def _wait_for_word(self, stream: Stream, receiver: StateReceiver, parcel: Parcel) -> None:
         try:
             kind, payload = await stream.next()
+        except StreamEndedError:  # the sender has waited too long for the answer: it moves nothing by this attempt
+            await receiver.settle(Verdict(parcel.uid, parcel.move, moved=False))
+            return
         except PeerError:
             receiver.lose(parcel.uid, parcel.move)
             return

@@ -84,6 +84,8 @@ class Plan:
         for option, value in (("decide", decide), *(("pods", pod) for pod in pods)):
             if not is_http_address(value):
                 raise ConfigError(option, value, "host:port")
+            if option == "pods" and pods.count(value) > 1:
+                raise ConfigError(option, value, "each of them once")
         if not is_http_address(f"host:{listen}" if _PORT.fullmatch(listen) else listen):
             raise ConfigError("listen", listen, "a port, or host:port")
         if mode == "replay" and not pods:

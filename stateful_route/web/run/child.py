@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _LOOK = 0.05
+# Seconds that it has for an answer while it starts.
+_ANSWERS_WITHIN = 1.0
 _PORTS, _TRIES = range(20_000, 32_000), 200
 _SET_PARENT_DEATH_SIGNAL = 1
 _LEAST_GOOD, _LEAST_BAD = 200, 400
@@ -70,6 +72,7 @@ class Child:
         self._health = health
         self._start_within = start_within
         self._process: asyncio.subprocess.Process | None = None
+        self._served: asyncio.subprocess.Process | None = None
         self._cleared: asyncio.subprocess.Process | None = None
 
     @property
@@ -77,6 +80,11 @@ class Child:
         """Its number, while it runs."""
         process = self._process
         return None if process is None or process.returncode is not None else process.pid
+
+    @property
+    def serving(self) -> int | None:
+        """Its number, while it runs and was seen to serve."""
+        return self.pid if self._process is self._served else None
 
     async def start(self) -> None:
         """Start it, and return once it serves. If that fails, or is cancelled, ``end`` ends what there is.
@@ -98,7 +106,7 @@ class Child:
             raise ChildError(f"{command[0]!r} cannot be started: {why or error}", status) from error
         try:
             async with asyncio.timeout(self._start_within):
-                while not await self._serves():
+                while not await self.answers(self._health, _ANSWERS_WITHIN):
                     self._check_running()
                     await asyncio.sleep(_LOOK)
         except TimeoutError:
@@ -108,29 +116,28 @@ class Child:
                 "of {port} in the arguments or of PORT in the environment"
             ) from None
         self._check_running()  # and it was not another one that has answered
+        self._served = self._process
 
     def _check_running(self) -> None:
         code = None if self._process is None else self._process.returncode
         if code is not None:
             raise ChildError(f"the app ended with {_words(code)} before it served on port {self.port}", status_of(code))
 
-    async def _serves(self) -> bool:
-        pool = Pool(LOOPBACK, self.port, connect_timeout=1.0)
+    async def answers(self, path: str | None, within: float) -> bool:
+        """Whether it answers a path with 2xx or 3xx in so many seconds; without one, whether it takes a connection."""
         try:
-            connection = await pool.connect()
-        except UpstreamLostError:
-            return False
-        try:
-            if self._health is None:
-                return True
-            head = f"GET {self._health} HTTP/1.1\r\nhost: localhost:{self.port}\r\nconnection: close\r\n\r\n"
-            connection.begin(head.encode(), is_head=False)
-            async with asyncio.timeout(1.0):
-                status, _ = await connection.head()
+            async with asyncio.timeout(within):
+                connection = await Pool(LOOPBACK, self.port, connect_timeout=within).connect()
+                try:
+                    if path is None:
+                        return True
+                    head = f"GET {path} HTTP/1.1\r\nhost: localhost:{self.port}\r\nconnection: close\r\n\r\n"
+                    connection.begin(head.encode(), is_head=False)
+                    status, _ = await connection.head()
+                finally:
+                    connection.abort()
         except (UpstreamLostError, TimeoutError):
             return False
-        finally:
-            connection.abort()
         return _LEAST_GOOD <= status < _LEAST_BAD
 
     async def ended(self) -> int:

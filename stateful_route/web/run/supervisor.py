@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 import uvicorn
 
-from stateful_route._background.tasks import cancel_and_wait
+from stateful_route._background.tasks import cancel_and_wait, log_failure
 from stateful_route.errors import StatefulRouteError
 from stateful_route.web.run.child import ChildError, status_of
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from stateful_route.web.run.child import Child
     from stateful_route.web.run.front import RunFront
+    from stateful_route.web.run.liveness import Liveness
 
 _log = logging.getLogger("stateful_route")
 
@@ -40,11 +41,13 @@ class Policy:
     Attributes:
         restart: whether another one is started when it ends.
         stop_within: seconds that it has to end after SIGTERM.
+        liveness: how it is seen that it does not serve any more, though it runs; ``None``: it is not.
 
     """
 
     restart: Restart = "on-failure"
     stop_within: float = 10.0
+    liveness: Liveness | None = None
 
 
 class _Server(uvicorn.Server):
@@ -69,6 +72,7 @@ class Supervisor:
         self._policy = policy
         self._told = asyncio.Event()
         self._stopping = False
+        self._forced = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._status = 0
 
@@ -101,8 +105,10 @@ class Supervisor:
         await self._front.start()
 
     async def _serve(self) -> int:
+        self._listener.listen(self._server.config.backlog)  # uvloop does not say that this fails
         serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         watching = asyncio.ensure_future(self._watch())
+        tasks = [serving, watching, *self._asking()]
         try:
             await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
             ended = watching.done()
@@ -110,10 +116,19 @@ class Supervisor:
             await cancel_and_wait(watching)
             await serving
         finally:
-            await cancel_and_wait(serving, watching)
+            await cancel_and_wait(*tasks)
         if ended:
             watching.result()
         return self._status if ended else 0
+
+    def _asking(self) -> list[asyncio.Task[None]]:
+        """Begin to look whether the child still serves, if that is asked for; return the task."""
+        liveness = self._policy.liveness
+        if liveness is None:
+            return []
+        task = asyncio.create_task(liveness.watch(self._child), name="stateful_route liveness")
+        task.add_done_callback(log_failure)
+        return [task]
 
     # The child ----------------------------------------------------------------------------------------------------
 
@@ -128,7 +143,7 @@ class Supervisor:
             _log.warning("the app has ended with status %d", self._status)
             await self._lose()
             if self._stopping:
-                self._status = 0 if code in _AS_TOLD else self._status
+                self._status = 0 if code in _AS_TOLD or self._forced else self._status
                 return
             if loop.time() - began > _WELL_AFTER:
                 pause = _FIRST_PAUSE
@@ -201,7 +216,7 @@ class Supervisor:
     def _stop(self) -> None:
         """End now; at the next signal nothing is waited for, neither requests nor the child."""
         if self._server.should_exit:
-            self._server.force_exit = True
+            self._server.force_exit = self._forced = True
             self._child.send(signal.SIGKILL)
         self._stopping = self._server.should_exit = True
         self._told.set()

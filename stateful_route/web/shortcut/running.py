@@ -9,6 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from stateful_route.client.targets import There
     from stateful_route.web.edge import Edge
+    from stateful_route.web.misroute import Reply
     from stateful_route.web.peer.dialer import DialedConnection
     from stateful_route.web.uids.found import Found
 
@@ -23,6 +24,7 @@ class Way:
         there: who owns it.
         connection: to the owner.
         edge: that goes on if the owner does not answer in one piece.
+        reply: status and headers of what is answered, without a body, where a proxy or the client is to go there.
 
     """
 
@@ -31,6 +33,7 @@ class Way:
     there: There
     connection: DialedConnection
     edge: Edge
+    reply: Reply | None = None
 
 
 class Fronts(Protocol):

@@ -39,6 +39,14 @@ def head_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
+def write_empty(status: int, headers: Sequence[tuple[bytes, bytes]], added: bytes) -> bytes | None:
+    """Return the bytes of an answer without a body, ``added`` among its header lines; ``None`` if it is not plain."""
+    line, lines = _LINES.get(status), head_lines(headers)
+    if line is None or status in _NO_BODY or not _are_lines(lines, len(headers)):
+        return None
+    return b"%b%b%bcontent-length: 0\r\n\r\n" % (line, added, lines)
+
+
 def write_whole(payload: bytes, added: bytes, *, is_head: bool) -> tuple[int, bytes] | None:
     """Return the status and the bytes of an answer, ``added`` among its header lines.
 
@@ -63,6 +71,11 @@ def write_whole(payload: bytes, added: bytes, *, is_head: bool) -> tuple[int, by
     return status, b"".join((line, added, lines, b"\r\n", body))
 
 
+def _are_lines(lines: bytes, count: int) -> bool:
+    """Whether no header has a line break in it."""
+    return lines.count(b"\n") == lines.count(b"\r") == count and b"\0" not in lines
+
+
 @functools.lru_cache(_REMEMBERED)
 def _read(head: bytes) -> tuple[int, bytes, bytes, int | None] | None:
     """Return status, first line, header lines and content length of an answer; ``None`` if it is not plain."""
@@ -73,7 +86,7 @@ def _read(head: bytes) -> tuple[int, bytes, bytes, int | None] | None:
     if line is None or len(lengths) > 1 or not _FRAMING.isdisjoint([name for name, _ in headers]):
         return None
     lines = head_lines(headers)
-    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+    if not _are_lines(lines, len(headers)):
         return None
     if not lengths:
         return status, line, lines, None

@@ -67,7 +67,7 @@ class Upstream:
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         head = request_head(scope, f"{self._pool.host}:{self._pool.port}")
         if head is None:
-            await answer(scope, send, _BAD_REQUEST, "a line break or a space where there must be none")
+            await answer(scope, send, _BAD_REQUEST, "two hosts, or a line break or a space where there must be none")
             return
         connection = await self._pool.connection(may_be_old=scope["method"] in _IDEMPOTENT)
         used = connection.is_used

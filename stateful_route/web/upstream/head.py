@@ -12,18 +12,24 @@ if TYPE_CHECKING:
 
     from stateful_route.web.peer.carry import Message
 
-# RFC 9110, 7.6.1: of the connection, and not of the request; and what we say instead.
-_OF_CONNECTION = frozenset(
+OF_CONNECTION = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )
-_NOT_SENT = _OF_CONNECTION | {b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"}
+"""Headers of the connection, and not of the request (RFC 9110, 7.6.1)."""
+
+# What we say instead, or the web server in front has answered.
+_NOT_SENT = OF_CONNECTION | {b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"}
 # The web server in front adds a date of its own.
-_NOT_TAKEN = _OF_CONNECTION | {b"date"}
+_NOT_TAKEN = OF_CONNECTION | {b"date"}
 _NO_BODY = frozenset({204, 304})
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _NONE: frozenset[bytes] = frozenset()
 _PLAIN = frozenset({b"keep-alive", b"close", b"upgrade"})
-_OF_ALL = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"cookie", b"set-cookie"})
+_OF_ALL = frozenset(
+    {b"host", b"content-length", b"content-type", b"authorization", b"cookie", b"set-cookie"}
+    | {b"x-pod-index", b"x-link-epoch"}  # a client cannot have the fencing token taken away
+)
+_NOT_IMITATED = _NOT_SENT | {b"content-length", b"host"}
 
 
 @attrs.frozen
@@ -45,7 +51,7 @@ class RequestHead:
 
 
 def request_head(scope: Message, host: str) -> RequestHead | None:
-    """Return the head of a request; ``None`` if it would be read as something else than what it is.
+    """Return the head of a request; ``None`` if it could be read as something else than what it is.
 
     What is of the client's connection is left out, and what a client says of its address is replaced by what the web
     server knows of it. A request of HTTP/1.0 need not name a host, one of 1.1 has to: ``host``, then.
@@ -54,7 +60,7 @@ def request_head(scope: Message, host: str) -> RequestHead | None:
     line = f"{method} ".encode() + target_of(scope)
     lines = [line + b" HTTP/1.1\r\n"]
     has_length = chunked = False
-    has_host = False
+    hosts = 0
     not_sent = _NOT_SENT | connection_options(scope["headers"])
     for name, value in scope["headers"]:
         if name == b"transfer-encoding":
@@ -62,10 +68,10 @@ def request_head(scope: Message, host: str) -> RequestHead | None:
         elif name == b"content-length":
             has_length = value != b"0"
             lines.append(b"content-length: %b\r\n" % value)
-        elif name not in not_sent:
-            has_host = has_host or name == b"host"
+        elif name not in not_sent and not is_imitation(name, _NOT_IMITATED):
+            hosts += name == b"host"
             lines.append(b"%b: %b\r\n" % (name, value))
-    if not has_host:
+    if not hosts:
         lines.append(f"host: {host}\r\n".encode())
     lines.append(b"x-forwarded-proto: %b\r\n" % scope.get("scheme", "http").replace("ws", "http").encode())
     if scope.get("client"):
@@ -75,9 +81,19 @@ def request_head(scope: Message, host: str) -> RequestHead | None:
         lines.append(_CHUNKED)
     lines.append(b"\r\n")
     data = b"".join(lines)
-    if line.count(b" ") != 1 or data.count(b"\n") != len(lines) or data.count(b"\r") != len(lines) or b"\0" in data:
+    if hosts > 1 or line.count(b" ") != 1 or not _has_lines(data, len(lines)):
         return None
     return RequestHead(data, method == "HEAD", has_length or chunked, chunked)
+
+
+def _has_lines(data: bytes, count: int) -> bool:
+    """Whether it has just so many lines."""
+    return data.count(b"\n") == count == data.count(b"\r") and b"\0" not in data
+
+
+def is_imitation(name: bytes, names: frozenset[bytes]) -> bool:
+    """Whether a header is one of these to an app that takes an underscore for a hyphen, as one behind WSGI does."""
+    return b"_" in name and name.replace(b"_", b"-") in names
 
 
 def target_of(scope: Message) -> bytes:

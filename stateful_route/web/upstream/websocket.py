@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from stateful_route._background.tasks import cancel_and_wait
-from stateful_route.web.errors import UpstreamLostError
+from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
 from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket
-from stateful_route.web.upstream.head import connection_options, target_of
+from stateful_route.web.upstream.head import OF_CONNECTION, connection_options, is_imitation, target_of
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Receive, Send
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 16 * 1024 * 1024
 """The longest message, in bytes."""
 
-_NOT_SENT = frozenset(
-    {b"connection", b"upgrade", b"host", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded", b"content-length"}
-)
+_NOT_SENT = OF_CONNECTION | {
+    *(b"host", b"content-length", b"expect"),
+    *(b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"),
+}
 _NOT_TAKEN = frozenset(
     {"connection", "upgrade", "date", "server", "sec-websocket-accept", "sec-websocket-protocol", "content-length"}
     | {"sec-websocket-extensions", "transfer-encoding"}
 )
 _ABNORMAL, _NO_STATUS, _LEAST, _MOST = 1006, 1005, 1000, 5000
 _NOT_TO_SEND = frozenset({1004, _NO_STATUS, _ABNORMAL, 1015})
+_LEAST_STATUS = 200
 _NORMAL, _GOING_AWAY = 1000, 1001
 _CLOSE_WITHIN = 2.0
 # Messages that wait for a slow client: each may be long.
@@ -39,6 +42,7 @@ async def carry_websocket(host: str, port: int, scope: Message, receive: Receive
 
     Raises:
         UpstreamLostError: if the app was not reached, or was lost before it has accepted.
+        UpstreamProtocolError: if its answer is none to a WebSocket.
 
     """
     from websockets.exceptions import InvalidHandshake, InvalidStatus  # noqa: PLC0415 - an extra
@@ -47,9 +51,14 @@ async def carry_websocket(host: str, port: int, scope: Message, receive: Receive
     try:
         upstream = await _connected(host, port, scope)
     except InvalidStatus as error:
+        if error.response.status_code < _LEAST_STATUS:
+            raise UpstreamProtocolError(f"an answer with the status {error.response.status_code}") from error
         await _deny(error.response, scope, send)
         return
-    except (OSError, InvalidHandshake) as error:
+    except InvalidHandshake as error:  # it was asked, and what came of that is not known
+        lost = UpstreamLostError if isinstance(error.__cause__, EOFError) else UpstreamProtocolError
+        raise lost(f"the app does not accept: {error}") from error
+    except OSError as error:
         raise UpstreamLostError(f"the app is not reached: {error}", sent=False) from error
     try:
         accept: Message = {"type": "websocket.accept", "subprotocol": upstream.subprotocol}
@@ -155,7 +164,17 @@ class _Relay:
 
 def _uri(scope: Message) -> str:
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-    return f"ws://{host if _HOST.fullmatch(host) else 'localhost'}{target_of(scope).decode('latin-1')}"
+    return f"ws://{host if _is_host(host) else 'localhost'}{target_of(scope).decode('latin-1')}"
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is one that can be in a URI."""
+    if not _HOST.fullmatch(text):
+        return False
+    try:
+        return urlsplit(f"ws://{text}").port != 0
+    except ValueError:  # a port above 65535, or no address in the brackets
+        return False
 
 
 def _headers(scope: Message) -> list[tuple[str, str]]:
@@ -164,7 +183,7 @@ def _headers(scope: Message) -> list[tuple[str, str]]:
     kept = [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in scope["headers"]
-        if name not in not_sent and not name.startswith(b"sec-websocket-")
+        if name not in not_sent and not is_imitation(name, _NOT_SENT) and not name.startswith(b"sec-websocket-")
     ]
     kept.append(("x-forwarded-proto", scope.get("scheme", "ws").replace("ws", "http")))
     if scope.get("client"):

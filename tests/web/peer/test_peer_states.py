@@ -37,6 +37,7 @@ class Receiver:
         self.verdicts: list[Verdict] = []
         self.lost: list[str] = []
         self.refuses = ""
+        self.late: asyncio.Event | None = None
         self.expected: list[int] = []
 
     @contextlib.contextmanager
@@ -48,6 +49,8 @@ class Receiver:
 
     async def receive(self, parcel: Parcel) -> PodLife:
         self.parcels.append(parcel)
+        if self.late is not None:
+            await self.late.wait()
         return LIFE
 
     async def settle(self, verdict: Verdict) -> None:
@@ -107,16 +110,31 @@ async def test_a_state_comes_whole(size: int) -> None:
 
 @pytest.mark.parametrize(("moved", "epoch"), [(True, 1_800_000_000_000_124), (False, None), (None, None)])
 async def test_a_verdict(moved: bool | None, epoch: int | None) -> None:
-    """The receiver is told what came of it, on the same stream; or that nobody will tell."""
+    """The receiver is told what came of it, on the same stream; or that it is not known."""
     parcel = parcel_of(b"state")
     async with both_sides() as both:
         await both.sender.send(both.pod, parcel)
         await both.sender.settle(both.pod, Verdict("alice", parcel.move, moved, epoch))
         await eventually(lambda: bool(both.receiver.verdicts or both.receiver.lost))
 
-        expected = [] if moved is None else [Verdict("alice", parcel.move, moved, epoch)]
-        assert expected == both.receiver.verdicts
-        assert ([parcel.move] if moved is None else []) == both.receiver.lost
+        assert [Verdict("alice", parcel.move, moved, epoch)] == both.receiver.verdicts
+        assert not both.receiver.lost
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_an_answer_that_is_late(size: int) -> None:
+    """A receiver whose answer comes too late is told that nothing will come of it: it need not keep the state."""
+    parcel = parcel_of(bytes(size))
+    async with both_sides() as both:
+        both.receiver.late = asyncio.Event()
+        sending = asyncio.create_task(both.sender.send(both.pod, parcel))
+        await eventually(lambda: bool(both.receiver.parcels))
+        sending.cancel()
+        await asyncio.wait([sending])
+        both.receiver.late.set()
+        await eventually(lambda: bool(both.receiver.verdicts or both.receiver.lost))
+
+        assert [Verdict("alice", parcel.move, moved=False)] == both.receiver.verdicts
 
 
 async def test_many_at_once() -> None:

@@ -1,0 +1,331 @@
+"""What drivers, middleware and gateway tell as it happens: the hook ``instrumentation=`` and its events."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from stateful_route._validation import check_hook
+from stateful_route.models import HeartbeatOutcome, Outcome, PreviousOwner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger("stateful_route")
+
+E = TypeVar("E")
+
+
+class Why(enum.StrEnum):
+    """Why a link changed."""
+
+    PLACED = "placed"
+    """It was made by a client, as the uid had none."""
+    TAKEN_OVER = "taken over"
+    """Its owner was dead, or left it in grace and was leaving: a client gave it to another pod."""
+    CLAIMED = "claimed"
+    """Its pod made or confirmed it."""
+    INHERITED = "inherited"
+    """A newer life of its pod claimed it."""
+    STOLEN = "stolen"
+    """Another pod claimed it before its own had confirmed it: ``try_set_linked_pod``."""
+    ASSIGNED = "assigned"
+    """It was forced: ``set_linked_pod``."""
+    MOVED = "moved"
+    """Its owner sent it to another pod, with its state."""
+    RELEASED = "released"
+    """Its owner gave it up, or it was removed."""
+    OVERWRITTEN = "overwritten"
+    """Its value could not be read, and was replaced."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkChanged:
+    """This process has changed a link.
+
+    Attributes:
+        namespace, service_name, uid: of the link.
+        why: why.
+        pod_index: who has it now; ``None`` if nobody does.
+        epoch: that it has now; ``None`` if there is no link.
+        previous: who had it before, if that was another life or pod.
+
+    """
+
+    namespace: str
+    service_name: str
+    uid: str
+    why: Why
+    pod_index: int | None
+    epoch: int | None
+    previous: PreviousOwner | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StoreCalled:
+    """A call to the store has ended.
+
+    Attributes:
+        operation: its name, as in ``StoreError.operation``.
+        namespace, service_name: what it was about.
+        seconds: how long it took.
+        error: why it failed; ``None`` if it did not.
+
+    """
+
+    operation: str
+    namespace: str
+    service_name: str
+    seconds: float
+    error: BaseException | None = None
+
+
+@attrs.frozen(kw_only=True)
+class HeartbeatSent:
+    """A heartbeat was answered, or has failed.
+
+    Attributes:
+        namespace, service_name, pod_index, incarnation: whose it is.
+        seconds: how long the answer took.
+        outcome: what the store says of it; ``None`` if it failed.
+        error: why it failed; ``None`` if it did not.
+
+    """
+
+    namespace: str
+    service_name: str
+    pod_index: int
+    incarnation: int
+    seconds: float
+    outcome: HeartbeatOutcome | None = None
+    error: BaseException | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PodDied:
+    """The store says, asked by this process, that a life of a pod has ended.
+
+    Attributes:
+        namespace, service_name, pod_index, incarnation: whose it was.
+        proven: whether its process was known to be gone; else its lease has passed.
+
+    """
+
+    namespace: str
+    service_name: str
+    pod_index: int
+    incarnation: int
+    proven: bool
+
+
+@attrs.frozen(kw_only=True)
+class HearingLost:
+    """Invalidations of a service are not heard any more: what is cached of it is not used.
+
+    Attributes:
+        namespace, service_name: of the service.
+        error: why.
+
+    """
+
+    namespace: str
+    service_name: str
+    error: BaseException
+
+
+@attrs.frozen(kw_only=True)
+class HearingRegained:
+    """Invalidations of a service are heard again.
+
+    Attributes:
+        namespace, service_name: of the service.
+        seconds: for how long they were not.
+
+    """
+
+    namespace: str
+    service_name: str
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class HandedOff:
+    """``hand_off`` of the application has ended for a uid.
+
+    Attributes:
+        namespace, service_name, uid: of the link.
+        seconds: how long it took.
+        error: what it raised; ``None`` if it did not.
+
+    """
+
+    namespace: str
+    service_name: str
+    uid: str
+    seconds: float
+    error: BaseException | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Drained:
+    """A drain has ended.
+
+    Attributes:
+        namespace, service_name, pod_index: of the pod; the index is ``None`` if it has leased none.
+        handed_over: how many uids it has handed over.
+        left: how many it has not.
+        seconds: how long it took.
+
+    """
+
+    namespace: str
+    service_name: str
+    pod_index: int | None
+    handed_over: int
+    left: int
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class RequestForwarded:
+    """A request was carried to the pod that has its uid.
+
+    Attributes:
+        service_name, uid, pod_index: where it went; ``uid`` is ``None`` of a request that has none.
+        seconds: from its arrival there until its answer had ended; of a WebSocket, until that had.
+        served: whether it was served there; else it may be held, and tried again.
+
+    """
+
+    service_name: str
+    uid: str | None
+    pod_index: int
+    seconds: float
+    served: bool
+
+
+@attrs.frozen(kw_only=True)
+class RequestHeld:
+    """A request was held, as its uid could not be served for the moment, and that has ended.
+
+    Attributes:
+        service_name: of the service.
+        seconds: for how long.
+        served: whether it was served then.
+        why: why it was held.
+
+    """
+
+    service_name: str
+    seconds: float
+    served: bool
+    why: str
+
+
+class Instrumentation:
+    """What is told as it happens. Subclass it and override what you want to hear.
+
+    The methods are called in the event loop, with that event: they must not wait. What one raises is logged, and
+    changes nothing. Hits are not told: ``statistics()`` counts them.
+    """
+
+    def link_changed(self, event: LinkChanged) -> None:
+        """Hear that this process has changed a link."""
+
+    def store_called(self, event: StoreCalled) -> None:
+        """Hear that a call to the store has ended, in the context of who made it."""
+
+    def heartbeat_sent(self, event: HeartbeatSent) -> None:
+        """Hear that a heartbeat was answered, or has failed."""
+
+    def pod_died(self, event: PodDied) -> None:
+        """Hear that a life of a pod has ended."""
+
+    def hearing_lost(self, event: HearingLost) -> None:
+        """Hear that invalidations are not heard any more."""
+
+    def hearing_regained(self, event: HearingRegained) -> None:
+        """Hear that they are heard again."""
+
+    def handed_off(self, event: HandedOff) -> None:
+        """Hear that ``hand_off`` has ended for a uid."""
+
+    def drained(self, event: Drained) -> None:
+        """Hear that a drain has ended."""
+
+    def request_forwarded(self, event: RequestForwarded) -> None:
+        """Hear that a request was carried to another pod."""
+
+    def request_held(self, event: RequestHeld) -> None:
+        """Hear that a request was held, and no longer is."""
+
+
+_METHODS = tuple(name for name in vars(Instrumentation) if not name.startswith("_"))
+
+
+class Teller(Instrumentation):
+    """Calls a hook, and lets no fault of it get at who tells. An object may have some of the methods only."""
+
+    def __init__(self, hook: object) -> None:
+        """Tell ``hook``.
+
+        Raises:
+            InvalidArgumentError: if it has none of the methods of ``Instrumentation``.
+
+        """
+        check_hook("instrumentation", hook, _METHODS)
+        self._faults: set[str] = set()
+        for name in _METHODS:
+            method = getattr(hook, name, None)
+            if method is not None:
+                setattr(self, name, self._guarded(name, method))
+
+    def _guarded(self, name: str, method: Callable[[Any], Any]) -> Callable[[Any], None]:
+        def tell(event: Any) -> None:
+            try:
+                method(event)
+            except Exception:  # noqa: BLE001 - the application's
+                if name not in self._faults:  # the others would say the same
+                    self._faults.add(name)
+                    _log.exception("instrumentation: %s() failed; it is called on, and this is not logged again", name)
+
+        return tell
+
+
+def teller_of(hook: object) -> Teller | None:
+    """Return what tells ``hook``; ``None`` if there is none.
+
+    Raises:
+        InvalidArgumentError: if it has none of the methods of ``Instrumentation``.
+
+    """
+    return hook if hook is None or isinstance(hook, Teller) else Teller(hook)
+
+
+_OF_PLACING = {
+    Outcome.CREATED: Why.PLACED,
+    Outcome.REPLACED: Why.TAKEN_OVER,
+    Outcome.OVERWRITTEN: Why.OVERWRITTEN,
+}
+_OF_CLAIMING = {
+    Outcome.CREATED: Why.CLAIMED,
+    Outcome.CONFIRMED: Why.CLAIMED,
+    Outcome.INHERITED: Why.INHERITED,
+    Outcome.REPLACED: Why.STOLEN,
+    Outcome.OVERWRITTEN: Why.OVERWRITTEN,
+}
+_OF_ASSIGNING = dict.fromkeys((Outcome.CREATED, Outcome.CONFIRMED, Outcome.REPLACED, Outcome.OVERWRITTEN), Why.ASSIGNED)
+_OF_RELEASING = dict.fromkeys((Outcome.RELEASED, Outcome.GRACE), Why.RELEASED)
+_OF_MOVING = {Outcome.REPLACED: Why.MOVED}
+REASONS = {
+    "place": _OF_PLACING,
+    "place_links": _OF_PLACING,
+    "claim": _OF_CLAIMING,
+    "assign": _OF_ASSIGNING,
+    "release": _OF_RELEASING,
+    "move": _OF_MOVING,
+}
+"""Why a link changed, by the operation and its outcome; the others change nothing."""

@@ -1,0 +1,230 @@
+"""Asks pods to do something, and looks until they have done it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from stateful_route.errors import (
+    NoLinkError,
+    PodNotAliveError,
+    PodNotAnsweringError,
+    PodTakesNothingError,
+    StoreProtocolError,
+)
+from stateful_route.models import Asked, Link, LinkKind, PodRequest, RoutingState
+from stateful_route.ops.reading import read_pod
+from stateful_route.ops.values import DrainSeen, Place
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from stateful_route.models import LinkKey, PodState, PodTable
+    from stateful_route.store.protocol import OperatorStore
+
+# Seconds between two looks, the longer the more of them; and after which a pod is told again, as it may have been deaf.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
+_AGAIN = 0.5
+
+_MAY_BE = "it may hear nothing now, be busy with a hand-off, be about to end, or be of a release that knows no requests"
+
+
+class _Pause:
+    """Waits between looks, until the time is up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._seconds = seconds
+        self._pause = _FIRST_PAUSE
+
+    @property
+    def took(self) -> float:
+        """Seconds since it began."""
+        return self._loop.time() - self._began
+
+    @property
+    def left(self) -> float:
+        """Seconds until the time is up; below 0 once it is."""
+        return self._seconds - self.took
+
+    async def wait(self) -> bool:
+        """Wait a little; return ``False`` at once if the time is up."""
+        if self.left <= 0:
+            return False
+        await asyncio.sleep(min(self._pause, self.left))
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return True
+
+
+class _Question:
+    """What is asked of a pod: told again and again, under one name, so that it is done once."""
+
+    def __init__(self, store: OperatorStore, random: Random) -> None:
+        self._store = store
+        self._random = random
+        self._name = ""
+        self._told_of: object = None
+        self._told_at = -math.inf
+
+    async def ask(
+        self,
+        namespace: str,
+        service_name: str,
+        pod_index: int,
+        asked: Asked,
+        *,
+        until: float,
+        of: object = None,
+        uid: str | None = None,
+        to: int | None = None,
+    ) -> None:
+        """Tell the pod, unless that was done a moment ago.
+
+        What it is asked ``of`` another tenure is another request. ``until`` is by the clock of the store.
+        """
+        now = asyncio.get_running_loop().time()
+        if (pod_index, of) != self._told_of or not self._name:
+            self._name, self._told_of = f"{self._random.getrandbits(64):016x}", (pod_index, of)
+        elif now - self._told_at < _AGAIN:
+            return
+        self._told_at = now
+        request = PodRequest(
+            namespace=namespace,
+            service_name=service_name,
+            pod_index=pod_index,
+            asked=asked,
+            name=self._name,
+            deadline=until,
+            uid=uid,
+            to=to,
+        )
+        await self._store.ask_pod(request)
+
+
+class Requests:
+    """Moves uids and drains pods, by asking the pods; nobody is robbed."""
+
+    def __init__(self, store: OperatorStore, random: Random) -> None:
+        """Have asked nothing."""
+        self._store = store
+        self._random = random
+
+    async def move(self, key: LinkKey, to: int, timeout: float) -> Place:  # noqa: ASYNC109 - what the owner is given
+        """See ``Operator.move``."""
+        pause, question = _Pause(timeout), _Question(self._store, self._random)
+        while True:
+            link = await self._store.get_link(key)
+            if link is None:
+                raise NoLinkError(key.namespace, key.service_name, key.uid)
+            table, pods = await read_pod(self._store, key.namespace, key.service_name, link.pod_index, to)
+            if link.pod_index == to:
+                return Place.of(key, link, table)
+            target = _taking(key.namespace, key.service_name, to, pods.get(to), table)
+            if link.kind is not LinkKind.PERSISTENT:  # no pod has confirmed it, so none has its state
+                await self._store.claim(key, target.life, steal_temporary=True)
+                continue
+            why = _why_not_asked(link, pods.get(link.pod_index), table)
+            if why is None:
+                await question.ask(
+                    key.namespace,
+                    key.service_name,
+                    link.pod_index,
+                    Asked.MOVE,
+                    until=table.now + max(0.0, pause.left),
+                    of=link.epoch,
+                    uid=key.uid,
+                    to=to,
+                )
+            elif await self._is_still(key, link):
+                raise PodNotAliveError(key.namespace, key.service_name, link.pod_index, why)
+            if not await pause.wait():
+                names = key.namespace, key.service_name, link.pod_index
+                raise PodNotAnsweringError(*names, asked=f"move {key.uid!r} to pod {to}", seconds=timeout, why=_MAY_BE)
+
+    async def _is_still(self, key: LinkKey, link: Link) -> bool:
+        """Whether a link is as it was: its pod may have left since it was read, and given it up."""
+        now = await self._store.get_link(key)
+        return now is not None and now.epoch == link.epoch
+
+    async def drain(self, namespace: str, service_name: str, pod_index: int, timeout: float) -> DrainSeen:  # noqa: ASYNC109
+        """See ``Operator.drain``."""
+        pause, question = _Pause(timeout), _Question(self._store, self._random)
+        before: int | None = None
+        heard = False
+        while True:
+            table, pod = await self._living(namespace, service_name, pod_index, known=before is not None)
+            links = pod.report.links
+            before = links if before is None else before
+            state = pod.report.routing_state
+            heard = heard or pod.report.draining  # a pod may have denied new calls before
+            if state is not RoutingState.READY and not links:
+                return DrainSeen(before=before, left=0, seconds=round(pause.took, 3))
+            if state is RoutingState.SHUTDOWN:
+                return DrainSeen(before=before, left=links, seconds=round(pause.took, 3))
+            until = table.now + max(0.0, pause.left)
+            await question.ask(namespace, service_name, pod_index, Asked.DRAIN, until=until)
+            if not await pause.wait():
+                break
+        if heard or state is not RoutingState.READY:
+            return DrainSeen(before=before, left=links, seconds=round(pause.took, 3))
+        raise PodNotAnsweringError(namespace, service_name, pod_index, asked="drain", seconds=timeout, why=_MAY_BE)
+
+    async def undrain(self, namespace: str, service_name: str, pod_index: int, timeout: float) -> None:  # noqa: ASYNC109
+        """See ``Operator.undrain``."""
+        pause, question = _Pause(timeout), _Question(self._store, self._random)
+        while True:
+            table, pod = await self._living(namespace, service_name, pod_index)
+            if pod.report.routing_state is RoutingState.READY:
+                return
+            until = table.now + max(0.0, pause.left)
+            await question.ask(namespace, service_name, pod_index, Asked.UNDRAIN, until=until)
+            if not await pause.wait():
+                break
+        raise PodNotAnsweringError(namespace, service_name, pod_index, asked="undrain", seconds=timeout, why=_MAY_BE)
+
+    async def _living(
+        self, namespace: str, service_name: str, pod_index: int, *, known: bool = False
+    ) -> tuple[PodTable, PodState]:
+        """Read a pod that is alive; one that was ``known`` to be may have said goodbye since."""
+        table, pods = await read_pod(self._store, namespace, service_name, pod_index)
+        pod = pods.get(pod_index)
+        left = known and pod is not None and pod.report.routing_state is RoutingState.SHUTDOWN
+        if pod is None or not (pod.is_available(table.now) or left):
+            raise PodNotAliveError(namespace, service_name, pod_index, known_of(pod, table))
+        return table, pod
+
+
+def known_of(pod: PodState | None, table: PodTable) -> str:
+    """Return what is known of a pod that is not alive."""
+    return "Redis does not know it" if pod is None else pod.summary(table.now)
+
+
+def _taking(namespace: str, service_name: str, pod_index: int, pod: PodState | None, table: PodTable) -> PodState:
+    """Return a pod that takes new uids."""
+    if pod is None or not pod.is_available(table.now):
+        raise PodNotAliveError(namespace, service_name, pod_index, known_of(pod, table))
+    report = pod.report
+    if report.routing_state is not RoutingState.READY:
+        why = f"it is {report.routing_state}"
+    elif report.max_links is not None and report.links >= report.max_links:
+        why = f"it is full, with {report.links} of {report.max_links} links"
+    else:
+        return pod
+    raise PodTakesNothingError(namespace, service_name, pod_index, why)
+
+
+def _why_not_asked(link: Link, owner: PodState | None, table: PodTable) -> str | None:
+    """Return why the owner of a persistent link cannot be asked to let it go; ``None`` if it can."""
+    if owner is None or not owner.is_available(table.now):
+        return f"{known_of(owner, table)}: assign the uid, or let its next call place it"
+    if owner.incarnation != link.incarnation and not owner.report.reclaiming:
+        return "the life of it that had the uid is over, and the present one has not claimed it: assign the uid"
+    return None
+
+
+def unreadable(key: LinkKey, operation: str) -> StoreProtocolError:
+    """Return the error for a link that cannot be read, which is left as it is."""
+    message = f"the link of {key.uid!r} in {key.service_name!r} cannot be read; to assign it overwrites it"
+    return StoreProtocolError(message, operation=operation, maybe_applied=False)

@@ -1,0 +1,299 @@
+"""What an operator is told. All are frozen, and have a JSON form with camelCase names."""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from stateful_route._json import camel_case
+from stateful_route.models import Link, LinkKind, RoutingState
+
+if TYPE_CHECKING:
+    from stateful_route.errors import StoreError
+    from stateful_route.models import LinkKey, PodState, PodTable
+
+
+class Shown:
+    """Gives an attrs class ``to_dict()`` and ``to_json()``, for what is only written."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form as a dict of plain values."""
+        return _plain(self)  # type: ignore[no-any-return]  # of an attrs class that is a dict
+
+    def to_json(self) -> str:
+        """Return the JSON form as text, without white space."""
+        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if attrs.has(type(value)):
+        return {camel_case(field.name): _plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
+    return value
+
+
+def _passed(seconds: float) -> float:
+    """Return a time that has passed, to the millisecond; 0 if the clock was put back since."""
+    return round(max(0.0, seconds), 3)
+
+
+@attrs.frozen(kw_only=True)
+class PodSeen(Shown):
+    """A pod as it was at one moment.
+
+    Attributes:
+        pod_index: the ordinal of the pod.
+        incarnation: its newest life.
+        state: what it is willing to take: a ``RoutingState``, ``DEAD`` once its death was confirmed, or ``SILENT`` if
+            no heartbeat came for its lease and nobody has confirmed its death yet.
+        alive: whether its last heartbeat is younger than its lease.
+        routable: whether it may get new uids: alive and READY. A pod that is full is routable.
+        heartbeat_age: seconds since its last heartbeat, by the clock of Redis.
+        lease: seconds without a heartbeat after which it is dead.
+        load: what it published; smaller is better.
+        links: how many uids it owned when it last said so, which may lag by some seconds in a large service.
+        placed_total: how many uids it took on since it started.
+        capacity: its size in relation to the others.
+        max_links: with so many links it is full; ``None`` for no limit.
+        address: where it is reached; ``None`` if it has not published that.
+        zone: where it runs.
+        version: what revision of the application it runs.
+        draining: whether it gives up all that it owns.
+        reclaiming: whether it still claims again what it owned before Redis lost it.
+        adopts: whether it takes the states of uids that other pods send.
+
+    """
+
+    pod_index: int
+    incarnation: int
+    state: str
+    alive: bool
+    routable: bool
+    heartbeat_age: float
+    lease: float
+    load: int
+    links: int
+    placed_total: int
+    capacity: float
+    max_links: int | None
+    address: str | None
+    zone: str | None
+    version: str | None
+    draining: bool
+    reclaiming: bool
+    adopts: bool
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as many links as it wants."""
+        return self.max_links is not None and self.links >= self.max_links
+
+    @classmethod
+    def of(cls, pod: PodState, now: float) -> PodSeen:
+        """Return the pod as it is at ``now``, by the clock of the store."""
+        report, alive = pod.report, pod.is_alive(now)
+        gone = report.routing_state is RoutingState.SHUTDOWN
+        state = "DEAD" if pod.dead else report.routing_state.value if alive or gone else "SILENT"
+        return cls(
+            pod_index=pod.pod_index,
+            incarnation=pod.incarnation,
+            state=state,
+            alive=pod.is_available(now),
+            routable=pod.is_routable(now),
+            heartbeat_age=_passed(now - pod.load_state.timestamp),
+            lease=pod.load_state.ttl,
+            load=report.load,
+            links=report.links,
+            placed_total=report.placed_total,
+            capacity=report.capacity,
+            max_links=report.max_links,
+            address=report.address,
+            zone=report.zone,
+            version=report.version,
+            draining=report.draining,
+            reclaiming=report.reclaiming,
+            adopts=report.adopts,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class PodsSeen(Shown):
+    """The pods of a service at one moment.
+
+    Attributes:
+        at: that moment: seconds since 1970 by the clock of Redis.
+        pods: by rising pod index; those that died or said goodbye are among them until Redis forgets them.
+        unreadable: how many entries could not be read, and were left out.
+
+    """
+
+    at: float
+    pods: tuple[PodSeen, ...]
+    unreadable: int = 0
+
+    @classmethod
+    def of(cls, table: PodTable) -> PodsSeen:
+        """Return what was read."""
+        pods = tuple(PodSeen.of(pod, table.now) for pod in table.pods)
+        return cls(at=table.now, pods=pods, unreadable=table.unreadable)
+
+
+@attrs.frozen(kw_only=True)
+class Place(Shown):
+    """Where a uid of one service is.
+
+    Attributes:
+        namespace: of the service.
+        service_name: the service.
+        uid: the uid.
+        pod_index: the pod that its link names; ``None``, as are the next four, if the link cannot be read.
+        incarnation: the life of that pod; 0 if it was not known when the link was made.
+        kind: temporary, persistent or grace.
+        epoch: the fencing token.
+        age: seconds since the link got that epoch, and so that owner, by the clock of Redis.
+        ttl: seconds that were left of the link; ``None`` for one without expiry.
+        pod: the pod that the link names, in whatever life; ``None`` if Redis does not know it.
+        alive: whether the life that the link names is alive. A newer life of the pod inherits the uid when it claims
+            it, and the state of the older one is gone.
+
+    """
+
+    namespace: str
+    service_name: str
+    uid: str
+    pod_index: int | None = None
+    incarnation: int | None = None
+    kind: LinkKind | None = None
+    epoch: int | None = None
+    age: float | None = None
+    ttl: float | None = None
+    pod: PodSeen | None = None
+    alive: bool = False
+
+    @classmethod
+    def of(cls, key: LinkKey, link: Link, table: PodTable) -> Place:
+        """Return where a link leads, of whose pod the table tells."""
+        found = next((pod for pod in table.pods if pod.pod_index == link.pod_index), None)
+        alive = found is not None and found.incarnation == link.incarnation and found.is_available(table.now)
+        return cls(
+            namespace=key.namespace,
+            service_name=key.service_name,
+            uid=key.uid,
+            pod_index=link.pod_index,
+            incarnation=link.incarnation,
+            kind=link.kind,
+            epoch=link.epoch,
+            age=_passed(table.now - link.epoch / 1_000_000),
+            ttl=link.ttl,
+            pod=None if found is None else PodSeen.of(found, table.now),
+            alive=alive,
+        )
+
+
+@attrs.frozen
+class FoundLink(Shown):
+    """A link that a search has found.
+
+    Attributes:
+        uid: the uid.
+        link: its link, as it was when it was read.
+
+    """
+
+    uid: str
+    link: Link
+
+
+@attrs.frozen(kw_only=True)
+class DrainSeen(Shown):
+    """What came of a drain that was asked for.
+
+    Attributes:
+        before: how many links the pod had when it was asked.
+        left: how many it had at the end; 0 once it has given up all of them.
+        seconds: how long that took, or was waited for.
+
+    """
+
+    before: int
+    left: int
+    seconds: float
+
+
+class ChangeKind(enum.StrEnum):
+    """What has changed."""
+
+    LINK = "link"
+    """A link got another owner, or was removed."""
+    POD = "pod"
+    """A pod is in another routing state, in another life, or dead."""
+    DEAF = "deaf"
+    """Nothing is heard any more: what changes from now on is missed."""
+    HEARS = "hears"
+    """Changes are heard again."""
+
+
+@attrs.frozen(kw_only=True)
+class Change(Shown):
+    """What was announced to the clients of a service.
+
+    Attributes:
+        kind: what has changed.
+        uid: of a link.
+        epoch: of a link: what was known of it at that epoch, or an earlier one, is stale.
+        link: of a link, as it was right after that; ``None`` if there was none, or it could not be read.
+        pod_index: of a pod.
+        incarnation: of a pod: the life that it is about.
+        state: of a pod: a ``RoutingState``, or ``DEAD``.
+        why: of ``DEAF``: what is wrong.
+
+    """
+
+    kind: ChangeKind
+    uid: str | None = None
+    epoch: int | None = None
+    link: Link | None = None
+    pod_index: int | None = None
+    incarnation: int | None = None
+    state: str | None = None
+    why: str | None = None
+
+    @classmethod
+    def deaf(cls, error: StoreError) -> Change:
+        """Return the word that nothing is heard."""
+        return cls(kind=ChangeKind.DEAF, why=str(error))
+
+
+class Level(enum.StrEnum):
+    """How bad a finding is."""
+
+    OK = "OK"
+    """It is as it should be."""
+    WARN = "WARN"
+    """It works, and may not for long, or not as well as it could."""
+    BAD = "BAD"
+    """Something does not work, or may lose links."""
+
+
+@attrs.frozen
+class Finding(Shown):
+    """What ``Operator.doctor`` has found.
+
+    Attributes:
+        level: how bad it is.
+        what: what was found, in one line.
+        advice: what to do about it; empty if there is nothing to do.
+
+    """
+
+    level: Level
+    what: str
+    advice: str = ""

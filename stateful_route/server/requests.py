@@ -1,0 +1,96 @@
+"""What operators ask of this pod: to let a uid go to a pod that they name, to drain, and to take uids again."""
+
+from __future__ import annotations
+
+import collections
+import logging
+from typing import TYPE_CHECKING
+
+from stateful_route._background.tasks import Tasks
+from stateful_route.errors import StatefulRouteError, StoreError
+from stateful_route.models import Asked
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from stateful_route.models import PodRequest, PodTable
+    from stateful_route.server.hand_over import HandOver
+    from stateful_route.store.protocol import Store
+
+_log = logging.getLogger("stateful_route")
+
+# Requests that are being done; more are dropped, and whoever asked asks again, or hears that nothing came of it.
+_AT_ONCE = 256
+
+# Names of requests that are remembered, lest one that is heard twice be done twice.
+_REMEMBERED = 4096
+
+
+class PodRequests:
+    """Does what operators ask, each request once, and none after its time. A pod moves only what is its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        hand_over: HandOver,
+        *,
+        drain: Callable[[], Awaitable[None]],
+        undrain: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Have been asked nothing yet."""
+        self._store = store
+        self._hand_over = hand_over
+        self._lease = hand_over.owned.pod_lease
+        self._drain = drain
+        self._undrain = undrain
+        self._tasks = Tasks()
+        self._known: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
+
+    def take(self, request: PodRequest) -> None:
+        """Begin what is asked, unless that was done before."""
+        if request.name in self._known:
+            return
+        if len(self._tasks) >= _AT_ONCE:
+            _log.warning("%s drops a request to %s: %d are under way", self._lease.name, request.asked, _AT_ONCE)
+            return
+        self._known.append(request.name)
+        self._tasks.start(self._do(request), f"request to {request.asked} of {self._lease.name}")
+
+    async def stop(self) -> None:
+        """Do nothing any more."""
+        await self._tasks.stop()
+
+    async def _do(self, request: PodRequest) -> None:
+        name, asked = self._lease.name, request.asked
+        try:
+            table = await self._read(request)
+        except StoreError as error:
+            _log.info("%s cannot tell whether a request to %s is in time: %s", name, asked, error)
+            self._known.remove(request.name)  # it may be heard again
+            return
+        try:
+            if table.now > request.deadline:
+                _log.info("%s ignores a request to %s: it is %.1f s late", name, asked, table.now - request.deadline)
+            elif asked is Asked.MOVE:
+                await self._move(request, table)
+            elif asked is Asked.DRAIN:
+                _log.info("%s drains, as an operator asks", name)
+                await self._drain()
+            else:
+                _log.info("%s takes new uids again, as an operator asks", name)
+                await self._undrain()
+        except StatefulRouteError as error:
+            _log.warning("%s has not done what an operator asks, to %s: %s", name, asked, error)
+
+    async def _read(self, request: PodRequest) -> PodTable:
+        """Read what time it is for Redis, and the pod that is named if one is."""
+        also = () if request.to is None else (request.to,)
+        return await self._store.read_pods(request.namespace, request.service_name, since=None, also=also)
+
+    async def _move(self, request: PodRequest, table: PodTable) -> None:
+        uid, to = request.uid, request.to
+        target = next((pod for pod in table.pods if pod.pod_index == to), None)
+        may_go = target is not None and target.is_routable(table.now) and to != self._lease.pod_index
+        moved = uid is not None and target is not None and may_go and await self._hand_over.move(uid, target.life)
+        what = "moves %r to pod %s, as an operator asks" if moved else "does not move %r to pod %s, as an operator asks"
+        _log.info(f"%s {what}", self._lease.name, uid, to)

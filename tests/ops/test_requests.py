@@ -1,0 +1,724 @@
+"""What operators order: to release and assign links, and to ask pods to move uids, to drain, and to take uids again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stateful_route import (
+    BaseConfig,
+    InvalidArgumentError,
+    LinkKind,
+    NoLinkError,
+    PodNotAliveError,
+    PodNotAnsweringError,
+    PodTakesNothingError,
+    RoutingState,
+    ServerDriver,
+    StatefulRoute,
+    StoreError,
+    StoreProtocolError,
+)
+from stateful_route.models import Asked, LinkKey, PodLife, PodReport, PodRequest, Topic
+from stateful_route.ops import Operator
+from stateful_route.store.redis.events import parse, request_message
+from stateful_route.store.redis.keys import KeySpace
+from stateful_route.testing import LocalCarrier, ManualClock, MemoryStore, cluster, local_server
+from tests.ops.conftest import SERVICE, pod_of
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from stateful_route.embedded.server import LocalServer
+
+
+class Gate:
+    """A hand-off that waits until it is let through, and notes whom it was called with."""
+
+    def __init__(self, *, closed: bool = True) -> None:
+        self.called: list[str] = []
+        self.done: list[str] = []
+        self.began = asyncio.Event()
+        self.open = asyncio.Event()
+        if not closed:
+            self.open.set()
+
+    async def __call__(self, uid: str) -> None:
+        self.called.append(uid)
+        self.began.set()
+        await self.open.wait()
+        self.done.append(uid)
+
+
+async def link_of(route: StatefulRoute, uid: str) -> Any:
+    return await route.store.get_link(LinkKey(route._config.namespace, uid, SERVICE))
+
+
+def deafen(pod: ServerDriver) -> Any:
+    """Return what makes a pod hear nothing any more, as if its subscription were gone."""
+    return pod._invalidations.stop()
+
+
+async def kill(pod: ServerDriver) -> None:
+    """Let a pod say nothing and hear nothing any more."""
+    await pod._invalidations.stop()
+    await pod._beating.stop()
+
+
+class TestMove:
+    """A uid goes to the pod that an operator names, by the hand of its owner."""
+
+    async def test_handed_off(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """The owner hands it off, the link has a new epoch, and the pod that was named owns it once it claims."""
+        gate = Gate(closed=False)
+        async with make_pod(0, hand_off=gate) as first, make_pod(1) as second:
+            before = await first.claim("alice")
+            place = await route.operator().move(SERVICE, "alice", 1)
+            after = await second.claim("alice")
+
+            assert (1, LinkKind.PERSISTENT, True) == (place.pod_index, place.kind, place.alive)
+            assert place.epoch is not None
+            assert before.epoch is not None
+            assert place.epoch > before.epoch
+            assert not before.is_owned()
+            assert after.is_owned()
+            assert place.epoch == after.epoch
+        assert ["alice"] == gate.called
+
+    async def test_with_its_state(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """If states travel, the pod that was named has adopted it before it owns the uid."""
+        adopted: list[tuple[str, bytes]] = []
+
+        def adopt(uid: str, data: bytes, _epoch: int) -> None:
+            adopted.append((uid, data))
+
+        carrier = LocalCarrier()
+
+        def pod(index: int) -> ServerDriver:
+            return make_pod(index, hand_off=lambda uid: b"of " + uid.encode(), adopt=adopt, carrier=carrier)
+
+        async with pod(0) as first, pod(1), pod(2) as third:
+            await first.claim("alice")
+            place = await route.operator().move(SERVICE, "alice", 2)
+            await eventually(lambda: third.owned("alice"))
+
+            assert 2 == place.pod_index
+            assert [("alice", b"of alice")] == adopted
+
+    async def test_nobody_has_claimed_it(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A link that was assigned to a pod, which has never claimed it, moves without a hand-off."""
+        gate, operator = Gate(), route.operator()
+        async with make_pod(0, hand_off=gate), make_pod(1):
+            await operator.assign(SERVICE, "alice", 0)
+            place = await operator.move(SERVICE, "alice", 1)
+
+        assert (1, []) == (place.pod_index, gate.called)
+
+    async def test_unconfirmed(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A link that a client has placed, and no pod has confirmed, moves without a request."""
+        async with make_pod(0) as pod, route.client() as client:
+            await client.compute_linked_pod("", "alice", SERVICE)
+            async with make_pod(1):
+                await deafen(pod)
+                place = await route.operator().move(SERVICE, "alice", 1)
+
+        assert (1, LinkKind.PERSISTENT) == (place.pod_index, place.kind)
+
+    async def test_there_already(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A uid that is there already stays, at its epoch."""
+        async with make_pod(0) as pod:
+            owned = await pod.claim("alice")
+            place = await route.operator().move(SERVICE, "alice", 0)
+
+            assert (0, owned.epoch, True) == (place.pod_index, place.epoch, owned.is_owned())
+
+    async def test_no_link(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A uid without a link cannot move."""
+        async with make_pod(0):
+            with pytest.raises(NoLinkError, match="'alice' has no link in service 'room'"):
+                await route.operator().move(SERVICE, "alice", 0)
+
+    async def test_target(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that is not known, has left, drains or is full gets nothing, and the owner is not asked."""
+        gate, operator = Gate(), route.operator()
+        async with make_pod(0, hand_off=gate) as pod, make_pod(2) as drains:
+            owned = await pod.claim("alice")
+            async with make_pod(1):
+                pass
+            await drains.set_routing_state(RoutingState.DENY_NEW_CALL)
+            full = PodReport(links=3, max_links=3)
+            await route.store.register(pod_of(owned._lease.server.namespace, 3), full, 60.0, 3600.0)
+            for index, error in (
+                (9, PodNotAliveError),
+                (1, PodNotAliveError),
+                (2, PodTakesNothingError),
+                (3, PodTakesNothingError),
+            ):
+                with pytest.raises(error, match=f"pod {index} of 'room'"):
+                    await operator.move(SERVICE, "alice", index)
+
+            assert (True, []) == (owned.is_owned(), gate.called)
+            gate.open.set()
+
+    async def test_owner_is_dead(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """The uid of a pod that is dead is not waited for: the error says what to do."""
+        async with make_pod(0) as pod, make_pod(1):
+            await pod.claim("alice")
+            await kill(pod)
+            with pytest.raises(PodNotAliveError, match="assign the uid"):
+                await route.operator().move(SERVICE, "alice", 1, timeout=20.0)
+
+    async def test_owner_dies(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """If the owner dies while it is asked, that is the error, once its lease has ended."""
+        gate = Gate()
+        async with make_pod(0, hand_off=gate) as pod, make_pod(1):
+            await pod.claim("alice")
+            moving = asyncio.create_task(route.operator().move(SERVICE, "alice", 1, timeout=20.0))
+            await gate.began.wait()
+            await kill(pod)
+            with pytest.raises(PodNotAliveError, match="pod 0"):
+                await moving
+            gate.open.set()
+
+    async def test_its_life_is_over(self, namespace: str) -> None:
+        """A uid of an older life of its pod, which the present one has not claimed, is nobody's to hand off."""
+        store = MemoryStore(ManualClock())
+        for index in (0, 1, 0):
+            await store.register(pod_of(namespace, index), PodReport(), 5.0, 3600.0)
+        await store.claim(LinkKey(namespace, "alice", SERVICE), PodLife(0, 1))
+        with pytest.raises(PodNotAliveError, match="the life of it that had the uid is over"):
+            await Operator(store, BaseConfig(namespace=namespace)).move(SERVICE, "alice", 1)
+
+    async def test_the_uid_leaves(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """If the uid goes to a third pod while its owner is asked, that one is asked to let it go."""
+        slow, quick = Gate(), Gate(closed=False)
+        async with make_pod(0, hand_off=slow) as first, make_pod(1), make_pod(2, hand_off=quick) as third:
+            await first.claim("alice")
+            moving = asyncio.create_task(route.operator().move(SERVICE, "alice", 1))
+            await slow.began.wait()
+            await route.operator().assign(SERVICE, "alice", 2)
+            slow.open.set()
+            place = await moving
+
+            assert 1 == place.pod_index
+            assert third.owned("alice") is None
+
+    async def test_the_uid_is_released(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """If its link is removed while the owner is asked, there is nothing to move."""
+        gate, operator = Gate(), route.operator()
+        async with make_pod(0, hand_off=gate) as pod, make_pod(1):
+            await pod.claim("alice")
+            moving = asyncio.create_task(operator.move(SERVICE, "alice", 1))
+            await gate.began.wait()
+            await operator.release(SERVICE, "alice")
+            with pytest.raises(NoLinkError):
+                await moving
+            gate.open.set()
+
+    async def test_the_target_drains(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """If the pod that was named drains during the hand-off, the uid stays, and is owned as before."""
+        gate = Gate()
+        async with make_pod(0, hand_off=gate) as pod, make_pod(1) as target:
+            owned = await pod.claim("alice")
+            moving = asyncio.create_task(route.operator().move(SERVICE, "alice", 1))
+            await gate.began.wait()
+            await target.set_routing_state(RoutingState.DENY_NEW_CALL)
+            with pytest.raises(PodTakesNothingError, match="DENY_NEW_CALL"):
+                await moving
+            gate.open.set()
+            await eventually(lambda: gate.done)
+            await eventually(lambda: not len(pod._requests._tasks))
+
+            assert owned.is_owned()
+
+    async def test_hand_off_fails(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """If the hand-off fails the uid stays, and the operator hears in time that it has not moved."""
+        called: list[str] = []
+
+        def fail(uid: str) -> None:
+            called.append(uid)
+            if len(called) == 1:
+                raise RuntimeError("the database is away")
+
+        async with make_pod(0, hand_off=fail) as pod, make_pod(1):
+            owned = await pod.claim("alice")
+            with pytest.raises(PodNotAnsweringError, match=r"within 1\.5 s .* move 'alice' to pod 1"):
+                await route.operator().move(SERVICE, "alice", 1, timeout=1.5)
+
+            assert (True, ["alice"]) == (owned.is_owned(), called)
+
+    async def test_deaf(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that hears nothing keeps the uid, and the operator hears that it has not answered."""
+        async with make_pod(0) as pod, make_pod(1):
+            owned = await pod.claim("alice")
+            await deafen(pod)
+            with pytest.raises(PodNotAnsweringError, match="hear nothing") as raised:
+                await route.operator().move(SERVICE, "alice", 1, timeout=0.3)
+
+            assert (0, 0.3) == (raised.value.pod_index, raised.value.seconds)
+            assert owned.is_owned()
+
+    async def test_deaf_at_first(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that hears again is told again."""
+        async with make_pod(0) as pod, make_pod(1):
+            await pod.claim("alice")
+            await deafen(pod)
+            moving = asyncio.create_task(route.operator().move(SERVICE, "alice", 1))
+            await asyncio.sleep(0.1)  # the first request is not heard by then
+            pod._invalidations._tasks._stopped = False
+            pod._invalidations.start()
+
+            assert 1 == (await moving).pod_index
+
+    async def test_two_operators(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """Two who ask for the same get it, by one hand-off."""
+        gate = Gate()
+        async with make_pod(0, hand_off=gate) as pod, make_pod(1):
+            await pod.claim("alice")
+            moving = [asyncio.create_task(route.operator().move(SERVICE, "alice", 1)) for _ in range(2)]
+            await gate.began.wait()
+            gate.open.set()
+            places = await asyncio.gather(*moving)
+
+        assert [1, 1] == [place.pod_index for place in places]
+        assert ["alice"] == gate.called
+
+    async def test_cluster(self, config: BaseConfig) -> None:
+        """It is so on a cluster, whatever node a pod listens at."""
+        with cluster() as nodes:
+            async with StatefulRoute.from_url(nodes.url, config) as route:
+                first, second = (route.server(pod_of(config.namespace, index)) for index in range(2))
+                async with first, second:
+                    uids = [f"user-{number}" for number in range(10)]
+                    for uid in uids:
+                        await first.claim(uid)
+                    places = [await route.operator().move(SERVICE, uid, 1) for uid in uids]
+                    drained = await route.operator().drain(SERVICE, 0)
+
+        assert {1} == {place.pod_index for place in places}
+        assert 0 == drained.left
+
+    async def test_redis_goes(self, own_server: LocalServer, config: BaseConfig) -> None:
+        """If Redis goes away while it is waited for, that is the error."""
+        gate = Gate()
+        async with StatefulRoute.from_url(own_server.url, config) as route:
+            first = route.server(pod_of(config.namespace, 0), hand_off=gate)
+            async with first, route.server(pod_of(config.namespace, 1)):
+                await first.claim("alice")
+                moving = asyncio.create_task(route.operator().move(SERVICE, "alice", 1))
+                await gate.began.wait()
+                own_server.kill()
+                with pytest.raises(StoreError):
+                    await moving
+                gate.open.set()
+                own_server.restart()
+
+
+def request(namespace: str, asked: Asked, deadline: float, **more: Any) -> PodRequest:
+    return PodRequest(
+        namespace=namespace, service_name=SERVICE, pod_index=0, asked=asked, name="a1", deadline=deadline, **more
+    )
+
+
+async def tell(route: StatefulRoute, pod: ServerDriver, asked: PodRequest) -> None:
+    """Tell a pod what is asked until it has heard it: its subscription may not stand yet."""
+    store: Any = route.store
+
+    async def heard() -> bool:
+        await store.ask_pod(asked)
+        return asked.name in pod._requests._known
+
+    await eventually(heard)
+
+
+class TestRequests:
+    """What a pod hears."""
+
+    async def test_twice(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver], namespace: str) -> None:
+        """A request that is heard twice is done once."""
+        gate = Gate(closed=False)
+        store: Any = route.store
+        async with make_pod(0, hand_off=gate) as pod, make_pod(1) as second:
+            await pod.claim("alice")
+            now = (await store.read_pods(namespace, SERVICE)).now
+            move = request(namespace, Asked.MOVE, now + 10, uid="alice", to=1)
+            await tell(route, pod, move)
+            await eventually(lambda: moved_to(route, "alice", 1))
+            await second.claim("alice")
+            await second.set_linked_pod("", "alice", SERVICE, 0)
+            await pod.claim("alice")
+            await store.ask_pod(move)
+            await store.ask_pod(request(namespace, Asked.MOVE, now + 10, uid="bob", to=1))
+            await asyncio.sleep(0.2)  # nothing tells that it was ignored
+
+            assert ["alice"] == gate.called
+            assert pod.owned("alice")
+
+    async def test_late(
+        self,
+        route: StatefulRoute,
+        make_pod: Callable[..., ServerDriver],
+        namespace: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A request that is heard after its time, by the clock of Redis, is ignored."""
+        store: Any = route.store
+        async with make_pod(0) as pod, make_pod(1):
+            owned = await pod.claim("alice")
+            now = (await store.read_pods(namespace, SERVICE)).now
+            with caplog.at_level(logging.INFO, "stateful_route"):
+                await tell(route, pod, request(namespace, Asked.DRAIN, now - 1.0))
+                await eventually(lambda: "ignores a request to drain" in caplog.text)
+
+            assert owned.is_owned()
+            assert RoutingState.READY is await pod.get_routing_state()
+
+    async def test_not_its_own(
+        self, route: StatefulRoute, make_pod: Callable[..., ServerDriver], namespace: str
+    ) -> None:
+        """A pod that is asked for a uid of another one does nothing."""
+        store: Any = route.store
+        async with make_pod(0) as pod, make_pod(1), make_pod(2) as third:
+            owned = await third.claim("alice")
+            now = (await store.read_pods(namespace, SERVICE)).now
+            await tell(route, pod, request(namespace, Asked.MOVE, now + 10, uid="alice", to=1))
+            await eventually(lambda: not len(pod._requests._tasks))
+
+            assert owned.is_owned()
+            assert 2 == (await link_of(route, "alice")).pod_index
+
+    async def test_unknown(self, own_server: LocalServer, config: BaseConfig) -> None:
+        """What a newer release asks, or nobody can read, is no request, and the pod goes on hearing."""
+        async with StatefulRoute.from_url(own_server.url, config) as route:
+            async with route.server(pod_of(config.namespace, 0)) as pod, route.server(pod_of(config.namespace, 1)):
+                await pod.claim("alice")
+                channel = KeySpace().channel(Topic(config.namespace, SERVICE, 0))
+                await eventually(lambda: ":1" == own_server.ask("PUBLISH", channel, "hello"))
+                for message in ("request dance b2 99999999999999", "request", "request move c3 x alice 1", "hello"):
+                    assert ":1" == own_server.ask("PUBLISH", channel, message)
+                place = await route.operator().move(SERVICE, "alice", 1)
+
+        assert 1 == place.pod_index
+
+    @pytest.mark.parametrize("uid", ["alice", "a b", "{x}:%*", "über"])
+    def test_message(self, uid: str) -> None:
+        """A request is read as it was written, whatever the uid."""
+        asked = request("prod", Asked.MOVE, 1_700_000_000.123, uid=uid, to=7)
+        topic = Topic("prod", SERVICE, 0)
+        data = request_message(asked).encode()
+
+        assert asked == parse([b"message", b"", data], topic)
+        assert parse([b"message", b"", data], Topic("prod", SERVICE)) is None
+        assert request("prod", Asked.DRAIN, 1.0) == parse(
+            [b"message", b"", request_message(request("prod", Asked.DRAIN, 1.0)).encode()], topic
+        )
+
+    async def test_redis_is_away_for_the_pod(self, namespace: str) -> None:
+        """A request whose time cannot be told is not done, and is done when it is heard again."""
+        store, clock = MemoryStore(), 1e10
+        error = StoreError("no", operation="read_pods", maybe_applied=False)
+        async with pod_in(store, namespace) as pod:
+            await eventually(lambda: store._listeners)
+            store.fail_with(error, "read_pods")
+            await store.ask_pod(request(namespace, Asked.DRAIN, clock))
+            await eventually(lambda: store.operations["read_pods"])
+            await eventually(lambda: not len(pod._requests._tasks))
+            store.fail_with(None)
+            await store.ask_pod(request(namespace, Asked.DRAIN, clock))
+            await eventually(lambda: pod._status.draining)
+
+    async def test_too_many(self, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+        """Requests that are too many at once are dropped, and a warning says so."""
+        store = MemoryStore()
+        async with pod_in(store, namespace) as pod:
+            store.hold("read_pods")
+            for number in range(257):
+                name = {"name": f"r{number}"}
+                pod._requests.take(PodRequest(**request_parts(namespace) | name))
+            await store.wait_held(256)
+            store.release_held()
+
+        assert "drops a request" in caplog.text
+
+
+def request_parts(namespace: str) -> dict[str, Any]:
+    return {
+        "namespace": namespace,
+        "service_name": SERVICE,
+        "pod_index": 0,
+        "asked": Asked.UNDRAIN,
+        "deadline": 1e10,
+    }
+
+
+@contextlib.asynccontextmanager
+async def pod_in(store: MemoryStore, namespace: str) -> AsyncIterator[ServerDriver]:
+    async with ServerDriver(store, pod_of(namespace, 0), BaseConfig(namespace=namespace)) as pod:
+        yield pod
+
+
+async def moved_to(route: StatefulRoute, uid: str, pod_index: int) -> bool:
+    link = await link_of(route, uid)
+    return link is not None and pod_index == link.pod_index
+
+
+class TestDrain:
+    """A pod gives up all that it has, and lives on; and takes uids again."""
+
+    async def test_drained(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """All uids are handed off and released, no new ones come, and the pod goes on."""
+        gate, operator = Gate(closed=False), route.operator()
+        async with make_pod(0, hand_off=gate) as pod, make_pod(1), route.client() as client:
+            for number in range(20):
+                await pod.claim(f"user-{number}")
+            seen = await operator.drain(SERVICE, 0)
+            placed = [await client.compute_linked_pod("", f"user-{number}", SERVICE) for number in range(20)]
+
+            assert pod.running
+            assert RoutingState.DENY_NEW_CALL is await pod.get_routing_state()
+        assert 20 == len(gate.called)
+        assert (0, {1}) == (seen.left, set(placed))
+        assert seen.before in range(21)
+        assert seen.seconds >= 0
+
+    async def test_undrained(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """After an undrain it takes new uids, and can be drained again."""
+        operator = route.operator()
+        async with make_pod(0) as pod, route.client() as client:
+            await pod.claim("alice")
+            await operator.drain(SERVICE, 0)
+            await operator.undrain(SERVICE, 0)
+            state = await pod.get_routing_state()
+            placed = await client.compute_linked_pod("", "alice", SERVICE)
+            owned = await pod.claim("alice")
+            again = await operator.drain(SERVICE, 0)
+
+            assert (RoutingState.READY, 0) == (state, placed)
+            assert (0, False) == (again.left, owned.is_owned())
+            assert not (await operator.pods(SERVICE)).pods[0].routable
+
+    async def test_what_came_since(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that has drained, and has claimed since, is drained of that as well."""
+        operator = route.operator()
+        async with make_pod(0) as pod:
+            await operator.drain(SERVICE, 0)
+            owned = await pod.claim("alice")
+            await pod.renew()
+            await operator.drain(SERVICE, 0, timeout=3.0)
+            await eventually(lambda: not owned.is_owned())
+
+    async def test_undrained_meanwhile(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """An undrain ends the drain: what is being handed off goes, and all else stays and is owned."""
+        gate, operator = Gate(), route.operator()
+        async with make_pod(0, hand_off=gate) as pod:
+            for number in range(200):
+                await pod.claim(f"user-{number}")
+            draining = asyncio.create_task(operator.drain(SERVICE, 0, timeout=1.0))
+            await gate.began.wait()
+            await eventually(lambda: 64 == len(gate.called))
+            await operator.undrain(SERVICE, 0)
+            gate.open.set()
+            await eventually(lambda: not pod._draining.runs)
+            left = [number for number in range(200) if pod.owned(f"user-{number}")]
+
+            assert 200 - 64 == len(left)
+            assert 64 == len(gate.done)
+            assert RoutingState.READY is await pod.get_routing_state()
+            with contextlib.suppress(PodNotAnsweringError):
+                await draining
+            assert 0 == (await operator.drain(SERVICE, 0)).left
+
+    async def test_left(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """What is not handed off in time is told."""
+        gate = Gate()
+        async with make_pod(0, hand_off=gate) as pod:
+            await pod.claim("alice")
+            await pod.renew()
+            seen = await route.operator().drain(SERVICE, 0, timeout=1.5)
+            gate.open.set()
+
+        assert (1, 1) == (seen.before, seen.left)
+
+    async def test_it_ends_meanwhile(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that says goodbye meanwhile has drained."""
+        gate = Gate()
+        async with make_pod(0, hand_off=gate) as pod:
+            await pod.claim("alice")
+            await pod.renew()
+            draining = asyncio.create_task(route.operator().drain(SERVICE, 0))
+            await gate.began.wait()
+            stopping = asyncio.create_task(pod.stop())
+            gate.open.set()
+            seen = await draining
+            await stopping
+
+        assert 0 == seen.left
+
+    async def test_not_alive(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that is not known, or has left, cannot be asked."""
+        operator = route.operator()
+        async with make_pod(0):
+            pass
+        for index in (0, 9):
+            with pytest.raises(PodNotAliveError):
+                await operator.drain(SERVICE, index)
+            with pytest.raises(PodNotAliveError):
+                await operator.undrain(SERVICE, index)
+
+    async def test_dies(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that dies meanwhile has not drained."""
+        gate = Gate()
+        async with make_pod(0, hand_off=gate) as pod:
+            await pod.claim("alice")
+            draining = asyncio.create_task(route.operator().drain(SERVICE, 0))
+            await gate.began.wait()
+            await kill(pod)
+            with pytest.raises(PodNotAliveError):
+                await draining
+            gate.open.set()
+
+    async def test_deaf(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that hears nothing does not drain, and the operator is told."""
+        operator = route.operator()
+        async with make_pod(0) as pod:
+            owned = await pod.claim("alice")
+            await deafen(pod)
+            with pytest.raises(PodNotAnsweringError, match="to drain"):
+                await operator.drain(SERVICE, 0, timeout=0.3)
+            await pod.set_routing_state(RoutingState.DENY_NEW_CALL)
+            with pytest.raises(PodNotAnsweringError, match="to undrain"):
+                await operator.undrain(SERVICE, 0, timeout=0.3)
+
+            assert owned.is_owned()
+
+    async def test_it_ends(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A pod that drains as its process ends takes no uids again."""
+        gate = Gate()
+        async with make_pod(0, hand_off=gate) as pod:
+            await pod.claim("alice")
+            ending = asyncio.create_task(pod.drain())
+            await gate.began.wait()
+            with pytest.raises(PodNotAnsweringError, match="about to end"):
+                await route.operator().undrain(SERVICE, 0, timeout=0.3)
+            gate.open.set()
+            await ending
+
+            assert RoutingState.DENY_NEW_CALL is await pod.get_routing_state()
+
+    async def test_moves_go_on(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A drain waits for a uid that is on its way to a pod that was named, and hands it off only once."""
+        gate, operator = Gate(), route.operator()
+        async with make_pod(0, hand_off=gate) as pod, make_pod(1):
+            await pod.claim("alice")
+            moving = asyncio.create_task(operator.move(SERVICE, "alice", 1))
+            await gate.began.wait()
+            draining = asyncio.create_task(operator.drain(SERVICE, 0))
+            await eventually(lambda: pod._status.draining)
+            gate.open.set()
+            place, seen = await asyncio.gather(moving, draining)
+
+        assert (1, 0, ["alice"]) == (place.pod_index, seen.left, gate.called)
+
+
+class TestByForce:
+    """What is done without asking anybody."""
+
+    async def test_release(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A link is removed, whoever holds it; the pod hears of it."""
+        operator = route.operator()
+        async with make_pod(0) as pod:
+            owned = await pod.claim("alice")
+            released = [await operator.release(SERVICE, "alice") for _ in range(2)]
+            await eventually(lambda: not owned.is_owned())
+
+            assert [True, False] == released
+            assert await link_of(route, "alice") is None
+
+    async def test_assign(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """A link is made another pod's, whoever holds it; that pod owns it once it claims."""
+        async with make_pod(0) as first, make_pod(1) as second:
+            owned = await first.claim("alice")
+            place = await route.operator().assign(SERVICE, "alice", 1)
+            await eventually(lambda: not owned.is_owned())
+
+            assert (1, second.incarnation, True) == (place.pod_index, place.incarnation, place.alive)
+            assert (await second.claim("alice")).is_owned()
+
+    async def test_to_nobody(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """It is not assigned to a pod that is not alive, and nothing is changed."""
+        async with make_pod(0) as pod:
+            owned = await pod.claim("alice")
+            with pytest.raises(PodNotAliveError, match="Redis does not know it"):
+                await route.operator().assign(SERVICE, "alice", 5)
+
+            assert owned.is_owned()
+
+    async def test_unreadable(self, namespace: str) -> None:
+        """A link that cannot be read is left by a release and a move, and overwritten by force."""
+        store = MemoryStore()
+        operator = Operator(store, BaseConfig(namespace=namespace))
+        await store.register(pod_of(namespace, 0), PodReport(), 60.0, 3600.0)
+        store.poison_link(LinkKey(namespace, "alice", SERVICE))
+        with pytest.raises(StoreProtocolError, match="to assign it overwrites it"):
+            await operator.release(SERVICE, "alice")
+        with pytest.raises(StoreProtocolError):
+            await operator.move(SERVICE, "alice", 0)
+
+        assert 0 == (await operator.assign(SERVICE, "alice", 0)).pod_index
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ("release", (" ", "alice")),
+        ("release", (SERVICE, "")),
+        ("assign", (SERVICE, "alice", -1)),
+        ("assign", (SERVICE, "alice", True)),
+        ("move", (SERVICE, "", 1)),
+        ("move", (SERVICE, "alice", "1")),
+        ("drain", (SERVICE, -1)),
+        ("undrain", ("", 1)),
+    ],
+)
+async def test_bad_input(call: str, arguments: tuple[Any, ...]) -> None:
+    """An argument that is none is an error, and nothing is asked."""
+    store = MemoryStore()
+    with pytest.raises(InvalidArgumentError):
+        await getattr(Operator(store, BaseConfig()), call)(*arguments)
+
+    assert 0 == store.operations.total()
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), "10"])
+async def test_bad_timeout(seconds: Any) -> None:
+    """So it is with a time that is none."""
+    operator = Operator(MemoryStore(), BaseConfig())
+    for ask in (
+        lambda: operator.move(SERVICE, "alice", 1, timeout=seconds),
+        lambda: operator.drain(SERVICE, 1, timeout=seconds),
+        lambda: operator.undrain(SERVICE, 1, timeout=seconds),
+    ):
+        with pytest.raises(InvalidArgumentError, match="timeout"):
+            await ask()
+
+
+async def test_redis_is_away(config: BaseConfig) -> None:
+    """While Redis is away each order is an error of the store, within the deadline of a call."""
+    with local_server() as server:
+        url = server.url
+    async with StatefulRoute.from_url(url, config) as route:
+        operator = route.operator()
+        for ask in (
+            lambda: operator.release(SERVICE, "alice"),
+            lambda: operator.assign(SERVICE, "alice", 0),
+            lambda: operator.move(SERVICE, "alice", 0),
+            lambda: operator.drain(SERVICE, 0),
+            lambda: operator.undrain(SERVICE, 0),
+        ):
+            with pytest.raises(StoreError):
+                await ask()

@@ -1,0 +1,147 @@
+"""Metrics and spans: each number of the statistics has its metric, and libraries take them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stateful_route import (
+    BaseConfig,
+    ClientStatistics,
+    InvalidArgumentError,
+    ServerInfo,
+    ServerStatistics,
+    StatefulRoute,
+    StoreStatistics,
+    StoreUnavailableError,
+)
+from stateful_route.instrumentation import RequestForwarded, StoreCalled
+from stateful_route.metrics import METRICS
+from stateful_route.metrics.opentelemetry import Spans, observe
+from stateful_route.metrics.prometheus import StatisticsCollector, exposition
+from stateful_route.web.statistics import WebStatistics
+
+if TYPE_CHECKING:
+    from stateful_route.embedded.server import LocalServer
+    from tests.unit.conftest import MakeClient, MakeServer
+
+KINDS = (ClientStatistics, ServerStatistics, StoreStatistics, WebStatistics)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_number_has_a_metric(kind: Any) -> None:
+    fields = {field.name for field in attrs.fields(kind)} - {"client", "server", "store"}
+    assert fields == {metric.field for metric in METRICS if metric.kind == kind.__name__}
+
+
+def test_names() -> None:
+    assert (
+        len({metric.name for metric in METRICS}) == len({metric.prometheus_name for metric in METRICS}) == len(METRICS)
+    )
+    for metric in METRICS:
+        assert re.fullmatch(r"stateful_route(\.[a-z_]+)+", metric.name)
+        assert not metric.name.endswith("total")
+        assert metric.prometheus_name.endswith("_total") == metric.rises
+        assert ("_seconds" in metric.prometheus_name) == (metric.unit == "s")
+
+
+def samples(text: bytes) -> dict[tuple[str, str], float]:
+    return {
+        (sample.name, sample.labels["source"]): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+async def test_prometheus(make_server: MakeServer, make_client: MakeClient) -> None:
+    async with make_server() as server, make_client() as client:
+        registry = CollectorRegistry()
+        registry.register(StatisticsCollector(pod=server, gateway=client))
+        await client.compute_linked_pod("", "alice", "room")
+        await server.claim("alice")
+        seen = samples(generate_latest(registry))
+        assert seen["stateful_route_client_placements_total", "gateway"] == 1
+        assert seen["stateful_route_server_links", "pod"] == 1
+        assert not any(name.startswith("stateful_route_client") for name, source in seen if source == "pod")
+        assert seen == samples(exposition(pod=server, gateway=client))
+
+
+async def test_route_that_is_closed(shared_server: LocalServer) -> None:
+    route = StatefulRoute.from_url(shared_server.url)
+    assert exposition(redis=route) == b""
+    async with route:
+        assert samples(exposition(redis=route)) == {
+            ("stateful_route_store_in_flight", "redis"): 0,
+            ("stateful_route_store_evicts", "redis"): 0,
+        }
+
+
+async def test_opentelemetry(make_server: MakeServer) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    async with make_server() as server:
+        observe(meter=provider.get_meter("test"), pod=server)
+        await server.claim("alice")
+        data: Any = reader.get_metrics_data()
+        metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+        assert metrics["stateful_route.server.links"].data.data_points[0].value == 1
+        assert dict(metrics["stateful_route.server.links"].data.data_points[0].attributes) == {"source": "pod"}
+        assert metrics["stateful_route.server.heartbeat.age"].unit == "s"
+        assert "stateful_route.client.hits" not in metrics
+    provider.shutdown()
+
+
+async def test_spans(shared_server: LocalServer, namespace: str) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    config = BaseConfig(namespace=namespace, service_name="room", pod_name="room-0", pod_index=0)
+    async with StatefulRoute.from_url(shared_server.url, config, instrumentation=Spans(tracer)) as route:
+        async with route.server(), route.client() as client:
+            with tracer.start_as_current_span("request") as request:
+                await client.compute_linked_pod("", "alice", "room")
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    place: Any = spans["place room"]
+    assert place.parent.span_id == request.get_span_context().span_id
+    assert place.attributes["db.system.name"] == "redis"
+    assert place.attributes["db.operation.name"] == "place"
+    assert 0 < place.end_time - place.start_time < 5_000_000_000
+    assert spans["request"].start_time <= place.start_time
+    provider.shutdown()
+
+
+def test_span_of_a_failure_and_of_a_hop() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    spans = Spans(provider.get_tracer("test"))
+    away = StoreUnavailableError("refused", operation="place", maybe_applied=False)
+    spans.store_called(StoreCalled(operation="place", namespace="n", service_name="room", seconds=0.5, error=away))
+    spans.request_forwarded(RequestForwarded(service_name="room", uid="alice", pod_index=3, seconds=0.25, served=True))
+    failed, hop = exporter.get_finished_spans()
+    assert not failed.status.is_ok
+    assert failed.attributes is not None
+    assert failed.attributes["error.type"] == "StoreUnavailableError"
+    assert hop.name == "forward room"
+    assert hop.attributes is not None
+    assert (hop.attributes["stateful_route.pod.index"], hop.attributes["stateful_route.uid"]) == (3, "alice")
+    provider.shutdown()
+
+
+@pytest.mark.parametrize("source", [None, object(), {}, ServerInfo])
+def test_source_without_statistics(source: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"sources\['pod'\] is"):
+        StatisticsCollector(pod=source)
+    with pytest.raises(InvalidArgumentError, match=r"sources\['pod'\] is"):
+        observe(pod=source)
