@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SERVING = Group("To serve", sort_key=1)
-_OTHERS = Group("Others", sort_key=2)
+_OPERATING = Group("To look and to order", sort_key=2)
+_OTHERS = Group("Others", sort_key=3)
 _COMMANDS = {
     _SERVING: ("run", "gateway", "decide", "proxy_config", "sidecar"),
+    _OPERATING: ("pods", "where", "links", "top", "watch", "move", "release", "drain", "undrain", "doctor", "bench"),
     _OTHERS: ("demo", "completion"),
 }
 """Functions that take what their annotations say, and return an exit status; their docstrings are the help."""
+_MODULES = dict.fromkeys(("move", "release", "drain", "undrain"), "orders")
+"""Where a function is, if not in the module of its name."""
 
 
 def make_app(arguments: Sequence[str] = ()) -> App:
@@ -33,7 +37,8 @@ def make_app(arguments: Sequence[str] = ()) -> App:
     )
     for group, commands in _COMMANDS.items():
         for name in commands:
-            app.command(f"stateful_route.cli.{name}:{name}", name=name.replace("_", "-"), group=group)
+            module = f"stateful_route.cli.{_MODULES.get(name, name)}"
+            app.command(f"{module}:{name}", name=name.replace("_", "-"), group=group)
     if not any(argument in app for argument in arguments if not argument.startswith("-")):
         app.resolved_commands()  # the list of commands has a line of the docstring of each
     return app
