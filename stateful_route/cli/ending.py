@@ -6,6 +6,7 @@ import importlib.util
 import sys
 
 FAILED, USAGE, NOT_STARTED, INTERRUPTED = 1, 2, 3, 130
+NOBODY_READS, TERMINATED = 141, 143  # 128 and the signal
 
 
 class CommandError(Exception):
@@ -18,8 +19,19 @@ class CommandError(Exception):
 
 
 def say(what: object) -> None:
-    """Print a line on the standard error output."""
-    print(f"stateful-route: {what}", file=sys.stderr)
+    """Print a line on the standard error output; control characters in it are escaped."""
+    print(f"stateful-route: {plain(str(what))}", file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """Return a text of somebody else as one line that does nothing to a terminal.
+
+    What is not printable is escaped as Python would: control sequences, line ends, marks that turn the direction of
+    writing, halves of surrogate pairs.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def need(command: str, extra: str, *names: str) -> None:

@@ -1,8 +1,5 @@
 """``stateful-route gateway``."""
 
-from __future__ import annotations
-
-import argparse
 import contextlib
 import json
 import logging
@@ -10,68 +7,69 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import attrs
+from cyclopts import Parameter
 
 from stateful_route.cli.directory import (
-    add_directory,
-    add_listening,
-    add_proxies,
-    add_restores,
-    add_service,
+    DirectoryOptions,
+    ListeningOptions,
+    ProxiesOptions,
+    RestoresOptions,
+    ServiceOptions,
     secret_of,
     sources_of,
 )
 from stateful_route.cli.ending import NOT_STARTED, need
+from stateful_route.cli.options import SHARED, documented, read_by, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stateful_route.web.gateway import StickyGateway
 
-_DESCRIPTION = """\
-Serves HTTP and WebSockets, and has each request served by the pod that has its uid. The pods run StickyMiddleware, are
-those of `stateful-route run`, or serve HTTP at what they publish or a template says (--address): these get X-Pod-Index
-and X-Link-Epoch, and answer 421 if a uid is not theirs. A request without a uid goes to a pod that is chosen by load.
-SIGTERM and Ctrl-C end it once the requests have ended. Exit status 2 if a setting is wrong, 3 if it cannot start.
-"""
 _SETTINGS = "STATEFUL_ROUTE_GATEWAY"
 _BACKLOG = 4096
+_MOST_WORKERS = 256  # more is a mistake
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "gateway",
-        help="have each request served by the pod of its uid: a balancer of its own",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_service(parser)
-    add_listening(parser, "0.0.0.0", 8000)  # noqa: S104 - a balancer is for others
-    add_proxies(parser)
-    add_directory(parser)
-    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on that port; 1 by default")
-    add_restores(parser)
-    address = (
-        "where the pods serve HTTP, with any of {host}, {pod_index} and {pod_name} in it, for example "
-        "room-{pod_index}.room:8000; by default what each pod publishes"
-    )
-    parser.add_argument("--address", metavar="TEMPLATE", help=address)
-    parser.set_defaults(run=_run)
+@SHARED
+@attrs.frozen(kw_only=True, slots=False)
+class GatewayOptions(RestoresOptions, DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions):
+    """What ``gateway`` is told."""
+
+    workers: Annotated[
+        int,
+        Parameter(
+            metavar="N",
+            converter=read_by(lambda text: whole(text, 1, _MOST_WORKERS, "a number of processes")),
+            help="processes on that port; 1 by default",
+        ),
+    ] = 1
+    address: Annotated[
+        str | None,
+        Parameter(
+            metavar="TEMPLATE",
+            help="where the pods serve HTTP, with any of {host}, {pod_index} and {pod_name} in it, for example "
+            "room-{pod_index}.room:8000; by default what each pod publishes",
+        ),
+    ] = None
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 256:  # noqa: PLR2004 - more is a mistake
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes from 1 to 256")
-    return int(text)
+@documented
+def gateway(*, options: GatewayOptions) -> int:
+    """Have each request served by the pod of its uid: a balancer of its own.
 
-
-def _run(options: argparse.Namespace) -> int:
+    Serves HTTP and WebSockets, and has each request served by the pod that has its uid. The pods run StickyMiddleware,
+    are those of `stateful-route run`, or serve HTTP at what they publish or a template says (--address): these get
+    X-Pod-Index and X-Link-Epoch, and answer 421 if a uid is not theirs. A request without a uid goes to a pod that is
+    chosen by load. SIGTERM and Ctrl-C end it once the requests have ended. Exit status 2 if a setting is wrong, 3 if it
+    cannot start.
+    """
     need("gateway", "gateway", "uvicorn", "httptools", "websockets")
     import uvicorn  # noqa: PLC0415 - an extra
 
-    names = ("service", "uid", "redis", "namespace", "secret_file", "patience", "restores", "address")
-    os.environ[_SETTINGS] = json.dumps({name: getattr(options, name) for name in names})
+    os.environ[_SETTINGS] = json.dumps(attrs.asdict(options))
     make().check()  # what is wrong is said once, and not by each worker
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has ended
     told = _signals() if options.workers > 1 else None
@@ -113,7 +111,7 @@ def _end(*_: object) -> None:
     sys.exit(0)
 
 
-def make() -> StickyGateway:
+def make() -> "StickyGateway":
     """Return the gateway of a worker, by the settings that the command has put into its environment.
 
     Raises:
@@ -123,13 +121,13 @@ def make() -> StickyGateway:
     from stateful_route.web.gateway import StickyGateway  # noqa: PLC0415 - not for the other commands
 
     logging.basicConfig(level=logging.WARNING, format="stateful-route: %(message)s", stream=sys.stderr)
-    options = argparse.Namespace(**json.loads(os.environ[_SETTINGS]))
+    options = GatewayOptions(**json.loads(os.environ[_SETTINGS]))
     return StickyGateway(
         service=options.service,
-        uid=sources_of(options),
+        uid=sources_of(options.uid),
         redis=options.redis,
         namespace=options.namespace,
-        secret=secret_of(options),
+        secret=secret_of(options.secret_file),
         patience=options.patience,
         restores=options.restores,
         address=options.address,

@@ -1,20 +1,16 @@
-"""Which commands there are, and how each of them ends."""
+"""How a command line is run, and how it ends."""
 
 from __future__ import annotations
 
-import argparse
+import os
+import sys
 from typing import TYPE_CHECKING
 
-from stateful_route._version import __version__
-from stateful_route.cli import decide, demo, gateway, proxy_config, run, sidecar
-from stateful_route.cli.ending import INTERRUPTED, USAGE, CommandError, say
+from stateful_route.cli.ending import INTERRUPTED, NOBODY_READS, USAGE, CommandError, need, say
 from stateful_route.errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_COMMANDS = (run, gateway, decide, proxy_config, sidecar, demo)
-"""Modules with ``add(commands)``: it adds a parser whose default ``run`` takes the options and returns a status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     What is wrong is said in one line on the standard error output.
     """
-    options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        need("the command line", "cli", "cyclopts", "rich")
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
         return INTERRUPTED
     except (ConfigError, InvalidArgumentError) as error:
@@ -33,13 +29,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         say(error)
         return error.status
-    return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is said at the exit
+        return NOBODY_READS
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="stateful-route", description="Stateful routing over Redis.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="command", required=True)
-    for command in _COMMANDS:
-        command.add(commands)
-    return parser
+def _run(arguments: list[str]) -> int:
+    from cyclopts import CycloptsError  # noqa: PLC0415 - of the extra, which may be missing
+
+    from stateful_route.cli.app import make_app  # noqa: PLC0415
+
+    app = make_app(arguments)
+    try:
+        command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        raise CommandError(str(error), USAGE) from None
+    status = command(*bound.args, **bound.kwargs)
+    sys.stdout.flush()
+    if not arguments:
+        return USAGE  # it has said which commands there are
+    return status or 0

@@ -1,119 +1,121 @@
 """``stateful-route run``."""
 
-from __future__ import annotations
-
-import argparse
 import asyncio
 import logging
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import attrs
+from cyclopts import Parameter
 
 from stateful_route.cli.directory import (
-    add_directory,
-    add_listening,
-    add_proxies,
-    add_service,
-    port,
-    seconds,
+    DirectoryOptions,
+    ListeningOptions,
+    ProxiesOptions,
+    ServiceOptions,
     secret_of,
     sources_of,
 )
 from stateful_route.cli.ending import FAILED, NOT_STARTED, USAGE, CommandError, need, say
+from stateful_route.cli.options import SHARED, Path, Pause, Port, Seconds, documented, read_by, whole
 from stateful_route.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stateful_route.web.run.supervisor import Policy
     from stateful_route.web.uids.sources import UidSource
 
-_DESCRIPTION = """\
-Runs an app that knows nothing of us as a child, and is its web server: a request is served by the copy of the app that
-holds the state of its uid, wherever it arrives. Start it as often as you like, on as many hosts, behind any balancer.
-
-  stateful-route run --service demo --uid query:session_hash,cookie:sid --port 8000 -- python app.py --port {port}
-
-The app listens on 127.0.0.1, on the port that replaces {port} in its arguments, and is PORT in its environment. When it
-ends, by whatever cause, its uids go to other copies at once; one that runs and does not answer --live any more is
-killed. SIGTERM: no new uids; the old ones are served until they are idle for --linger-idle seconds, or the drain
-deadline comes; then the app gets SIGTERM. SIGINT or a second SIGTERM ends all at once. SIGHUP, SIGUSR1 and SIGUSR2 go
-on to the app.
-
-Exit status: that of the app; 128 and the signal, if one has ended it; 126 or 127 if it cannot be started; 1 if it does
-not serve in time. 0 if it was told to end. 2 if a setting is wrong or the port is taken. 3 if Redis is not reached at
-the start.
-"""
 # Seconds without a request after which a uid is released, unless --uid says otherwise: an app that knows nothing of us
 # never says that a session has ended.
 _IDLE = 1800.0
+_MOST_FAILURES = 1000  # more is a mistake
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "run",
-        help="run an unmodified app, in any language, with its sessions at the right copy",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_service(parser)
-    add_listening(parser, "0.0.0.0", 8000)  # noqa: S104 - a web server is for others
-    add_proxies(parser)
-    add_directory(parser)
-    parser.add_argument("--app-port", type=port, metavar="N", help="the port of the app; by default a free one")
-    health = "a path of the app that answers 2xx or 3xx once it serves; by default it only has to take connections"
-    parser.add_argument("--health", type=_path, metavar="PATH", help=health)
-    within = "seconds that the app has to start; 60 by default"
-    parser.add_argument("--start-timeout", type=seconds, default=60.0, metavar="SECONDS", help=within)
-    live = "a path of the app that answers 2xx or 3xx; it is killed if it does not any more; by default it is not asked"
-    parser.add_argument("--live", type=_path, metavar="PATH", help=live)
-    every = "seconds between two questions of --live, and that the app has for an answer; 5 by default"
-    parser.add_argument("--live-every", type=_pause, default=5.0, metavar="SECONDS", help=every)
-    failures = "how many questions of --live in a row have to fail until it is killed; 3 by default"
-    parser.add_argument("--live-failures", type=_count, default=3, metavar="N", help=failures)
-    restart = "whether another one is started when the app ends; on-failure by default"
-    parser.add_argument("--restart", choices=("never", "on-failure", "always"), default="on-failure", help=restart)
-    stop = "seconds that the app has to end after SIGTERM, before SIGKILL; 10 by default"
-    parser.add_argument("--stop-timeout", type=seconds, default=10.0, metavar="SECONDS", help=stop)
-    linger = "seconds without a request after which a uid may leave while it drains; 30 by default"
-    parser.add_argument("--linger-idle", type=seconds, default=30.0, metavar="SECONDS", help=linger)
-    idle = f"seconds without a request after which a uid without a ttl is released; {_IDLE:g} by default"
-    parser.add_argument("--idle", type=seconds, default=_IDLE, metavar="SECONDS", help=idle)
-    load = "what new uids are placed by: how many uids, open requests, or CPU (it needs psutil); links by default"
-    parser.add_argument("--load", choices=("links", "requests", "cpu"), default="links", help=load)
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="behind --, with its arguments")
-    parser.set_defaults(run=_run)
+@SHARED
+@attrs.frozen(kw_only=True, slots=False)
+class RunOptions(DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions):
+    """What ``run`` is told."""
+
+    app_port: Annotated[Port | None, Parameter(help="the port of the app; by default a free one")] = None
+    health: Annotated[
+        Path | None,
+        Parameter(
+            help="a path of the app that answers 2xx or 3xx once it serves; by default it only has to take connections"
+        ),
+    ] = None
+    start_timeout: Annotated[Seconds, Parameter(help="seconds that the app has to start; 60 by default")] = 60.0
+    live: Annotated[
+        Path | None,
+        Parameter(
+            help="a path of the app that answers 2xx or 3xx; it is killed if it does not any more; by default it is "
+            "not asked"
+        ),
+    ] = None
+    live_every: Annotated[
+        Pause,
+        Parameter(help="seconds between two questions of --live, and that the app has for an answer; 5 by default"),
+    ] = 5.0
+    live_failures: Annotated[
+        int,
+        Parameter(
+            metavar="N",
+            converter=read_by(lambda text: whole(text, 1, _MOST_FAILURES, "a number")),
+            help="how many questions of --live in a row have to fail until it is killed; 3 by default",
+        ),
+    ] = 3
+    restart: Annotated[
+        Literal["never", "on-failure", "always"],
+        Parameter(help="whether another one is started when the app ends; on-failure by default"),
+    ] = "on-failure"
+    stop_timeout: Annotated[
+        Seconds, Parameter(help="seconds that the app has to end after SIGTERM, before SIGKILL; 10 by default")
+    ] = 10.0
+    linger_idle: Annotated[
+        Seconds,
+        Parameter(help="seconds without a request after which a uid may leave while it drains; 30 by default"),
+    ] = 30.0
+    idle: Annotated[
+        Seconds,
+        Parameter(help=f"seconds without a request after which a uid without a ttl is released; {_IDLE:g} by default"),
+    ] = _IDLE
+    load: Annotated[
+        Literal["links", "requests", "cpu"],
+        Parameter(
+            help="what new uids are placed by: how many uids, open requests, or CPU (it needs psutil); links by default"
+        ),
+    ] = "links"
 
 
-def _path(text: str) -> str:
-    if not text.startswith("/") or not text.isascii() or not text.isprintable() or " " in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a path such as /health")
-    return text
+@documented
+def run(
+    *command: Annotated[str, Parameter(metavar="COMMAND", required=True, help="behind --, with its arguments")],
+    options: RunOptions,
+) -> int:
+    """Run an unmodified app, in any language, with its sessions at the right copy.
 
+    Runs an app that knows nothing of us as a child, and is its web server: a request is served by the copy of the app
+    that holds the state of its uid, wherever it arrives. Start it as often as you like, on as many hosts, behind any
+    balancer.
 
-def _pause(text: str) -> float:
-    value = seconds(text)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds above 0")
-    return value
+      stateful-route run --service demo --uid query:session_hash,cookie:sid --port 8000 -- python app.py --port {port}
 
+    The app listens on 127.0.0.1, on the port that replaces {port} in its arguments, and is PORT in its environment.
+    When it ends, by whatever cause, its uids go to other copies at once; one that runs and does not answer --live any
+    more is killed. SIGTERM: no new uids; the old ones are served until they are idle for --linger-idle seconds, or the
+    drain deadline comes; then the app gets SIGTERM. SIGINT or a second SIGTERM ends all at once. SIGHUP, SIGUSR1 and
+    SIGUSR2 go on to the app.
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 1000:  # noqa: PLR2004 - more is a mistake
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
-    return int(text)
-
-
-def _run(options: argparse.Namespace) -> int:
+    Exit status: that of the app; 128 and the signal, if one has ended it; 126 or 127 if it cannot be started; 1 if it
+    does not serve in time. 0 if it was told to end. 2 if a setting is wrong or the port is taken. 3 if Redis is not
+    reached at the start.
+    """
     need("run", "gateway", "uvicorn", "httptools", "websockets")
     if sys.platform == "win32":
         raise CommandError("run needs a system with POSIX signals", USAGE)
     logging.basicConfig(level=logging.WARNING, format="stateful-route: %(message)s", stream=sys.stderr)
     with asyncio.Runner(loop_factory=_event_loop()) as runner:
-        return runner.run(_supervise(options))
+        return runner.run(_supervise(options, command))
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -125,7 +127,7 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _supervise(options: argparse.Namespace) -> int:
+async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
     import uvicorn  # noqa: PLC0415 - an extra
 
     from stateful_route.web.run.child import LOOPBACK, Child, ChildError  # noqa: PLC0415
@@ -134,7 +136,7 @@ async def _supervise(options: argparse.Namespace) -> int:
     from stateful_route.web.run.supervisor import Supervisor  # noqa: PLC0415
     from stateful_route.web.upstream.app import Upstream  # noqa: PLC0415
 
-    child = Child(options.command, options.app_port, health=options.health, start_within=options.start_timeout)
+    child = Child(command, options.app_port, health=options.health, start_within=options.start_timeout)
     upstream = Upstream(LOOPBACK, child.port)
     load: Any = None
     if options.load == "cpu":
@@ -145,10 +147,10 @@ async def _supervise(options: argparse.Namespace) -> int:
     front = RunFront(
         upstream,
         service=options.service,
-        uid=[_idle(source, options.idle) for source in sources_of(options)],
+        uid=[_idle(source, options.idle) for source in sources_of(options.uid)],
         redis=options.redis,
         namespace=options.namespace,
-        secret=secret_of(options),
+        secret=secret_of(options.secret_file),
         patience=options.patience,
         drain="linger",
         linger_idle=options.linger_idle,
@@ -184,7 +186,7 @@ async def _supervise(options: argparse.Namespace) -> int:
         listener.close()
 
 
-def _policy(options: argparse.Namespace) -> Policy:
+def _policy(options: RunOptions) -> "Policy":
     from stateful_route.web.run.liveness import Liveness  # noqa: PLC0415 - of an extra, as those above
     from stateful_route.web.run.supervisor import Policy  # noqa: PLC0415
 
@@ -222,5 +224,5 @@ def _not_listening(host: str, number: int, error: OSError) -> CommandError:
     return CommandError(f"cannot listen on {host} port {number}: {error.strerror or error}", USAGE)
 
 
-def _idle(source: UidSource, idle: float) -> UidSource:
+def _idle(source: "UidSource", idle: float) -> "UidSource":
     return source if source.ttl is not None or not idle else attrs.evolve(source, ttl=idle)

@@ -1,55 +1,57 @@
 """``stateful-route sidecar``."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.cli.directory import redis_url
 from stateful_route.cli.ending import USAGE, CommandError
+from stateful_route.cli.options import documented
 from stateful_route.config import BaseConfig
 from stateful_route.route import StatefulRoute
 from stateful_route.sidecar.folder import LivesFolder
 from stateful_route.sidecar.sidecar import Sidecar
 
-if TYPE_CHECKING:
-    import argparse
 
-
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "sidecar",
-        help="end the life of a pod in the moment in which its process ends",
-        description=(
-            "Watches the processes that have a file in a folder, the setting life_dir of theirs, and ends the life of "
-            "one that has ended, by whatever (kill -9, out of memory): its uids are routed elsewhere within "
-            "milliseconds instead of once its lease has ended. It has to share their process namespace. At SIGTERM it "
-            "ends once none of them is left; a second one ends it at once. Linux only."
+@documented
+def sidecar(
+    *,
+    lives: Annotated[
+        str | None,
+        Parameter(metavar="DIR", help="the folder; by default STATEFUL_ROUTE_LIFE_DIR of the environment"),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        Parameter(
+            metavar="URL",
+            help="where the pods keep their links; by default STATEFUL_ROUTE_URL or REDIS_URL of the environment",
         ),
-    )
-    lives = "the folder; by default STATEFUL_ROUTE_LIFE_DIR of the environment"
-    parser.add_argument("--lives", metavar="DIR", default=os.environ.get("STATEFUL_ROUTE_LIFE_DIR"), help=lives)
-    redis = "where the pods keep their links; by default STATEFUL_ROUTE_URL or REDIS_URL of the environment"
-    url = os.environ.get("STATEFUL_ROUTE_URL") or os.environ.get("REDIS_URL")
-    parser.add_argument("--redis", metavar="URL", default=url, help=redis)
-    parser.set_defaults(run=_run)
+    ] = None,
+) -> int:
+    """End the life of a pod in the moment in which its process ends.
 
-
-def _run(options: argparse.Namespace) -> int:
-    if not options.lives:
+    Watches the processes that have a file in a folder, the setting life_dir of theirs, and ends the life of one that
+    has ended, by whatever (kill -9, out of memory): its uids are routed elsewhere within milliseconds instead of once
+    its lease has ended. It has to share their process namespace. At SIGTERM it ends once none of them is left; a second
+    one ends it at once. Linux only.
+    """
+    lives = os.environ.get("STATEFUL_ROUTE_LIFE_DIR") if lives is None else lives
+    url = redis_url(redis)
+    if not lives:
         raise CommandError("sidecar needs --lives DIR, or STATEFUL_ROUTE_LIFE_DIR", USAGE)
-    if not options.redis:
+    if not url:
         raise CommandError("sidecar needs --redis URL, or STATEFUL_ROUTE_URL", USAGE)
-    folder = Path(options.lives)
+    folder = Path(lives)
     if not folder.is_dir():
         raise CommandError(f"--lives {str(folder)!r} is no folder", USAGE)
     logging.basicConfig(level=logging.INFO, format="stateful-route sidecar: %(message)s")
-    route = StatefulRoute.from_url(options.redis, BaseConfig.from_env())
+    route = StatefulRoute.from_url(url, BaseConfig.from_env())
     asyncio.run(_watch(route, folder))
     return 0
 

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import inspect
 import re
 import shlex
 from pathlib import Path
 
-from stateful_route.cli import directory, gateway, run
+from stateful_route.cli.app import make_app
 from stateful_route.web.uids.spelled import sources_from
 
 PAGE = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser()
-    commands = made.add_subparsers()
-    run.add(commands)
-    gateway.add(commands)
-    return made
 
 
 def commands() -> list[list[str]]:
@@ -33,13 +23,13 @@ def commands() -> list[list[str]]:
 
 def test_commands() -> None:
     """The commands of the page can be run as they are."""
-    known = parser()
+    known = make_app()
     all_of_them = commands()
     for command in all_of_them:
-        options = known.parse_args(["8000" if word == "%i" else word for word in command])
+        _, bound, _ = known.parse_args(["8000" if word == "%i" else word for word in command], exit_on_error=False)
 
-        assert sources_from(options.uid, cookie_secrets=["x" * 32])
-        assert command[0] == "gateway" or any("{port}" in word or word == "node" for word in options.command)
+        assert sources_from(bound.kwargs["options"].uid, cookie_secrets=["x" * 32])
+        assert command[0] == "gateway" or any("{port}" in word or word == "node" for word in bound.args)
     assert 6 == len(all_of_them)
 
 
@@ -54,8 +44,14 @@ def test_sources() -> None:
 
 def test_options() -> None:
     """The options that the page names are there."""
-    known = "".join(inspect.getsource(module) for module in (directory, gateway, run))
+    app = make_app()
+    known = {
+        name
+        for command in ("run", "gateway")
+        for one in app[command].assemble_argument_collection()
+        for name in one.names
+    }
     named = set(re.findall(r"`(--[a-z-]+)", PAGE)) - {"--init"}
 
-    assert {option for option in named if f'"{option}"' not in known} == set()
+    assert named - known == set()
     assert 8 < len(named)

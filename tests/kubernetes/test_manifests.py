@@ -15,7 +15,7 @@ import pytest
 from kubernetes_validate.utils import all_versions
 
 from stateful_route import BaseConfig
-from stateful_route.cli.main import _parser
+from stateful_route.cli.app import make_app
 from stateful_route.web import StickyMiddleware
 from stateful_route.web.front import _START_WITHIN
 from tests.kubernetes.rendered import (
@@ -133,7 +133,7 @@ def test_commands(folder: Path) -> None:
         for container in containers(template):
             command, ports = container["command"], [str(port["containerPort"]) for port in container.get("ports", ())]
             if command[0] == "stateful-route":
-                assert _parser().parse_args(command[1:])
+                assert make_app().parse_args(command[1:], exit_on_error=False)
             if "--port" in command:
                 assert command[command.index("--port") + 1] == ports[0]
             peers = [each for each in container.get("env", ()) if each["name"] == "STATEFUL_ROUTE_PEER_LISTEN"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from stateful_route.cli import run
+from stateful_route.cli.app import make_app
 from tests.waiting import eventually
 from tests.web.clients import Response, ask
 from tests.web.replicas import free_port
@@ -70,9 +70,8 @@ async def running(*options: str, child: tuple[str, ...] = (), **more: Any) -> As
     port = free_port()
     fixed = ["run", "--service", "s", "--uid", "query:uid", "--host", "127.0.0.1", "--port", str(port)]
     command = [*fixed, *options, "--", sys.executable, str(CHILD), "{port}", *child]
-    parser = argparse.ArgumentParser()
-    run.add(parser.add_subparsers())
-    task = asyncio.ensure_future(run._supervise(parser.parse_args(command)))
+    _, bound, _ = make_app().parse_args(command)
+    task = asyncio.ensure_future(run._supervise(bound.kwargs["options"], bound.args))
     here = Here(port, task)
     try:
         await eventually(lambda: task.done() or _listens(port))

@@ -1,0 +1,340 @@
+"""The commands that only look: what they say of real pods, for people and as JSON, and their exit statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stateful_route import LinkKey, PodReport, ServerInfo, StatefulRoute
+from stateful_route.models import PodLife
+from tests.cli.commands import ended_by, line_of
+from tests.faults.pods import pods, routes, settings
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from stateful_route.embedded.server import LocalServer
+    from tests.cli.commands import Commands
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e[red]x[/red]\n\x9b31m"
+ESCAPED = r"\x1b]0;owned\x07\x1b[2J\u202e[red]x[/red]\n\x9b31m"
+
+
+def seen(service_name: str, pod_index: int, namespace: str) -> ServerInfo:
+    return ServerInfo(namespace=namespace, service_name=service_name, pod_name="p", pod_index=pod_index)
+
+
+class TestPods:
+    async def test_pods(self, cli: Commands) -> None:
+        """Each pod has a row, with what it published; the sums are below."""
+        async with pods(cli.url, cli.namespace, 2, zone="north", version="7") as (first, _):
+            await first.claim("a", "b")
+
+            async def counted() -> bool:
+                return [2, 0] == [pod["links"] for pod in (await cli("pods", "--json")).json()["pods"]]
+
+            await eventually(counted)
+            said = await cli("pods")
+            data = (await cli("pods", "--json")).json()
+        rows = said.out.splitlines()
+
+        assert (0, "") == (said.status, said.err)
+        assert ["POD", "STATE", "LINKS", "LOAD", "PLACED", "HEARTBEAT", "LEASE", "ZONE", "VERSION"] == rows[0].split()
+        assert ["0", "READY", "2", "2", "2"] == rows[1].split()[:5]
+        assert ["north", "7"] == rows[2].split()[-2:]
+        assert "2 of 2 pods alive, 2 links, the fullest 2.00 times the mean" == rows[-1]
+        assert (cli.namespace, "room", 0) == (data["namespace"], data["serviceName"], data["unreadable"])
+        assert {"podIndex": 0, "state": "READY", "links": 2}.items() <= data["pods"][0].items()
+
+    async def test_a_pod_that_is_killed(self, cli: Commands) -> None:
+        """A pod whose heartbeats have ended is silent."""
+        async with pods(cli.url, cli.namespace, 2) as (first, _):
+            first.process.kill()
+
+            async def silent() -> bool:
+                return ["SILENT", "READY"] == [pod["state"] for pod in (await cli("pods", "--json")).json()["pods"]]
+
+            await eventually(silent)
+            said = await cli("pods")
+
+        assert "1 of 2 pods alive" in said.out
+
+    async def test_none(self, cli: Commands) -> None:
+        """A service without pods is said to be none, with status 1; so is a namespace without a service."""
+        named, unnamed = await cli("pods", "--service", "nobody"), await cli("pods", "--json")
+
+        assert (1, "") == (named.status, named.out)
+        assert f"stateful-route: no pod of service 'nobody' was ever seen in namespace '{cli.namespace}'\n" == named.err
+        assert (1, "", 1) == (unnamed.status, unnamed.out, unnamed.err.count("\n"))
+        assert "no service was ever seen" in unnamed.err
+
+    async def test_several_services(self, cli: Commands) -> None:
+        """Where there are several services one has to be named: by the option, or the environment."""
+        async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+            for name in ("chat", "room"):
+                await route.store.register(seen(name, 0, cli.namespace), PodReport(), 60.0, 60.0)
+            unnamed = await cli("pods")
+            named = await cli("pods", "--service", "chat", "--json")
+            by_environment = await cli("pods", "--json", STATEFUL_ROUTE_SERVICE_NAME="room")
+
+        assert (2, "stateful-route: there are 2 services; name one with --service: chat, room\n") == (
+            unnamed.status,
+            unnamed.err,
+        )
+        assert "chat" == named.json()["serviceName"]
+        assert "room" == by_environment.json()["serviceName"]
+
+
+class TestWhere:
+    async def test_where(self, cli: Commands) -> None:
+        """It says who has a uid, since when and at which epoch, in each service."""
+        async with pods(cli.url, cli.namespace, 2) as (_, second):
+            epoch = (await second.claim("alice"))["alice"][1]
+            said, data = await cli("where", "alice"), (await cli("where", "alice", "--json")).json()
+            elsewhere = await cli("where", "alice", "--service", "chat")
+        heading, row = said.out.splitlines()
+
+        assert ["SERVICE", "POD", "KIND", "EPOCH", "SINCE", "THE", "POD"] == heading.split()
+        assert ["room", "1", "persistent", str(epoch)] == row.split()[:4]
+        assert "READY, heard" in row
+        assert (1, epoch, "persistent", True) == (data["podIndex"], data["epoch"], data["kind"], data["alive"])
+        assert 0 <= data["age"] < 60
+        assert (1, "") == (elsewhere.status, elsewhere.out)
+
+    async def test_nobody(self, cli: Commands) -> None:
+        """A uid without a link is said to have none, with status 1."""
+        said = await cli("where", "--json", "--", "-nobody")
+
+        assert (1, "", f"stateful-route: '-nobody' has no link in namespace '{cli.namespace}'\n") == (
+            said.status,
+            said.out,
+            said.err,
+        )
+
+    async def test_a_dead_owner(self, cli: Commands) -> None:
+        """Of a link whose owner is not known it says so."""
+        async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+            await route.store.claim(LinkKey(cli.namespace, "alice", "room"), PodLife(3, 7))
+            said = await cli("where", "alice")
+
+        assert said.out.splitlines()[1].endswith("not known")
+
+
+class TestLinks:
+    async def test_links(self, cli: Commands) -> None:
+        """All links of a pod come, those of others do not."""
+        uids = {f"user-{number}" for number in range(1200)}
+        async with pods(cli.url, cli.namespace, 2) as (first, second):
+            await first.claim(*sorted(uids))
+            await second.claim("other")
+            said = await cli("links", "0", "--pause", "0")
+            everything = await cli("links", "--json", "--pause", "0", "--batch", "100")
+            some = await cli("links", "--json", "--limit", "7")
+
+        assert uids == {line.split()[-1] for line in said.out.splitlines()}
+        assert "stateful-route: 1,200 links of service 'room'\n" == said.err
+        assert uids | {"other"} == {line["uid"] for line in everything.lines()}
+        assert 7 == len(some.lines())
+
+    async def test_nobody_reads(self, cli: Commands) -> None:
+        """If its output is closed it ends without a word."""
+        async with pods(cli.url, cli.namespace, 1) as (pod,):
+            await pod.claim(*(f"user-{number}" for number in range(2000)))
+            command = f"'{sys.executable}' -m stateful_route.cli links --pause 0.1 | head -1; echo ${{PIPESTATUS[0]}}"
+            process = await asyncio.create_subprocess_exec(
+                *("bash", "-c", command),
+                env=cli.environment(),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            out, err = await process.communicate()
+
+        assert (b"141", b"") == (out.splitlines()[-1], err)
+
+
+class TestHostile:
+    """Ids and what pods publish may be anything: a terminal acts on none of it."""
+
+    async def test_text(self, cli: Commands) -> None:
+        """Control sequences and markup are shown escaped, as they are."""
+        report = PodReport(address=f"http://{HOSTILE}", zone=HOSTILE, version="[link=x]y")
+        async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+            registered = await route.store.register(seen(HOSTILE, 0, cli.namespace), report, 60.0, 60.0)
+            owner = PodLife(0, registered.incarnation)
+            await route.store.claim(LinkKey(cli.namespace, HOSTILE, HOSTILE), owner)
+            said = [
+                await cli("pods"),
+                await cli("top"),
+                await cli("links"),
+                await cli("where", HOSTILE),
+                await cli("where", HOSTILE, PYTHONIOENCODING="ascii"),
+            ]
+            wrong = await cli("pods", "--service", HOSTILE + "?")
+
+        assert all(ESCAPED in one.out for one in said)
+        assert all(line.isprintable() for one in (*said, wrong) for line in (one.out + one.err).splitlines())
+        assert "[link=x]y" in said[0].out
+        assert [0] * 5 == [one.status for one in said]
+        assert 1 == wrong.err.count("\n")
+
+    async def test_json(self, cli: Commands) -> None:
+        """JSON is in ASCII, and has the very ids."""
+        async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+            await route.store.claim(LinkKey(cli.namespace, HOSTILE, "room"), PodLife(0, 1))
+            said = [await cli("links", "--json"), await cli("where", HOSTILE, "--json")]
+
+        assert all(one.out.isascii() and one.out.rstrip("\n").isprintable() for one in said)
+        assert [HOSTILE, HOSTILE] == [one.json()["uid"] for one in said]
+
+    async def test_what_is_watched(self, cli: Commands) -> None:
+        """So are uids whose links change."""
+        async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+            key = LinkKey(cli.namespace, HOSTILE, "room")
+            await route.store.claim(key, PodLife(0, 1))
+            async with cli.started("watch", "--service", "room", "--count", "1") as process:
+                assert process.stdout is not None
+                await process.stdout.readline()
+                await route.store.release(key)
+                line = (await process.stdout.readline()).decode()
+
+        assert ESCAPED in line
+        assert line.rstrip("\n").isprintable()
+
+
+class TestWatch:
+    async def test_watch(self, cli: Commands) -> None:
+        """It tells of links that change their owner or end, and of pods that die."""
+        async with pods(cli.url, cli.namespace, 2) as (first, _):
+            await first.claim("alice", "bob")
+            async with cli.started("watch", "--json", "--count", "3") as process:
+                first_line = await line_of(process)
+                async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+                    await route.store.assign(LinkKey(cli.namespace, "alice", "room"), PodLife(1, 0))
+                    assigned = await line_of(process)
+                    await route.store.release(LinkKey(cli.namespace, "bob", "room"))
+                    released = await line_of(process)
+                    await route.store.end_life(cli.namespace, "room", PodLife(0, first.incarnation), 60.0)
+                    died = await line_of(process)
+                await process.wait()
+
+        assert "hears" == first_line["kind"]
+        assert ("link", "alice", 1) == (assigned["kind"], assigned["uid"], assigned["link"]["podIndex"])
+        assert ("link", "bob", None) == (released["kind"], released["uid"], released["link"])
+        assert ("pod", 0, "DEAD") == (died["kind"], died["podIndex"], died["state"])
+        assert 0 == process.returncode
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    async def test_its_end(self, cli: Commands, number: signal.Signals, status: int) -> None:
+        """A signal ends it without a word."""
+        async with cli.started("watch", "--service", "room", "--json") as process:
+            await line_of(process)
+            said = await ended_by(process, number)
+
+        assert (status, "", "") == (said.status, said.out, said.err)
+
+    async def test_redis_away(self, own_server: LocalServer, namespace: str, cli: Commands) -> None:
+        """While Redis is away it says that it is deaf, and goes on when it is back."""
+        here = type(cli)(own_server.url, namespace)
+        async with here.started("watch", "--service", "room", "--json") as process:
+            assert "hears" == (await line_of(process))["kind"]
+            own_server.kill()
+            deaf = await line_of(process)
+
+            assert process.returncode is None
+
+        assert "deaf" == deaf["kind"]
+        assert deaf["why"]
+
+
+class TestTop:
+    async def test_figures(self, cli: Commands) -> None:
+        """It counts placements and changes a second, and has the pods of now."""
+        async with pods(cli.url, cli.namespace, 2) as (first, second):
+            options = ("--json", "--interval", "0.3")
+            async with cli.started("top", *options) as process:
+                begin = await line_of(process)
+                await first.claim(*(f"user-{number}" for number in range(50)))
+                async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+                    for number in range(10):
+                        await route.store.release(LinkKey(cli.namespace, f"user-{number}", "room"))
+                pictures = [await line_of(process) for _ in range(8)]
+            assert second.process.returncode is None
+
+        assert (None, None, 0) == (begin["placementsPerSecond"], begin["changesPerSecond"], begin["links"])
+        assert 2 == len(begin["pods"])
+        assert max(picture["placementsPerSecond"] for picture in pictures) > 20
+        assert max(picture["changesPerSecond"] or 0.0 for picture in pictures) > 5
+        assert 40 == pictures[-1]["links"]
+        assert 2.0 == pictures[-1]["imbalance"]
+
+    async def test_one_picture(self, cli: Commands) -> None:
+        """Where it is no terminal it prints one picture; so many as are told."""
+        async with pods(cli.url, cli.namespace, 2):
+            said, two = await cli("top"), await cli("top", "--count", "2", "--interval", "0.1")
+
+        assert 0 == said.status == two.status
+        assert f"room in {cli.namespace}" == said.out.splitlines()[0]
+        assert "2 of 2 pods alive, 0 links" in said.out
+        assert 2 == two.out.count("2 of 2 pods alive")
+
+    async def test_redis_away(self, own_server: LocalServer, namespace: str, cli: Commands) -> None:
+        """While Redis is away it says so, and shows what it has seen last."""
+        here = type(cli)(own_server.url, namespace)
+        async with StatefulRoute.from_url(here.url, settings(namespace)) as route:
+            await route.store.register(seen("room", 0, namespace), PodReport(), 60.0, 60.0)
+        async with here.started("top", "--json", "--interval", "0.1") as process:
+            assert (await line_of(process))["error"] is None
+            own_server.kill()
+
+            async def away() -> bool:
+                picture = await line_of(process)
+                return bool(picture["error"]) and len(picture["pods"]) == 1
+
+            await eventually(away)
+
+            assert process.returncode is None
+
+
+class TestBench:
+    async def test_bench(self, cli: Commands, own_server: LocalServer) -> None:
+        """It measures each operation, and leaves nothing but marks that expire."""
+        here = type(cli)(own_server.url, cli.namespace)
+        said = await here("bench", "--seconds", "0.2", "--tasks", "8")
+        data = (await here("bench", "--seconds", "0.1", "--json")).json()
+        left = [key for key in own_server.ask("KEYS", "*").split() if not key.startswith("sr2:ended:")]
+
+        assert 0 == said.status
+        assert ["OPERATION", "AT", "ONCE", "CALLS", "MEDIAN", "99", "%", "SLOWEST"] == said.out.splitlines()[2].split()
+        assert "8 at once: " in said.out
+        assert ["place", "get", "claim", "release"] == list(data["parts"][0]["operations"])
+        assert all(part["callsPerSecond"] > 0 for part in data["parts"])
+        assert [] == left
+        assert all(0 < int(own_server.ask("TTL", key)[1:]) <= 60 for key in own_server.ask("KEYS", "*").split()[:20])
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    async def test_interrupted(self, cli: Commands, own_server: LocalServer, number: signal.Signals) -> None:
+        """It cleans up also when it is interrupted."""
+        here = type(cli)(own_server.url, cli.namespace)
+        async with here.started("bench", "--seconds", "30") as process:
+            await eventually(lambda: "sr2:link:" in own_server.ask("KEYS", "sr2:link:*"))
+            said = await ended_by(process, number)
+
+        assert ({signal.SIGINT: 130, signal.SIGTERM: 143}[number], "") == (said.status, said.err)
+        await eventually(lambda: "sr2:services" not in own_server.ask("KEYS", "*"))
+        assert "sr2:link:" not in own_server.ask("KEYS", "*")
+
+
+async def test_routes_are_seen(cli: Commands) -> None:
+    """A uid that a client has placed is found, with what is left of its link."""
+    async with pods(cli.url, cli.namespace, 1), StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+        async with route.client() as client:
+            links = await routes(client.service("room"), ["alice"])
+            said = await cli("where", "alice", "--json")
+
+    assert ("temporary", links["alice"].epoch) == (said.json()["kind"], said.json()["epoch"])
+    assert 0 < said.json()["ttl"]
+    assert json.loads(said.out) == said.json()
