@@ -38,6 +38,7 @@ from stateful_route.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from stateful_route.history import LinkEvent
 from stateful_route.instrumentation import Instrumentation
 from stateful_route.interfaces import StatefulRouteForClientDriver, StatefulRouteForServerDriver
 from stateful_route.lives import Life
@@ -98,6 +99,7 @@ __all__ = [
     "LifecycleError",
     "Link",
     "LinkChange",
+    "LinkEvent",
     "LinkKey",
     "LinkKind",
     "LiveLinks",

@@ -20,6 +20,7 @@ from stateful_route.instrumentation import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
+    from stateful_route.history import LinkEvent
     from stateful_route.instrumentation import Teller
     from stateful_route.models import (
         HeartbeatOutcome,
@@ -123,6 +124,11 @@ class ToldStore:
         with self._told("move", key.namespace, key.service_name):
             change = await self._store.move(key, owner, epoch, to, **named)
         return self._tell_change("move", key.namespace, key.uid, key.service_name, change)
+
+    async def history(self, key: LinkKey) -> list[LinkEvent]:
+        """See ``Store``."""
+        with self._told("history", key.namespace, key.service_name):
+            return await self._store.history(key)
 
     # Pods ---------------------------------------------------------------------------------------------------------
 

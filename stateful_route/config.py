@@ -28,6 +28,7 @@ from stateful_route._validation import (
     checked,
 )
 from stateful_route.errors import ConfigError, InvalidArgumentError
+from stateful_route.history import KEPT_SECONDS, MOST_KEPT
 from stateful_route.models import ServerInfo
 
 if TYPE_CHECKING:
@@ -234,6 +235,16 @@ class BaseConfig(_json.JsonForm):
         doc="whether a change of a link is answered only once a replica of Redis has it: a failover keeps it then",
         kind=bool,
     )
+    history: int = _setting(
+        0,
+        check_int,
+        0,
+        MOST_KEPT,
+        unit="changes",
+        doc="most changes of a link that are kept beside it, to be read by `history`; 0: none, which costs nothing",
+        kind=int,
+    )
+    history_ttl: float = _seconds(KEPT_SECONDS, "time for which they are kept after the latest of them")
 
     def __attrs_post_init__(self) -> None:
         """Refuse settings that do not go together, and derive what is not set."""

@@ -124,10 +124,18 @@ class StatefulRoute:
                 config.call_deadline_seconds, pending=config.max_pending, connections=config.max_connections
             )
             opened = await open_url(self._source, limits)
-            store = RedisStore(opened.connections, close=opened.close, durable_within=durable)
+            store = RedisStore(
+                opened.connections,
+                close=opened.close,
+                durable_within=durable,
+                history=config.history,
+                history_ttl=config.history_ttl,
+            )
         else:
             connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
-            store = RedisStore(connections, durable_within=durable)
+            store = RedisStore(
+                connections, durable_within=durable, history=config.history, history_ttl=config.history_ttl
+            )
         self._in_flight = store.in_flight
         self._store = store if self._teller is None else ToldStore(store, self._teller)
         try:

@@ -21,6 +21,7 @@ from stateful_route.client.service_view import ServiceView
 from stateful_route.client.statistics import ClientStatistics
 from stateful_route.client.targets import Targets, there_of
 from stateful_route.config import BaseConfig
+from stateful_route.models import LinkKey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.departures import Departures
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.targets import Target, There
+    from stateful_route.history import LinkEvent
     from stateful_route.models import Link, PodState
     from stateful_route.store.protocol import Store
 
@@ -284,6 +286,18 @@ class ClientDriver(Driver):
     async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self._resolver.find(self._service(namespace, uid, service_name), uid)
+
+    async def history(self, namespace: str, uid: str, service_name: str) -> list[LinkEvent]:
+        """Return what has become of the link of the uid, the oldest first: as much as is kept; see ``history``.
+
+        That setting is of those who change links, the pods too: without it they keep nothing.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        self._service(namespace, uid, service_name)
+        return await self._store.history(LinkKey(self._namespace_of(namespace), uid, service_name))
 
     async def resolve(self, namespace: str, uid: str, service_name: str, *, place: bool = True) -> Target:
         """Return where a request for the uid can go now: ``There``, ``Absent`` or ``Wait``.

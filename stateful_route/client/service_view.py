@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stateful_route.client.following import Following
     from stateful_route.client.pods.departures import Departures
     from stateful_route.client.targets import Target, There
+    from stateful_route.history import LinkEvent
     from stateful_route.models import Link, PodState
 
 
@@ -61,6 +62,15 @@ class ServiceView:
     async def find(self, uid: str) -> Link | None:
         """Return the link of the uid from the store; ``None`` if it has none."""
         return await self.driver.find(self.namespace, uid, self.service_name)
+
+    async def history(self, uid: str) -> list[LinkEvent]:
+        """Return what has become of the link of the uid, the oldest first; see ``ClientDriver.history``.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        return await self.driver.history(self.namespace, uid, self.service_name)
 
     def peek_target(self, uid: str) -> There | None:
         """Return where a request for the uid can go, from the cache, or ``None``; see ``ClientDriver.peek_target``."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route.errors import StoreError
+    from stateful_route.history import LinkEvent
     from stateful_route.models import (
         HeartbeatOutcome,
         Link,
@@ -189,6 +190,16 @@ class Store(Protocol):
         ``name`` is that of this attempt alone: up to 32 ASCII letters and digits. If the link is there already by this
         very move, as the question came twice, it is UNCHANGED, for ``ENDED_TENURE_SECONDS``. It need not be announced
         if the pod is draining, and the store knows that.
+        """
+        ...
+
+    async def history(self, key: LinkKey) -> list[LinkEvent]:
+        """Return what has become of the link, the oldest first: as many of its last changes as are kept.
+
+        Each operation that changed the link by a store that keeps histories has left an entry, in the same step; one
+        that found its work done has not, nor has one that only gave the link more time. A link that is gone has its
+        history still. Entries that cannot be read, as those of another release may be, are left out. Of a link that was
+        changed only by stores that keep none there is nothing.
         """
         ...
 

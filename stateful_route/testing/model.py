@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stateful_route.errors import StoreProtocolError
+from stateful_route.history import LinkEvent, why_recorded
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
+    from stateful_route.instrumentation import Why
     from stateful_route.testing.conformance import StoreKit
 
 TEMPORARY, PERSISTENT, GRACE = LinkKind
@@ -138,6 +140,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.namespace = f"model-{uuid.uuid4().hex}"
         self.model: dict[_Name, _Known] = {}
         self.epochs: dict[tuple[_Name, int], PodLife] = {}
+        self.histories: dict[_Name, list[LinkEvent]] = {}
 
     def teardown(self) -> None:
         """Close the store and the event loop."""
@@ -157,7 +160,9 @@ class LinkMachine(RuleBasedStateMachine):
         known = self.model.get(name)
         return known if isinstance(known, Link) else None
 
-    def check(self, name: _Name, expected: _Expected, change: object) -> None:
+    def check(
+        self, name: _Name, operation: str, expected: _Expected, change: object, *, draining: bool = False
+    ) -> None:
         """Compare the answer of an operation with the model, and keep what it says."""
         assert isinstance(change, LinkChange)
         before, link = self.link(name), change.link
@@ -178,8 +183,23 @@ class LinkMachine(RuleBasedStateMachine):
             else:
                 assert before.epoch == link.epoch
             assert link.owner == self.epochs.setdefault((name, link.epoch), link.owner), "two owners, one epoch"
+        self.note(name, why_recorded(operation, outcome), before, link, draining=draining)
         if link is not None or change.done:
             self.model[name] = link
+
+    def note(self, name: _Name, why: Why | None, before: Link | None, link: Link | None, *, draining: bool) -> None:
+        """Keep what a store that keeps histories has noted of an operation."""
+        in_grace = before is not None and link is not None and before.kind is GRACE is link.kind
+        if self.kit.history and why is not None and not in_grace:
+            event = LinkEvent(
+                time_us=0,
+                why=why,
+                before=before.owner if before else None,
+                after=link.owner if link else None,
+                epoch=link.epoch if link else None,
+                draining=draining,
+            )
+            self.histories[name] = [*self.histories.get(name, []), event][-self.kit.history :]
 
     @staticmethod
     def check_time(seconds: float | None, link: Link) -> None:
@@ -207,7 +227,7 @@ class LinkMachine(RuleBasedStateMachine):
         """Place a uid. Nobody places on a pod that it knows to be dead."""
         dead = [life for life in dead if life.pod_index != new.pod_index or life.incarnation < new.incarnation]
         change = self.run(self.store.place(self.key(name), new, ttl, dead=dead, leaving=leaving))
-        self.check(name, _model_place(self.link(name), new, ttl, dead, leaving), change)
+        self.check(name, "place", _model_place(self.link(name), new, ttl, dead, leaving), change)
 
     @rule(items=st.lists(st.tuples(_UIDS, _LIVES), max_size=4), service=_SERVICES, ttl=_TTLS, leaving=_SOME_LIVES)
     def place_links(self, items: list[tuple[str, PodLife]], service: str, ttl: float, leaving: list[PodLife]) -> None:
@@ -215,17 +235,20 @@ class LinkMachine(RuleBasedStateMachine):
         changes = self.run(self.store.place_links(self.namespace, items, service, ttl, leaving=leaving))
         for (uid, new), change in zip(items, changes, strict=True):
             name = uid, service
-            self.check(name, _model_place(self.link(name), new, ttl, [], leaving), change)
+            self.check(name, "place_links", _model_place(self.link(name), new, ttl, [], leaving), change)
 
     @rule(name=_NAMES, new=_LIVES, steal=st.booleans())
     def claim(self, name: _Name, new: PodLife, *, steal: bool) -> None:
         """Claim a uid."""
         change = self.run(self.store.claim(self.key(name), new, steal_temporary=steal))
-        self.check(name, _model_claim(self.link(name), new, steal=steal), change)
+        self.check(name, "claim", _model_claim(self.link(name), new, steal=steal), change)
 
-    @rule(name=_NAMES, pod=_OFFS, life=_OFFS, epoch=_OFFS, grace=_GRACES)
-    def release(self, name: _Name, pod: int | None, life: int | None, epoch: int | None, grace: float) -> None:
+    @rule(name=_NAMES, offs=st.tuples(_OFFS, _OFFS, _OFFS), grace=_GRACES, draining=st.booleans())
+    def release(
+        self, name: _Name, offs: tuple[int | None, int | None, int | None], grace: float, *, draining: bool
+    ) -> None:
         """Release a uid, naming all of what it has, or less, or something else."""
+        pod, life, epoch = offs
         link = self.link(name)
         held = link or Link(0, 0, 1, PERSISTENT, None)
         wanted = {
@@ -233,8 +256,8 @@ class LinkMachine(RuleBasedStateMachine):
             "incarnation": None if life is None else abs(held.incarnation + life),
             "epoch": None if epoch is None else held.epoch + epoch,
         }
-        change = self.run(self.store.release(self.key(name), grace=grace, **wanted))
-        self.check(name, _model_release(link, wanted, grace), change)
+        change = self.run(self.store.release(self.key(name), grace=grace, announced=not draining, **wanted))
+        self.check(name, "release", _model_release(link, wanted, grace), change, draining=draining)
 
     @rule(name=_NAMES, new=_LIVES, off=_OFFS)
     def assign(self, name: _Name, new: PodLife, off: int | None) -> None:
@@ -244,7 +267,7 @@ class LinkMachine(RuleBasedStateMachine):
             off = None  # the contract does not say which wins: an expected epoch, or overwriting
         epoch = None if off is None else (link.epoch if link else 1) + off
         change = self.run(self.store.assign(self.key(name), new, expected_epoch=epoch))
-        self.check(name, _model_assign(link, new, epoch), change)
+        self.check(name, "assign", _model_assign(link, new, epoch), change)
 
     @rule(name=_NAMES, new=_LIVES, life=_OFFS, off=_OFFS)
     def move(self, name: _Name, new: PodLife, life: int | None, off: int | None) -> None:
@@ -254,7 +277,7 @@ class LinkMachine(RuleBasedStateMachine):
         old = PodLife(held.pod_index, abs(held.incarnation + (life or 0)))
         epoch = held.epoch + (off or 0)
         change = self.run(self.store.move(self.key(name), old, epoch, new, name=uuid.uuid4().hex))
-        self.check(name, _model_move(link, old, epoch, new), change)
+        self.check(name, "move", _model_move(link, old, epoch, new), change)
 
     @rule(name=_NAMES)
     def get(self, name: _Name) -> None:
@@ -264,6 +287,13 @@ class LinkMachine(RuleBasedStateMachine):
         except StoreProtocolError as error:
             found = error
         self.check_read(name, found)
+
+    @rule(name=_NAMES)
+    def history(self, name: _Name) -> None:
+        """Read the history of a link."""
+        events = self.run(self.store.history(self.key(name)))
+        assert self.histories.get(name, []) == [attrs.evolve(event, time_us=0) for event in events]
+        assert all(event.time_us for event in events)
 
     @rule(name=_NAMES)
     def expire(self, name: _Name) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from stateful_route.history import LinkEvent
     from stateful_route.models import (
         HeartbeatOutcome,
         PodReport,
@@ -128,6 +129,10 @@ class RecordingStore:
         """See ``Store.move``."""
         call = LinkCall("move", to, pod_index=owner.pod_index, incarnation=owner.incarnation, epoch=epoch)
         return await self._one(key, call, self._store.move(key, owner, epoch, to, name=name, announced=announced))
+
+    async def history(self, key: LinkKey) -> list[LinkEvent]:
+        """See ``Store.history``."""
+        return await self._store.history(key)
 
     async def register(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 KEY = LinkKey("ns", "alice", "room")
+HISTORY = 5
 SERVER = ServerInfo(namespace="ns", service_name="room", pod_name="room-0", pod_index=0)
 TIMEOUT = StoreTimeoutError("no answer", operation="claim", maybe_applied=True)
 
@@ -27,7 +28,7 @@ TIMEOUT = StoreTimeoutError("no answer", operation="claim", maybe_applied=True)
 async def memory_kit() -> AsyncIterator[StoreKit]:
     """Provide a store in memory whose time the test moves."""
     clock = ManualClock()
-    store = MemoryStore(clock)
+    store = MemoryStore(clock, history=HISTORY)
 
     async def advance(seconds: float) -> None:
         clock.advance(seconds)
@@ -41,7 +42,14 @@ async def memory_kit() -> AsyncIterator[StoreKit]:
     async def expire(key: LinkKey) -> None:
         store.expire_link(key)
 
-    yield StoreKit(store=store, advance=advance, poison_link=poison_link, poison_pod=poison_pod, expire=expire)
+    yield StoreKit(
+        store=store,
+        advance=advance,
+        poison_link=poison_link,
+        poison_pod=poison_pod,
+        expire=expire,
+        history=HISTORY,
+    )
 
 
 class TestConformance(StoreConformance):

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.base import RedisClient
 
 DEADLINE = 5.0
+HISTORY = 5  # changes of a link that are kept by the stores that keep any
 KEYS = KeySpace()
 
 
-def kit_of(store: RedisStore, client: RedisClient) -> StoreKit:
-    """Return a kit for a store; what is done behind its back goes through the client."""
+def kit_of(store: RedisStore, client: RedisClient, history: int = 0) -> StoreKit:
+    """Return a kit for a store that keeps so much; what is done behind its back goes through the client."""
     redis: Any = client  # the commands of Redis and of RedisCluster have the same names, and no common type
 
     async def poison_link(key: LinkKey) -> None:
@@ -47,16 +48,23 @@ def kit_of(store: RedisStore, client: RedisClient) -> StoreKit:
     async def gone(link: str) -> bool:
         return not await redis.exists(link)
 
-    return StoreKit(store=store, advance=anyio.sleep, poison_link=poison_link, poison_pod=poison_pod, expire=expire)
+    return StoreKit(
+        store=store,
+        advance=anyio.sleep,
+        poison_link=poison_link,
+        poison_pod=poison_pod,
+        expire=expire,
+        history=history,
+    )
 
 
 @asynccontextmanager
-async def kit_at(url: str) -> AsyncIterator[StoreKit]:
+async def kit_at(url: str, history: int = 0) -> AsyncIterator[StoreKit]:
     """Provide a kit for the store at a URL."""
     opened = await open_url(url, Limits(DEADLINE, pending=64, connections=64))
     try:
         async with client_at(url) as client:
-            yield kit_of(RedisStore(opened.connections), client)
+            yield kit_of(RedisStore(opened.connections, history=history), client, history)
     finally:
         await opened.close()
 
@@ -86,7 +94,7 @@ class TestBorrowedClient(StoreConformance):
     async def store_kit(self, shared_server: LocalServer) -> AsyncIterator[StoreKit]:
         """Provide the store over a client with settings of its own."""
         async with Redis.from_url(shared_server.url, decode_responses=True, protocol=3) as client:
-            yield kit_of(RedisStore(connections_of(client, DEADLINE, 64)), client)
+            yield kit_of(RedisStore(connections_of(client, DEADLINE, 64), history=HISTORY), client, HISTORY)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +109,8 @@ class TestCluster(StoreConformance):
 
     @pytest.fixture
     async def store_kit(self, cluster_url: str) -> AsyncIterator[StoreKit]:
-        """Provide the store on a cluster."""
-        async with kit_at(cluster_url) as kit:
+        """Provide the store on a cluster; it keeps histories."""
+        async with kit_at(cluster_url, HISTORY) as kit:
             yield kit
 
 
@@ -133,8 +141,8 @@ class TestNewerProtocol(StoreConformance):
 
     @pytest.fixture
     async def store_kit(self, shared_server: LocalServer) -> AsyncIterator[StoreKit]:
-        """Provide the store over the newer protocol."""
-        async with kit_at(f"{shared_server.url}?protocol=3") as kit:
+        """Provide the store over the newer protocol; it keeps histories."""
+        async with kit_at(f"{shared_server.url}?protocol=3", HISTORY) as kit:
             yield kit
 
 
@@ -142,7 +150,7 @@ class TestNewerProtocol(StoreConformance):
 async def own_server_kit() -> AsyncIterator[StoreKit]:
     """Provide the store on a server of its own, for the state machine, which takes no fixtures."""
     with local_server() as own:
-        async with kit_at(own.url) as kit:
+        async with kit_at(own.url, HISTORY) as kit:
             yield kit
 
 

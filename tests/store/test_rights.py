@@ -45,8 +45,11 @@ GREETING = {"client|setinfo"}
 OF_THE_URL = {"client|setname", "select"}  # with a client name, with a database other than 0
 OF_A_CLUSTER = {"asking", "cluster|slots"}
 OF_DURABLE = {"wait"}
+OF_HISTORY = {"lrange", "ltrim", "rpush"}
 OF_A_BORROWED_CLUSTER = {"command"}  # redis-py's own
 OF_AN_OPERATOR = {"scan"}
+
+OF_SOME = OF_THE_URL | OF_A_CLUSTER | OF_DURABLE | OF_HISTORY | OF_A_BORROWED_CLUSTER | OF_AN_OPERATOR
 
 SERVICE = "room"
 LEASE, KEPT = 60.0, 3600.0
@@ -65,7 +68,7 @@ def sent() -> set[str]:
     return {f"{command}|{part}".lower() if part else command.lower() for command, part in found}
 
 
-ON_ONE_SERVER = in_scripts() | (sent() - OF_A_CLUSTER - OF_DURABLE - OF_AN_OPERATOR) | GREETING
+ON_ONE_SERVER = (in_scripts() - OF_HISTORY) | (sent() - OF_A_CLUSTER - OF_DURABLE - OF_AN_OPERATOR) | GREETING
 EVERYWHERE = ON_ONE_SERVER | OF_THE_URL | OF_A_CLUSTER
 
 
@@ -107,9 +110,9 @@ def guarded_for_operators() -> Iterator[LocalServer]:
 
 
 @asynccontextmanager
-async def store_at(url: str) -> AsyncIterator[RedisStore]:
+async def store_at(url: str, history: int = 0) -> AsyncIterator[RedisStore]:
     async with connections_at(url) as connections:
-        yield RedisStore(connections)
+        yield RedisStore(connections, history=history)
 
 
 class TestConformance(StoreConformance):
@@ -117,8 +120,9 @@ class TestConformance(StoreConformance):
 
     @pytest.fixture
     async def store_kit(self, guarded_for_operators: LocalServer) -> AsyncIterator[StoreKit]:
-        """Provide the store of a user with few rights."""
+        """Provide the store of a user with few rights; it keeps no histories, and may read those that there are."""
         server = guarded_for_operators
+        allow(server, ON_ONE_SERVER | OF_AN_OPERATOR | {"lrange"})
         async with store_at(url_of(server)) as store, Redis.from_url(f"unix://{server.socket}") as redis:
             yield kit_of(store, redis)
         assert "" == denied(server)
@@ -159,11 +163,7 @@ def test_documented() -> None:
     line = " ".join(user(ON_ONE_SERVER)).replace("app reset on", "app on").replace(">secret", ">PASSWORD")
 
     assert line in page
-    assert [] == [
-        name
-        for name in OF_THE_URL | OF_A_CLUSTER | OF_DURABLE | OF_A_BORROWED_CLUSTER | OF_AN_OPERATOR
-        if f"+{name}" not in page
-    ]
+    assert [] == [name for name in OF_SOME if f"+{name}" not in page]
 
 
 def pod(namespace: str, pod_index: int) -> ServerInfo:
@@ -245,7 +245,7 @@ async def failed(name: str, run: Callable[[], Awaitable[Any]]) -> dict[str, Stor
         answer = await run()
     except StoreError as error:
         return {name: error}
-    first = answer[0] if isinstance(answer, list) else None
+    first = answer[0] if isinstance(answer, list) and answer else None
     return {name: first} if isinstance(first, StoreError) else {}
 
 
@@ -260,6 +260,51 @@ async def test_all_of_them_are_used(namespace: str) -> None:
 
         assert ({}, "") == (errors, denied(server))
         assert ON_ONE_SERVER | OF_THE_URL == used - {"auth", "config|resetstat"} | {"info"}
+
+
+async def changed_often(store: RedisStore, key: LinkKey, times: int) -> dict[str, StoreError]:
+    """Change a link so often, and read its history; return the errors."""
+    errors: dict[str, StoreError] = {}
+    for index in range(times):
+        errors |= await failed(f"claim {index}", lambda: store.claim(key, PodLife(0, 1)))
+        errors |= await failed(f"release {index}", lambda: store.release(key))
+    return errors | await failed("history", lambda: store.history(key))
+
+
+async def test_history(own_server_on_tcp: LocalServer, namespace: str) -> None:
+    """A store that keeps histories needs three rights more, and no others."""
+    server = own_server_on_tcp
+    allow(server, ON_ONE_SERVER | OF_HISTORY)
+    async with store_at(url_of(server), history=2) as store:
+        errors = await run_all(store, namespace)
+        errors |= await changed_often(store, LinkKey(namespace, "bob", SERVICE), 3)
+
+    assert ({}, "") == (errors, denied(server))
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected", "maybe_applied"),
+    [
+        ("rpush", {"claim 0", "claim 1", "claim 2"}, False),
+        ("ltrim", {"claim 1", "claim 2"}, True),
+        ("lrange", {"history"}, False),
+    ],
+)
+async def test_history_is_refused(
+    own_server_on_tcp: LocalServer, namespace: str, missing: str, expected: set[str], *, maybe_applied: bool
+) -> None:
+    """Without one of them an operation fails that needs it, before the link is changed, and says what to grant."""
+    server, key = own_server_on_tcp, LinkKey(namespace, "alice", SERVICE)
+    allow(server, (ON_ONE_SERVER | OF_HISTORY) - {missing})
+    assert "+OK" == server.ask("SCRIPT", "FLUSH")
+    async with store_at(url_of(server), history=2) as store:
+        errors = await changed_often(store, key, 3)
+        link = await store.get_link(key)
+
+    assert link is None
+    assert expected == errors.keys()
+    assert {maybe_applied} == {error.maybe_applied for error in errors.values()}
+    assert all(f"ACL SETUSER app +{missing}" in str(error) for error in errors.values())
 
 
 async def snapshot(redis: Redis, namespace: str) -> dict[bytes | str, Any]:

@@ -99,6 +99,27 @@ def test_bounds(name: str, most: int) -> None:
     assert most == getattr(attrs.evolve(BaseConfig(), **{name: most}), name)  # type: ignore[arg-type]  # by name
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"history": -1}, "history is -1; allowed is an int from 0 to 1000"),
+        ({"history": 1001}, "history is 1001; allowed is an int from 0 to 1000"),
+        ({"history": True}, "history is True"),
+        ({"history": 2.0}, "history is 2.0"),
+        ({"history_ttl": 0.0}, "history_ttl is 0.0"),
+    ],
+)
+def test_history(settings: dict[str, Any], said: str) -> None:
+    """No history is kept unless one is asked for; it is bounded, as it is read at once."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        BaseConfig(**settings)
+    read = BaseConfig.from_env(environ={"STATEFUL_ROUTE_HISTORY": "1000", "STATEFUL_ROUTE_HISTORY_TTL": "60"})
+
+    assert said in str(caught.value)
+    assert (0, 86400.0) == (BaseConfig().history, BaseConfig().history_ttl)
+    assert (1000, 60.0) == (read.history, read.history_ttl)
+
+
 def test_evolve() -> None:
     """Evolve makes a checked copy, and ints are floats where seconds are meant."""
     config = attrs.evolve(BaseConfig(), heartbeat=2, cache_ttl=10)

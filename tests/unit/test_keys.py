@@ -21,7 +21,13 @@ KEYS = KeySpace()
 def all_keys(keys: KeySpace, parts: tuple[str, str, str]) -> list[str]:
     namespace, _, service = parts
     pod_keys = keys.pod_keys(namespace, service)
-    return [keys.link(*parts), *pod_keys, keys.services(namespace), keys.events(namespace, service)]
+    return [
+        keys.link(*parts),
+        *pod_keys,
+        keys.services(namespace),
+        keys.events(namespace, service),
+        keys.history(*parts),
+    ]
 
 
 @given(PARTS, PARTS)
@@ -37,22 +43,32 @@ def test_distinct_links(first: tuple[str, str, str], second: tuple[str, str, str
 def test_distinct_kinds(first: tuple[str, str, str], second: tuple[str, str, str]) -> None:
     """A key of one kind is never one of another kind, and is distinct within its kind."""
     same_service = first[::2] == second[::2]
-    relevant = [first == second, *[same_service] * 3, first[0] == second[0], same_service]
+    relevant = [first == second, *[same_service] * 3, first[0] == second[0], same_service, first == second]
     mine, others = all_keys(KEYS, first), all_keys(KEYS, second)
 
-    assert relevant == [mine[i] == others[i] for i in range(6)]
-    assert 6 == len(set(mine))
-    assert all(mine[i] != others[j] for i in range(6) for j in range(6) if i != j)
+    assert relevant == [mine[i] == others[i] for i in range(7)]
+    assert 7 == len(set(mine))
+    assert all(mine[i] != others[j] for i in range(7) for j in range(7) if i != j)
 
 
 @given(PARTS, HOSTILE)
 def test_one_slot(parts: tuple[str, str, str], service: str) -> None:
-    """All links of a uid and their marks are in one slot of a cluster, and so is all that is kept of a service."""
+    """All of a uid (links, marks, histories) is in one slot of a cluster, and so is all that is kept of a service."""
     namespace, uid, _ = parts
     keys = [KEYS.link(*parts), *KEYS.of_links(namespace, service).link_and_ended(uid)]
+    keys.append(KEYS.history(namespace, uid, service))
 
     assert 1 == len({key_slot(key.encode()) for key in keys})
     assert 1 == len({key_slot(key.encode()) for key in KEYS.pod_keys(namespace, service)})
+
+
+@given(PARTS)
+def test_beside(parts: tuple[str, str, str]) -> None:
+    """From the key of a link follow those of what lies beside it."""
+    namespace, uid, service = parts
+    names = KEYS.of_links(namespace, service)
+
+    assert (*names.link_and_ended(uid), KEYS.history(*parts)) == KEYS.beside(KEYS.link(*parts))
 
 
 @given(PARTS)
@@ -94,4 +110,5 @@ def test_layout() -> None:
         "sr2:deadlines:{prod:room}",
         "sr2:services:prod",
         "sr2:events:0:prod:room",
+        "sr2:history:{prod:alice}:room",
     ] == all_keys(KEYS, ("prod", "alice", "room"))

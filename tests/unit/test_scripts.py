@@ -11,14 +11,19 @@ import pytest
 import stateful_route
 from stateful_route import Store
 from stateful_route.errors import StoreProtocolError
-from stateful_route.store.redis import codec, inspection, scripts, service_names
+from stateful_route.store.redis import codec, histories, inspection, scripts, service_names
 from stateful_route.store.redis import store as redis_store
 
 FOLDER = Path(redis_store.__file__).parent / "lua"
 CONFORMANCE = Path(stateful_route.__file__).parent / "testing" / "conformance"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.lua"))
 SHARED = sorted(path.stem for path in (FOLDER / "shared").glob("*.lua"))
-WRITES = re.compile(r"(?:redis\.p?call\(|\{ )'(?:SET|DEL|HSET|HDEL|ZADD|ZREM|PEXPIRE|PEXPIREAT|PERSIST|PUBLISH)'")
+WRITES = re.compile(
+    r"(?:redis\.p?call\(|\{ )'(?:SET|DEL|HSET|HDEL|ZADD|ZREM|RPUSH|LTRIM|PEXPIRE|PEXPIREAT|PERSIST|PUBLISH)'"
+)
+HISTORY = re.compile(r"^.* -- history\n", re.MULTILINE)
+RECORDING = [name for name in NAMES if HISTORY.search((FOLDER / f"{name}.lua").read_text(encoding="utf-8"))]
+BOTH = [(name, False) for name in NAMES] + [(name, True) for name in RECORDING]
 
 MORE = "..."
 
@@ -35,20 +40,28 @@ def header(name: str) -> dict[str, str]:
     return dict(re.findall(r"^-- ([a-z]+): ?(.*)$", "\n".join(top), re.MULTILINE))
 
 
-def code(path: Path) -> str:
+def text_of(path: Path, *, history: bool) -> str:
+    """Return a file as the script has it that keeps histories, or as the other has it."""
+    text = path.read_text(encoding="utf-8")
+    return text if history else HISTORY.sub("", text)
+
+
+def code(path: Path, *, history: bool = False) -> str:
     """Return a script without its comments."""
-    return re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
+    return re.sub(r"--.*", "", text_of(path, history=history))
 
 
-def includes(name: str) -> list[str]:
+def includes(name: str, *, history: bool = False) -> list[str]:
     """Return the names of the shared files that a script includes."""
-    return re.findall(r"^-- include: (\w+)$", (FOLDER / f"{name}.lua").read_text(encoding="utf-8"), re.MULTILINE)
+    text = text_of(FOLDER / f"{name}.lua", history=history)
+    return re.findall(r"^-- include: (\w+)(?: -- history)?$", text, re.MULTILINE)
 
 
-def body(name: str) -> str:
+def body(name: str, *, history: bool = False) -> str:
     """Return the code of a script with the functions of its included files that it reaches."""
-    own = code(FOLDER / f"{name}.lua")
-    included = "".join(code(FOLDER / "shared" / f"{shared}.lua") for shared in includes(name))
+    own = code(FOLDER / f"{name}.lua", history=history)
+    shared = [FOLDER / "shared" / f"{each}.lua" for each in includes(name, history=history)]
+    included = "".join(code(path, history=history) for path in shared)
     functions = dict(re.findall(r"^local function (\w+)(.*?)^end$", included, re.MULTILINE | re.DOTALL))
     rest = re.sub(r"^local function \w+.*?^end$", "", included, flags=re.MULTILINE | re.DOTALL)
     reached: set[str] = set()
@@ -78,12 +91,12 @@ def test_header_is_complete(name: str) -> None:
     assert set(includes(name)) <= set(SHARED)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_keys_and_arguments(name: str) -> None:
-    """A script uses each key and argument of its header, and no other."""
-    script, text = scripts.load(name), body(name)
+@pytest.mark.parametrize(("name", "history"), BOTH)
+def test_keys_and_arguments(name: str, *, history: bool) -> None:
+    """A script uses each key and argument of its header, and no other; with a history, one key more."""
+    script, text = scripts.load(name), body(name, history=history)
 
-    assert set(range(1, len(named(script.keys)) + 1)) == indexes("KEYS", text)
+    assert set(range(1, len(named(script.keys)) + 1 + history)) == indexes("KEYS", text)
     assert set(range(1, len(named(script.args)) + 1)) == indexes("ARGV", text)
     assert not re.search(r"#(?:KEYS|ARGV)|(?:KEYS|ARGV)\[[^\d]", text)
 
@@ -117,7 +130,24 @@ def test_every_script_is_loaded() -> None:
     }
 
     assert [] == [f"{name}.lua" for name in NAMES if scripts.load(name).sha not in loaded]
-    assert set(SHARED) == {shared for name in NAMES for shared in includes(name)}
+    assert set(SHARED) == {shared for name, history in BOTH for shared in includes(name, history=history)}
+
+
+def test_nothing_of_histories() -> None:
+    """What a store sends that keeps no histories has not a byte of them; those that change a link have another form."""
+    without = [scripts.load(name) for name in NAMES if name != "history"]
+
+    assert ["assign", "claim", "move", "place", "place_many", "release"] == RECORDING
+    assert [] == [script.name for script in without if "history" in script.source or "record(" in script.source]
+    for name in RECORDING:
+        plain, recording = scripts.load(name), scripts.load(name, history=True)
+
+        assert "local function record(" in recording.source
+        assert "-- include" not in recording.source
+        assert (plain.name, plain.returns, plain.writes) == (recording.name, recording.returns, recording.writes)
+    assert ("link", "ended", "history") == scripts.load("claim", history=True).keys
+    assert ("pod", "incarnation", "steal", "channel", "kept", "kept_ms") == scripts.load("claim", history=True).args
+    assert set(RECORDING) == {name for name in RECORDING if scripts.load(name).sha in histories.RECORDED}
 
 
 def test_every_operation_has_a_conformance_test() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from stateful_route._validation import MAX_POD_INDEX, to_seconds
 from stateful_route.errors import InvalidArgumentError, StoreProtocolError
+from stateful_route.history import LinkEvent
+from stateful_route.instrumentation import Why
 from stateful_route.models import (
     Link,
     LinkChange,
@@ -34,11 +37,18 @@ if TYPE_CHECKING:
 # Plain dicts: an enum's own look-up by value takes five times as long, and takes no bytes.
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
 _KINDS = {b"p": LinkKind.PERSISTENT, b"t": LinkKind.TEMPORARY, b"g": LinkKind.GRACE, b"-": None}
+_REASONS = {why.value.replace(" ", "-").encode(): why for why in Why}
+# As lua/shared/record.lua writes it; what is behind it is of a newer release.
+_EVENT = re.compile(
+    rb"(\d{1,16}) (\S+) (?:-|(\d{1,10}):(\d{1,16})) (?:-|(\d{1,10}):(\d{1,16})) (?:-|(\d{1,16})) (\S+)(?: .*)?",
+    re.DOTALL,
+)
 _DEAD = b"DEAD"
 _NO_REPORT = PodReport().to_dict()
 _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _NUMBERS = frozenset({"load", "links", "placedTotal"})
 _TABLE = b"table"
+_DRAINING = b"draining"
 # Entries that are read before the event loop gets its turn: a millisecond or so.
 _SLICE = 50
 
@@ -141,6 +151,31 @@ def claim_change(script: Script, reply: Any) -> LinkChange:
         return attrs.evolve(change, ended=int(ended), move=move.decode() or None) if ended.isdigit() else change
     except ValueError as error:  # as long as no number of ours, or no name
         raise unreadable_reply(script, reply) from error
+
+
+def link_events(script: Script, reply: Any) -> list[LinkEvent]:
+    """Read the history of a link; an entry that cannot be read is left out.
+
+    Raises:
+        StoreProtocolError: if the whole cannot be read.
+
+    """
+    events = [_link_event(entry) for entry in check_shape(script, reply)]
+    return [event for event in events if event is not None]
+
+
+def _link_event(entry: Any) -> LinkEvent | None:
+    found = _EVENT.fullmatch(entry) if isinstance(entry, bytes) else None
+    if found is None or (why := _REASONS.get(found[2])) is None:
+        return None
+    return LinkEvent(
+        time_us=int(found[1]),
+        why=why,
+        before=PodLife(int(found[3]), int(found[4])) if found[3] else None,
+        after=PodLife(int(found[5]), int(found[6])) if found[5] else None,
+        epoch=int(found[7]) if found[7] else None,
+        draining=found[8] == _DRAINING,
+    )
 
 
 def services(script: Script, reply: Any) -> set[str]:

@@ -4,6 +4,7 @@ Layout of generation 2, the parts percent-encoded::
 
     sr2:link:{namespace:uid}:service     string   one link
     sr2:ended:{namespace:uid}:service    string   the epoch of the link that ended last, for a minute
+    sr2:history:{namespace:uid}:service  list     what has become of the link, if that is kept
     sr2:services:namespace               set      the services of the namespace
     sr2:pods:{namespace:service}         hash     pod -> its last heartbeat; "table" -> what is said of all of them
     sr2:versions:{namespace:service}     zset     pod -> the version of the table with which it changed last
@@ -116,6 +117,15 @@ class KeySpace:
             link_end=f"}}:{service_name}",
             ended_start=f"{self._prefix}ended:{{{namespace}:",
         )
+
+    def beside(self, link: str) -> tuple[str, str, str]:
+        """Return the key of a link, of the mark of its last tenure and of its history: all are in one slot."""
+        rest = link.removeprefix(f"{self._prefix}link:")
+        return link, f"{self._prefix}ended:{rest}", f"{self._prefix}history:{rest}"
+
+    def history(self, namespace: str, uid: str, service_name: str) -> str:
+        """Return the key of the history of a link."""
+        return self.beside(self.link(namespace, uid, service_name))[2]
 
     def services(self, namespace: str) -> str:
         """Return the key of the services of a namespace."""

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.history import KEPT_SECONDS
 from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.store.protocol import StoreInfo
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.batches import LinkBatches
 from stateful_route.store.redis.events import attach, listening
+from stateful_route.store.redis.histories import Recording
 from stateful_route.store.redis.inspection import Inspection, parse_info
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.service_names import ServiceNames
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from stateful_route.history import LinkEvent
     from stateful_route.models import PodReport, PodRequest, PodTable, Registration, ServerInfo, Topic, TopicEvent
     from stateful_route.store.protocol import LinkPage, StoreFacts, TopicListener
     from stateful_route.store.transport.base import Connections
@@ -32,6 +35,7 @@ _MOVE = scripts.load("move")
 _GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
 _REGISTER, _HEARTBEAT, _PODS = map(scripts.load, ("register", "heartbeat", "pods"))
 _CONFIRM, _END_LIFE = map(scripts.load, ("confirm", "end_life"))
+_HISTORY = scripts.load("history")
 
 
 async def _nothing() -> None:
@@ -48,19 +52,23 @@ class RedisStore:
         keys: KeySpace | None = None,
         close: Callable[[], Awaitable[None]] = _nothing,
         durable_within: float | None = None,
+        history: int = 0,
+        history_ttl: float = KEPT_SECONDS,
     ) -> None:
         """Run over ``connections``; ``close`` ends what was opened for them.
 
         With ``durable_within``, the deadline of a call in seconds, a changed link is answered once a replica has it.
+        With ``history``, so many changes of a link are kept beside it, for ``history_ttl`` seconds after the latest.
         """
         self._connections = connections
         self._durable_within = durable_within
+        self._keys = keys or KeySpace(database=connections.database)
+        self._history = history, to_ms(history_ttl)
         self._batches = LinkBatches(connections)
         self._durably = None if durable_within is None else Durably(connections, durable_within)
-        changing: Runner = self._durably or connections
+        changing = self._recording(self._durably or connections)
         self._changing = changing.run
         self._placing = LinkBatches(changing)
-        self._keys = keys or KeySpace(database=connections.database)
         self._services = ServiceNames(connections, self._keys)
         self._inspection = Inspection(connections, self._keys)
         self._close = close
@@ -177,7 +185,7 @@ class RedisStore:
         found = await self.get_links(namespace, [uid for uid, _ in candidates], service_name)
         known = [_known(answer, dead) for answer in found]
         rest = [candidate for candidate, answer in zip(candidates, known, strict=True) if answer is None]
-        placing = LinkBatches(self._durably.until(began + self._durable_within))
+        placing = LinkBatches(self._recording(self._durably.until(began + self._durable_within)))
         placed = await placing.run(rest, place, place_all)
         answers = iter(placed)
         return [next(answers) if answer is None else answer for answer in known]
@@ -217,6 +225,11 @@ class RedisStore:
         channel = (self._keys.events(key.namespace, key.service_name),) if announced else ()
         args = (owner.pod_index, owner.incarnation, epoch, to.pod_index, to.incarnation, name, *channel)
         return codec.link_change(_MOVE, await self._changing(self._link_call(_MOVE, key, *args)))
+
+    async def history(self, key: LinkKey) -> list[LinkEvent]:
+        """See ``Store.history``."""
+        name = self._keys.history(key.namespace, key.uid, key.service_name)
+        return codec.link_events(_HISTORY, await self._connections.run(_HISTORY.command((name,), ())))
 
     async def register(
         self,
@@ -346,7 +359,12 @@ class RedisStore:
             raise of_operation(error, _PLACE.name, maybe_applied=False) from error
         if (known := _known(found, dead)) is not None and not isinstance(known, StoreError):
             return known
-        return codec.link_change(_PLACE, await durably.until(began + deadline).run(call))
+        return codec.link_change(_PLACE, await self._recording(durably.until(began + deadline)).run(call))
+
+    def _recording(self, runner: Runner) -> Runner:
+        """Return what runs scripts by ``runner`` and keeps histories of the links, if this store does."""
+        kept, kept_ms = self._history
+        return Recording(runner, self._keys, kept, kept_ms) if kept else runner
 
     def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Awaitable[Any]:
         """Return the reply of a script that may make a link."""

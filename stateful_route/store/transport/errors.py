@@ -51,8 +51,8 @@ _REFUSAL = re.compile(
 # stays.
 _REFUSED_IN_A_SCRIPT = re.compile(r"ACL failure in script: (?:.*? run the '([^']+)' command)?")
 
-# Commands that our scripts call only before they write.
-CALLED_BEFORE_WRITES = frozenset({"get", "hget", "set", "time"})
+# Commands that our scripts call only before they write; but an entry of a history, which is the first that is written.
+CALLED_BEFORE_WRITES = frozenset({"get", "hget", "rpush", "set", "time"})
 
 # A ConnectionError of redis-py over a unix socket, and not over TCP.
 _NO_DATABASE = "DB index is out of range"

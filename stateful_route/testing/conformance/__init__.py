@@ -20,6 +20,7 @@ import pytest
 
 from stateful_route.testing.conformance.changes import Changes
 from stateful_route.testing.conformance.ending import EndedLives
+from stateful_route.testing.conformance.histories import Histories
 from stateful_route.testing.conformance.isolation import Isolation
 from stateful_route.testing.conformance.leases import LeasedIndexes
 from stateful_route.testing.conformance.links import Links, Many, Races, Unreadable
@@ -40,6 +41,7 @@ __all__ = ["StoreConformance", "StoreKit"]
 class StoreConformance(
     Links,
     Moves,
+    Histories,
     Times,
     Many,
     Unreadable,

@@ -28,6 +28,7 @@ class StoreKit:
         poison_link: makes the value of a link unreadable, whether there was one or not.
         poison_pod: makes the entry of a pod (namespace, service, pod index) unreadable, whether there was one or not.
         expire: ends a temporary link, or one in grace, now, in every place where it is kept (used by the model only).
+        history: how many changes of a link the store keeps, for some minutes at least; 0 or at least 3.
 
     """
 
@@ -36,6 +37,7 @@ class StoreKit:
     poison_link: Callable[[LinkKey], Awaitable[None]]
     poison_pod: Callable[[str, str, int], Awaitable[None]]
     expire: Callable[[LinkKey], Awaitable[None]]
+    history: int = 0
 
 
 TEMPORARY, PERSISTENT, GRACE = LinkKind

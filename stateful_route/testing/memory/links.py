@@ -10,6 +10,7 @@ import attrs
 
 from stateful_route._validation import to_ms, to_seconds
 from stateful_route.errors import StoreProtocolError
+from stateful_route.history import LinkEvent, why_recorded
 from stateful_route.models import (
     ENDED_TENURE_SECONDS,
     Link,
@@ -24,6 +25,7 @@ from stateful_route.models import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from stateful_route.testing.memory.histories import MemoryHistories
     from stateful_route.testing.memory.pods import Moment
 
 _NEVER = math.inf
@@ -202,14 +204,20 @@ def _stale_to_all(before: _Entry | None, after: _Entry | None) -> Stale | None:
     return Stale(before.epoch, before.owner.pod_index) if changed or left else None
 
 
+def _stays_in_grace(before: _Entry | None, after: _Entry | None) -> bool:
+    """Whether a link was in grace and is, as when its release comes twice."""
+    return before is not None and after is not None and before.kind is LinkKind.GRACE is after.kind
+
+
 _Tells: TypeAlias = "Callable[[_Entry | None, _Entry | None], Stale | None]"
 
 
 class MemoryLinks:
     """The links of all uids. A link that has expired is absent for every operation."""
 
-    def __init__(self) -> None:
-        """Begin empty."""
+    def __init__(self, histories: MemoryHistories) -> None:
+        """Begin empty; what becomes of the links is noted in ``histories``."""
+        self._histories = histories
         self._links: dict[LinkKey, _Entry | _Poison] = {}
         self._ended: dict[LinkKey, _Mark] = {}
 
@@ -252,14 +260,14 @@ class MemoryLinks:
     ) -> Written:
         """Make a link for ``candidate`` if there is none that counts."""
         decision = _place(self._before(key, now), candidate, ttl_ms, dead, leaving, now)
-        return self._write(key, decision, now, _stale_to_clients)
+        return self._write("place", key, decision, now, _stale_to_clients)
 
     def claim(self, key: LinkKey, owner: PodLife, now: Moment, *, steal_temporary: bool) -> Written:
         """Make a link persistent for ``owner``, if there is none or it is its own."""
         before = self._before(key, now)
         last = self._last_ended(key, before, now)
         decision = _claim(before, owner, now, steal_temporary=steal_temporary, last=last)
-        change, stale = self._write(key, decision, now, _stale_to_clients)
+        change, stale = self._write("claim", key, decision, now, _stale_to_clients)
         if change.outcome in _TOLD:
             self._mark_begun(key, last, decision[1], now)
         if change.outcome in _TOLD | {Outcome.UNCHANGED} and change.outcome is not Outcome.OVERWRITTEN:
@@ -275,24 +283,27 @@ class MemoryLinks:
         if before is not None and before.kind is LinkKind.PERSISTENT:
             last = before.epoch
         decision = _assign(before, owner, expected_epoch, now, last)
-        change, stale = self._write(key, decision, now, _stale_to_all)
+        change, stale = self._write("assign", key, decision, now, _stale_to_all)
         if change.outcome in _TOLD - {Outcome.CONFIRMED}:
             self._mark_begun(key, last, decision[1], now)
         return change, stale
 
-    def move(self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, name: str, now: Moment) -> Written:
+    def move(
+        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, name: str, now: Moment, *, draining: bool
+    ) -> Written:
         """Make the persistent link that ``owner`` has at that epoch one of ``to``."""
         before = self._before(key, now)
         done = self._move_of(key, before, now) == name
         decision = _move(before, owner, epoch, to, now, done=done)
-        change, stale = self._write(key, decision, now, _stale_to_all)
+        change, stale = self._write("move", key, decision, now, _stale_to_all, draining=draining)
         if change.outcome is Outcome.REPLACED and decision[1] is not None:
             self._ended[key] = _Mark(epoch, decision[1].epoch, now.ms + to_ms(ENDED_TENURE_SECONDS), name)
         return change, stale
 
-    def release(self, key: LinkKey, wanted: Wanted, grace_ms: int, now: Moment) -> Written:
+    def release(self, key: LinkKey, wanted: Wanted, grace_ms: int, now: Moment, *, draining: bool) -> Written:
         """Remove a link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
-        return self._write(key, _release(self._before(key, now), wanted, grace_ms, now), now, _stale_to_all)
+        decision = _release(self._before(key, now), wanted, grace_ms, now)
+        return self._write("release", key, decision, now, _stale_to_all, draining=draining)
 
     def _find(self, key: LinkKey, now: Moment) -> _Entry | _Poison | None:
         """Return what is at ``key``; drop it if it has ended."""
@@ -307,7 +318,9 @@ class MemoryLinks:
         found = self._find(key, now)
         return found if isinstance(found, _Entry) else None
 
-    def _write(self, key: LinkKey, decision: _Decision, now: Moment, tells: _Tells) -> Written:
+    def _write(
+        self, operation: str, key: LinkKey, decision: _Decision, now: Moment, tells: _Tells, *, draining: bool = False
+    ) -> Written:
         found, before, after = self._find(key, now), self._before(key, now), decision[1]
         change = _change(before, decision, now)
         if isinstance(found, _Poison):
@@ -319,6 +332,17 @@ class MemoryLinks:
         else:
             self._links[key] = after
         self._mark_ended(key, found, change.outcome, after, now)
+        why = why_recorded(operation, change.outcome)
+        if why is not None and not _stays_in_grace(before, after):
+            event = LinkEvent(
+                time_us=now.us,
+                why=why,
+                before=None if before is None else before.owner,
+                after=None if after is None else after.owner,
+                epoch=None if after is None else after.epoch,
+                draining=draining,
+            )
+            self._histories.add(key, event, now)
         return change, tells(before, after)
 
     def _last_ended(self, key: LinkKey, link: _Entry | None, now: Moment) -> int | None:

@@ -14,6 +14,7 @@ import attrs
 
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError, StoreUnavailableError
+from stateful_route.history import KEPT_SECONDS, LinkEvent
 from stateful_route.models import (
     HeartbeatOutcome,
     Link,
@@ -31,6 +32,7 @@ from stateful_route.models import (
     TopicEvent,
 )
 from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo
+from stateful_route.testing.memory.histories import MemoryHistories
 from stateful_route.testing.memory.links import MemoryLinks
 from stateful_route.testing.memory.pods import MemoryPods, Moment
 
@@ -67,11 +69,22 @@ class MemoryStore:
 
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """Begin empty. ``clock`` returns seconds since 1970."""
+    def __init__(
+        self, clock: Callable[[], float] = time.time, *, history: int = 0, history_ttl: float = KEPT_SECONDS
+    ) -> None:
+        """Begin empty. ``clock`` returns seconds since 1970.
+
+        With ``history``, so many changes of a link are kept, for ``history_ttl`` seconds after the latest.
+
+        Raises:
+            InvalidArgumentError: if ``history`` is not an int from 0 to 1000, or ``history_ttl`` not a time of a
+                millisecond or more.
+
+        """
         self.operations: Counter[str] = Counter()
         self._clock = clock
-        self._links = MemoryLinks()
+        self._histories = MemoryHistories(history, history_ttl)
+        self._links = MemoryLinks(self._histories)
         self._pods: defaultdict[tuple[str, str], MemoryPods] = defaultdict(MemoryPods)
         self._stamp = 0, 0
         self._holds: list[_Hold] = []
@@ -110,8 +123,9 @@ class MemoryStore:
         self._pods[namespace, service_name].mark_dead(pod_index, self._now())
 
     def lose_all(self) -> None:
-        """Lose all links and pods, as a server does that comes back empty."""
-        self._links = MemoryLinks()
+        """Lose all links, pods and histories, as a server does that comes back empty."""
+        self._histories.clear()
+        self._links = MemoryLinks(self._histories)
         self._pods.clear()
 
     def fail_with(self, error: StoreError | None, *operations: str, applied: bool = False) -> None:
@@ -279,7 +293,8 @@ class MemoryStore:
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
         async with self._operation("release"):
-            written = self._links.release(key, (pod_index, incarnation, epoch), to_ms(grace), self._now())
+            wanted = pod_index, incarnation, epoch
+            written = self._links.release(key, wanted, to_ms(grace), self._now(), draining=not announced)
             return self._announced(key, written) if announced else written[0]
 
     async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
@@ -292,8 +307,13 @@ class MemoryStore:
     ) -> LinkChange:
         """Make the persistent link that ``owner`` has at that epoch one of ``to``, with a new epoch."""
         async with self._operation("move"):
-            written = self._links.move(key, owner, epoch, to, name, self._now())
+            written = self._links.move(key, owner, epoch, to, name, self._now(), draining=not announced)
             return self._announced(key, written) if announced else written[0]
+
+    async def history(self, key: LinkKey) -> list[LinkEvent]:
+        """Return what has become of the link, the oldest first."""
+        async with self._operation("history"):
+            return list(self._histories.read(key, self._now()))
 
     def _announced(self, key: LinkKey, written: Written) -> LinkChange:
         """Announce that a link is stale, if it is, and return the change."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stateful_route.testing.simulation.network import Network
     from stateful_route.testing.simulation.server import StoreServer
 
-READS = frozenset({"get_link", "get_links", "get_services", "read_pods", "info"})
+READS = frozenset({"get_link", "get_links", "get_services", "history", "read_pods", "info"})
 
 _NOTED: ContextVar[list[Request] | None] = ContextVar("_NOTED", default=None)
 

@@ -6,6 +6,7 @@
 -- writes: yes
 -- rerun: safe without an expected epoch; with one, the second run of one that changed the owner is refused
 -- cost: 2 commands if nothing changes, 4 to 6 otherwise
+-- include: record -- history
 -- include: value
 -- include: clock
 -- include: link
@@ -13,6 +14,7 @@ local link, unreadable = read_link(value)
 if ARGV[3] ~= '' and not (link and tonumber(link.epoch) == tonumber(ARGV[3])) then return reply('refused', link) end
 if link and is_owner(link, ARGV[1], ARGV[2]) then
   if link.kind == 'p' then return reply('unchanged', link) end
+  record(KEYS[3], now_us, 'assigned', link, link) -- history
   link.kind = 'p'
   write_link(link)
   return reply('confirmed', link)
@@ -23,6 +25,7 @@ if link and tonumber(link.pod) == tonumber(ARGV[1]) and tonumber(link.incarnatio
 end
 local last = link and link.kind == 'p' and link.epoch or last_ended(link and link.epoch)
 local assigned = new_link('p', ARGV[1], ARGV[2], -1, link, last)
+record(KEYS[3], now_us, 'assigned', link, assigned) -- history
 mark_begun(last, assigned)
 write_link(assigned)
 if link then invalidate_everywhere(ARGV[4], link) end

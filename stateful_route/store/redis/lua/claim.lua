@@ -6,6 +6,7 @@
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged", and tells the same
 -- cost: 3 commands if nothing changes, 4 to 6 otherwise
+-- include: record -- history
 -- include: value
 -- include: clock
 -- include: link
@@ -19,6 +20,7 @@ end
 if link and is_owner(link, ARGV[1], ARGV[2]) then
   local last, move = last_ended(link.epoch)
   if link.kind == 'p' then return reply('unchanged', link) .. told(last) .. (move and ' move:' .. move or '') end
+  record(KEYS[3], now_us, 'claimed', link, link) -- history
   mark_begun(last, link)
   link.kind = 'p'
   write_link(link)
@@ -36,6 +38,8 @@ if link then
 end
 local last = last_ended(link and link.epoch)
 local claimed = new_link('p', ARGV[1], ARGV[2], -1, link, last)
+local why = ({ created = 'claimed', replaced = 'stolen' })[outcome] or outcome -- history
+record(KEYS[3], now_us, why, link, claimed) -- history
 mark_begun(last, claimed)
 write_link(claimed)
 if link and link.kind == 't' then invalidate(ARGV[4], link) end -- of another, clients hear by a new life of the pod

@@ -7,6 +7,7 @@
 -- writes: yes
 -- rerun: safe; the second run finds the link moved, and says "unchanged", for a minute; after that it is refused
 -- cost: 2 commands if nothing changes, 6 otherwise
+-- include: record -- history
 -- include: value
 -- include: clock
 -- include: link
@@ -14,6 +15,7 @@ local link, unreadable = read_link(value)
 if not link then return reply(unreadable and 'unreadable' or 'absent', nil) end
 if link.kind == 'p' and is_owner(link, ARGV[1], ARGV[2]) and tonumber(link.epoch) == tonumber(ARGV[3]) then
   local moved = new_link('p', ARGV[4], ARGV[5], -1, link)
+  record(KEYS[3], now_us, 'moved', link, moved, not ARGV[7]) -- history
   mark_moved(link, moved, ARGV[6])
   write_link(moved)
   if ARGV[7] then invalidate_everywhere(ARGV[7], link) end

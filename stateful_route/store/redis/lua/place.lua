@@ -6,6 +6,7 @@
 -- writes: yes
 -- rerun: safe
 -- cost: 1 command for a persistent link, 3 for another
+-- include: record -- history
 -- include: value
 if plain and (ARGV[4] or '') == '' then return 'unchanged -1 - ' .. value end
 -- include: clock

@@ -6,6 +6,7 @@
 -- writes: yes
 -- rerun: safe
 -- cost: for each uid that of place.lua, and a third less time: it begins once, and reads the clock once
+-- include: record -- history
 local keys, args = KEYS, ARGV
 local KEYS, ARGV = {}, { '', '', args[1], args[2], args[3], args[4] } -- those of one uid, for what follows
 -- include: clock
@@ -23,6 +24,7 @@ local count = (#args - 4) / 2
 local each = #keys / count
 for i = 1, count do
   KEYS[1], KEYS[2] = keys[each * (i - 1) + 1], each == 2 and keys[2 * i] or nil
+  KEYS[2], KEYS[3] = keys[3 * i - 1], keys[3 * i] -- history
   ARGV[1], ARGV[2] = args[2 * i + 3], args[2 * i + 4]
   local done, reply = pcall(place)
   if not done then

@@ -7,6 +7,7 @@
 -- writes: yes
 -- rerun: safe; the second run finds the link absent, or in grace already
 -- cost: 5 commands
+-- include: record -- history
 -- include: value
 -- include: clock
 -- include: link
@@ -21,6 +22,8 @@ if not (matches(ARGV[1], link.pod) and matches(ARGV[2], link.incarnation) and ma
 end
 local grace_ms = tonumber(ARGV[4])
 if link.kind ~= 'p' then grace_ms = math.min(grace_ms, link.left_ms) end
+local stays = grace_ms > 0 and link -- history
+if not stays or link.kind ~= 'g' then record(KEYS[3], now_us, 'released', link, stays, not ARGV[5]) end -- history
 mark_ended(link, math.max(0, grace_ms))
 if grace_ms <= 0 then
   redis.call('DEL', KEYS[1])

@@ -6,6 +6,7 @@ if link and not among(link, ARGV[4]) and not (link.kind == 'g' and among(link, A
   local lengthened = link.left_ms < ttl_ms
   if lengthened then link.left_ms = ttl_ms end
   if link.kind == 'g' then
+    record(KEYS[3], now_us, 'placed', link, link) -- history
     link.kind = 't'
     write_link(link)
     return reply('revived', link)
@@ -14,6 +15,8 @@ if link and not among(link, ARGV[4]) and not (link.kind == 'g' and among(link, A
   return reply('renewed', link)
 end
 local placed = new_link('t', ARGV[1], ARGV[2], ttl_ms, link)
+local why = link and 'taken-over' or unreadable and 'overwritten' or 'placed' -- history
+record(KEYS[3], now_us, why, link, placed) -- history
 write_link(placed)
 if link and link.kind == 'p' then
   mark_ended(link, 0) -- who cached it hears of the death itself

@@ -1,0 +1,54 @@
+"""The history of a link: what has become of it, change by change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stateful_route.instrumentation import REASONS, Why
+from stateful_route.models import Outcome
+
+if TYPE_CHECKING:
+    from stateful_route.models import PodLife
+
+MOST_KEPT = 1000
+"""The most entries that a history may have: they are read at once."""
+KEPT_SECONDS = 86400.0
+"""For how long a history is kept after its latest entry, unless something else is set."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkEvent:
+    """An entry of the history of a link: it was changed.
+
+    A link that has ended by itself, as its time was over, or that a server has lost, has no entry of that: the next
+    one, if there is one, has nobody in ``before``.
+
+    Attributes:
+        time_us: when, in microseconds since 1970, by the clock of the store.
+        why: why. A link that a client has taken out of its grace is ``PLACED`` again.
+        before: the life of a pod that had it before; ``None`` if there was none that could be read.
+        after: the life of a pod that has it from then on; ``None`` if nobody does. It is the same as before if the pod
+            confirmed it, or left it in grace.
+        epoch: that the link has from then on; ``None`` if there is none.
+        draining: whether it was released, or moved, by its owner, and that had said that it drains.
+
+    """
+
+    time_us: int
+    why: Why
+    before: PodLife | None
+    after: PodLife | None
+    epoch: int | None
+    draining: bool = False
+
+
+_RECORDED = REASONS | {
+    operation: REASONS[operation] | {Outcome.REVIVED: Why.PLACED} for operation in ("place", "place_links")
+}
+
+
+def why_recorded(operation: str, outcome: Outcome) -> Why | None:
+    """Return why an operation with that outcome changed a link; ``None`` if it did not, or gave it more time only."""
+    return _RECORDED[operation].get(outcome)
