@@ -141,8 +141,10 @@ class World:
         if uid in self._handing_off:
             self.twice.append(uid)
         self._handing_off.add(uid)
-        await asyncio.sleep(self.random.uniform(0.0, 0.01))
-        self._handing_off.discard(uid)
+        try:
+            await asyncio.sleep(self.random.uniform(0.0, 0.01))
+        finally:
+            self._handing_off.discard(uid)
 
     async def watch(self) -> None:
         """Look at each step of the event loop who owns what."""
@@ -159,8 +161,8 @@ class World:
         with contextlib.suppress(RoutingError, StoreError):
             if what == "claim":
                 await self.pods[index].claim(uid)
-            elif what == "release" and (held := self.pods[index].owned(uid)) is not None:
-                await held.release()
+            elif what == "release" and uid not in self._handing_off:  # or another pod could begin one, rightly
+                await self.release(index, uid)
             elif what == "move":
                 await self.operator.move(SERVICE, uid, index, timeout=0.2)
                 self.moved += 1
@@ -168,6 +170,11 @@ class World:
                 await self.operator.drain(SERVICE, index, timeout=0.3)
             elif what == "undrain":
                 await self.operator.undrain(SERVICE, index, timeout=0.3)
+
+    async def release(self, index: int, uid: str) -> None:
+        held = self.pods[index].owned(uid)
+        if held is not None:
+            await held.release()
 
     async def worker(self, until: float) -> None:
         while asyncio.get_running_loop().time() < until:
