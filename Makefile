@@ -14,7 +14,7 @@ EXAMPLES_READY := $(VENV)/.ready-examples
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help test test-faults test-lowest coverage soak simulate demo examples check lint audit format bench wheel \
-    wheel-test reference clean
+    wheel-test reference site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,9 @@ wheel-test: $(READY) ## build the wheel, install it into a fresh environment, an
 
 reference: $(READY) ## write docs/reference.md from the docstrings
 	$(BIN)/python -m tools.reference
+
+site: $(READY) ## build the docs site into build/site/html, and look at each of its links
+	$(BIN)/python -m tools.site $(ARGS)
 
 clean: ## remove all that make made, .venv too
 	rm -rf $(VENV) $(LOWEST) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

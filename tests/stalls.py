@@ -1,8 +1,10 @@
-"""Stalls of the machine: a test that fails during one is run once more, and listed as rerun in the summary.
+"""Stalls of the machine: a test that fails by one is run once more, and listed as rerun in the summary.
 
 Our deadlines are fractions of a second, so that the tests of faults are quick. On a machine that many share, a
 processor may stand still for longer than that, for us or for a server that we started. A process of its own measures
 this: it has a thread on each processor, which sleeps for 10 ms, over and over, and writes down when it woke up late.
+It does not see that many processes wait for a processor, as who slept is served first; so a test that failed as a
+deadline passed runs once more too. What is wrong rather than late is no stall, and fails at once.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-NAP = 0.01  # seconds
-STALL = 0.1  # seconds: less than half of the shortest deadline that tests leave at its default, 0.25 s
+from stateful_route.errors import StoreTimeoutError
+from tests import stall_watch
+from tests.stall_watch import NAP, STALL
+from tests.waiting import NOT_WITHIN
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Stalls:
@@ -26,7 +32,7 @@ class Stalls:
         self._log.touch()
         self._since = time.monotonic()
         # It ends when its standard input does, so also if we are killed.
-        self.watcher = subprocess.Popen([sys.executable, __file__, self._log], stdin=subprocess.PIPE)
+        self.watcher = subprocess.Popen([sys.executable, stall_watch.__file__, self._log], stdin=subprocess.PIPE)
 
     def begin(self) -> None:
         """Note that a test begins: what happened before is no excuse for it."""
@@ -38,9 +44,9 @@ class Stalls:
         stalls = [line.split() for line in self._log.read_text().splitlines()]
         return max((float(length) for ended, length in stalls if float(ended) > self._since), default=0.0)
 
-    def excuse(self) -> bool:
-        """Return whether the machine stalled since the last ``begin()``."""
-        return self.longest() >= STALL
+    def excuse(self, error: BaseException | None) -> bool:
+        """Return whether the machine stalled since the last ``begin()``, or the error is that something was late."""
+        return self.longest() >= STALL or (error is not None and is_lateness(error))
 
     def stop(self) -> None:
         """Stop watching."""
@@ -48,26 +54,11 @@ class Stalls:
         self._log.unlink()
 
 
-def watch(log: Path, processor: int | None) -> None:
-    """Append a line for each stall of a processor: when it ended, and how long it took."""
-    if processor is not None:
-        os.sched_setaffinity(0, {processor})  # of this thread
-    while True:
-        due = time.monotonic() + NAP
-        time.sleep(NAP)
-        woke = time.monotonic()
-        if woke - due >= STALL:
-            with log.open("a") as lines:
-                lines.write(f"{woke} {woke - due}\n")
-
-
-def main() -> None:
-    """Watch each processor that we may use, until the standard input ends."""
-    processors = list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
-    for processor in processors:
-        threading.Thread(target=watch, args=(Path(sys.argv[1]), processor), daemon=True).start()
-    sys.stdin.read()
-
-
-if __name__ == "__main__":
-    main()
+def is_lateness(error: BaseException | None) -> bool:
+    """Return whether a deadline that passed is the error, or its cause."""
+    if error is None:
+        return False
+    if isinstance(error, BaseExceptionGroup) and any(is_lateness(one) for one in error.exceptions):
+        return True
+    late = isinstance(error, TimeoutError | StoreTimeoutError) or str(error).startswith(NOT_WITHIN)
+    return late or is_lateness(error.__cause__ or error.__context__)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+NOT_WITHIN = "not within "
+"""How the message begins of what is not true in time."""
+
+
 async def eventually(fact: Callable[[], object], within: float = 10.0) -> None:
     """Return once ``fact`` is true; fail if it is not within that many seconds.
 
@@ -26,5 +30,5 @@ async def eventually(fact: Callable[[], object], within: float = 10.0) -> None:
         if answer:
             return
         took = time.monotonic() - began
-        assert took < within or (looks < 20 * within and took < 5 * within), f"not within {within:g} s"
+        assert took < within or (looks < 20 * within and took < 5 * within), f"{NOT_WITHIN}{within:g} s"
         await anyio.sleep(0.01)  # between two looks

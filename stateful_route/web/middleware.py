@@ -114,8 +114,8 @@ class StickyMiddleware(Front):
                 ``STATEFUL_ROUTE_HTTP_ADDRESS`` of the environment, or nowhere.
             misroute: what becomes of a request whose uid another process has. ``forward``: this one carries it there.
                 ``accel``: nginx repeats it there (``X-Accel-Redirect: @owner``). ``fly-replay``: the proxy of Fly does,
-                by the machine. ``redirect``: the client does, after a 307 to the ``public_address``. ``refuse``: a
-                421. Or a function of a ``There`` and the scope, which returns status and headers, or ``None`` to
+                by the machine. ``redirect``: the client does, after a 307 to the ``public_address``. ``refuse``: it
+                gets a 421. Or a function of a ``There`` and the scope, which returns status and headers, or ``None`` to
                 forward. Forwarded are in any case one that was misdirected before (``X-Sticky-Replayed``), one that is
                 given its id just now, and one whose owner publishes no address for it.
             public_address: where clients reach a pod, for ``redirect``: a template with any of ``{host}``,

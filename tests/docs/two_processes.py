@@ -58,12 +58,19 @@ class Two:
 
 @contextlib.asynccontextmanager
 async def two_processes(folder: Path, page: str, redis_url: str, command: str) -> AsyncIterator[Two]:
-    """Run the command twice, beside the programs of the page; they must end in time, and without a traceback.
+    """Run the command twice, beside the programs of the page; see ``two_processes_of``."""
+    for name, text in programs_of(page).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    async with two_processes_of(folder, redis_url, command) as two:
+        yield two
+
+
+@contextlib.asynccontextmanager
+async def two_processes_of(folder: Path, redis_url: str, command: str, **environment: str) -> AsyncIterator[Two]:
+    """Run the command twice in a folder; they must end in time, and without a traceback.
 
     It is run as from a shell with the environment of these tests on its PATH; the port 8000 in it is another one.
     """
-    for name, text in programs_of(page).items():
-        (folder / name).write_text(text, encoding="utf-8")
     ports = [free_port(), free_port()]
     name, *arguments = command.split()
     with contextlib.ExitStack() as stack:
@@ -73,7 +80,7 @@ async def two_processes(folder: Path, page: str, redis_url: str, command: str) -
                 subprocess.Popen(
                     [str(Path(sys.executable).parent / name), *(part.replace("8000", str(port)) for part in arguments)],
                     cwd=folder,
-                    env=_environment(redis_url),
+                    env=_environment(redis_url) | environment,
                     stdout=stack.enter_context(log.open("wb")),
                     stderr=subprocess.STDOUT,
                 )

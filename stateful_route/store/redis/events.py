@@ -176,10 +176,10 @@ def parse(message: list[Any], topic: Topic) -> TopicEvent | None:
             return None
         kind, *parts = message[2].decode().split(" ")
         if kind == "link":
-            uid, epoch = parts
+            uid, epoch, *_appended = parts  # by a newer release
             return LinkInvalidation(LinkKey(topic.namespace, decode(uid), topic.service_name), int(epoch))
         if kind == "pod":
-            pod_index, incarnation, state = parts
+            pod_index, incarnation, state, *_appended = parts
             return PodChange(topic.namespace, topic.service_name, int(pod_index), int(incarnation), state)
         if kind == "request" and topic.pod_index is not None:
             return _request(parts, topic, topic.pod_index)

@@ -13,7 +13,8 @@ Layout of generation 2, the parts percent-encoded::
 
 What one script touches carries one hash tag, so it lies in one slot of a Redis Cluster. The generation is a part of
 the prefix: releases that write different layouts do not see each other's keys. Within a generation a newer release
-may only append: fields to a value, keys beside these.
+may only append: fields to a value or an event, kinds of events, keys beside these. ``tests/store/layouts`` has what
+each release wrote.
 """
 
 from __future__ import annotations
