@@ -217,4 +217,4 @@ class _Curve:
         rates = [None, None] if seconds is None else [self._more / seconds, self.changes / seconds]
         self._at, self._more, self.changes = at, 0, 0
         living = [pod for pod in seen.pods if pod.alive]
-        return [len(living), sum(pod.links for pod in living), imbalance(living), *rates]
+        return [len(living), sum(pod.links for pod in living), imbalance(seen.pods), *rates]

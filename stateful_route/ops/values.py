@@ -149,15 +149,15 @@ class PodsSeen(Shown):
 
 
 def imbalance(pods: Iterable[PodSeen]) -> float | None:
-    """Return how much fuller than the mean the fullest pod is that lives, by links for its capacity: 1.0 is even.
+    """Return how much fuller than the mean the fullest pod is, by links for its capacity: 1.0 is even.
 
-    ``None`` if none of them lives, or none has a link.
+    Of those that take new uids: a pod that drains is not to be even. ``None`` if none does, or none has a link.
     """
-    living = [pod for pod in pods if pod.alive]
-    links, capacity = sum(pod.links for pod in living), sum(pod.capacity for pod in living)
-    if not links or not capacity:
+    taking = [pod for pod in pods if pod.routable]
+    links, capacity = sum(pod.links for pod in taking), sum(pod.capacity for pod in taking)
+    if not links:
         return None
-    return max(pod.links / pod.capacity for pod in living if pod.capacity) * capacity / links
+    return max(pod.links / pod.capacity for pod in taking) * capacity / links
 
 
 @attrs.frozen(kw_only=True)

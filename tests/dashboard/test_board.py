@@ -13,7 +13,6 @@ from stateful_route import StoreUnavailableError
 from stateful_route.dashboard.board import KEPT_POINTS, Board
 from stateful_route.dashboard.story import KEPT, LINKS_TOLD, PODS_TOLD, Story
 from stateful_route.ops import Change, ChangeKind, PodSeen
-from stateful_route.ops.values import imbalance
 from tests.dashboard.seen import announced, moved, pod, pods
 
 AWAY = StoreUnavailableError("it is away", operation="read_pods", maybe_applied=False)
@@ -271,11 +270,3 @@ class TestBoard:
         await board.wait(1, 60.0)
 
         assert board.ended
-
-
-def test_imbalance() -> None:
-    """It is the fullest for its capacity over the mean of those that live; where nothing is, it is not known."""
-    assert imbalance([pod(0, links=30), pod(1, links=10), pod(2, "DEAD", links=99)]) == pytest.approx(1.5)
-    assert imbalance([pod(0, links=30, capacity=3.0), pod(1, links=10)]) == pytest.approx(1.0)
-    assert imbalance([]) is None
-    assert imbalance([pod(links=0)]) is None
