@@ -51,7 +51,10 @@ _LOADED = {
     "source": ("src", "srcset"),
     "iframe": ("src",),
 }
-_IN_STYLES = re.compile(r"url\(\s*[\"']?\s*((?:https?:)?//[^)\"']+)|@import\s+[\"']((?:https?:)?//[^\"']+)")
+_IN_STYLES = re.compile(
+    r"url\(\s*[\"']?\s*((?:https?:)?//[^)\"']+)|@import\s+[\"']((?:https?:)?//[^\"']+)"
+    r"|(?:xlink:href|<image[^>]* href)=[\"']((?:https?:)?//[^\"']+)"
+)
 
 
 class SiteError(Exception):
@@ -185,7 +188,7 @@ def faults(html: Path) -> list[str]:
     """Return what is wrong with a site, one line each: links and anchors that are broken, assets of other hosts."""
     seen = {page.resolve(): _read(page) for page in sorted(html.rglob("*.html"))}
     found = [fault for page, content in seen.items() for fault in _faults_of(html.resolve(), page, content, seen)]
-    for sheet in sorted(html.rglob("*.css")):
+    for sheet in sorted([*html.rglob("*.css"), *html.rglob("*.svg")]):
         found += [f"{sheet.relative_to(html)} loads {url}" for url in _foreign(sheet.read_text(encoding="utf-8"))]
     return found
 
@@ -197,7 +200,7 @@ def _read(page: Path) -> Seen:
 
 
 def _foreign(styles: str) -> list[str]:
-    return [first or second for first, second in _IN_STYLES.findall(styles)]
+    return ["".join(found) for found in _IN_STYLES.findall(styles)]
 
 
 def _faults_of(html: Path, page: Path, content: Seen, seen: dict[Path, Seen]) -> Iterator[str]:

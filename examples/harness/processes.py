@@ -11,13 +11,13 @@ import socket
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import anyio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 # Below the ports of outgoing connections: one of those could take the port of a replica before it is started again.
 _PORTS = range(10_000, 32_000)
@@ -58,7 +58,8 @@ class Process:
         """Describe it, to be run in a folder with these variables added to ours; it is not started yet."""
         self.name = name
         self._command = command
-        self._environment = {**os.environ, **environment}
+        programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+        self._environment = {**os.environ, "PATH": programs, **environment}  # as in an active environment
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open until it has ended

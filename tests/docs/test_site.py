@@ -83,31 +83,41 @@ def test_as_on_github(built: Path) -> None:
     assert [] == differ
 
 
-WRONG = {
-    "[x](docs/missing.md)": "missing.md",
-    "[x](docs/there.md#nowhere)": "nowhere",
-    "![x](missing.png)": "missing.png",
-    "[x](../../outside.py)": "outside.py",
-    '<img src="https://cdn.example/x.png">': "https://cdn.example/x.png",
-    '<script src="//cdn.example/x.js"></script>': "//cdn.example/x.js",
-    '<div style="background: url(https://cdn.example/x.png)">x</div>': "https://cdn.example/x.png",
-    '<link rel="stylesheet" href="https://cdn.example/x.css">': "https://cdn.example/x.css",
-    "<style>@import 'https://cdn.example/x.css';</style>": "https://cdn.example/x.css",
+BROKEN = {
+    "[x](docs/missing.md)": ["missing.md"],
+    "[x](docs/there.md#nowhere)": ["nowhere"],
+    "![x](missing.png)": ["missing.png"],
+    "[x](../../outside.py)": ["outside.py"],
 }
+FOREIGN = """
+<img src="https://cdn.example/1.png">
+<script src="//cdn.example/2.js"></script>
+<div style="background: url(https://cdn.example/3.png)">x</div>
+<link rel="stylesheet" href="https://cdn.example/4.css">
+<style>@import 'https://cdn.example/5.css';</style>
+![x](x.svg)
+[a link](https://elsewhere.example/) loads nothing.
+"""
+GOOD = "[x](docs/there.md#here), [y](docs), ![z](z.png)"
+FOUND = BROKEN | {FOREIGN: [f"cdn.example/{number}" for number in range(1, 7)], GOOD: []}
 
 
-@pytest.mark.parametrize("text", ["[x](docs/there.md#here)", *WRONG])
+@pytest.mark.parametrize("text", FOUND, ids=["no page", "no anchor", "no picture", "outside", "foreign", "good"])
 def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     """What is broken, or comes from another host, fails the build with its name; what is there does not."""
     pytest.importorskip("zensical")
     root = tmp_path / "root"
     (root / "docs").mkdir(parents=True)
     (root / "README.md").write_text(f"# Start\n\n{text}\n", encoding="utf-8")
-    (root / "docs" / "there.md").write_text("# There\n\n## Here\n", encoding="utf-8")
+    for name in ("there.md", "README.md"):
+        (root / "docs" / name).write_text("# There\n\n## Here\n", encoding="utf-8")
+    (root / "z.png").write_bytes(b"")
+    (root / "x.svg").write_text("<svg><style>@font-face {src: url(https://cdn.example/6.woff)}</style></svg>", "utf-8")
     config = re.sub(r"nav = \[.*?\n\]\n", "", (ROOT / site.CONFIG).read_text(encoding="utf-8"), flags=re.DOTALL)
     (root / site.CONFIG).write_text(config, encoding="utf-8")
     status = site.main(["--root", str(root), "--into", str(tmp_path / "built")])
     said = capsys.readouterr()
 
-    assert (1 if text in WRONG else 0) == status
-    assert WRONG.get(text, "") in said.err
+    assert (1 if FOUND[text] else 0) == status, said.err
+    assert [] == [name for name in FOUND[text] if name not in said.err]
+    assert "elsewhere" not in said.err
