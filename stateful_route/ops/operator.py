@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Keys that a server looks at in one step of a search: some milliseconds of its time at most.
 _MOST_AT_ONCE = 10_000
 
-_NEEDED = "list_services", "scan_links", "ask_pod", "facts"
+_NEEDED = "list_services", "scan_links", "ask_pod", "is_asked", "facts"
 
 
 class Operator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from stateful_route._background.tasks import Tasks
 from stateful_route.errors import StatefulRouteError, StoreError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stateful_route.models import PodRequest, PodTable
     from stateful_route.server.hand_over import HandOver
-    from stateful_route.store.protocol import Store
+    from stateful_route.store.protocol import OperatorStore, Store
 
 _log = logging.getLogger("stateful_route")
 
@@ -63,6 +63,9 @@ class PodRequests:
     async def _do(self, request: PodRequest) -> None:
         name, asked = self._lease.name, request.asked
         try:
+            if not await self._is_asked(request):
+                _log.debug("%s ignores a request to %s that nobody makes now", name, asked)
+                return
             table = await self._read(request)
         except StoreError as error:
             _log.info("%s cannot tell whether a request to %s is in time: %s", name, asked, error)
@@ -81,6 +84,10 @@ class PodRequests:
                 await self._undrain()
         except StatefulRouteError as error:
             _log.warning("%s has not done what an operator asks, to %s: %s", name, asked, error)
+
+    async def _is_asked(self, request: PodRequest) -> bool:
+        """Whether the store has that request: who may only publish makes a pod look, and do nothing."""
+        return await cast("OperatorStore", self._store).is_asked(request)  # who has told of it is one
 
     async def _read(self, request: PodRequest) -> PodTable:
         """Read what time it is for Redis, and the pod that is named if one is."""

@@ -375,7 +375,7 @@ class StoreFacts:
 
 
 class OperatorStore(Store, Protocol):
-    """What a store may have besides, for ``Operator``. No driver calls it."""
+    """What a store may have besides, for ``Operator``; a pod that is told of a request calls ``is_asked``."""
 
     async def list_services(self, namespace: str) -> list[str]:
         """Return the services of a namespace, sorted: those that have pods or links, or had some of late."""
@@ -395,7 +395,14 @@ class OperatorStore(Store, Protocol):
         ...
 
     async def ask_pod(self, request: PodRequest) -> None:
-        """Tell a pod what is asked of it, once: if it does not listen now, nobody hears it."""
+        """Keep what is asked of a pod until its deadline, and tell the pod: if it does not listen now, it is not heard.
+
+        After the deadline, by the clock of the store, nothing is kept and nothing told.
+        """
+        ...
+
+    async def is_asked(self, request: PodRequest) -> bool:
+        """Return whether exactly that is asked now: a pod that is told looks, as a message alone is no order."""
         ...
 
     async def facts(self) -> StoreFacts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -359,24 +358,39 @@ class TestRequests:
             assert ["alice"] == gate.called
             assert pod.owned("alice")
 
-    async def test_late(
-        self,
-        route: StatefulRoute,
-        make_pod: Callable[..., ServerDriver],
-        namespace: str,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """A request that is heard after its time, by the clock of Redis, is ignored."""
-        store: Any = route.store
-        async with make_pod(0) as pod, make_pod(1):
-            owned = await pod.claim("alice")
-            now = (await store.read_pods(namespace, SERVICE)).now
-            with caplog.at_level(logging.INFO, "stateful_route"):
-                await tell(route, pod, request(namespace, Asked.DRAIN, now - 1.0))
-                await eventually(lambda: "ignores a request to drain" in caplog.text)
+    async def test_late(self, namespace: str) -> None:
+        """A request is ignored after its time, by the clock of the store, though it is heard."""
+        clock = ManualClock()
+        store = MemoryStore(clock)
+        async with pod_in(store, namespace) as pod:
+            await eventually(lambda: store._listeners)
+            store.hold("is_asked")
+            await store.ask_pod(request(namespace, Asked.DRAIN, clock() + 1.0))
+            await store.wait_held()
+            clock.advance(2.0)
+            store.release_held()
+            await eventually(lambda: not len(pod._requests._tasks))
 
-            assert owned.is_owned()
             assert RoutingState.READY is await pod.get_routing_state()
+
+    @pytest.mark.parametrize("asked", Asked)
+    async def test_only_published(self, own_server: LocalServer, config: BaseConfig, asked: Asked) -> None:
+        """Who may only publish orders nothing: a pod does what is kept in Redis, in the same words."""
+        async with StatefulRoute.from_url(own_server.url, config) as route:
+            first, second = (route.server(pod_of(config.namespace, index)) for index in range(2))
+            async with first, second:
+                owned = await first.claim("alice")
+                more = {"uid": "alice", "to": 1} if asked is Asked.MOVE else {}
+                order = request(config.namespace, asked, 4e9, **more)
+                channel = KeySpace().channel(Topic(config.namespace, SERVICE, 0))
+                if asked is Asked.UNDRAIN:
+                    await first.set_routing_state(RoutingState.DENY_NEW_CALL)
+                state = await first.get_routing_state()
+                await eventually(lambda: ":1" == own_server.ask("PUBLISH", channel, request_message(order)))
+                await eventually(lambda: first._requests._known)
+                await eventually(lambda: not len(first._requests._tasks))
+
+                assert (True, state) == (owned.is_owned(), await first.get_routing_state())
 
     async def test_not_its_own(
         self, route: StatefulRoute, make_pod: Callable[..., ServerDriver], namespace: str
@@ -420,7 +434,7 @@ class TestRequests:
 
     async def test_redis_is_away_for_the_pod(self, namespace: str) -> None:
         """A request whose time cannot be told is not done, and is done when it is heard again."""
-        store, clock = MemoryStore(), 1e10
+        store, clock = MemoryStore(), 9e9
         error = StoreError("no", operation="read_pods", maybe_applied=False)
         async with pod_in(store, namespace) as pod:
             await eventually(lambda: store._listeners)
@@ -436,7 +450,7 @@ class TestRequests:
         """Requests that are too many at once are dropped, and a warning says so."""
         store = MemoryStore()
         async with pod_in(store, namespace) as pod:
-            store.hold("read_pods")
+            store.hold("is_asked")
             for number in range(257):
                 name = {"name": f"r{number}"}
                 pod._requests.take(PodRequest(**request_parts(namespace) | name))

@@ -189,7 +189,7 @@ def parse(message: list[Any], topic: Topic) -> TopicEvent | None:
 
 
 def request_message(request: PodRequest) -> str:
-    """Return the message that a request is on the channel of its pod; ``parse`` reads it.
+    """Return the words of a request, which is the message on the channel of its pod; ``parse`` reads it.
 
     A release that does not know what is asked, or requests at all, takes it for a sign of life.
     """

@@ -8,7 +8,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from stateful_route._validation import to_seconds
+from stateful_route._validation import to_ms, to_seconds
 from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.models import Topic
 from stateful_route.store.protocol import LinkPage, ServerFacts, StoreFacts
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stateful_route.store.redis.keys import KeySpace
     from stateful_route.store.transport.base import Connections
 
-_RIGHTS = scripts.load("rights")
+_RIGHTS, _ASK, _ASKED = map(scripts.load, ("rights", "ask", "asked"))
 
 # Questions by which the clock and the latency of a server are measured.
 _QUESTIONS = 9
@@ -72,8 +72,17 @@ class Inspection:
 
     async def ask_pod(self, request: PodRequest) -> None:
         """See ``OperatorStore.ask_pod``."""
-        topic = Topic(request.namespace, request.service_name, request.pod_index)
-        await self._connections.command("PUBLISH", self._keys.channel(topic), request_message(request))
+        topic, words = _topic(request), request_message(request)
+        keys = (self._keys.request(topic, request.name),)
+        call = _ASK.command(keys, (words, to_ms(request.deadline), self._keys.channel(topic)))
+        codec.check_shape(_ASK, await self._connections.run(call))
+
+    async def is_asked(self, request: PodRequest) -> bool:
+        """See ``OperatorStore.is_asked``."""
+        keys = (self._keys.request(_topic(request), request.name),)
+        reply = await self._connections.run(_ASKED.command(keys, (request_message(request),)))
+        (asked,) = codec.check_shape(_ASKED, reply)
+        return bool(asked)
 
     async def facts(self) -> StoreFacts:
         """See ``OperatorStore.facts``."""
@@ -148,6 +157,10 @@ class Inspection:
             else:
                 denied |= {name.lower() for name in codec.services(_RIGHTS, answer)}
         return tuple(sorted(denied)), refusal
+
+
+def _topic(request: PodRequest) -> Topic:
+    return Topic(request.namespace, request.service_name, request.pod_index)
 
 
 def parse_info(reply: Any) -> dict[str, str]:

@@ -8,8 +8,9 @@ Layout of generation 2, the parts percent-encoded::
     sr2:pods:{namespace:service}         hash     pod -> its last heartbeat; "table" -> what is said of all of them
     sr2:versions:{namespace:service}     zset     pod -> the version of the table with which it changed last
     sr2:deadlines:{namespace:service}    zset     pod -> when its lease ends
+    sr2:request:{namespace:service}:pod:name   string   what an operator asks of a pod, until its time is up
     sr2:events:database:namespace:service      channel  what the clients of the service are told
-    sr2:events:database:namespace:service:pod  channel  what a pod of it is told, and asked
+    sr2:events:database:namespace:service:pod  channel  what a pod of it is told
 
 What one script touches carries one hash tag, so it lies in one slot of a Redis Cluster. The generation is a part of
 the prefix: releases that write different layouts do not see each other's keys. Within a generation a newer release
@@ -133,6 +134,11 @@ class KeySpace:
             f"{self._prefix}versions:{service}",
             f"{self._prefix}deadlines:{service}",
         )
+
+    def request(self, topic: Topic, name: str) -> str:
+        """Return the key of what is asked of a pod by that name."""
+        service = f"{{{_encoded(topic.namespace)}:{_encoded(topic.service_name)}}}"
+        return f"{self._prefix}request:{service}:{topic.pod_index}:{encode(name)}"
 
     def events(self, namespace: str, service_name: str) -> str:
         """Return the channel of what the clients of a service are told; that of a pod ends in a colon and its index."""

@@ -322,6 +322,10 @@ class RedisStore:
         """See ``OperatorStore.ask_pod``."""
         await self._inspection.ask_pod(request)
 
+    async def is_asked(self, request: PodRequest) -> bool:
+        """See ``OperatorStore.is_asked``."""
+        return await self._inspection.is_asked(request)
+
     async def facts(self) -> StoreFacts:
         """See ``OperatorStore.facts``."""
         return await self._inspection.facts()

@@ -79,7 +79,7 @@ class Operators(Parts):
                 pod_index=index,
                 asked=asked,
                 name=f"request{index}",
-                deadline=1_700_000_000.123,
+                deadline=4_000_000_000.123,
                 uid=key.uid if asked is Asked.MOVE else None,
                 to=5 if asked is Asked.MOVE else None,
             )
@@ -112,7 +112,25 @@ class Operators(Parts):
                 task.cancel()
             await asyncio.wait(tasks)
 
+        first = requests[0]
+        others = [attrs.evolve(first, name="other"), attrs.evolve(first, pod_index=1), attrs.evolve(first, to=6)]
         assert heard == {0: [requests[0]], 1: [requests[1]], 2: [requests[2]], None: []}
+        assert [await operators.is_asked(request) for request in requests] == [True] * 3
+        assert [await operators.is_asked(request) for request in others] == [False] * 3
+
+    async def test_ask_pod_late(self, operators: OperatorStore, key: LinkKey) -> None:
+        """After its deadline a request is not made, and one that was made ends with it."""
+        late = PodRequest(
+            namespace=key.namespace,
+            service_name=key.service_name,
+            pod_index=0,
+            asked=Asked.DRAIN,
+            name="late",
+            deadline=1000.0,
+        )
+        await operators.ask_pod(late)
+
+        assert not await operators.is_asked(late)
 
     async def test_facts(self, operators: OperatorStore, key: LinkKey) -> None:
         """To look at the servers leaves no service, no pod and no link behind."""

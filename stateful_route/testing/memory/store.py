@@ -73,6 +73,7 @@ class MemoryStore:
         self._clock = clock
         self._links = MemoryLinks()
         self._pods: defaultdict[tuple[str, str], MemoryPods] = defaultdict(MemoryPods)
+        self._requests: dict[str, PodRequest] = {}
         self._stamp = 0, 0
         self._holds: list[_Hold] = []
         self._full_holds: list[_Hold] = []
@@ -437,9 +438,16 @@ class MemoryStore:
             return LinkPage(tuple(uids[:count]), uids[count - 1] if len(uids) > count else None)
 
     async def ask_pod(self, request: PodRequest) -> None:
-        """Tell a pod what is asked of it."""
+        """Keep what is asked of a pod, and tell it."""
         async with self._operation("ask_pod"):
-            self._announce(Topic(request.namespace, request.service_name, request.pod_index), request)
+            if request.deadline > self._clock():
+                self._requests[request.name] = request
+                self._announce(Topic(request.namespace, request.service_name, request.pod_index), request)
+
+    async def is_asked(self, request: PodRequest) -> bool:
+        """Return whether exactly that is asked now."""
+        async with self._operation("is_asked"):
+            return self._requests.get(request.name) == request and request.deadline > self._clock()
 
     async def facts(self) -> StoreFacts:
         """Return that there is no server."""
