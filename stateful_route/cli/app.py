@@ -16,7 +16,11 @@ _OPERATING = Group("To look and to order", sort_key=2)
 _OTHERS = Group("Others", sort_key=3)
 _COMMANDS = {
     _SERVING: ("run", "gateway", "decide", "proxy_config", "sidecar"),
-    _OPERATING: ("pods", "where", "links", "top", "watch", "move", "release", "drain", "undrain", "doctor", "bench"),
+    _OPERATING: (
+        *("pods", "where", "links", "top", "watch", "dashboard"),
+        *("move", "release", "drain", "undrain"),
+        *("doctor", "bench"),
+    ),
     _OTHERS: ("demo", "completion"),
 }
 """Functions that take what their annotations say, and return an exit status; their docstrings are the help."""

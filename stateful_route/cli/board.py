@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from rich.text import Text
 
-from stateful_route.cli.shown import cell, imbalance, in_all, lasting, pods_table
+from stateful_route.cli.shown import cell, in_all, lasting, pods_table
 from stateful_route.cli.watch import told_of
 from stateful_route.ops import ChangeKind
+from stateful_route.ops.values import imbalance
 
 if TYPE_CHECKING:
     from collections.abc import Callable

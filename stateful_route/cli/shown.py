@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stateful_route.cli.ending import plain
+from stateful_route.ops.values import imbalance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -117,18 +118,6 @@ def lasting(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.1f} s" if seconds < _EXACT else f"{seconds:.0f} s"
-
-
-def imbalance(pods: Iterable[PodSeen]) -> float | None:
-    """Return how much fuller than the mean the fullest pod is, by links for its capacity: 1.0 is even.
-
-    Of those that take new uids: a pod that drains is not to be even. ``None`` if none does, or none has a link.
-    """
-    taking = [pod for pod in pods if pod.routable]
-    links, capacity = sum(pod.links for pod in taking), sum(pod.capacity for pod in taking)
-    if not links:
-        return None
-    return max(pod.links / pod.capacity for pod in taking) * capacity / links
 
 
 def in_all(pods: Sequence[PodSeen]) -> str:

@@ -12,6 +12,8 @@ from stateful_route._json import camel_case
 from stateful_route.models import Link, LinkKind, RoutingState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from stateful_route.errors import StoreError
     from stateful_route.models import LinkKey, PodState, PodTable
 
@@ -144,6 +146,18 @@ class PodsSeen(Shown):
         """Return what was read."""
         pods = tuple(PodSeen.of(pod, table.now) for pod in table.pods)
         return cls(at=table.now, pods=pods, unreadable=table.unreadable)
+
+
+def imbalance(pods: Iterable[PodSeen]) -> float | None:
+    """Return how much fuller than the mean the fullest pod is, by links for its capacity: 1.0 is even.
+
+    Of those that take new uids: a pod that drains is not to be even. ``None`` if none does, or none has a link.
+    """
+    taking = [pod for pod in pods if pod.routable]
+    links, capacity = sum(pod.links for pod in taking), sum(pod.capacity for pod in taking)
+    if not links:
+        return None
+    return max(pod.links / pod.capacity for pod in taking) * capacity / links
 
 
 @attrs.frozen(kw_only=True)

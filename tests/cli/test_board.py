@@ -10,8 +10,9 @@ from rich.console import Console
 
 from stateful_route import StoreUnavailableError
 from stateful_route.cli.board import SORTS, Board, picture
-from stateful_route.cli.shown import imbalance, lasting
+from stateful_route.cli.shown import lasting
 from stateful_route.ops import Change, ChangeKind, PodSeen, PodsSeen
+from stateful_route.ops.values import imbalance
 
 POD = PodSeen(
     pod_index=0,
