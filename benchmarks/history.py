@@ -1,4 +1,4 @@
-"""What histories of links cost the server: ``python -m benchmarks.history [--calls N]``.
+"""What histories of links cost the server: ``python -m benchmarks.history [--calls N] [--links N]``.
 
 The scripts that note what they do, and those that do not, by turns, one call at a time. The figure of a call is the
 processor time of the server's main thread from one rest to the next, by the kernel (Linux), so that what else runs on
@@ -8,6 +8,7 @@ the machine is not in it: the scripts, and to read the command and write its rep
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import socket
@@ -27,7 +28,6 @@ _KEYS = KeySpace()
 _KEPT = 10
 _LIMITS = _KEPT, 86_400_000
 _UIDS = 200
-_LINKS = 20_000
 _POD = 3, 1_732_628_718_123_456
 _ARMS = {"off": False, f"history={_KEPT}": True}
 _STEPS = (
@@ -45,6 +45,9 @@ class _Asker:
     def __init__(self, server: LocalServer) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(server.socket))
+
+    def close(self) -> None:
+        self._socket.close()
 
     def __call__(self, *command: str | int) -> bytes:
         return self.send(resp.pack(command))
@@ -82,16 +85,16 @@ def _times(ask: _Asker, clock: Callable[[], int], calls: int) -> dict[tuple[str,
     return times
 
 
-def _bytes_each(ask: _Asker, changes: int, *, history: bool) -> float:
-    """Return the bytes of a link that was changed so often."""
+def _bytes_each(ask: _Asker, changes: int, links: int, *, history: bool) -> float:
+    """Return the bytes of each of so many links that were changed so often."""
     ask("FLUSHALL", "SYNC")
     before = _number(ask, "memory", "used_memory")
-    for number in range(_LINKS):
+    for number in range(links):
         uid = f"user-{number:08d}"
         for change in range(changes):
             ask(*_call("assign", uid, (change % 2, _POD[1], "", "ch"), history=history))
         ask("DEL", _KEYS.beside(_KEYS.link("kept" if history else "off", uid, "room"))[1])
-    return (_number(ask, "memory", "used_memory") - before) / _LINKS
+    return (_number(ask, "memory", "used_memory") - before) / links
 
 
 def _number(ask: _Asker, section: str, name: str) -> int:
@@ -100,18 +103,22 @@ def _number(ask: _Asker, section: str, name: str) -> int:
     return int(found[1])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
     parser.add_argument("--calls", type=int, default=20_000, metavar="N", help="calls of each kind; default 20000")
-    calls = parser.parse_args().calls
-    with LocalServer() as server:
-        ask = _Asker(server)
+    parser.add_argument("--links", type=int, default=20_000, metavar="N", help="links in memory; default 20000")
+    given = parser.parse_args(arguments)
+    calls, links = given.calls, given.links
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(LocalServer())
+        ask = stack.enter_context(contextlib.closing(_Asker(server)))
         for name in ("place", "claim", "release", "assign"):
             for history in _ARMS.values():
                 ask("SCRIPT", "LOAD", scripts.load(name, history=history).source)
         pid = _number(ask, "server", "process_id")
         schedule = os.open(f"/proc/{pid}/task/{pid}/schedstat", os.O_RDONLY)
+        stack.callback(os.close, schedule)
 
         def clock() -> int:
             return int(os.pread(schedule, 64, 0).split()[0])
@@ -122,9 +129,10 @@ def main() -> None:
             for (step, arm), figures in _times(ask, clock, calls).items():
                 low, middle = quantile(figures, 0.1), statistics.median(figures)
                 print(f"  {step:18}{arm:12}{low / 1000:8.2f}{middle / 1000:8.2f}", flush=True)
-        print(f"off: {_bytes_each(ask, 1, history=False):.0f} bytes a link")
+        print(f"off: {_bytes_each(ask, 1, links, history=False):.0f} bytes a link")
         for changes in (1, 2, 3, _KEPT):
-            print(f"history, {changes} changes: {_bytes_each(ask, changes, history=True):.0f} bytes a link", flush=True)
+            each = _bytes_each(ask, changes, links, history=True)
+            print(f"history, {changes} changes: {each:.0f} bytes a link", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import loops, plot, record, report, worker
+from benchmarks import history, loops, plot, record, report, worker
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES, batch, layout, memory, messages, stall, walks
 from benchmarks.cases.concurrency import PEERS
@@ -638,3 +638,13 @@ def test_command_line_writes_the_documented_json(tmp_path: Path) -> None:
         assert all(ratio.keys() == SPREAD_FIELDS for ratio in one["ratios"].values())
         assert all({*SPREAD_FIELDS, "rounds"} == figures.keys() for figures in one["figures"].values())
         assert "ours" in one["figures"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the processor time of a thread is that of the Linux kernel")
+def test_history(capsys: pytest.CaptureFixture[str]) -> None:
+    """``python -m benchmarks.history`` prints two figures for each call, and one for each length of a history."""
+    history.main(["--calls", "20", "--links", "100"])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert 20 == sum("off  " in line or "history=10" in line for line in lines)
+    assert 5 == sum(line.endswith("bytes a link") for line in lines)
