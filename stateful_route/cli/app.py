@@ -17,7 +17,7 @@ _OTHERS = Group("Others", sort_key=3)
 _COMMANDS = {
     _SERVING: ("run", "gateway", "decide", "proxy_config", "sidecar"),
     _OPERATING: (
-        *("pods", "where", "links", "top", "watch", "dashboard"),
+        *("pods", "where", "history", "links", "top", "watch", "dashboard"),
         *("move", "release", "drain", "undrain"),
         *("doctor", "bench"),
     ),

@@ -4,7 +4,18 @@
 """
 
 from stateful_route.ops.operator import Operator
-from stateful_route.ops.values import Change, ChangeKind, DrainSeen, Finding, FoundLink, Level, Place, PodSeen, PodsSeen
+from stateful_route.ops.values import (
+    Change,
+    ChangeKind,
+    DrainSeen,
+    Finding,
+    FoundLink,
+    Level,
+    PastChange,
+    Place,
+    PodSeen,
+    PodsSeen,
+)
 
 __all__ = [
     "Change",
@@ -14,6 +25,7 @@ __all__ = [
     "FoundLink",
     "Level",
     "Operator",
+    "PastChange",
     "Place",
     "PodSeen",
     "PodsSeen",

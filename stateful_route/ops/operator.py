@@ -12,7 +12,7 @@ from stateful_route.models import LinkKey, Outcome, Topic
 from stateful_route.ops import doctor
 from stateful_route.ops.reading import links_of, place_of, read_pod
 from stateful_route.ops.requests import Requests, known_of, unreadable
-from stateful_route.ops.values import Place, PodsSeen
+from stateful_route.ops.values import PastChange, Place, PodsSeen
 from stateful_route.ops.watching import changes_of
 
 if TYPE_CHECKING:
@@ -76,6 +76,16 @@ class Operator:
         keys = [LinkKey(namespace, uid, service_name) for service_name in services]
         places = await asyncio.gather(*(place_of(self._store, key) for key in keys))
         return [place for place in places if place is not None]
+
+    async def history(self, service_name: str, uid: str, *, namespace: str = "") -> list[PastChange]:
+        """Return what has become of the link of a uid, the oldest change first: as much as is kept.
+
+        It is kept by the setting ``history`` of the pods and clients that change the link; also of one that is gone.
+        """
+        namespace = self._service(namespace, service_name)
+        check_id("uid", uid)
+        events = await self._store.history(LinkKey(namespace, uid, service_name))
+        return [PastChange.of(event) for event in events]
 
     def links(
         self,

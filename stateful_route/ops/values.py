@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stateful_route.errors import StoreError
+    from stateful_route.history import LinkEvent
     from stateful_route.models import LinkKey, PodState, PodTable
 
 
@@ -209,6 +210,48 @@ class Place(Shown):
             ttl=link.ttl,
             pod=None if found is None else PodSeen.of(found, table.now),
             alive=alive,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class PastChange(Shown):
+    """A change in the history of a link.
+
+    Attributes:
+        at: when, in seconds since 1970, by the clock of Redis.
+        why: the text of a ``Why``: placed, taken over, claimed, inherited, stolen, assigned, moved, released or
+            overwritten.
+        from_pod: who had the link before; ``None`` if nobody did.
+        from_incarnation: the life of that pod.
+        to_pod: who has it from then on; ``None`` if nobody does.
+        to_incarnation: the life of that pod.
+        epoch: that the link has from then on; ``None`` if there is none.
+        draining: whether it was released, or moved, by an owner that had said that it drains.
+
+    """
+
+    at: float
+    why: str
+    from_pod: int | None
+    from_incarnation: int | None
+    to_pod: int | None
+    to_incarnation: int | None
+    epoch: int | None
+    draining: bool
+
+    @classmethod
+    def of(cls, event: LinkEvent) -> PastChange:
+        """Return it as an operator is told."""
+        before, after = event.before, event.after
+        return cls(
+            at=event.time_us / 1_000_000,
+            why=event.why.value,
+            from_pod=None if before is None else before.pod_index,
+            from_incarnation=None if before is None else before.incarnation,
+            to_pod=None if after is None else after.pod_index,
+            to_incarnation=None if after is None else after.incarnation,
+            epoch=event.epoch,
+            draining=event.draining,
         )
 
 

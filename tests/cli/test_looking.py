@@ -124,6 +124,25 @@ class TestWhere:
         assert said.out.splitlines()[1].endswith("not known")
 
 
+class TestHistory:
+    async def test_history(self, cli: Commands) -> None:
+        """It says who had a uid, who has it and why, where that is kept; also of a link that is gone."""
+        async with pods(cli.url, cli.namespace, 2, history=5) as (first, second):
+            await first.claim("alice")
+            await cli("release", "alice", STATEFUL_ROUTE_HISTORY="5")
+            await second.claim("alice")
+            said, data = await cli("history", "alice"), await cli("history", "alice", "--json")
+            nobody = await cli("history", "bob")
+        heading, *rows = said.out.splitlines()
+        changes = [json.loads(line) for line in data.out.splitlines()]
+
+        assert ["WHEN", "WHY", "FROM", "TO", "EPOCH"] == heading.split()
+        assert ["claimed", "released", "claimed"] == [row.split()[2] for row in rows] == [one["why"] for one in changes]
+        assert [(None, 0), (0, None), (None, 1)] == [(one["fromPod"], one["toPod"]) for one in changes]
+        assert (1, "") == (nobody.status, nobody.out)
+        assert "no history of 'bob' is kept in service 'room'" in nobody.err
+
+
 class TestLinks:
     async def test_links(self, cli: Commands) -> None:
         """All links of a pod come, those of others do not."""

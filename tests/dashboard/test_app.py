@@ -188,7 +188,9 @@ class TestReading:
 class _Remembers(Operator):
     """An operator of a store that keeps histories."""
 
-    async def history(self, service_name: str, uid: str, *, namespace: str = "") -> list[_Changed]:
+    async def history(  # type: ignore[override]
+        self, service_name: str, uid: str, *, namespace: str = ""
+    ) -> list[_Changed]:
         return [_Changed()]
 
 

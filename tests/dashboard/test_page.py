@@ -162,7 +162,9 @@ async def _both(dashboard: Served) -> bool:
 class _Remembers(Operator):
     """An operator of a store that keeps histories."""
 
-    async def history(self, service_name: str, uid: str, *, namespace: str = "") -> list[_Changed]:
+    async def history(  # type: ignore[override]
+        self, service_name: str, uid: str, *, namespace: str = ""
+    ) -> list[_Changed]:
         return [_Changed()]
 
 

@@ -11,7 +11,20 @@ from stateful_route.cli.app import make_app
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n\$ stateful-route ([^\n]*)\n(.*?)```", PAGE, re.DOTALL)
-OPERATORS = ("pods", "where", "links", "top", "watch", "move", "release", "drain", "undrain", "doctor", "bench")
+OPERATORS = (
+    "pods",
+    "where",
+    "history",
+    "links",
+    "top",
+    "watch",
+    "move",
+    "release",
+    "drain",
+    "undrain",
+    "doctor",
+    "bench",
+)
 
 
 def test_commands() -> None:
