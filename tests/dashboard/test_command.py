@@ -149,7 +149,7 @@ async def test_bad_input(cli: Commands, arguments: list[str], says: str) -> None
     assert says in said.err
 
 
-@pytest.mark.parametrize("token", ["", "s3cret", "0123456789 abcdef", "ü" * 20])
+@pytest.mark.parametrize("token", ["", "s3cret", "0123456789 abcdef", "ü" * 20], ids=["none", "short", "two", "other"])
 async def test_bad_token(cli: Commands, tmp_path: Path, token: str) -> None:
     """A file without a token that is hard to guess is refused, and what is in it is not told."""
     file = tmp_path / "token"

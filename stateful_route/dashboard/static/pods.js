@@ -5,8 +5,8 @@ import { id, lasting, made, plain, setText, whole } from "./text.js";
 
 // Name, heading, class, least width in em, share of the width that is left.
 const COLUMNS = [
-  ["podIndex", "Pod", "number", 3.2, 0.2], ["state", "State", "", 8.6, 1], ["links", "Links", "number links", 5.8, 1],
-  ["load", "Load", "number", 4.2, 0.6], ["heartbeatAge", "Heartbeat", "number", 5.6, 0.6], ["zone", "Zone", "text", 8.8, 1],
+  ["podIndex", "Pod", "number", 3.8, 0.2], ["state", "State", "", 8.6, 1], ["links", "Links", "number links", 5.6, 1],
+  ["load", "Load", "number", 4, 0.6], ["heartbeatAge", "Heartbeat", "number", 6.2, 0.6], ["zone", "Zone", "text", 8.8, 1],
   ["version", "Version", "text", 7, 1], ["capacity", "Capacity", "number", 5.2, 0.4], ["address", "Address", "text", 9, 1.5],
   ["placedTotal", "Placed", "number", 5, 0.6], ["act", "", "", 7, 0.2],
 ];
