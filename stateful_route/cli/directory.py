@@ -89,6 +89,21 @@ class RestoresOptions:
     ] = False
 
 
+@SHARED
+@attrs.frozen(kw_only=True, slots=False)
+class MetricsOptions:
+    """Whether there is a page for Prometheus."""
+
+    metrics: Annotated[
+        str | None,
+        Parameter(
+            metavar="PATH",
+            help="a path, such as /metrics, at which each process answers with its own metrics for Prometheus; none by "
+            "default; it needs the extra `metrics`",
+        ),
+    ] = None
+
+
 def redis_url(given: str | None) -> str | None:
     """Return where Redis is: what is given, or what the environment says."""
     return os.environ.get("STATEFUL_ROUTE_URL") or os.environ.get("REDIS_URL") if given is None else given

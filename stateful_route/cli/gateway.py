@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from stateful_route.cli.directory import (
     DirectoryOptions,
     ListeningOptions,
+    MetricsOptions,
     ProxiesOptions,
     RestoresOptions,
     ServiceOptions,
@@ -35,7 +36,9 @@ _MOST_WORKERS = 256  # more is a mistake
 
 @SHARED
 @attrs.frozen(kw_only=True, slots=False)
-class GatewayOptions(RestoresOptions, DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions):
+class GatewayOptions(
+    RestoresOptions, MetricsOptions, DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions
+):
     """What ``gateway`` is told."""
 
     workers: Annotated[
@@ -131,4 +134,5 @@ def make() -> "StickyGateway":
         patience=options.patience,
         restores=options.restores,
         address=options.address,
+        metrics=options.metrics,
     )

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from stateful_route.cli.directory import (
     DirectoryOptions,
     ListeningOptions,
+    MetricsOptions,
     ProxiesOptions,
     ServiceOptions,
     secret_of,
@@ -34,7 +35,7 @@ _MOST_FAILURES = 1000  # more is a mistake
 
 @SHARED
 @attrs.frozen(kw_only=True, slots=False)
-class RunOptions(DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions):
+class RunOptions(MetricsOptions, DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions):
     """What ``run`` is told."""
 
     app_port: Annotated[Port | None, Parameter(help="the port of the app; by default a free one")] = None
@@ -156,6 +157,7 @@ async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
         linger_idle=options.linger_idle,
         on_signal=False,
         load_source=load,
+        metrics=options.metrics,
     )
     front.check()
     config = uvicorn.Config(

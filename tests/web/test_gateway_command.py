@@ -38,6 +38,19 @@ def launch(replicas: Replicas, *options: str, service: str = "room", uid: str = 
     return replicas.run([*COMMAND, "gateway", *fixed, *options], port)
 
 
+async def test_metrics(replicas: Replicas) -> None:
+    """At the path that --metrics names it says what it has done."""
+    replicas.start(1)
+    gateway = await begun(replicas, "--metrics", "/metrics")
+    assert 200 == (await ask(gateway.port, "/rooms/one/count")).status
+    page = await ask(gateway.port, "/metrics")
+    gateway.send(signal.SIGTERM)
+
+    assert 200 == page.status
+    assert b'stateful_route_web_forwarded_total{source="web"} 1.0' in page.body
+    assert 0 == await gateway.ended()
+
+
 async def test_two_workers(replicas: Replicas) -> None:
     """Whichever worker a request comes to, the pod of its uid serves it; bodies, events and WebSockets too."""
     replicas.start(2)
