@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, cast
 
 from starlette.applications import Starlette
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, ExceptionHandler
 
     from stateful_route.dashboard.boards import Boards
-    from stateful_route.ops import Operator
 
 _MOST_HISTORY = 200
 """So many changes of a link are shown, the newest ones."""
@@ -106,9 +106,9 @@ class _Pages:
         services = dict.fromkeys([*(place.service_name for place in places), *request.query_params.getlist("service")])
         histories = {}
         for service_name in services:
-            history = await _history(self._operator, self._boards.namespace, service_name, uid)
-            if history is not None:
-                histories[service_name] = history
+            with contextlib.suppress(StoreError):  # it needs a right that the rest does not
+                changes = await self._operator.history(service_name, uid, namespace=self._boards.namespace)
+                histories[service_name] = [change.to_dict() for change in changes[-_MOST_HISTORY:]]
         return _answer({"uid": uid, "places": [place.to_dict() for place in places], "histories": histories})
 
     async def _order(self, request: Request) -> Response:
@@ -116,17 +116,6 @@ class _Pages:
         if name not in NAMES:
             raise HTTPException(404)
         return _answer(await self._orders.do(name, request))
-
-
-async def _history(operator: Operator, namespace: str, service_name: str, uid: str) -> list[dict[str, Any]] | None:
-    """Return what has become of a link, the oldest change first; ``None`` if that is not known."""
-    ask = getattr(operator, "history", None)
-    if ask is None:
-        return None
-    changes = await ask(service_name, uid, namespace=namespace)
-    if changes is None:
-        return None
-    return [change.to_dict() for change in list(changes)[-_MOST_HISTORY:]]
 
 
 def _answer(data: object, status: int = 200) -> Response:

@@ -7,17 +7,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import httpx
 import pytest
 
-from stateful_route import BaseConfig, StatefulRoute
+from stateful_route import BaseConfig, StatefulRoute, StoreUnavailableError
 from stateful_route.dashboard.boards import MOST_BOARDS, MOST_VIEWERS
 from stateful_route.dashboard.files import static_files
 from stateful_route.dashboard.guard import HEADERS, Guard
 from stateful_route.models import LinkKey, PodLife
 from stateful_route.ops import Operator
 from stateful_route.testing import ManualClock, MemoryStore, local_server
-from tests.dashboard.conftest import SERVICE, TOKEN, Served, served
+from tests.dashboard.conftest import SERVICE, TOKEN, Served, pod_of, served
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route import ServerDriver
+    from stateful_route.embedded.server import LocalServer
+    from stateful_route.ops import PastChange
 
     Serve = Callable[..., AbstractAsyncContextManager[Served]]
     MakePod = Callable[..., ServerDriver]
@@ -133,19 +136,31 @@ class TestReading:
         )
         assert ([], {}) == (nobody["places"], nobody["histories"])
 
-    async def test_history(self, namespace: str) -> None:
+    async def test_history(self, shared_server: LocalServer, config: BaseConfig) -> None:
         """Where there is a history it is told, of a uid without a link too."""
+        config = attrs.evolve(config, history=5)
+        async with (
+            StatefulRoute.from_url(shared_server.url, config) as route,
+            route.server(pod_of(config.namespace, 0)) as pod,
+            served(route.operator(), config.namespace) as dashboard,
+        ):
+            await (await pod.claim("alice")).release()
+            asked = {"uid": "alice", "service": SERVICE}
+            answer = (await dashboard.http.get("/api/where", params=asked)).json()
+
+        assert [] == answer["places"]
+        assert [(None, 0, "claimed"), (0, None, "released")] == [
+            (change["fromPod"], change["toPod"], change["why"]) for change in answer["histories"][SERVICE]
+        ]
+
+    async def test_history_is_not_allowed(self, namespace: str) -> None:
+        """Where the history may not be read a uid is found all the same."""
         store = MemoryStore(ManualClock())
         await store.claim(LinkKey(namespace, "alice", SERVICE), PodLife(0, 1))
-        async with served(_Remembers(store, BaseConfig(namespace=namespace)), namespace) as dashboard:
-            answers = [
-                (await dashboard.http.get("/api/where", params={"uid": uid, "service": SERVICE})).json()
-                for uid in ("alice", "bob")
-            ]
+        async with served(_Forgets(store, BaseConfig(namespace=namespace)), namespace) as dashboard:
+            answer = (await dashboard.http.get("/api/where", params={"uid": "alice"})).json()
 
-        assert [{SERVICE: [{"at": 1.0, "from": None, "to": 0, "epoch": 1, "why": "placed"}]}] * 2 == [
-            answer["histories"] for answer in answers
-        ]
+        assert (1, {}) == (len(answer["places"]), answer["histories"])
 
     @pytest.mark.parametrize(
         ("path", "says"),
@@ -185,18 +200,11 @@ class TestReading:
         assert (False, True) == (message["seen"], bool(message["error"]))
 
 
-class _Remembers(Operator):
-    """An operator of a store that keeps histories."""
+class _Forgets(Operator):
+    """An operator whose user may not read histories."""
 
-    async def history(  # type: ignore[override]
-        self, service_name: str, uid: str, *, namespace: str = ""
-    ) -> list[_Changed]:
-        return [_Changed()]
-
-
-class _Changed:
-    def to_dict(self) -> dict[str, Any]:
-        return {"at": 1.0, "from": None, "to": 0, "epoch": 1, "why": "placed"}
+    async def history(self, service_name: str, uid: str, *, namespace: str = "") -> list[PastChange]:
+        raise StoreUnavailableError("no permission", operation="history", maybe_applied=False)
 
 
 class TestOrders:

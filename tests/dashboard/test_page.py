@@ -9,7 +9,7 @@ import pytest
 
 from stateful_route import BaseConfig, StatefulRoute
 from stateful_route.models import LinkKey, PodLife, PodReport
-from stateful_route.ops import Operator
+from stateful_route.ops import Operator, PastChange
 from stateful_route.testing import MemoryStore
 from tests.dashboard.browser import IS_THERE, Page
 from tests.dashboard.conftest import SERVICE, TOKEN, Served, pod_of, served
@@ -122,7 +122,8 @@ class TestLooking:
             await page.holds("document.querySelectorAll('#rows tr').length === 1")
             await page.type("#uid", "alice")
             await page.press(*ENTER)
-            await page.shows(f"nobody → pod 0, {HOSTILE[0]}, epoch 12")
+            await page.shows("1970-01-01")
+            await page.shows(f"- nobody → pod 0, {HOSTILE[0]}, its pod drained, epoch 12")
 
     async def test_sort_and_filter(self, namespace: str, page: Page) -> None:
         """The headings sort, and say so; a filter and a choice leave rows out."""
@@ -160,17 +161,11 @@ async def _both(dashboard: Served) -> bool:
 
 
 class _Remembers(Operator):
-    """An operator of a store that keeps histories."""
+    """An operator of a store whose histories may say anything."""
 
-    async def history(  # type: ignore[override]
-        self, service_name: str, uid: str, *, namespace: str = ""
-    ) -> list[_Changed]:
-        return [_Changed()]
-
-
-class _Changed:
-    def to_dict(self) -> dict[str, Any]:
-        return {"at": 1000.0, "from": None, "to": 0, "epoch": 12, "why": HOSTILE[0]}
+    async def history(self, service_name: str, uid: str, *, namespace: str = "") -> list[PastChange]:
+        known = {"from_pod": None, "from_incarnation": None, "to_pod": 0, "to_incarnation": 1}
+        return [PastChange(at=at, why=HOSTILE[0], epoch=12, draining=True, **known) for at in (1000.0, 1e18)]
 
 
 async def test_hostile(shared_server: LocalServer, page: Page) -> None:

@@ -1,6 +1,6 @@
 // Where a uid is, and what has become of it.
 
-import { id, lasting, made, plain, time, whole } from "./text.js";
+import { id, lasting, made, plain, time } from "./text.js";
 
 const KINDS = { temporary: "temporary: no pod has confirmed it", persistent: "persistent: its pod has confirmed it", grace: "grace: it was released, and may come back" };
 
@@ -75,21 +75,18 @@ export class Find {
     const list = made("ol");
     list.ariaLabel = "history";
     for (const change of [...changes].reverse()) {
-      const parts = [];
-      if (typeof change.at === "number") parts.push(time(change.at), " ");
-      const from = change.from ?? change.fromPod, to = change.to ?? change.toPod;
-      parts.push(`${pod(from)} → ${pod(to)}`);
-      if (change.why) parts.push(`, ${plain(change.why)}`);
-      if (change.epoch) parts.push(made("span", { className: "quiet", text: `, epoch ${plain(change.epoch)}` }));
-      list.append(made("li", {}, ...parts));
+      const why = change.draining ? `${change.why}, its pod drained` : change.why;
+      const epoch = change.epoch === null ? "" : `, epoch ${change.epoch}`;
+      const words = `${pod(change.fromPod)} → ${pod(change.toPod)}, ${plain(why)}`;
+      list.append(made("li", {}, time(change.at, true), " ", words, made("span", { className: "quiet", text: epoch })));
     }
-    if (!changes.length) list.append(made("li", { className: "quiet", text: "no history" }));
+    if (!changes.length) list.append(made("li", { className: "quiet", text: "no history is kept" }));
     return list;
   }
 }
 
 function pod(index) {
-  return index === null || index === undefined ? "nobody" : `pod ${whole(Number(index))}`;
+  return index === null ? "nobody" : `pod ${index}`;
 }
 
 function lost(place) {

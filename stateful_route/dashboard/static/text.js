@@ -4,6 +4,7 @@
 const HIDDEN = /[\p{C}\p{Zl}\p{Zp}]/gu;
 const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat("en-CA", { year: "numeric", month: "2-digit", day: "2-digit" });
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
 
 export function plain(value) {
@@ -43,9 +44,13 @@ export function id(value) {
   return made("bdi", { className: "id", text: plain(value) });
 }
 
-export function time(seconds) {
-  const element = made("time", { text: timeOf(seconds) });
-  element.dateTime = new Date(seconds * 1000).toISOString();
+// With its day if it was on another one, and that may be.
+export function time(seconds, anyDay = false) {
+  const at = new Date(seconds * 1000);
+  if (Number.isNaN(at.getTime())) return made("time", { text: "-" }); // no time that a clock gives
+  const today = !anyDay || at.toDateString() === new Date().toDateString();
+  const element = made("time", { text: today ? timeOf(seconds) : `${day.format(at)} ${timeOf(seconds)}` });
+  element.dateTime = at.toISOString();
   return element;
 }
 
