@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 IS_THERE = any(map(shutil.which, NAMES))
 
+# What a server that has ended does not send is an error without a message, and none of the page.
 _LISTEN = """
 window.wrong = [];
-addEventListener("error", (event) => wrong.push(`${event.message} ${event.target.src ?? ""}`), true);
+addEventListener("error", (event) => event.message && wrong.push(event.message));
 addEventListener("unhandledrejection", (event) => wrong.push(String(event.reason)));
 addEventListener("securitypolicyviolation", (event) => wrong.push(`${event.violatedDirective} ${event.blockedURI}`));
 """

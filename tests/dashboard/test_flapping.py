@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stateful_route.dashboard.board import Board
     from stateful_route.embedded.server import LocalServer
 
-TIMES = 200
+TIMES = 60
 MOST_MORE = 1000
 """Objects; a task that is left each time makes some thousand."""
 
@@ -51,7 +51,7 @@ async def flap(proxy: FaultProxy, board: Board, times: int) -> None:
 
 @pytest.mark.timeout(240)
 async def test_redis_flaps(own_server: LocalServer, config: BaseConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis is lost 200 times: each time that is said, and then that it is back; tasks, sockets and objects stay."""
+    """Redis is lost 60 times: each time that is said, and then that it is back; tasks, sockets and objects stay."""
     monkeypatch.setattr("stateful_route.dashboard.board.KEPT_POINTS", 20)  # what is bounded is full at the first count
     monkeypatch.setattr("stateful_route.dashboard.story.KEPT", 20)
     async with (
@@ -79,7 +79,7 @@ async def test_redis_flaps(own_server: LocalServer, config: BaseConfig, monkeypa
 async def test_pages_come_and_go(
     serve: Callable[..., AbstractAsyncContextManager[Served]],
 ) -> None:
-    """200 pages that are closed in the midst of the stream leave no task, no socket, and no viewer."""
+    """60 pages that are closed in the midst of the stream leave no task, no socket, and no viewer."""
     async with nothing_left():
         async with serve() as dashboard:
             await one_page(dashboard)
