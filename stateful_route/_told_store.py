@@ -155,7 +155,7 @@ class ToldStore:
             event = HeartbeatSent(
                 namespace=server.namespace,
                 service_name=server.service_name,
-                pod_index=server.pod_index if server.pod_index is not None else 0,
+                pod_index=server.pod_index,
                 incarnation=incarnation,
                 seconds=self._clock() - began,
                 outcome=outcome,

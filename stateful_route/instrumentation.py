@@ -88,7 +88,7 @@ class HeartbeatSent:
     """A heartbeat was answered, or has failed.
 
     Attributes:
-        namespace, service_name, pod_index, incarnation: whose it is.
+        namespace, service_name, pod_index, incarnation: whose it is; the index is ``None`` if the pod has leased none.
         seconds: how long the answer took.
         outcome: what the store says of it; ``None`` if it failed.
         error: why it failed; ``None`` if it did not.
@@ -97,7 +97,7 @@ class HeartbeatSent:
 
     namespace: str
     service_name: str
-    pod_index: int
+    pod_index: int | None
     incarnation: int
     seconds: float
     outcome: HeartbeatOutcome | None = None

@@ -109,7 +109,7 @@ METRICS = (
             True,
             "Requests that another process refused, as not its own",
         ),
-        ("unreached", "unreached", "{request}", True, "Requests whose process could not be reached"),
+        ("unreached", "unreached", "{request}", True, "How often the process of a request could not be reached"),
         ("lost", "lost", "{request}", True, "Requests whose process was lost while it had them"),
         ("held", "held", "{request}", True, "Requests that were held"),
         ("holding", "holding", "{request}", False, "Requests that are held now"),

@@ -48,11 +48,18 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.pod import Pod
     from stateful_route.web.settings import EdgeSettings
-    from stateful_route.web.statistics import WebStatistics
+    from stateful_route.web.statistics import CarriedFate, WebStatistics
     from stateful_route.web.uids.found import Found
     from stateful_route.web.upstream.app import Upstream
 
 _log = logging.getLogger("stateful_route")
+
+_FATES: dict[Carried, CarriedFate] = {
+    Carried.DONE: "forwarded",
+    Carried.UNREACHED: "unreached",
+    Carried.LOST: "lost",
+}
+"""The others were refused."""
 
 
 class Edge:
@@ -116,10 +123,8 @@ class Edge:
         if failed is not None:
             await self._serve_later(found, inbound, failed)
 
-    async def go_on(
-        self, found: Found, inbound: Inbound, there: There, connection: DialedConnection, stream: Stream | None
-    ) -> None:
-        """Serve a request whose head was sent to its owner with its body in it; without a stream it was not.
+    async def go_on(self, way: Way, inbound: Inbound, stream: Stream | None, began: float) -> None:
+        """Serve a request whose head was sent that way at ``began``, its body in it; without a stream it was not.
 
         Raises:
             ClientGoneError: if the client goes away before its request is whole.
@@ -136,12 +141,12 @@ class Edge:
             outcome = Outcome(Carried.UNREACHED)
         else:
             carrier = HttpCarrier(
-                connection, inbound.watch, inbound.send, self._endless, reconnects=reconnects(inbound.scope)
+                way.connection, inbound.watch, inbound.send, self._endless, reconnects=reconnects(inbound.scope)
             )
             outcome = await _outcome(carrier.follow(stream, watches=True))
-        self._count(outcome)
+            self._note(outcome, way.found, way.there.pod_index, began)
         if outcome.carried is not Carried.DONE:
-            await self._serve_later(found, inbound, await self._not_carried(outcome, there, found, inbound))
+            await self._serve_later(way.found, inbound, await self._not_carried(outcome, way.there, way.found, inbound))
 
     async def _serve_later(self, found: Found, inbound: Inbound, failed: NotServed | None) -> None:
         """Hold a request that was not served, if that is of use; answer 503 if it is not served in time."""
@@ -223,8 +228,7 @@ class Edge:
             return await self._carry_by_http(upstream, there, found, inbound)
         connection = self._peers.connected(there) or await self._peers.reach(there.pod_index, there.address)
         if connection is None:
-            await self._peers.report(there.pod_index)
-            return NOT_REACHED
+            return await self._not_reached(there.pod_index, found)
         if self._misroute is not None and await self._misroute.answered(there, inbound):
             return None
         outcome = await self._carry_over(connection, found, inbound, there.pod_index)
@@ -234,24 +238,21 @@ class Edge:
         self, upstream: Upstream, there: There, found: Found | None, inbound: Inbound
     ) -> NotServed | None:
         assert self._http is not None  # noqa: S101 - whose it is
-        tally = self.tally
-        began = 0.0 if tally.teller is None else tally.now()
+        began = self.tally.now()
         failed = await self._http.carry(upstream, there, found, inbound)
-        if tally.teller is not None:
-            uid = None if found is None else found.uid
-            tally.tell_forwarded(tally.teller, uid, there.pod_index, began, served=failed is None)
+        self.tally.carried(_fate_by_http(failed), None if found is None else found.uid, there.pod_index, began)
         if isinstance(failed, Refusal):
             assert found is not None  # noqa: S101 - nobody refuses a request without a uid
-            tally.misdirected += 1
             await self._whereabouts.doubt(found.uid, there, failed)
             return HAS_MOVED if inbound.intact else attrs.evolve(HAS_MOVED, holds=False)
-        if failed is None:
-            tally.forwarded += 1
-        else:
-            tally.lost += failed.status == APP_LOST.status
-            tally.unreached += failed.status != APP_LOST.status
+        if failed is not None:
             await self._peers.report(there.pod_index)
         return failed
+
+    async def _not_reached(self, pod_index: int, found: Found | None) -> NotServed:
+        self.tally.carried("unreached", None if found is None else found.uid, pod_index, self.tally.now())
+        await self._peers.report(pod_index)
+        return NOT_REACHED
 
     async def _not_carried(self, outcome: Outcome, there: There, found: Found, inbound: Inbound) -> NotServed:
         if outcome.carried is Carried.UNREACHED:
@@ -303,8 +304,7 @@ class Edge:
             return await self._carry_by_http(upstream, there, None, inbound)
         connection = await self._peers.reach(index, state.report.address)
         if connection is None:
-            await self._peers.report(index)
-            return NOT_REACHED
+            return await self._not_reached(index, None)
         outcome = await self._carry_over(connection, None, inbound, index)
         if outcome.carried is Carried.DONE:
             return None
@@ -318,24 +318,16 @@ class Edge:
     async def _carry_over(
         self, connection: DialedConnection, found: Found | None, inbound: Inbound, pod_index: int
     ) -> Outcome:
-        tally = self.tally
-        began = 0.0 if tally.teller is None else tally.now()
+        began = self.tally.now()
         outcome = await self._carried_over(connection, found, inbound)
-        self._count(outcome)
-        if tally.teller is not None:
-            uid, served = None if found is None else found.uid, outcome.carried is Carried.DONE
-            tally.tell_forwarded(tally.teller, uid, pod_index, began, served=served)
+        self._note(outcome, found, pod_index, began)
         return outcome
 
-    def _count(self, outcome: Outcome) -> None:
-        if outcome.carried is Carried.DONE:
-            self.tally.forwarded += 1
-        elif outcome.carried is Carried.UNREACHED:
-            self.tally.unreached += 1
-        elif outcome.carried is Carried.LOST:
-            self.tally.lost += 1
-        elif outcome.refusal is not None:
-            self.tally.misdirected += 1
+    def _note(self, outcome: Outcome, found: Found | None, pod_index: int, began: float) -> None:
+        """Count what became of a request at another process, if it went there."""
+        if outcome.carried is not Carried.TOO_LARGE:
+            uid = None if found is None else found.uid
+            self.tally.carried(_FATES.get(outcome.carried, "misdirected"), uid, pod_index, began)
 
     async def _carried_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
         """Carry a request over a connection.
@@ -369,6 +361,15 @@ class Edge:
     def end_streams(self) -> None:
         """End them, and those that are yet to begin: this process ends."""
         self._endless.end()
+
+
+def _fate_by_http(failed: NotServed | Refusal | None) -> CarriedFate:
+    """Return what became of a request that went to a pod over HTTP."""
+    if failed is None:
+        return "forwarded"
+    if isinstance(failed, Refusal):
+        return "misdirected"
+    return "lost" if failed.status == APP_LOST.status else "unreached"
 
 
 def _lost(outcome: Outcome, app: object, inbound: Inbound) -> NotServed | None:

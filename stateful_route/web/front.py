@@ -233,7 +233,7 @@ class Front(Started):
             return
         if self._draining:
             send = closing(scope, send)
-        if self._metrics is not None and self._metrics == scope["path"] and scope["type"] == "http":
+        if self._metrics is not None and self._metrics.path == scope["path"] and scope["type"] == "http":
             await self._metrics.answer(scope, send)
             return
         found = self._sources.find_in_path(scope)
@@ -259,7 +259,7 @@ class Front(Started):
         ``None`` if the request has to go through the app.
         """
         edge, sources = self._edge, self._sources
-        if edge is None or self._draining or (self._metrics is not None and self._metrics == scope["path"]):
+        if edge is None or self._draining or (self._metrics is not None and self._metrics.path == scope["path"]):
             return None
         found = sources.find_in_path(scope)
         if found is None:

@@ -16,7 +16,7 @@ _OK, _NOT_ALLOWED = 200, 405
 
 
 class MetricsPage:
-    """Answers at one path, whatever uid the request has; it is equal to that path."""
+    """Answers at one path, whatever uid the request has."""
 
     def __init__(self, path: str, source: HasStatistics) -> None:
         """Serve the metrics of that source.
@@ -29,14 +29,8 @@ class MetricsPage:
             raise ConfigError("metrics", path, "a path that begins with /, such as /metrics")
         if importlib.util.find_spec("prometheus_client") is None:
             raise ConfigError("metrics", path, 'it needs prometheus_client: pip install "stateful-route[metrics]"')
-        self._path = path
+        self.path = path
         self._source = source
-
-    def __eq__(self, other: object) -> bool:
-        """Whether that is its path."""
-        return other == self._path
-
-    __hash__ = None  # type: ignore[assignment]
 
     async def answer(self, scope: Message, send: Send) -> None:
         """Answer a request for it."""

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _NOT_AT_ONCE = -1
 
@@ -46,10 +42,6 @@ class Outlet:
                 return
             data = data[sent:]
         self._transport.write(data)
-
-    def writelines(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Send these bytes, one after the other."""
-        self._transport.writelines(parts)
 
     def _is_free(self) -> bool:
         """Whether nothing waits to be sent; a descriptor that was closed may be that of another connection."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from stateful_route.server.tally import ServerStatistics
 
 
+CarriedFate: TypeAlias = Literal["forwarded", "misdirected", "unreached", "lost"]
+"""What becomes of a request at another process: see ``WebStatistics``."""
+
+
 @attrs.frozen
 class WebStatistics:
     """What a middleware or a gateway has done since it was made; a WebSocket counts as one request.
@@ -24,7 +28,8 @@ class WebStatistics:
         served: requests that this process served, those that peers have carried here included.
         forwarded: requests that were carried to another process, and answered there.
         misdirected: requests that another process refused, as the uid is not its own, or no longer.
-        unreached: requests whose process could not be reached; nothing of them was sent.
+        unreached: how often the process of a request could not be reached, so that nothing of it was sent; one that is
+            held is tried again, and counts again.
         lost: requests whose process was lost while it had them.
         held: requests that were held, as their uid could not be served for the moment.
         holding: those that are held now.
@@ -65,20 +70,28 @@ class WebTally:
         self.failed = 0
 
     def now(self) -> float:
-        """Return the time for ``tell_forwarded`` and ``released``, in seconds."""
-        return time.monotonic()
+        """Return the time in seconds, for ``carried`` and ``release``; 0.0, at no cost, if nobody is told."""
+        return 0.0 if self.teller is None else time.monotonic()
 
-    def tell_forwarded(self, teller: Teller, uid: str | None, pod_index: int, began: float, *, served: bool) -> None:
-        """Tell of a request that went to another process then."""
-        teller.request_forwarded(
-            RequestForwarded(
+    def carried(self, fate: CarriedFate, uid: str | None, pod_index: int, began: float) -> None:
+        """Count a request that went to another process at ``began``, by what has become of it there, and tell."""
+        if fate == "forwarded":
+            self.forwarded += 1
+        elif fate == "misdirected":
+            self.misdirected += 1
+        elif fate == "unreached":
+            self.unreached += 1
+        else:
+            self.lost += 1
+        if self.teller is not None:
+            event = RequestForwarded(
                 service_name=self._service_name,
                 uid=uid,
                 pod_index=pod_index,
                 seconds=self.now() - began,
-                served=served,
+                served=fate == "forwarded",
             )
-        )
+            self.teller.request_forwarded(event)
 
     def hold(self) -> None:
         """Count a request that is held from now on."""

@@ -201,8 +201,7 @@ class StickyProtocol(HttpToolsProtocol):
         if len(head) <= MAX_PAYLOAD and way.connection.usable:
             sent.stream = way.connection.open_awaited(head)
             sent.stream.on_news = self._on_news
-            if way.edge.tally.teller is not None:
-                sent.began = way.edge.tally.now()
+            sent.began = way.edge.tally.now()
         else:
             self._go_on(sent)
 
@@ -226,11 +225,8 @@ class StickyProtocol(HttpToolsProtocol):
             self._go_on(sent)
             return
         sent.stream.finish()
-        tally = sent.way.edge.tally
-        tally.forwarded += 1
-        if tally.teller is not None:
-            found, there = sent.way.found, sent.way.there
-            tally.tell_forwarded(tally.teller, found.uid, there.pod_index, sent.began, served=True)
+        way = sent.way
+        way.edge.tally.carried("forwarded", way.found.uid, way.there.pod_index, sent.began)
         self._sent = None
         self._write(sent, *whole)
 
@@ -312,6 +308,6 @@ async def _goes_on(sent: Sent, scope: Any, receive: Any, send: Any) -> None:
     way, inbound = sent.way, Inbound(scope, receive, send)
     try:
         with contextlib.suppress(ClientGoneError):
-            await way.edge.go_on(way.found, inbound, way.there, way.connection, sent.stream)
+            await way.edge.go_on(way, inbound, sent.stream, sent.began)
     finally:
         inbound.release()

@@ -85,7 +85,7 @@ def test_behind_what_waits(run: Callable[[Coroutine[Any, Any, None]], None]) -> 
         async with Pair() as pair:
             pair.transport.write(b"one ")
             pair.outlet.write(b"two ")
-            pair.outlet.writelines([b"three ", memoryview(b"four ")])
+            pair.transport.writelines([b"three ", memoryview(b"four ")])
             pair.outlet.write(b"five")
             assert await pair.read(23) == b"one two three four five"
 

@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         if self._outlet is None or self._transport is None or self._transport.is_closing():
             return
         if large and _WRITELINES_WAITS:
-            self._outlet.writelines(out)
+            self._transport.writelines(out)
         else:
             self._outlet.write(b"".join(out))
 
