@@ -48,10 +48,12 @@ async def test_two_replicas(replicas: Replicas, loop: str) -> None:
     pids = {(await ask(pods[number % 2].port, "/rooms/one/count")).json()["pid"] for number in range(10)}
     (pid,) = pids
     owner, other = sorted(pods, key=lambda pod: pod.pid != pid)
+    streamed = await ask(other.port, "/rooms/one/download?5")  # no answer in one piece
+    assert streamed.status == 200
     there, here = await scraped(other), await scraped(owner)
     served, forwarded = "stateful_route_web_served_total", "stateful_route_web_forwarded_total"
-    assert (here[served], here[forwarded]) == (10, 0)
-    assert (there[served], there[forwarded]) == (0, 5)
+    assert (here[served], here[forwarded]) == (11, 0)
+    assert (there[served], there[forwarded]) == (0, 6)
     assert here["stateful_route_server_links"] == 1
     assert there["stateful_route_server_links"] == 0
     assert 0 <= here["stateful_route_server_heartbeat_age_seconds"] < 30
