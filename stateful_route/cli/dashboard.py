@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from stateful_route._validation import check_id
 from stateful_route.cli.ending import NOT_STARTED, USAGE, CommandError, need, say
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
-from stateful_route.cli.options import SHARED, documented, port, read_by, seconds
+from stateful_route.cli.options import SHARED, Host, documented, port, read_by, seconds
 
 _LEAST_TOKEN = 16
 _LEAST_INTERVAL, _MOST_INTERVAL = 0.2, 60.0
@@ -28,9 +28,9 @@ def _interval(text: str) -> float:
 class DashboardOptions(ServiceAskOptions):
     """What ``dashboard`` is told."""
 
-    host: Annotated[
-        str, Parameter(metavar="HOST", help="where to listen; 127.0.0.1 by default: only this machine reaches it")
-    ] = "127.0.0.1"
+    host: Annotated[Host, Parameter(help="where to listen; 127.0.0.1 by default: only this machine reaches it")] = (
+        "127.0.0.1"
+    )
     port: Annotated[
         int,
         Parameter(

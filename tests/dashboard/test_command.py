@@ -132,6 +132,7 @@ async def test_taken(cli: Commands) -> None:
     ("arguments", "says"),
     [
         (["--port", "70000"], "port"),
+        (["--host", "a..b"], "name of a host"),
         (["--interval", "0.01"], "0.2 to 60"),
         (["--interval", "nan"], "seconds"),
         (["--token-file", "/nowhere"], "--allow-changes"),
