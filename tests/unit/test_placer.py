@@ -91,7 +91,8 @@ async def test_questions(run_pods: RunPods, store: MemoryStore, clock: ManualClo
             link = await store.get_link(LinkKey(NAMESPACE, uid, SERVICE))
             assert link is not None
             assert (pod, pod) == (link.pod_index, client.peek("", uid, SERVICE))
-        assert {50} == set(Counter([*answers.values(), client.peek("", "first", SERVICE)]).values()) - {51}
+        placed = Counter([*answers.values(), client.peek("", "first", SERVICE)])
+        assert max(placed.values()) - min(placed.values()) <= 2  # chance decides between pods that are as loaded
         assert nothing_left(client)
 
 
