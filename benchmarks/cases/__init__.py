@@ -20,6 +20,7 @@ from benchmarks.cases.proven import PROVEN
 from benchmarks.cases.runtimes import RUNTIMES
 from benchmarks.cases.services import SERVICES
 from benchmarks.cases.stall import STALL
+from benchmarks.cases.told import TOLD
 from benchmarks.cases.travel import TRAVEL
 from benchmarks.cases.walks import WALKS
 
@@ -45,5 +46,6 @@ CASES = (
     MIXED,
     HOP,
     LOSS,
+    TOLD,
     TRAVEL,
 )
