@@ -212,14 +212,14 @@ class HandOver:
             while waiting:
                 uid, due = waiting.popleft(), begin + started / self._rate
                 started += 1
-                if self._travel is not None:
-                    self._travel.pace.hurry(len(waiting), begin + deadline - clock())
                 await anyio.sleep(max(0.0, due - clock()))
                 if self._called_off:
                     self._taken.pop(uid, None)
                     continue
                 released = await self.hand(uid)  # others add to it meanwhile
                 done += released
+                if self._travel is not None:
+                    self._travel.pace.hurry(len(waiting), begin + deadline - clock())
 
         with self.faults.together(), self.owned.faults.together(), anyio.move_on_after(deadline):
             while not self._called_off:
