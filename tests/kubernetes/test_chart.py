@@ -202,7 +202,10 @@ def test_an_app_of_another_language() -> None:
     assert app["command"][-5:] == ["--", "node", "server.js", "--port", "{port}"]
     assert "--health" not in app["command"]
     assert 5 + 300 + 1 + 2 * 10 + 5 + 9 == templates(manifests)["room"]["spec"]["terminationGracePeriodSeconds"]
-    assert rules.Network(manifests).admits("room", "10.1.3.0/24", 5432)
+    policies = rules.Network(manifests)
+    assert policies.admits("room", "10.1.3.0/24", 5432)
+    assert all(policies.admits("room", "10.1.2.0/24", port) for port in (6379, 26379))
+    assert not policies.admits("room", "10.1.2.0/24", 5432)
 
 
 def test_without_policies() -> None:
