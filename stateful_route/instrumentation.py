@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import enum
-import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from stateful_route._log import log
 from stateful_route._validation import check_hook
 from stateful_route.models import HeartbeatOutcome, Outcome, PreviousOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_log = logging.getLogger("stateful_route")
 
 E = TypeVar("E")
 
@@ -290,7 +289,11 @@ class Teller(Instrumentation):
             except Exception:  # noqa: BLE001 - the application's
                 if name not in self._faults:  # the others would say the same
                     self._faults.add(name)
-                    _log.exception("instrumentation: %s() failed; it is called on, and this is not logged again", name)
+                    log.exception(
+                        "instrumentation_failed",
+                        "instrumentation: %(method)s() failed; it is called on, and this is not logged again",
+                        method=name,
+                    )
 
         return tell
 
