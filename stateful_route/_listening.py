@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from stateful_route.models import Topic, TopicEvent
     from stateful_route.store.protocol import Store, TopicListener
 
-
 # Seconds between two attempts to listen.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 

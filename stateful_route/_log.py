@@ -14,7 +14,10 @@ from typing import Any
 EVENT = "otel.event.name"
 """The attribute of a record that has the name: that of OpenTelemetry, which knows it by this name."""
 
-PREFIX = "stateful_route."
+PACKAGE = "stateful_route"
+"""The name of the logger of the whole package."""
+
+PREFIX = f"{PACKAGE}."
 """What the names of events and fields begin with."""
 
 _AS_IN_SPANS = {"pod": "pod.name", "pod_index": "pod.index", "service_name": "service"}
@@ -109,5 +112,5 @@ def _in_a_line(value: object) -> object:
     return text if text.isprintable() else _Escaped(text)
 
 
-log = Log(logging.getLogger("stateful_route"))
+log = Log(logging.getLogger(PACKAGE))
 """That of the package."""

@@ -34,7 +34,6 @@ from stateful_route.models import ServerInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-
 # A longer number is no ordinal: a CI host may have one, and five characters end the name of a Deployment's pod.
 _ORDINAL = re.compile(r"-(\d{1,4})$")
 _SLIP = 0.8

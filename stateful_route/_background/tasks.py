@@ -12,7 +12,6 @@ from stateful_route._log import log
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-
 T = TypeVar("T")
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from stateful_route.client.resolver import Resolver
     from stateful_route.models import Link
 
-
 # Uids in one question, and how many are looked at in a period at most, of which nothing was announced.
 _SLICE, _MOST = 256, 2048
 

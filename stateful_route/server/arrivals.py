@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from stateful_route.server.parcels import Parcel, Verdict
     from stateful_route.server.status import PodStatus
 
-
 # Seconds for which a parcel waits for its link: as long as the store knows the names of moves.
 _KEPT = 60.0
 # Seconds without a word of the sender until it is looked whether the link has come, and between two looks then.

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from stateful_route.server.status import PodStatus
     from stateful_route.server.tally import Tally
 
-
 # Seconds within which what was sent here before the drain is to be adopted.
 _ARRIVE_WITHIN = 2.0
 

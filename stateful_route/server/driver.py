@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
 
-
 # Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
 _MINTED_BYTES = 16
 

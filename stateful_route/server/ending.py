@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.server.heartbeats import Heartbeats
 
-
 # Seconds between two attempts to end a life: the first pause, and the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from stateful_route.server.tally import Tally
     from stateful_route.server.travel import Travel
 
-
 HandOff: TypeAlias = "Callable[[str], Awaitable[object] | bytes | None]"
 """What the application does with a uid before it goes to another pod: save its state, say.
 

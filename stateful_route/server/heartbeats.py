@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from stateful_route.server.tally import Tally
     from stateful_route.store.protocol import Store
 
-
 # A registration finds another life than the one that is expected if others register at the same time, or if an older
 # registration, which was not answered, has arrived at last.
 _REGISTRATIONS = 5

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from stateful_route.server.operations import UidOperations
     from stateful_route.server.ownership import Ownership
 
-
 # Uids that are looked at in one step of the event loop, which takes less than a millisecond.
 _SLICE = 256
 

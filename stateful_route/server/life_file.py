@@ -16,7 +16,6 @@ from stateful_route.lives import SUFFIX, LifeRecord
 if TYPE_CHECKING:
     from stateful_route.lives import Life
 
-
 _SETTING = "life_dir"
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from stateful_route.server.heartbeats import Heartbeats
     from stateful_route.server.operations import UidOperations
 
-
 # Links of uids that are held, and releases without an answer, that are looked at with each heartbeat.
 _LOOKS, _SETTLED = 100, 16
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from stateful_route.server.hand_over import HandOver
     from stateful_route.store.protocol import Store
 
-
 # What is not owned is passed over; so many names are looked at above what the pod owns, should they never end.
 _NAMES = 1000
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from stateful_route.server.operations import UidOperations
 
-
 # Uids that are claimed again at the same time: a hundred pods that do so keep the store busy, and let it answer within
 # a few milliseconds.
 _AT_ONCE = 16

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from stateful_route.server.ownership import Ownership
     from stateful_route.store.protocol import Store
 
-
 # Seconds for which it is asked again whether a link has moved, and between two questions.
 _KNOW_WITHIN, _PAUSE = 5.0, 0.05
 

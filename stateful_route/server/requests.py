@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from stateful_route.server.hand_over import HandOver
     from stateful_route.store.protocol import OperatorStore, Store
 
-
 # Requests that are being done; more are dropped, and whoever asked asks again, or hears that nothing came of it.
 _AT_ONCE = 256
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from stateful_route.server.parcels import StateCarrier
     from stateful_route.server.receivers import Receivers
 
-
 # How many pods are asked to take a state.
 _ATTEMPTS = 3
 # Seconds to send a state, and more for each byte: as if 4 MB went in a second.

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from stateful_route.lives import Life, LifeRecord
     from stateful_route.sidecar.folder import LivesFolder, Version
 
-
 # Seconds between two looks at the folder, and between two attempts to end a life: the first pause, and the longest one.
 _LOOK = 0.2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25

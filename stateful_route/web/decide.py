@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.settings import Scope, Uids
 
-
 AskedBy: TypeAlias = Literal["nginx", "haproxy", "caddy", "traefik", "envoy"]
 """A proxy, and so how it tells what it was asked."""
 

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.found import Found
     from stateful_route.web.upstream.app import Upstream
 
-
 _FATES: dict[Carried, CarriedFate] = {
     Carried.DONE: "forwarded",
     Carried.UNREACHED: "unreached",

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import UidSources
 
-
 MARK = "stateful_route.web"
 """In a lifespan scope: that it went through one of these."""
 # What a lifespan scope has of its own; the rest is what frameworks add, and look for in the scope of a request.

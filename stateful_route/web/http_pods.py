@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message
     from stateful_route.web.uids.found import Found, UidSources
 
-
 _ADDRESS = re.compile(r"(?:http://)?(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})/?")
 _MOST_PORT = 65535
 # More pods than a service has at a time.

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from stateful_route.models import PodState, TopicEvent
     from stateful_route.store.protocol import Store
 
-
 # Seconds: after the lease of a pod has ended, and between two looks at a pod that was reported unreachable.
 _AFTER_LEASE = 0.005
 _BETWEEN_LOOKS = 0.1

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from stateful_route.server.load.sources import PodFacts
 
-
 _MEMORY = 5.0  # long enough that one burst sends nobody away, short beside the life of a link
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of cgroup v2: "quota period" or "max period", in microseconds
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from stateful_route.store.transport.base import Connections
 
-
 # Seconds between two connections. Those who listen in a task of their own (``ListeningTask``) wait besides, for longer.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 

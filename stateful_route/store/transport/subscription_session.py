@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.subscriber import Subscriber
     from stateful_route.store.transport.subscription import ChannelListener, SharedSubscription
 
-
 # Seconds before a channel that was refused is asked for again, up to half of it random.
 _AFTER_REFUSAL = 2.0
 

@@ -18,7 +18,6 @@ from stateful_route._log import log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 # redis-py sends it as an int, and no server has as many.
 _MAX_DATABASE = 2**31 - 1
 

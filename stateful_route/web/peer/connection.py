@@ -16,7 +16,6 @@ from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, MAX_PAYLOAD, Kind, 
 if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
 
-
 _HIGH_WATER = 1024 * 1024
 # Bytes of one turn of the event loop that are handed to the transport at once: it says when it is full.
 _FLUSH_AT = 256 * 1024

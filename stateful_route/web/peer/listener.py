@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from stateful_route.web.peer.keys import PeerKey, PeerKeys
 
-
 # Seconds that who connects has to prove who it is.
 _HELLO_WITHIN = 5.0
 # Bytes of a frame until then.

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.dialer import Dialer
     from stateful_route.web.peer.stream import Stream
 
-
 # A state up to this size goes in one frame with what it is of, as the body of a request does.
 _SHORT = 64 * 1024
 _PARTS = 8

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from stateful_route.web.run.front import RunFront
     from stateful_route.web.run.liveness import Liveness
 
-
 Restart: TypeAlias = Literal["never", "on-failure", "always"]
 
 _FORWARDED = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))

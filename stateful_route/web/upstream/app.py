@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from stateful_route.web.upstream.connection import HttpConnection
     from stateful_route.web.upstream.head import RequestHead
 
-
 # RFC 9110, 9.2.2: if the app closes a connection just as one of these is sent on it, it goes again by another one.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _END = b"0\r\n\r\n"
