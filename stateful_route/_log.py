@@ -9,7 +9,11 @@ from __future__ import annotations
 import enum
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
 
 EVENT = "otel.event.name"
 """The attribute of a record that has the name: that of OpenTelemetry, which knows it by this name."""
@@ -20,7 +24,21 @@ PACKAGE = "stateful_route"
 PREFIX = f"{PACKAGE}."
 """What the names of events and fields begin with."""
 
-_AS_IN_SPANS = {"pod": "pod.name", "pod_index": "pod.index", "service_name": "service"}
+AS_IN_SPANS = {"pod_name": "pod.name", "pod_index": "pod.index", "service_name": "service"}
+"""What fields are called that the spans have too."""
+
+
+class Told(str):
+    """A text for people, such as the words for a pod, and the fields that say the same to programs."""
+
+    __slots__ = ("fields",)
+    fields: Mapping[str, object]
+
+    def __new__(cls, text: str, **fields: object) -> Self:
+        """Say ``text``, with these fields in its place."""
+        told = super().__new__(cls, text)
+        told.fields = fields
+        return told
 
 
 class Log:
@@ -79,7 +97,11 @@ class Log:
 
 def _add(extra: dict[str, Any], name: str, value: object) -> None:
     """Add a field in a form that JSON and OpenTelemetry can carry; one without a value is left out."""
-    key = PREFIX + _AS_IN_SPANS.get(name, name)
+    if isinstance(value, Told):
+        for inner, within in value.fields.items():
+            _add(extra, inner, within)
+        return
+    key = PREFIX + AS_IN_SPANS.get(name, name)
     if isinstance(value, enum.Enum):
         value = value.value
     if isinstance(value, BaseException):

@@ -12,7 +12,7 @@ import attrs
 from stateful_route import _processes
 from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import cancel_and_wait, log_failure
-from stateful_route._log import log
+from stateful_route._log import Told, log
 from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
 from stateful_route.sidecar.watch import until_gone
 
@@ -136,7 +136,7 @@ class Sidecar:
             )
             log.warning("life_file_foreign", text, file=name, host=record.host, own_host=self._host)
             return False
-        log.info("process_watched", "process %(pid)d has the life %(life)s", pid=record.pid, life=record.life)
+        log.info("process_watched", "process %(pid)d has the life %(life)s", pid=record.pid, life=_told(record.life))
         service = record.life.namespace, record.life.service_name
         if service not in self._services and len(self._services) < _MOST_REHEARSED:
             self._services[service] = attrs.evolve(record.life, incarnation=NO_LIFE)
@@ -175,7 +175,7 @@ class Sidecar:
                                 "process_gone",
                                 "process %(pid)d is gone: its life %(life)s is ended",
                                 pid=record.pid,
-                                life=record.life,
+                                life=_told(record.life),
                             )
                             return
                     except StoreError as error:
@@ -185,6 +185,16 @@ class Sidecar:
             "process_life_not_ended",
             "process %(pid)d is gone; its life %(life)s ends with its lease: %(error)s",
             pid=record.pid,
-            life=record.life,
+            life=_told(record.life),
             error=why,
         )
+
+
+def _told(life: Life) -> Told:
+    return Told(
+        str(life),
+        namespace=life.namespace,
+        service_name=life.service_name,
+        pod_index=life.pod_index,
+        incarnation=life.incarnation,
+    )
