@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 import anyio
 
 from stateful_route._background.tasks import outlast
+from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import RoutingState
 from stateful_route.server.linger import Linger
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from stateful_route.server.staging import Staging
     from stateful_route.server.status import PodStatus
     from stateful_route.server.tally import Tally
-
-_log = logging.getLogger("stateful_route")
-
 
 # Seconds within which what was sent here before the drain is to be adopted.
 _ARRIVE_WITHIN = 2.0
@@ -194,11 +191,11 @@ class Drain:
     async def _hand_all_over(self, group: TaskGroup, begin: float, deadline: float) -> bool:
         """Hand all uids over, once they are idle if they are kept until then; return whether that was announced."""
         if self._keep is not None and not self._called_off:
-            message = "%s drains: it keeps %d uids until nobody has used them for %g s"
-            _log.info(message, self._lease.name, len(self._owned), self._keep)
+            text = "%(pod)s drains: it keeps %(uids)d uids until nobody has used them for %(seconds)g s"
+            log.info("drain_waits", text, pod=self._lease.name, uids=len(self._owned), seconds=self._keep)
             await self._linger.run(group, self._keep, deadline - self._reserve)
         if self._called_off:
-            _log.info("%s drains no more: it takes new uids again", self._lease.name)
+            log.info("drain_called_off", "%(pod)s drains no more: it takes new uids again", pod=self._lease.name)
             return True
         self._keep, self._linger.rest_goes = None, True
         if self._lingers:
@@ -207,11 +204,19 @@ class Drain:
                 return False
         await self._staging.wait_empty(min(_ARRIVE_WITHIN, self._reserve))  # what comes goes on, with its state
         await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
-        _log.info("%s drains: it hands %d uids over", self._lease.name, len(self._owned))
+        log.info(
+            "drain_began", "%(pod)s drains: it hands %(uids)d uids over", pod=self._lease.name, uids=len(self._owned)
+        )
         done = (await self._hand_over.go_on(deadline - anyio.current_time())).done + self._linger.done
         self._done = done
         took = anyio.current_time() - begin
-        _log.info("%s has drained: it handed %d uids over in %.1f s", self._lease.name, done, took)
+        log.info(
+            "drain_ended",
+            "%(pod)s has drained: it handed %(uids)d uids over in %(seconds).1f s",
+            pod=self._lease.name,
+            uids=done,
+            seconds=took,
+        )
         return True
 
     async def _announce(self) -> bool:
@@ -227,18 +232,18 @@ class Drain:
             else:
                 return True
         if self._heartbeats.registered:
-            message = "%s could not announce that it drains, so its %d uids are not handed over now: %s"
-            _log.warning(message, self._lease.name, len(self._owned), why)
+            text = "%(pod)s could not announce that it drains, so its %(uids)d uids are not handed over now: %(error)s"
+            log.warning("drain_not_announced", text, pod=self._lease.name, uids=len(self._owned), error=why)
         return False
 
     async def _save(self, within: float) -> None:
         """Hand off what is owned though it cannot be released, as the store does not answer: the process ends."""
         saved = await self._hand_over.save(within)
         if saved.done or saved.left:
-            message = "%s handed %d uids off and could not release them; %d were not handed off in time"
-            _log.warning(message, self._lease.name, saved.done, saved.left)
+            text = "%(pod)s handed %(uids)d uids off and could not release them; %(left)d were not handed off in time"
+            log.warning("uids_saved", text, pod=self._lease.name, uids=saved.done, left=saved.left)
 
     def _warn_of_left(self, left: int) -> None:
         if left:
-            message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
-            _log.warning(message, self._lease.name, left)
+            text = "%(pod)s has %(uids)d uids that were not handed over: they are taken over once it has said goodbye"
+            log.warning("uids_left", text, pod=self._lease.name, uids=left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from random import Random
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from stateful_route._background.tasks import outlast
 from stateful_route._clock import lease_clock
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
+from stateful_route._log import log
 from stateful_route._validation import (
     MAX_ID_BYTES,
     RESOLUTION,
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
-
-_log = logging.getLogger("stateful_route")
 
 # Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
 _MINTED_BYTES = 16
@@ -417,7 +415,7 @@ class ServerDriver(Driver):
     async def _undrain_as_asked(self) -> None:
         """Take new uids again, unless the pod drains as it ends."""
         if self._stopping is not None or not self.running or (self._draining.runs and not self._asked_to_drain):
-            _log.info("%s ends, and takes no uids", self._lease.name)
+            log.info("pod_ending", "%(pod)s ends, and takes no uids", pod=self._lease.name)
             return
         self._asked_to_drain = False
         self._draining.call_off()
