@@ -72,6 +72,14 @@ class Member:
             served[uid] = handle.epoch if owned else None
         return served
 
+    async def release(self, uid: str) -> None:
+        """Give a uid up."""
+        await self.handles[uid].release()
+
+    async def peek(self, uids: list[str]) -> dict[str, int]:
+        """Return where the cache of the client has uids."""
+        return {uid: index for uid in uids if (index := self.rooms.peek(uid)) is not None}
+
     async def drain(self) -> None:
         """Hand all uids over."""
         await self.pod.drain()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from tools.side_by_side.processes import Trial, Web, must, text_of
+from tools.side_by_side.processes import SideBySideError, Trial, Web, must, text_of
 
 if TYPE_CHECKING:
     from tools.side_by_side.releases import Release
@@ -98,6 +98,8 @@ class WebServers(Trial):
                 said = await _ask(web.port, uid, self.random.choice(_BODIES))
             except ConnectionRefusedError:  # a balancer takes another one then
                 continue
+            except (TimeoutError, OSError) as error:
+                raise SideBySideError(f"a request of {uid}, at {web.app} of {web.release.name}: {error!r}") from None
             self._longest = max(self._longest, time.monotonic() - began)
             self._note(web, uid, said)
             await asyncio.sleep(self.random.uniform(0.0, 0.1))  # as a person who reads
@@ -117,6 +119,8 @@ class WebServers(Trial):
                 continue
             except ConnectionClosed as closed:
                 must(closed.rcvd and closed.rcvd.code in _LEAVES, f"{uid}: {closed!r}")
+            except (TimeoutError, OSError, InvalidHandshake) as error:
+                raise SideBySideError(f"a WebSocket of {uid}, at {web.app} of {web.release.name}: {error!r}") from None
 
     def _way(self, web: Web, owner: int) -> str:
         """Return between which releases something was carried: ``here``, if it was not carried."""
