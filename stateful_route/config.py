@@ -82,7 +82,7 @@ def _identity(doc: str, default: str | None = None) -> Any:
 class BaseConfig(_json.JsonForm):
     """Who a process is, and every tuning value. Immutable; ``attrs.evolve`` makes a changed copy.
 
-    The settings, their units and defaults are the table in the README; ``help(BaseConfig)`` lists the names.
+    docs/settings.md has the settings, their units and defaults; ``help(BaseConfig)`` lists the names.
 
     Raises:
         InvalidArgumentError: naming the setting of a wrong type or range.

@@ -91,7 +91,7 @@ class StatefulRoute:
 
     @classmethod
     def from_url(cls, url: str, config: BaseConfig | None = None, *, instrumentation: object = None) -> Self:
-        """Take the URL of a store, which is opened when the object is entered. What URLs there are, the README lists.
+        """Take the URL of a store, which is opened when the object is entered. docs/settings.md lists the URLs.
 
         Raises:
             ConfigError: if no store can be opened from such a URL.

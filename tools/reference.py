@@ -34,7 +34,7 @@ HEAD = """\
 # Reference
 
 The public names of the package, from its docstrings. `make reference` writes this page: do not edit it. The
-[README](../README.md) shows what the names are for, and has the [table of the settings](../README.md#settings);
+[README](../README.md) shows what the names are for, and [settings.md](settings.md) has the settings;
 [semantics](semantics.md) has the rules behind them.
 """
 MODULES = stateful_route, stateful_route.ops, stateful_route.web, stateful_route.testing

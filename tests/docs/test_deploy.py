@@ -85,7 +85,7 @@ def test_settings() -> None:
     """The variables of the page are those of settings, and its times those of the manifest."""
     settings = {f"STATEFUL_ROUTE_{field.name.upper()}" for field in attrs.fields(BaseConfig)}
     named = set(re.findall(r"STATEFUL_ROUTE_[A-Z_]+", PAGE))
-    together = re.search(r"Together that is (\d+) s, and\nhas to stay .* which is (\d+) ", PAGE)
+    together = re.search(r"Together that is (\d+) s, and\s+has to stay[^;]* which\s+is\s+(\d+)\s", PAGE)
     config = BaseConfig()
 
     assert {"STATEFUL_ROUTE_SECRET", "STATEFUL_ROUTE_PEER_LISTEN"} == named - settings  # those of the web part

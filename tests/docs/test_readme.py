@@ -27,23 +27,35 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, re.DOTALL))
+WEB = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
+PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README + WEB, re.DOTALL))
 
 
-def settings_table() -> str:
-    """Return the table of all settings, as the README has it."""
-    rows = ["| setting | default | unit | meaning |", "|---|---|---|---|"]
+def settings_rows() -> list[str]:
+    """Return a row for each setting, as the tables of docs/settings.md have it."""
+    rows = []
     for field in attrs.fields(BaseConfig):
         default = "" if field.default is None else f"`{field.default}`"
         rows.append(f"| `{field.name}` | {default} | {field.metadata['unit']} | {field.metadata['doc']} |")
-    return "\n".join(rows)
+    return rows
 
 
 def test_settings() -> None:
-    """The table of the settings is that of the code."""
-    _, table, _ = re.split(r"<!-- /?settings -->\n", README)
+    """The tables of the settings are those of the code, in its order."""
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    _, tables, _ = re.split(r"<!-- /?settings -->\n", page)
 
-    assert settings_table() == table.strip()
+    assert settings_rows() == [line for line in tables.splitlines() if line.startswith("| `")]
+
+
+def test_variables() -> None:
+    """The variables on the page of the settings that are no settings are read somewhere; all others are settings."""
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    known = {f"STATEFUL_ROUTE_{field.name.upper()}" for field in attrs.fields(BaseConfig)}
+    for path in (ROOT / "stateful_route").rglob("*.py"):
+        known.update(re.findall(r"STATEFUL_ROUTE_[A-Z_]+", path.read_text(encoding="utf-8")))
+
+    assert [] == [name for name in re.findall(r"`(STATEFUL_ROUTE_[A-Z_]*[A-Z])", page) if name not in known]
 
 
 def test_links() -> None:
@@ -85,7 +97,7 @@ async def test_testing_page() -> None:
 
 @contextlib.contextmanager
 def served(folder: Path, program: str, redis_url: str, *options: str) -> Iterator[str]:
-    """Run a program of the README under uvicorn, and return its URL; it must end in time, and without a traceback."""
+    """Run a program of the README, or of docs/web.md, and return its URL; it must end in time, without a traceback."""
     for name, text in PROGRAMS.items():
         (folder / name).write_text(text, encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -107,7 +119,7 @@ def served(folder: Path, program: str, redis_url: str, *options: str) -> Iterato
 async def posted(url: str, room: str, text: str) -> dict[str, Any]:
     """Post over a connection of its own: any of the workers may get it."""
     async with httpx.AsyncClient(timeout=20.0, trust_env=False) as http:
-        answer = await http.post(f"{url}/rooms/{room}", content=text)
+        answer = await http.post(f"{url}/rooms/{room}", params={"text": text})
     assert 200 == answer.status_code, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -144,7 +156,7 @@ async def test_app(own_server: LocalServer, tmp_path: Path) -> None:
 
 
 async def test_gateway(own_server: LocalServer, tmp_path: Path) -> None:
-    """The gateway of the README has each room served by the app that owns it."""
+    """The gateway of the page on web apps has each room served by the app that owns it."""
     with (
         served(tmp_path, "app", own_server.url) as first,
         served(tmp_path, "app", own_server.url) as second,
