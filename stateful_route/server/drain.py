@@ -64,6 +64,8 @@ class Drain:
         """Whether they were to be kept when the drain began."""
         self._called_off = False
         """Whether the drain ended before its time, as the pod takes new uids again."""
+        self._asked = False
+        """Whether the drain that ran last was one that an operator had asked for."""
         self._scope: anyio.CancelScope | None = None
         self._task: asyncio.Task[bool] | None = None
         self._done = 0
@@ -75,17 +77,22 @@ class Drain:
         """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew.
 
         With ``keep`` uids are kept until they were not used for so many seconds. Of two calls the shorter time counts.
-        With ``again`` what came since a drain has ended is handed over as well.
+        With ``again``, as an operator has asked, what came since a drain has ended is handed over as well. So does the
+        drain of the end with what one that was asked for has left, within its own time.
         """
+        until = anyio.current_time() + self._drain_deadline
+        if self._task is not None and self._asked and self.runs and not again:
+            self._shorten(keep)
+            await outlast(self._task)
         if self._called_off and self._task is not None:
             await outlast(self._task)
         drained = self._task is not None and self._task.done()
-        anew = again or self._called_off or self._status.routing_state is RoutingState.READY
+        anew = again or self._asked or self._called_off or self._status.routing_state is RoutingState.READY
         if self._task is None or (drained and anew):
-            self._keep, self._lingers, self._called_off = keep, keep is not None, False
+            self._keep, self._lingers, self._called_off, self._asked = keep, keep is not None, False, again
             if self._may_announce:  # here, and not in the task: of two calls the later one counts
                 self._give_notice()
-            self._task = asyncio.create_task(self._run(), name=f"stateful_route drain of {self._lease.name}")
+            self._task = asyncio.create_task(self._run(until), name=f"stateful_route drain of {self._lease.name}")
         else:
             self._shorten(keep)
         task = self._task
@@ -164,12 +171,11 @@ class Drain:
     def _may_announce(self) -> bool:
         return self._heartbeats.may_be_known and not self._lease.ended
 
-    async def _run(self) -> bool:
+    async def _run(self, deadline: float) -> bool:
         if not self._may_announce:
             return False
         self._heartbeats.spares_others = not self._heartbeats.registered
         begin = anyio.current_time()
-        deadline = begin + self._drain_deadline
         if not await self._announce():
             return False
         if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
