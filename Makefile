@@ -14,10 +14,10 @@ EXAMPLES_READY := $(VENV)/.ready-examples
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help test test-faults test-lowest coverage soak simulate demo examples check lint audit format bench wheel \
-    wheel-test reference site clean
+    wheel-test side-by-side reference site clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 test: $(READY) ## run the tests
 	$(BIN)/pytest --numprocesses 2 --dist loadscope $(ARGS)
@@ -67,11 +67,14 @@ format: $(READY) ## format, and mend what ruff can mend
 bench: $(READY) ## run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
 
-wheel: $(READY) ## build the wheel into dist/
-	$(BIN)/python -m build --wheel --outdir dist
+wheel: $(READY) ## build sdist and wheel into dist/
+	$(BIN)/python -m build --outdir dist
 
-wheel-test: $(READY) ## build the wheel, install it into a fresh environment, and try what users get
-	$(BIN)/python -m tools.wheel
+wheel-test: $(READY) ## build sdist and wheel, try what users get with each Python that is here; ARGS=--extras: each extra alone
+	$(BIN)/python -m tools.wheel $(ARGS)
+
+side-by-side: $(READY) ## run the release before this one beside it, on one Redis; ARGS=v0.1.0 another one
+	$(BIN)/python -m tools.side_by_side $(ARGS)
 
 reference: $(READY) ## write docs/reference.md from the docstrings
 	$(BIN)/python -m tools.reference

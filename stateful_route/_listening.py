@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import Tasks
+from stateful_route._log import log
 from stateful_route.errors import StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from stateful_route.models import Topic, TopicEvent
     from stateful_route.store.protocol import Store, TopicListener
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds between two attempts to listen.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
@@ -73,7 +71,7 @@ class ListeningTask(abc.ABC):
             except StoreError as error:
                 self._lose(error)
             except Exception as error:  # noqa: BLE001 - one error does not deafen for good
-                _log.exception("%r failed; it listens again", self)
+                log.exception("listener_failed", "%(listener)s failed; it listens again", listener=self)
                 self._lose(StoreUnavailableError(repr(error), operation="listen", maybe_applied=False))
                 self._backoff.exhaust()
             else:

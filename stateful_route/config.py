@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import re
 import socket
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from stateful_route import _json
+from stateful_route._log import log
 from stateful_route._validation import (
     RESOLUTION,
     as_float,
@@ -33,8 +33,6 @@ from stateful_route.models import ServerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-_log = logging.getLogger("stateful_route")
 
 # A longer number is no ordinal: a CI host may have one, and five characters end the name of a Deployment's pod.
 _ORDINAL = re.compile(r"-(\d{1,4})$")
@@ -349,7 +347,8 @@ def _warn_of_slips(prefix: str, environ: Mapping[str, str]) -> None:
     known = [field.name.upper() for field in attrs.fields(BaseConfig)]
     for name in sorted(variable.removeprefix(prefix) for variable in environ if variable.startswith(prefix)):
         if name not in known and (meant := difflib.get_close_matches(name, known, n=1, cutoff=_SLIP)):
-            _log.warning("%s%s is no setting: is %s%s meant?", prefix, name, prefix, meant[0])
+            text = "%(variable)s is no setting: is %(meant)s meant?"
+            log.warning("setting_unknown", text, variable=prefix + name, meant=prefix + meant[0])
 
 
 def _read_variable(variable: str, text: str, kind: type) -> object:

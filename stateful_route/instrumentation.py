@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from stateful_route._validation import check_hook
+from stateful_route._log import PACKAGE, Log, log
+from stateful_route._validation import MAX_POD_INDEX, check_hook, check_int
+from stateful_route.errors import InvalidArgumentError
 from stateful_route.models import HeartbeatOutcome, Outcome, PreviousOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_log = logging.getLogger("stateful_route")
 
 E = TypeVar("E")
 
@@ -263,6 +263,109 @@ class Instrumentation:
         """Hear that a request was held, and no longer is."""
 
 
+class LogEvents(Instrumentation):
+    """Logs each event, under the name of its method and with its values: an audit trail of takeovers and moves.
+
+    Give it as ``instrumentation``; subclass it to hear of some yourself.
+    """
+
+    def __init__(
+        self, *, level: int = logging.INFO, busy_level: int = logging.DEBUG, logger: logging.Logger | None = None
+    ) -> None:
+        """Log to ``logger``.
+
+        Args:
+            level: at which events are logged, as ``logging`` counts.
+            busy_level: at which those are that come all the time: ``store_called``, ``heartbeat_sent`` and
+                ``request_forwarded``.
+            logger: where to; by default that of the package, ``logging.getLogger("stateful_route")``.
+
+        Raises:
+            InvalidArgumentError: if a level is not an int from 1, or the logger is not one of ``logging``.
+
+        """
+        check_int("level", level, 1, MAX_POD_INDEX)
+        check_int("busy_level", busy_level, 1, MAX_POD_INDEX)
+        if not isinstance(logger, logging.Logger | None):  # an adapter may drop the fields
+            raise InvalidArgumentError("logger", logger, "a logging.Logger")
+        self._level = level
+        self._busy_level = busy_level
+        self._log = Log(logging.getLogger(PACKAGE) if logger is None else logger)
+
+    def link_changed(self, event: LinkChanged) -> None:
+        """Log that this process has changed a link."""
+        has_it = "no pod has it" if event.pod_index is None else "pod %(pod_index)d has it, at epoch %(epoch)s"
+        before = "" if event.previous is None else "; before it was pod %(previous_pod_index)d"
+        text = f"%(uid)r of %(service_name)r was %(why)s: {has_it}{before}"
+        self._log.log(self._level, "link_changed", text, **_fields(event))
+
+    def store_called(self, event: StoreCalled) -> None:
+        """Log that a call to the store has ended."""
+        text = f"%(operation)s of %(service_name)r {_took(event.error)}"
+        self._log.log(self._busy_level, "store_called", text, **_fields(event))
+
+    def heartbeat_sent(self, event: HeartbeatSent) -> None:
+        """Log that a heartbeat was answered, or has failed."""
+        text = f"a heartbeat of pod %(pod_index)s of %(service_name)r {_took(event.error)}"
+        self._log.log(self._busy_level, "heartbeat_sent", text, **_fields(event))
+
+    def pod_died(self, event: PodDied) -> None:
+        """Log that a life of a pod has ended."""
+        how = "its process is gone" if event.proven else "its lease has passed"
+        text = f"pod %(pod_index)d of %(service_name)r has died: {how}"
+        self._log.log(self._level, "pod_died", text, **_fields(event))
+
+    def hearing_lost(self, event: HearingLost) -> None:
+        """Log that invalidations are not heard any more."""
+        text = "invalidations of %(service_name)r are lost: %(error)s"
+        self._log.log(self._level, "hearing_lost", text, **_fields(event))
+
+    def hearing_regained(self, event: HearingRegained) -> None:
+        """Log that they are heard again."""
+        text = "invalidations of %(service_name)r were lost for %(seconds).3f s"
+        self._log.log(self._level, "hearing_regained", text, **_fields(event))
+
+    def handed_off(self, event: HandedOff) -> None:
+        """Log that ``hand_off`` has ended for a uid."""
+        text = f"the hand-off of %(uid)r of %(service_name)r {_took(event.error)}"
+        self._log.log(self._level, "handed_off", text, **_fields(event))
+
+    def drained(self, event: Drained) -> None:
+        """Log that a drain has ended."""
+        text = (
+            "pod %(pod_index)s of %(service_name)r has drained in %(seconds).3f s: %(handed_over)d uids handed over, "
+            "%(left)d left"
+        )
+        self._log.log(self._level, "drained", text, **_fields(event))
+
+    def request_forwarded(self, event: RequestForwarded) -> None:
+        """Log that a request was carried to another pod."""
+        was = "was served" if event.served else "was not served"
+        text = f"a request of %(uid)r {was} by pod %(pod_index)d of %(service_name)r, in %(seconds).3f s"
+        self._log.log(self._busy_level, "request_forwarded", text, **_fields(event))
+
+    def request_held(self, event: RequestHeld) -> None:
+        """Log that a request was held, and no longer is."""
+        then = "served" if event.served else "not served"
+        text = f"a request to %(service_name)r was held for %(seconds).3f s (%(why)s), and {then}"
+        self._log.log(self._level, "request_held", text, **_fields(event))
+
+
+def _took(error: BaseException | None) -> str:
+    return "took %(seconds).3f s" if error is None else "failed after %(seconds).3f s: %(error)s"
+
+
+def _fields(event: attrs.AttrsInstance) -> dict[str, Any]:
+    """Return the values of an event by their names; those of a value within it have its name before theirs."""
+    fields: dict[str, Any] = {}
+    for name, value in attrs.asdict(event, recurse=False).items():
+        if attrs.has(type(value)):
+            fields |= {f"{name}_{inner}": within for inner, within in _fields(value).items()}
+        else:
+            fields[name] = value
+    return fields
+
+
 _METHODS = tuple(name for name in vars(Instrumentation) if not name.startswith("_"))
 
 
@@ -290,7 +393,11 @@ class Teller(Instrumentation):
             except Exception:  # noqa: BLE001 - the application's
                 if name not in self._faults:  # the others would say the same
                     self._faults.add(name)
-                    _log.exception("instrumentation: %s() failed; it is called on, and this is not logged again", name)
+                    log.exception(
+                        "instrumentation_failed",
+                        "instrumentation: %(method)s() failed; it is called on, and this is not logged again",
+                        method=name,
+                    )
 
         return tell
 

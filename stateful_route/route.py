@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import attrs
 
 from stateful_route._background.tasks import outlast
 from stateful_route._lifecycle import Driver
+from stateful_route._log import log
 from stateful_route._told_store import ToldStore
 from stateful_route.client.driver import ClientDriver
 from stateful_route.config import BaseConfig
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.base import RedisClient
 
 D = TypeVar("D", bound=Driver)
-
-_log = logging.getLogger("stateful_route")
 
 
 @attrs.frozen
@@ -296,17 +294,21 @@ async def _warn_of_settings(store: Store, *, durable: bool) -> StoreInfo | None:
     try:
         info = await store.info()
     except StoreError as error:
-        _log.warning("the store cannot be asked for its settings: %s", error)
+        log.warning("store_settings_unknown", "the store cannot be asked for its settings: %(error)s", error=error)
         return None
     if info.may_evict_links:
-        _log.warning(
-            "%s has maxmemory-policy %r: it may delete links when its memory is full; set it to 'noeviction'",
-            info.product,
-            info.eviction_policy,
+        log.warning(
+            "store_may_evict",
+            "%(product)s has maxmemory-policy %(policy)r: it may delete links when its memory is full; set it to "
+            "'noeviction'",
+            product=info.product,
+            policy=info.eviction_policy,
         )
     if durable and info.replicas == 0:
-        _log.warning(
-            "durable is set, and %s has no replica connected: until it has one, a changed link is a NotReplicatedError",
-            info.product,
+        log.warning(
+            "store_without_replica",
+            "durable is set, and %(product)s has no replica connected: until it has one, a changed link is a "
+            "NotReplicatedError",
+            product=info.product,
         )
     return info

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route._log import log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
-
-_log = logging.getLogger("stateful_route")
 
 
 def next_tick(tick: int, elapsed: float, period: float) -> int:
@@ -79,5 +77,5 @@ class PeriodicTask:
                 await asyncio.sleep(begin + (tick + shift) * self._period - self._clock())
                 await self._action()
         except Exception:
-            _log.exception("the periodic task %r ended by an error", self._name)
+            log.exception("periodic_task_failed", "the periodic task %(task)r ended by an error", task=self._name)
             raise

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from stateful_route._log import log
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-
-_log = logging.getLogger("stateful_route")
 
 T = TypeVar("T")
 
@@ -65,7 +64,7 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
 def log_failure(task: asyncio.Task[Any]) -> None:
     """Log what a task raised, as its done callback: nobody else looks."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("%s ended by an unexpected error", task.get_name(), exc_info=error)
+        log.error("task_failed", "%(task)s ended by an unexpected error", task=task.get_name(), exc_info=error)
 
 
 async def outlast(future: asyncio.Future[T]) -> T:

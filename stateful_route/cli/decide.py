@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from stateful_route.cli.directory import DirectoryOptions, RestoresOptions, ServiceOptions, secret_of, sources_of
 from stateful_route.cli.ending import need
+from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, Host, Port, documented
 
 PORT = 7950
@@ -18,7 +19,7 @@ _KEEP_ALIVE = 3600
 
 @SHARED
 @attrs.frozen(kw_only=True, slots=False)
-class DecideOptions(RestoresOptions, DirectoryOptions, ServiceOptions):
+class DecideOptions(LogOptions, RestoresOptions, DirectoryOptions, ServiceOptions):
     """What ``decide`` is told."""
 
     asked_by: Annotated[
@@ -54,6 +55,7 @@ def decide(*, options: DecideOptions) -> int:
     from stateful_route.cli.shortcut import shortcut  # noqa: PLC0415
     from stateful_route.web.decide import StickyDecide  # noqa: PLC0415 - not for the other commands
 
+    log_to_stderr(options.log_format)
     app = StickyDecide(
         service=options.service,
         uid=sources_of(options.uid),
@@ -80,6 +82,7 @@ def decide(*, options: DecideOptions) -> int:
         date_header=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
+        **of_uvicorn(options.log_format),
     )
     server = uvicorn.Server(config)
     server.run()

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ from stateful_route.cli.directory import (
     sources_of,
 )
 from stateful_route.cli.ending import NOT_STARTED, need
+from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, documented, read_by, whole
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _MOST_WORKERS = 256  # more is a mistake
 @SHARED
 @attrs.frozen(kw_only=True, slots=False)
 class GatewayOptions(
-    RestoresOptions, MetricsOptions, DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions
+    LogOptions, RestoresOptions, MetricsOptions, DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions
 ):
     """What ``gateway`` is told."""
 
@@ -90,6 +90,7 @@ def gateway(*, options: GatewayOptions) -> int:
         server_header=False,
         forwarded_allow_ips=options.forwarded_allow_ips,
         backlog=_BACKLOG,
+        **of_uvicorn(options.log_format),
     )  # it exits with 3 if it cannot start
     return 0 if told is None or told() else NOT_STARTED  # of several workers it does not say so
 
@@ -123,8 +124,8 @@ def make() -> "StickyGateway":
     """
     from stateful_route.web.gateway import StickyGateway  # noqa: PLC0415 - not for the other commands
 
-    logging.basicConfig(level=logging.WARNING, format="stateful-route: %(message)s", stream=sys.stderr)
     options = GatewayOptions(**json.loads(os.environ[_SETTINGS]))
+    log_to_stderr(options.log_format)
     return StickyGateway(
         service=options.service,
         uid=sources_of(options.uid),

@@ -1,7 +1,6 @@
 """``stateful-route run``."""
 
 import asyncio
-import logging
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from stateful_route.cli.directory import (
     sources_of,
 )
 from stateful_route.cli.ending import FAILED, NOT_STARTED, USAGE, CommandError, need, say
+from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, Path, Pause, Port, Seconds, documented, read_by, whole
 from stateful_route.errors import StoreError
 
@@ -35,7 +35,7 @@ _MOST_FAILURES = 1000  # more is a mistake
 
 @SHARED
 @attrs.frozen(kw_only=True, slots=False)
-class RunOptions(MetricsOptions, DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions):
+class RunOptions(LogOptions, MetricsOptions, DirectoryOptions, ProxiesOptions, ListeningOptions, ServiceOptions):
     """What ``run`` is told."""
 
     app_port: Annotated[Port | None, Parameter(help="the port of the app; by default a free one")] = None
@@ -114,7 +114,7 @@ def run(
     need("run", "gateway", "uvicorn", "httptools", "websockets")
     if sys.platform == "win32":
         raise CommandError("run needs a system with POSIX signals", USAGE)
-    logging.basicConfig(level=logging.WARNING, format="stateful-route: %(message)s", stream=sys.stderr)
+    log_to_stderr(options.log_format)
     with asyncio.Runner(loop_factory=_event_loop()) as runner:
         return runner.run(_supervise(options, command))
 
@@ -172,6 +172,7 @@ async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
         server_header=False,
         forwarded_allow_ips=options.forwarded_allow_ips,
         timeout_graceful_shutdown=max(1, round(options.stop_timeout)),
+        **of_uvicorn(options.log_format),
     )
     listener = _bound(options.host, options.port)
     try:

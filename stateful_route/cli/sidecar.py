@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.cli.directory import redis_url
 from stateful_route.cli.ending import USAGE, CommandError
+from stateful_route.cli.logs import LogFormat, log_to_stderr
 from stateful_route.cli.options import documented
 from stateful_route.config import BaseConfig
 from stateful_route.route import StatefulRoute
@@ -33,6 +34,7 @@ def sidecar(
             help="where the pods keep their links; by default STATEFUL_ROUTE_URL or REDIS_URL of the environment",
         ),
     ] = None,
+    log_format: LogFormat = "text",
 ) -> int:
     """End the life of a pod in the moment in which its process ends.
 
@@ -50,7 +52,7 @@ def sidecar(
     folder = Path(lives)
     if not folder.is_dir():
         raise CommandError(f"--lives {str(folder)!r} is no folder", USAGE)
-    logging.basicConfig(level=logging.INFO, format="stateful-route sidecar: %(message)s")
+    log_to_stderr(log_format, level=logging.INFO, who="stateful-route sidecar")
     route = StatefulRoute.from_url(url, BaseConfig.from_env())
     asyncio.run(_watch(route, folder))
     return 0

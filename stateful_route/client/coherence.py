@@ -8,6 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from stateful_route._listening import attach
+from stateful_route._log import log
 from stateful_route.models import Topic
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from stateful_route.errors import StoreError
     from stateful_route.models import TopicEvent
     from stateful_route.store.protocol import Store
-
-_log = logging.getLogger("stateful_route")
 
 
 class Hearing:
@@ -135,8 +134,8 @@ class InvalidationListener:
         self._service.store_away = True
         if not (self._listening or self._degraded or self._closed) and self._in_grace():
             self._degraded = True
-            away = "the store does not answer: cached links of %r are used for now"
-            _log.log(self._levels[0], away, self._service.service_name)
+            away = "the store does not answer: cached links of %(service_name)r are used for now"
+            log.log(self._levels[0], "cached_links_used", away, service_name=self._service.service_name)
             self._serve()
 
     def store_answered(self) -> None:
@@ -148,7 +147,12 @@ class InvalidationListener:
     def check_grace(self) -> None:
         """End the use of what is cached if the store has been away for too long."""
         if self._degraded and not self._in_grace():
-            _log.error("the store has not answered for %g s: cached links are not used any more", self._grace)
+            log.error(
+                "cached_links_expired",
+                "the store has not answered for %(seconds)g s: cached links are not used any more",
+                seconds=self._grace,
+                service_name=self._service.service_name,
+            )
             self._end_degraded()
 
     def _end_degraded(self) -> None:
@@ -177,7 +181,12 @@ class InvalidationListener:
         self._serve()
         if self._lost:
             self._lost = False
-            _log.log(self._levels[1], "invalidations of %r are heard again", self._service.service_name)
+            log.log(
+                self._levels[1],
+                "invalidations_heard",
+                "invalidations of %(service_name)r are heard again",
+                service_name=self._service.service_name,
+            )
 
     def take_in(self, event: TopicEvent) -> None:
         """See ``TopicListener``."""
@@ -193,7 +202,13 @@ class InvalidationListener:
             self._deaf_since = self._clock()
             self._hearing.lose(self, self._deaf_since)
             self._lost = True
-            _log.log(self._levels[0], "invalidations of %r are not heard: %s", self._service.service_name, error)
+            log.log(
+                self._levels[0],
+                "invalidations_not_heard",
+                "invalidations of %(service_name)r are not heard: %(error)s",
+                service_name=self._service.service_name,
+                error=error,
+            )
             self._serve()
             if self._service.store_away:  # a call found out before
                 self.store_failed()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Self
 
 from stateful_route._background.tasks import Tasks
+from stateful_route._log import log
 from stateful_route.client.followed import FollowedLinks, is_other
 from stateful_route.errors import LifecycleError, NoRoutablePodError, StoreError
 from stateful_route.models import LinkKind
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.resolver import Resolver
     from stateful_route.models import Link
-
-_log = logging.getLogger("stateful_route")
 
 # Uids in one question, and how many are looked at in a period at most, of which nothing was announced.
 _SLICE, _MOST = 256, 2048
@@ -276,7 +274,12 @@ class Followers:
                 try:
                     await self._renew_one(each, uid)
                 except (StoreError, NoRoutablePodError) as error:
-                    _log.debug("the followed link of %r could not be renewed: %s", uid, error)
+                    log.debug(
+                        "followed_link_not_renewed",
+                        "the followed link of %(uid)r could not be renewed: %(error)s",
+                        uid=uid,
+                        error=error,
+                    )
                     failed.append(uid)
 
         async with asyncio.TaskGroup() as group:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
 _AGAIN = 0.5
 
+_SUCCEEDED = "the life of it that was asked to drain is over, and a newer one has begun, which takes new uids"
 _MAY_BE = "it may hear nothing now, be busy with a hand-off, be about to end, or be of a release that knows no requests"
 
 
@@ -151,13 +152,15 @@ class Requests:
     async def drain(self, namespace: str, service_name: str, pod_index: int, timeout: float) -> DrainSeen:  # noqa: ASYNC109
         """See ``Operator.drain``."""
         pause, question = _Pause(timeout), _Question(self._store, self._random)
-        before: int | None = None
+        first: PodState | None = None
         heard = False
         while True:
-            table, pod = await self._living(namespace, service_name, pod_index, known=before is not None)
-            links = pod.report.links
-            before = links if before is None else before
+            table, pod = await self._living(namespace, service_name, pod_index, known=first is not None)
+            first = pod if first is None else first
+            links, before = pod.report.links, first.report.links
             state = pod.report.routing_state
+            if pod.incarnation != first.incarnation and state is RoutingState.READY:  # the drain ended with its process
+                raise PodNotAliveError(namespace, service_name, pod_index, _SUCCEEDED)
             heard = heard or pod.report.draining  # a pod may have denied new calls before
             if state is not RoutingState.READY and not links:
                 return DrainSeen(before=before, left=0, seconds=round(pause.took, 3))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import Tasks
+from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StateRefusedError, StoreError
 from stateful_route.models import RoutingState
 from stateful_route.server.staging import Staged
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from stateful_route.server.operations import UidOperations
     from stateful_route.server.parcels import Parcel, Verdict
     from stateful_route.server.status import PodStatus
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds for which a parcel waits for its link: as long as the store knows the names of moves.
 _KEPT = 60.0
@@ -114,7 +112,12 @@ class Arrivals:
         try:
             await self._operations.claim(staged.parcel.uid, steal_temporary=False)
         except StoreError as error:
-            _log.debug("%r has moved here, and could not be claimed yet: %s", staged.parcel.uid, error)
+            log.debug(
+                "moved_uid_not_claimed",
+                "%(uid)r has moved here, and could not be claimed yet: %(error)s",
+                uid=staged.parcel.uid,
+                error=error,
+            )
         except LifecycleError:  # it owns nothing for good
             self.staging.discard_all(staged.parcel.uid)
 
@@ -134,7 +137,11 @@ class Arrivals:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         if self.staging.get(parcel.uid, parcel.move) is staged:
-            _log.info("a state of %r has come, and its link has not: it is dropped", parcel.uid)
+            log.info(
+                "arrived_state_dropped",
+                "a state of %(uid)r has come, and its link has not: it is dropped",
+                uid=parcel.uid,
+            )
             self.staging.discard(parcel.uid, parcel.move)
 
     async def _look_at(self, staged: Staged, link: Link | None) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 import anyio
 
 from stateful_route._background.tasks import outlast
+from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import RoutingState
 from stateful_route.server.linger import Linger
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from stateful_route.server.staging import Staging
     from stateful_route.server.status import PodStatus
     from stateful_route.server.tally import Tally
-
-_log = logging.getLogger("stateful_route")
-
 
 # Seconds within which what was sent here before the drain is to be adopted.
 _ARRIVE_WITHIN = 2.0
@@ -67,6 +64,8 @@ class Drain:
         """Whether they were to be kept when the drain began."""
         self._called_off = False
         """Whether the drain ended before its time, as the pod takes new uids again."""
+        self._asked = False
+        """Whether the drain that ran last was one that an operator had asked for."""
         self._scope: anyio.CancelScope | None = None
         self._task: asyncio.Task[bool] | None = None
         self._done = 0
@@ -78,17 +77,22 @@ class Drain:
         """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew.
 
         With ``keep`` uids are kept until they were not used for so many seconds. Of two calls the shorter time counts.
-        With ``again`` what came since a drain has ended is handed over as well.
+        With ``again``, as an operator has asked, what came since a drain has ended is handed over as well. So does the
+        drain of the end with what one that was asked for has left, within its own time.
         """
+        until = anyio.current_time() + self._drain_deadline
+        if self._task is not None and self._asked and self.runs and not again:
+            self._shorten(keep)
+            await outlast(self._task)
         if self._called_off and self._task is not None:
             await outlast(self._task)
         drained = self._task is not None and self._task.done()
-        anew = again or self._called_off or self._status.routing_state is RoutingState.READY
+        anew = again or self._asked or self._called_off or self._status.routing_state is RoutingState.READY
         if self._task is None or (drained and anew):
-            self._keep, self._lingers, self._called_off = keep, keep is not None, False
+            self._keep, self._lingers, self._called_off, self._asked = keep, keep is not None, False, again
             if self._may_announce:  # here, and not in the task: of two calls the later one counts
                 self._give_notice()
-            self._task = asyncio.create_task(self._run(), name=f"stateful_route drain of {self._lease.name}")
+            self._task = asyncio.create_task(self._run(until), name=f"stateful_route drain of {self._lease.name}")
         else:
             self._shorten(keep)
         task = self._task
@@ -167,12 +171,11 @@ class Drain:
     def _may_announce(self) -> bool:
         return self._heartbeats.may_be_known and not self._lease.ended
 
-    async def _run(self) -> bool:
+    async def _run(self, deadline: float) -> bool:
         if not self._may_announce:
             return False
         self._heartbeats.spares_others = not self._heartbeats.registered
         begin = anyio.current_time()
-        deadline = begin + self._drain_deadline
         if not await self._announce():
             return False
         if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
@@ -194,11 +197,11 @@ class Drain:
     async def _hand_all_over(self, group: TaskGroup, begin: float, deadline: float) -> bool:
         """Hand all uids over, once they are idle if they are kept until then; return whether that was announced."""
         if self._keep is not None and not self._called_off:
-            message = "%s drains: it keeps %d uids until nobody has used them for %g s"
-            _log.info(message, self._lease.name, len(self._owned), self._keep)
+            text = "%(pod)s drains: it keeps %(uids)d uids until nobody has used them for %(seconds)g s"
+            log.info("drain_waits", text, pod=self._lease.name, uids=len(self._owned), seconds=self._keep)
             await self._linger.run(group, self._keep, deadline - self._reserve)
         if self._called_off:
-            _log.info("%s drains no more: it takes new uids again", self._lease.name)
+            log.info("drain_called_off", "%(pod)s drains no more: it takes new uids again", pod=self._lease.name)
             return True
         self._keep, self._linger.rest_goes = None, True
         if self._lingers:
@@ -207,11 +210,19 @@ class Drain:
                 return False
         await self._staging.wait_empty(min(_ARRIVE_WITHIN, self._reserve))  # what comes goes on, with its state
         await self._reclaim.wait(deadline - anyio.current_time())  # what is not claimed again is not handed off
-        _log.info("%s drains: it hands %d uids over", self._lease.name, len(self._owned))
+        log.info(
+            "drain_began", "%(pod)s drains: it hands %(uids)d uids over", pod=self._lease.name, uids=len(self._owned)
+        )
         done = (await self._hand_over.go_on(deadline - anyio.current_time())).done + self._linger.done
         self._done = done
         took = anyio.current_time() - begin
-        _log.info("%s has drained: it handed %d uids over in %.1f s", self._lease.name, done, took)
+        log.info(
+            "drain_ended",
+            "%(pod)s has drained: it handed %(uids)d uids over in %(seconds).1f s",
+            pod=self._lease.name,
+            uids=done,
+            seconds=took,
+        )
         return True
 
     async def _announce(self) -> bool:
@@ -227,18 +238,18 @@ class Drain:
             else:
                 return True
         if self._heartbeats.registered:
-            message = "%s could not announce that it drains, so its %d uids are not handed over now: %s"
-            _log.warning(message, self._lease.name, len(self._owned), why)
+            text = "%(pod)s could not announce that it drains, so its %(uids)d uids are not handed over now: %(error)s"
+            log.warning("drain_not_announced", text, pod=self._lease.name, uids=len(self._owned), error=why)
         return False
 
     async def _save(self, within: float) -> None:
         """Hand off what is owned though it cannot be released, as the store does not answer: the process ends."""
         saved = await self._hand_over.save(within)
         if saved.done or saved.left:
-            message = "%s handed %d uids off and could not release them; %d were not handed off in time"
-            _log.warning(message, self._lease.name, saved.done, saved.left)
+            text = "%(pod)s handed %(uids)d uids off and could not release them; %(left)d were not handed off in time"
+            log.warning("uids_saved", text, pod=self._lease.name, uids=saved.done, left=saved.left)
 
     def _warn_of_left(self, left: int) -> None:
         if left:
-            message = "%s has %d uids that were not handed over: they are taken over once it has said goodbye"
-            _log.warning(message, self._lease.name, left)
+            text = "%(pod)s has %(uids)d uids that were not handed over: they are taken over once it has said goodbye"
+            log.warning("uids_left", text, pod=self._lease.name, uids=left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from random import Random
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from stateful_route._background.tasks import outlast
 from stateful_route._clock import lease_clock
 from stateful_route._deadline import within
 from stateful_route._lifecycle import Driver, Phase
+from stateful_route._log import log
 from stateful_route._validation import (
     MAX_ID_BYTES,
     RESOLUTION,
@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
-
-_log = logging.getLogger("stateful_route")
 
 # Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
 _MINTED_BYTES = 16
@@ -171,7 +169,8 @@ class ServerDriver(Driver):
         self._requests = PodRequests(store, hand_over, drain=self._drain_as_asked, undrain=self._undrain_as_asked)
         self._prepare_drain: Callable[[], float | None] = _keep_nothing
         self._end_drain: Callable[[], None] = _do_nothing
-        self._asked_to_drain = False
+        self._leaves = False
+        """Whether the application drains the pod, or has drained it: as a rule because the process ends."""
         self._invalidations = PodInvalidationListener(
             store,
             self._operations,
@@ -368,6 +367,7 @@ class ServerDriver(Driver):
         if keep_until_idle is not None:
             check_seconds("keep_until_idle", keep_until_idle)
         self._check_running()
+        self._leaves = True
         if self._stopping is None:
             await self._draining.run(keep_until_idle)
         else:
@@ -411,15 +411,13 @@ class ServerDriver(Driver):
         """Drain as at a signal, and live on."""
         if self._stopping is not None or not self.running:
             return
-        self._asked_to_drain = self._asked_to_drain or not self._draining.runs
         await self._draining.run(self._prepare_drain(), again=True)
 
     async def _undrain_as_asked(self) -> None:
         """Take new uids again, unless the pod drains as it ends."""
-        if self._stopping is not None or not self.running or (self._draining.runs and not self._asked_to_drain):
-            _log.info("%s ends, and takes no uids", self._lease.name)
+        if self._stopping is not None or not self.running or self._leaves:
+            log.info("pod_ending", "%(pod)s ends, and takes no uids", pod=self._lease.name)
             return
-        self._asked_to_drain = False
         self._draining.call_off()
         self._end_drain()
         await self.set_routing_state(RoutingState.READY)
@@ -441,6 +439,7 @@ class ServerDriver(Driver):
         self._check_running()
         self._lease.check_not_ended()
         self._status.set_routing_state(state)
+        self._leaves = self._leaves and state is not RoutingState.READY
         self._draining.note_state(state)
         async with within(self._config.call_deadline_seconds, "heartbeat"):
             if state is RoutingState.SHUTDOWN:

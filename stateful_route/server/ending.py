@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import anyio
 
 from stateful_route._background.backoff import Backoff
+from stateful_route._log import log
 from stateful_route.errors import StoreError
 from stateful_route.server.life_file import LifeFile
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from stateful_route.config import BaseConfig
     from stateful_route.server.heartbeats import Heartbeats
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds between two attempts to end a life: the first pause, and the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
@@ -49,7 +47,7 @@ class Ending:
         try:
             await self._heartbeats.say_goodbye()
         except StoreError as error:
-            _log.warning("%s could not say goodbye: %s", self._name, error)
+            log.warning("goodbye_failed", "%(pod)s could not say goodbye: %(error)s", pod=self._name, error=error)
         self._tidy()
 
     async def end_life(self) -> bool:
@@ -59,13 +57,18 @@ class Ending:
             while True:
                 try:
                     if await self._heartbeats.end_life():
-                        _log.info("the life of %s is ended", self._name)
+                        log.info("life_ended", "the life of %(pod)s is ended", pod=self._name)
                         self._tidy()
                         return True
                 except StoreError as error:
                     why = error
                 await anyio.sleep(self._backoff.next())
-        _log.warning("the life of %s could not be ended, and ends with its lease: %s", self._name, why)
+        log.warning(
+            "life_not_ended",
+            "the life of %(pod)s could not be ended, and ends with its lease: %(error)s",
+            pod=self._name,
+            error=why,
+        )
         return False
 
     def _tidy(self) -> None:

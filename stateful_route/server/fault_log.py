@@ -6,17 +6,17 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_log = logging.getLogger("stateful_route")
 
 
 class FaultLog:
     """Logs faults of one kind: each with its traceback, or of many together the first, and how many more there were."""
 
-    def __init__(self, one: str, more: str) -> None:
-        """Say ``one``, which has a place for the uid, and ``more``, which has one for the number of the others."""
+    def __init__(self, one: tuple[str, str], more: tuple[str, str]) -> None:
+        """Log the event and text ``one``, with a place for the ``uid``, and ``more``, with one for the ``uids``."""
         self._one = one
         self._more = more
         self._blocks = 0
@@ -26,7 +26,7 @@ class FaultLog:
         """Log a fault; of those within a block of ``together()`` all but the first are at DEBUG."""
         first = not self._count
         self._count += self._blocks > 0
-        _log.log(logging.ERROR if first else logging.DEBUG, self._one, uid, exc_info=error)
+        log.log(logging.ERROR if first else logging.DEBUG, *self._one, uid=uid, exc_info=error)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -39,4 +39,4 @@ class FaultLog:
             if not self._blocks:
                 count, self._count = self._count, 0
                 if count > 1:
-                    _log.error(self._more, count - 1)
+                    log.error(*self._more, uids=count - 1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 import attrs
 
+from stateful_route._log import log
 from stateful_route.errors import InvalidArgumentError, StoreError
 from stateful_route.server.fault_log import FaultLog
 from stateful_route.server.travel import Fate
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from stateful_route.server.relocation import Relocation
     from stateful_route.server.tally import Tally
     from stateful_route.server.travel import Travel
-
-_log = logging.getLogger("stateful_route")
 
 HandOff: TypeAlias = "Callable[[str], Awaitable[object] | bytes | None]"
 """What the application does with a uid before it goes to another pod: save its state, say.
@@ -113,7 +112,10 @@ class HandOver:
         """The uids that are being handed off to a pod that somebody has named, and which life of it."""
         self._settled = asyncio.Event()
         """Set when one of these has gone, or stays."""
-        self.faults = FaultLog("the hand-off of %r failed", "the hand-off of %d more uids failed")
+        self.faults = FaultLog(
+            one=("hand_off_failed", "the hand-off of %(uid)r failed"),
+            more=("hand_offs_failed", "the hand-off of %(uids)d more uids failed"),
+        )
         self._level = self._lost_level = logging.WARNING
         """At which the next release that fails, or state that cannot travel, is logged: the first as a warning."""
         self._patience = _LONGEST_PATIENCE
@@ -212,14 +214,14 @@ class HandOver:
             while waiting:
                 uid, due = waiting.popleft(), begin + started / self._rate
                 started += 1
-                if self._travel is not None:
-                    self._travel.pace.hurry(len(waiting), begin + deadline - clock())
                 await anyio.sleep(max(0.0, due - clock()))
                 if self._called_off:
                     self._taken.pop(uid, None)
                     continue
                 released = await self.hand(uid)  # others add to it meanwhile
                 done += released
+                if self._travel is not None:
+                    self._travel.pace.hurry(len(waiting), begin + deadline - clock())
 
         with self.faults.together(), self.owned.faults.together(), anyio.move_on_after(deadline):
             while not self._called_off:
@@ -240,7 +242,7 @@ class HandOver:
         try:
             released = await self._let_go(uid, leaving=True)
         except StoreError as error:
-            _log.log(self._level, "%r could not be released: %s", uid, error)
+            log.log(self._level, "uid_not_released", "%(uid)r could not be released: %(error)s", uid=uid, error=error)
             self._level = logging.DEBUG  # for the others: they are counted
             return False
         self._taken.pop(uid, None)
@@ -341,7 +343,13 @@ class HandOver:
                 return None
             if fate not in _HAS_IT:
                 return fate is Fate.MOVED
-            _log.log(self._lost_level, "the state of %r does not travel: %s", handle.uid, why)
+            log.log(
+                self._lost_level,
+                "state_not_moved",
+                "the state of %(uid)r does not travel: %(error)s",
+                uid=handle.uid,
+                error=why,
+            )
             self._lost_level = logging.DEBUG  # for the others
         if not travels and (life := self._going.get(handle.uid)) is not None:
             return await self._relocation.move(handle, life)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from typing import TYPE_CHECKING
 
 import attrs
 
+from stateful_route._log import log
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import LEASED_PROCESS, HeartbeatOutcome, RoutingState
 from stateful_route.server.lease import ENDED, GOODBYE, SUPERSEDED
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from stateful_route.server.tally import Tally
     from stateful_route.store.protocol import Store
 
-_log = logging.getLogger("stateful_route")
-
 # A registration finds another life than the one that is expected if others register at the same time, or if an older
 # registration, which was not answered, has arrived at last.
 _REGISTRATIONS = 5
@@ -35,8 +33,8 @@ _REGISTRATIONS = 5
 _NO_LIFE = -1
 
 _WHY_LOST = {
-    HeartbeatOutcome.UNKNOWN: "Redis does not know %s any more",
-    HeartbeatOutcome.DEAD: "%s was taken for dead, as no heartbeat of it came for its lease",
+    HeartbeatOutcome.UNKNOWN: "Redis does not know %(pod)s any more",
+    HeartbeatOutcome.DEAD: "%(pod)s was taken for dead, as no heartbeat of it came for its lease",
 }
 
 
@@ -105,11 +103,13 @@ class Heartbeats:
             await self._publish_next()
         except StoreError as error:
             if not self._failing:
-                _log.warning("heartbeats of %s fail: %s", self._lease.name, error)
+                log.warning(
+                    "heartbeats_failed", "heartbeats of %(pod)s fail: %(error)s", pod=self._lease.name, error=error
+                )
             self._failing = True
         else:
             if self._failing:
-                _log.info("heartbeats of %s succeed again", self._lease.name)
+                log.info("heartbeats_recovered", "heartbeats of %(pod)s succeed again", pod=self._lease.name)
             self._failing = False
 
     async def publish(self) -> None:
@@ -204,8 +204,8 @@ class Heartbeats:
             lease.renew(sent)
             self._reclaim.go_on(self.publish)
             if lease.newest_seen > lease.incarnation:  # this life was accepted, so it is the newest
-                message = "%s begins a newer life: a link names one that Redis does not know any more"
-                _log.warning(message, lease.name)
+                text = "%(pod)s begins a newer life: a link names one that Redis does not know any more"
+                log.warning("life_outdated", text, pod=lease.name)
                 await self._begin_next_life()
         elif outcome is HeartbeatOutcome.SUPERSEDED:
             lease.suspend()
@@ -219,8 +219,8 @@ class Heartbeats:
             else:
                 self._supersede()
         elif outcome is not HeartbeatOutcome.OUTDATED:
-            why = _WHY_LOST[outcome] % lease.name
-            _log.warning("%s: a new life begins, and its %d uids are claimed again", why, len(self._owned))
+            text = f"{_WHY_LOST[outcome]}: a new life begins, and its %(uids)d uids are claimed again"
+            log.warning("life_lost", text, pod=lease.name, uids=len(self._owned), outcome=outcome)
             await self._begin_next_life(store_lost=outcome is HeartbeatOutcome.UNKNOWN)
 
     async def _begin_next_life(self, *, store_lost: bool = False) -> None:
@@ -250,10 +250,20 @@ class Heartbeats:
         lease.begin(began.incarnation, sent, wait)
         if self.on_life is not None:
             self.on_life(lease.named)
-        _log.info("%s is registered: incarnation %d, lease %g s", lease.name, began.incarnation, self._times[0])
+        log.info(
+            "pod_registered",
+            "%(pod)s is registered: incarnation %(incarnation)d, lease %(lease)g s",
+            pod=lease.name,
+            incarnation=began.incarnation,
+            lease=self._times[0],
+        )
         if wait:
-            message = "incarnation %s of %s did not say goodbye: nothing is owned until its lease ends in %.1f s"
-            _log.warning(message, began.previous_incarnation, lease.name, wait)
+            before = began.previous_incarnation
+            text = (
+                "incarnation %(incarnation)s of %(pod)s did not say goodbye: nothing is owned until its lease ends in "
+                "%(seconds).1f s"
+            )
+            log.warning("older_life_remains", text, incarnation=before, pod=lease.name, seconds=wait)
         if not lease.ended:
             self._reclaim.go_on(self.publish)
 
@@ -308,8 +318,8 @@ class Heartbeats:
 
     def _leave_index(self) -> None:
         """Lose all: another process has the index that this one had leased, and it takes another one."""
-        message = "%s has lost its index to another process, and its %d uids: it takes another one"
-        _log.warning(message, self._lease.name, len(self._owned))
+        text = "%(pod)s has lost its index to another process, and its %(uids)d uids: it takes another one"
+        log.warning("index_lost", text, pod=self._lease.name, uids=len(self._owned))
         self._lease.leave_index()
         self._owned.lose_all()
         self._expected = 0
@@ -317,7 +327,7 @@ class Heartbeats:
     def _supersede(self) -> None:
         self._lease.supersede()
         self._owned.lose_all()
-        _log.error("%s %s", self._lease.name, SUPERSEDED)
+        log.error("pod_superseded", f"%(pod)s {SUPERSEDED}", pod=self._lease.name)
 
     def _end(self, why: str = GOODBYE) -> None:
         self._lease.end(why)

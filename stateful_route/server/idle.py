@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
 from stateful_route.errors import StoreError, StoreProtocolError
 
 if TYPE_CHECKING:
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from stateful_route.server.operations import UidOperations
     from stateful_route.server.ownership import Ownership
-
-_log = logging.getLogger("stateful_route")
 
 # Uids that are looked at in one step of the event loop, which takes less than a millisecond.
 _SLICE = 256
@@ -57,7 +55,12 @@ class IdleReleases:
                     self._put_back(uid)
                 await asyncio.sleep(0)  # others first: there may be a million that are in use
         if self._unreleased:
-            _log.debug("%s could not release %d idle uids yet", self._lease.name, len(self._unreleased))
+            log.debug(
+                "idle_uids_not_released",
+                "%(pod)s could not release %(uids)d idle uids yet",
+                pod=self._lease.name,
+                uids=len(self._unreleased),
+            )
 
     async def _each(self, release: Callable[[str], Awaitable[None]], uids: Sequence[str]) -> Sequence[str]:
         """Release uids, some at a time; return those that are left, as too many others failed."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._listening import ListeningTask
+from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import LinkInvalidation, PodRequest
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from stateful_route.server.link_checks import LinkChecks
     from stateful_route.server.operations import UidOperations
     from stateful_route.store.protocol import Store
-
-_log = logging.getLogger("stateful_route")
 
 
 class PodInvalidationListener(ListeningTask):
@@ -72,7 +70,7 @@ class PodInvalidationListener(ListeningTask):
         if incarnation == self._lease.incarnation:
             self._checks.doubt(self._owned.uids)
         if self._deaf:
-            _log.info("%s hears invalidations again", self._lease.name)
+            log.info("pod_invalidations_heard", "%(pod)s hears invalidations again", pod=self._lease.name)
         self._deaf = False
 
     async def _take_in(self, event: TopicEvent) -> None:
@@ -88,7 +86,12 @@ class PodInvalidationListener(ListeningTask):
     def _lose(self, error: StoreError) -> None:
         self._owned.interruptions += 1
         if not self._deaf:
-            _log.warning("%s hears no invalidations: %s", self._lease.name, error)
+            log.warning(
+                "pod_invalidations_not_heard",
+                "%(pod)s hears no invalidations: %(error)s",
+                pod=self._lease.name,
+                error=error,
+            )
         self._deaf = True
 
     async def _ask_for_life(self) -> None:

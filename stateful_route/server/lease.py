@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from stateful_route._log import Told
 from stateful_route.errors import LifecycleError, StoreUnavailableError
 from stateful_route.lives import Life
 from stateful_route.models import ENDED_TENURE_SECONDS, PodLife, Topic
@@ -65,11 +66,17 @@ class PodLease:
         """The highest incarnation of this pod that a link names; the next life is to be above."""
 
     @property
-    def name(self) -> str:
+    def name(self) -> Told:
         """What the pod is called in log lines and in messages."""
         server = self.server
         which = "a pod" if server.pod_index is None else f"pod {server.pod_index}"
-        return f"{which} of {server.service_name!r} ({server.pod_name})"
+        return Told(
+            f"{which} of {server.service_name!r} ({server.pod_name})",
+            namespace=server.namespace,
+            service_name=server.service_name,
+            pod_index=server.pod_index,
+            pod_name=server.pod_name,
+        )
 
     @property
     def pod_index(self) -> int | None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stateful_route import _processes
+from stateful_route._log import log
 from stateful_route.errors import ConfigError
 from stateful_route.lives import SUFFIX, LifeRecord
 
 if TYPE_CHECKING:
     from stateful_route.lives import Life
-
-_log = logging.getLogger("stateful_route")
 
 _SETTING = "life_dir"
 
@@ -70,7 +68,12 @@ class LifeFile:
             beside.replace(path)
         except OSError as error:
             if not self._failed:
-                _log.warning("%s cannot be written, so who sees this process end cannot end its life: %s", path, error)
+                log.warning(
+                    "life_file_not_written",
+                    "%(path)s cannot be written, so who sees this process end cannot end its life: %(error)s",
+                    path=path,
+                    error=error,
+                )
             self._failed = True
         else:
             self._failed = False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._background.backoff import Backoff
+from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError, StoreProtocolError
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from stateful_route.server.heartbeats import Heartbeats
     from stateful_route.server.operations import UidOperations
-
-_log = logging.getLogger("stateful_route")
 
 # Links of uids that are held, and releases without an answer, that are looked at with each heartbeat.
 _LOOKS, _SETTLED = 100, 16
@@ -68,7 +66,7 @@ class LinkChecks:
         try:
             left = await self.look_at(uids)
         except Exception:  # noqa: BLE001 - it was logged, and one error ends no looking for good
-            _log.exception("%s could not look at links", self._lease.name)
+            log.exception("link_check_failed", "%(pod)s could not look at links", pod=self._lease.name)
             left = uids
         self._doubtful.update(dict.fromkeys(left))
         return len(left) < len(self._doubtful) or not left

@@ -31,7 +31,10 @@ class OwnedUids:
         self.idle = IdleQueue(care_seconds)
         """The uids that are released once nobody has used them for a while."""
         self.placed_total = 0
-        self.faults = FaultLog("a callback for the loss of %r failed", "the callbacks for %d more losses failed")
+        self.faults = FaultLog(
+            one=("loss_callback_failed", "a callback for the loss of %(uid)r failed"),
+            more=("loss_callbacks_failed", "the callbacks for %(uids)d more losses failed"),
+        )
         self.stale: dict[str, None] = {}
         """Uids that an older life of this process held: they are to be claimed again."""
         self.unsure: dict[str, set[int]] = {}

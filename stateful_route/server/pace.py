@@ -16,8 +16,9 @@ _FIRST, _LEAST, _MOST = 8.0, 2.0, 64.0
 # Seconds without an owner up to which there may be more at the same time, and above which there are to be fewer.
 _GOOD, _BAD = 0.005, 0.012
 _MORE, _FEWER = 0.5, 0.8
-# The share of the time that is left which the rest may take at the present rate; and the weight of the last interval.
+# The share of the time that is left which the rest may take at the present rate; and the least weight of an interval.
 _IN_TIME, _WEIGHT = 0.9, 0.05
+_LEAST_TIME = 0.001
 # Seconds after which a hand-off is slow: it may wait for what runs, or for ever.
 _LENT_AFTER = 0.1
 
@@ -39,14 +40,22 @@ class Pace:
         self._spared = 0
         self._hurries = False
         self._interval = 0.0
+        """Seconds between two that leave: a moving mean."""
+        self._intervals = 0
         self._left_at: float | None = None
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
 
     def hurry(self, left: int, seconds: float) -> None:
-        """Take in how many are to be handed off in how many seconds: there are more at a time if that is needed."""
-        self._hurries = left * self._interval > _IN_TIME * seconds
-        if self._hurries:
-            self.limit = min(_MOST, self.limit + _MORE)
+        """Take in how many are to come yet, and in how many seconds all have to be done: more at a time, if need be.
+
+        Those inside, and those that wait here, are to be done as well.
+        """
+        left += self._inside + len(self._waiting)
+        share = left * self._interval / max(_IN_TIME * seconds, _LEAST_TIME)
+        self._hurries = share > 1.0
+        if self._hurries:  # the later that is seen, the faster
+            self.limit = min(_MOST, self.limit + _MORE * share)
+            self._wake_many()
 
     def note(self, seconds: float) -> None:
         """Take in for how long a uid had no owner."""
@@ -59,19 +68,21 @@ class Pace:
 
     async def __aenter__(self) -> None:
         """Wait until there are few enough."""
-        while self._free() <= 0:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except BaseException:
-                if not turn.cancelled():
-                    self._wake()  # it was this one's turn
-                raise
-            finally:
-                if turn in self._waiting:
+        if self._free() > 0 and not self._waiting:
+            self._inside += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.cancelled():
+                with contextlib.suppress(ValueError):  # if it was cancelled as its place came
                     self._waiting.remove(turn)
-        self._inside += 1
+            else:  # it has a place, which is the next one's now
+                self._inside -= 1
+                self._wake_many()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -80,7 +91,9 @@ class Pace:
         self._inside -= 1
         now = asyncio.get_running_loop().time()
         if self._left_at is not None:
-            self._interval += _WEIGHT * (min(now - self._left_at, 1.0) - self._interval)
+            self._intervals += 1
+            weight = max(_WEIGHT, 1 / self._intervals)
+            self._interval += weight * (min(now - self._left_at, 1.0) - self._interval)
         self._left_at = now
         self._wake_many()
 
@@ -108,12 +121,9 @@ class Pace:
         return min(int(self.limit), int(_MOST) - self._lent) - self._inside
 
     def _wake_many(self) -> None:
-        for _ in range(self._free()):
-            self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
+        """Give the places that are free to those that wait."""
+        while self._waiting and self._free() > 0:
             turn = self._waiting.popleft()
-            if not turn.done():
+            if not turn.cancelled():
+                self._inside += 1
                 turn.set_result(None)
-                return

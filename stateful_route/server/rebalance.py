@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
+from stateful_route._log import log
 from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
 from stateful_route.server.receivers import PodSample
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from stateful_route.models import PodTable
     from stateful_route.server.hand_over import HandOver
     from stateful_route.store.protocol import Store
-
-_log = logging.getLogger("stateful_route")
 
 # What is not owned is passed over; so many names are looked at above what the pod owns, should they never end.
 _NAMES = 1000
@@ -101,7 +100,7 @@ class Rebalancer:
         try:
             table = await self._pods.read()
         except StoreError as error:
-            _log.debug("no rebalancing: %s", error)
+            log.debug("rebalancing_skipped", "no rebalancing: %(error)s", error=error)
             return
         count = links_to_shed(
             table, self._lease.pod_index, tolerance=self._tolerance, share=self._share, shedding=self._shedding
@@ -116,9 +115,15 @@ class Rebalancer:
             try:
                 self.moved += await self._hand_over.let_go(uid)
             except StoreError as error:
-                _log.info("rebalancing stops for now: %s", error)
+                log.info("rebalancing_paused", "rebalancing stops for now: %(error)s", error=error)
                 break
-        _log.info("%s let %d of %d links go", self._lease.name, self.moved - before, len(self._owned))
+        log.info(
+            "rebalanced",
+            "%(pod)s let %(uids)d of %(owned)d links go",
+            pod=self._lease.name,
+            uids=self.moved - before,
+            owned=len(self._owned),
+        )
 
     def _choose(self, count: int) -> list[str]:
         """Return what ``movable`` names and the pod owns, before any of it goes: it may name what then changes.
@@ -142,16 +147,17 @@ class Rebalancer:
         """Log a fault, and not again in each period until it is over, or another one comes."""
         again = type(error) is self._fault
         self._fault = type(error)
-        _log.log(
+        log.log(
             logging.DEBUG if again else logging.ERROR,
-            "rebalancing of %s fails, and is tried again each period",
-            self._lease.name,
+            "rebalancing_failed",
+            "rebalancing of %(pod)s fails, and is tried again each period",
+            pod=self._lease.name,
             exc_info=error,
         )
 
     def _note_none(self) -> None:
         if self._fault is not None:
-            _log.info("rebalancing of %s works again", self._lease.name)
+            log.info("rebalancing_recovered", "rebalancing of %(pod)s works again", pod=self._lease.name)
         self._fault = None
 
 

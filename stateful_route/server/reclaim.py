@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import Tasks
+from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.server.operations import UidOperations
-
-_log = logging.getLogger("stateful_route")
 
 # Uids that are claimed again at the same time: a hundred pods that do so keep the store busy, and let it answer within
 # a few milliseconds.
@@ -61,13 +59,23 @@ class Reclaim:
                 self._answered = False
                 failure = await self._claim_all()
                 if failure is not None and not self._answered:
-                    _log.warning("%s could not claim all of its uids again yet: %s", self._lease.name, failure)
+                    log.warning(
+                        "uids_not_reclaimed",
+                        "%(pod)s could not claim all of its uids again yet: %(error)s",
+                        pod=self._lease.name,
+                        error=failure,
+                    )
                     return
             await publish()
         except LifecycleError:
             return  # it owns nothing for good
         except StoreError as error:
-            _log.debug("%s could not say yet that it has claimed all again: %s", self._lease.name, error)
+            log.debug(
+                "reclaim_not_announced",
+                "%(pod)s could not say yet that it has claimed all again: %(error)s",
+                pod=self._lease.name,
+                error=error,
+            )
 
     async def _claim_all(self) -> StoreError | None:
         """Claim each uid of an older life, 16 at a time; what another pod has by now is lost.

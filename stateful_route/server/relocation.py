@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
 from stateful_route.errors import StoreError
 from stateful_route.models import Outcome, PodLife
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from stateful_route.server.operations import UidOperations
     from stateful_route.server.ownership import Ownership
     from stateful_route.store.protocol import Store
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds for which it is asked again whether a link has moved, and between two questions.
 _KNOW_WITHIN, _PAUSE = 5.0, 0.05
@@ -87,7 +85,13 @@ class Relocation:
                 if not unsure:
                     return None
                 if loop.time() >= until:
-                    _log.warning("whether %r has moved to pod %d is not known: %s", handle.uid, to.pod_index, error)
+                    log.warning(
+                        "move_unknown",
+                        "whether %(uid)r has moved to pod %(pod_index)d is not known: %(error)s",
+                        uid=handle.uid,
+                        pod_index=to.pod_index,
+                        error=error,
+                    )
                     self._operations.owned.forget(handle.uid)
                     raise
                 await asyncio.sleep(_PAUSE)

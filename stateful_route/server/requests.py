@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import logging
 from typing import TYPE_CHECKING, cast
 
 from stateful_route._background.tasks import Tasks
+from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError, StoreError
 from stateful_route.models import Asked
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from stateful_route.models import PodRequest, PodTable
     from stateful_route.server.hand_over import HandOver
     from stateful_route.store.protocol import OperatorStore, Store
-
-_log = logging.getLogger("stateful_route")
 
 # Requests that are being done; more are dropped, and whoever asked asks again, or hears that nothing came of it.
 _AT_ONCE = 256
@@ -51,7 +49,13 @@ class PodRequests:
         if request.name in self._known:
             return
         if len(self._tasks) >= _AT_ONCE:
-            _log.warning("%s drops a request to %s: %d are under way", self._lease.name, request.asked, _AT_ONCE)
+            log.warning(
+                "operator_request_dropped",
+                "%(pod)s drops a request to %(asked)s: %(under_way)d are under way",
+                pod=self._lease.name,
+                asked=request.asked,
+                under_way=_AT_ONCE,
+            )
             return
         self._known.append(request.name)
         self._tasks.start(self._do(request), f"request to {request.asked} of {self._lease.name}")
@@ -64,26 +68,49 @@ class PodRequests:
         name, asked = self._lease.name, request.asked
         try:
             if not await self._is_asked(request):
-                _log.debug("%s ignores a request to %s that nobody makes now", name, asked)
+                log.debug(
+                    "operator_request_withdrawn",
+                    "%(pod)s ignores a request to %(asked)s that nobody makes now",
+                    pod=name,
+                    asked=asked,
+                )
                 return
             table = await self._read(request)
         except StoreError as error:
-            _log.info("%s cannot tell whether a request to %s is in time: %s", name, asked, error)
+            log.info(
+                "operator_request_unchecked",
+                "%(pod)s cannot tell whether a request to %(asked)s is in time: %(error)s",
+                pod=name,
+                asked=asked,
+                error=error,
+            )
             self._known.remove(request.name)  # it may be heard again
             return
         try:
             if table.now > request.deadline:
-                _log.info("%s ignores a request to %s: it is %.1f s late", name, asked, table.now - request.deadline)
+                log.info(
+                    "operator_request_late",
+                    "%(pod)s ignores a request to %(asked)s: it is %(seconds).1f s late",
+                    pod=name,
+                    asked=asked,
+                    seconds=table.now - request.deadline,
+                )
             elif asked is Asked.MOVE:
                 await self._move(request, table)
             elif asked is Asked.DRAIN:
-                _log.info("%s drains, as an operator asks", name)
+                log.info("operator_drain", "%(pod)s drains, as an operator asks", pod=name)
                 await self._drain()
             else:
-                _log.info("%s takes new uids again, as an operator asks", name)
+                log.info("operator_undrain", "%(pod)s takes new uids again, as an operator asks", pod=name)
                 await self._undrain()
         except StatefulRouteError as error:
-            _log.warning("%s has not done what an operator asks, to %s: %s", name, asked, error)
+            log.warning(
+                "operator_request_failed",
+                "%(pod)s has not done what an operator asks, to %(asked)s: %(error)s",
+                pod=name,
+                asked=asked,
+                error=error,
+            )
 
     async def _is_asked(self, request: PodRequest) -> bool:
         """Whether the store has that request: who may only publish makes a pod look, and do nothing."""
@@ -99,5 +126,11 @@ class PodRequests:
         target = next((pod for pod in table.pods if pod.pod_index == to), None)
         may_go = target is not None and target.is_routable(table.now) and to != self._lease.pod_index
         moved = uid is not None and target is not None and may_go and await self._hand_over.move(uid, target.life)
-        what = "moves %r to pod %s, as an operator asks" if moved else "does not move %r to pod %s, as an operator asks"
-        _log.info(f"%s {what}", self._lease.name, uid, to)
+        pod = self._lease.name
+        if moved:
+            log.info(
+                "operator_move", "%(pod)s moves %(uid)r to pod %(to)s, as an operator asks", pod=pod, uid=uid, to=to
+            )
+        else:
+            text = "%(pod)s does not move %(uid)r to pod %(to)s, as an operator asks"
+            log.info("operator_move_refused", text, pod=pod, uid=uid, to=to)

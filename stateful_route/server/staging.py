@@ -46,7 +46,8 @@ class Staging:
         self.adopted = 0
         """How many states were adopted since the start."""
         self.faults = FaultLog(
-            "the state of %r could not be adopted: it is lost", "%d more states could not be adopted"
+            one=("adoption_failed", "the state of %(uid)r could not be adopted: it is lost"),
+            more=("adoptions_failed", "%(uids)d more states could not be adopted"),
         )
         self._adoptions: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import Tasks
+from stateful_route._log import log
 from stateful_route.errors import StoreError
 from stateful_route.models import Outcome, PodLife
 from stateful_route.server.pace import Pace
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from stateful_route.server.ownership import Ownership
     from stateful_route.server.parcels import StateCarrier
     from stateful_route.server.receivers import Receivers
-
-_log = logging.getLogger("stateful_route")
 
 # How many pods are asked to take a state.
 _ATTEMPTS = 3
@@ -121,7 +119,12 @@ class Travel:
             try:
                 pod = await self._receivers.choose(tried, only=to)
             except StoreError as error:
-                _log.debug("%r stays, as no pod could be chosen: %s", handle.uid, error)
+                log.debug(
+                    "move_without_target",
+                    "%(uid)r stays, as no pod could be chosen: %(error)s",
+                    uid=handle.uid,
+                    error=error,
+                )
                 return Fate.REFUSED, None
             if pod is None:
                 break
@@ -144,7 +147,13 @@ class Travel:
             async with asyncio.timeout(_SEND_WITHIN + _PER_BYTE * len(parcel.data)):
                 life = await self._carrier.send(pod, parcel)
         except Exception as error:  # noqa: BLE001 - the carrier's: another pod may be reached
-            _log.debug("pod %d does not take the state of %r: %s", pod.pod_index, parcel.uid, error)
+            log.debug(
+                "state_not_taken",
+                "pod %(pod_index)d does not take the state of %(uid)r: %(error)s",
+                pod_index=pod.pod_index,
+                uid=parcel.uid,
+                error=error,
+            )
             self._tell(pod, Verdict(parcel.uid, parcel.move, moved=False))
             return None
         except asyncio.CancelledError:
@@ -188,7 +197,13 @@ class Travel:
                 if not may_have_moved:
                     return Verdict(parcel.uid, parcel.move, moved=False)
                 if loop.time() >= until:
-                    _log.warning("whether %r has moved to pod %d is not known: %s", parcel.uid, life.pod_index, error)
+                    log.warning(
+                        "move_unknown",
+                        "whether %(uid)r has moved to pod %(pod_index)d is not known: %(error)s",
+                        uid=parcel.uid,
+                        pod_index=life.pod_index,
+                        error=error,
+                    )
                     return Verdict(parcel.uid, parcel.move, moved=None)
                 await asyncio.sleep(_PAUSE)
                 continue
@@ -210,7 +225,13 @@ class Travel:
             async with asyncio.timeout(_SETTLE_WITHIN):
                 await self._carrier.settle(pod, verdict)
         except Exception as error:  # noqa: BLE001 - the carrier's: the receiver finds out by itself
-            _log.debug("pod %d could not be told what came of %r: %s", pod.pod_index, verdict.uid, error)
+            log.debug(
+                "verdict_not_told",
+                "pod %(pod_index)d could not be told what came of %(uid)r: %(error)s",
+                pod_index=pod.pod_index,
+                uid=verdict.uid,
+                error=error,
+            )
         finally:
             done.set()
 

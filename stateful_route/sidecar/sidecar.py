@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import attrs
 from stateful_route import _processes
 from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import cancel_and_wait, log_failure
+from stateful_route._log import Told, log
 from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
 from stateful_route.sidecar.watch import until_gone
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from stateful_route.lives import Life, LifeRecord
     from stateful_route.sidecar.folder import LivesFolder, Version
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds between two looks at the folder, and between two attempts to end a life: the first pause, and the longest one.
 _LOOK = 0.2
@@ -95,7 +93,11 @@ class Sidecar:
                     failing = False
                 except StoreError as error:
                     if not failing:
-                        _log.warning("if a process ended now, its life could not be ended: %s", error)
+                        log.warning(
+                            "rehearsal_failed",
+                            "if a process ended now, its life could not be ended: %(error)s",
+                            error=error,
+                        )
                     failing = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_REHEARSES):
@@ -107,7 +109,7 @@ class Sidecar:
             found = self._folder.look()
         except OSError as error:
             if not self._unreadable:
-                _log.warning("the folder of the lives cannot be read: %s", error)
+                log.warning("life_folder_not_read", "the folder of the lives cannot be read: %(error)s", error=error)
             self._unreadable = True
             return
         self._unreadable = False
@@ -123,15 +125,18 @@ class Sidecar:
         try:
             record = self._folder.read(name)
         except (OSError, InvalidArgumentError) as error:
-            _log.warning("%s is no file of a life: %s", name, error)
+            log.warning("life_file_not_read", "%(file)s is no file of a life: %(error)s", file=name, error=error)
             return False
         if record is None:
             return True
         if record.host != self._host:
-            message = "the process of %s is of another boot or process namespace (%s, not %s): its end cannot be seen"
-            _log.warning(message, name, record.host, self._host)
+            text = (
+                "the process of %(file)s is of another boot or process namespace (%(host)s, not %(own_host)s): its end "
+                "cannot be seen"
+            )
+            log.warning("life_file_foreign", text, file=name, host=record.host, own_host=self._host)
             return False
-        _log.info("process %d has the life %s", record.pid, record.life)
+        log.info("process_watched", "process %(pid)d has the life %(life)s", pid=record.pid, life=_told(record.life))
         service = record.life.namespace, record.life.service_name
         if service not in self._services and len(self._services) < _MOST_REHEARSED:
             self._services[service] = attrs.evolve(record.life, incarnation=NO_LIFE)
@@ -166,9 +171,30 @@ class Sidecar:
                     try:
                         if await self._end_life(record.life):
                             self.ended += 1
-                            _log.info("process %d is gone: its life %s is ended", record.pid, record.life)
+                            log.info(
+                                "process_gone",
+                                "process %(pid)d is gone: its life %(life)s is ended",
+                                pid=record.pid,
+                                life=_told(record.life),
+                            )
                             return
                     except StoreError as error:
                         why = error
                     await asyncio.sleep(backoff.next())
-        _log.warning("process %d is gone; its life %s ends with its lease: %s", record.pid, record.life, why)
+        log.warning(
+            "process_life_not_ended",
+            "process %(pid)d is gone; its life %(life)s ends with its lease: %(error)s",
+            pid=record.pid,
+            life=_told(record.life),
+            error=why,
+        )
+
+
+def _told(life: Life) -> Told:
+    return Told(
+        str(life),
+        namespace=life.namespace,
+        service_name=life.service_name,
+        pod_index=life.pod_index,
+        incarnation=life.incarnation,
+    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
 from stateful_route.web.errors import DisconnectedError
 from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket, is_events, reconnects
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     App = Callable[[Any, Any, Any], Awaitable[None]]
 
-_log = logging.getLogger("stateful_route")
 
 # Seconds that an app has to end an event stream or a WebSocket whose client is gone, until it is cancelled.
 _GRACE = 2.0
@@ -222,7 +221,11 @@ class AppRun:
     def _cancel(self) -> None:
         if self._task is not None:
             uid = None if self.tenant is None else self.tenant.uid
-            _log.warning("the app did not end a stream of %r whose client is gone: it is cancelled", uid)
+            log.warning(
+                "app_cancelled",
+                "the app did not end a stream of %(uid)r whose client is gone: it is cancelled",
+                uid=uid,
+            )
             self._interrupt(self._task)
 
     def _disconnect(self) -> Message:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote
 
 import attrs
 
+from stateful_route._log import log
 from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.route import StatefulRoute
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.settings import Scope, Uids
-
-_log = logging.getLogger("stateful_route")
 
 AskedBy: TypeAlias = Literal["nginx", "haproxy", "caddy", "traefik", "envoy"]
 """A proxy, and so how it tells what it was asked."""
@@ -290,10 +288,11 @@ class StickyDecide(Started):
         now = asyncio.get_running_loop().time()
         if now - self._logged >= _QUIET:
             self._logged = now
-            _log.warning(
-                "pod %d publishes no address for proxies: give StickyMiddleware an http_address, or StickyDecide an "
-                "address",
-                there.pod_index,
+            log.warning(
+                "http_address_missing",
+                "pod %(pod_index)d publishes no address for proxies: give StickyMiddleware an http_address, or "
+                "StickyDecide an address",
+                pod_index=there.pod_index,
             )
 
     # Starting -----------------------------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import attrs
 
+from stateful_route._log import log
 from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
 from stateful_route.web.answers import answer
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from stateful_route.web.statistics import CarriedFate, WebStatistics
     from stateful_route.web.uids.found import Found
     from stateful_route.web.upstream.app import Upstream
-
-_log = logging.getLogger("stateful_route")
 
 _FATES: dict[Carried, CarriedFate] = {
     Carried.DONE: "forwarded",
@@ -386,8 +384,8 @@ async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:
     try:
         return await carrying
     except AnswerCutError as error:
-        _log.warning("an answer was cut off: %s", error)
+        log.warning("answer_cut_off", "an answer was cut off: %(error)s", error=error)
         return Outcome(Carried.DONE)  # without its end: the web server closes the connection
     except PeerError as error:
-        _log.warning("a peer's answer cannot be read: %s", error)
+        log.warning("peer_answer_unreadable", "a peer's answer cannot be read: %(error)s", error=error)
         return Outcome(Carried.LOST)

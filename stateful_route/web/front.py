@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
-import logging
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.tasks import outlast
+from stateful_route._log import log
 from stateful_route.errors import (
     ConfigError,
     InvalidArgumentError,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from stateful_route.web.shortcut.running import Way
     from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import UidSources
-
-_log = logging.getLogger("stateful_route")
 
 MARK = "stateful_route.web"
 """In a lifespan scope: that it went through one of these."""
@@ -129,7 +127,7 @@ class Started(abc.ABC):
         try:
             await self.start()
         except StatefulRouteError as error:
-            _log.error("%s cannot start: %s", type(self).__name__, error)
+            log.error("start_failed", "%(part)s cannot start: %(error)s", part=type(self).__name__, error=error)
             await answer(scope, send, UNAVAILABLE, "this process has not started")
             return False
         return True
@@ -186,7 +184,9 @@ class Started(abc.ABC):
             except (StoreUnavailableError, StoreTimeoutError) as error:
                 if loop.time() >= until:
                     raise
-                _log.warning("%s tries again to start: %s", type(self).__name__, error)
+                log.warning(
+                    "start_retried", "%(part)s tries again to start: %(error)s", part=type(self).__name__, error=error
+                )
                 await asyncio.sleep(_TRY_AGAIN)
         self._sources = sources = self._edge_settings.sources
         self._looks_further = bool(sources.body_limit) or sources.issued is not None
@@ -364,7 +364,8 @@ def _warn_of_a_hidden_handler() -> None:
     loop = asyncio.get_running_loop()
     of_loop = getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is loop
     if of_loop and handler_of(loop, signal.SIGTERM) is None:
-        _log.warning(
+        log.warning(
+            "server_stops_at_once",
             "at SIGTERM this web server stops at once, and the uids are handed over after that: it has its handler in "
-            "an event loop that does not tell of it. Run it on the event loop of asyncio (docs/frameworks/servers.md)"
+            "an event loop that does not tell of it. Run it on the event loop of asyncio (docs/frameworks/servers.md)",
         )

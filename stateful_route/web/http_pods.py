@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.learning import Learning
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from stateful_route.web.not_served import NotServed
     from stateful_route.web.peer.carry import Message
     from stateful_route.web.uids.found import Found, UidSources
-
-_log = logging.getLogger("stateful_route")
 
 _ADDRESS = re.compile(r"(?:http://)?(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})/?")
 _MOST_PORT = 65535
@@ -103,7 +101,13 @@ class HttpPods:
         link = rooms.driver.set_linked_pod_if_absent
         pod_index = await link(rooms.namespace, learned.uid, rooms.service_name, there.pod_index)
         if pod_index != there.pod_index:
-            _log.warning("pod %d made %r, which pod %d has already", there.pod_index, learned.uid, pod_index)
+            log.warning(
+                "learned_uid_taken",
+                "pod %(pod_index)d made %(uid)r, which pod %(owner_index)d has already",
+                pod_index=there.pod_index,
+                uid=learned.uid,
+                owner_index=pod_index,
+            )
 
     def close(self) -> None:
         """Close the connections that are free."""

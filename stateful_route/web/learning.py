@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError
 from stateful_route.web.answers import UNAVAILABLE, answer
 from stateful_route.web.uids.request import AnswerHead, RequestHead
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from stateful_route.web.peer.carry import Message, Send
     from stateful_route.web.uids.found import Found, UidSources
-
-_log = logging.getLogger("stateful_route")
 
 
 class Learning:
@@ -88,7 +86,12 @@ class Learning:
         try:
             await self._claim(found)
         except StatefulRouteError as error:
-            _log.warning("%r was made by the app and could not be claimed: %s", found.uid, error)
+            log.warning(
+                "learned_uid_not_claimed",
+                "%(uid)r was made by the app and could not be claimed: %(error)s",
+                uid=found.uid,
+                error=error,
+            )
             self._dropped = True
             await answer(self._scope, self._send, UNAVAILABLE, "the session that was made cannot be kept now")
         return True

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from stateful_route.web.app_run import App
     from stateful_route.web.peer.carry import Message, Receive, Send
-
-_log = logging.getLogger("stateful_route")
 
 
 class Lifespan:
@@ -84,7 +82,7 @@ class Lifespan:
         try:
             await self._start()
         except StatefulRouteError as error:
-            _log.error("the middleware cannot start: %s", error)
+            log.error("start_failed", "the middleware cannot start: %(error)s", error=error, part="the middleware")
             await self._send({"type": "lifespan.startup.failed", "message": f"stateful_route: {error}"})
             return False
         self._started = True

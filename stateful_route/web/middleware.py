@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found
-
-_log = logging.getLogger("stateful_route")
 
 
 class StickyMiddleware(Front):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.tasks import Tasks, cancel_and_wait
+from stateful_route._log import log
 from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
 from stateful_route.models import LinkKind
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     Wait = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
 
-_log = logging.getLogger("stateful_route")
 
 # Seconds between two looks whether a uid is owned again, and that carried requests have to end when the process does.
 _LOOK = 0.02
@@ -244,7 +243,12 @@ class Pod:
         try:
             await tenant.ownership.release()
         except StatefulRouteError as error:
-            _log.warning("%r has ended and could not be released: %s", tenant.uid, error)
+            log.warning(
+                "ended_uid_not_released",
+                "%(uid)r has ended and could not be released: %(error)s",
+                uid=tenant.uid,
+                error=error,
+            )
 
     # What peers carry here ----------------------------------------------------------------------------------------
 
@@ -261,7 +265,7 @@ class Pod:
         except UpstreamLostError as error:
             exchange.refuse(Refusal(LOST if error.sent else LEAVING))
         except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
-            _log.exception("the app failed with a request that a peer carried here")
+            log.exception("carried_request_failed", "the app failed with a request that a peer carried here")
         finally:
             exchange.finish()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.web.errors import PeerUnreachableError
 from stateful_route.web.peer.address import PeerAddress
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import There
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
-
-_log = logging.getLogger("stateful_route")
 
 
 class Peers:
@@ -54,4 +52,10 @@ class Peers:
 
     def _log(self, pod_index: int, why: object) -> None:
         if self._quiet.allows(pod_index, asyncio.get_running_loop().time()):
-            _log.warning("pod %d of %r is not reached: %s", pod_index, self._rooms.service_name, why)
+            log.warning(
+                "peer_not_reached",
+                "pod %(pod_index)d of %(service_name)r is not reached: %(error)s",
+                pod_index=pod_index,
+                service_name=self._rooms.service_name,
+                error=why,
+            )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
 from stateful_route.errors import InvalidArgumentError
 from stateful_route.server.hand_over import Packed
 from stateful_route.web.pacing import BETWEEN_ENDS
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from stateful_route.server.ownership import Ownership
     from stateful_route.web.app_run import AppRun
     from stateful_route.web.uids.sources import UidSource
-
-_log = logging.getLogger("stateful_route")
 
 
 class Tenant:
@@ -230,7 +228,11 @@ class Tenants:
 
     def _reopen(self, tenant: Tenant) -> None:
         if tenant.closing and not tenant.lost:
-            _log.warning("%r was handed off and is not released: it is served here again", tenant.uid)
+            log.warning(
+                "uid_served_again",
+                "%(uid)r was handed off and is not released: it is served here again",
+                uid=tenant.uid,
+            )
             tenant.open()
 
     def runs(self) -> list[AppRun]:

@@ -198,16 +198,16 @@ def copied() -> list[str]:
     return str(line).split()
 
 
-def make_secrets(folder: Path) -> dict[str, dict[str, str]]:
+def make_secrets(folder: Path, *release: str) -> dict[str, dict[str, str]]:
     """Run secrets.sh with a kubectl that keeps what it is given; files are laid as Kubernetes mounts them."""
     tools, given = folder / "tools", folder / "applied"
     tools.mkdir()
     kubectl = tools / "kubectl"
-    kubectl.write_text(f'#!/bin/sh\n[ "$*" = "apply -f -" ] && cat > {given}\n')
+    kubectl.write_text(f'#!/bin/sh\n[ "$*" = "create -f -" ] && cat > {given}\n')
     kubectl.chmod(0o700)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["/bin/sh", str(EXAMPLE / "secrets.sh")], check=True, env={"PATH": path})
+    subprocess.run(["/bin/sh", str(EXAMPLE / "secrets.sh"), *release], check=True, env={"PATH": path})
     made = {each["metadata"]["name"]: each["stringData"] for each in yaml.safe_load_all(given.read_text())}
-    for key, text in made["valkey"].items():
+    for key, text in made["-".join([*release, "valkey"])].items():
         (folder / f"valkey-{key}").write_text(text)
     return made

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ import psutil
 import pytest
 
 from stateful_route import StatefulRoute
+from tests.kubernetes import chart
 from tests.kubernetes.api_server import api_server
 from tests.kubernetes.node import Node
 from tests.kubernetes.rendered import EXAMPLE, render
@@ -73,6 +77,69 @@ async def test_base(node: Node) -> None:
     assert took < 10.0  # with one room; the grace period is for the deadlines of the drain
     assert await gateway.terminated() < 10.0
     await redis.terminated()
+
+
+@manifests("base")
+@pytest.mark.parametrize("longer", [False, True], ids=["within the lease", "longer"])
+async def test_valkey_away(node: Node, longer: bool) -> None:
+    """An empty Valkey that is back within a lease costs nothing; later, the room begins anew, as nobody can tell."""
+    redis = await node.redis_started()
+    pod = await node.start("room", STATEFUL_ROUTE_HEARTBEAT="0.5" if longer else "4").started()
+    talking = asyncio.create_task(say(pod, "tea", "hello"))
+    await eventually(lambda: said(pod, "tea", 1))
+    redis.kill()
+
+    async def refused() -> bool:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return (await http.get(f"{pod.url}/rooms/tea")).status_code == 503
+
+    if longer:
+        await eventually(refused)
+        assert pod.passes("livenessProbe")
+    await node.redis_started()
+    if longer:
+        assert 1012 == await talking
+        await eventually(_not(refused))
+    else:
+        await eventually(_registered(node))
+    history = (await served(pod, "tea"))["history"]
+    talking.cancel()
+
+    assert ([] if longer else [{"text": "hello"}]) == history
+
+
+def _not(what: Any) -> Any:
+    async def negated() -> bool:
+        return not await what()
+
+    return negated
+
+
+def _registered(node: Node) -> Any:
+    async def registered() -> bool:
+        async with StatefulRoute.from_url(node.url) as route:
+            return bool((await route.store.read_pods("default", "room")).pods)
+
+    return registered
+
+
+@manifests("base")
+@pytest.mark.parametrize("to_ordinals", [False, True], ids=["to leases", "to ordinals"])
+async def test_change_of_kind(node: Node, to_ordinals: bool) -> None:
+    """From a StatefulSet to a Deployment the rooms are handed over; the other way round they begin anew."""
+    leased: dict[str, str] = {}
+    ordinal = {"host": "room-0", "STATEFUL_ROUTE_INDEX_IS_EXCLUSIVE": "true"}
+    await node.redis_started()
+    old = await node.start("room", **(leased if to_ordinals else ordinal)).started()
+    talking = asyncio.create_task(say(old, "tea", "hello"))
+    await eventually(lambda: said(old, "tea", 1))
+    new = await node.start("room", **(ordinal if to_ordinals else leased)).started()
+    await old.terminated()
+    after = await served(new, "tea")
+
+    assert 1012 == await talking
+    assert new.process.pid == after["pid"]
+    assert ([] if to_ordinals else [{"text": "hello"}]) == after["history"]
 
 
 @manifests("overlays/statefulset")
@@ -168,3 +235,31 @@ async def test_autoscale(node: Node, tmp_path_factory: pytest.TempPathFactory) -
         assert await scaler.terminated() < 10.0
 
     assert 'stateful_route_service_links{service="room"} 3\n' in told
+
+
+@pytest.mark.skipif(chart.found() is None, reason=chart.WITHOUT)
+async def test_chart(tmp_path: Path) -> None:
+    """With other ports, another namespace and times, what the chart prints serves too, and a room outlives its pod.
+
+    The command of its notes lists the pods, with the rights of the app.
+    """
+    more = {"port": 9000, "peerPort": 9001, "namespace": "games", "drain.deadlineSeconds": 7, "kind": "StatefulSet"}
+    with Node(tmp_path, chart.rendered(release="tea", values=more)) as node:
+        await node.redis_started()
+        pods = [await node.start("room", host=f"tea-{ordinal}").started() for ordinal in range(2)]
+        gateway = await node.start("gateway").started()
+        talking = asyncio.create_task(say(gateway, "tea", "hello"))
+        await eventually(lambda: said(gateway, "tea", 1))
+        before = await served(gateway, "tea")
+        owner = next(pod for pod in pods if pod.process.pid == before["pid"])
+        env = {**os.environ, "STATEFUL_ROUTE_URL": node.url, "STATEFUL_ROUTE_NAMESPACE": "games"}
+        command = [sys.executable, "-m", "stateful_route.cli", "pods", "--service", "room", "--json"]
+        listed = await asyncio.to_thread(subprocess.run, command, env=env, check=True, capture_output=True, text=True)
+        assert all(pod.passes(probe) for pod in (*pods, gateway) for probe in PROBES)
+        await owner.terminated()
+        after = await served(gateway, "tea")
+
+        assert 1012 == await talking
+        assert [{"text": "hello"}] == before["history"] == after["history"]
+        assert [0, 1] == [pod["podIndex"] for pod in json.loads(listed.stdout)["pods"]]
+        assert await gateway.terminated() < 10.0

@@ -22,6 +22,7 @@ from stateful_route import (
     StoreError,
     StoreProtocolError,
 )
+from stateful_route._log import EVENT, PREFIX
 from stateful_route.models import Asked, LinkKey, PodLife, PodReport, PodRequest, Topic
 from stateful_route.ops import Operator
 from stateful_route.store.redis.events import parse, request_message
@@ -458,6 +459,31 @@ class TestRequests:
             store.release_held()
 
         assert "drops a request" in caplog.text
+        assert {("stateful_route.operator_request_dropped", "undrain", namespace)} == {
+            (vars(record)[EVENT], vars(record)[PREFIX + "asked"], vars(record)[PREFIX + "namespace"])
+            for record in caplog.records
+        }
+
+    async def test_told(
+        self, route: StatefulRoute, make_pod: Callable[..., ServerDriver], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The log says what a pod does as it was asked, and a program can read it."""
+        with caplog.at_level("INFO", "stateful_route"):
+            async with make_pod(0) as pod, make_pod(1):
+                await pod.claim("alice")
+                await route.operator().move(SERVICE, "alice", 1)
+                await route.operator().drain(SERVICE, 0)
+        told = {
+            vars(record)[EVENT].removeprefix(PREFIX): (
+                vars(record)[PREFIX + "pod.name"],
+                vars(record).get(PREFIX + "uid"),
+                vars(record).get(PREFIX + "to"),
+            )
+            for record in caplog.records
+            if "operator_" in vars(record)[EVENT]
+        }
+
+        assert {"operator_move": ("room-0", "alice", 1), "operator_drain": ("room-0", None, None)} == told
 
 
 def request_parts(namespace: str) -> dict[str, Any]:

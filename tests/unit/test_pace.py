@@ -67,6 +67,25 @@ async def test_more_as_the_time_runs_out() -> None:
     assert 64 == pace.limit
 
 
+async def test_those_that_wait_count() -> None:
+    """The last ones are all in the queue or inside: more are let in if these would not be done in time."""
+    pace, inside, leave = Pace(), set[int](), asyncio.Event()
+    for _ in range(20):
+        async with pace:
+            await asyncio.sleep(0.005)
+    tasks = [asyncio.create_task(enter(pace, inside, number, leave)) for number in range(60)]
+    await eventually(lambda: len(inside) == 8)
+    pace.hurry(0, 60.0)
+    enough = pace.limit
+    for _ in range(100):
+        pace.hurry(0, 0.1)
+    await eventually(lambda: len(inside) == 60)
+    leave.set()
+    await asyncio.gather(*tasks)
+
+    assert 8 == enough
+
+
 async def test_a_slow_one_lends_its_place() -> None:
     """Who is slow while its uid is owned lets others in, 64 of both kinds at most; it comes back without waiting."""
     pace, inside, leave, slow = Pace(), set[int](), asyncio.Event(), asyncio.Event()

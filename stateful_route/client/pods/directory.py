@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import anyio
 from stateful_route._background.periodic import PeriodicTask
 from stateful_route._background.tasks import Tasks
 from stateful_route._deadline import within
+from stateful_route._log import log
 from stateful_route._single_flight import SingleFlight
 from stateful_route.client.coherence import Hearing, InvalidationListener
 from stateful_route.client.pods.service import ServicePods
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodState, TopicEvent
     from stateful_route.store.protocol import Store
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds: after the lease of a pod has ended, and between two looks at a pod that was reported unreachable.
 _AFTER_LEASE = 0.005
@@ -317,7 +315,11 @@ class PodDirectory:
 
     async def _read(self, service: ServicePods, version: int) -> None:
         if not await self._read_since(service, version):
-            _log.debug("the changes in the pods of %r are not all: they are read as a whole", service.service_name)
+            log.debug(
+                "pods_read_whole",
+                "the changes in the pods of %(service_name)r are not all: they are read as a whole",
+                service_name=service.service_name,
+            )
             await self._read_since(service, 0)
 
     async def _read_since(self, service: ServicePods, version: int | None) -> bool:
@@ -379,10 +381,17 @@ class PodDirectory:
         try:
             await (self._watch(service) if watch else self._look(service))
         except StoreError as error:
-            _log.debug("the pods of %r cannot be read: %s", service.service_name, error)
+            log.debug(
+                "pods_not_read",
+                "the pods of %(service_name)r cannot be read: %(error)s",
+                service_name=service.service_name,
+                error=error,
+            )
             return
         except Exception:  # noqa: BLE001 - of a store that keeps no contract: the next reading is made all the same
-            _log.exception("the pods of %r cannot be read", service.service_name)
+            log.exception(
+                "pods_not_read", "the pods of %(service_name)r cannot be read", service_name=service.service_name
+            )
             return
         if not service.reads.awaited:
             service.reads.awaited = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Self
 
 from stateful_route._background.periodic import PeriodicTask
+from stateful_route._log import log
 from stateful_route._validation import check_capacity, check_duration
 from stateful_route.errors import ConfigError, LifecycleError
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from stateful_route.server.load.sources import PodFacts
-
-_log = logging.getLogger("stateful_route")
 
 _MEMORY = 5.0  # long enough that one burst sends nobody away, short beside the life of a link
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of cgroup v2: "quota period" or "max period", in microseconds
@@ -171,9 +169,9 @@ class CpuUsage:
             return
         try:
             seen = await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
-        except Exception:  # noqa: BLE001 - of the operating system, or of the application's ``read``
+        except Exception as error:  # noqa: BLE001 - of the operating system, or of the application's ``read``
             if not self._failing:
-                _log.warning("the CPU usage cannot be read; the last mean stands", exc_info=True)
+                log.warning("cpu_not_read", "the CPU usage cannot be read; the last mean stands", exc_info=error)
             self._failing = True
             self._used_at = None
         else:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
 import math
 import time
 from collections import deque
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import anyio
 import attrs
 
+from stateful_route._log import log
 from stateful_route._validation import MAX_EXACT_INT, check_capacity, check_duration, check_fraction, check_seconds
 from stateful_route.errors import ConfigError, InvalidArgumentError
 from stateful_route.server.load.sampling import CpuUsage
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 FULL_LOAD = 1000
 _LEAST_STOP = 0.1
 _SLOW = 0.05  # of a heartbeat's second, time that the pod's event loop stands still
-
-_log = logging.getLogger("stateful_route")
 
 
 @attrs.frozen(kw_only=True)
@@ -323,24 +321,36 @@ class LoadMeter:
             try:
                 await self._entered.aclose()
             except Exception:  # noqa: BLE001 - code of the application: the pod has to come to its end all the same
-                _log.exception("the load source %r could not be stopped", self._source)
+                log.exception(
+                    "load_source_not_stopped", "the load source %(source)s could not be stopped", source=self._source
+                )
 
     def read(self, facts: PodFacts) -> int:
         """Return the load to publish, an int that Lua can carry. Never raises."""
         begin = self._clock()
         try:
             load = min(round(_as_load(self._source(facts))), MAX_EXACT_INT)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the application's: heartbeats must go on; it never waits
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's: heartbeats go on
             if not self._failing:
-                _log.warning("the load source %r fails; the last load stands", self._source, exc_info=True)
+                log.warning(
+                    "load_source_failed",
+                    "the load source %(source)s fails; the last load stands",
+                    source=self._source,
+                    exc_info=error,
+                )
             self._failing = True
             return facts.links if self._last is None else self._last
         if self._failing:
-            _log.info("the load source %r works again", self._source)
+            log.info("load_source_recovered", "the load source %(source)s works again", source=self._source)
         self._failing = False
         self._last = load
         taken = self._clock() - begin
         if taken > _SLOW and not self._slow:
             self._slow = True
-            _log.warning("the load source %r took %.3f s, for which the event loop stood still", self._source, taken)
+            log.warning(
+                "load_source_slow",
+                "the load source %(source)s took %(seconds).3f s, for which the event loop stood still",
+                source=self._source,
+                seconds=taken,
+            )
         return load

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import Tasks
+from stateful_route._log import log
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError
 from stateful_route.store.redis import codec, scripts
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from stateful_route.store.redis.keys import KeySpace
     from stateful_route.store.transport.base import Connections
 
-_log = logging.getLogger("stateful_route")
 
 _READ, _ADD = map(scripts.load, ("services", "add_service"))
 
@@ -77,8 +77,11 @@ class ServiceNames:
             await self._connections.run(call)
         except StoreError as error:
             self.added.pop((namespace, service_name), None)
-            text = "the service %r could not be added to those of its namespace, which get_link_service lists: %s"
-            _log.log(self._level, text, service_name, error)
+            text = (
+                "the service %(service_name)r could not be added to those of its namespace, which get_link_service "
+                "lists: %(error)s"
+            )
+            log.log(self._level, "service_not_listed", text, service_name=service_name, error=error)
             self._level = logging.DEBUG
 
     async def aclose(self) -> None:

@@ -7,7 +7,6 @@ one PING for a sign of life and one back-off, for 300 namespaces as for one.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 from collections import Counter
@@ -17,6 +16,7 @@ import attrs
 
 from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import log_failure
+from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError, StoreUnavailableError
 from stateful_route.store.transport.errors import translate
 from stateful_route.store.transport.subscription_session import Channel, SubscriptionSession
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.store.transport.base import Connections
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds between two connections. Those who listen in a task of their own (``ListeningTask``) wait besides, for longer.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -204,7 +202,7 @@ class SharedSubscription:
         except StoreError as error:
             return error
         except Exception as error:  # noqa: BLE001 - it is logged, and all have lost what they heard
-            _log.exception("the subscription ended by an unexpected error; it begins again")
+            log.exception("subscription_failed", "the subscription ended by an unexpected error; it begins again")
             self._backoff.exhaust()
             return translate(error, "listen", sent=True, writes=False)
 
@@ -222,7 +220,7 @@ class SharedSubscription:
             try:
                 listener.lose(error)
             except Exception:  # noqa: BLE001 - the others are told all the same
-                _log.exception("a listener failed to note that its subscription is lost")
+                log.exception("listener_not_told", "a listener failed to note that its subscription is lost")
 
     def confirmed(self, channel: Channel) -> None:
         """Note that the last command about a channel was answered."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 from collections import deque
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 import redis.exceptions
 
+from stateful_route._log import log
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.store.transport.errors import timed_out, translate
 
 if TYPE_CHECKING:
     from stateful_route.store.transport.subscriber import Subscriber
     from stateful_route.store.transport.subscription import ChannelListener, SharedSubscription
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds before a channel that was refused is asked for again, up to half of it random.
 _AFTER_REFUSAL = 2.0
@@ -143,7 +141,9 @@ class SubscriptionSession:
     def _refused(self, word: str, channel: Channel, error: StoreError) -> None:
         """Handle the refusal of a command: one to subscribe is a loss for those who wanted that channel alone."""
         if word == "UNSUBSCRIBE":
-            _log.debug("not unsubscribed from %s: %s", channel.name, error)
+            log.debug(
+                "channel_not_left", "not unsubscribed from %(channel)s: %(error)s", channel=channel.name, error=error
+            )
         elif not channel.in_flight:  # else it was left meanwhile
             channel.asked = channel.stands = False
             pause = _AFTER_REFUSAL * (1 - random.random() / 2)  # noqa: S311

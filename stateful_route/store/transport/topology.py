@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from stateful_route._log import log
 from stateful_route.embedded.server import start_embedded
 from stateful_route.errors import ConfigError
 from stateful_route.store.transport.base import connections_of
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.store.transport.base import Connections
-
-_log = logging.getLogger("stateful_route")
 
 
 @attrs.frozen
@@ -134,8 +132,9 @@ def _pipelined(client: Redis, limits: Limits) -> Opened:
 def _can_pipeline(kind: Any, settings: dict[str, Any]) -> bool:
     if can_take_over(kind(**settings)):
         return True
-    _log.warning(
-        "this release of redis-py is not known: its own connections are used, which are slower, without a cache"
+    log.warning(
+        "redis_py_unknown",
+        "this release of redis-py is not known: its own connections are used, which are slower, without a cache",
     )
     return False
 

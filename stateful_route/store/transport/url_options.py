@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
 import re
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,10 @@ import attrs
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 
+from stateful_route._log import log
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_log = logging.getLogger("stateful_route")
 
 # redis-py sends it as an int, and no server has as many.
 _MAX_DATABASE = 2**31 - 1
@@ -133,7 +132,11 @@ def read_options(query: str, scheme: str) -> dict[str, Any]:
             raise RefusedError(f"name=value for each option; the one at place {number} is none")
         ((name, value),) = parse_qsl(part, keep_blank_values=True)
         if name in _IGNORED:
-            _log.warning("the option %s of the URL does nothing here: calls have deadlines, and one connection", name)
+            log.warning(
+                "url_option_ignored",
+                "the option %(option)s of the URL does nothing here: calls have deadlines, and one connection",
+                option=name,
+            )
             continue
         if name not in allowed:
             raise RefusedError(_instead_of(name, number, allowed, scheme))

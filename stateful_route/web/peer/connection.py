@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from stateful_route._log import log
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
 from stateful_route.web.outlet import Outlet
 from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, MAX_PAYLOAD, Kind, kind_of
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream
-
-_log = logging.getLogger("stateful_route")
 
 _HIGH_WATER = 1024 * 1024
 # Bytes of one turn of the event loop that are handed to the transport at once: it says when it is full.
@@ -107,7 +105,7 @@ class Connection(asyncio.Protocol):
             if data:
                 self._read(self._rest + data if self._rest else data)
         except PeerProtocolError as error:
-            _log.warning("%r is closed: it sent %s", self, error)
+            log.warning("peer_closed", "%(peer)s is closed: it sent %(error)s", peer=self, error=error)
             self.abort(error)
 
     def _continue(self, data: bytes) -> bytes:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hmac
 import json
-import logging
 import os
 import secrets
 import stat
@@ -14,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from stateful_route._log import log
 from stateful_route.errors import ConfigError
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
 from stateful_route.web.peer.address import PeerAddress
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.web.peer.keys import PeerKey, PeerKeys
-
-_log = logging.getLogger("stateful_route")
 
 # Seconds that who connects has to prove who it is.
 _HELLO_WITHIN = 5.0
@@ -253,7 +251,7 @@ class PeerListener:
     def log(self, connection: AcceptedConnection, why: str) -> None:
         """Log that a connection is refused, unless one of the same address was a moment ago."""
         if self._quiet.allows(connection.host, asyncio.get_running_loop().time()):
-            _log.warning("%r is refused: %s", connection, why)
+            log.warning("peer_refused", "%(peer)s is refused: %(error)s", peer=connection, error=why)
 
     def close(self) -> None:
         """Take no more connections; those that are there go on."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 import attrs
 
 from stateful_route._background.tasks import Tasks
+from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError, StateRefusedError
 from stateful_route.models import PodLife
 from stateful_route.server.parcels import Parcel, Verdict
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from stateful_route.server.parcels import StateReceiver
     from stateful_route.web.peer.dialer import Dialer
     from stateful_route.web.peer.stream import Stream
-
-_log = logging.getLogger("stateful_route")
 
 # A state up to this size goes in one frame with what it is of, as the body of a request does.
 _SHORT = 64 * 1024
@@ -165,7 +163,7 @@ class PeerCarrier:
             stream.send(Kind.START, b"%d %d" % (life.pod_index, life.incarnation))
             await self._wait_for_word(stream, receiver, parcel)
         except StatefulRouteError as error:
-            _log.debug("a state of %r did not arrive: %s", parcel.uid, error)
+            log.debug("state_not_arrived", "a state of %(uid)r did not arrive: %(error)s", uid=parcel.uid, error=error)
             stream.send(Kind.REFUSED, Refusal(str(error)).to_payload())
         finally:
             stream.close()

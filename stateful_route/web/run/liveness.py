@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from typing import TYPE_CHECKING
 
 import attrs
 
+from stateful_route._log import log
+
 if TYPE_CHECKING:
     from stateful_route.web.run.child import Child
-
-_log = logging.getLogger("stateful_route")
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +44,12 @@ class Liveness:
             if asked is not None:
                 failed = 0 if await child.answers(self.path, self.every) else failed + 1
             if failed >= self.failures and child.serving == asked:
-                _log.warning("the app is killed: %s did not answer, %d times in a row", self.path, failed)
+                log.warning(
+                    "app_killed",
+                    "the app is killed: %(path)s did not answer, %(times)d times in a row",
+                    path=self.path,
+                    times=failed,
+                )
                 child.send(signal.SIGKILL)
                 failed = 0
             await asyncio.sleep(max(0.0, began + self.every - loop.time()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -12,6 +11,7 @@ import attrs
 import uvicorn
 
 from stateful_route._background.tasks import cancel_and_wait, log_failure
+from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError
 from stateful_route.web.run.child import ChildError, status_of
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from stateful_route.web.run.child import Child
     from stateful_route.web.run.front import RunFront
     from stateful_route.web.run.liveness import Liveness
-
-_log = logging.getLogger("stateful_route")
 
 Restart: TypeAlias = Literal["never", "on-failure", "always"]
 
@@ -140,7 +138,7 @@ class Supervisor:
             began = loop.time()
             code = await self._child.ended()
             self._status = status_of(code)
-            _log.warning("the app has ended with status %d", self._status)
+            log.warning("app_ended", "the app has ended with status %(status)d", status=self._status)
             await self._lose()
             if self._stopping:
                 self._status = 0 if code in _AS_TOLD or self._forced else self._status
@@ -158,9 +156,9 @@ class Supervisor:
     async def _lose(self) -> None:
         try:
             if await self._front.lose():
-                _log.warning("its uids go to other pods")
+                log.warning("app_uids_released", "its uids go to other pods")
         except StatefulRouteError as error:
-            _log.warning("its end is known when its lease ends: %s", error)
+            log.warning("app_end_not_told", "its end is known when its lease ends: %(error)s", error=error)
 
     @property
     def _restarts(self) -> bool:
@@ -172,7 +170,7 @@ class Supervisor:
         try:
             await self._child.start()
         except ChildError as error:
-            _log.warning("it is started again: %s", error)
+            log.warning("app_not_started", "it is started again: %(error)s", error=error)
             self._status = error.status or 1
             await self._child.end(self._policy.stop_within)
             return False
@@ -189,9 +187,11 @@ class Supervisor:
                 try:
                     await self._front.take_up()
                 except StatefulRouteError as error:
-                    _log.warning("the app is there again, and not known to Redis: %s", error)
+                    log.warning(
+                        "app_not_registered", "the app is there again, and not known to Redis: %(error)s", error=error
+                    )
                 else:
-                    _log.warning("the app is there again")
+                    log.warning("app_started_again", "the app is there again")
                     return
                 await asyncio.wait([ended], timeout=pause)
                 pause = min(_LONGEST_PAUSE, 2 * pause)
@@ -235,6 +235,6 @@ class Supervisor:
         try:
             await self._front.drain()
         except StatefulRouteError as error:
-            _log.info("nothing to drain: %s", error)
+            log.info("app_not_drained", "nothing to drain: %(error)s", error=error)
         finally:
             self._server.should_exit = True

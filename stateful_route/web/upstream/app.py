@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route._log import log
 from stateful_route.web.answers import answer
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.peer.late import Late
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.upstream.connection import HttpConnection
     from stateful_route.web.upstream.head import RequestHead
-
-_log = logging.getLogger("stateful_route")
 
 # RFC 9110, 9.2.2: if the app closes a connection just as one of these is sent on it, it goes again by another one.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -146,7 +144,7 @@ class Exchange:
         except UpstreamLostError as error:
             connection.finish(sent_all=False)
             if not self._gone:
-                _log.warning("an answer of the app was cut off: %s", error)
+                log.warning("app_answer_cut_off", "an answer of the app was cut off: %(error)s", error=error)
             return False  # without its end: the web server closes the connection
         return connection.finish(sent_all=self._sent_all)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stateful_route import StatefulRoute
 from stateful_route.errors import ConfigError
 from stateful_route.web.errors import PeerRefusedError, PeerUnreachableError
 from stateful_route.web.peer import listener as listener_module
@@ -21,6 +22,7 @@ from stateful_route.web.peer.frames import FRAME, Kind
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.peer.keys import PeerKey, PeerKeys
 from stateful_route.web.peer.listener import PeerListener
+from stateful_route.web.reaching import Peers
 from tests.raw_server import serving
 from tests.waiting import eventually
 from tests.web.peer.peers import KEY, SCOPE, Client, Raw, answer, http_scope, peers, raw_edge
@@ -28,6 +30,7 @@ from tests.web.peer.peers import KEY, SCOPE, Client, Raw, answer, http_scope, pe
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stateful_route.embedded.server import LocalServer
     from stateful_route.web.peer.keys import Secret
 
 NEW, OLD = "the new secret of the tests", "the old secret of the tests"
@@ -237,6 +240,23 @@ async def test_addresses_that_are_not_reached(address: PeerAddress) -> None:
     with pytest.raises(PeerUnreachableError):
         await dialer.connect(address)
     await dialer.close()
+
+
+async def test_not_reached_is_logged(shared_server: LocalServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A pod that is not reached is in the log, with its index and why, and once only in a while."""
+    address = PeerAddress("127.0.0.1", 1, keys=(KEY.name,))
+    dialer = dialer_of("a secret of the tests")
+    async with StatefulRoute.from_url(shared_server.url) as route, route.client() as client:
+        reaching = Peers(client.service("room"), dialer)
+        for text in (str(address), str(address), None):
+            assert await reaching.reach(3 if text else 4, text) is None
+    await dialer.close()
+    told = [vars(record) for record in caplog.records]
+
+    assert ["stateful_route.peer_not_reached"] * 2 == [record["otel.event.name"] for record in told]
+    assert [3, 4] == [record["stateful_route.pod.index"] for record in told]
+    assert ["room"] * 2 == [record["stateful_route.service"] for record in told]
+    assert ["PeerUnreachableError", None] == [record.get("stateful_route.error_type") for record in told]
 
 
 async def stalled() -> tuple[socket.socket, PeerAddress]:

@@ -1,0 +1,138 @@
+"""The log of the package: each record has a text for people, and the name of what happened and its values for programs.
+
+The values are attributes of the record, each below ``stateful_route.``, as those of the spans are: whatever a record
+has from elsewhere, of ``logging`` itself or of a factory of the application, is never in the way.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+EVENT = "otel.event.name"
+"""The attribute of a record that has the name: that of OpenTelemetry, which knows it by this name."""
+
+PACKAGE = "stateful_route"
+"""The name of the logger of the whole package."""
+
+PREFIX = f"{PACKAGE}."
+"""What the names of events and fields begin with."""
+
+AS_IN_SPANS = {"pod_name": "pod.name", "pod_index": "pod.index", "service_name": "service"}
+"""What fields are called that the spans have too."""
+
+
+class Told(str):
+    """A text for people, such as the words for a pod, and the fields that say the same to programs."""
+
+    __slots__ = ("fields",)
+    fields: Mapping[str, object]
+
+    def __new__(cls, text: str, **fields: object) -> Self:
+        """Say ``text``, with these fields in its place."""
+        told = super().__new__(cls, text)
+        told.fields = fields
+        return told
+
+
+class Log:
+    """Logs events with their fields.
+
+    Each method takes the name of the event, a text with places for fields such as ``%(uid)r``, and the fields, which
+    are more than the text shows at will. If the level is off, nothing else is done with them.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger: logging.Logger) -> None:
+        """Log there."""
+        self._logger = logger
+
+    def debug(self, event: str, text: str, /, **fields: object) -> None:
+        """Log at DEBUG."""
+        self._write(logging.DEBUG, event, text, fields)
+
+    def info(self, event: str, text: str, /, **fields: object) -> None:
+        """Log at INFO."""
+        self._write(logging.INFO, event, text, fields)
+
+    def warning(self, event: str, text: str, /, *, exc_info: BaseException | None = None, **fields: object) -> None:
+        """Log at WARNING; with the traceback of ``exc_info`` if there is one."""
+        self._write(logging.WARNING, event, text, fields, exc_info)
+
+    def error(self, event: str, text: str, /, *, exc_info: BaseException | None = None, **fields: object) -> None:
+        """Log at ERROR; with the traceback of ``exc_info`` if there is one."""
+        self._write(logging.ERROR, event, text, fields, exc_info)
+
+    def exception(self, event: str, text: str, /, **fields: object) -> None:
+        """Log at ERROR, with the traceback of the error that is being handled."""
+        self._write(logging.ERROR, event, text, fields, sys.exception())
+
+    def log(
+        self, level: int, event: str, text: str, /, *, exc_info: BaseException | None = None, **fields: object
+    ) -> None:
+        """Log at that level."""
+        self._write(level, event, text, fields, exc_info)
+
+    def _write(
+        self, level: int, event: str, text: str, fields: dict[str, object], exc_info: BaseException | None = None
+    ) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        extra: dict[str, Any] = {EVENT: PREFIX + event}
+        if exc_info is not None:
+            _add(extra, "error", exc_info)
+        for name, value in fields.items():
+            _add(extra, name, value)
+        shown = {name: _in_a_line(value) for name, value in fields.items()}
+        # The caller is the third: this function is the first, the method that it called the second.
+        self._logger.log(level, text, *([shown] if shown else ()), exc_info=exc_info, extra=extra, stacklevel=3)
+
+
+def _add(extra: dict[str, Any], name: str, value: object) -> None:
+    """Add a field in a form that JSON and OpenTelemetry can carry; one without a value is left out."""
+    if isinstance(value, Told):
+        for inner, within in value.fields.items():
+            _add(extra, inner, within)
+        return
+    key = PREFIX + AS_IN_SPANS.get(name, name)
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, BaseException):
+        extra[key + "_type"] = type(value).__name__
+    if value is not None:
+        extra[key] = value if isinstance(value, str | int | float) else _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value) or repr(value)
+    except Exception:  # noqa: BLE001 - of the application's error, or load source: a log raises nothing
+        return f"<{type(value).__name__} without a text>"
+
+
+class _Escaped(str):
+    """A text that shows its control characters escaped; its ``repr`` does so anyway."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in self)
+
+
+def _in_a_line(value: object) -> object:
+    """Return what the text shows of a value, which cannot end the line, nor steer a terminal."""
+    if value is None or isinstance(value, int | float):
+        return value
+    text = value if isinstance(value, str) else _text(value)
+    return text if text.isprintable() else _Escaped(text)
+
+
+log = Log(logging.getLogger(PACKAGE))
+"""That of the package."""
