@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -152,13 +153,15 @@ class PodsSeen(Shown):
 def imbalance(pods: Iterable[PodSeen]) -> float | None:
     """Return how much fuller than the mean the fullest pod is, by links for its capacity: 1.0 is even.
 
-    Of those that take new uids: a pod that drains is not to be even. ``None`` if none does, or none has a link.
+    Of those that take new uids: a pod that drains is not to be even. ``None`` if none does, or none has a link; or if
+    it is no number, as of a capacity that is next to nothing.
     """
     taking = [pod for pod in pods if pod.routable]
     links, capacity = sum(pod.links for pod in taking), sum(pod.capacity for pod in taking)
     if not links:
         return None
-    return max(pod.links / pod.capacity for pod in taking) * capacity / links
+    uneven = max(pod.links / pod.capacity for pod in taking) * capacity / links
+    return uneven if math.isfinite(uneven) else None
 
 
 @attrs.frozen(kw_only=True)
