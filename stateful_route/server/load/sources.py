@@ -325,6 +325,10 @@ class LoadMeter:
             except Exception:  # noqa: BLE001 - code of the application: the pod has to come to its end all the same
                 _log.exception("the load source %r could not be stopped", self._source)
 
+    def last(self, facts: PodFacts) -> int:
+        """Return the load that was read last, or the number of links if none was: from any thread."""
+        return facts.links if self._last is None else self._last
+
     def read(self, facts: PodFacts) -> int:
         """Return the load to publish, an int that Lua can carry. Never raises."""
         begin = self._clock()
@@ -334,7 +338,7 @@ class LoadMeter:
             if not self._failing:
                 _log.warning("the load source %r fails; the last load stands", self._source, exc_info=True)
             self._failing = True
-            return facts.links if self._last is None else self._last
+            return self.last(facts)
         if self._failing:
             _log.info("the load source %r works again", self._source)
         self._failing = False
