@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -94,9 +95,12 @@ async def test_what_gives_way_ends(namespace: str) -> None:
     """A service that gives way to another one is not looked at or listened to any longer, however many do."""
     operator = Operator(MemoryStore(ManualClock()), BaseConfig(namespace=namespace))
     async with Boards(operator, namespace, interval=60.0) as boards:
-        for number in range(4 * MOST_BOARDS):
-            with boards.shown(f"service-{number}"):
-                await asyncio.sleep(0)  # it has begun
+        for turn in range(2):
+            with contextlib.ExitStack() as stack:
+                names = [f"service-{turn}-{number}" for number in range(MOST_BOARDS)]
+                shown = [stack.enter_context(boards.shown(name)) for name in names]
+                for known in (0, 1):  # the second look is at once, as changes are heard; the third one is far away
+                    await asyncio.gather(*(board.wait(known, 5.0) for board in shown))
         await eventually(lambda: MOST_BOARDS == len(boards._tasks))
 
         assert MOST_BOARDS == len(boards)
