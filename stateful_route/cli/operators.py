@@ -119,6 +119,7 @@ def ask(options: AskOptions, work: Callable[[Asking], Awaitable[int]]) -> int:
 
 
 def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut off what closes; it takes a second or two
     sys.exit(TERMINATED)  # what is open is closed on the way
 
 

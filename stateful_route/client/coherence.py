@@ -29,6 +29,8 @@ class Hearing:
         self.times = 0
         self._seconds = 0.0
         self._lost_at: dict[InvalidationListener, float] = {}
+        self._state: tuple[float, tuple[float, ...]] = (0.0, ())
+        """The two above at one moment."""
 
     @property
     def deaf(self) -> int:
@@ -37,18 +39,21 @@ class Hearing:
 
     def seconds_until(self, now: float) -> float:
         """Return the seconds until ``now``, on the clock of this process."""
-        return self._seconds + sum(now - lost_at for lost_at in self._lost_at.values())
+        seconds, lost_at = self._state  # at once: it may be asked from another thread, and is not to go down then
+        return seconds + sum(now - at for at in lost_at)
 
     def lose(self, listener: InvalidationListener, now: float) -> None:
         """Note that a listener hears no more."""
         self.times += 1
         self._lost_at[listener] = now
+        self._state = self._seconds, tuple(self._lost_at.values())
 
     def regain(self, listener: InvalidationListener, now: float) -> None:
         """Note that it hears again, or is not needed any more."""
         lost_at = self._lost_at.pop(listener, None)
         if lost_at is not None:
             self._seconds += now - lost_at
+            self._state = self._seconds, tuple(self._lost_at.values())
 
 
 class InvalidationListener:

@@ -186,6 +186,19 @@ async def test_another_layout(own_server: LocalServer, namespace: str) -> None:
     assert "stateful-route doctor" in said.err
 
 
+async def test_links_of_somebody_else(own_server: LocalServer, namespace: str) -> None:
+    """Keys that look like those of links, of which no id can be made, are left out of a list, and end none."""
+    cli = Commands(own_server.url, namespace)
+    for uid in ("alice", "a" * 513, "", "%20", "%ff"):
+        own_server.ask("SET", f"sr2:link:{{{namespace}:{uid}}}:room", "p 0 1 1")
+    script = f"return redis.call('SET', 'sr2:link:{{{namespace}:\\255}}:room', 'p 0 1 1')"
+    own_server.ask("EVAL", script, "0")
+    said = await cli("links", "--service", "room", "--json")
+
+    assert (0, "") == (said.status, said.err)
+    assert ["alice"] == [line["uid"] for line in said.lines()]
+
+
 async def test_keys_of_somebody_else(own_server: LocalServer, namespace: str) -> None:
     """Keys of our names with values that are not ours make no traceback."""
     cli = Commands(own_server.url, namespace)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.cli import main
+from stateful_route.cli import main, operators
 from stateful_route.cli.app import make_app
 from stateful_route.cli.ending import plain
 
@@ -130,3 +131,13 @@ def test_plain(text: str, shown: str) -> None:
     """What a terminal would act on is escaped; all else is as it was."""
     assert shown == plain(text)
     assert plain(text).isprintable()
+
+
+def test_terminated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two SIGTERM the second one does not cut off what the first one has closed."""
+    set_to: list[tuple[int, object]] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: set_to.append((number, handler)))
+    with pytest.raises(SystemExit, match="143"):
+        operators._end(signal.SIGTERM, None)
+
+    assert [(signal.SIGTERM, signal.SIG_IGN)] == set_to

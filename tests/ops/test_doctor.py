@@ -131,6 +131,25 @@ class TestRedis:
         assert [Level.BAD] == sorted({finding.level for finding in findings["keys"]} - {Level.OK, Level.WARN})
         assert not any("secret" in finding.what + finding.advice for some in findings.values() for finding in some)
 
+    @pytest.mark.parametrize("missing", ["rpush", "ltrim", "lrange"])
+    async def test_rights_of_histories(self, own_server: LocalServer, config: BaseConfig, missing: str) -> None:
+        """Where histories are kept, the rights for them are tried; where none are, nobody needs those."""
+        own_server.ask("ACL", "SETUSER", "default", f"-{missing}")
+        findings = await diagnosed(own_server.url, attrs.evolve(config, history=10))
+        without = await diagnosed(own_server.url, config)
+
+        assert missing in the(findings, "may not run").what
+        assert f"+{missing} " in the(findings, "may not run").advice
+        assert [] == found(without, Level.BAD)
+        assert ":0" == own_server.ask("DBSIZE")
+
+    async def test_right_to_the_sha(self, own_server: LocalServer, config: BaseConfig) -> None:
+        """A user who may send scripts, and not run them by their SHA-1, is found: each second call fails."""
+        own_server.ask("ACL", "SETUSER", "default", "-evalsha")
+        findings = await diagnosed(own_server.url, config)
+
+        assert "evalsha" in the(findings, "a change is refused").what
+
     async def test_memory(self, config: BaseConfig) -> None:
         """A server that evicts keys, and one whose memory is full, are bad."""
         with local_server("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as server:
@@ -184,12 +203,12 @@ class TestRedis:
         assert Level.BAD is the(findings, "has no replica, and durable is set").level
 
     def test_all_rights(self) -> None:
-        """The commands that are tried are all that the scripts call, but for histories, which few keep."""
+        """The commands that are tried are all that the scripts call."""
         texts = [path.read_text() for path in LUA.glob("**/*.lua") if path.stem != "rights"]
         called = {name for text in texts for name in re.findall(r"redis\.p?call\('(\w+)'", text)}
         tried = set(re.findall(r"\{ '([A-Z]+)'", (LUA / "rights.lua").read_text()))
 
-        assert called - {"LRANGE", "LTRIM", "RPUSH"} == tried
+        assert called == tried
 
 
 SAID = {

@@ -70,7 +70,7 @@ class RedisStore:
         self._changing = changing.run
         self._placing = LinkBatches(changing)
         self._services = ServiceNames(connections, self._keys)
-        self._inspection = Inspection(connections, self._keys)
+        self._inspection = Inspection(connections, self._keys, history=history > 0)
         self._close = close
         self._subscription = SharedSubscription(connections)
 
