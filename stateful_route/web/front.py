@@ -27,6 +27,7 @@ from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.metrics_page import MetricsPage
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
+from stateful_route.web.ports import PortsClosed
 from stateful_route.web.settings import EdgeSettings
 from stateful_route.web.shortcut.running import RUNNING
 from stateful_route.web.uids.found import Found
@@ -305,10 +306,10 @@ class Front(Started):
         else:
             await self._serve_without_uid(edge, inbound)
 
-    def _drain_on_signal(self, stack: contextlib.AsyncExitStack) -> None:
+    def _drain_on_signal(self, stack: contextlib.AsyncExitStack, stop_after: float) -> None:
         _warn_of_a_hidden_handler()
         with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
-            stack.enter_context(drain_on_signal(self))
+            stack.enter_context(drain_on_signal(PortsClosed(self, stop_after)))
 
     @abc.abstractmethod
     async def drain(self) -> None:

@@ -119,7 +119,7 @@ class StickyGateway(Front):
         await check_secrets(client, settings)
         rooms = client.service(settings.service)
         if self._on_signal:
-            self._drain_on_signal(stack)
+            self._drain_on_signal(stack, self._stop_after)
         http = None
         if self._address is not None or importlib.util.find_spec("httptools") is not None:
             from stateful_route.web.http_pods import HttpPods  # noqa: PLC0415 - it needs an extra
