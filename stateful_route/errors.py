@@ -105,8 +105,12 @@ class StoreError(StatefulRouteError):
         operation: the name of the operation, for example ``"place"``.
         maybe_applied: ``False`` if the operation certainly changed nothing;
             ``True`` if it was sent and its outcome is unknown.
+        refused: whether the server answered, and said no: the user lacks a right, it is read-only, its memory is full.
+            ``False`` if it did not answer, or it is not known.
 
     """
+
+    refused: bool = False
 
     def __init__(self, message: str, *, operation: str, maybe_applied: bool) -> None:
         """Say what failed, in which operation, and whether it may have been applied."""

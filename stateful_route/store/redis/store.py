@@ -16,6 +16,7 @@ from stateful_route.store.redis.events import attach, listening
 from stateful_route.store.redis.histories import Recording
 from stateful_route.store.redis.inspection import Inspection, parse_info
 from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.rights import lacking
 from stateful_route.store.redis.service_names import ServiceNames
 from stateful_route.store.transport.durable import Durably, of_operation
 from stateful_route.store.transport.subscription import SharedSubscription
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from stateful_route.errors import StoreUnavailableError
     from stateful_route.history import LinkEvent
     from stateful_route.models import PodReport, PodRequest, PodTable, Registration, ServerInfo, Topic, TopicEvent
     from stateful_route.store.protocol import LinkPage, StoreFacts, TopicListener
@@ -311,6 +313,14 @@ class RedisStore:
     def attach(self, topic: Topic, patience: float, listener: TopicListener) -> Callable[[], Awaitable[None]]:
         """See ``SharesSubscription.attach``."""
         return attach(self._subscription, self._keys, topic, patience, listener)
+
+    async def lacking(self) -> StoreUnavailableError | None:
+        """Return the error of the rights that ``history`` and ``durable`` need and the user lacks; ``None`` if none.
+
+        One round trip, and none without these settings.
+        """
+        history, durable = self._history[0] > 0, self._durably is not None
+        return await lacking(self._connections, history=history, durable=durable)
 
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""
