@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stateful_route.models import PodState
 
 _SHOWN = 120
+_UNCHANGED = " (nothing was changed)"
 
 
 def _shown(value: object) -> str:
@@ -114,10 +115,15 @@ class StoreError(StatefulRouteError):
 
     def __init__(self, message: str, *, operation: str, maybe_applied: bool) -> None:
         """Say what failed, in which operation, and whether it may have been applied."""
-        outcome = "it may have been applied" if maybe_applied else "nothing was changed"
-        super().__init__(f"{operation}: {message} ({outcome})")
+        outcome = " (it may have been applied)" if maybe_applied else _UNCHANGED
+        super().__init__(f"{operation}: {message}{outcome}")
         self.operation = operation
         self.maybe_applied = maybe_applied
+
+
+def of_a_question(error: StoreError | str) -> str:
+    """Return what an error says of what changes nothing anyway: without that nothing was changed."""
+    return str(error).removesuffix(_UNCHANGED)
 
 
 class StoreUnavailableError(StoreError):

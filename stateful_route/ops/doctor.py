@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from stateful_route.errors import of_a_question
 from stateful_route.ops.values import Finding, Level
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def fine(what: str, advice: str = "") -> Finding:
 def away(error: StoreError) -> Finding:
     """Return the finding that no server can be asked."""
     advice = "start it, or mend the URL; cached links are used for degraded_grace meanwhile, and new uids are refused"
-    text = str(error)
+    text = of_a_question(error)
     if "AUTH" in text or "WRONGPASS" in text or "grant" in text or "password" in text:
         advice = "mend the user and the password in the URL, or the rights of the user"
     return bad(f"Redis cannot be asked: {text}", advice)
@@ -73,7 +74,7 @@ def away(error: StoreError) -> Finding:
 def deaf(error: StoreError) -> Finding:
     """Return the finding that nothing can be heard."""
     return bad(
-        f"nothing that is announced can be heard: {error}",
+        f"nothing that is announced can be heard: {of_a_question(error)}",
         "without that clients ask Redis at each call, and pods do not drain",
     )
 
@@ -81,7 +82,8 @@ def deaf(error: StoreError) -> Finding:
 def unread(namespace: str, error: StoreError) -> Finding:
     """Return the finding that the pods cannot be read."""
     return bad(
-        f"the pods of namespace {namespace!r} cannot be read: {error}", "mend what the other findings tell first"
+        f"the pods of namespace {namespace!r} cannot be read: {of_a_question(error)}",
+        "mend what the other findings tell first",
     )
 
 
@@ -102,7 +104,7 @@ def of_store(facts: StoreFacts, config: BaseConfig) -> list[Finding]:
         what = f"the user may not run {', '.join(facts.denied)}"
         findings.append(bad(what, f"grant it: ACL SETUSER ... {grants} (docs/deploy.md has all that a user needs)"))
     if facts.refusal is not None:
-        findings.append(bad(f"a change is refused: {facts.refusal}", _advice_on_refusal(facts.refusal)))
+        findings.append(bad(f"a change is refused: {of_a_question(facts.refusal)}", _advice_on_refusal(facts.refusal)))
     if not facts.denied and facts.refusal is None:
         findings.append(fine("the user has the rights that the scripts need"))
     return findings

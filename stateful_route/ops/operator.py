@@ -149,7 +149,7 @@ class Operator:
 
         """
         key = self._key(namespace, service_name, uid)
-        change = await self._store.release(key)
+        change = await self._store.release(key, by_operator=True)
         if change.outcome is Outcome.UNREADABLE:
             raise unreadable(key, "release")
         return change.done
@@ -170,7 +170,7 @@ class Operator:
         pod = pods.get(pod_index)
         if pod is None or not pod.is_available(table.now):
             raise PodNotAliveError(key.namespace, service_name, pod_index, known_of(pod, table))
-        change = await self._store.assign(key, pod.life)
+        change = await self._store.assign(key, pod.life, by_operator=True)
         if change.link is None:
             raise unreadable(key, "assign")
         return Place.of(key, change.link, table)

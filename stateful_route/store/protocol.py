@@ -166,16 +166,20 @@ class Store(Protocol):
         epoch: int | None = None,
         grace: float = 0.0,
         announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any.
 
-        It need not be announced if the pod is draining, and the store knows that.
+        It need not be announced if the pod is draining, and the store knows that. ``by_operator``, here and below, is
+        for the history: an operator has asked for it.
 
         With ``grace`` above 0 the link still resolves for so many seconds, or for what was left of it if that is less.
         """
         ...
 
-    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+    async def assign(
+        self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None, by_operator: bool = False
+    ) -> LinkChange:
         """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one.
 
         A newer life of the same pod keeps it: the call has arrived late. (Incarnation 0 is a life that is not known.)
@@ -183,7 +187,15 @@ class Store(Protocol):
         ...
 
     async def move(
-        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+        self,
+        key: LinkKey,
+        owner: PodLife,
+        epoch: int,
+        to: PodLife,
+        *,
+        name: str,
+        announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """Make the persistent link that ``owner`` has at that epoch one of ``to``, another pod, with a new epoch.
 

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._validation import to_ms, to_seconds
-from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route.errors import StoreError, StoreProtocolError, of_a_question
 from stateful_route.models import Topic
 from stateful_route.store.protocol import LinkPage, ServerFacts, StoreFacts
 from stateful_route.store.redis import codec, scripts
@@ -104,7 +104,7 @@ class Inspection:
             try:
                 facts |= await look(address)
             except StoreError as error:
-                faults.append(str(error))
+                faults.append(of_a_question(error))
         return ServerFacts(address=address, faults=tuple(faults), **facts)
 
     async def _said(self, address: str) -> dict[str, Any]:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions as raised
 from redis.asyncio.sentinel import MasterNotFoundError
 
-from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
+from stateful_route.errors import (
+    StoreError,
+    StoreProtocolError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    of_a_question,
+)
 from stateful_route.store.redis.keys import GENERATION
 from stateful_route.store.transport.resp import ReplyError
 
@@ -86,6 +92,9 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
 
 _QUOTED = re.compile(r",? with args beginning with:.*", re.DOTALL)
 """What follows the name of a command that a server does not know."""
+
+_IN_A_SCRIPT = re.compile(r",? ?script: (?:[0-9a-f]{40},? )?on @user_script: ?\d+\.?")
+"""Where in which script a command was refused: a server adds it, and it says nothing to anybody."""
 
 REDIS_ERRORS = (raised.RedisError, raised.RedisClusterException, OSError)
 """What a call through redis-py raises when it fails."""
@@ -238,10 +247,11 @@ def _meaning(error: Exception) -> tuple[type[StoreError], bool]:
 def _text(error: Exception) -> str:
     """Return the text of an error: that of a server as it is, any other with its type."""
     if isinstance(error, StoreError):
-        return str(error).removesuffix(" (nothing was changed)")
+        return of_a_question(error)
+    said = _IN_A_SCRIPT.sub("", str(error))
     if isinstance(error, ReplyError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _advice(text: str) -> str:
