@@ -59,7 +59,10 @@ class DirectoryOptions:
 class ListeningOptions:
     """Where a command listens that is for others."""
 
-    host: Annotated[Host, Parameter(help="where to listen; 0.0.0.0 by default")] = "0.0.0.0"  # noqa: S104 - a web server is for others
+    host: Annotated[
+        Host,
+        Parameter(help="where to listen; 0.0.0.0 by default: whoever reaches this machine; 127.0.0.1: only itself"),
+    ] = "0.0.0.0"  # noqa: S104 - a web server is for others
     port: Annotated[Port, Parameter(help="8000 by default")] = 8000
 
 

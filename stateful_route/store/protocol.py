@@ -363,6 +363,8 @@ class ServerFacts:
         slowest: the same of the slowest of them.
         generations: the generations of the layout of which keys were met in a bounded look; ``None`` if it could not be
             taken.
+        namespaces: those of the keys of this layout that were met in the same look, sorted.
+        looked_at_all: whether that look came to the end of the keys.
         faults: what went wrong on the way.
 
     """
@@ -374,6 +376,8 @@ class ServerFacts:
     latency: float | None = None
     slowest: float | None = None
     generations: tuple[int, ...] | None = None
+    namespaces: tuple[str, ...] = ()
+    looked_at_all: bool = True
     faults: tuple[str, ...] = ()
 
 
@@ -387,12 +391,14 @@ class StoreFacts:
         refusal: why these could not be tried, or what a trial of a change was refused for; ``None`` if nothing was.
         generation: of the layout of the keys that this release writes.
         as_cluster: whether it is used as a cluster, by the URL or the client.
+        database: the number of the database that is used.
 
     """
 
     servers: tuple[ServerFacts, ...]
     generation: int = 0
     as_cluster: bool = False
+    database: int = 0
     denied: tuple[str, ...] = ()
     refusal: str | None = None
 
