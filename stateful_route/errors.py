@@ -209,7 +209,7 @@ class NoRoutablePodError(RoutingError):
         if reclaiming:
             numbers = ", ".join(map(str, reclaiming))
             message += (
-                f" yet: the store has lost its links, and the uid may belong to a pod that has not claimed"
+                f" yet: Redis has lost its links, and the uid may belong to a pod that has not claimed"
                 f" its own again ({numbers})"
             )
         super().__init__(f"{message}; pods: {known}")

@@ -311,7 +311,7 @@ async def _warn_of_settings(store: Store, *, durable: bool) -> StoreInfo | None:
     try:
         info = await store.info()
     except StoreError as error:
-        log.warning("store_settings_unknown", "the store cannot be asked for its settings: %(error)s", error=error)
+        log.warning("store_settings_unknown", "Redis cannot be asked for its settings: %(error)s", error=error)
         return None
     if info.may_evict_links:
         log.warning(

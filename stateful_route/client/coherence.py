@@ -149,7 +149,7 @@ class InvalidationListener:
         if self._degraded and not self._in_grace():
             log.error(
                 "cached_links_expired",
-                "the store has not answered for %(seconds)g s: cached links are not used any more",
+                "Redis has not answered for %(seconds)g s: cached links are not used any more",
                 seconds=self._grace,
                 service_name=self._service.service_name,
             )

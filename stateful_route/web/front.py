@@ -173,7 +173,7 @@ class Started(abc.ABC):
         """
         self.check()
         if self._stopped:
-            raise LifecycleError(f"{type(self).__name__} was stopped: another lifespan of the app starts it again")
+            raise LifecycleError(f"{self._words} was stopped: another lifespan of the app starts it again")
         await self._starting.run()
 
     async def _start(self) -> None:
