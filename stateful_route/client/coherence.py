@@ -83,7 +83,7 @@ class InvalidationListener:
         self._grace = grace
         self._clock = clock
         self._hearing = Hearing() if hearing is None else hearing
-        self._levels = (logging.WARNING, logging.INFO) if own else (logging.DEBUG, logging.DEBUG)
+        self._levels = (logging.WARNING, logging.WARNING) if own else (logging.DEBUG, logging.DEBUG)
         self._detach: Callable[[], Awaitable[None]] | None = None
         self._closed = False
         self._listening = False
@@ -139,7 +139,7 @@ class InvalidationListener:
         self._service.store_away = True
         if not (self._listening or self._degraded or self._closed) and self._in_grace():
             self._degraded = True
-            away = "the store does not answer: cached links of %(service_name)r are used for now"
+            away = "Redis does not answer: cached links of %(service_name)r are used for now"
             log.log(self._levels[0], "cached_links_used", away, service_name=self._service.service_name)
             self._serve()
 
@@ -154,7 +154,7 @@ class InvalidationListener:
         if self._degraded and not self._in_grace():
             log.error(
                 "cached_links_expired",
-                "the store has not answered for %(seconds)g s: cached links are not used any more",
+                "Redis has not answered for %(seconds)g s: cached links are not used any more",
                 seconds=self._grace,
                 service_name=self._service.service_name,
             )

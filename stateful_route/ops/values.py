@@ -230,6 +230,7 @@ class PastChange(Shown):
         to_incarnation: the life of that pod.
         epoch: that the link has from then on; ``None`` if there is none.
         draining: whether it was released, or moved, by an owner that had said that it drains.
+        by_operator: whether an operator has asked for it.
 
     """
 
@@ -241,6 +242,7 @@ class PastChange(Shown):
     to_incarnation: int | None
     epoch: int | None
     draining: bool
+    by_operator: bool = False
 
     @classmethod
     def of(cls, event: LinkEvent) -> PastChange:
@@ -255,6 +257,7 @@ class PastChange(Shown):
             to_incarnation=None if after is None else after.incarnation,
             epoch=event.epoch,
             draining=event.draining,
+            by_operator=event.by_operator,
         )
 
 

@@ -33,6 +33,8 @@ class StickyGateway(Front):
     drivers start and stop with its lifespan. A request without a uid goes to a pod that is chosen by load.
     """
 
+    _words = "the gateway"
+
     def __init__(
         self,
         *,

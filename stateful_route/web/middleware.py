@@ -55,6 +55,8 @@ class StickyMiddleware(Front):
     first request if the server runs none.
     """
 
+    _words = "the middleware"
+
     def __init__(
         self,
         app: App,

@@ -76,7 +76,7 @@ def test_away() -> None:
     shown = text(board)
     board.take_in(some(POD, at=2.0))
 
-    assert "read_pods: away (nothing was changed); below is what was seen last" in shown
+    assert "read_pods: away; below is what was seen last" in shown
     assert any(line.startswith("  0  READY") for line in shown)
     assert "away" not in "".join(text(board))
 

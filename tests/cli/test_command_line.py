@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from stateful_route.cli.ending import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.cli.commands import Commands
 
 RUN = ["run", "--service", "s", "--uid", "query:uid"]
 LOADED = """
@@ -141,3 +144,26 @@ def test_terminated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         operators._end(signal.SIGTERM, None)
 
     assert [(signal.SIGTERM, signal.SIG_IGN)] == set_to
+
+
+@pytest.mark.parametrize("command", ["gateway", "decide"])
+async def test_a_port_that_is_taken(cli: Commands, command: str) -> None:
+    """A port that somebody has is an error of usage in each command that listens, said in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = await cli(command, "--service", "room", "--uid", "header:x-uid", "--host", "127.0.0.1", "--port", port)
+
+    assert (2, "", 1) == (said.status, said.out, said.err.count("\n"))
+    assert "Address already in use" in said.err
+
+
+@pytest.mark.parametrize(("secrets", "words"), [("", "is not set"), ("short", "has a secret that is too short")])
+async def test_a_cookie_without_a_secret(cli: Commands, secrets: str, words: str) -> None:
+    """A signed cookie without a good secret names the variable, and shows no secret."""
+    said = await cli(
+        *("gateway", "--service", "room", "--uid", "header:x-uid,signed-cookie:sr"),
+        STATEFUL_ROUTE_COOKIE_SECRETS=secrets,
+    )
+
+    assert (2, "", 1) == (said.status, said.out, said.err.count("\n"))
+    assert f"STATEFUL_ROUTE_COOKIE_SECRETS {words}: signed-cookie needs a secret of at least 16 bytes" in said.err

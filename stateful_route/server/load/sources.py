@@ -345,7 +345,7 @@ class LoadMeter:
             self._failing = True
             return self.last(facts)
         if self._failing:
-            log.info("load_source_recovered", "the load source %(source)s works again", source=self._source)
+            log.warning("load_source_recovered", "the load source %(source)s works again", source=self._source)
         self._failing = False
         self._last = load
         taken = self._clock() - begin

@@ -9,12 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._validation import check_id, to_ms, to_seconds
-from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError
+from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError, of_a_question
 from stateful_route.models import Topic
 from stateful_route.store.protocol import LinkPage, ServerFacts, StoreFacts
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.events import request_message
-from stateful_route.store.redis.keys import GENERATION, decode
+from stateful_route.store.redis.keys import GENERATION, decode, namespace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +100,7 @@ class Inspection:
             servers=tuple(servers),
             generation=GENERATION,
             as_cluster=not self._connections.is_one_server,
+            database=self._connections.database,
             denied=denied,
             refusal=refusal,
         )
@@ -111,7 +112,7 @@ class Inspection:
             try:
                 facts |= await look(address)
             except StoreError as error:
-                faults.append(str(error))
+                faults.append(of_a_question(error))
         return ServerFacts(address=address, faults=tuple(faults), **facts)
 
     async def _said(self, address: str) -> dict[str, Any]:
@@ -138,15 +139,21 @@ class Inspection:
         }
 
     async def _met(self, address: str) -> dict[str, Any]:
-        """Look at some keys for those of other generations of the layout."""
+        """Look at some keys for those of other generations of the layout, and for the namespaces that there are."""
         met: set[int] = set()
+        namespaces: set[str] = set()
         cursor = "0"
         for _ in range(_STEPS):
             cursor, keys = await self._scan(address, cursor, "sr[0-9]*:*", _KEYS)
             met |= {int(found[1]) for key in keys if (found := _GENERATION.match(key))}
+            namespaces |= {name for key in keys if (name := namespace_of(key)) is not None}
             if cursor == "0":
                 break
-        return {"generations": tuple(sorted(met))}
+        return {
+            "generations": tuple(sorted(met)),
+            "namespaces": tuple(sorted(namespaces)),
+            "looked_at_all": cursor == "0",
+        }
 
     async def _rights(self) -> tuple[tuple[str, ...], str | None]:
         """Return which commands are denied, and why they could not be tried.
