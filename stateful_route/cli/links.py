@@ -84,15 +84,15 @@ class _Listing:
         self.count = 0
 
     async def begin(self) -> None:
-        """Read the pods, and print the heading."""
+        """Read the pods."""
         await self._read()
         names = [len(plain(pod.pod_name)) for pod in self.pods.values() if pod.pod_name is not None]
         self._width = min(max(names, default=0), _WIDEST)
-        if not self._asking.out.json:
-            self._line("POD", "NAME", "KIND", "EPOCH", "LEFT", "UID")
 
     async def show(self, found: list[FoundLink]) -> None:
-        """Print some."""
+        """Print some, the first ones below a heading."""
+        if not self.count and not self._asking.out.json:
+            self._line("POD", "NAME", "KIND", "EPOCH", "LEFT", "UID")
         if any(each.link.pod_index not in self.pods for each in found):
             await self._read()  # one has begun meanwhile
         for each in found:

@@ -427,7 +427,7 @@ def _balance(name: str, pods: Sequence[PodSeen]) -> Iterator[Finding]:
     fullest = max(routable, key=lambda pod: pod.load / pod.capacity)
     times = fullest.load / fullest.capacity / mean if mean else 1.0
     if mean >= _ENOUGH_LOAD and times > _UNEVEN:
-        what = f"pod {fullest.pod_index} of {name!r} has {times:.1f} times the mean load"
+        what = f"{_named(name, [fullest])} has {times:.1f} times the mean load"
         yield warn(what, "after a restart that evens out as uids come and go; the setting rebalance does it sooner")
 
 

@@ -204,8 +204,8 @@ class TestLinks:
         assert 7 == len(some.lines())
         assert "stateful-route: the first 3 links of pod 0 of service 'room'\n" == first_three.err
         assert "stateful-route: 1 link of pod 1 of service 'room'\n" == one.err
-        assert [(1, "stateful-route: service 'room' has no pod 7: its pods are 0, 1\n")] * 2 == [
-            (said.status, said.err) for said in no_pod
+        assert [(1, "", "stateful-route: service 'room' has no pod 7: its pods are 0, 1\n")] * 2 == [
+            (said.status, said.out, said.err) for said in no_pod
         ]
 
     async def test_nobody_reads(self, cli: Commands) -> None:
