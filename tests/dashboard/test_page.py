@@ -350,6 +350,32 @@ class TestLooks:
         assert (ground < 0.1) == dark
         assert {} == {what: value for what, value in contrasts.items() if value < 4.5}
 
+    @pytest.mark.parametrize("width", [1280, 2400])
+    async def test_long_names(self, namespace: str, page: Page, width: int) -> None:
+        """Of long names the ends are seen, and no button is out of sight; for that what pods took on may give way."""
+        store = MemoryStore()
+        for index in range(3):
+            report = PodReport(zone=f"zone-{index}", version="1.2.3", pod_name=f"room-{'7' * 60}-{index}")
+            await store.register(pod_of(namespace, index), report, 600.0, 3600.0)
+        async with served(
+            Operator(store, BaseConfig(namespace=namespace)), namespace, always=SERVICE, token=TOKEN
+        ) as dashboard:
+            await page.open(dashboard.url, width=width)
+            await page.holds("document.querySelectorAll('#rows button').length === 3")
+            sideways = await page.run(
+                "(() => { const it = document.querySelector('.scroll'); return it.scrollWidth - it.clientWidth })()"
+            )
+            placed = await page.run("document.querySelector('#rows .c-placedTotal').offsetWidth > 0")
+            cut, end = await page.run(
+                "(() => { const cell = document.querySelector('#rows .c-podName'), box = cell.getBoundingClientRect();"
+                " const name = cell.firstChild.getBoundingClientRect();"
+                " return [name.left < box.left, name.right <= box.right] })()"
+            )
+
+        assert 0 == sideways
+        assert (width > 2000) == placed
+        assert (True, True) == (cut, end)
+
     async def test_for_readers(self, namespace: str, page: Page) -> None:
         """A screen reader has a table with headings, a name for each control, and is told what goes wrong."""
         store = MemoryStore()
