@@ -74,7 +74,7 @@ from stateful_route.server.ownership import Ownership
 from stateful_route.server.parcels import Adopt, Parcel, StateCarrier, StateReceiver, Verdict
 from stateful_route.server.rebalance import Movable
 from stateful_route.server.signals import drain_on_signal
-from stateful_route.server.tally import ServerStatistics
+from stateful_route.server.tally import PodIdentity, ServerStatistics
 from stateful_route.store.protocol import Store
 
 __all__ = [
@@ -116,6 +116,7 @@ __all__ = [
     "PlacementStrategy",
     "PodFacts",
     "PodFullError",
+    "PodIdentity",
     "PodLife",
     "PodNotAliveError",
     "PodNotAnsweringError",

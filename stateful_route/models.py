@@ -270,6 +270,7 @@ class PodReport(_json.JsonForm):
         reclaiming: whether it still claims again what it owned before the store lost it.
         draining: whether it gives up all that it owns, without a word for each uid: nobody caches its links.
         adopts: whether it takes the states of uids that other pods send.
+        pod_name: the name of its process, for people; ``None`` if it is of a release that does not say it.
 
     """
 
@@ -285,6 +286,7 @@ class PodReport(_json.JsonForm):
     reclaiming: bool = attrs.field(default=False, validator=is_bool)
     draining: bool = attrs.field(default=False, validator=is_bool)
     adopts: bool = attrs.field(default=False, validator=is_bool)
+    pod_name: str | None = _optional_text()
 
 
 @attrs.frozen(kw_only=True)
@@ -313,6 +315,11 @@ class PodState:
         """The newest life of the pod."""
         return PodLife(self.pod_index, self.incarnation)
 
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether that life has left by itself; it may be confirmed to be dead since, as every life is that is over."""
+        return self.report.routing_state is RoutingState.SHUTDOWN
+
     def is_alive(self, now: float) -> bool:
         """Whether its last heartbeat is younger than its lease at ``now``, by the clock of the store."""
         return not self.dead and self.load_state.left(now) > 0
@@ -327,7 +334,7 @@ class PodState:
 
     def summary(self, now: float | None = None) -> str:
         """Return what an error message says of the pod, ``now`` by the clock of the store if that is known."""
-        state = "dead" if self.dead else self.report.routing_state.value
+        state = "dead" if self.dead and not self.said_goodbye else self.report.routing_state.value
         heard = self.load_state.timestamp
         when = f"at {heard:.3f}" if now is None else f"{max(0.0, now - heard):.1f} s ago"
         return f"{state}, last heartbeat {when}, lease {self.load_state.ttl:g} s"

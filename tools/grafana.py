@@ -24,17 +24,26 @@ def _of(metric: str) -> str:
     return f"stateful_route_{metric}{_OF_JOB}"
 
 
+def _named(metric: str) -> tuple[str, str]:
+    """Return what is drawn of each process, and its legend: with the pod that it is, where it says so."""
+    same = "on (job, instance, source)"
+    info = _of("server_info")
+    value = _of(metric)
+    named = f"{value} * {same} group_left (service, pod_index, pod_name) {info}"
+    return f"{named} or {same} {value}", "{{service}} {{pod_index}} {{pod_name}} {{instance}}"
+
+
 _LINKS = _of("server_links")
 # Title, unit of Grafana, what it tells, and what is drawn: an expression and its legend.
 _PANELS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("Uids of each pod", "short", "How many uids each pod owns.", ((_LINKS, "{{instance}}"),)),
+    ("Uids of each pod", "short", "How many uids each pod owns.", (_named("server_links"),)),
     (
         "Imbalance",
         "none",
         "The fullest pod beside the mean: 1 is even.",
         ((f"max({_LINKS}) / avg({_LINKS})", "fullest / mean"),),
     ),
-    ("Load of each pod", "short", "What the pods publish.", ((_of("server_load"), "{{instance}}"),)),
+    ("Load of each pod", "short", "What the pods publish.", (_named("server_load"),)),
     (
         "Placements and takeovers",
         "ops",
@@ -63,13 +72,13 @@ _PANELS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
         "Age of the last heartbeat",
         "s",
         "Above the lease a pod owns nothing.",
-        ((_of("server_heartbeat_age_seconds"), "{{instance}}"),),
+        (_named("server_heartbeat_age_seconds"),),
     ),
     (
         "Latency of heartbeats",
         "s",
         "How long Redis took to answer.",
-        ((_of("server_heartbeat_latency_seconds"), "{{instance}}"),),
+        (_named("server_heartbeat_latency_seconds"),),
     ),
     (
         "Deaf clients",
@@ -87,6 +96,12 @@ _PANELS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
             (_rate("server_moves"), "moved with their state"),
             (_rate("server_drains"), "drains"),
         ),
+    ),
+    (
+        "Pods alive",
+        "short",
+        "As many as clients see, over the services that they use.",
+        ((f"max by (job) ({_of('client_pods_alive')})", "{{job}}"),),
     ),
     (
         "Calls to Redis in flight",

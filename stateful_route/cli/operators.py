@@ -44,7 +44,7 @@ class ServiceAskOptions(AskOptions):
 
     service: Annotated[
         str | None,
-        Parameter(metavar="NAME", help="by default STATEFUL_ROUTE_SERVICE_NAME, or the one service of the namespace"),
+        Parameter(metavar="NAME", help="by default STATEFUL_ROUTE_SERVICE_NAME, or the one that has pods alive"),
     ] = None
 
 
@@ -68,7 +68,7 @@ class Asking:
     service_name: str | None
 
     async def service(self) -> str:
-        """Return the service that is meant.
+        """Return the service that is meant: of several the one that has pods alive, if it is the only one.
 
         Raises:
             CommandError: if none is named, and the namespace has none, or several.
@@ -80,6 +80,9 @@ class Asking:
         found = await self.operator.services()
         if len(found) == 1:
             return found[0]
+        living = await self.operator.living_services() if found else []
+        if len(living) == 1:
+            return living[0]
         if found:
             names = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
             raise CommandError(f"there are {len(found)} services; name one with --service: {names}", USAGE)

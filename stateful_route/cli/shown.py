@@ -29,10 +29,12 @@ _WIDE = 10_000
 _STYLES = {"READY": "green", "DENY_NEW_CALL": "yellow", "SHUTDOWN": "dim", "DEAD": "red", "SILENT": "red"}
 _UNITS = (86_400.0, "d"), (3600.0, "h"), (60.0, "min")
 _EXACT = 10.0
-_OPTIONAL = "CAPACITY", "ZONE", "VERSION", "ADDRESS"
+_OPTIONAL = "NAME", "CAPACITY", "ZONE", "VERSION", "ADDRESS"
 _YIELDING = "ZONE", "VERSION", "ADDRESS"
 _FLUSH_RIGHT = "POD", "LINKS", "LOAD", "PLACED", "HEARTBEAT", "LEASE", "CAPACITY"
-_HEADINGS = "POD", "STATE", "LINKS", "LOAD", "PLACED", "HEARTBEAT", "LEASE", *_OPTIONAL
+_HEADINGS = "POD", "NAME", "STATE", "LINKS", "LOAD", "PLACED", "HEARTBEAT", "LEASE", *_OPTIONAL[1:]
+_LONG_NAME = 40
+"""Above so many characters a name gives way too."""
 
 
 def cell(value: Cell, style: str = "") -> Text:
@@ -78,13 +80,22 @@ def table(
 
 def pods_table(pods: Iterable[PodSeen], *, cut: bool = False) -> Table:
     """Return the table of some pods, without the columns in which there is nothing; as ``table``."""
-    return table(_HEADINGS, map(_pod_row, pods), right=_FLUSH_RIGHT, optional=_OPTIONAL, yielding=_YIELDING, cut=cut)
+    pods = list(pods)
+    yielding = names_yield((pod.pod_name for pod in pods), *_YIELDING)
+    return table(_HEADINGS, map(_pod_row, pods), right=_FLUSH_RIGHT, optional=_OPTIONAL, yielding=yielding, cut=cut)
+
+
+def names_yield(names: Iterable[str | None], *others: str) -> tuple[str, ...]:
+    """Return which columns give way: the names of pods only if one is too long to be one."""
+    is_long = any(len(plain(name)) > _LONG_NAME for name in names if name is not None)
+    return ("NAME", *others) if is_long else others
 
 
 def _pod_row(pod: PodSeen) -> tuple[Cell, ...]:
     links = str(pod.links) if pod.max_links is None else f"{pod.links}/{pod.max_links}"
     return (
         str(pod.pod_index),
+        pod.pod_name,
         state(pod),
         links,
         str(pod.load),
@@ -125,7 +136,18 @@ def in_all(pods: Sequence[PodSeen]) -> str:
     living = [pod for pod in pods if pod.alive]
     uneven = imbalance(pods)
     fullest = "" if uneven is None else f", the fullest {uneven:.2f} times the mean"
-    return f"{len(living)} of {len(pods)} pods alive, {sum(pod.links for pod in living):,} links{fullest}"
+    links = counted(sum(pod.links for pod in living), "link")
+    return f"{len(living)} of {counted(len(pods), 'pod')} alive, {links}{fullest}"
+
+
+def counted(number: int, what: str) -> str:
+    """Return how many there are of something, in words."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def of_pod(index: int, name: str | None) -> str:
+    """Return which pod it is, with its name if that is known."""
+    return f"pod {index}" if name is None else f"pod {index} ({plain(name)})"
 
 
 class Output:

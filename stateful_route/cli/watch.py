@@ -9,7 +9,7 @@ from rich.text import Text
 
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
 from stateful_route.cli.options import SHARED, Count, documented
-from stateful_route.cli.shown import cell, lasting
+from stateful_route.cli.shown import cell, lasting, of_pod
 from stateful_route.ops import Change, ChangeKind
 
 _STYLES = {"READY": "green", "DENY_NEW_CALL": "yellow", "DEAD": "red"}
@@ -25,10 +25,11 @@ class WatchOptions(ServiceAskOptions):
 
 @documented
 def watch(*, options: WatchOptions | None = None) -> int:
-    """Print changes as they happen: links that get another owner, or none; pods that start, drain or die.
+    """Print changes as they happen: links that get another owner, or none; pods that start, drain, leave or die.
 
     What is printed is what is announced to the caches of clients: a new uid is no change of theirs, and of a pod that
-    drains only its state is announced. It says so while it hears nothing, as Redis is away. Ctrl-C ends it.
+    drains only its state is announced. A pod that said goodbye is SHUTDOWN, one that died without is DEAD. It says so
+    while it hears nothing, as Redis is away. Ctrl-C ends it.
     """
     told = options or WatchOptions()
 
@@ -51,8 +52,9 @@ def watch(*, options: WatchOptions | None = None) -> int:
 def told_of(change: Change) -> Text:
     """Return a change in words."""
     if change.kind is ChangeKind.POD:
+        pod = of_pod(change.pod_index or 0, change.pod_name)
         state = cell(change.state, _STYLES.get(change.state or "", ""))
-        return Text.assemble(f"pod {change.pod_index}  ", state, (f"  incarnation {change.incarnation}", "dim"))
+        return Text.assemble(f"{pod}  ", state, (f"  incarnation {change.incarnation}", "dim"))
     if change.kind is ChangeKind.DEAF:
         return cell(f"deaf: {change.why}", "red")
     if change.kind is ChangeKind.HEARS:
@@ -63,4 +65,5 @@ def told_of(change: Change) -> Text:
     if link is None:
         return cell(f"link  {change.uid}  has no owner")
     left = "" if link.ttl is None else f", {lasting(link.ttl)} left"
-    return cell(f"link  {change.uid}  pod {link.pod_index}, {link.kind.value}{left}, epoch {link.epoch}")
+    pod = of_pod(link.pod_index, change.pod_name)
+    return cell(f"link  {change.uid}  {pod}, {link.kind.value}{left}, epoch {link.epoch}")

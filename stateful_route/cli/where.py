@@ -10,10 +10,10 @@ from rich.text import Text
 from stateful_route.cli.ending import FAILED, say
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
 from stateful_route.cli.options import documented
-from stateful_route.cli.shown import Cell, Output, cell, lasting, state, table
+from stateful_route.cli.shown import Cell, Output, cell, lasting, names_yield, state, table
 from stateful_route.ops import Place
 
-_HEADINGS = "SERVICE", "POD", "KIND", "TTL", "EPOCH", "SINCE", "THE POD"
+_HEADINGS = "SERVICE", "POD", "NAME", "KIND", "TTL", "EPOCH", "SINCE", "THE POD"
 
 _DAY = 86_400.0  # seconds
 
@@ -52,23 +52,29 @@ def show_places(out: Output, places: Iterable[Place]) -> None:
         for place in places:
             out.record(place.to_dict())
     elif places:
-        out.show(
-            table(_HEADINGS, map(_row, places), right=("POD",), optional=("TTL",), yielding=("SERVICE", "THE POD"))
-        )
+        yielding = names_yield(map(_name, places), "SERVICE", "THE POD")
+        out.show(table(_HEADINGS, map(_row, places), right=("POD",), optional=("NAME", "TTL"), yielding=yielding))
 
 
 def _row(place: Place) -> tuple[Cell, ...]:
     if place.epoch is None:
-        return place.service_name, None, cell("unreadable", "red"), None, None, None, None
+        return place.service_name, None, None, cell("unreadable", "red"), None, None, None, None
     return (
         place.service_name,
         None if place.pod_index is None else str(place.pod_index),
+        _name(place),
         None if place.kind is None else place.kind.value,
         None if place.ttl is None else lasting(place.ttl),
         str(place.epoch),
         _since(place.epoch, place.age or 0.0),
         _pod(place),
     )
+
+
+def _name(place: Place) -> str | None:
+    """Return the name of the life that has the uid; that of a newer one is no name of it."""
+    pod = place.pod
+    return None if pod is None or pod.incarnation != place.incarnation else pod.pod_name
 
 
 def _pod(place: Place) -> Text:

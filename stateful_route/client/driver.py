@@ -467,6 +467,7 @@ class ClientDriver(Driver):
             deaf=hearing.deaf,
             deaf_times=hearing.times,
             deaf_seconds=hearing.seconds_until(self._clock()),
+            pods_alive=self._directory.alive,
         )
 
     # Inside -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ class ClientStatistics:
         deaf: services in use of which no announcement can be heard now; the store is asked for each of their uids.
         deaf_times: how often that has begun, the time until a service was heard first left out.
         deaf_seconds: how long that was, of all services together, those that are deaf now included.
+        pods_alive: pods that are alive, of all services in use, as this client sees them; ``None`` while it has read
+            none of these.
 
     """
 
@@ -37,3 +39,4 @@ class ClientStatistics:
     deaf: int = 0
     deaf_times: int = 0
     deaf_seconds: float = 0.0
+    pods_alive: int | None = None

@@ -78,12 +78,15 @@ class _Pages:
         content, media_type = self._files[name]
         return Response(content, media_type=media_type)
 
-    async def _services(self, _: Request) -> Response:
-        """Say which services there are; while Redis is away, those that it knows by itself."""
+    async def _services(self, request: Request) -> Response:
+        """Say which services there are, and which one to show ``first``; while Redis is away, what is known here."""
         known = {self._boards.always} - {None}
+        first = self._boards.always
         error = None
         try:
             known |= set(await self._operator.services(self._boards.namespace))
+            if first is None and "first" in request.query_params:
+                first = next(iter(await self._operator.living_services(self._boards.namespace)), None)
         except StoreError as raised:
             error = str(raised)
         return _answer(
@@ -91,6 +94,7 @@ class _Pages:
                 "namespace": self._boards.namespace,
                 "services": sorted(cast("set[str]", known)),
                 "always": self._boards.always,
+                "first": first,
                 "error": error,
                 "changes": self._orders.allowed,
                 "version": __version__,

@@ -15,6 +15,7 @@ Row: TypeAlias = "dict[str, Any]"
 
 _SHOWN = (
     "podIndex",
+    "podName",
     "incarnation",
     "alive",
     "routable",

@@ -43,6 +43,7 @@ class Story:
         self._new: list[dict[str, Any]] = []
         self._states: dict[int, tuple[int, str]] | None = None
         self._numbers: dict[int, int] = {}
+        self._names: dict[int, tuple[int, str | None]] = {}
         self._heard_of: set[int] = set()
         self._count = 0
         self._links_now = 0
@@ -72,6 +73,7 @@ class Story:
         """Take in how the pods are; at the first time nothing has happened yet."""
         pods = list(pods)
         self._numbers = {pod.pod_index: pod.links for pod in pods}
+        self._names = {pod.pod_index: (pod.incarnation, pod.pod_name) for pod in pods}
         states = {pod.pod_index: (pod.incarnation, state_of(pod)) for pod in pods}
         known, self._states = self._states, {}
         for index, (incarnation, state) in states.items():
@@ -91,6 +93,8 @@ class Story:
             self._heard_of.add(change.pod_index)
             before = self._states.get(change.pod_index)
             after = (change.incarnation or 0, change.state)
+            if change.pod_name is not None:
+                self._names[change.pod_index] = (after[0], change.pod_name)
             if before is None or before[0] <= after[0]:
                 self._states[change.pod_index] = self._announced(before, after)
                 self._pod(at, change.pod_index, before, self._states[change.pod_index])
@@ -112,13 +116,15 @@ class Story:
         if after[1] == "READY":
             kind = _began(before, after[0])
         elif before is not None and before[0] < after[0] and before[1] not in _OVER:
-            self._of_pod(at, "restarted", index)
-        self._of_pod(at, kind, index)
+            self._of_pod(at, "restarted", index, after[0])
+        self._of_pod(at, kind, index, after[0])
 
-    def _of_pod(self, at: float, kind: str, index: int) -> None:
+    def _of_pod(self, at: float, kind: str, index: int, incarnation: int) -> None:
         self._pods_now[kind] += 1
         if self._pods_now[kind] <= PODS_TOLD:
-            self._add(self._pods, at, kind, podIndex=index, links=self._numbers.get(index))
+            named, name = self._names.get(index, (0, None))
+            name = name if named == incarnation else None
+            self._add(self._pods, at, kind, podIndex=index, podName=name, links=self._numbers.get(index))
 
     def _link(self, at: float, change: Change) -> None:
         self._links_now += 1
@@ -127,7 +133,7 @@ class Story:
         link = change.link
         owner = None if link is None else link.pod_index
         kind = _UNREAD if change.why is not None else None if link is None else link.kind.value
-        self._add(self._links, at, "link", uid=change.uid, podIndex=owner, linkKind=kind)
+        self._add(self._links, at, "link", uid=change.uid, podIndex=owner, podName=change.pod_name, linkKind=kind)
 
     def _add(self, kept: deque[dict[str, Any]], at: float, kind: str, **more: object) -> None:
         self._count += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import attrs
 
@@ -31,6 +31,8 @@ class Metric:
         meaning: in words.
         kind: the class of the statistics that has it.
         field: of that class.
+        labels: what it tells in labels besides; then its value is 1, and what it tells are attributes of what is found
+            in the field.
 
     """
 
@@ -40,6 +42,7 @@ class Metric:
     meaning: str
     kind: str
     field: str
+    labels: tuple[str, ...] = ()
 
     @property
     def prometheus_name(self) -> str:
@@ -48,6 +51,10 @@ class Metric:
         if self.unit == "s":
             name += "_seconds"
         return f"{name}_total" if self.rises else name
+
+
+Reading: TypeAlias = "tuple[Metric, float, dict[str, str]]"
+"""A metric with its value, and what its labels say."""
 
 
 def _metrics(kind: str, prefix: str, *rows: tuple[str, str, str, bool, str]) -> list[Metric]:
@@ -72,6 +79,7 @@ METRICS = (
         ("deaf_times", "deaf.times", "{time}", True, "How often announcements could not be heard any more"),
         ("deaf_seconds", "deaf", "s", True, "For how long announcements could not be heard, over all services"),
         ("deaf", "deaf.services", "{service}", False, "Services of which no announcement can be heard now"),
+        ("pods_alive", "pods_alive", "{pod}", False, "Pods that are alive, over all services in use, as it sees them"),
         ("cached", "cached", "{link}", False, "Links in the cache, some of which may have ended"),
     ),
     *_metrics(
@@ -96,6 +104,15 @@ METRICS = (
         ("moved", "moves", "{uid}", True, "Uids that went to another pod with their state"),
         ("adopted", "adoptions", "{uid}", True, "States that came from other pods, and were adopted"),
         ("drains", "drains", "{drain}", True, "Drains that have ended"),
+    ),
+    Metric(
+        "stateful_route.server.info",
+        "1",
+        rises=False,
+        meaning="Which pod this process is, while it runs: always 1",
+        kind="ServerStatistics",
+        field="pod",
+        labels=("service", "namespace", "pod_index", "pod_name", "version"),
     ),
     *_metrics(
         "WebStatistics",
@@ -140,8 +157,8 @@ def check_sources(sources: Mapping[str, object]) -> None:
         check_hook(f"sources[{name!r}]", source, ("statistics",))
 
 
-def read(source: HasStatistics) -> Iterator[tuple[Metric, float]]:
-    """Yield each metric of a source, and of what its statistics contain, with its value.
+def read(source: HasStatistics) -> Iterator[Reading]:
+    """Yield each metric of a source, and of what its statistics contain, with its value and its labels.
 
     Those without a value are left out, and all of a source that does not run.
     """
@@ -152,11 +169,16 @@ def read(source: HasStatistics) -> Iterator[tuple[Metric, float]]:
     yield from _of(statistics)
 
 
-def _of(statistics: Any) -> Iterator[tuple[Metric, float]]:
+def _of(statistics: Any) -> Iterator[Reading]:
     for metric in _BY_KIND.get(type(statistics).__name__, ()):
         value = getattr(statistics, metric.field)
-        if value is not None:
-            yield metric, float(value)
+        if value is None:
+            continue
+        if metric.labels:
+            said = {name: getattr(value, name) for name in metric.labels}
+            yield metric, 1.0, {name: "" if text is None else str(text) for name, text in said.items()}
+        else:
+            yield metric, float(value), {}
     for part in ("client", "server", "store"):
         inner = getattr(statistics, part, None)
         if inner is not None:

@@ -47,9 +47,9 @@ def observe(*, meter: Meter | None = None, **sources: HasStatistics) -> None:
 def _callback(name: str, sources: Mapping[str, HasStatistics]) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def callback(_: CallbackOptions) -> Iterable[Observation]:
         return [
-            Observation(value, {"source": source_name})
+            Observation(value, {"source": source_name, **labels})
             for source_name, source in sources.items()
-            for metric, value in read(source)
+            for metric, value, labels in read(source)
             if metric.name == name
         ]
 

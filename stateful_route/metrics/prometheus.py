@@ -43,11 +43,11 @@ class StatisticsCollector(Collector):
         """Yield the metrics as they are now."""
         families: dict[str, Family] = {}
         for name, source in self._sources.items():
-            for metric, value in read(source):
+            for metric, value, labels in read(source):
                 family = families.get(metric.name)
                 if family is None:
                     family = families[metric.name] = _family(metric)
-                family.add_metric([name], value)  # type: ignore[attr-defined]  # both kinds have it
+                family.add_metric([name, *labels.values()], value)  # type: ignore[attr-defined]  # both kinds have it
         yield from families.values()
 
     def describe(self) -> Iterator[Family]:
@@ -57,7 +57,7 @@ class StatisticsCollector(Collector):
 
 def _family(metric: Metric) -> Family:
     kind = CounterMetricFamily if metric.rises else GaugeMetricFamily
-    return kind(metric.prometheus_name.removesuffix("_total"), f"{metric.meaning}.", labels=["source"])
+    return kind(metric.prometheus_name.removesuffix("_total"), f"{metric.meaning}.", labels=["source", *metric.labels])
 
 
 def exposition(**sources: HasStatistics) -> bytes:

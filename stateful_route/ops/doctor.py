@@ -43,6 +43,9 @@ _SHORT_LEASE = 2.0
 _LATE = 0.5
 # Times the mean load, of a mean that says something.
 _UNEVEN, _ENOUGH_LOAD = 1.5, 10.0
+# Units of a time that has passed, in seconds.
+_UNITS = (86_400, "d"), (3600, "h"), (60, "min")
+_LEFT = "SHUTDOWN"
 # Pods that are named in one finding, and namespaces.
 _NAMED, _NAMED_OTHERS = 5, 20
 # How ``INFO`` says how many keys a database has, and what a client of a cluster makes of it.
@@ -305,8 +308,10 @@ def of_pods(service_name: str, seen: PodsSeen, *, near: bool = False) -> list[Fi
     """Judge the pods of a service, by what they publish; ``near`` is whether Redis is on this machine."""
     findings = [*_of_service(service_name, seen)]
     living = [pod for pod in seen.pods if pod.alive]
-    for find in (_silent, _late, _leases, _addresses, _states, _travel, _balance):
-        findings += find(service_name, living if find is not _silent else list(seen.pods))
+    for find in (_silent, _dead):
+        findings += find(service_name, seen.pods)
+    for find in (_late, _leases, _addresses, _states, _travel, _balance):
+        findings += find(service_name, living)
     findings += _local_addresses(service_name, living, near=near)
     return findings
 
@@ -325,6 +330,10 @@ def _of_service(name: str, seen: PodsSeen) -> Iterator[Finding]:
     if not seen.pods:
         advice = "no pod has started, or not for this namespace and this database of Redis"
         yield warn(f"{name!r} has no pods", advice)
+    elif not living and all(pod.state == _LEFT for pod in seen.pods):
+        last = min(pod.heartbeat_age for pod in seen.pods)
+        advice = "start one, unless it was meant to end: no uid can be placed until then. Redis forgets it in time"
+        yield warn(f"no pod of {name!r} is alive: all have said goodbye, the last one {_ago(last)}", advice)
     elif not living:
         yield bad(f"no pod of {name!r} is alive", "start one: no uid can be placed until then")
     elif not routable:
@@ -343,7 +352,28 @@ def _silent(name: str, pods: Sequence[PodSeen]) -> Iterator[Finding]:
     if silent:
         oldest = max(pod.heartbeat_age for pod in silent)
         advice = "its uids go to others as they are called; if it is there, it stands still or is cut off: see its log"
-        yield warn(f"{_named(name, silent)}: no heartbeat for its lease, for {oldest:.1f} s by now", advice)
+        held = _count(sum(pod.links for pod in silent), "link")
+        what = f"{_named(name, silent)}: no heartbeat for its lease, for {oldest:.1f} s by now, with {held}"
+        yield warn(what, advice)
+
+
+def _dead(name: str, pods: Sequence[PodSeen]) -> Iterator[Finding]:
+    """Tell of lives that ended without a goodbye: how many links they had is known, and not how many are left."""
+    dead = [pod for pod in pods if pod.state == "DEAD" and pod.links]
+    if dead:
+        held, last = _count(sum(pod.links for pod in dead), "link"), min(pod.heartbeat_age for pod in dead)
+        advice = (
+            "others take them over as they are asked for, without what was in memory only; see why it ended (a kill, "
+            "no memory, a stall of a whole lease), and start another one in its place"
+        )
+        yield warn(f"{_named(name, dead)}: dead without a goodbye, {_ago(last)}, with {held} when last heard", advice)
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in _UNITS:
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def _late(name: str, pods: Sequence[PodSeen]) -> Iterator[Finding]:
@@ -445,12 +475,12 @@ def _balance(name: str, pods: Sequence[PodSeen]) -> Iterator[Finding]:
     fullest = max(routable, key=lambda pod: pod.load / pod.capacity)
     times = fullest.load / fullest.capacity / mean if mean else 1.0
     if mean >= _ENOUGH_LOAD and times > _UNEVEN:
-        what = f"pod {fullest.pod_index} of {name!r} has {times:.1f} times the mean load"
+        what = f"{_named(name, [fullest])} has {times:.1f} times the mean load"
         yield warn(what, "after a restart that evens out as uids come and go; the setting rebalance does it sooner")
 
 
 def _named(name: str, pods: Iterable[PodSeen]) -> str:
     """Name some pods, and count the others."""
-    indexes = [str(pod.pod_index) for pod in pods]
-    more = f" and {len(indexes) - _NAMED} more" if len(indexes) > _NAMED else ""
-    return f"pod{'' if len(indexes) == 1 else 's'} {', '.join(indexes[:_NAMED])}{more} of {name!r}"
+    named = [str(pod.pod_index) if pod.pod_name is None else f"{pod.pod_index} ({pod.pod_name})" for pod in pods]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f"pod{'' if len(named) == 1 else 's'} {', '.join(named[:_NAMED])}{more} of {name!r}"

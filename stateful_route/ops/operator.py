@@ -57,6 +57,16 @@ class Operator:
         """Return the services of the namespace, sorted: those that have pods, or were used within a day."""
         return await self._store.list_services(self._namespace(namespace))
 
+    async def living_services(self, namespace: str = "") -> list[str]:
+        """Return the services of the namespace that have a pod alive, sorted; the pods of each are read for that."""
+        namespace = self._namespace(namespace)
+        living = []
+        for service_name in await self._store.list_services(namespace):
+            seen = PodsSeen.of(await self._store.read_pods(namespace, service_name))
+            if any(pod.alive for pod in seen.pods):
+                living.append(service_name)
+        return living
+
     async def pods(self, service_name: str, *, namespace: str = "") -> PodsSeen:
         """Return the pods of a service, all at one moment, and that moment by the clock of Redis.
 

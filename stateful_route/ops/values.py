@@ -11,13 +11,12 @@ import attrs
 
 from stateful_route._json import camel_case
 from stateful_route.errors import StoreError
-from stateful_route.models import Link, LinkKind, RoutingState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stateful_route.history import LinkEvent
-    from stateful_route.models import LinkInvalidation, LinkKey, PodState, PodTable
+    from stateful_route.models import Link, LinkInvalidation, LinkKey, LinkKind, PodState, PodTable
 
 
 class Shown:
@@ -56,8 +55,9 @@ class PodSeen(Shown):
     Attributes:
         pod_index: the ordinal of the pod.
         incarnation: its newest life.
-        state: what it is willing to take: a ``RoutingState``, ``DEAD`` once its death was confirmed, or ``SILENT`` if
-            no heartbeat came for its lease and nobody has confirmed its death yet.
+        state: what it is willing to take: a ``RoutingState``, which is ``SHUTDOWN`` for good once it said goodbye. Else
+            ``DEAD`` once its death was confirmed, or ``SILENT`` if no heartbeat came for its lease and nobody has
+            confirmed its death yet.
         alive: whether its last heartbeat is younger than its lease.
         routable: whether it may get new uids: alive and READY. A pod that is full is routable.
         heartbeat_age: seconds since its last heartbeat, by the clock of Redis.
@@ -73,6 +73,8 @@ class PodSeen(Shown):
         draining: whether it gives up all that it owns.
         reclaiming: whether it still claims again what it owned before Redis lost it.
         adopts: whether it takes the states of uids that other pods send.
+        pod_name: the name of its process: that of the pod on Kubernetes, or by default host name and process id;
+            ``None`` if it is of a release that does not publish it.
 
     """
 
@@ -94,6 +96,7 @@ class PodSeen(Shown):
     draining: bool
     reclaiming: bool
     adopts: bool
+    pod_name: str | None = None
 
     @property
     def full(self) -> bool:
@@ -104,8 +107,9 @@ class PodSeen(Shown):
     def of(cls, pod: PodState, now: float) -> PodSeen:
         """Return the pod as it is at ``now``, by the clock of the store."""
         report, alive = pod.report, pod.is_alive(now)
-        gone = report.routing_state is RoutingState.SHUTDOWN
-        state = "DEAD" if pod.dead else report.routing_state.value if alive or gone else "SILENT"
+        state = report.routing_state.value
+        if not pod.said_goodbye:
+            state = "DEAD" if pod.dead else state if alive else "SILENT"
         return cls(
             pod_index=pod.pod_index,
             incarnation=pod.incarnation,
@@ -125,6 +129,7 @@ class PodSeen(Shown):
             draining=report.draining,
             reclaiming=report.reclaiming,
             adopts=report.adopts,
+            pod_name=report.pod_name,
         )
 
 
@@ -316,8 +321,9 @@ class Change(Shown):
             not be read.
         pod_index: of a pod.
         incarnation: of a pod: the life that it is about.
-        state: of a pod: a ``RoutingState``, or ``DEAD``.
+        state: of a pod: a ``RoutingState``, or ``DEAD``; a life that said goodbye is ``SHUTDOWN``, told once.
         why: of ``DEAF``: what is wrong; of a link: why it could not be read.
+        pod_name: of a pod, or of the one that has the link: the name of its process, if it is known.
 
     """
 
@@ -329,6 +335,7 @@ class Change(Shown):
     incarnation: int | None = None
     state: str | None = None
     why: str | None = None
+    pod_name: str | None = None
 
     @classmethod
     def of_link(cls, event: LinkInvalidation, now: Link | StoreError | None) -> Change:

@@ -6,17 +6,18 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+import attrs
+
 from stateful_route._listening import attach
-from stateful_route.errors import StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import LinkInvalidation, PodChange, Topic
-from stateful_route.ops.reading import links_now
+from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
+from stateful_route.models import Link, LinkInvalidation, PodChange, Topic
+from stateful_route.ops.reading import links_now, read_pod
 from stateful_route.ops.values import Change, ChangeKind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from random import Random
 
-    from stateful_route.errors import StoreError
     from stateful_route.models import TopicEvent
     from stateful_route.store.protocol import OperatorStore
 
@@ -64,6 +65,64 @@ class _Ear:
         self.more.set()
 
 
+_LEFT = "SHUTDOWN"
+
+# Lives of one pod whose names are kept: changes of older ones may wait.
+_LIVES_KEPT = 4
+
+
+class _Lives:
+    """What is known of the lives of which changes tell: their names, and which have said goodbye."""
+
+    def __init__(self, store: OperatorStore, namespace: str, service_name: str) -> None:
+        self._store = store
+        self._of = namespace, service_name
+        self._names: dict[int, dict[int, str | None]] = {}
+        self._left: dict[int, int] = {}
+        self._told: dict[int, int] = {}
+
+    async def read(self, changes: Iterable[TopicEvent | Change], links: Iterable[Link | StoreError | None]) -> None:
+        """Read the pods that changes are about, and those of links that are not known yet."""
+        wanted = {event.pod_index for event in changes if isinstance(event, PodChange)}
+        lives = {(link.pod_index, link.incarnation) for link in links if isinstance(link, Link)}
+        unknown = [life for life in lives if life[1] not in self._names.get(life[0], ())]
+        wanted |= {index for index, _ in unknown}
+        if not wanted:
+            return
+        try:
+            _, pods = await read_pod(self._store, *self._of, *wanted)
+        except StoreError:  # of which the subscription tells
+            return
+        for index, incarnation in unknown:  # unless it is one of those below, its name is never known
+            self._learn(index, incarnation, None)
+        for index, pod in pods.items():
+            self._learn(index, pod.incarnation, pod.report.pod_name)
+            if pod.said_goodbye:
+                self._left[index] = pod.incarnation
+
+    def _learn(self, pod_index: int, incarnation: int, name: str | None) -> None:
+        names = self._names.setdefault(pod_index, {})
+        names[incarnation] = name
+        if len(names) > _LIVES_KEPT:
+            del names[min(names)]
+
+    def name_of(self, pod_index: int, incarnation: int) -> str | None:
+        """Return the name of a life, if it is known."""
+        return self._names.get(pod_index, {}).get(incarnation)
+
+    def change(self, event: PodChange) -> Change | None:
+        """Return what an event says of a pod; ``None`` if it only confirms that a life is over that said goodbye."""
+        index, incarnation, state = event.pod_index, event.incarnation, event.state
+        if state == "DEAD" and incarnation in {self._left.get(index), self._told.get(index)}:
+            state = _LEFT
+        if state == _LEFT:
+            if self._told.get(index) == incarnation:
+                return None
+            self._told[index] = incarnation
+        name = self.name_of(index, incarnation)
+        return Change(kind=ChangeKind.POD, pod_index=index, incarnation=incarnation, state=state, pod_name=name)
+
+
 async def _begun(ear: _Ear, deadline: float) -> None:
     """Return once everything is heard that is announced."""
     try:
@@ -87,7 +146,7 @@ async def changes_of(
         StoreError: if nothing can be heard at first, within the deadline in seconds.
 
     """
-    ear = _Ear()
+    ear, lives = _Ear(), _Lives(store, namespace, service_name)
     detach = attach(store, Topic(namespace, service_name), ear, patience=patience, random=random)
     try:
         await _begun(ear, deadline)
@@ -98,13 +157,19 @@ async def changes_of(
             some = [ear.waiting.popleft() for _ in range(min(_TOGETHER, len(ear.waiting)))]
             uids = list(dict.fromkeys(event.key.uid for event in some if isinstance(event, LinkInvalidation)))
             links = await links_now(store, namespace, service_name, uids) if uids else {}
+            await lives.read(some, links.values())
             for event in some:
                 if isinstance(event, Change):
                     yield event
                 elif isinstance(event, LinkInvalidation):
-                    yield Change.of_link(event, links[event.key.uid])
-                elif isinstance(event, PodChange):
-                    pod_index, incarnation = event.pod_index, event.incarnation
-                    yield Change(kind=ChangeKind.POD, pod_index=pod_index, incarnation=incarnation, state=event.state)
+                    yield _of_link(event, links[event.key.uid], lives)
+                elif isinstance(event, PodChange) and (change := lives.change(event)) is not None:
+                    yield change
     finally:
         await detach()
+
+
+def _of_link(event: LinkInvalidation, now: Link | StoreError | None, lives: _Lives) -> Change:
+    change = Change.of_link(event, now)
+    link = change.link
+    return change if link is None else attrs.evolve(change, pod_name=lives.name_of(link.pod_index, link.incarnation))

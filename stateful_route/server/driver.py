@@ -48,7 +48,7 @@ from stateful_route.server.relocation import Relocation
 from stateful_route.server.requests import PodRequests
 from stateful_route.server.staging import Staging
 from stateful_route.server.status import PodStatus
-from stateful_route.server.tally import ServerStatistics, Tally
+from stateful_route.server.tally import PodIdentity, ServerStatistics, Tally
 from stateful_route.server.travelling import Travelling, check_travel
 
 if TYPE_CHECKING:
@@ -264,6 +264,20 @@ class ServerDriver(Driver):
             moved=tally.moved,
             adopted=self._operations.staging.adopted,
             drains=tally.drains,
+            pod=self._identity(),
+        )
+
+    def _identity(self) -> PodIdentity | None:
+        """Return which pod this is, while it runs."""
+        server = self._lease.server
+        if self._phase not in {Phase.RUNNING, Phase.STOPPING} or self._lease.ended or server.pod_index is None:
+            return None
+        return PodIdentity(
+            service=server.service_name,
+            namespace=server.namespace,
+            pod_index=server.pod_index,
+            pod_name=server.pod_name,
+            version=self._config.version,
         )
 
     async def stop(self) -> None:

@@ -69,4 +69,5 @@ class PodStatus:
             reclaiming=bool(owned.stale) and owned.pod_lease.reclaims,
             draining=self.draining,
             adopts=self.adopts,
+            pod_name=owned.pod_lease.server.pod_name,
         )

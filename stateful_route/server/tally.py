@@ -13,6 +13,26 @@ if TYPE_CHECKING:
     from stateful_route.server.lease import PodLease
 
 
+@attrs.frozen(kw_only=True)
+class PodIdentity:
+    """Which pod it is that has some numbers.
+
+    Attributes:
+        service: its service.
+        namespace: that of the service.
+        pod_index: the ordinal that it has now.
+        pod_name: the name of its process.
+        version: what revision of the application it runs; ``None`` if it has not published that.
+
+    """
+
+    service: str
+    namespace: str
+    pod_index: int
+    pod_name: str
+    version: str | None
+
+
 @attrs.frozen
 class ServerStatistics:
     """How a pod is, and what it has done since its driver was made.
@@ -33,6 +53,7 @@ class ServerStatistics:
         moved: uids that went to another pod with their state.
         adopted: states that came from other pods, and were adopted.
         drains: that have ended.
+        pod: which pod it is; ``None`` while it does not run, or has no index.
 
     """
 
@@ -49,6 +70,7 @@ class ServerStatistics:
     moved: int
     adopted: int
     drains: int
+    pod: PodIdentity | None = None
 
 
 class Tally:

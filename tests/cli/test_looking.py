@@ -13,7 +13,7 @@ import pytest
 from stateful_route import LinkKey, PodReport, ServerInfo, StatefulRoute
 from stateful_route.models import PodLife
 from tests.cli.commands import ended_by, line_of
-from tests.faults.pods import pods, routes, settings
+from tests.faults.pods import incarnations, pods, rooms_of, routes, settings
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ class TestPods:
         rows = said.out.splitlines()
 
         assert (0, "") == (said.status, said.err)
-        assert ["POD", "STATE", "LINKS", "LOAD", "PLACED", "HEARTBEAT", "LEASE", "ZONE", "VERSION"] == rows[0].split()
-        assert ["0", "READY", "2", "2", "2"] == rows[1].split()[:5]
+        headings = ["POD", "NAME", "STATE", "LINKS", "LOAD", "PLACED", "HEARTBEAT", "LEASE", "ZONE", "VERSION"]
+        assert headings == rows[0].split()
+        assert ["0", "room-0", "READY", "2", "2", "2"] == rows[1].split()[:6]
         assert ["north", "7"] == rows[2].split()[-2:]
         assert "2 of 2 pods alive, 2 links, the fullest 2.00 times the mean" == rows[-1]
         assert (cli.namespace, "room", 0) == (data["namespace"], data["serviceName"], data["unreadable"])
-        assert {"podIndex": 0, "state": "READY", "links": 2}.items() <= data["pods"][0].items()
+        assert {"podIndex": 0, "podName": "room-0", "state": "READY", "links": 2}.items() <= data["pods"][0].items()
 
     async def test_a_pod_that_is_killed(self, cli: Commands) -> None:
         """A pod whose heartbeats have ended is silent."""
@@ -62,6 +63,32 @@ class TestPods:
             said = await cli("pods")
 
         assert "1 of 2 pods alive" in said.out
+
+    async def test_a_pod_that_leaves(self, cli: Commands) -> None:
+        """A pod that ends at SIGTERM is SHUTDOWN, also once a client has confirmed that its life is over."""
+        async with pods(cli.url, cli.namespace, 2) as (first, _), rooms_of(cli.url, cli.namespace) as rooms:
+            first.send(signal.SIGTERM)
+            await first.ended()
+
+            async def confirmed() -> bool:
+                return (await incarnations(rooms))[0][1]
+
+            await eventually(confirmed)
+            said = await cli("pods")
+            data = (await cli("pods", "--json")).json()
+
+        assert ["0", "room-0", "SHUTDOWN", "0"] == said.out.splitlines()[1].split()[:4]
+        assert [("SHUTDOWN", False), ("READY", True)] == [(pod["state"], pod["alive"]) for pod in data["pods"]]
+
+    async def test_an_older_release(self, cli: Commands) -> None:
+        """A pod of a release that says no name has none, beside one that has."""
+        async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+            await route.store.register(seen("room", 0, cli.namespace), PodReport(), 60.0, 60.0)
+            await route.store.register(seen("room", 1, cli.namespace), PodReport(pod_name="new"), 60.0, 60.0)
+            rows = (await cli("pods")).out.splitlines()
+
+        assert ["0", "-", "READY"] == rows[1].split()[:3]
+        assert ["1", "new", "READY"] == rows[2].split()[:3]
 
     async def test_none(self, cli: Commands) -> None:
         """A service without pods is said to be none, with status 1; so is a namespace without a service."""
@@ -88,6 +115,16 @@ class TestPods:
         assert "chat" == named.json()["serviceName"]
         assert "room" == by_environment.json()["serviceName"]
 
+    async def test_one_that_is_alive(self, cli: Commands) -> None:
+        """Of several services the only one that has pods alive is meant: one that was tried once is in nobody's way."""
+        async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
+            tried = await route.store.register(seen("board", 0, cli.namespace), PodReport(), 60.0, 60.0)
+            await route.store.end_life(cli.namespace, "board", PodLife(0, tried.incarnation), 60.0)
+            await route.store.register(seen("chat", 0, cli.namespace), PodReport(), 60.0, 60.0)
+            unnamed = await cli("pods", "--json")
+
+        assert (0, "chat") == (unnamed.status, unnamed.json()["serviceName"])
+
 
 class TestWhere:
     async def test_where(self, cli: Commands) -> None:
@@ -98,8 +135,8 @@ class TestWhere:
             elsewhere = await cli("where", "alice", "--service", "chat")
         heading, row = said.out.splitlines()
 
-        assert ["SERVICE", "POD", "KIND", "EPOCH", "SINCE", "THE", "POD"] == heading.split()
-        assert ["room", "1", "persistent", str(epoch)] == row.split()[:4]
+        assert ["SERVICE", "POD", "NAME", "KIND", "EPOCH", "SINCE", "THE", "POD"] == heading.split()
+        assert ["room", "1", "room-1", "persistent", str(epoch)] == row.split()[:5]
         assert "READY, heard" in row
         assert (1, epoch, "persistent", True) == (data["podIndex"], data["epoch"], data["kind"], data["alive"])
         assert 0 <= data["age"] < 60
@@ -172,11 +209,23 @@ class TestLinks:
             said = await cli("links", "0", "--pause", "0")
             everything = await cli("links", "--json", "--pause", "0", "--batch", "100")
             some = await cli("links", "--json", "--limit", "7")
+            first_three = await cli("links", "0", "--limit", "3")
+            one = await cli("links", "1")
+            no_pod = [await cli("links", "7"), await cli("links", "7", "--json")]
+        heading, *rows = said.out.splitlines()
 
-        assert uids == {line.split()[-1] for line in said.out.splitlines()}
-        assert "stateful-route: 1,200 links of service 'room'\n" == said.err
+        assert ["POD", "NAME", "KIND", "EPOCH", "LEFT", "UID"] == heading.split()
+        assert uids == {line.split()[-1] for line in rows}
+        assert {("0", "room-0")} == {tuple(line.split()[:2]) for line in rows}
+        assert "stateful-route: 1,200 links of pod 0 of service 'room'\n" == said.err
         assert uids | {"other"} == {line["uid"] for line in everything.lines()}
+        assert {"room-0", "room-1"} == {line["podName"] for line in everything.lines()}
         assert 7 == len(some.lines())
+        assert "stateful-route: the first 3 links of pod 0 of service 'room'\n" == first_three.err
+        assert "stateful-route: 1 link of pod 1 of service 'room'\n" == one.err
+        assert [(1, "", "stateful-route: service 'room' has no pod 7: its pods are 0, 1\n")] * 2 == [
+            (said.status, said.out, said.err) for said in no_pod
+        ]
 
     async def test_nobody_reads(self, cli: Commands) -> None:
         """If its output is closed it ends without a word."""
@@ -199,7 +248,7 @@ class TestHostile:
 
     async def test_text(self, cli: Commands) -> None:
         """Control sequences and markup are shown escaped, as they are."""
-        report = PodReport(address=f"http://{HOSTILE}", zone=HOSTILE, version="[link=x]y")
+        report = PodReport(address=f"http://{HOSTILE}", zone=HOSTILE, version="[link=x]y", pod_name=f"name{HOSTILE}")
         async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
             registered = await route.store.register(seen(HOSTILE, 0, cli.namespace), report, 60.0, 60.0)
             owner = PodLife(0, registered.incarnation)
@@ -214,6 +263,7 @@ class TestHostile:
             wrong = await cli("pods", "--service", HOSTILE + "?")
 
         assert all(ESCAPED in one.out for one in said)
+        assert all(f"name{ESCAPED}" in one.out for one in said)
         assert all(line.isprintable() for one in (*said, wrong) for line in (one.out + one.err).splitlines())
         assert "[link=x]y" in said[0].out
         assert [0] * 5 == [one.status for one in said]
@@ -261,6 +311,7 @@ class TestWatch:
 
         assert "hears" == first_line["kind"]
         assert ("link", "alice", 1) == (assigned["kind"], assigned["uid"], assigned["link"]["podIndex"])
+        assert [None, "room-0"] == [assigned["podName"], died["podName"]]  # pod 1 has no such life
         assert ("link", "bob", None) == (released["kind"], released["uid"], released["link"])
         assert ("pod", 0, "DEAD") == (died["kind"], died["podIndex"], died["state"])
         assert 0 == process.returncode

@@ -82,6 +82,18 @@ class TestReading:
 
         assert (["hall", SERVICE], True, None) == (answer["services"], answer["changes"], answer["error"])
 
+    async def test_first_service(self, serve: Serve, make_pod: MakePod) -> None:
+        """A page that names no service shows one that has pods alive before one that has none any more."""
+        async with serve() as dashboard, make_pod(0):
+            async with make_pod(0, "hall"):
+                await eventually(dashboard.boards.operator.services)
+                before = (await dashboard.http.get("/api/services?first")).json()
+            after = (await dashboard.http.get("/api/services?first")).json()
+            unasked = (await dashboard.http.get("/api/services")).json()
+
+        assert ["hall", SERVICE, None] == [before["first"], after["first"], unasked["first"]]
+        assert ["hall", SERVICE] == after["services"]
+
     async def test_stream(self, serve: Serve, make_pod: MakePod, namespace: str) -> None:
         """The first message has all pods; the others say what changes, and what has happened."""
         async with serve() as dashboard, make_pod(0) as pod:

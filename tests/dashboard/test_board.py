@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -96,6 +97,19 @@ class TestStory:
         story.look(2.0, [pod(0, "DEAD")])
 
         assert ["dead"] == kinds(story)
+
+    def test_names(self) -> None:
+        """A pod is told by the name of the life that it is about, where that is known."""
+        story = Story()
+        story.look(1.0, [pod(0, pod_name="old"), pod(1)])
+        story.hear(1.1, announced(0, "SHUTDOWN"))
+        story.hear(1.2, attrs.evolve(announced(0, "READY", incarnation=2), pod_name="new"))
+        story.hear(1.3, announced(1, "DEAD"))
+        story.look(2.0, [pod(0, incarnation=2, pod_name="new"), pod(1, "DEAD"), pod(2, pod_name="third")])
+
+        assert [("left", "old"), ("began", "new"), ("dead", None), ("began", "third")] == [
+            (event["kind"], event["podName"]) for event in story.all()
+        ]
 
     def test_drain(self) -> None:
         """A pod that is announced to deny new calls is then seen to drain, and that it denies them is told once."""

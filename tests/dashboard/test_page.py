@@ -64,15 +64,19 @@ class TestLooking:
             await page.open(f"{dashboard.url}?service={SERVICE}")
             await page.holds("document.querySelector('#rows .links')?.textContent === '1'")
             async with make_pod(1):
-                await page.shows("pod 1 is there")
+                await page.shows("pod 1 (room-1) is there")
                 both = await rows(page)
-            await page.shows("pod 1 has said goodbye")
+            await page.shows("pod 1 (room-1) has said goodbye")
             await page.holds(
                 "[...document.querySelectorAll('#rows .state')].map((it) => it.textContent).join() === 'ready,left'"
             )
             tiles = await says(page, "#tiles")
+            story = await says(page, "#story")
+            names = await page.run("[...document.querySelectorAll('#rows .c-podName')].map((it) => it.textContent)")
 
         assert ["0", "1"] == both
+        assert ["room-0", "room-1"] == names
+        assert "dead" not in story
         assert "Pods alive1 of 2" in tiles
         assert "live" == await says(page, "#state") or "no dashboard" == await says(page, "#state")
 
@@ -108,7 +112,7 @@ class TestLooking:
             await page.press(*ENTER)
             await page.shows("nobody has no link in any service")
 
-        assert "ownerpod 0, alive" in found
+        assert "ownerpod 0 (room-0), alive" in found
         assert "persistent" in found
         assert "Move" not in found
 
@@ -176,7 +180,7 @@ async def test_hostile(shared_server: LocalServer, page: Page) -> None:
         operator = route.operator()
         lives = []
         for index, name in enumerate(HOSTILE):
-            report = PodReport(zone=name, version=name, address=name)
+            report = PodReport(zone=name, version=name, address=name, pod_name=name)
             life = await route.store.register(pod_of(namespace, index, service), report, 600.0, 3600.0)
             lives.append(PodLife(index, life.incarnation))
         async with served(operator, namespace, token=TOKEN) as dashboard:
@@ -188,6 +192,8 @@ async def test_hostile(shared_server: LocalServer, page: Page) -> None:
                 await route.store.assign(key, lives[1])
             await page.holds(f"document.querySelectorAll('#story .of-links').length >= {len(HOSTILE)}")
             shown = await page.run("[...document.querySelectorAll('#rows .c-zone')].map((cell) => cell.textContent)")
+            names = await page.run("[...document.querySelectorAll('#rows .c-podName')].map((cell) => cell.textContent)")
+            hover = await page.run("[...document.querySelectorAll('#rows td.c-podName')].map((cell) => cell.title)")
             told = await says(page, "#story")
             for uid in HOSTILE[:2]:
                 await page.type("#uid", uid)
@@ -211,6 +217,8 @@ async def test_hostile(shared_server: LocalServer, page: Page) -> None:
             await page.run("window.wrong = []")  # it is by nothing else that the page is found clean
 
     assert [*HOSTILE[:5], "a\\u{202e}b\\u{7}c\\u{1b}[31md\\u{a}e\\u{2066}f"] == shown
+    assert shown == names
+    assert [f"{name} at {name}" for name in shown] == hover
     assert all(uid in told for uid in HOSTILE[:5])
     assert "\\u{1b}[31md" in told
     assert (None, 0, "refused", None) == (hacked, foreign, markup, inline)
@@ -223,7 +231,7 @@ class TestOrders:
             await pod.claim("alice")
             await page.open(f"{dashboard.url}?service={SERVICE}")
             await page.holds("document.querySelectorAll('#rows button').length === 2")
-            await page.run("document.querySelector('[aria-label=\"Drain pod 0\"]').focus()")
+            await page.run("document.querySelector('[aria-label=\"Drain pod 0 (room-0)\"]').focus()")
             await page.press(*ENTER)
             await page.holds("document.activeElement.id === 'ask-token'")
             question = await says(page, "#ask")
@@ -236,13 +244,13 @@ class TestOrders:
             await page.holds("!document.querySelector('#ask').open")
             await page.holds("document.querySelector('#rows .state').textContent !== 'ready'")
             drained = await pod.get_routing_state()
-            await page.click('[aria-label="Undrain pod 0"]')
+            await page.click('[aria-label="Undrain pod 0 (room-0)"]')
             await page.holds("document.querySelector('#ask').open")
             await page.click("#ask-yes")
             await page.holds("document.querySelector('#rows .state').textContent === 'ready'")
             stored = await page.run("localStorage.length + sessionStorage.length + document.cookie.length")
 
-        assert "Drain pod 0 of room?" in question
+        assert "Drain pod 0 (room-0) of room?" in question
         assert ("READY", "DENY_NEW_CALL") == (still, drained)
         assert 0 == stored
 
@@ -264,7 +272,7 @@ class TestOrders:
             await page.shows("is not alive")
             await page.type("#ask-pod", "1")
             await page.press(*ENTER)
-            await page.shows("pod 1, alive")
+            await page.shows("pod 1 (room-1), alive")
 
             assert not await page.run("document.querySelector('#ask').open")
 
@@ -341,6 +349,32 @@ class TestLooks:
         assert sideways <= 0
         assert (ground < 0.1) == dark
         assert {} == {what: value for what, value in contrasts.items() if value < 4.5}
+
+    @pytest.mark.parametrize("width", [1280, 2400])
+    async def test_long_names(self, namespace: str, page: Page, width: int) -> None:
+        """Of long names the ends are seen, and no button is out of sight; for that what pods took on may give way."""
+        store = MemoryStore()
+        for index in range(3):
+            report = PodReport(zone=f"zone-{index}", version="1.2.3", pod_name=f"room-{'7' * 60}-{index}")
+            await store.register(pod_of(namespace, index), report, 600.0, 3600.0)
+        async with served(
+            Operator(store, BaseConfig(namespace=namespace)), namespace, always=SERVICE, token=TOKEN
+        ) as dashboard:
+            await page.open(dashboard.url, width=width)
+            await page.holds("document.querySelectorAll('#rows button').length === 3")
+            sideways = await page.run(
+                "(() => { const it = document.querySelector('.scroll'); return it.scrollWidth - it.clientWidth })()"
+            )
+            placed = await page.run("document.querySelector('#rows .c-placedTotal').offsetWidth > 0")
+            cut, end = await page.run(
+                "(() => { const cell = document.querySelector('#rows .c-podName'), box = cell.getBoundingClientRect();"
+                " const name = cell.firstChild.getBoundingClientRect();"
+                " return [name.left < box.left, name.right <= box.right] })()"
+            )
+
+        assert 0 == sideways
+        assert (width > 2000) == placed
+        assert (True, True) == (cut, end)
 
     async def test_for_readers(self, namespace: str, page: Page) -> None:
         """A screen reader has a table with headings, a name for each control, and is told what goes wrong."""

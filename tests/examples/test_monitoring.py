@@ -35,7 +35,7 @@ def expressions() -> list[str]:
 
 @needs_promtool
 def test_rules() -> None:
-    assert "8 rules found" in promtool("check", "rules", "alerts.yml")
+    assert "11 rules found" in promtool("check", "rules", "alerts.yml")
 
 
 @needs_promtool
@@ -51,6 +51,32 @@ def test_when_they_fire() -> None:
 @pytest.mark.parametrize("expression", expressions())
 def test_expression(expression: str) -> None:
     promtool("--experimental", "promql", "format", expression)
+
+
+@needs_promtool
+def test_which_pod_is_drawn(tmp_path: Path) -> None:
+    """A panel of each process names the pods that say which they are, and draws the others too, each once."""
+    (panel,) = [panel for panel in grafana.dashboard()["panels"] if panel["title"] == "Uids of each pod"]
+    expression = panel["targets"][0]["expr"].replace("$job", "room")
+    same = 'job="room", source="web"'
+    case = f"""
+tests:
+  - interval: 10s
+    input_series:
+      - {{series: 'stateful_route_server_links{{{same}, instance="new"}}', values: "7x9"}}
+      - {{series: 'stateful_route_server_links{{{same}, instance="old"}}', values: "5x9"}}
+      - series: 'stateful_route_server_info{{{same}, instance="new", service="chat", pod_index="1", pod_name="chat-1"}}'
+        values: "1x9"
+    promql_expr_test:
+      - expr: '{expression}'
+        eval_time: 30s
+        exp_samples:
+          - {{labels: '{{{same}, instance="new", service="chat", pod_index="1", pod_name="chat-1"}}', value: 7}}
+          - {{labels: 'stateful_route_server_links{{{same}, instance="old"}}', value: 5}}
+"""
+    (tmp_path / "case.yml").write_text(case, encoding="utf-8")
+
+    assert "SUCCESS" in promtool("test", "rules", str(tmp_path / "case.yml"))
 
 
 @pytest.mark.parametrize("name", ["alerts.yml", "alerts_test.yml", "dashboard.json"])

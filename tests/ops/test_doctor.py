@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from stateful_route import BaseConfig, InvalidArgumentError, RoutingState, StatefulRoute, StoreUnavailableError, store
-from stateful_route.models import PodReport
+from stateful_route.models import PodLife, PodReport
 from stateful_route.ops import Finding, Level, Operator, PodSeen, PodsSeen, doctor
 from stateful_route.store.protocol import ServerFacts, StoreFacts
 from stateful_route.testing import ManualClock, MemoryStore, cluster, local_server, sentinel_group
@@ -367,7 +367,15 @@ class TestPods:
             ),
             ([said()], {"after": 6.0}, Level.WARN, "pod 0 of 'room': no heartbeat for its lease, for 6.0 s by now"),
             ([said()], {"after": 6.0}, Level.BAD, "no pod of 'room' is alive"),
+            ([said(pod_name="a", links=6)], {"after": 6.0}, Level.WARN, "pod 0 (a) of 'room': no heartbeat"),
+            ([said(links=6)], {"after": 6.0}, Level.WARN, "for 6.0 s by now, with 6 links"),
             ([said()], {"leases": (0.5,)}, Level.WARN, "a lease of 0.5 s"),
+            (
+                [said(routing_state="SHUTDOWN")] * 2,
+                {"after": 600.0},
+                Level.WARN,
+                "no pod of 'room' is alive: all have said goodbye, the last one 10 min ago",
+            ),
             ([said(), said()], {"leases": (5.0, 9.0)}, Level.WARN, "have leases of 5 to 9 s"),
             ([said(address=None)], {}, Level.OK, "publish no address"),
             ([said(), said(address=None)], {}, Level.BAD, "pod 1 of 'room': no address"),
@@ -401,6 +409,22 @@ class TestPods:
         findings = doctor.of_pods(SERVICE, await seen(*pods))
 
         assert [Finding(Level.OK, "'room' has 3 pods alive, with 9 links")] == findings
+
+    async def test_dead(self) -> None:
+        """Pods that died without a goodbye are told, with the links that they had; those that left are not."""
+        own = MemoryStore(ManualClock())
+        reports = [said(links=links, pod_name=f"room-{links}") for links in (9, 6, 1, 0)]
+        lives = [await own.register(pod_of("prod", at), report, 5.0, 60.0) for at, report in enumerate(reports)]
+        gone = said(links=4, pod_name="left", routing_state="SHUTDOWN")
+        left = await own.register(pod_of("prod", 4), gone, 5.0, 60.0)
+        for at in (1, 2, 3):
+            assert await own.end_life("prod", SERVICE, PodLife(at, lives[at].incarnation), 60.0)
+        assert await own.confirm_death("prod", SERVICE, PodLife(4, left.incarnation), 60.0)
+        findings = doctor.of_pods(SERVICE, await Operator(own, BaseConfig(namespace="prod")).pods(SERVICE))
+
+        assert found(findings, Level.WARN) == [
+            "pods 1 (room-6), 2 (room-1) of 'room': dead without a goodbye, 0 s ago, with 7 links when last heard"
+        ]
 
     @pytest.mark.parametrize("address", ["http://[", "room", "::", "http://room:port", "\x1b[31m<b>"])
     async def test_any_address(self, address: str) -> None:

@@ -14,6 +14,7 @@ from stateful_route import (
     BaseConfig,
     InvalidArgumentError,
     LinkKind,
+    RoutingState,
     StatefulRoute,
     StoreError,
     StoreUnavailableError,
@@ -325,6 +326,7 @@ class TestWatch:
                 left = await left_of(changes, pod)
 
         assert (ChangeKind.HEARS, ["READY", "READY"]) == (first.kind, came)
+        assert f"{SERVICE}-1" == moved.pod_name
         assert ("alice", owned.epoch) == (moved.uid, moved.epoch)
         assert moved.link is not None
         assert 1 == moved.link.pod_index
@@ -349,6 +351,37 @@ class TestWatch:
         story = Story()
         story.hear(0.0, change)
         assert ["unread"] == [event["linkKind"] for event in story.take_new(0.0)]
+
+    @pytest.mark.parametrize("confirmed_before", [False, True])
+    async def test_goodbye_is_no_death(self, namespace: str, *, confirmed_before: bool) -> None:
+        """A life that said goodbye is SHUTDOWN, by its name and once, though clients confirm that it is over.
+
+        So it is for who begins to watch in between.
+        """
+        store = MemoryStore(ManualClock())
+        operator = Operator(store, BaseConfig(namespace=namespace))
+        server = pod_of(namespace, 0)
+        goodbye = PodReport(pod_name="room-0", routing_state=RoutingState.SHUTDOWN)
+        life = PodLife(0, (await store.register(server, PodReport(pod_name="room-0"), 5.0, 3600.0)).incarnation)
+        if confirmed_before:
+            await store.heartbeat(server, life.incarnation, 1, goodbye, 5.0, 3600.0)
+        async with aclosing(cast("AsyncGenerator[Change]", operator.watch(SERVICE))) as changes:
+            await next_of(changes, ChangeKind.HEARS)
+            await store.heartbeat(server, life.incarnation, 2, goodbye, 5.0, 3600.0)
+            await store.confirm_death(namespace, SERVICE, life, 3600.0)
+            left = await next_of(changes, ChangeKind.POD)
+            other = await store.register(pod_of(namespace, 1), PodReport(pod_name="room-1"), 5.0, 3600.0)
+            await store.end_life(namespace, SERVICE, PodLife(1, other.incarnation), 3600.0)
+            others = [await next_of(changes, ChangeKind.POD) for _ in range(2)]
+        seen = (await operator.pods(SERVICE)).pods
+
+        assert ("SHUTDOWN", "room-0", life.incarnation) == (left.state, left.pod_name, left.incarnation)
+        assert [(1, "READY", "room-1"), (1, "DEAD", "room-1")] == [
+            (change.pod_index, change.state, change.pod_name) for change in others
+        ]
+        assert [("SHUTDOWN", False, "room-0"), ("DEAD", False, "room-1")] == [
+            (pod.state, pod.alive, pod.pod_name) for pod in seen
+        ]
 
     async def test_redis_flaps(self, own_server: LocalServer, config: BaseConfig) -> None:
         """If Redis is lost that is told, and that it is there again; what changes then is told as before."""

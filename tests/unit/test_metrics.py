@@ -32,6 +32,7 @@ from stateful_route.metrics import METRICS
 from stateful_route.metrics.opentelemetry import Spans, observe
 from stateful_route.metrics.prometheus import StatisticsCollector, exposition
 from stateful_route.web.statistics import WebStatistics
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route import PodFacts
@@ -75,6 +76,7 @@ async def test_prometheus(make_server: MakeServer, make_client: MakeClient) -> N
         seen = samples(generate_latest(registry))
         assert seen["stateful_route_client_placements_total", "gateway"] == 1
         assert seen["stateful_route_server_links", "pod"] == 1
+        assert seen["stateful_route_client_pods_alive", "gateway"] == 1
         assert not any(name.startswith("stateful_route_client") for name, source in seen if source == "pod")
         assert seen == samples(exposition(pod=server, gateway=client))
 
@@ -95,6 +97,53 @@ async def test_scraped_in_a_thread(shared_server: LocalServer, namespace: str) -
 
         assert 'stateful_route_server_load{source="pod"} 7.0' in text.splitlines()
         assert {threading.current_thread()} == set(threads)
+
+
+async def test_which_pod(shared_server: LocalServer, namespace: str) -> None:
+    """One metric says which pod the numbers of a source are of, whatever is in its name, and only while it runs."""
+    name = 'room "7"\\ \x1b[31m\n<b>'
+    config = BaseConfig(namespace=namespace, service_name="room", pod_name=name, pod_index=7)
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    async with StatefulRoute.from_url(shared_server.url, config) as route:
+        server = route.server()
+        observe(meter=provider.get_meter("test"), web=server)
+        before = info_in(exposition(web=server))
+        async with server:
+            (info,) = info_in(exposition(web=server))
+            data: Any = reader.get_metrics_data()
+        after = info_in(exposition(web=server))
+    metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    (point,) = metrics["stateful_route.server.info"].data.data_points
+    labels = {"service": "room", "namespace": namespace, "pod_index": "7", "pod_name": name, "version": ""}
+    assert ([], []) == (before, after)
+    assert info == labels | {"source": "web"}
+    assert (1, info) == (point.value, dict(point.attributes))
+    provider.shutdown()
+
+
+async def test_pods_alive(make_server: MakeServer, make_client: MakeClient) -> None:
+    """A client tells how many pods it sees alive, and nothing before it has looked; one that left is none."""
+    async with make_client() as client, make_server(0):
+        unread = client.statistics().pods_alive
+        async with make_server(1):
+            await client.service("room").pods()
+            both = client.statistics().pods_alive
+
+        async def one_is_left() -> bool:
+            await client.service("room").pods()
+            return client.statistics().pods_alive == 1
+
+        await eventually(one_is_left)
+        assert (None, 2) == (unread, both)
+
+
+def info_in(text: bytes) -> list[dict[str, str]]:
+    """Return the labels of the metric that says which pod it is."""
+    families = text_string_to_metric_families(text.decode())
+    return [
+        sample.labels for family in families for sample in family.samples if sample.name == "stateful_route_server_info"
+    ]
 
 
 async def test_route_that_is_closed(shared_server: LocalServer) -> None:

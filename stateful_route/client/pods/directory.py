@@ -99,6 +99,12 @@ class PodDirectory:
             clock=clock,
         )
 
+    @property
+    def alive(self) -> int | None:
+        """How many pods are alive, over all services in use; ``None`` while none of these was read."""
+        alive = [service.alive for service in self.services.values() if service.loaded]
+        return sum(alive) if alive else None
+
     def start(self) -> None:
         """Begin to refresh."""
         self._refreshing.start()

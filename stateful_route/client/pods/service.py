@@ -230,6 +230,11 @@ class ServicePods:
         return pod in self._missing.reclaiming and pod.takes_new and not pod.full
 
     @property
+    def alive(self) -> int:
+        """How many pods are alive, and have not said goodbye."""
+        return sum(pod.state is not None and pod.available for pod in self._pods.values())
+
+    @property
     def misses_pods(self) -> bool:
         """Whether pods that lived are missing, as in a store that has lost them."""
         return bool(self._missing.absent)

@@ -1,5 +1,6 @@
 // Where a uid is, and what has become of it.
 
+import { podOf } from "./model.js";
 import { id, lasting, made, plain, time } from "./text.js";
 
 const KINDS = { temporary: "temporary: no pod has confirmed it", persistent: "persistent: its pod has confirmed it", grace: "grace: it was released, and may come back" };
@@ -54,7 +55,7 @@ export class Find {
     if (place.podIndex === null) {
       say("link", "it cannot be read");
     } else {
-      say("owner", `pod ${place.podIndex}, ${place.alive ? "alive" : lost(place)}`);
+      say("owner", `${podOf(place.podIndex, nameOf(place))}, ${place.alive ? "alive" : lost(place)}`);
       say("kind", KINDS[place.kind] ?? plain(place.kind));
       say("epoch", made("span", { className: "id", text: String(place.epoch) }));
       say("age", `${lasting(place.age)} with this owner`);
@@ -79,7 +80,7 @@ export class Find {
       if (change.byOperator) why += ", by an operator";
       const epoch = change.epoch === null ? "" : `, epoch ${change.epoch}`;
       const words = `${pod(change.fromPod)} → ${pod(change.toPod)}, ${plain(why)}`;
-      list.append(made("li", {}, time(change.at, true), " ", words, made("span", { className: "quiet", text: epoch })));
+      list.append(made("li", {}, time(change.at), " ", words, made("span", { className: "quiet", text: epoch })));
     }
     if (!changes.length) list.append(made("li", { className: "quiet", text: "no history is kept" }));
     return list;
@@ -90,7 +91,13 @@ function pod(index) {
   return index === null ? "nobody" : `pod ${index}`;
 }
 
+// That of the life that has the uid: a newer one is another process.
+function nameOf(place) {
+  return place.pod !== null && place.pod.incarnation === place.incarnation ? place.pod.podName : null;
+}
+
 function lost(place) {
   if (place.pod === null) return "which Redis does not know";
-  return place.pod.alive ? "in a life that is over" : "not alive";
+  if (place.pod.alive) return "in a life that is over";
+  return place.pod.state === "SHUTDOWN" ? "which has left" : "not alive";
 }

@@ -145,7 +145,8 @@ function choose(name) {
 async function services() {
   let answer;
   try {
-    answer = await (await fetch("/api/services", { signal: AbortSignal.timeout(15000) })).json();
+    const first = service === null ? "?first" : "";
+    answer = await (await fetch(`/api/services${first}`, { signal: AbortSignal.timeout(15000) })).json();
   } catch {
     return;
   }
@@ -164,7 +165,7 @@ async function services() {
     }));
   }
   chooser.disabled = names.length === 0;
-  if (service === null && names.length) choose(wanted ?? answer.always ?? names[0]);
+  if (service === null && names.length) choose(wanted ?? answer.first ?? names[0]);
   if (service !== null) chooser.value = service;
   if (service === null) empty(answer);
 }

@@ -1,5 +1,7 @@
 // What the messages say, put together: the same as the server's board.
 
+import { plain } from "./text.js";
+
 const MOST_EVENTS = 400;
 const MOST_POINTS = 900;
 
@@ -53,6 +55,11 @@ export function lookOf(pod) {
   if (pod.state === "DEAD" || pod.state === "SILENT") return "bad";
   if (pod.state === "SHUTDOWN") return "gone";
   return pod.state === "READY" && !pod.full && !pod.reclaiming ? "good" : "warn";
+}
+
+// A pod in words. Whatever is in its name, it is shown as text.
+export function podOf(index, name) {
+  return name === null || name === undefined ? `pod ${index}` : `pod ${index} (${plain(name)})`;
 }
 
 const STATES = {

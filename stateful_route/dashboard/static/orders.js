@@ -1,5 +1,6 @@
 // Changes: after a question, with the token, which is kept in the memory of this page only.
 
+import { podOf } from "./model.js";
 import { plain, whole } from "./text.js";
 
 const part = (name) => document.getElementById(`ask-${name}`);
@@ -21,9 +22,9 @@ export class Orders {
   podAct(pod) {
     const name = pod.state === "READY" ? "drain" : "undrain";
     const what = name === "drain"
-      ? `It takes no new uids, and hands off or gives up its ${whole(pod.links)} links; it goes on living.`
+      ? `It takes no new uids, and hands off or gives up its ${whole(pod.links)} ${pod.links === 1 ? "link" : "links"}; it goes on living.`
       : "It takes new uids again.";
-    const words = `${name === "drain" ? "Drain" : "Undrain"} pod ${pod.podIndex}`;
+    const words = `${name === "drain" ? "Drain" : "Undrain"} ${podOf(pod.podIndex, pod.podName)}`;
     this.ask({ name, service: this.serviceOf(), podIndex: pod.podIndex }, words, what);
   }
 

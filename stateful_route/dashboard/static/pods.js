@@ -1,14 +1,14 @@
 // The table of pods. Rows are kept and changed in place, so that 1,000 of them stay smooth and the focus stays.
 
-import { OVER, lookOf, stateOf } from "./model.js";
+import { OVER, lookOf, podOf, stateOf } from "./model.js";
 import { id, lasting, made, plain, setText, whole } from "./text.js";
 
 // Name, heading, class, least width in em, share of the width that is left.
 const COLUMNS = [
-  ["podIndex", "Pod", "number", 3.8, 0.2], ["state", "State", "", 8.6, 1], ["links", "Links", "number links", 5.6, 1],
-  ["load", "Load", "number", 4, 0.6], ["heartbeatAge", "Heartbeat", "number", 6.2, 0.6], ["zone", "Zone", "text", 8.8, 1],
-  ["version", "Version", "text", 7, 1], ["capacity", "Capacity", "number", 5.2, 0.4], ["address", "Address", "text", 9, 1.5],
-  ["placedTotal", "Placed", "number", 5, 0.6], ["act", "", "", 7, 0.2],
+  ["podIndex", "Pod", "number", 3.4, 0.2], ["podName", "Name", "text", 6.8, 2], ["state", "State", "", 8.6, 0.6], ["links", "Links", "number links", 5.6, 1],
+  ["load", "Load", "number", 3.8, 0.6], ["heartbeatAge", "Heartbeat", "number", 6, 0.6], ["zone", "Zone", "text", 8.8, 1],
+  ["version", "Version", "text", 6.5, 1], ["capacity", "Capacity", "number", 5.2, 0.4], ["address", "Address", "text", 9, 1.5],
+  ["placedTotal", "Placed", "number", 5, 0.6], ["act", "", "", 6.9, 0.2],
 ];
 const NAMED = COLUMNS.slice(0, -1);
 const SORTED_EACH = 5000; // milliseconds: rows that change places all the time cannot be read
@@ -27,6 +27,10 @@ function compared(a, b) {
   if (typeof a === "number" && typeof b === "number") return a - b;
   if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1;
   return words.compare(String(a), String(b));
+}
+
+function leastOf(columns) {
+  return columns.reduce((sum, [, , , least]) => sum + least, 0);
 }
 
 class Row {
@@ -75,11 +79,13 @@ class Row {
     setText(cells.heartbeatAge, lasting(pod.heartbeatAge));
     const late = OVER.has(pod.state) ? "" : pod.heartbeatAge >= pod.lease ? "bad" : pod.heartbeatAge > pod.lease / 2 ? "warn" : "";
     if (cells.heartbeatAge.dataset.late !== late) cells.heartbeatAge.dataset.late = late;
-    for (const name of ["zone", "version", "address"]) this.words(name, pod[name], before?.[name]);
+    for (const name of ["podName", "zone", "version", "address"]) this.words(name, pod[name], before?.[name]);
+    const named = [pod.podName, pod.address].filter((text) => text !== null).map(plain).join(" at ");
+    if (cells.podName.title !== named) cells.podName.title = named;
     this.button.hidden = !pod.alive;
     const act = pod.state === "READY" ? "Drain" : "Undrain";
     setText(this.button, `${act}…`);
-    this.button.setAttribute("aria-label", `${act} pod ${pod.podIndex}`);
+    this.button.setAttribute("aria-label", `${act} ${podOf(pod.podIndex, pod.podName)}`);
   }
 
   words(name, value, before) {
@@ -161,14 +167,19 @@ export class Pods {
   // Columns in which there is nothing are not there.
   columns() {
     const all = [...this.pods.values()];
-    const empty = new Set(["zone", "version", "address"].filter((name) => all.every((pod) => pod[name] === null)));
+    const empty = new Set(["podName", "zone", "version"].filter((name) => all.every((pod) => pod[name] === null)));
+    if (all.every((pod) => pod.podName !== null || pod.address === null)) empty.add("address"); // it is said with the name
     if (all.every((pod) => pod.capacity === 1)) empty.add("capacity");
     if (!this.mayAct) empty.add("act");
-    const shown = COLUMNS.filter(([name]) => !empty.has(name)), names = shown.map(([name]) => name).join();
+    const room = this.table.parentElement.clientWidth / Number.parseFloat(getComputedStyle(this.table).fontSize);
+    let shown = COLUMNS.filter(([name]) => !empty.has(name));
+    if (leastOf(shown) > room && this.sort !== "placedTotal") empty.add("placedTotal"); // it is the one to be missed least
+    shown = shown.filter(([name]) => !empty.has(name));
+    const names = shown.map(([name]) => name).join();
     if (names === this.shownColumns) return;
     this.shownColumns = names;
     for (const [name] of COLUMNS) this.table.classList.toggle(`no-${name}`, empty.has(name));
-    const width = shown.reduce((sum, [, , , least]) => sum + least, 0);
+    const width = leastOf(shown);
     this.table.style.setProperty("--least", `${width}em`);
     this.table.style.setProperty("--columns", shown.map(([, , , least, share]) => `minmax(${least}em, ${share}fr)`).join(" "));
   }
@@ -234,7 +245,7 @@ export class Pods {
         mark.dataset.fill = fill;
         mark.style.setProperty("--fill", fill);
       }
-      const title = `pod ${index}: ${state}, ${whole(pod.links)} links`;
+      const title = `${podOf(index, pod.podName)}: ${state}, ${whole(pod.links)} links`;
       if (mark.title !== title) mark.title = title;
     }
     this.map.ariaLabel = Object.entries(counts).map(([state, count]) => `${count} ${state}`).join("; ");
@@ -259,6 +270,6 @@ function matches(pod, wanted) {
   if (!wanted) return true;
   const exact = Number(wanted);
   if (Number.isInteger(exact) && pod.podIndex === exact) return true;
-  const texts = [pod.zone, pod.version, pod.address].filter((text) => text !== null);
+  const texts = [pod.podName, pod.zone, pod.version, pod.address].filter((text) => text !== null);
   return texts.some((text) => text.toLowerCase().includes(wanted)) || stateOf(pod).includes(wanted);
 }

@@ -1,5 +1,6 @@
 // The time line: what has happened, the newest on top.
 
+import { podOf } from "./model.js";
 import { id, made, plain, time, whole } from "./text.js";
 
 const MOST = 300;
@@ -40,10 +41,10 @@ export function words(event) {
   if (OF_REDIS[event.kind]) return [OF_REDIS[event.kind](event)];
   if (event.kind === "links") return [`and ${whole(event.count)} more links changed`];
   if (event.kind === "pods") return [`and ${whole(event.count)} more pods: ${SHORT[event.of] ?? plain(event.of)}`];
-  if (event.kind !== "link") return [`pod ${event.podIndex} ${TOLD[event.kind]?.(event) ?? plain(event.kind)}`];
+  if (event.kind !== "link") return [`${podOf(event.podIndex, event.podName)} ${TOLD[event.kind]?.(event) ?? plain(event.kind)}`];
   if (event.linkKind === "unread") return [id(event.uid), " has changed, and cannot be read"];
   if (event.podIndex === null) return [id(event.uid), " has no owner"];
-  return [id(event.uid), ` is with pod ${event.podIndex}${LINK_KINDS[event.linkKind] ?? ""}`];
+  return [id(event.uid), ` is with ${podOf(event.podIndex, event.podName)}${LINK_KINDS[event.linkKind] ?? ""}`];
 }
 
 export class Story {

@@ -44,11 +44,11 @@ export function id(value) {
   return made("bdi", { className: "id", text: plain(value) });
 }
 
-// With its day if it was on another one, and that may be.
-export function time(seconds, anyDay = false) {
+// With its day if it was on another one.
+export function time(seconds) {
   const at = new Date(seconds * 1000);
   if (Number.isNaN(at.getTime())) return made("time", { text: "-" }); // no time that a clock gives
-  const today = !anyDay || at.toDateString() === new Date().toDateString();
+  const today = at.toDateString() === new Date().toDateString();
   const element = made("time", { text: today ? timeOf(seconds) : `${day.format(at)} ${timeOf(seconds)}` });
   element.dateTime = at.toISOString();
   return element;

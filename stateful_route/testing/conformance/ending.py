@@ -89,6 +89,18 @@ class EndedLives(Parts):
         assert ended
         assert (before.pods, before.version) == (after.pods, after.version)
 
+    async def test_goodbye_outlasts_its_confirmation(self, service: Service) -> None:
+        """That a life said goodbye is still known once it is confirmed to be dead; it is no goodbye of a later one."""
+        life = await service.register()
+        await service.beat(0, life.incarnation, 1, GOODBYE)
+        assert await service.confirm(0, life.incarnation)
+        (confirmed,) = (await service.read()).pods
+        assert await service.confirm(0, life.incarnation + 1000)  # a life that the store has lost
+        (later,) = (await service.read()).pods
+
+        assert (True, GOODBYE, True) == (confirmed.dead, confirmed.report, confirmed.said_goodbye)
+        assert (life.incarnation + 1000, True, False) == (later.incarnation, later.dead, later.said_goodbye)
+
     @pytest.mark.parametrize("known", [None, "alive", "dead"])
     async def test_a_life_that_is_not_known(self, service: Service, known: str | None) -> None:
         """A life that the store does not know, or only an older one of its pod, has ended; nothing is written."""

@@ -96,6 +96,10 @@ def _without_numbers(report: PodReport) -> PodReport:
     return attrs.evolve(report, load=0, links=0, placed_total=0)
 
 
+def _only_numbers(report: PodReport) -> PodReport:
+    return PodReport(load=report.load, links=report.links, placed_total=report.placed_total)
+
+
 class MemoryPods:
     """The pods of one service. An entry that is ``None`` cannot be read."""
 
@@ -212,6 +216,8 @@ class MemoryPods:
             return False, False
         if known is None:
             known = _Pod(life.incarnation, _FIRST_SEQUENCE, PodReport(), now.ms, 1, 0)
+        if known.incarnation != life.incarnation:  # of a life that is not known nothing was said
+            known = attrs.evolve(known, report=_only_numbers(known.report))
         dead = attrs.evolve(known, incarnation=life.incarnation, at_ms=now.ms, dead=True)
         self._change(life.pod_index, dead, now)
         return True, True

@@ -39,6 +39,8 @@ if known and known.state ~= 'SHUTDOWN' and known.state ~= 'DEAD' then
 end
 local dead = known or { sequence = 0, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0', process = '-', free_ms = 0,
   rest = '{}' }
+-- Of a life that is not known nothing was said: not the goodbye of an older one either.
+if known and known.incarnation ~= incarnation then dead.rest = '{}' end
 dead.incarnation = incarnation
 write_death(ARGV[1], dead, known ~= nil, tonumber(ARGV[3]), ARGV[4])
 return { 1 }
