@@ -68,7 +68,7 @@ def move(
         show_places(asking.out, [place])
         return 0
 
-    return ask(told, work)
+    return ask(told, work, changes=True)
 
 
 @documented
@@ -92,7 +92,7 @@ def release(uid: Uid, /, *, options: ServiceAskOptions | None = None) -> int:
             say(f"{uid!r} has no link in service {service_name!r}")
         return 0 if released else FAILED
 
-    return ask(options or ServiceAskOptions(), work)
+    return ask(options or ServiceAskOptions(), work, changes=True)
 
 
 @documented
@@ -115,7 +115,7 @@ def drain(pod: PodIndex, /, *, options: DrainOptions | None = None) -> int:
             say(f"pod {pod} has {seen.left} links left after {seen.seconds:.1f} s; it goes on with them")
         return FAILED if seen.left else 0
 
-    return ask(told, work)
+    return ask(told, work, changes=True)
 
 
 @documented
@@ -135,4 +135,4 @@ def undrain(pod: PodIndex, /, *, options: UndrainOptions | None = None) -> int:
             asking.out.show(f"pod {pod} takes new uids")
         return 0
 
-    return ask(told, work)
+    return ask(told, work, changes=True)

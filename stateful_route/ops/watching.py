@@ -6,9 +6,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+import attrs
+
 from stateful_route._listening import attach
 from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import LinkInvalidation, PodChange, Topic
+from stateful_route.models import Link, LinkInvalidation, PodChange, Topic
 from stateful_route.ops.reading import links_now, read_pod
 from stateful_route.ops.values import Change, ChangeKind
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from random import Random
 
-    from stateful_route.models import Link, TopicEvent
+    from stateful_route.models import TopicEvent
     from stateful_route.store.protocol import OperatorStore
 
 # Changes that wait for a reader who is slow; more are dropped, and that is told.
@@ -79,10 +81,10 @@ class _Lives:
         self._left: dict[int, int] = {}
         self._told: dict[int, int] = {}
 
-    async def read(self, changes: Iterable[TopicEvent | Change], links: Iterable[Link | None]) -> None:
+    async def read(self, changes: Iterable[TopicEvent | Change], links: Iterable[Link | StoreError | None]) -> None:
         """Read the pods that changes are about, and those of links that are not known yet."""
         wanted = {event.pod_index for event in changes if isinstance(event, PodChange)}
-        lives = {(link.pod_index, link.incarnation) for link in links if link is not None}
+        lives = {(link.pod_index, link.incarnation) for link in links if isinstance(link, Link)}
         unknown = [life for life in lives if life[1] not in self._names.get(life[0], ())]
         wanted |= {index for index, _ in unknown}
         if not wanted:
@@ -167,6 +169,8 @@ async def changes_of(
         await detach()
 
 
-def _of_link(event: LinkInvalidation, link: Link | None, lives: _Lives) -> Change:
-    name = None if link is None else lives.name_of(link.pod_index, link.incarnation)
-    return Change(kind=ChangeKind.LINK, uid=event.key.uid, epoch=event.epoch, link=link, pod_name=name)
+def _of_link(event: LinkInvalidation, now: Link | StoreError | None, lives: _Lives) -> Change:
+    change = Change.of_link(event, now)
+    if change.link is None:
+        return change
+    return attrs.evolve(change, pod_name=lives.name_of(change.link.pod_index, change.link.incarnation))
