@@ -171,5 +171,6 @@ async def changes_of(
 
 def _of_link(event: LinkInvalidation, now: Link | StoreError | None, lives: _Lives) -> Change:
     change = Change.of_link(event, now)
-    link = change.link
-    return change if link is None else attrs.evolve(change, pod_name=lives.name_of(link.pod_index, link.incarnation))
+    if change.link is None:
+        return change
+    return attrs.evolve(change, pod_name=lives.name_of(change.link.pod_index, change.link.incarnation))

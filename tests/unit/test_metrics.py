@@ -81,24 +81,6 @@ async def test_prometheus(make_server: MakeServer, make_client: MakeClient) -> N
         assert seen == samples(exposition(pod=server, gateway=client))
 
 
-async def test_scraped_in_a_thread(shared_server: LocalServer, namespace: str) -> None:
-    """A load source is asked in the event loop only, wherever the metrics are read; they have what it said last."""
-    threads: list[threading.Thread] = []
-
-    def load(facts: PodFacts) -> float:
-        threads.append(threading.current_thread())
-        return 7 * facts.links
-
-    info = ServerInfo(namespace=namespace, service_name="room", pod_name="room-0", pod_index=0)
-    async with StatefulRoute.from_url(shared_server.url) as route, route.server(info, load_source=load) as pod:
-        await pod.claim("alice")
-        await pod.renew()
-        text = (await asyncio.to_thread(exposition, pod=pod)).decode()
-
-        assert 'stateful_route_server_load{source="pod"} 7.0' in text.splitlines()
-        assert {threading.current_thread()} == set(threads)
-
-
 async def test_which_pod(shared_server: LocalServer, namespace: str) -> None:
     """One metric says which pod the numbers of a source are of, whatever is in its name, and only while it runs."""
     name = 'room "7"\\ \x1b[31m\n<b>'
@@ -144,6 +126,24 @@ def info_in(text: bytes) -> list[dict[str, str]]:
     return [
         sample.labels for family in families for sample in family.samples if sample.name == "stateful_route_server_info"
     ]
+
+
+async def test_scraped_in_a_thread(shared_server: LocalServer, namespace: str) -> None:
+    """A load source is asked in the event loop only, wherever the metrics are read; they have what it said last."""
+    threads: list[threading.Thread] = []
+
+    def load(facts: PodFacts) -> float:
+        threads.append(threading.current_thread())
+        return 7 * facts.links
+
+    info = ServerInfo(namespace=namespace, service_name="room", pod_name="room-0", pod_index=0)
+    async with StatefulRoute.from_url(shared_server.url) as route, route.server(info, load_source=load) as pod:
+        await pod.claim("alice")
+        await pod.renew()
+        text = (await asyncio.to_thread(exposition, pod=pod)).decode()
+
+        assert 'stateful_route_server_load{source="pod"} 7.0' in text.splitlines()
+        assert {threading.current_thread()} == set(threads)
 
 
 async def test_route_that_is_closed(shared_server: LocalServer) -> None:
