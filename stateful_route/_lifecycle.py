@@ -167,6 +167,14 @@ class Driver(abc.ABC):
     async def _stop(self) -> None:
         """Do the work of ``stop``, in bounded time. It runs once, in a task of its own that nobody cancels."""
 
+    @property
+    def in_its_loop(self) -> bool:
+        """Whether it is asked in its event loop, or has none yet; and not, say, in a thread for metrics."""
+        try:
+            return self._loop is None or self._loop is asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+
     def _check_running(self) -> None:
         """Refuse a call outside the block, or from another event loop."""
         if self._phase is not RUNNING and self._phase is not _STOPPING:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from stateful_route.models import PodState
 
 _SHOWN = 120
+_UNCHANGED = " (nothing was changed)"
 
 
 def _shown(value: object) -> str:
@@ -106,15 +107,24 @@ class StoreError(StatefulRouteError):
         operation: the name of the operation, for example ``"place"``.
         maybe_applied: ``False`` if the operation certainly changed nothing;
             ``True`` if it was sent and its outcome is unknown.
+        refused: whether the server answered, and said no: the user lacks a right, it is read-only, its memory is full.
+            ``False`` if it did not answer, or it is not known.
 
     """
 
+    refused: bool = False
+
     def __init__(self, message: str, *, operation: str, maybe_applied: bool) -> None:
         """Say what failed, in which operation, and whether it may have been applied."""
-        outcome = "it may have been applied" if maybe_applied else "nothing was changed"
-        super().__init__(f"{operation}: {message} ({outcome})")
+        outcome = " (it may have been applied)" if maybe_applied else _UNCHANGED
+        super().__init__(f"{operation}: {message}{outcome}")
         self.operation = operation
         self.maybe_applied = maybe_applied
+
+
+def of_a_question(error: StoreError | str) -> str:
+    """Return what an error says of what changes nothing anyway: without that nothing was changed."""
+    return str(error).removesuffix(_UNCHANGED)
 
 
 class StoreUnavailableError(StoreError):
@@ -200,7 +210,7 @@ class NoRoutablePodError(RoutingError):
         if reclaiming:
             numbers = ", ".join(map(str, reclaiming))
             message += (
-                f" yet: the store has lost its links, and the uid may belong to a pod that has not claimed"
+                f" yet: Redis has lost its links, and the uid may belong to a pod that has not claimed"
                 f" its own again ({numbers})"
             )
         super().__init__(f"{message}; pods: {known}")

@@ -33,6 +33,8 @@ class LinkEvent:
             confirmed it, or left it in grace.
         epoch: that the link has from then on; ``None`` if there is none.
         draining: whether it was released, or moved, by its owner, and that had said that it drains.
+        by_operator: whether an operator has asked for it: a release or an assignment by force, or a move, which its
+            owner did then.
 
     """
 
@@ -42,6 +44,7 @@ class LinkEvent:
     after: PodLife | None
     epoch: int | None
     draining: bool = False
+    by_operator: bool = False
 
 
 _RECORDED = REASONS | {

@@ -84,6 +84,8 @@ class StatefulRoute:
         self._teller = teller_of(instrumentation)
         self._in_flight: Callable[[], int] = int
         self._evicts: bool | None = None
+        self._lacks: StoreError | None = None
+        """What is refused to the user of the server that the settings need."""
         if isinstance(redis_client, str):
             check_url(redis_client)
         else:
@@ -106,6 +108,9 @@ class StatefulRoute:
 
     async def open(self) -> None:
         """Open the store; ``async with`` does it. A server that is away is no error here: the calls will say so.
+
+        The server is asked for what it is, and with the setting ``history`` or ``durable`` whether the user has the
+        rights for that: if not, ``server()`` and ``client()`` say so.
 
         Raises:
             ConfigError: if the URL cannot be read, or the server to embed is not to be found.
@@ -137,7 +142,9 @@ class StatefulRoute:
         self._in_flight = store.in_flight
         self._store = store if self._teller is None else ToldStore(store, self._teller)
         try:
-            info = await _warn_of_settings(self._store, durable=config.durable)
+            info, self._lacks = await asyncio.gather(  # over one connection, in one round trip
+                _warn_of_settings(self._store, durable=config.durable), store.lacking()
+            )
             self._evicts = None if info is None or info.eviction_policy is None else info.may_evict_links
         except BaseException:
             await self.aclose()
@@ -192,8 +199,11 @@ class StatefulRoute:
                 if ``rebalance`` is set and there is no ``movable``; if ``adopt`` is given without ``hand_off`` or
                 ``carrier``; or if ``call_deadline`` is above half of the lease.
             LifecycleError: if the store is not open.
+            StoreUnavailableError: if the user lacks a right that the setting ``history`` or ``durable`` needs: each new
+                uid would be refused. It was tried when the route was opened.
 
         """
+        self._check_rights()
         server_info = server_info or self._config.server_info()
         return self._keep(
             ServerDriver(
@@ -216,8 +226,10 @@ class StatefulRoute:
         Raises:
             InvalidArgumentError: if ``strategy`` cannot be called.
             LifecycleError: if the store is not open.
+            StoreUnavailableError: if the user lacks a right that the setting ``history`` or ``durable`` needs.
 
         """
+        self._check_rights()
         return self._keep(ClientDriver(self.store, self._config, strategy=strategy))
 
     def operator(self) -> Operator:
@@ -270,6 +282,11 @@ class StatefulRoute:
             raise LifecycleError(f"{self!r}: call open(), or use it inside 'async with'")
         return self._store
 
+    def _check_rights(self) -> None:
+        """Refuse to begin what could not place one uid; an operator may look all the same."""
+        if self._store is not None and self._lacks is not None:
+            raise self._lacks
+
     def _keep(self, driver: D) -> D:
         """Note a driver that has to be stopped in the end; those that were stopped are forgotten."""
         driver.home = self._loop
@@ -294,7 +311,7 @@ async def _warn_of_settings(store: Store, *, durable: bool) -> StoreInfo | None:
     try:
         info = await store.info()
     except StoreError as error:
-        log.warning("store_settings_unknown", "the store cannot be asked for its settings: %(error)s", error=error)
+        log.warning("store_settings_unknown", "Redis cannot be asked for its settings: %(error)s", error=error)
         return None
     if info.may_evict_links:
         log.warning(

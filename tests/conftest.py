@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import uuid
 from pathlib import Path
@@ -22,6 +23,8 @@ STALLS = pytest.StashKey[Stalls]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Watch for stalls wherever tests run: in each worker, or here if there is none."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun by a shell in the background: programs inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         config.stash[STALLS] = Stalls(Path(tempfile.gettempdir()))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = "stateful_route"
 OF_THE_CHECKOUT = (
-    ".ci/",
     ".editorconfig",
     ".gitattributes",
     ".github/ISSUE_TEMPLATE/",

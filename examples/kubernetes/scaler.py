@@ -201,8 +201,10 @@ def _runs(item: dict[str, Any]) -> bool:
 def _pod(item: dict[str, Any]) -> KubePod:
     metadata, status = item["metadata"], item["status"]
     hosts = {status.get("podIP"), *(ip.get("ip") for ip in status.get("podIPs") or ())}
-    text = (metadata.get("annotations") or {}).get(COST, "")
-    cost = int(text) if text.lstrip("-").isdecimal() else None
+    try:
+        cost = int((metadata.get("annotations") or {}).get(COST, ""))
+    except ValueError:  # none, or one that Kubernetes does not take either
+        cost = None
     return KubePod(metadata["name"], frozenset(_spelled(host) for host in hosts if host), cost)
 
 

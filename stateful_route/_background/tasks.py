@@ -31,14 +31,15 @@ class Tasks:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run a coroutine in a task, unless they were ended."""
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
+        """Run a coroutine in a task, which is returned, unless they were ended."""
         if self._stopped:
             work.close()
-            return
+            return None
         task = asyncio.create_task(work, name=f"stateful_route {name}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     async def stop(self) -> None:
         """Cancel them, wait until they have ended, and start no more."""

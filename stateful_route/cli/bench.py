@@ -70,7 +70,7 @@ def bench(*, options: BenchOptions | None = None) -> int:
             asking.out.show(product, "", table(_HEADINGS, rows, right=_HEADINGS[1:]), "", *rates)
         return 0
 
-    return ask(told, work)
+    return ask(told, work, changes=True)
 
 
 @attrs.frozen

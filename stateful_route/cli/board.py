@@ -10,6 +10,7 @@ from rich.text import Text
 
 from stateful_route.cli.shown import cell, in_all, lasting, pods_table
 from stateful_route.cli.watch import told_of
+from stateful_route.errors import of_a_question
 from stateful_route.ops import ChangeKind
 from stateful_route.ops.values import imbalance
 
@@ -101,7 +102,7 @@ class Board:
             "imbalance": imbalance(pods),
             "placementsPerSecond": self.placements,
             "changesPerSecond": self.changes,
-            "error": None if self.error is None else str(self.error),
+            "error": None if self.error is None else of_a_question(self.error),
             "pods": [pod.to_dict() for pod in pods],
         }
 
@@ -124,7 +125,7 @@ def _head(board: Board, pods: list[PodSeen]) -> list[Text]:
     title = cell(f"{board.service_name} in {board.namespace}", "bold")
     if board.error is not None:
         age = "" if board.seen is None else "; below is what was seen last"
-        return [title, cell(f"{board.error}{age}", "red"), cell("")]
+        return [title, cell(f"{of_a_question(board.error)}{age}", "red"), cell("")]
     oldest = max((pod.heartbeat_age for pod in pods if pod.alive), default=None)
     figures = [
         f"placements {_rate(board.placements)}",

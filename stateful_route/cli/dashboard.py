@@ -8,7 +8,8 @@ import attrs
 from cyclopts import Parameter
 
 from stateful_route._validation import check_id
-from stateful_route.cli.ending import NOT_STARTED, USAGE, CommandError, need, say
+from stateful_route.cli.ending import USAGE, CommandError, need, say
+from stateful_route.cli.listening import not_listening
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
 from stateful_route.cli.options import SHARED, Host, documented, port, read_by, seconds
 
@@ -68,7 +69,7 @@ def dashboard(*, options: DashboardOptions | None = None) -> int:
     look for uids, so with --host 0.0.0.0 put something in front of it that asks who they are.
 
     A Redis that does not answer ends nothing: the page says so. It prints where the page is. SIGTERM and Ctrl-C end it.
-    Exit status 2 if a setting is wrong, 3 if it cannot start.
+    Exit status 2 if a setting is wrong or the port is taken.
     """
     told = options or DashboardOptions()
     need("dashboard", "dashboard", "starlette", "uvicorn")
@@ -111,7 +112,7 @@ async def _serve(asking: Asking, told: DashboardOptions, token: str | None) -> i
     try:
         listener = await listening_on(told.host, told.port)
     except OSError as error:
-        raise CommandError(f"it cannot listen on {told.host}, port {told.port}: {error}", NOT_STARTED) from None
+        raise not_listening(told.host, told.port, error) from None
     with listener:
         url, loopback = address_of(listener)
         namespace, always = asking.config.namespace, asking.service_name or None

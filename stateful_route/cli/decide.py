@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from stateful_route.cli.directory import DirectoryOptions, RestoresOptions, ServiceOptions, secret_of, sources_of
 from stateful_route.cli.ending import need
+from stateful_route.cli.listening import check_free
 from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, Host, Port, documented
 
@@ -47,7 +48,8 @@ def decide(*, options: DecideOptions) -> int:
     asks.
 
     The pods run StickyMiddleware with an http_address, or are reached by a template (--address). It needs the extra
-    `gateway`. SIGTERM and Ctrl-C end it. Exit status 2 if a setting is wrong, 3 if it cannot start.
+    `gateway`. SIGTERM and Ctrl-C end it. Exit status 2 if a setting is wrong or the port is
+    taken, 3 if it cannot start.
     """
     need("decide", "gateway", "uvicorn", "httptools")
     import uvicorn  # noqa: PLC0415 - it is an extra
@@ -68,6 +70,7 @@ def decide(*, options: DecideOptions) -> int:
         restores=options.restores,
     )
     app.check()
+    check_free(options.host, options.port)
     config = uvicorn.Config(
         app,
         host=options.host,

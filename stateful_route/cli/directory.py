@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stateful_route.web.uids.sources import UidSource
 
 COOKIE_SECRETS = "STATEFUL_ROUTE_COOKIE_SECRETS"
+_LEAST_SECRET = 16
 _UID = """\
 where the uid of a request is, as the middleware is told: KIND:WHERE[,OPTION=VALUE...], several with commas between
 them, for example query:session_hash,cookie:sid or signed-cookie:sr,secure=no; see docs/web.md"""
@@ -58,7 +59,10 @@ class DirectoryOptions:
 class ListeningOptions:
     """Where a command listens that is for others."""
 
-    host: Annotated[Host, Parameter(help="where to listen; 0.0.0.0 by default")] = "0.0.0.0"  # noqa: S104 - a web server is for others
+    host: Annotated[
+        Host,
+        Parameter(help="where to listen; 0.0.0.0 by default: whoever reaches this machine; 127.0.0.1: only itself"),
+    ] = "0.0.0.0"  # noqa: S104 - a web server is for others
     port: Annotated[Port, Parameter(help="8000 by default")] = 8000
 
 
@@ -118,12 +122,24 @@ def sources_of(uid: str) -> "list[UidSource]":
     """Return the sources that ``--uid`` names.
 
     Raises:
+        CommandError: if a cookie is to be signed, and the environment has no good secret for that.
         ConfigError: if it names no source.
 
     """
     from stateful_route.web.uids.spelled import sources_from  # noqa: PLC0415 - not for all commands
 
-    return sources_from(uid, cookie_secrets=cookie_secrets())
+    secrets = cookie_secrets()
+    if any(part.startswith("signed-cookie:") for part in uid.split(",")):
+        _check_cookie_secrets(secrets)
+    return sources_from(uid, cookie_secrets=secrets)
+
+
+def _check_cookie_secrets(secrets: list[str]) -> None:
+    what = f"signed-cookie needs a secret of at least {_LEAST_SECRET} bytes, or several with commas between them"
+    if not secrets:
+        raise CommandError(f"{COOKIE_SECRETS} is not set: {what}, the newest first; openssl rand -hex 32", USAGE)
+    if any(len(secret.encode("utf-8", "surrogateescape")) < _LEAST_SECRET for secret in secrets):
+        raise CommandError(f"{COOKIE_SECRETS} has a secret that is too short: {what}", USAGE)
 
 
 def secret_of(secret_file: str | None) -> str | None:

@@ -23,6 +23,7 @@ from stateful_route.cli.directory import (
     sources_of,
 )
 from stateful_route.cli.ending import NOT_STARTED, need
+from stateful_route.cli.listening import check_free
 from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, documented, read_by, whole
 
@@ -66,14 +67,15 @@ def gateway(*, options: GatewayOptions) -> int:
     Serves HTTP and WebSockets, and has each request served by the pod that has its uid. The pods run StickyMiddleware,
     are those of `stateful-route run`, or serve HTTP at what they publish or a template says (--address): these get
     X-Pod-Index and X-Link-Epoch, and answer 421 if a uid is not theirs. A request without a uid goes to a pod that is
-    chosen by load. SIGTERM and Ctrl-C end it once the requests have ended. Exit status 2 if a setting is wrong, 3 if it
-    cannot start.
+    chosen by load. SIGTERM and Ctrl-C end it once the requests have ended. Exit status 2 if a setting is wrong or the
+    port is taken, 3 if it cannot start.
     """
     need("gateway", "gateway", "uvicorn", "httptools", "websockets")
     import uvicorn  # noqa: PLC0415 - an extra
 
     os.environ[_SETTINGS] = json.dumps(attrs.asdict(options))
     make().check()  # what is wrong is said once, and not by each worker
+    check_free(options.host, options.port)
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has ended
     told = _signals() if options.workers > 1 else None
     uvicorn.run(

@@ -33,7 +33,10 @@ def history(
         changes = await asking.operator.history(service_name, uid)
         _show(asking.out, changes)
         if not changes:
-            say(f"no history of {uid!r} is kept in service {service_name!r}: see the setting `history`")
+            say(
+                f"no history of {uid!r} is kept in service {service_name!r}: it was never used there, or so long ago "
+                "that it is forgotten; or the pods and clients run without the setting history (STATEFUL_ROUTE_HISTORY)"
+            )
         return 0 if changes else FAILED
 
     return ask(options or ServiceAskOptions(), work)
@@ -49,6 +52,7 @@ def _show(out: Output, changes: Sequence[PastChange]) -> None:
 
 def _row(change: PastChange) -> tuple[Cell, ...]:
     why = f"{change.why}, its pod drained" if change.draining else change.why
+    why += ", by an operator" if change.by_operator else ""
     epoch = "-" if change.epoch is None else str(change.epoch)
     return _when(change.at), why, _pod(change.from_pod), _pod(change.to_pod), epoch
 

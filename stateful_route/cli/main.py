@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stateful_route.cli.ending import INTERRUPTED, NOBODY_READS, USAGE, CommandError, need, say
+from stateful_route.cli.ending import FAILED, INTERRUPTED, NOBODY_READS, USAGE, CommandError, need, say
 from stateful_route.errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What an output says that takes nothing any more: a full disk, a terminal that is gone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     What is wrong is said in one line on the standard error output.
     """
+    _have_outputs()
     try:
         need("the command line", "cli", "cyclopts", "rich")
         return _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -30,8 +37,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(error)
         return error.status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is said at the exit
+        _say_no_more()
         return NOBODY_READS
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN or error.filename is not None:
+            raise
+        _say_no_more()
+        say(f"the output cannot be written: {error}")
+        return FAILED
+
+
+def _have_outputs() -> None:
+    """Open what was closed (``>&-``), before a connection gets its number, or what is for one comes into the other."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
+
+
+def _say_no_more() -> None:
+    """Let nothing be written at the exit that could not be written before."""
+    with contextlib.suppress(OSError):  # of a stream without a number: that is in memory
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

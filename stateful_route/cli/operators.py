@@ -15,7 +15,7 @@ from stateful_route.cli.ending import FAILED, NOT_STARTED, TERMINATED, USAGE, Co
 from stateful_route.cli.options import SHARED
 from stateful_route.cli.shown import Output
 from stateful_route.config import BaseConfig
-from stateful_route.errors import ConfigError, InvalidArgumentError, StatefulRouteError, StoreError
+from stateful_route.errors import ConfigError, InvalidArgumentError, StatefulRouteError, StoreError, of_a_question
 from stateful_route.ops import Operator
 from stateful_route.route import StatefulRoute
 
@@ -87,8 +87,8 @@ class Asking:
         raise CommandError(f"no service was ever seen in {where}; 'stateful-route doctor' looks for others", FAILED)
 
 
-def ask(options: AskOptions, work: Callable[[Asking], Awaitable[int]]) -> int:
-    """Open the store, do the work, and return the exit status.
+def ask(options: AskOptions, work: Callable[[Asking], Awaitable[int]], *, changes: bool = False) -> int:
+    """Open the store, do the work, and return the exit status; ``changes`` is whether it may change anything.
 
     Raises:
         CommandError: if it cannot be done.
@@ -102,7 +102,7 @@ def ask(options: AskOptions, work: Callable[[Asking], Awaitable[int]]) -> int:
         config = attrs.evolve(config, namespace=options.namespace)
     url = redis_url(options.redis)
     if not url:
-        raise CommandError("name the server: --redis URL, or STATEFUL_ROUTE_URL", USAGE)
+        raise CommandError("name the server: --redis URL, or STATEFUL_ROUTE_URL or REDIS_URL in the environment", USAGE)
     named = options.service if isinstance(options, ServiceAskOptions) else None
     service_name = config.service_name if named is None else named
     signal.signal(signal.SIGTERM, _end)
@@ -111,7 +111,7 @@ def ask(options: AskOptions, work: Callable[[Asking], Awaitable[int]]) -> int:
     except (ConfigError, InvalidArgumentError):
         raise
     except StoreError as error:
-        say(error)
+        say(error if changes else of_a_question(error))
         return NOT_STARTED
     except StatefulRouteError as error:
         say(error)
@@ -119,6 +119,7 @@ def ask(options: AskOptions, work: Callable[[Asking], Awaitable[int]]) -> int:
 
 
 def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut off what closes; it takes a second or two
     sys.exit(TERMINATED)  # what is open is closed on the way
 
 

@@ -72,7 +72,7 @@ def move(
         show_places(asking.out, [place])
         return 0
 
-    return ask(told, work)
+    return ask(told, work, changes=True)
 
 
 @documented
@@ -96,7 +96,7 @@ def release(uid: Uid, /, *, options: ServiceAskOptions | None = None) -> int:
             say(f"{uid!r} has no link in service {service_name!r}")
         return 0 if released else FAILED
 
-    return ask(options or ServiceAskOptions(), work)
+    return ask(options or ServiceAskOptions(), work, changes=True)
 
 
 @documented
@@ -124,7 +124,7 @@ def drain(pod: PodIndex, /, *, options: DrainOptions | None = None) -> int:
             say(f"the states of {seen.lost} uids of pod {pod} are lost: its log says why")
         return 0 if seen.whole else FAILED
 
-    return ask(told, work)
+    return ask(told, work, changes=True)
 
 
 def what_came(pod: int, seen: DrainSeen) -> str:
@@ -156,4 +156,4 @@ def undrain(pod: PodIndex, /, *, options: UndrainOptions | None = None) -> int:
             asking.out.show(f"pod {pod} takes new uids")
         return 0
 
-    return ask(told, work)
+    return ask(told, work, changes=True)

@@ -1,7 +1,6 @@
 """``stateful-route run``."""
 
 import asyncio
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +18,7 @@ from stateful_route.cli.directory import (
     sources_of,
 )
 from stateful_route.cli.ending import FAILED, NOT_STARTED, USAGE, CommandError, need, say
+from stateful_route.cli.listening import bound, not_listening
 from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, Path, Pause, Port, Seconds, documented, read_by, whole
 from stateful_route.errors import StoreError
@@ -174,7 +174,7 @@ async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
         timeout_graceful_shutdown=max(1, round(options.stop_timeout)),
         **of_uvicorn(options.log_format),
     )
-    listener = _bound(options.host, options.port)
+    listener = bound(options.host, options.port)
     try:
         return await Supervisor(child, front, config, listener, _policy(options)).run()
     except ChildError as error:
@@ -184,7 +184,7 @@ async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
         say(error)
         return NOT_STARTED
     except OSError as error:
-        raise _not_listening(options.host, options.port, error) from None
+        raise not_listening(options.host, options.port, error) from None
     finally:
         listener.close()
 
@@ -197,34 +197,6 @@ def _policy(options: RunOptions) -> "Policy":
     if options.live is not None:
         liveness = Liveness(path=options.live, every=options.live_every, failures=options.live_failures)
     return Policy(restart=options.restart, stop_within=options.stop_timeout, liveness=liveness)
-
-
-def _bound(host: str, number: int) -> socket.socket:
-    """Return a socket on a port, before anything is started: who listens there is seen at once.
-
-    Two that are started at the same time may both have it, until one of them listens.
-
-    Raises:
-        CommandError: if that cannot be.
-
-    """
-    listener = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise _not_listening(host, number, error) from None
-    return listener
-
-
-def _not_listening(host: str, number: int, error: OSError) -> CommandError:
-    return CommandError(f"cannot listen on {host} port {number}: {error.strerror or error}", USAGE)
 
 
 def _idle(source: "UidSource", idle: float) -> "UidSource":

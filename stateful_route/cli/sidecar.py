@@ -48,7 +48,7 @@ def sidecar(
     if not lives:
         raise CommandError("sidecar needs --lives DIR, or STATEFUL_ROUTE_LIFE_DIR", USAGE)
     if not url:
-        raise CommandError("sidecar needs --redis URL, or STATEFUL_ROUTE_URL", USAGE)
+        raise CommandError("sidecar needs --redis URL, or STATEFUL_ROUTE_URL or REDIS_URL in the environment", USAGE)
     folder = Path(lives)
     if not folder.is_dir():
         raise CommandError(f"--lives {str(folder)!r} is no folder", USAGE)

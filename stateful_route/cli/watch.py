@@ -58,6 +58,8 @@ def told_of(change: Change) -> Text:
     if change.kind is ChangeKind.HEARS:
         return cell("hears all that changes", "green")
     link = change.link
+    if change.why is not None:
+        return cell(f"link  {change.uid}  cannot be read: {change.why}", "red")
     if link is None:
         return cell(f"link  {change.uid}  has no owner")
     left = "" if link.ttl is None else f", {lasting(link.ttl)} left"

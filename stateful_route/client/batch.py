@@ -86,7 +86,7 @@ class Batch:
 
     def _leave_out(self, uids: list[str], error: StoreError) -> None:
         left_out = StoreUnavailableError(
-            "not sent, as the store did not answer for others", operation=error.operation, maybe_applied=False
+            "not sent, as Redis did not answer for others", operation=error.operation, maybe_applied=False
         )
         self._errors |= dict.fromkeys(uids, left_out)
 

@@ -29,6 +29,8 @@ class Hearing:
         self.times = 0
         self._seconds = 0.0
         self._lost_at: dict[InvalidationListener, float] = {}
+        self._state: tuple[float, tuple[float, ...]] = (0.0, ())
+        """The two above at one moment."""
 
     @property
     def deaf(self) -> int:
@@ -37,18 +39,21 @@ class Hearing:
 
     def seconds_until(self, now: float) -> float:
         """Return the seconds until ``now``, on the clock of this process."""
-        return self._seconds + sum(now - lost_at for lost_at in self._lost_at.values())
+        seconds, lost_at = self._state  # at once: it may be asked from another thread, and is not to go down then
+        return seconds + sum(now - at for at in lost_at)
 
     def lose(self, listener: InvalidationListener, now: float) -> None:
         """Note that a listener hears no more."""
         self.times += 1
         self._lost_at[listener] = now
+        self._state = self._seconds, tuple(self._lost_at.values())
 
     def regain(self, listener: InvalidationListener, now: float) -> None:
         """Note that it hears again, or is not needed any more."""
         lost_at = self._lost_at.pop(listener, None)
         if lost_at is not None:
             self._seconds += now - lost_at
+            self._state = self._seconds, tuple(self._lost_at.values())
 
 
 class InvalidationListener:
@@ -78,7 +83,7 @@ class InvalidationListener:
         self._grace = grace
         self._clock = clock
         self._hearing = Hearing() if hearing is None else hearing
-        self._levels = (logging.WARNING, logging.INFO) if own else (logging.DEBUG, logging.DEBUG)
+        self._levels = (logging.WARNING, logging.WARNING) if own else (logging.DEBUG, logging.DEBUG)
         self._detach: Callable[[], Awaitable[None]] | None = None
         self._closed = False
         self._listening = False
@@ -134,7 +139,7 @@ class InvalidationListener:
         self._service.store_away = True
         if not (self._listening or self._degraded or self._closed) and self._in_grace():
             self._degraded = True
-            away = "the store does not answer: cached links of %(service_name)r are used for now"
+            away = "Redis does not answer: cached links of %(service_name)r are used for now"
             log.log(self._levels[0], "cached_links_used", away, service_name=self._service.service_name)
             self._serve()
 
@@ -149,7 +154,7 @@ class InvalidationListener:
         if self._degraded and not self._in_grace():
             log.error(
                 "cached_links_expired",
-                "the store has not answered for %(seconds)g s: cached links are not used any more",
+                "Redis has not answered for %(seconds)g s: cached links are not used any more",
                 seconds=self._grace,
                 service_name=self._service.service_name,
             )

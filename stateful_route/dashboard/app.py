@@ -17,7 +17,7 @@ from stateful_route.dashboard.boards import TooManyError
 from stateful_route.dashboard.files import static_files
 from stateful_route.dashboard.guard import Guard
 from stateful_route.dashboard.orders import NAMES, NotAllowedError, Orders
-from stateful_route.dashboard.stream import EventStream
+from stateful_route.dashboard.stream import MEDIA_TYPE, EventStream
 from stateful_route.errors import InvalidArgumentError, RoutingError, StoreError
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def make_app(boards: Boards, *, token: str | None = None, loopback: bool = True,
         names: hosts that requests may name, beside ``localhost`` and addresses.
 
     """
-    pages = _Pages(boards, Orders(boards.operator, boards.namespace, token))
+    orders = Orders(boards.operator, boards.namespace, token)
+    boards.when_ended(orders.end)
+    pages = _Pages(boards, orders)
     app = Starlette(routes=pages.routes(), exception_handlers=_HANDLERS)
     return Guard(app, loopback=loopback, names=names)
 
@@ -95,9 +97,11 @@ class _Pages:
             }
         )
 
-    async def _stream(self, request: Request) -> EventStream:
+    async def _stream(self, request: Request) -> EventStream | Response:
         service_name = request.query_params.get("service", "")
         check_id("service", service_name)
+        if request.method == "HEAD":
+            return Response(media_type=MEDIA_TYPE)  # it ends, and shows nothing
         return EventStream(self._boards, service_name)
 
     async def _where(self, request: Request) -> Response:

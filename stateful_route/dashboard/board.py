@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stateful_route.dashboard.rows import Row, changed, row_of
 from stateful_route.dashboard.story import Story
+from stateful_route.errors import of_a_question
 from stateful_route.ops import ChangeKind
 from stateful_route.ops.values import imbalance
 
@@ -84,8 +85,8 @@ class Board:
         """Take in that the pods cannot be seen."""
         at = self._clock()
         if self._error is None:
-            self._story.say(at, "lost", str(error))
-        self._error = str(error)
+            self._story.say(at, "lost", of_a_question(error))
+        self._error = of_a_question(error)
         self._curve.lose()
         if self._due(at):
             self._point([at, None, None, None, None, None])

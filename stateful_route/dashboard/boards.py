@@ -58,6 +58,8 @@ class Boards:
         self._clock = clock
         self._boards: dict[str, Board] = {}
         self._tasks = Tasks()
+        self._when_ended: list[Callable[[], None]] = []
+        self._running: dict[Board, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         return len(self._boards)
@@ -74,10 +76,16 @@ class Boards:
         """End what runs."""
         await self.aclose()
 
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Have it called when the boards end: by what else would hold up the end of the server."""
+        self._when_ended.append(call)
+
     async def aclose(self) -> None:
         """End what runs, and tell who reads that nothing will come any more. Safe to call twice."""
         for board in list(self._boards.values()):
             board.end()
+        for call in self._when_ended:
+            call()
         await self._tasks.stop()
 
     @contextlib.contextmanager
@@ -105,7 +113,10 @@ class Boards:
             self._drop_one()
         board = Board(self.namespace, service_name, interval=self._interval, clock=self._clock)
         self._boards[service_name] = board
-        self._tasks.start(self._run(board), f"dashboard of {service_name!r}")
+        task = self._tasks.start(self._run(board), f"dashboard of {service_name!r}")
+        if task is not None:
+            self._running[board] = task
+            task.add_done_callback(lambda _: self._running.pop(board))
         return board
 
     def _drop_one(self) -> None:
@@ -113,6 +124,8 @@ class Boards:
             if not board.viewers and name != self.always:
                 board.end()
                 del self._boards[name]
+                if (task := self._running.get(board)) is not None:
+                    task.cancel()  # it would look once more, and hear until then
                 return
         raise TooManyError(f"{MOST_BOARDS} services are shown already")
 

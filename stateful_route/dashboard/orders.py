@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from typing import TYPE_CHECKING, Any
 
+from starlette.requests import ClientDisconnect
+
+from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.dashboard.boards import TooManyError
 from stateful_route.errors import InvalidArgumentError
 
@@ -41,7 +45,7 @@ class Orders:
         self._operator = operator
         self._namespace = namespace
         self._token = token
-        self._running = 0
+        self._tasks: set[asyncio.Task[dict[str, Any]]] = set()
 
     @property
     def allowed(self) -> bool:
@@ -60,14 +64,26 @@ class Orders:
 
         """
         self._check(request)
-        order = await _order_in(request)
-        if self._running >= _MOST_AT_ONCE:
+        if len(self._tasks) >= _MOST_AT_ONCE:
             raise TooManyError(f"{_MOST_AT_ONCE} changes are at work already")
-        self._running += 1
+        work = asyncio.create_task(self._do(name, request), name=f"stateful_route order to {name}")
+        self._tasks.add(work)
         try:
-            return await _ORDERS[name](self._operator, self._namespace, order)
+            await asyncio.wait([work])
+            if work.cancelled():
+                raise NotAllowedError("the dashboard ends: the pod may do it all the same", 503)
+            return work.result()
         finally:
-            self._running -= 1
+            self._tasks.discard(work)
+            await cancel_and_wait(work)
+
+    async def _do(self, name: str, request: Request) -> dict[str, Any]:
+        return await _ORDERS[name](self._operator, self._namespace, await _order_in(request))
+
+    def end(self) -> None:
+        """Wait for no order any more; who gave one is told."""
+        for work in self._tasks:
+            work.cancel()
 
     def _check(self, request: Request) -> None:
         if self._token is None:
@@ -110,10 +126,13 @@ async def _order_in(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise NotAllowedError("an order is application/json", 415)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise NotAllowedError(f"an order has {_MOST_BODY} bytes at most", 413)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST_BODY:
+                raise NotAllowedError(f"an order has {_MOST_BODY} bytes at most", 413)
+    except ClientDisconnect:
+        raise NotAllowedError("the order did not come whole", 400) from None
     try:
         order = json.loads(body)
     except (ValueError, RecursionError):

@@ -20,6 +20,8 @@ LINKS_TOLD = 20
 PODS_TOLD = 10
 """The same of pods to which the same has happened."""
 
+_UNREAD = "unread"
+"""In place of the kind of a link that could not be read."""
 _OVER = frozenset({"SHUTDOWN", "DEAD"})
 _KINDS = {
     "READY": "ready",
@@ -124,7 +126,7 @@ class Story:
             return
         link = change.link
         owner = None if link is None else link.pod_index
-        kind = None if link is None else link.kind.value
+        kind = _UNREAD if change.why is not None else None if link is None else link.kind.value
         self._add(self._links, at, "link", uid=change.uid, podIndex=owner, linkKind=kind)
 
     def _add(self, kept: deque[dict[str, Any]], at: float, kind: str, **more: object) -> None:

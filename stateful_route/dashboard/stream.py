@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stateful_route.dashboard.board import Board
     from stateful_route.dashboard.boards import Boards
 
+MEDIA_TYPE = "text/event-stream"
 _ALIVE = 10.0
 """Seconds after which something is sent if nothing has happened: so a page that is gone is noticed."""
 _TAKES = 30.0
@@ -39,7 +40,7 @@ class EventStream:
 
         """
         with self._boards.shown(self._service_name) as board:
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+            headers = [(b"content-type", f"{MEDIA_TYPE}; charset=utf-8".encode("ascii")), (b"x-accel-buffering", b"no")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async with anyio.create_task_group() as group:
 

@@ -46,6 +46,8 @@ _LAST_REQUEST_BY = 20.0
 # for longer than that many, for else it would not be seen for how long one was not served.
 _SPREAD = 30.0
 _SILENCE = 3.0
+# Seconds between two lines into a pipe, which shows no bar.
+_LINE_EACH = 5.0
 
 _OK, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 
@@ -110,6 +112,8 @@ async def run(options: Options, console: Console) -> int:
             product = (await route.store.info()).product
             console.print(f"[bold]stateful_route {__version__}[/] with {product}")
             async with Fleet(url, config.namespace, pods=options.pods, gateways=options.gateways) as fleet:
+                if not console.is_terminal:  # else the spinner says so
+                    console.print("starting the processes")
                 with console.status("starting the processes"):
                     await fleet.start(started + _READY_BY - time.monotonic())
                 counts = f"{_many(options.pods, 'pod')}, {_many(options.gateways, 'gateway')} and a database"
@@ -180,7 +184,7 @@ async def _server(url: str) -> AsyncIterator[tuple[str, LocalServer | None]]:
 
 @contextlib.contextmanager
 def _progress(console: Console, requests: int | None) -> Iterator[Callable[[Tally], None]]:
-    """Show how far the load is, where somebody can see it; hand out what is to be told of each request."""
+    """Show how far the load is; hand out what is to be told of each request. Into a pipe a line goes each 5 s."""
     calm = (BarColumn(bar_width=24, complete_style="green"), MofNCompleteColumn())
     chaos = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("[bold]{task.description:<16}[/] {task.completed:,.0f}"))
     columns = (
@@ -189,8 +193,14 @@ def _progress(console: Console, requests: int | None) -> Iterator[Callable[[Tall
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("calm", total=requests, failed=0, wrong=0)
+        next_line = time.monotonic() + _LINE_EACH
 
         def show(tally: Tally) -> None:
+            nonlocal next_line
+            if not console.is_terminal and time.monotonic() >= next_line:
+                next_line = time.monotonic() + _LINE_EACH
+                counts = f"{tally.sent:,} requests, {tally.failed:,} failed, {len(tally.wrong):,} wrong"
+                console.print(f"{tally.phases[-1].name}: {counts}")
             progress.update(
                 task,
                 description=tally.phases[-1].name,

@@ -23,7 +23,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class StatisticsCollector(Collector):
     """Reads the statistics of drivers, middlewares and gateways when it is scraped; in between it costs nothing.
 
-    Register it: ``REGISTRY.register(StatisticsCollector(room=middleware))``. The metrics are those of
+    Register it: ``REGISTRY.register(StatisticsCollector(room=middleware))``. Give all sources of a process to one: two
+    in one registry would say the name and the type of each metric twice, which not all that read them allow. It may be
+    scraped in any thread, and holds its sources until it is unregistered. The metrics are those of
     ``stateful_route.metrics.METRICS``; the label ``source`` has the name that was given.
     """
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from stateful_route.errors import of_a_question
 from stateful_route.ops.values import Finding, Level
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ _SHORT_LEASE = 2.0
 _LATE = 0.5
 # Times the mean load, of a mean that says something.
 _UNEVEN, _ENOUGH_LOAD = 1.5, 10.0
-# Pods that are named in one finding.
-_NAMED = 5
+# Pods that are named in one finding, and namespaces.
+_NAMED, _NAMED_OTHERS = 5, 20
+# How ``INFO`` says how many keys a database has, and what a client of a cluster makes of it.
+_DATABASE, _KEYS = re.compile(r"db(\d{1,9})"), re.compile(r"\bkeys'?[=:] ?(\d{1,18})")
 
 
 def bad(what: str, advice: str) -> Finding:
@@ -64,7 +67,7 @@ def fine(what: str, advice: str = "") -> Finding:
 def away(error: StoreError) -> Finding:
     """Return the finding that no server can be asked."""
     advice = "start it, or mend the URL; cached links are used for degraded_grace meanwhile, and new uids are refused"
-    text = str(error)
+    text = of_a_question(error)
     if "AUTH" in text or "WRONGPASS" in text or "grant" in text or "password" in text:
         advice = "mend the user and the password in the URL, or the rights of the user"
     return bad(f"Redis cannot be asked: {text}", advice)
@@ -73,7 +76,7 @@ def away(error: StoreError) -> Finding:
 def deaf(error: StoreError) -> Finding:
     """Return the finding that nothing can be heard."""
     return bad(
-        f"nothing that is announced can be heard: {error}",
+        f"nothing that is announced can be heard: {of_a_question(error)}",
         "without that clients ask Redis at each call, and pods do not drain",
     )
 
@@ -81,7 +84,8 @@ def deaf(error: StoreError) -> Finding:
 def unread(namespace: str, error: StoreError) -> Finding:
     """Return the finding that the pods cannot be read."""
     return bad(
-        f"the pods of namespace {namespace!r} cannot be read: {error}", "mend what the other findings tell first"
+        f"the pods of namespace {namespace!r} cannot be read: {of_a_question(error)}",
+        "mend what the other findings tell first",
     )
 
 
@@ -89,6 +93,40 @@ def no_services(namespace: str) -> Finding:
     """Return the finding that nobody uses a namespace."""
     advice = "no pod has started, or not for this namespace and this database of Redis"
     return warn(f"namespace {namespace!r} has no services", advice)
+
+
+def others(namespace: str, facts: StoreFacts) -> list[Finding]:
+    """Return what there is beside a namespace: other namespaces of this database, other databases with keys."""
+    findings = []
+    met = sorted({name for server in facts.servers for name in server.namespaces} - {namespace})
+    whole = all(server.looked_at_all for server in facts.servers)
+    if met:
+        named = ", ".join(map(repr, met[:_NAMED_OTHERS]))
+        more = f" and {len(met) - _NAMED_OTHERS} more" if len(met) > _NAMED_OTHERS else ""
+        known = "" if whole else ", as far as was looked: not all keys were looked at"
+        what = f"there {'is another namespace' if len(met) == 1 else 'are other namespaces'}: {named}{more}{known}"
+        findings.append(
+            fine(what, "name it with --namespace, or STATEFUL_ROUTE_NAMESPACE, if that is the one you mean")
+        )
+    keys = _keys_by_database(facts)
+    keys.pop(facts.database, None)
+    if keys:
+        named = ", ".join(f"{number} ({_count(count, 'key')})" for number, count in sorted(keys.items()))
+        what = f"this is database {facts.database}; others of this Redis have keys too: {named}"
+        findings.append(fine(what, "the URL names the database at its end, as in redis://host:6379/0"))
+    return findings
+
+
+def _keys_by_database(facts: StoreFacts) -> dict[int, int]:
+    """Return how many keys each database has, by what ``INFO`` says."""
+    keys: dict[int, int] = {}
+    for server in facts.servers:
+        for name, value in server.said.items():
+            database, found = _DATABASE.fullmatch(name), _KEYS.search(value)
+            if database and found:
+                number = int(database[1])
+                keys[number] = keys.get(number, 0) + int(found[1])
+    return keys
 
 
 def of_store(facts: StoreFacts, config: BaseConfig) -> list[Finding]:
@@ -102,7 +140,7 @@ def of_store(facts: StoreFacts, config: BaseConfig) -> list[Finding]:
         what = f"the user may not run {', '.join(facts.denied)}"
         findings.append(bad(what, f"grant it: ACL SETUSER ... {grants} (docs/deploy.md has all that a user needs)"))
     if facts.refusal is not None:
-        findings.append(bad(f"a change is refused: {facts.refusal}", _advice_on_refusal(facts.refusal)))
+        findings.append(bad(f"a change is refused: {of_a_question(facts.refusal)}", _advice_on_refusal(facts.refusal)))
     if not facts.denied and facts.refusal is None:
         findings.append(fine("the user has the rights that the scripts need"))
     return findings
@@ -266,13 +304,19 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def of_pods(service_name: str, seen: PodsSeen) -> list[Finding]:
-    """Judge the pods of a service, by what they publish."""
+def of_pods(service_name: str, seen: PodsSeen, *, near: bool = False) -> list[Finding]:
+    """Judge the pods of a service, by what they publish; ``near`` is whether Redis is on this machine."""
     findings = [*_of_service(service_name, seen)]
     living = [pod for pod in seen.pods if pod.alive]
     for find in (_silent, _late, _leases, _addresses, _states, _travel, _balance):
         findings += find(service_name, living if find is not _silent else list(seen.pods))
+    findings += _local_addresses(service_name, living, near=near)
     return findings
+
+
+def is_near(facts: StoreFacts) -> bool:
+    """Whether all of Redis is on this machine, by its addresses."""
+    return all(server.address.startswith("unix:") or _is_local(server.address) for server in facts.servers)
 
 
 def _of_service(name: str, seen: PodsSeen) -> Iterator[Finding]:
@@ -342,8 +386,12 @@ def _addresses(name: str, pods: Sequence[PodSeen]) -> Iterator[Finding]:
         if len(same) > 1:
             advice = "each process needs one of its own: workers that share a port cannot be reached one by one"
             yield bad(f"{_named(name, same)}: the same address, {address!r}", advice)
+
+
+def _local_addresses(name: str, pods: Sequence[PodSeen], *, near: bool) -> Iterator[Finding]:
+    """Judge addresses that mean the machine of whoever reads them: fine if all is on one, as far as that is known."""
     local = [pod for pod in pods if pod.address is not None and _is_local(pod.address)]
-    if local:
+    if local and not (near and len(local) == len(pods)):
         what = f"{_named(name, local)}: an address of its own machine, such as {local[0].address!r}"
         yield warn(what, "others reach it only if all run on that machine: publish the address of the host or the pod")
 

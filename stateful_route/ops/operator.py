@@ -149,7 +149,7 @@ class Operator:
 
         """
         key = self._key(namespace, service_name, uid)
-        change = await self._store.release(key)
+        change = await self._store.release(key, by_operator=True)
         if change.outcome is Outcome.UNREADABLE:
             raise unreadable(key, "release")
         return change.done
@@ -170,7 +170,7 @@ class Operator:
         pod = pods.get(pod_index)
         if pod is None or not pod.is_available(table.now):
             raise PodNotAliveError(key.namespace, service_name, pod_index, known_of(pod, table))
-        change = await self._store.assign(key, pod.life)
+        change = await self._store.assign(key, pod.life, by_operator=True)
         if change.link is None:
             raise unreadable(key, "assign")
         return Place.of(key, change.link, table)
@@ -259,8 +259,9 @@ class Operator:
         """Look for what is wrong with Redis, with the rights of this user, and with the pods; say what to do.
 
         It tells what is as it should be, too. Without ``service_names`` all services of the namespace are looked at. It
-        leaves nothing behind; it looks at some 10,000 keys of each primary for other layouts, and runs some commands
-        on a key of its own. A Redis that is away, takes no changes or lacks rights is a finding, and no error.
+        leaves nothing behind; it looks at some 10,000 keys of each primary for other layouts and namespaces, and runs
+        some commands on a key of its own. A Redis that is away, takes no changes or lacks rights is a finding, and no
+        error.
         """
         namespace = self._namespace(namespace)
         if isinstance(service_names, str):
@@ -273,14 +274,15 @@ class Operator:
             return [doctor.away(error)]
         findings = doctor.of_store(facts, self._config)
         findings.append(await self._listens(namespace))
+        near = doctor.is_near(facts)
         try:
             names = service_names or await self._store.list_services(namespace)
             findings += [] if names else [doctor.no_services(namespace)]
             for name in names:
-                findings += doctor.of_pods(name, PodsSeen.of(await self._store.read_pods(namespace, name)))
+                findings += doctor.of_pods(name, PodsSeen.of(await self._store.read_pods(namespace, name)), near=near)
         except StoreError as error:
             findings.append(doctor.unread(namespace, error))
-        return findings
+        return findings + doctor.others(namespace, facts)
 
     async def _listens(self, namespace: str) -> Finding:
         try:

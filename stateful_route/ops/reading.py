@@ -11,6 +11,7 @@ from stateful_route.ops.values import FoundLink, Place
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from stateful_route.errors import StoreError
     from stateful_route.models import Link, LinkKey, PodState, PodTable
     from stateful_route.store.protocol import OperatorStore
 
@@ -66,7 +67,6 @@ async def _read(store: OperatorStore, namespace: str, service_name: str, uids: S
 
 async def links_now(
     store: OperatorStore, namespace: str, service_name: str, uids: Sequence[str]
-) -> dict[str, Link | None]:
-    """Read the links of some uids; ``None`` for one that is not there, or cannot be read."""
-    answers = await store.get_links(namespace, uids, service_name)
-    return {uid: None if isinstance(answer, Exception) else answer for uid, answer in zip(uids, answers, strict=True)}
+) -> dict[str, Link | StoreError | None]:
+    """Read the links of some uids; ``None`` for one that is not there, an error for one that cannot be read."""
+    return dict(zip(uids, await store.get_links(namespace, uids, service_name), strict=True))

@@ -60,6 +60,9 @@ class _Pause:
         return True
 
 
+_BY_FORCE = "move it by force (operator.assign, or stateful-route move --force)"
+
+
 class _Question:
     """What is asked of a pod: told again and again, under one name, so that it is done once."""
 
@@ -261,13 +264,16 @@ def _taking(namespace: str, service_name: str, pod_index: int, pod: PodState | N
 def _why_not_asked(link: Link, owner: PodState | None, table: PodTable) -> str | None:
     """Return why the owner of a persistent link cannot be asked to let it go; ``None`` if it can."""
     if owner is None or not owner.is_available(table.now):
-        return f"{known_of(owner, table)}: assign the uid, or let its next call place it"
+        return f"{known_of(owner, table)}: {_BY_FORCE}, or let its next call place it"
     if owner.incarnation != link.incarnation and not owner.report.reclaiming:
-        return "the life of it that had the uid is over, and the present one has not claimed it: assign the uid"
+        return f"the life of it that had the uid is over, and the present one has not claimed it: {_BY_FORCE}"
     return None
 
 
 def unreadable(key: LinkKey, operation: str) -> StoreProtocolError:
     """Return the error for a link that cannot be read, which is left as it is."""
-    message = f"the link of {key.uid!r} in {key.service_name!r} cannot be read; to assign it overwrites it"
+    message = (
+        f"the link of {key.uid!r} in {key.service_name!r} cannot be read; a move by force overwrites it "
+        "(operator.assign, or stateful-route move --force)"
+    )
     return StoreProtocolError(message, operation=operation, maybe_applied=False)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from stateful_route._json import camel_case
+from stateful_route.errors import StoreError
 from stateful_route.models import Link, LinkKind, RoutingState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stateful_route.errors import StoreError
     from stateful_route.history import LinkEvent
-    from stateful_route.models import LinkKey, PodState, PodTable
+    from stateful_route.models import LinkInvalidation, LinkKey, PodState, PodTable
 
 
 class Shown:
@@ -152,13 +153,15 @@ class PodsSeen(Shown):
 def imbalance(pods: Iterable[PodSeen]) -> float | None:
     """Return how much fuller than the mean the fullest pod is, by links for its capacity: 1.0 is even.
 
-    Of those that take new uids: a pod that drains is not to be even. ``None`` if none does, or none has a link.
+    Of those that take new uids: a pod that drains is not to be even. ``None`` if none does, or none has a link; or if
+    it is no number, as of a capacity that is next to nothing.
     """
     taking = [pod for pod in pods if pod.routable]
     links, capacity = sum(pod.links for pod in taking), sum(pod.capacity for pod in taking)
     if not links:
         return None
-    return max(pod.links / pod.capacity for pod in taking) * capacity / links
+    uneven = max(pod.links / pod.capacity for pod in taking) * capacity / links
+    return uneven if math.isfinite(uneven) else None
 
 
 @attrs.frozen(kw_only=True)
@@ -227,6 +230,7 @@ class PastChange(Shown):
         to_incarnation: the life of that pod.
         epoch: that the link has from then on; ``None`` if there is none.
         draining: whether it was released, or moved, by an owner that had said that it drains.
+        by_operator: whether an operator has asked for it.
 
     """
 
@@ -238,6 +242,7 @@ class PastChange(Shown):
     to_incarnation: int | None
     epoch: int | None
     draining: bool
+    by_operator: bool = False
 
     @classmethod
     def of(cls, event: LinkEvent) -> PastChange:
@@ -252,6 +257,7 @@ class PastChange(Shown):
             to_incarnation=None if after is None else after.incarnation,
             epoch=event.epoch,
             draining=event.draining,
+            by_operator=event.by_operator,
         )
 
 
@@ -319,11 +325,12 @@ class Change(Shown):
         kind: what has changed.
         uid: of a link.
         epoch: of a link: what was known of it at that epoch, or an earlier one, is stale.
-        link: of a link, as it was right after that; ``None`` if there was none, or it could not be read.
+        link: of a link, as it was soon after that; ``None`` if there was none, or, where a ``why`` says so, it could
+            not be read.
         pod_index: of a pod.
         incarnation: of a pod: the life that it is about.
         state: of a pod: a ``RoutingState``, or ``DEAD``.
-        why: of ``DEAF``: what is wrong.
+        why: of ``DEAF``: what is wrong; of a link: why it could not be read.
 
     """
 
@@ -335,6 +342,14 @@ class Change(Shown):
     incarnation: int | None = None
     state: str | None = None
     why: str | None = None
+
+    @classmethod
+    def of_link(cls, event: LinkInvalidation, now: Link | StoreError | None) -> Change:
+        """Return what was announced of a link, which was read then, or could not be."""
+        uid, epoch = event.key.uid, event.epoch
+        if isinstance(now, StoreError):
+            return cls(kind=ChangeKind.LINK, uid=uid, epoch=epoch, why=str(now))
+        return cls(kind=ChangeKind.LINK, uid=uid, epoch=epoch, link=now)
 
     @classmethod
     def deaf(cls, error: StoreError) -> Change:

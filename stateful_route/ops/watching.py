@@ -102,8 +102,7 @@ async def changes_of(
                 if isinstance(event, Change):
                     yield event
                 elif isinstance(event, LinkInvalidation):
-                    uid = event.key.uid
-                    yield Change(kind=ChangeKind.LINK, uid=uid, epoch=event.epoch, link=links[uid])
+                    yield Change.of_link(event, links[event.key.uid])
                 elif isinstance(event, PodChange):
                     pod_index, incarnation = event.pod_index, event.incarnation
                     yield Change(kind=ChangeKind.POD, pod_index=pod_index, incarnation=incarnation, state=event.state)

@@ -216,9 +216,18 @@ class Drain:
     async def _hand_all_over(self, group: TaskGroup, begin: float, deadline: float) -> bool:
         """Hand all uids over, once they are idle if they are kept until then; return whether that was announced."""
         if self._keep is not None and not self._called_off:
-            text = "%(pod)s drains: it keeps %(uids)d uids until nobody has used them for %(seconds)g s"
-            log.info("drain_waits", text, pod=self._lease.name, uids=len(self._owned), seconds=self._keep)
-            await self._linger.run(group, self._keep, deadline - self._reserve)
+            until = deadline - self._reserve
+            if uids := len(self._owned):  # a warning, as this is why the process does not end
+                log.warning(
+                    "drain_waits",
+                    "%(pod)s drains: it keeps its uids (%(uids)d) until nobody has used them for %(seconds)g s, for "
+                    "%(within)g s at most",
+                    pod=self._lease.name,
+                    uids=uids,
+                    seconds=self._keep,
+                    within=round(until - anyio.current_time(), 1),
+                )
+            await self._linger.run(group, self._keep, until)
         if self._called_off:
             log.info("drain_called_off", "%(pod)s drains no more: it takes new uids again", pod=self._lease.name)
             return True

@@ -245,8 +245,12 @@ class ServerDriver(Driver):
         return not (self._phase in {Phase.STOPPED, Phase.FORKED} or self._lease.superseded or self._beating.failed)
 
     def statistics(self) -> ServerStatistics:
-        """Return how this pod is, and what it has done so far. Local: no I/O."""
-        tally, report = self._tally, self._status.report()
+        """Return how this pod is, and what it has done so far. Local: no I/O.
+
+        From another thread, as a web server for metrics may ask, the load is that which was read last: a load source is
+        of the event loop.
+        """
+        tally, report = self._tally, self._status.report(asks=self.in_its_loop)
         return ServerStatistics(
             links=report.links,
             load=report.load,

@@ -52,7 +52,7 @@ class Ending:
 
     async def end_life(self) -> bool:
         """Have the store end the life at once; return whether it has, within the deadline of a stop, or the lease."""
-        why: object = "an older life of the pod may still own, or the store has not said which life this is"
+        why: object = "an older life of the pod may still own, or Redis has not said which life this is"
         with anyio.move_on_after(self._within):
             while True:
                 try:

@@ -189,8 +189,9 @@ class HandOver:
         return self._going.get(uid)
 
     async def move(self, uid: str, to: PodLife) -> bool:
-        """Hand one uid off to that life of another pod, with its state if that travels; return whether it is there.
+        """Hand one uid off, as an operator asks, to that life of another pod; return whether it is there.
 
+        Its state goes along if states travel.
         If the hand-off fails, or that pod does not take the state, it stays. A uid whose link names this life, and that
         nobody has claimed here, goes as it is.
 
@@ -198,6 +199,13 @@ class HandOver:
             StoreError: if the store did not answer.
 
         """
+        self.owned.ordered.add(uid)
+        try:
+            return await self._move(uid, to)
+        finally:
+            self.owned.ordered.discard(uid)
+
+    async def _move(self, uid: str, to: PodLife) -> bool:
         if self.owned.held(uid) is None and await self._relocation.move_unclaimed(uid, to):
             return True
         handle = self.owned.held(uid)  # a claim may have been in flight

@@ -109,7 +109,7 @@ class Heartbeats:
             self._failing = True
         else:
             if self._failing:
-                log.info("heartbeats_recovered", "heartbeats of %(pod)s succeed again", pod=self._lease.name)
+                log.warning("heartbeats_recovered", "heartbeats of %(pod)s succeed again", pod=self._lease.name)
             self._failing = False
 
     async def publish(self) -> None:

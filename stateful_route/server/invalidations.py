@@ -70,7 +70,7 @@ class PodInvalidationListener(ListeningTask):
         if incarnation == self._lease.incarnation:
             self._checks.doubt(self._owned.uids)
         if self._deaf:
-            log.info("pod_invalidations_heard", "%(pod)s hears invalidations again", pod=self._lease.name)
+            log.warning("pod_invalidations_heard", "%(pod)s hears invalidations again", pod=self._lease.name)
         self._deaf = False
 
     async def _take_in(self, event: TopicEvent) -> None:

@@ -94,7 +94,7 @@ class PodLease:
         """
         if self.ended or not self.incarnation or self.waiting or self._present is None:
             self.check_not_ended()
-            message = "the store does not know this pod now"
+            message = "Redis does not know this pod now"
             if self.waiting:
                 message = "an older life of this pod did not say goodbye, and its lease has not ended"
             raise StoreUnavailableError(message, operation="life", maybe_applied=False)

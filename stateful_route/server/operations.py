@@ -195,7 +195,9 @@ class UidOperations:
         self.owned.unsure[uid] = pending | {epoch}
         announced = not self._status.drain_is_told
         try:
-            answer = await self._store.move(self._key(uid), owner, epoch, to, name=name, announced=announced)
+            answer = await self._store.move(
+                self._key(uid), owner, epoch, to, name=name, announced=announced, by_operator=uid in self.owned.ordered
+            )
         except StoreError as error:
             if not error.maybe_applied:
                 self._keep_unsure(uid, pending)

@@ -157,7 +157,7 @@ class Rebalancer:
 
     def _note_none(self) -> None:
         if self._fault is not None:
-            log.info("rebalancing_recovered", "rebalancing of %(pod)s works again", pod=self._lease.name)
+            log.warning("rebalancing_recovered", "rebalancing of %(pod)s works again", pod=self._lease.name)
         self._fault = None
 
 

@@ -54,12 +54,13 @@ class PodStatus:
         self.routing_state = state
         self.draining = self.draining and state is not RoutingState.READY
 
-    def report(self) -> PodReport:
-        """Return what the next heartbeat says."""
+    def report(self, *, asks: bool = True) -> PodReport:
+        """Return what the next heartbeat says; unless it ``asks`` the load source, with the load that was read last."""
         config, owned = self._config, self._owned
         links = len(owned)
+        load_of = self._load.read if asks else self._load.last
         return PodReport(
-            load=self._load.read(PodFacts(links=links, capacity=config.capacity, load_state=self.load_state)),
+            load=load_of(PodFacts(links=links, capacity=config.capacity, load_state=self.load_state)),
             routing_state=self.routing_state,
             links=links,
             placed_total=owned.placed_total,

@@ -20,7 +20,8 @@ class ServerStatistics:
 
     Attributes:
         links: uids that it owns now.
-        load: that its next heartbeat publishes.
+        load: that its next heartbeat publishes; in another thread than that of the event
+            loop, what was read last.
         placed: uids that it took on, in its present life.
         lives: lives that it has begun: one, unless Redis lost the pod, or it was taken for dead.
         heartbeats: that were accepted, registrations left out.

@@ -166,16 +166,20 @@ class Store(Protocol):
         epoch: int | None = None,
         grace: float = 0.0,
         announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any.
 
-        It need not be announced if the pod is draining, and the store knows that.
+        It need not be announced if the pod is draining, and the store knows that. ``by_operator``, here and below, is
+        for the history: an operator has asked for it.
 
         With ``grace`` above 0 the link still resolves for so many seconds, or for what was left of it if that is less.
         """
         ...
 
-    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+    async def assign(
+        self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None, by_operator: bool = False
+    ) -> LinkChange:
         """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one.
 
         A newer life of the same pod keeps it: the call has arrived late. (Incarnation 0 is a life that is not known.)
@@ -183,7 +187,15 @@ class Store(Protocol):
         ...
 
     async def move(
-        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+        self,
+        key: LinkKey,
+        owner: PodLife,
+        epoch: int,
+        to: PodLife,
+        *,
+        name: str,
+        announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """Make the persistent link that ``owner`` has at that epoch one of ``to``, another pod, with a new epoch.
 
@@ -351,6 +363,8 @@ class ServerFacts:
         slowest: the same of the slowest of them.
         generations: the generations of the layout of which keys were met in a bounded look; ``None`` if it could not be
             taken.
+        namespaces: those of the keys of this layout that were met in the same look, sorted.
+        looked_at_all: whether that look came to the end of the keys.
         faults: what went wrong on the way.
 
     """
@@ -362,6 +376,8 @@ class ServerFacts:
     latency: float | None = None
     slowest: float | None = None
     generations: tuple[int, ...] | None = None
+    namespaces: tuple[str, ...] = ()
+    looked_at_all: bool = True
     faults: tuple[str, ...] = ()
 
 
@@ -375,12 +391,14 @@ class StoreFacts:
         refusal: why these could not be tried, or what a trial of a change was refused for; ``None`` if nothing was.
         generation: of the layout of the keys that this release writes.
         as_cluster: whether it is used as a cluster, by the URL or the client.
+        database: the number of the database that is used.
 
     """
 
     servers: tuple[ServerFacts, ...]
     generation: int = 0
     as_cluster: bool = False
+    database: int = 0
     denied: tuple[str, ...] = ()
     refusal: str | None = None
 

@@ -88,6 +88,8 @@ class StickyDecide(Started):
     Who can ask it can have uids placed: it is for the proxy only.
     """
 
+    _words = "what tells proxies where requests go"
+
     _edge: Locator | None
 
     def __init__(

@@ -88,6 +88,7 @@ class Edge:
         self._whereabouts.pod = pod
         self._peers = Peers(rooms, dialer)
         self.tally = settings.tally
+        self._unserved = settings.unserved
         self._holding = Holding(rooms, settings.patience, settings.max_held, self.tally)
         self._endless = Endless()
         self.route: StatefulRoute | None = None
@@ -177,13 +178,18 @@ class Edge:
         try:
             target = await self._whereabouts.target(found, inbound)
         except (RoutingError, StoreError, LifecycleError) as error:
-            return not_told(error)
+            return self._not_told(error)
         inbound.raise_if_gone()
         if isinstance(target, There):
             return await self._carry(target, found, inbound)
         if not isinstance(target, (Tenant, Absent)):
             return NOT_REACHED if isinstance(target, Wait) else REFUSED.get(target.reason, HAS_MOVED)
         return await self._serve_here(target, found, inbound)
+
+    def _not_told(self, error: RoutingError | StoreError | LifecycleError) -> NotServed:
+        if isinstance(error, StoreError):
+            self._unserved.note(error)
+        return not_told(error)
 
     async def _serve_here(self, target: Tenant | Absent, found: Found, inbound: Inbound) -> NotServed | None:
         pod, scope = self.pod, inbound.scope
@@ -293,7 +299,7 @@ class Edge:
             index = await self.choose_other()
             state = None if index is None else await self._rooms.pod(index)
         except (RoutingError, StoreError, LifecycleError) as error:
-            return not_told(error)
+            return self._not_told(error)
         if index is None or state is None:
             return NO_POD
         there = There(index, state.incarnation, 0, state.report.address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import logging
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.metrics_page import MetricsPage
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
+from stateful_route.web.ports import PortsClosed
 from stateful_route.web.settings import EdgeSettings
 from stateful_route.web.shortcut.running import RUNNING
 from stateful_route.web.uids.found import Found
@@ -57,6 +59,9 @@ _CLOCKS_APART = 2.0
 
 class Started(abc.ABC):
     """An ASGI app that asks Redis where uids are: it starts and stops with a lifespan, or starts with a request."""
+
+    _words = "the web app"
+    """What it is called in the log."""
 
     def __init__(self, app: App | None, settings: dict[str, Any]) -> None:
         """Stand in front of an app, or of none; what is wrong with the settings of the edge is said at the start."""
@@ -127,7 +132,7 @@ class Started(abc.ABC):
         try:
             await self.start()
         except StatefulRouteError as error:
-            log.error("start_failed", "%(part)s cannot start: %(error)s", part=type(self).__name__, error=error)
+            log.error("start_failed", "%(part)s cannot start: %(error)s", part=self._words, error=error)
             await answer(scope, send, UNAVAILABLE, "this process has not started")
             return False
         return True
@@ -169,12 +174,13 @@ class Started(abc.ABC):
         """
         self.check()
         if self._stopped:
-            raise LifecycleError(f"{type(self).__name__} was stopped: another lifespan of the app starts it again")
+            raise LifecycleError(f"{self._words} was stopped: another lifespan of the app starts it again")
         await self._starting.run()
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + _START_WITHIN
+        level = logging.WARNING
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:
@@ -184,10 +190,13 @@ class Started(abc.ABC):
             except (StoreUnavailableError, StoreTimeoutError) as error:
                 if loop.time() >= until:
                     raise
-                log.warning(
-                    "start_retried", "%(part)s tries again to start: %(error)s", part=type(self).__name__, error=error
-                )
+                text = "%(part)s does not start yet, and tries again for %(seconds)g s: %(error)s"
+                left = max(0.0, until - loop.time())
+                log.log(level, "start_retried", text, part=self._words, seconds=round(left, 1), error=error)
+                level = logging.DEBUG
                 await asyncio.sleep(_TRY_AGAIN)
+        if level != logging.WARNING:
+            log.warning("start_succeeded", "%(part)s has started now", part=self._words)
         self._sources = sources = self._edge_settings.sources
         self._looks_further = bool(sources.body_limit) or sources.issued is not None
         self._edge = edge
@@ -305,10 +314,10 @@ class Front(Started):
         else:
             await self._serve_without_uid(edge, inbound)
 
-    def _drain_on_signal(self, stack: contextlib.AsyncExitStack) -> None:
+    def _drain_on_signal(self, stack: contextlib.AsyncExitStack, stop_after: float) -> None:
         _warn_of_a_hidden_handler()
         with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
-            stack.enter_context(drain_on_signal(self))
+            stack.enter_context(drain_on_signal(PortsClosed(self, stop_after)))
 
     @abc.abstractmethod
     async def drain(self) -> None:

@@ -33,6 +33,8 @@ class StickyGateway(Front):
     drivers start and stop with its lifespan. A request without a uid goes to a pod that is chosen by load.
     """
 
+    _words = "the gateway"
+
     def __init__(
         self,
         *,
@@ -119,7 +121,7 @@ class StickyGateway(Front):
         await check_secrets(client, settings)
         rooms = client.service(settings.service)
         if self._on_signal:
-            self._drain_on_signal(stack)
+            self._drain_on_signal(stack, self._stop_after)
         http = None
         if self._address is not None or importlib.util.find_spec("httptools") is not None:
             from stateful_route.web.http_pods import HttpPods  # noqa: PLC0415 - it needs an extra

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stateful_route.client.targets import Absent, There
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
 from stateful_route.web.edge import Edge
-from stateful_route.web.not_served import NOT_REACHED, NotServed, not_told
+from stateful_route.web.not_served import NOT_REACHED, NotServed
 from stateful_route.web.peer.address import PeerAddress
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Locator(Edge):
         try:
             target = await (self._chosen() if found is None else self._whereabouts.target(found))
         except (RoutingError, StoreError, LifecycleError) as error:
-            return not_told(error)
+            return self._not_told(error)
         if isinstance(target, Absent):
             return target
         if not isinstance(target, There):

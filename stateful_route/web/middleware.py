@@ -55,6 +55,8 @@ class StickyMiddleware(Front):
     first request if the server runs none.
     """
 
+    _words = "the middleware"
+
     def __init__(
         self,
         app: App,
@@ -225,7 +227,7 @@ class StickyMiddleware(Front):
             listener.take_state = self._carrier.take
         self._pod = await self._begin_pod(stack)
         if settings.on_signal:
-            self._drain_on_signal(stack)
+            self._drain_on_signal(stack, settings.stop_after)
         restores = settings.hand_off is not None and settings.adopt is None
         edge_of = Edge(rooms, dialer, edge, self._pod, restores=restores, misroute=settings.misroute)
         edge_of.route = route

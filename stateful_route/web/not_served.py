@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from stateful_route.errors import RoutingError, StoreError
+from stateful_route.errors import NotReplicatedError, RoutingError, StoreError
 from stateful_route.web.answers import UNAVAILABLE
 from stateful_route.web.errors import UpstreamProtocolError
 from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED
@@ -32,10 +32,11 @@ class NotServed:
 
 
 HAS_MOVED = NotServed("it moves to another process")
-REDIS_AWAY = NotServed("the directory of sessions does not answer", holds=False)
+REDIS_AWAY = NotServed("Redis does not answer", holds=False)
+REDIS_REFUSES = NotServed("Redis answers, and refuses: the log of this process says what", holds=False)
 REFUSED = {
     MOVED: HAS_MOVED,
-    AWAY: REDIS_AWAY,
+    AWAY: NotServed("Redis does not answer the process that has it, or refuses: its log says which", holds=False),
     FULL: NotServed("no pod has room for it"),
     LEAVING: NotServed("its process ends, and has not handed it over yet"),
 }
@@ -53,7 +54,9 @@ def not_told(error: StatefulRouteError) -> NotServed:
     """Return why a request is not served of which it is not told where."""
     if isinstance(error, RoutingError):
         return NO_POD
-    return REDIS_AWAY if isinstance(error, StoreError) else ENDING
+    if not isinstance(error, StoreError):
+        return ENDING
+    return REDIS_REFUSES if error.refused or isinstance(error, NotReplicatedError) else REDIS_AWAY
 
 
 def may_go_elsewhere(failed: NotServed, inbound: Inbound) -> bool:

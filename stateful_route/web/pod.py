@@ -71,6 +71,7 @@ class Pod:
         self._rooms = rooms
         self._sources = edge.sources
         self._tally = edge.tally
+        self._unserved = edge.unserved
         self._is_scoped = edge.sources.scope is not None
         self._patience = edge.patience
         self._serves_while_away = settings.while_away == "serve"
@@ -110,7 +111,8 @@ class Pod:
             if self.draining and not await self._is_linked_here(uid):
                 return Refusal(MOVED)  # it was handed over: a claim would take it back
             ownership = self.server.owned(uid) or await self.server.claim(uid, idle_ttl=source.ttl)
-        except StoreError:
+        except StoreError as error:
+            self._unserved.note(error)
             return Refusal(AWAY)
         except LifecycleError:
             return Refusal(LEAVING)
@@ -144,7 +146,9 @@ class Pod:
         if not tenant.lost and loop.time() >= self._away_until:
             try:
                 await self._renewing.run("", self.server.renew)
-            except StoreError:
+            except StoreError as error:
+                if not self._serves_while_away:
+                    self._unserved.note(error)
                 self._away_until = loop.time() + self._away_for
             except LifecycleError:
                 return False

@@ -18,6 +18,7 @@ from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
 from stateful_route.web.statistics import WebTally
 from stateful_route.web.uids.found import UidSources
+from stateful_route.web.unserved import UnservedLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +62,7 @@ class EdgeSettings:
     patience: float
     max_held: int
     tally: WebTally
+    unserved: UnservedLog = attrs.field(factory=UnservedLog)
 
     @classmethod
     def checked(

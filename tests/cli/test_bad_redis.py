@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOOKING = [["pods"], ["where", "alice"], ["links"], ["top"], ["watch"], ["release", "alice"], ["bench"]]
 ORDERS = [["move", "alice", "1"], ["move", "alice", "1", "--force"], ["drain", "0"], ["undrain", "0"]]
 COMMANDS = [*LOOKING, *ORDERS]
+CHANGING = {"move", "release", "drain", "undrain", "bench"}
 NAMED = {"pods", "links", "top", "watch", "release", "move", "drain", "undrain"}
 
 
@@ -53,6 +54,8 @@ async def test_away(cli: Commands) -> None:
     assert [] == [one for one in said if not one_line(one)]
     assert [3] * len(said) == [one.status for one in said]
     assert all("127.0.0.1:1" in one.err for one in said)
+    orders = {index for index, command in enumerate(commands) if command[0] in {*CHANGING}}
+    assert orders == {index for index, one in enumerate(said) if "(nothing was changed)" in one.err}
 
 
 async def test_silent(cli: Commands) -> None:
@@ -88,8 +91,10 @@ async def test_no_redis(cli: Commands) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("", "name the server: --redis URL"),
-        ("http://localhost", "url is '***'; allowed is a URL that begins with"),
+        ("", "name the server: --redis URL, or STATEFUL_ROUTE_URL or REDIS_URL"),
+        ("http://localhost", "url is 'http://localhost'; allowed is a URL that begins with"),
+        ("http://app:secret@localhost:80/secret?secret", "url is 'http://***@localhost:80/***?***'; allowed is"),
+        ("secret://localhost", "url is '***'; allowed is a URL that begins with"),
         ("redis://127.0.0.1:1/x", "url"),
     ],
 )
@@ -162,6 +167,7 @@ async def test_read_only(namespace: str) -> None:
 
     assert [(3, True)] == [(one.status, one_line(one)) for one in changing]
     assert "READONLY" in changing[0].err or "read only" in changing[0].err
+    assert "user_script" not in changing[0].err
     assert [1, 1, 0] == [one.status for one in looking]
 
 
@@ -184,6 +190,19 @@ async def test_another_layout(own_server: LocalServer, namespace: str) -> None:
 
     assert (1, True) == (said.status, one_line(said))
     assert "stateful-route doctor" in said.err
+
+
+async def test_links_of_somebody_else(own_server: LocalServer, namespace: str) -> None:
+    """Keys that look like those of links, of which no id can be made, are left out of a list, and end none."""
+    cli = Commands(own_server.url, namespace)
+    for uid in ("alice", "a" * 513, "", "%20", "%ff"):
+        own_server.ask("SET", f"sr2:link:{{{namespace}:{uid}}}:room", "p 0 1 1")
+    script = f"return redis.call('SET', 'sr2:link:{{{namespace}:\\255}}:room', 'p 0 1 1')"
+    own_server.ask("EVAL", script, "0")
+    said = await cli("links", "--service", "room", "--json")
+
+    assert (0, "") == (said.status, said.err)
+    assert ["alice"] == [line["uid"] for line in said.lines()]
 
 
 async def test_keys_of_somebody_else(own_server: LocalServer, namespace: str) -> None:

@@ -76,7 +76,7 @@ def test_away() -> None:
     shown = text(board)
     board.take_in(some(POD, at=2.0))
 
-    assert "read_pods: away (nothing was changed); below is what was seen last" in shown
+    assert "read_pods: away; below is what was seen last" in shown
     assert any(line.startswith("  0  READY") for line in shown)
     assert "away" not in "".join(text(board))
 
@@ -138,3 +138,12 @@ def test_imbalance() -> None:
 def test_lasting(seconds: float, shown: str) -> None:
     """A time is shown in a unit in which it has one to three digits."""
     assert shown == lasting(seconds)
+
+
+def test_next_to_no_capacity() -> None:
+    """A capacity of next to nothing, which anybody may publish, makes no number that JSON does not have."""
+    board = Board("prod", "room")
+    board.take_in(some(attrs.evolve(POD, capacity=5e-324), POD))
+
+    assert board.to_dict()["imbalance"] is None
+    assert imbalance([attrs.evolve(POD, capacity=5e-324)]) is None

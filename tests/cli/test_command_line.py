@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.cli import main
+from stateful_route.cli import main, operators
 from stateful_route.cli.app import make_app
 from stateful_route.cli.ending import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.cli.commands import Commands
 
 RUN = ["run", "--service", "s", "--uid", "query:uid"]
 LOADED = """
@@ -130,3 +134,36 @@ def test_plain(text: str, shown: str) -> None:
     """What a terminal would act on is escaped; all else is as it was."""
     assert shown == plain(text)
     assert plain(text).isprintable()
+
+
+def test_terminated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two SIGTERM the second one does not cut off what the first one has closed."""
+    set_to: list[tuple[int, object]] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: set_to.append((number, handler)))
+    with pytest.raises(SystemExit, match="143"):
+        operators._end(signal.SIGTERM, None)
+
+    assert [(signal.SIGTERM, signal.SIG_IGN)] == set_to
+
+
+@pytest.mark.parametrize("command", ["gateway", "decide"])
+async def test_a_port_that_is_taken(cli: Commands, command: str) -> None:
+    """A port that somebody has is an error of usage in each command that listens, said in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = await cli(command, "--service", "room", "--uid", "header:x-uid", "--host", "127.0.0.1", "--port", port)
+
+    assert (2, "", 1) == (said.status, said.out, said.err.count("\n"))
+    assert "Address already in use" in said.err
+
+
+@pytest.mark.parametrize(("secrets", "words"), [("", "is not set"), ("short", "has a secret that is too short")])
+async def test_a_cookie_without_a_secret(cli: Commands, secrets: str, words: str) -> None:
+    """A signed cookie without a good secret names the variable, and shows no secret."""
+    said = await cli(
+        *("gateway", "--service", "room", "--uid", "header:x-uid,signed-cookie:sr"),
+        STATEFUL_ROUTE_COOKIE_SECRETS=secrets,
+    )
+
+    assert (2, "", 1) == (said.status, said.out, said.err.count("\n"))
+    assert f"STATEFUL_ROUTE_COOKIE_SECRETS {words}: signed-cookie needs a secret of at least 16 bytes" in said.err

@@ -137,10 +137,29 @@ class TestHistory:
         changes = [json.loads(line) for line in data.out.splitlines()]
 
         assert ["WHEN", "WHY", "FROM", "TO", "EPOCH"] == heading.split()
-        assert ["claimed", "released", "claimed"] == [row.split()[2] for row in rows] == [one["why"] for one in changes]
+        assert (
+            ["claimed", "released", "claimed"]
+            == [row.split()[2].strip(",") for row in rows]
+            == [one["why"] for one in changes]
+        )
         assert [(None, 0), (0, None), (None, 1)] == [(one["fromPod"], one["toPod"]) for one in changes]
+        assert [False, True, False] == [one["byOperator"] for one in changes]
+        assert "released, by an operator" in rows[1]
         assert (1, "") == (nobody.status, nobody.out)
         assert "no history of 'bob' is kept in service 'room'" in nobody.err
+        assert "STATEFUL_ROUTE_HISTORY" in nobody.err
+
+    async def test_moved_by_an_operator(self, cli: Commands) -> None:
+        """A move that an operator asked for is told from one of its owner, with what the owner did then."""
+        async with pods(cli.url, cli.namespace, 2, history=5) as (first, _):
+            await first.claim("alice")
+            moved = await cli("move", "alice", "1")
+            forced = await cli("move", "alice", "0", "--force", STATEFUL_ROUTE_HISTORY="5")
+            said = await cli("history", "alice")
+
+        assert (0, 0) == (moved.status, forced.status)
+        assert "moved, by an operator" in said.out
+        assert "assigned, by an operator" in said.out
 
 
 class TestLinks:

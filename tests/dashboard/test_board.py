@@ -233,7 +233,7 @@ class TestBoard:
         board.take_in(pods(pod(0, placed_total=900)))
         messages.append(told(board, board.number))
 
-        assert [None, *[str(AWAY)] * 3, None] == [message["error"] for message in messages]
+        assert [None, *["read_pods: it is away"] * 3, None] == [message["error"] for message in messages]
         assert [None] * 5 == messages[2]["point"][1:]
         assert [None, None] == messages[4]["point"][4:]
         told_of = [event["kind"] for message in messages[1:] for event in message["events"]]

@@ -164,7 +164,7 @@ class _Remembers(Operator):
     """An operator of a store whose histories may say anything."""
 
     async def history(self, service_name: str, uid: str, *, namespace: str = "") -> list[PastChange]:
-        known = {"from_pod": None, "from_incarnation": None, "to_pod": 0, "to_incarnation": 1}
+        known: dict[str, Any] = {"from_pod": None, "from_incarnation": None, "to_pod": 0, "to_incarnation": 1}
         return [PastChange(at=at, why=HOSTILE[0], epoch=12, draining=True, **known) for at in (1000.0, 1e18)]
 
 

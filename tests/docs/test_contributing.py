@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TO_MAKE = {"lua/touch.lua", "kept/NAME.json", "build/site/html"}  # what the page tells to make
+TO_MAKE = {".venv/bin/activate", "lua/touch.lua", "kept/NAME.json", "build/site/html"}  # what the page tells to make
 
 
 def test_links() -> None:

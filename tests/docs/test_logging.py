@@ -207,6 +207,37 @@ def test_snippet(number: int) -> None:
     assert "is no setting" in logged.get("message", logged.get("event"))
 
 
+def test_for_uvicorn(tmp_path: Path) -> None:
+    """With the configuration of the page a warning of the package has its time, its level and its logger."""
+    (config,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "log.json").write_text(config, encoding="utf-8")
+    code = (
+        "import sys, uvicorn\n"
+        "uvicorn.Config('app:app', log_config=sys.argv[1])\n"
+        "from stateful_route import BaseConfig\nBaseConfig.from_env()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(tmp_path / "log.json")],
+        env=os.environ | {"STATEFUL_ROUTE_HEARTBEET": "1"},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    (line,) = done.stderr.splitlines()
+
+    assert re.match(r"\d{4}-\d\d-\d\d [\d:,]+ WARNING stateful_route: .*STATEFUL_ROUTE_HEARTBEET", line)
+
+
+def test_recovery() -> None:
+    """What tells that a warning is over is a warning too: at the default level of Python each trouble has its end."""
+    named = {row.event: row.levels for row in rows(PAGE)}
+    ends = [name for name in named if name.endswith(("_recovered", "_heard", "_succeeded")) and "_not_" not in name]
+
+    assert len(ends) >= 6
+    assert [] == [name for name in ends if "warning" not in named[name]]
+
+
 def test_audit_trail() -> None:
     """The last snippet makes a route; all code of the page has a test."""
     assert 4 == len(SNIPPETS)

@@ -125,12 +125,14 @@ def test_secrets(folder: Path) -> None:
 
 
 def test_rights() -> None:
-    """The user of Redis has the rights that docs/deploy.md says, and its own name in the URL."""
+    """The user of Redis has the rights that docs/deploy.md says, those of histories too, and its name in the URL."""
     page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     script = (EXAMPLE / "secrets.sh").read_text(encoding="utf-8")
     (rights,) = re.findall(r"ACL SETUSER app on >PASSWORD (.*)", page)
 
-    assert f"rights='{rights}'" in script
+    (given,) = re.findall(r"^rights='(.*)'$", script, re.MULTILINE)
+    assert {"+lrange", "+ltrim", "+rpush"} == set(given.split()) - set(rights.split())  # for STATEFUL_ROUTE_HISTORY
+    assert [] == [right for right in rights.split() if right not in given.split()]
     assert "redis://app:$password@$valkey" in script
     assert named(render(EXAMPLE / "base"), "Service", "valkey")
 

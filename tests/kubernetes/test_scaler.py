@@ -112,6 +112,17 @@ async def test_costs(route: StatefulRoute, api: ApiServer, make: Any) -> None:
     assert sorted(written) == sorted(api.patched)
 
 
+@pytest.mark.parametrize("cost", ["--5", "1.5", "-", "9" * 5000])
+async def test_no_cost(route: StatefulRoute, api: ApiServer, make: Any, cost: str) -> None:
+    """A pod whose annotation is no number gets one, and keeps no other pod from its own."""
+    await beat(route, 0, "peer://10.0.0.1:7946", 40)
+    await beat(route, 1, "peer://10.0.0.2:7946", 30)
+    api.add("odd", "10.0.0.1", cost=cost)
+    api.add("even", "10.0.0.2")
+
+    assert {"odd": 40, "even": 30} == await make().round()
+
+
 async def test_metrics(route: StatefulRoute, api: ApiServer, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The links of the service are told while they are known, and never guessed: 0 would be an order to scale in."""
     pod = make()

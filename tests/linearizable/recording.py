@@ -110,25 +110,44 @@ class RecordingStore:
         epoch: int | None = None,
         grace: float = 0.0,
         announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """See ``Store.release``."""
         call = LinkCall("release", seconds=grace, pod_index=pod_index, incarnation=incarnation, epoch=epoch)
         answer = self._store.release(
-            key, pod_index=pod_index, incarnation=incarnation, epoch=epoch, grace=grace, announced=announced
+            key,
+            pod_index=pod_index,
+            incarnation=incarnation,
+            epoch=epoch,
+            grace=grace,
+            announced=announced,
+            by_operator=by_operator,
         )
         return await self._one(key, call, answer)
 
-    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+    async def assign(
+        self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None, by_operator: bool = False
+    ) -> LinkChange:
         """See ``Store.assign``."""
         call = LinkCall("assign", owner, epoch=expected_epoch)
-        return await self._one(key, call, self._store.assign(key, owner, expected_epoch=expected_epoch))
+        answer = self._store.assign(key, owner, expected_epoch=expected_epoch, by_operator=by_operator)
+        return await self._one(key, call, answer)
 
     async def move(
-        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+        self,
+        key: LinkKey,
+        owner: PodLife,
+        epoch: int,
+        to: PodLife,
+        *,
+        name: str,
+        announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """See ``Store.move``."""
         call = LinkCall("move", to, pod_index=owner.pod_index, incarnation=owner.incarnation, epoch=epoch)
-        return await self._one(key, call, self._store.move(key, owner, epoch, to, name=name, announced=announced))
+        answer = self._store.move(key, owner, epoch, to, name=name, announced=announced, by_operator=by_operator)
+        return await self._one(key, call, answer)
 
     async def history(self, key: LinkKey) -> list[LinkEvent]:
         """See ``Store.history``."""

@@ -75,6 +75,35 @@ class TestRedis:
         assert size == after
         assert "OK" == json.loads(findings[0].to_json())["level"]
 
+    async def test_elsewhere(self, own_server: LocalServer, config: BaseConfig) -> None:
+        """What is in another namespace or another database is named, as one of them may have been meant."""
+        for namespace in ("prod", "dev", "a:b"):
+            async with StatefulRoute.from_url(own_server.url, attrs.evolve(config, namespace=namespace)) as route:
+                async with route.server(pod_of(namespace, 0)) as pod:
+                    await pod.claim("alice")
+                    await eventually(route.operator().services)
+        own_server.ask("SET", "sr2:pods:nonsense", "x")
+        address = f"{own_server.url}{'&' if '?' in own_server.url else '?'}db=3"
+        here = await diagnosed(own_server.url, attrs.evolve(config, namespace="prdo"))
+        there = await diagnosed(address, config)
+
+        assert "there are other namespaces: 'a:b', 'dev', 'prod'" == the(here, "other namespaces").what
+        assert "--namespace" in the(here, "other namespaces").advice
+        assert [] == [one for one in here if "others of this Redis" in one.what]
+        assert the(there, "others of this Redis").what.startswith(
+            "this is database 3; others of this Redis have keys too: 0 ("
+        )
+        assert [] == [one for one in there if "namespaces" in one.what]
+
+    def test_many_elsewhere(self) -> None:
+        """Of many namespaces some are named; and it is said if not all keys were looked at."""
+        names = tuple(f"n{number:02}" for number in range(25))
+        server = ServerFacts(address="redis:6379", namespaces=names, looked_at_all=False)
+        (finding,) = doctor.others("n00", StoreFacts(servers=(server,)))
+
+        assert finding.what.startswith("there are other namespaces: 'n01', 'n02', ")
+        assert finding.what.endswith("'n20' and 4 more, as far as was looked: not all keys were looked at")
+
     async def test_away(self, config: BaseConfig) -> None:
         """A Redis that is not there is one finding."""
         with local_server() as server:
@@ -133,6 +162,25 @@ class TestRedis:
         assert [Level.BAD] == sorted({finding.level for finding in findings["keys"]} - {Level.OK, Level.WARN})
         assert not any("secret" in finding.what + finding.advice for some in findings.values() for finding in some)
 
+    @pytest.mark.parametrize("missing", ["rpush", "ltrim", "lrange"])
+    async def test_rights_of_histories(self, own_server: LocalServer, config: BaseConfig, missing: str) -> None:
+        """Where histories are kept, the rights for them are tried; where none are, nobody needs those."""
+        own_server.ask("ACL", "SETUSER", "default", f"-{missing}")
+        findings = await diagnosed(own_server.url, attrs.evolve(config, history=10))
+        without = await diagnosed(own_server.url, config)
+
+        assert missing in the(findings, "may not run").what
+        assert f"+{missing} " in the(findings, "may not run").advice
+        assert [] == found(without, Level.BAD)
+        assert ":0" == own_server.ask("DBSIZE")
+
+    async def test_right_to_the_sha(self, own_server: LocalServer, config: BaseConfig) -> None:
+        """A user who may send scripts, and not run them by their SHA-1, is found: each second call fails."""
+        own_server.ask("ACL", "SETUSER", "default", "-evalsha")
+        findings = await diagnosed(own_server.url, config)
+
+        assert "evalsha" in the(findings, "a change is refused").what
+
     async def test_memory(self, config: BaseConfig) -> None:
         """A server that evicts keys, and one whose memory is full, are bad."""
         with local_server("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as server:
@@ -186,12 +234,12 @@ class TestRedis:
         assert Level.BAD is the(findings, "has no replica, and durable is set").level
 
     def test_all_rights(self) -> None:
-        """The commands that are tried are all that the scripts call, but for histories, which few keep."""
+        """The commands that are tried are all that the scripts call."""
         texts = [path.read_text() for path in LUA.glob("**/*.lua") if path.stem != "rights"]
         called = {name for text in texts for name in re.findall(r"redis\.p?call\('(\w+)'", text)}
         tried = set(re.findall(r"\{ '([A-Z]+)'", (LUA / "rights.lua").read_text()))
 
-        assert called - {"LRANGE", "LTRIM", "RPUSH"} == tried
+        assert called == tried
 
 
 SAID = {
@@ -300,6 +348,16 @@ def said(**more: Any) -> PodReport:
 
 class TestPods:
     """What is wrong with pods, by what they publish."""
+
+    async def test_all_on_one_machine(self) -> None:
+        """An address of the loopback is fine if Redis and all pods are on one machine, as far as is known."""
+        local, other = said(address="tcp://127.0.0.1:80"), said(address="http://room-1:80")
+        both = [doctor.of_pods(SERVICE, await seen(*reports), near=True) for reports in ([local], [local, other])]
+        servers = [ServerFacts(address=name) for name in ("unix:///run/valkey.sock", "127.0.0.1:6379", "[::1]:6379")]
+
+        assert [False, True] == [any("its own machine" in one.what for one in findings) for findings in both]
+        assert doctor.is_near(StoreFacts(servers=tuple(servers)))
+        assert not doctor.is_near(StoreFacts(servers=(*servers, ServerFacts(address="redis:6379"))))
 
     @pytest.mark.parametrize(
         ("reports", "more", "level", "text"),

@@ -172,7 +172,7 @@ class TestMove:
         async with make_pod(0) as pod, make_pod(1):
             await pod.claim("alice")
             await kill(pod)
-            with pytest.raises(PodNotAliveError, match="assign the uid"):
+            with pytest.raises(PodNotAliveError, match=r"move it by force .*stateful-route move --force"):
                 await route.operator().move(SERVICE, "alice", 1, timeout=20.0)
 
     async def test_owner_dies(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
@@ -789,7 +789,7 @@ class TestByForce:
         operator = Operator(store, BaseConfig(namespace=namespace))
         await store.register(pod_of(namespace, 0), PodReport(), 60.0, 3600.0)
         store.poison_link(LinkKey(namespace, "alice", SERVICE))
-        with pytest.raises(StoreProtocolError, match="to assign it overwrites it"):
+        with pytest.raises(StoreProtocolError, match="a move by force overwrites it"):
             await operator.release(SERVICE, "alice")
         with pytest.raises(StoreProtocolError):
             await operator.move(SERVICE, "alice", 0)

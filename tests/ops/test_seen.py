@@ -18,6 +18,8 @@ from stateful_route import (
     StoreError,
     StoreUnavailableError,
 )
+from stateful_route.cli.watch import told_of
+from stateful_route.dashboard.story import Story
 from stateful_route.models import LinkKey, PodLife, PodReport
 from stateful_route.ops import ChangeKind, Operator
 from stateful_route.store.redis.keys import KeySpace
@@ -328,6 +330,25 @@ class TestWatch:
         assert 1 == moved.link.pod_index
         assert ("bob", None) == (removed.uid, removed.link)
         assert ["DENY_NEW_CALL", "SHUTDOWN"] == left
+
+    async def test_cannot_be_read(self, namespace: str) -> None:
+        """A link that has changed, and that cannot be read then, is not said to be without an owner."""
+        store = MemoryStore(ManualClock())
+        watch = cast("AsyncGenerator[Change]", Operator(store, BaseConfig(namespace=namespace)).watch(SERVICE))
+        key = LinkKey(namespace, "alice", SERVICE)
+        async with aclosing(watch) as changes:
+            await next_of(changes, ChangeKind.HEARS)
+            await store.assign(key, PodLife(0, 1))
+            store.fail_with(StoreUnavailableError("no memory", operation="get", maybe_applied=False), "get_links")
+            await store.assign(key, PodLife(1, 1))
+            change = await next_of(changes, ChangeKind.LINK)
+
+        assert (None, "alice") == (change.link, change.uid)
+        assert "no memory" in str(change.why)
+        assert "cannot be read" in told_of(change).plain
+        story = Story()
+        story.hear(0.0, change)
+        assert ["unread"] == [event["linkKind"] for event in story.take_new(0.0)]
 
     async def test_redis_flaps(self, own_server: LocalServer, config: BaseConfig) -> None:
         """If Redis is lost that is told, and that it is there again; what changes then is told as before."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import attrs
 import pytest
 from redis.asyncio import Redis
 
 from stateful_route import BaseConfig, LinkKind, PodReport, RoutingState, ServerInfo, StatefulRoute
-from stateful_route.models import LinkKey, Outcome, PodLife
+from stateful_route.instrumentation import Why
+from stateful_route.models import Asked, LinkKey, Outcome, PodLife, PodRequest, Topic
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.base import connections_of
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from stateful_route import LinkChange, ServiceView
     from stateful_route.embedded.server import LocalServer
+    from stateful_route.store.protocol import OperatorStore
 
 KEPT = sorted((Path(__file__).parent / "layouts").glob("*.json"))
 KEYS = KeySpace()
@@ -33,6 +37,19 @@ LIFE = PodLife(0, 1795701963439412)
 OTHER = PodLife(1, 1795701963439999)
 CONFIG = BaseConfig(heartbeat=0.2, refresh=0.2, index_is_exclusive=True)
 APPENDED = " new=1 and more"
+
+
+def request() -> PodRequest:
+    return PodRequest(
+        namespace="prod",
+        service_name="room",
+        pod_index=0,
+        asked=Asked.MOVE,
+        name="attempt1",
+        deadline=1795701973.463,
+        uid="alice",
+        to=1,
+    )
 
 
 def info(pod_index: int, namespace: str = "prod") -> ServerInfo:
@@ -83,6 +100,27 @@ class TestWhatWasWritten:
         assert 0 == table.unreadable
         assert {"room": 0} == await kept.get_services("prod", "alice")
 
+    async def test_histories(self, kept: RedisStore) -> None:
+        """What became of links is told, and goes on."""
+        alice, bob, carol, dave = [
+            [
+                (event.why, event.before, event.after, event.epoch)
+                for event in await kept.history(LinkKey("prod", uid, "room"))
+            ]
+            for uid in ("alice", "bob", "carol", "dave")
+        ]
+
+        assert [(Why.CLAIMED, None, LIFE, 1795701963446670)] == alice
+        assert [(Why.PLACED, None, LIFE, 1795701963458172)] == bob
+        assert [(Why.CLAIMED, None, LIFE, 1795701963459694), (Why.RELEASED, LIFE, LIFE, 1795701963459694)] == carol
+        assert [(Why.CLAIMED, None, LIFE, 1795701963463343), (Why.RELEASED, LIFE, None, None)] == dave
+
+    async def test_requests(self, kept: RedisStore) -> None:
+        """What an operator asked of a pod is asked, and nothing else."""
+        assert await kept.is_asked(request())
+        assert not await kept.is_asked(attrs.evolve(request(), to=11))
+        assert not await kept.is_asked(attrs.evolve(request(), uid="ali"))
+
     async def test_claims(self, kept: RedisStore) -> None:
         """The owner keeps its epoch; another life gets a higher one; what has ended is told."""
         alice = await kept.claim(LinkKey("prod", "alice", "room"), LIFE)
@@ -120,7 +158,9 @@ def shape(text: str) -> str:
 @pytest.mark.parametrize("file", KEPT, ids=[file.stem for file in KEPT])
 async def test_what_this_release_writes(file: Path, own: Any, own_server: LocalServer) -> None:
     """Each value that a release wrote begins today with the same fields: it may have gained some at its end."""
-    config = BaseConfig(zone="eu-1", version="v7", address="http://10.0.0.7:8000", max_links=100, capacity=2.0)
+    config = BaseConfig(
+        zone="eu-1", version="v7", address="http://10.0.0.7:8000", max_links=100, capacity=2.0, history=10
+    )
     async with (
         StatefulRoute.from_url(own_server.url, config) as route,
         route.server(info(0)) as server,
@@ -130,6 +170,9 @@ async def test_what_this_release_writes(file: Path, own: Any, own_server: LocalS
         await client.compute_linked_pod("prod", "bob", "room")
         await (await server.claim("carol")).release(grace=30)
         await (await server.claim("dave")).release()
+        await cast("OperatorStore", route.store).ask_pod(
+            attrs.evolve(request(), deadline=time.time() + 10)
+        )  # in vain, as there is no pod 1
         for command in json.loads(file.read_text(encoding="utf-8")):
             await compare(own, command)
 
@@ -141,6 +184,10 @@ async def compare(own: Any, command: list[str]) -> None:
         written = await own.get(key)
         assert shape(written)[: len(shape(values[0]))] == shape(values[0])
         assert (len(values) > 1) == (await own.pttl(key) > 0)
+    elif name == "RPUSH":
+        written = await own.lrange(key, 0, -1)
+        pairs = zip(map(shape, written), map(shape, values), strict=True)
+        assert all(entry.startswith(then) for entry, then in pairs)
     elif name == "SADD":
         assert set(values) <= await own.smembers(key)
     elif name == "ZADD":
@@ -238,6 +285,19 @@ class TestWhatANewerReleaseSays:
             await eventually(lambda: rooms.peek("carol") is None)
             assert [True, True, False] == [handle.is_owned() for handle in handles]
             assert server.healthy
+
+    async def test_requests(self, own_server: LocalServer, own: Any) -> None:
+        """A pod does what it is asked in more words than it knows; not what it only hears."""
+        channel = "sr2:events:0:prod:room:0"
+        async with StatefulRoute.from_url(own_server.url, CONFIG) as route, route.server(info(0)) as server:
+            handle = await server.claim("alice")
+            deadline = round((time.time() + 10) * 1000)
+            await own.publish(channel, f"request drain heard {deadline} and more")
+            words = f"request drain asked {deadline} and more"
+            await own.set(KEYS.request(Topic("prod", "room", 0), "asked"), words, px=10_000)
+            assert handle.is_owned()
+            await own.publish(channel, words)
+            await eventually(lambda: not handle.is_owned())
 
     async def test_a_drain_in_a_rolling_upgrade(self, own_server: LocalServer, own: Any) -> None:
         """Where a newer release has touched each link, uids are found, handed over, and claimed by the next pod."""

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from stateful_route import BaseConfig, ClientDriver, InvalidArgumentError, LinkKey, PodLife, ServerInfo, StatefulRoute
-from stateful_route.history import LinkEvent
+from stateful_route.history import MOST_KEPT, LinkEvent
 from stateful_route.instrumentation import Why
 from stateful_route.models import Outcome
 from stateful_route.store.redis.keys import KeySpace
@@ -166,6 +166,13 @@ async def test_what_cannot_be_read(redis: Any, keeping: RedisStore, key: LinkKey
         epoch=1_700_000_000_000_001,
     )
     assert [event, attrs.evolve(event, draining=True)] == await keeping.history(key)
+
+
+async def test_more_than_anybody_keeps(redis: Any, keeping: RedisStore, key: LinkKey) -> None:
+    """Of a list into which somebody else has put more than the most that is kept, only so much is read."""
+    await redis.rpush(name_of(key), *["1 placed - 0:1 1 -"] * (MOST_KEPT + 5))
+
+    assert MOST_KEPT == len(await keeping.history(key))
 
 
 async def test_of_another_type(redis: Any, keeping: RedisStore, key: LinkKey) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import attrs
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
@@ -305,6 +306,49 @@ async def test_history_is_refused(
     assert expected == errors.keys()
     assert {maybe_applied} == {error.maybe_applied for error in errors.values()}
     assert all(f"ACL SETUSER app +{missing}" in str(error) for error in errors.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "missing", "names"),
+    [
+        ({"history": 5}, {"rpush", "ltrim"}, "'rpush', 'ltrim' commands, which the setting history needs"),
+        ({"history": 5}, {"ltrim"}, "'ltrim' command, which the setting history needs"),
+        ({"durable": True}, {"wait"}, "'wait' command, which the setting durable needs"),
+        (
+            {"history": 5, "durable": True},
+            {"wait", "rpush"},
+            "'rpush', 'wait' commands, which the setting history or durable",
+        ),
+    ],
+)
+async def test_a_setting_without_its_rights(
+    own_server_on_tcp: LocalServer, namespace: str, config: dict[str, Any], missing: set[str], names: str
+) -> None:
+    """Drivers are refused at the start whose settings need what the user may not do; an operator may look."""
+    server, kept = own_server_on_tcp, attrs.evolve(config_of(namespace), **config)
+    rights = ON_ONE_SERVER | OF_HISTORY | OF_DURABLE
+    for granted, opens in ((rights, True), (rights - missing, False)):
+        allow(server, granted)
+        async with StatefulRoute.from_url(url_of(server), kept) as route:
+            for make in (route.client, lambda: route.server(pod(namespace, 0))):
+                if opens:
+                    make()
+                    continue
+                with pytest.raises(StoreUnavailableError) as caught:
+                    make()
+                assert f"user app has no permissions to run the {names}" in str(caught.value)
+                assert all(f"+{name}" in str(caught.value) for name in missing)
+                assert caught.value.refused
+            assert [] == await route.operator().services()
+
+
+async def test_rights_that_nobody_asks_for(own_server_on_tcp: LocalServer, namespace: str) -> None:
+    """Without these settings nothing is tried."""
+    allow(own_server_on_tcp, ON_ONE_SERVER)
+    async with StatefulRoute.from_url(url_of(own_server_on_tcp), config_of(namespace)) as route:
+        route.client()
+
+    assert "" == denied(own_server_on_tcp)
 
 
 async def snapshot(redis: Redis, namespace: str) -> dict[bytes | str, Any]:

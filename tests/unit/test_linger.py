@@ -157,7 +157,7 @@ async def test_deadline(make_pod: MakePod, store: MemoryStore, caplog: pytest.Lo
         assert ["alice"] == hand_off.uids
         assert not await linked(store, "alice")
         assert 0.5 <= took < 5.0
-        assert "keeps 1 uids until nobody has used them for 60 s" in caplog.text
+        assert "keeps its uids (1) until nobody has used them for 60 s, for 0." in caplog.text
         assert "handed 1 uids over" in caplog.text
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -32,6 +34,7 @@ from stateful_route.metrics.prometheus import StatisticsCollector, exposition
 from stateful_route.web.statistics import WebStatistics
 
 if TYPE_CHECKING:
+    from stateful_route import PodFacts
     from stateful_route.embedded.server import LocalServer
     from tests.unit.conftest import MakeClient, MakeServer
 
@@ -74,6 +77,24 @@ async def test_prometheus(make_server: MakeServer, make_client: MakeClient) -> N
         assert seen["stateful_route_server_links", "pod"] == 1
         assert not any(name.startswith("stateful_route_client") for name, source in seen if source == "pod")
         assert seen == samples(exposition(pod=server, gateway=client))
+
+
+async def test_scraped_in_a_thread(shared_server: LocalServer, namespace: str) -> None:
+    """A load source is asked in the event loop only, wherever the metrics are read; they have what it said last."""
+    threads: list[threading.Thread] = []
+
+    def load(facts: PodFacts) -> float:
+        threads.append(threading.current_thread())
+        return 7 * facts.links
+
+    info = ServerInfo(namespace=namespace, service_name="room", pod_name="room-0", pod_index=0)
+    async with StatefulRoute.from_url(shared_server.url) as route, route.server(info, load_source=load) as pod:
+        await pod.claim("alice")
+        await pod.renew()
+        text = (await asyncio.to_thread(exposition, pod=pod)).decode()
+
+        assert 'stateful_route_server_load{source="pod"} 7.0' in text.splitlines()
+        assert {threading.current_thread()} == set(threads)
 
 
 async def test_route_that_is_closed(shared_server: LocalServer) -> None:

@@ -11,7 +11,7 @@ import pytest
 import stateful_route
 from stateful_route import Store
 from stateful_route.errors import StoreProtocolError
-from stateful_route.store.redis import codec, histories, inspection, scripts, service_names
+from stateful_route.store.redis import codec, histories, inspection, rights, scripts, service_names
 from stateful_route.store.redis import store as redis_store
 
 FOLDER = Path(redis_store.__file__).parent / "lua"
@@ -125,7 +125,8 @@ def test_every_script_is_loaded() -> None:
     """The store loads every script of the folder, and every shared file is included by one."""
     loaded = {
         script.sha
-        for script in [*vars(redis_store).values(), *vars(service_names).values(), *vars(inspection).values()]
+        for module in (redis_store, service_names, inspection, rights)
+        for script in vars(module).values()
         if isinstance(script, scripts.Script)
     }
 
@@ -135,7 +136,7 @@ def test_every_script_is_loaded() -> None:
 
 def test_nothing_of_histories() -> None:
     """What a store sends that keeps no histories has not a byte of them; those that change a link have another form."""
-    without = [scripts.load(name) for name in NAMES if name != "history"]
+    without = [scripts.load(name) for name in NAMES if name not in {"history", "rights"}]  # of who looks
 
     assert ["assign", "claim", "move", "place", "place_many", "release"] == RECORDING
     assert [] == [script.name for script in without if "history" in script.source or "record(" in script.source]

@@ -7,13 +7,14 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import h11
 import pytest
 
 from tests.waiting import eventually
-from tests.web.clients import ask, websocket
+from tests.web.clients import ask, connected, websocket
 from tests.web.conftest import pair_of
 from tests.web.load import under_load
-from tests.web.replicas import ENDED
+from tests.web.replicas import ENDED, LOOPS
 from tests.web.test_websockets import closed
 
 if TYPE_CHECKING:
@@ -127,6 +128,22 @@ async def test_they_are_closed_one_after_the_other(replicas: Replicas) -> None:
 
     assert {1012} == set(codes)
     assert ended[-1] - ended[0] > 0.2  # 60 times 5 ms, but for what the machine makes of it
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+async def test_what_was_accepted_is_served(replicas: Replicas, loop: str) -> None:
+    """Once nobody can connect any more, a request still comes in on a connection that was there, and is served."""
+    replicas.start(2, loop=loop)
+    leaving, other = replicas.all
+    async with connected(leaving.port) as http:
+        leaving.send(signal.SIGTERM)
+        await eventually(lambda: not leaving.listens())
+        await http.begin("POST", "/rooms/one/count", [("Content-Length", "0")])
+        await http.send(h11.EndOfMessage())
+        answer = await http.response()
+    assert await leaving.ended() in ENDED
+
+    assert (200, other.pid, "close") == (answer.status, answer.json()["pid"], answer.header("connection"))
 
 
 async def test_each_uid_is_handed_off_once(replicas: Replicas) -> None:

@@ -107,8 +107,22 @@ async def test_what_nobody_has(replicas: Replicas, own_server: LocalServer, go_a
     back(own_server, go_away)
 
     assert (503, "1") == (answer.status, answer.header("retry-after"))
-    assert b"directory" in answer.body
+    assert b"Redis does not answer" in answer.body
     assert took < 3 * CALL_DEADLINE
+
+
+async def test_refused(replicas: Replicas, own_server: LocalServer) -> None:
+    """Where Redis refuses what a new uid needs the 503 says so, and the log why, once for many requests."""
+    replicas.start(1)
+    assert 200 == (await ask(replicas.ports[0], "/rooms/known/count")).status
+    own_server.ask("ACL", "SETUSER", "default", "-set")
+    answers = [await ask(replicas.ports[0], f"/rooms/unknown-{number}/count") for number in range(3)]
+    text = replicas.all[0].text()
+
+    assert {503} == {answer.status for answer in answers}
+    assert all(b"Redis answers, and refuses" in answer.body for answer in answers)
+    assert 1 == text.count("requests are answered 503, as Redis refuses")
+    assert "ACL SETUSER default +set" in text
 
 
 @pytest.mark.parametrize("while_away", ["serve", "refuse"])

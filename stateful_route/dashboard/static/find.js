@@ -75,7 +75,8 @@ export class Find {
     const list = made("ol");
     list.ariaLabel = "history";
     for (const change of [...changes].reverse()) {
-      const why = change.draining ? `${change.why}, its pod drained` : change.why;
+      let why = change.draining ? `${change.why}, its pod drained` : change.why;
+      if (change.byOperator) why += ", by an operator";
       const epoch = change.epoch === null ? "" : `, epoch ${change.epoch}`;
       const words = `${pod(change.fromPod)} → ${pod(change.toPod)}, ${plain(why)}`;
       list.append(made("li", {}, time(change.at, true), " ", words, made("span", { className: "quiet", text: epoch })));

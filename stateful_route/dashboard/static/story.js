@@ -41,6 +41,7 @@ export function words(event) {
   if (event.kind === "links") return [`and ${whole(event.count)} more links changed`];
   if (event.kind === "pods") return [`and ${whole(event.count)} more pods: ${SHORT[event.of] ?? plain(event.of)}`];
   if (event.kind !== "link") return [`pod ${event.podIndex} ${TOLD[event.kind]?.(event) ?? plain(event.kind)}`];
+  if (event.linkKind === "unread") return [id(event.uid), " has changed, and cannot be read"];
   if (event.podIndex === null) return [id(event.uid), " has no owner"];
   return [id(event.uid), ` is with pod ${event.podIndex}${LINK_KINDS[event.linkKind] ?? ""}`];
 }

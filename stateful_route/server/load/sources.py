@@ -325,6 +325,10 @@ class LoadMeter:
                     "load_source_not_stopped", "the load source %(source)s could not be stopped", source=self._source
                 )
 
+    def last(self, facts: PodFacts) -> int:
+        """Return the load that was read last, or the number of links if none was: from any thread."""
+        return facts.links if self._last is None else self._last
+
     def read(self, facts: PodFacts) -> int:
         """Return the load to publish, an int that Lua can carry. Never raises."""
         begin = self._clock()
@@ -339,9 +343,9 @@ class LoadMeter:
                     exc_info=error,
                 )
             self._failing = True
-            return facts.links if self._last is None else self._last
+            return self.last(facts)
         if self._failing:
-            log.info("load_source_recovered", "the load source %(source)s works again", source=self._source)
+            log.warning("load_source_recovered", "the load source %(source)s works again", source=self._source)
         self._failing = False
         self._last = load
         taken = self._clock() - begin

@@ -40,7 +40,8 @@ _KINDS = {b"p": LinkKind.PERSISTENT, b"t": LinkKind.TEMPORARY, b"g": LinkKind.GR
 _REASONS = {why.value.replace(" ", "-").encode(): why for why in Why}
 # As lua/shared/record.lua writes it; what is behind it is of a newer release.
 _EVENT = re.compile(
-    rb"(\d{1,16}) (\S+) (?:-|(\d{1,10}):(\d{1,16})) (?:-|(\d{1,10}):(\d{1,16})) (?:-|(\d{1,16})) (\S+)(?: .*)?",
+    rb"(\d{1,16}) (\S+) (?:-|(\d{1,10}):(\d{1,16})) (?:-|(\d{1,10}):(\d{1,16})) (?:-|(\d{1,16})) (\S+)"
+    rb"(?: (\S*).*)?",
     re.DOTALL,
 )
 _DEAD = b"DEAD"
@@ -49,6 +50,8 @@ _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _NUMBERS = frozenset({"load", "links", "placedTotal"})
 _TABLE = b"table"
 _DRAINING = b"draining"
+OPERATOR = b"operator"
+"""What a history says of a change that an operator has asked for."""
 # Entries that are read before the event loop gets its turn: a millisecond or so.
 _SLICE = 50
 
@@ -175,6 +178,7 @@ def _link_event(entry: Any) -> LinkEvent | None:
         after=PodLife(int(found[5]), int(found[6])) if found[5] else None,
         epoch=int(found[7]) if found[7] else None,
         draining=found[8] == _DRAINING,
+        by_operator=found[9] == OPERATOR,
     )
 
 

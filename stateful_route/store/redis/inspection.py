@@ -8,13 +8,13 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from stateful_route._validation import to_ms, to_seconds
-from stateful_route.errors import StoreError, StoreProtocolError
+from stateful_route._validation import check_id, to_ms, to_seconds
+from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError, of_a_question
 from stateful_route.models import Topic
 from stateful_route.store.protocol import LinkPage, ServerFacts, StoreFacts
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.events import request_message
-from stateful_route.store.redis.keys import GENERATION, decode
+from stateful_route.store.redis.keys import GENERATION, decode, namespace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +39,15 @@ _TRIES = 32
 class Inspection:
     """Asks the servers; it keeps nothing."""
 
-    def __init__(self, connections: Connections, keys: KeySpace, clock: Callable[[], float] = time.time) -> None:
-        """Ask over ``connections``; ``clock`` is that of this machine, in seconds since 1970."""
+    def __init__(
+        self, connections: Connections, keys: KeySpace, clock: Callable[[], float] = time.time, *, history: bool = False
+    ) -> None:
+        """Ask over ``connections``; ``clock`` is that of this machine, in seconds since 1970.
+
+        With ``history`` the rights that histories need are tried too.
+        """
         self._connections = connections
+        self._of_history = ("history",) if history else ()
         self._keys = keys
         self._clock = clock
 
@@ -54,7 +60,8 @@ class Inspection:
         names = self._keys.of_links(namespace, service_name)
         start, end = names.link_start, names.link_end
         cursor, keys = await self._scan(address, cursor, f"{start}*{end}", count)
-        uids = dict.fromkeys(decode(key.decode()[len(start) : -len(end)]) for key in keys)
+        found = (_uid_in(key, len(start), len(end)) for key in keys)
+        uids = dict.fromkeys(uid for uid in found if uid is not None)
         if cursor != "0":
             return LinkPage(tuple(uids), f"{address} {cursor}")
         further = [other for other in await self._connections.primaries() if other > address]
@@ -93,6 +100,7 @@ class Inspection:
             servers=tuple(servers),
             generation=GENERATION,
             as_cluster=not self._connections.is_one_server,
+            database=self._connections.database,
             denied=denied,
             refusal=refusal,
         )
@@ -104,7 +112,7 @@ class Inspection:
             try:
                 facts |= await look(address)
             except StoreError as error:
-                faults.append(str(error))
+                faults.append(of_a_question(error))
         return ServerFacts(address=address, faults=tuple(faults), **facts)
 
     async def _said(self, address: str) -> dict[str, Any]:
@@ -131,32 +139,53 @@ class Inspection:
         }
 
     async def _met(self, address: str) -> dict[str, Any]:
-        """Look at some keys for those of other generations of the layout."""
+        """Look at some keys for those of other generations of the layout, and for the namespaces that there are."""
         met: set[int] = set()
+        namespaces: set[str] = set()
         cursor = "0"
         for _ in range(_STEPS):
             cursor, keys = await self._scan(address, cursor, "sr[0-9]*:*", _KEYS)
             met |= {int(found[1]) for key in keys if (found := _GENERATION.match(key))}
+            namespaces |= {name for key in keys if (name := namespace_of(key)) is not None}
             if cursor == "0":
                 break
-        return {"generations": tuple(sorted(met))}
+        return {
+            "generations": tuple(sorted(met)),
+            "namespaces": tuple(sorted(namespaces)),
+            "looked_at_all": cursor == "0",
+        }
 
     async def _rights(self) -> tuple[tuple[str, ...], str | None]:
-        """Return which commands are denied, and why they could not be tried."""
+        """Return which commands are denied, and why they could not be tried.
+
+        They are tried twice, as a script is sent whole at first, and then by its SHA-1, which is another command.
+        """
         tries = 1 if self._connections.is_one_server else _TRIES
-        channel = self._keys.events("doctor", "doctor")
-        calls = [_RIGHTS.command((f"sr{GENERATION}:doctor:{{{number}}}",), (channel,)) for number in range(tries)]
-        answers = await asyncio.gather(*map(self._connections.run, calls), return_exceptions=True)
+        args = self._keys.events("doctor", "doctor"), *self._of_history
+        calls = [_RIGHTS.command((f"sr{GENERATION}:doctor:{{{number}}}",), args) for number in range(tries)]
         denied: set[str] = set()
         refusal = None
-        for answer in answers:
-            if isinstance(answer, StoreError):
-                refusal = str(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                denied |= {name.lower() for name in codec.services(_RIGHTS, answer)}
+        for _ in range(2):
+            for answer in await asyncio.gather(*map(self._connections.run, calls), return_exceptions=True):
+                if isinstance(answer, StoreError):
+                    refusal = str(answer)
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    denied |= {name.lower() for name in codec.services(_RIGHTS, answer)}
+            if refusal is not None:
+                break
         return tuple(sorted(denied)), refusal
+
+
+def _uid_in(key: bytes, start: int, end: int) -> str | None:
+    """Return the uid in the key of a link, between so many characters; ``None`` if somebody else made that key."""
+    try:
+        uid = decode(key.decode()[start:-end])
+        check_id("uid", uid)
+    except (UnicodeDecodeError, InvalidArgumentError):
+        return None
+    return uid
 
 
 def _topic(request: PodRequest) -> Topic:

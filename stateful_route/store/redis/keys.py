@@ -37,6 +37,7 @@ GENERATION = 2
 
 # What has a meaning in the layout or in a pattern of SCAN, and what breaks a line of redis-cli.
 _MEANINGFUL = re.compile(r"[{}:%*?\[\]\\^\s\x00-\x1f\x7f]")
+_NAMESPACE = re.compile(rb"sr%d:(?:services:([^{}:]+)|[a-z]+:\{([^{}:]+):[^{}]*\}.*)" % GENERATION, re.DOTALL)
 
 
 def encode(part: str) -> str:
@@ -49,6 +50,17 @@ def encode(part: str) -> str:
 def decode(part: str) -> str:
     """Return the part that ``encode`` made this of."""
     return unquote(part)
+
+
+def namespace_of(key: bytes) -> str | None:
+    """Return the namespace in a key of this generation; ``None`` if it has none, or is not ours."""
+    found = _NAMESPACE.fullmatch(key)
+    if found is None:
+        return None
+    try:
+        return decode((found[1] or found[2]).decode()) or None
+    except UnicodeDecodeError:
+        return None
 
 
 def _percent(match: re.Match[str]) -> str:

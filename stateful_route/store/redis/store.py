@@ -16,6 +16,7 @@ from stateful_route.store.redis.events import attach, listening
 from stateful_route.store.redis.histories import Recording
 from stateful_route.store.redis.inspection import Inspection, parse_info
 from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.rights import lacking
 from stateful_route.store.redis.service_names import ServiceNames
 from stateful_route.store.transport.durable import Durably, of_operation
 from stateful_route.store.transport.subscription import SharedSubscription
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from stateful_route.errors import StoreUnavailableError
     from stateful_route.history import LinkEvent
     from stateful_route.models import PodReport, PodRequest, PodTable, Registration, ServerInfo, Topic, TopicEvent
     from stateful_route.store.protocol import LinkPage, StoreFacts, TopicListener
@@ -70,7 +72,7 @@ class RedisStore:
         self._changing = changing.run
         self._placing = LinkBatches(changing)
         self._services = ServiceNames(connections, self._keys)
-        self._inspection = Inspection(connections, self._keys)
+        self._inspection = Inspection(connections, self._keys, history=history > 0)
         self._close = close
         self._subscription = SharedSubscription(connections)
 
@@ -205,26 +207,37 @@ class RedisStore:
         epoch: int | None = None,
         grace: float = 0.0,
         announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """See ``Store.release``."""
         matching = (codec.optional(pod_index), codec.optional(incarnation), codec.optional(epoch))
-        channel = (self._keys.events(key.namespace, key.service_name),) if announced else ()
-        call = self._link_call(_RELEASE, key, *matching, to_ms(grace), *channel)
+        rest = self._told(key, announced=announced, by_operator=by_operator)
+        call = self._link_call(_RELEASE, key, *matching, to_ms(grace), *rest)
         return codec.link_change(_RELEASE, await self._changing(call))
 
-    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+    async def assign(
+        self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None, by_operator: bool = False
+    ) -> LinkChange:
         """See ``Store.assign``."""
-        channel = self._keys.events(key.namespace, key.service_name)
-        args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch), channel)
+        rest = self._told(key, by_operator=by_operator)
+        args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch), *rest)
         return codec.link_change(_ASSIGN, await self._take(_ASSIGN, key, *args))
 
     async def move(
-        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+        self,
+        key: LinkKey,
+        owner: PodLife,
+        epoch: int,
+        to: PodLife,
+        *,
+        name: str,
+        announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """See ``Store.move``."""
-        channel = (self._keys.events(key.namespace, key.service_name),) if announced else ()
-        args = (owner.pod_index, owner.incarnation, epoch, to.pod_index, to.incarnation, name, *channel)
-        return codec.link_change(_MOVE, await self._changing(self._link_call(_MOVE, key, *args)))
+        rest = self._told(key, announced=announced, by_operator=by_operator)
+        args: tuple[str | int, ...] = (owner.pod_index, owner.incarnation, epoch, to.pod_index, to.incarnation, name)
+        return codec.link_change(_MOVE, await self._changing(self._link_call(_MOVE, key, *args, *rest)))
 
     async def history(self, key: LinkKey) -> list[LinkEvent]:
         """See ``Store.history``."""
@@ -312,6 +325,14 @@ class RedisStore:
         """See ``SharesSubscription.attach``."""
         return attach(self._subscription, self._keys, topic, patience, listener)
 
+    async def lacking(self) -> StoreUnavailableError | None:
+        """Return the error of the rights that ``history`` and ``durable`` need and the user lacks; ``None`` if none.
+
+        One round trip, and none without these settings.
+        """
+        history, durable = self._history[0] > 0, self._durably is not None
+        return await lacking(self._connections, history=history, durable=durable)
+
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""
         facts = parse_info(await self._connections.command("INFO"))
@@ -369,6 +390,13 @@ class RedisStore:
         """Return what runs scripts by ``runner`` and keeps histories of the links, if this store does."""
         kept, kept_ms = self._history
         return Recording(runner, self._keys, kept, kept_ms) if kept else runner
+
+    def _told(self, key: LinkKey, *, announced: bool = True, by_operator: bool = False) -> tuple[str, ...]:
+        """Return the last arguments of a script: on which channel it tells of a change, and whether one was ordered."""
+        channel = self._keys.events(key.namespace, key.service_name) if announced else ""
+        if by_operator:
+            return channel, codec.OPERATOR.decode()
+        return (channel,) if announced else ()
 
     def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Awaitable[Any]:
         """Return the reply of a script that may make a link."""

@@ -110,6 +110,7 @@ def of_operation(error: StoreError, operation: str, *, maybe_applied: bool) -> S
     message = str(error).removeprefix(f"{error.operation}: ").rpartition(" (")[0]
     mine = type(error)(message, operation=operation, maybe_applied=maybe_applied)
     mine.__cause__ = error.__cause__
+    mine.refused = error.refused
     return mine
 
 

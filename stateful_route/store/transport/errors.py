@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions as raised
 from redis.asyncio.sentinel import MasterNotFoundError
 
-from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
+from stateful_route.errors import (
+    StoreError,
+    StoreProtocolError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    of_a_question,
+)
 from stateful_route.store.redis.keys import GENERATION
 from stateful_route.store.transport.resp import ReplyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from stateful_route.store.transport.resp import Command
 
@@ -59,6 +65,16 @@ _NO_DATABASE = "DB index is out of range"
 
 _NO_RIGHT = re.compile(r"(?:[Uu]ser (\S+) has )?no permissions to run the '([^']+)' command")
 
+_ALL_RIGHTS = "(the documentation lists all that a user needs)"
+
+# Errors that are answers of a server; to redis-py the last three are errors of the connection.
+_ANSWERS = (
+    raised.ResponseError,
+    raised.AuthenticationError,
+    raised.AuthorizationError,
+    raised.BusyLoadingError,
+)
+
 _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"(?i)no permissions to access (?:a|one of the) key"),
@@ -76,6 +92,9 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
 
 _QUOTED = re.compile(r",? with args beginning with:.*", re.DOTALL)
 """What follows the name of a command that a server does not know."""
+
+_IN_A_SCRIPT = re.compile(r",? ?script: (?:[0-9a-f]{40},? )?on @user_script: ?\d+\.?")
+"""Where in which script a command was refused: a server adds it, and it says nothing to anybody."""
 
 REDIS_ERRORS = (raised.RedisError, raised.RedisClusterException, OSError)
 """What a call through redis-py raises when it fails."""
@@ -128,6 +147,7 @@ def translate(error: Exception, operation: str, *, sent: bool, writes: bool, at:
     place = f"{at}: " if at and at not in text else ""
     fault = kind(place + text + _advice(text), operation=operation, maybe_applied=sent and writes and not refused)
     fault.__cause__ = error
+    fault.refused = _has_answered(error)
     return fault
 
 
@@ -149,6 +169,7 @@ def away(error: Exception, operation: str, at: str, *, silent: float, pause: flo
     message = f"no connection to {at}: {reason}, next attempt in {pause:.1f} s{_advice(text)}"
     fault = (StoreUnavailableError if late else _meaning(error)[0])(message, operation=operation, maybe_applied=False)
     fault.__cause__ = error
+    fault.refused = not late and _has_answered(error)
     return fault
 
 
@@ -179,6 +200,37 @@ def timed_out(operation: str, deadline: float, *, sent: bool, writes: bool, at: 
     return StoreTimeoutError(f"{step} within {deadline:g} s", operation=operation, maybe_applied=sent and writes)
 
 
+def _has_answered(error: Exception) -> bool:
+    """Whether an error is what a server has answered: redis-py takes some of them for those of the connection."""
+    if isinstance(error, StoreError):
+        return error.refused
+    return isinstance(error, _ANSWERS) or _NO_DATABASE in str(error)
+
+
+def not_granted(texts: Sequence[str], what_for: str) -> StoreUnavailableError:
+    """Return the error of commands that the user may not run, of what a server said of each; ``what_for`` needs them.
+
+    It names all of them, and what to grant.
+    """
+    found = [match for text in texts if (match := _NO_RIGHT.search(text))]
+    user = next((match[1] for match in found if match[1]), None)
+    names = list(dict.fromkeys(match[2] for match in found))
+    quoted = ", ".join(f"'{name}'" for name in names)
+    who = f"user {user} has" if user else "the user has"
+    message = (
+        f"{who} no permissions to run the {quoted} command{'' if len(names) == 1 else 's'}, which {what_for} needs; "
+        f"grant it: ACL SETUSER {user or '...'} {' '.join(f'+{name}' for name in names)} {_ALL_RIGHTS}"
+    )
+    fault = StoreUnavailableError(message, operation="rights", maybe_applied=False)
+    fault.refused = True
+    return fault
+
+
+def is_denied(text: str) -> bool:
+    """Whether a server says that the user may not run a command."""
+    return _NO_RIGHT.search(text) is not None
+
+
 def _meaning(error: Exception) -> tuple[type[StoreError], bool]:
     if isinstance(error, raised.ResponseError) and _REFUSAL.match(str(error)):
         return StoreUnavailableError, True
@@ -195,10 +247,11 @@ def _meaning(error: Exception) -> tuple[type[StoreError], bool]:
 def _text(error: Exception) -> str:
     """Return the text of an error: that of a server as it is, any other with its type."""
     if isinstance(error, StoreError):
-        return str(error).removesuffix(" (nothing was changed)")
+        return of_a_question(error)
+    said = _IN_A_SCRIPT.sub("", str(error))
     if isinstance(error, ReplyError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _advice(text: str) -> str:
@@ -206,5 +259,5 @@ def _advice(text: str) -> str:
     if found := _NO_RIGHT.search(text):
         user, command = found.groups()
         grant = f"ACL SETUSER {user or '...'} +{command}"
-        return f"; grant it: {grant} (the documentation lists all that a user needs)"
+        return f"; grant it: {grant} {_ALL_RIGHTS}"
     return next((f"; {advice}" for pattern, advice in _ADVICE if pattern.search(text)), "")

@@ -27,6 +27,8 @@ _ALIASES = {
     "valkey+sentinel": "redis+sentinel",
     "valkey+cluster": "redis+cluster",
 }
+# What is taken for the URL of a store, and is none: the word itself is no password.
+_OTHERS = frozenset({"http", "https", "tcp", "tls", "ssl", "ws", "wss", "redis-sentinel", "redis-cluster", "memcached"})
 _PORT, _SENTINEL_PORT = 6379, 26379
 _MAX_PORT = 65535
 
@@ -91,7 +93,7 @@ def shown(url: object) -> str:
         return f"of type {type(url).__name__}"
     scheme, separator, rest = url.partition("://")
     known = _ALIASES.get(scheme.lower(), scheme.lower())
-    if not separator or known not in _KINDS:
+    if not separator or known not in _KINDS.keys() | _OTHERS:
         return _HIDDEN
     netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
     path, _, query = rest[len(netloc) :].partition("?")

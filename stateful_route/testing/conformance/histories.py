@@ -45,7 +45,9 @@ def _timeless(events: list[LinkEvent]) -> list[LinkEvent]:
     return [attrs.evolve(event, time_us=0) for event in events]
 
 
-def _event(why: Why, before: Link | None, after: Link | None, *, draining: bool = False) -> LinkEvent:
+def _event(
+    why: Why, before: Link | None, after: Link | None, *, draining: bool = False, by_operator: bool = False
+) -> LinkEvent:
     """Return an entry without its time."""
     return LinkEvent(
         time_us=0,
@@ -54,6 +56,7 @@ def _event(why: Why, before: Link | None, after: Link | None, *, draining: bool 
         after=None if after is None else after.owner,
         epoch=None if after is None else after.epoch,
         draining=draining,
+        by_operator=by_operator,
     )
 
 
@@ -157,6 +160,25 @@ class Histories(Parts):
             _event(Why.CLAIMED, None, before),
             _event(Why.MOVED, before, moved, draining=True),
             _event(Why.RELEASED, moved, None, draining=True),
+        ) == _timeless(await store.history(key))
+
+    async def test_by_an_operator(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
+        """What an operator has asked for is told apart, be it announced or not."""
+        before = await given_link(store, key, PERSISTENT)
+        moved = (await store.move(key, OWNER, before.epoch, OTHER, name=_NAME, by_operator=True)).link
+        assert moved is not None
+        told = (await store.assign(key, OWNER, by_operator=True)).link
+        assert told is not None
+        on = (await store.move(key, OWNER, told.epoch, OTHER, name=f"{_NAME}2", announced=False, by_operator=True)).link
+        await store.release(key, by_operator=True)
+
+        assert _kept(
+            store_kit,
+            _event(Why.CLAIMED, None, before),
+            _event(Why.MOVED, before, moved, by_operator=True),
+            _event(Why.ASSIGNED, moved, told, by_operator=True),
+            _event(Why.MOVED, told, on, draining=True, by_operator=True),
+            _event(Why.RELEASED, on, None, by_operator=True),
         ) == _timeless(await store.history(key))
 
     @pytest.mark.parametrize("operation", ["place", "place_links", "claim", "assign"])

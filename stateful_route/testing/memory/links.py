@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
 _NEVER = math.inf
 
+
+@attrs.frozen(kw_only=True)
+class Told:
+    """What a history is told of a change besides: the pod that had it drains; an operator has asked for it."""
+
+    draining: bool = False
+    by_operator: bool = False
+
+
 # Outcomes of a claim that tell which link ended last.
 _TOLD = frozenset({Outcome.CREATED, Outcome.OVERWRITTEN, Outcome.CONFIRMED, Outcome.INHERITED, Outcome.REPLACED})
 
@@ -276,34 +285,35 @@ class MemoryLinks:
             change = attrs.evolve(change, move=self._move_of(key, before, now))
         return change, stale
 
-    def assign(self, key: LinkKey, owner: PodLife, expected_epoch: int | None, now: Moment) -> Written:
+    def assign(self, key: LinkKey, owner: PodLife, expected_epoch: int | None, now: Moment, told: Told) -> Written:
         """Make a link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
         before = self._before(key, now)
         last = self._last_ended(key, before, now)
         if before is not None and before.kind is LinkKind.PERSISTENT:
             last = before.epoch
         decision = _assign(before, owner, expected_epoch, now, last)
-        change, stale = self._write("assign", key, decision, now, _stale_to_all)
+        change, stale = self._write("assign", key, decision, now, _stale_to_all, told)
         if change.outcome in _TOLD - {Outcome.CONFIRMED}:
             self._mark_begun(key, last, decision[1], now)
         return change, stale
 
     def move(
-        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, name: str, now: Moment, *, draining: bool
+        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, named: tuple[str, Moment], told: Told
     ) -> Written:
-        """Make the persistent link that ``owner`` has at that epoch one of ``to``."""
+        """Make the persistent link that ``owner`` has at that epoch one of ``to``; ``named`` is the move, and when."""
+        name, now = named
         before = self._before(key, now)
         done = self._move_of(key, before, now) == name
         decision = _move(before, owner, epoch, to, now, done=done)
-        change, stale = self._write("move", key, decision, now, _stale_to_all, draining=draining)
+        change, stale = self._write("move", key, decision, now, _stale_to_all, told)
         if change.outcome is Outcome.REPLACED and decision[1] is not None:
             self._ended[key] = _Mark(epoch, decision[1].epoch, now.ms + to_ms(ENDED_TENURE_SECONDS), name)
         return change, stale
 
-    def release(self, key: LinkKey, wanted: Wanted, grace_ms: int, now: Moment, *, draining: bool) -> Written:
+    def release(self, key: LinkKey, wanted: Wanted, grace_ms: int, now: Moment, told: Told) -> Written:
         """Remove a link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
         decision = _release(self._before(key, now), wanted, grace_ms, now)
-        return self._write("release", key, decision, now, _stale_to_all, draining=draining)
+        return self._write("release", key, decision, now, _stale_to_all, told)
 
     def _find(self, key: LinkKey, now: Moment) -> _Entry | _Poison | None:
         """Return what is at ``key``; drop it if it has ended."""
@@ -319,9 +329,10 @@ class MemoryLinks:
         return found if isinstance(found, _Entry) else None
 
     def _write(
-        self, operation: str, key: LinkKey, decision: _Decision, now: Moment, tells: _Tells, *, draining: bool = False
+        self, operation: str, key: LinkKey, decision: _Decision, now: Moment, tells: _Tells, told: Told | None = None
     ) -> Written:
         found, before, after = self._find(key, now), self._before(key, now), decision[1]
+        told = told or Told()
         change = _change(before, decision, now)
         if isinstance(found, _Poison):
             change = attrs.evolve(change, outcome=_IF_UNREADABLE.get(change.outcome, change.outcome))
@@ -340,7 +351,8 @@ class MemoryLinks:
                 before=None if before is None else before.owner,
                 after=None if after is None else after.owner,
                 epoch=None if after is None else after.epoch,
-                draining=draining,
+                draining=told.draining,
+                by_operator=told.by_operator,
             )
             self._histories.add(key, event, now)
         return change, tells(before, after)

@@ -33,7 +33,7 @@ from stateful_route.models import (
 )
 from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo
 from stateful_route.testing.memory.histories import MemoryHistories
-from stateful_route.testing.memory.links import MemoryLinks
+from stateful_route.testing.memory.links import MemoryLinks, Told
 from stateful_route.testing.memory.pods import MemoryPods, Moment
 
 if TYPE_CHECKING:
@@ -291,24 +291,41 @@ class MemoryStore:
         epoch: int | None = None,
         grace: float = 0.0,
         announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """Remove the link if it is held by that pod, incarnation and epoch; ``None`` matches any."""
         async with self._operation("release"):
             wanted = pod_index, incarnation, epoch
-            written = self._links.release(key, wanted, to_ms(grace), self._now(), draining=not announced)
+            written = self._links.release(
+                key, wanted, to_ms(grace), self._now(), Told(draining=not announced, by_operator=by_operator)
+            )
             return self._announced(key, written) if announced else written[0]
 
-    async def assign(self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None) -> LinkChange:
+    async def assign(
+        self, key: LinkKey, owner: PodLife, *, expected_epoch: int | None = None, by_operator: bool = False
+    ) -> LinkChange:
         """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
         async with self._operation("assign"):
-            return self._announced(key, self._links.assign(key, owner, expected_epoch, self._now()))
+            return self._announced(
+                key, self._links.assign(key, owner, expected_epoch, self._now(), Told(by_operator=by_operator))
+            )
 
     async def move(
-        self, key: LinkKey, owner: PodLife, epoch: int, to: PodLife, *, name: str, announced: bool = True
+        self,
+        key: LinkKey,
+        owner: PodLife,
+        epoch: int,
+        to: PodLife,
+        *,
+        name: str,
+        announced: bool = True,
+        by_operator: bool = False,
     ) -> LinkChange:
         """Make the persistent link that ``owner`` has at that epoch one of ``to``, with a new epoch."""
         async with self._operation("move"):
-            written = self._links.move(key, owner, epoch, to, name, self._now(), draining=not announced)
+            written = self._links.move(
+                key, owner, epoch, to, (name, self._now()), Told(draining=not announced, by_operator=by_operator)
+            )
             return self._announced(key, written) if announced else written[0]
 
     async def history(self, key: LinkKey) -> list[LinkEvent]:

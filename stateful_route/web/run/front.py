@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class RunFront(StickyMiddleware):
     """``StickyMiddleware`` around an app behind this process; while that is away it is a gateway to the others."""
 
+    _words = "stateful-route run"
+
     def __init__(self, upstream: Upstream, **settings: Any) -> None:
         """Stand in front of an app that runs; the settings are those of the middleware."""
         super().__init__(upstream, **settings)

@@ -1,4 +1,4 @@
--- Tells whether something is asked of a pod now, in these words.
+-- Tells whether something is asked of a pod now, in these words; a newer release may have appended some.
 -- keys: request
 -- args: words
 -- returns: asked
@@ -7,4 +7,5 @@
 -- cost: 1 command
 local kept = redis.pcall('GET', KEYS[1])
 if type(kept) == 'table' and not string.find(kept.err, 'WRONGTYPE') then return kept end
-return { kept == ARGV[1] and 1 or 0 }
+local asked = type(kept) == 'string' and string.find(kept .. ' ', ARGV[1] .. ' ', 1, true) == 1
+return { asked and 1 or 0 }

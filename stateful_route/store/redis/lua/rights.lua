@@ -1,12 +1,12 @@
 -- Tries the commands that the scripts call, on a key of its own, and returns those that the user may not run. What it
 -- writes it removes. Any other refusal, as that of a replica, is the answer. SET comes first of those that write: once
--- a script has written, a server without memory refuses it nothing.
+-- a script has written, a server without memory refuses it nothing. With `history` what histories need is tried too.
 -- keys: key
--- args: channel
+-- args: channel history?
 -- returns: ...
 -- writes: yes
 -- rerun: safe
--- cost: 24 commands
+-- cost: 24 commands, 28 with histories
 local key, channel = KEYS[1], ARGV[1]
 local tried = {
   { 'TIME' }, { 'EXISTS', key }, { 'TYPE', key }, { 'PTTL', key },
@@ -17,9 +17,15 @@ local tried = {
   { 'ZREM', key, 'a' }, { 'DEL', key },
   { 'PUBLISH', channel, '' },
 }
+if ARGV[2] then
+  for _, command in ipairs({ { 'RPUSH', key, 'a' }, { 'LTRIM', key, 0, 0 }, { 'LRANGE', key, 0, 0 }, { 'DEL', key } }) do
+    tried[#tried + 1] = command
+  end
+end
+local makes = { HSET = true, SADD = true, ZADD = true, RPUSH = true }
 local denied, may_remove = {}, true
 for _, command in ipairs(tried) do
-  if may_remove or command[1] ~= 'HSET' and command[1] ~= 'SADD' and command[1] ~= 'ZADD' then
+  if may_remove or not makes[command[1]] then
     local answer = redis.pcall(unpack(command))
     local text = type(answer) == 'table' and answer.err or ''
     if string.find(text, 'NOPERM') or string.find(text, 'ACL failure') or string.find(text, 'no permissions') then

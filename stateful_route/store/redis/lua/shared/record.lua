@@ -4,9 +4,9 @@
 -- args: kept kept_ms
 --
 -- A history is a list of what has become of a link, the latest last, bounded in length, and in time from the latest on.
--- An entry is "<time> <why> <before> <after> <epoch> <draining>": the clock in microseconds; who had the link before and
+-- An entry is "<time> <why> <before> <after> <epoch> <draining>[ operator]": the clock in microseconds; who had the link before and
 -- who has it now, as "<pod>:<incarnation>", and the epoch that it has now, "-" for nobody and none; "draining" if the pod
--- before was, as far as it had said so, or "-". A newer release may append fields after one more space: they are ignored.
+-- before was, as far as it had said so, or "-"; "operator" behind that if one has asked for it. A newer release may append fields after one more space: they are ignored.
 -- It costs two commands, three once the history is full.
 local kept_ms = tonumber(table.remove(ARGV))
 local kept = tonumber(table.remove(ARGV))
@@ -16,9 +16,9 @@ local function life(link)
 end
 
 -- Adds an entry to a history. It is to be the first write: without the right to do so nothing is changed.
-local function record(key, now_us, why, before, after, draining)
+local function record(key, now_us, why, before, after, draining, by_operator)
   local entry = now_us .. ' ' .. why .. ' ' .. life(before) .. ' ' .. life(after) .. ' ' .. (after and after.epoch or '-')
-    .. (draining and ' draining' or ' -')
+    .. (draining and ' draining' or ' -') .. (by_operator and ' operator' or '')
   local count = redis.pcall('RPUSH', key, entry)
   if type(count) == 'table' then
     if string.find(count.err, 'WRONGTYPE') then redis.call('DEL', key) end
