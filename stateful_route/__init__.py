@@ -23,6 +23,7 @@ from stateful_route.errors import (
     LifecycleError,
     NoCapacityError,
     NoLinkError,
+    NoOtherPodError,
     NoRoutablePodError,
     NotOwnerError,
     NotReplicatedError,
@@ -43,6 +44,7 @@ from stateful_route.instrumentation import Instrumentation
 from stateful_route.interfaces import StatefulRouteForClientDriver, StatefulRouteForServerDriver
 from stateful_route.lives import Life
 from stateful_route.models import (
+    DrainCounts,
     Link,
     LinkChange,
     LinkKey,
@@ -90,6 +92,7 @@ __all__ = [
     "ConfigError",
     "CpuUsage",
     "Departures",
+    "DrainCounts",
     "EventLoopLag",
     "Following",
     "HandOff",
@@ -107,6 +110,7 @@ __all__ = [
     "Movable",
     "NoCapacityError",
     "NoLinkError",
+    "NoOtherPodError",
     "NoRoutablePodError",
     "NotOwnerError",
     "NotReplicatedError",

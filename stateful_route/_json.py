@@ -50,6 +50,8 @@ class JsonForm:
         form: dict[str, Any] = {}
         for field in attrs.fields(type(self)):  # type: ignore[arg-type]  # only attrs classes inherit this
             value = getattr(self, field.name)
+            if isinstance(value, JsonForm):
+                value = value.to_dict()
             form[camel_case(field.name)] = value.value if isinstance(value, enum.Enum) else value
         return form
 

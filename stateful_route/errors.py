@@ -21,6 +21,7 @@
        +- NoLinkError                      the uid, of which an operator asks something, has no link
        +- PodNotAliveError                 the pod, of which an operator asks something, is not alive
        +- PodTakesNothingError             the pod, to which an operator moves a uid, takes no new ones
+       +- NoOtherPodError                  the pod, which an operator drains, is the last that takes new uids
        +- PodNotAnsweringError             a pod has not done in time what an operator has asked of it
 
 An expected "no" (a refused claim, a link that is absent) is a value, not an error.
@@ -348,6 +349,27 @@ class PodTakesNothingError(RoutingError):
     def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
         """Name the pod, and say why it takes nothing."""
         super().__init__(f"pod {pod_index} of {service_name!r} in namespace {namespace!r} takes no new uids: {why}")
+        self.namespace = namespace
+        self.service_name = service_name
+        self.pod_index = pod_index
+
+
+class NoOtherPodError(RoutingError):
+    """A pod is not drained, as no other one of the service takes new uids: what it has would have nowhere to go.
+
+    Attributes:
+        namespace: the namespace of the service.
+        service_name: the service.
+        pod_index: the pod.
+
+    """
+
+    def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
+        """Name the pod, say why no other one takes its uids, and what to do."""
+        super().__init__(
+            f"pod {pod_index} of {service_name!r} in namespace {namespace!r} is not drained, as no other pod takes its "
+            f"uids: {why}. Start or undrain another one first; to drain it all the same, force it: states are lost then"
+        )
         self.namespace = namespace
         self.service_name = service_name
         self.pod_index = pod_index

@@ -178,6 +178,8 @@ class Drained:
         handed_over: how many uids it has handed over.
         left: how many it has not.
         seconds: how long it took.
+        moved: how many of those that it has handed over went to another pod with their state.
+        states_lost: how many of those have lost their state.
 
     """
 
@@ -187,6 +189,8 @@ class Drained:
     handed_over: int
     left: int
     seconds: float
+    moved: int = 0
+    states_lost: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -334,7 +338,7 @@ class LogEvents(Instrumentation):
         """Log that a drain has ended."""
         text = (
             "pod %(pod_index)s of %(service_name)r has drained in %(seconds).3f s: %(handed_over)d uids handed over, "
-            "%(left)d left"
+            "%(states_lost)d of them without their state, %(left)d left"
         )
         self._log.log(self._level, "drained", text, **_fields(event))
 

@@ -254,6 +254,30 @@ def _optional_text() -> Any:
 
 
 @attrs.frozen(kw_only=True)
+class DrainCounts(_json.JsonForm):
+    """What came of the uids in the drain of a pod that has ended last.
+
+    Attributes:
+        number: how many drains have ended in this process, this one included.
+        moved: uids that went to another pod with their state.
+        released: uids that were given up without a state to send: it was saved elsewhere, or there was none.
+        lost: uids that were given up and whose state is lost: no pod took it, it was too large, or the hand-off failed.
+        left: uids that the pod has still, as their hand-off was cut off, or no pod took their state.
+
+    """
+
+    number: int = attrs.field(default=0, validator=is_count)
+    moved: int = attrs.field(default=0, validator=is_count)
+    released: int = attrs.field(default=0, validator=is_count)
+    lost: int = attrs.field(default=0, validator=is_count)
+    left: int = attrs.field(default=0, validator=is_count)
+
+
+def _as_drain_counts(value: object) -> DrainCounts | None:
+    return value if value is None or isinstance(value, DrainCounts) else DrainCounts.from_dict(value)
+
+
+@attrs.frozen(kw_only=True)
 class PodReport(_json.JsonForm):
     """What a heartbeat says of a pod.
 
@@ -271,6 +295,7 @@ class PodReport(_json.JsonForm):
         draining: whether it gives up all that it owns, without a word for each uid: nobody caches its links.
         adopts: whether it takes the states of uids that other pods send.
         pod_name: the name of its process, for people; ``None`` if it is of a release that does not say it.
+        drained: what came of the drain that has ended last; ``None`` if there was none.
 
     """
 
@@ -287,6 +312,7 @@ class PodReport(_json.JsonForm):
     draining: bool = attrs.field(default=False, validator=is_bool)
     adopts: bool = attrs.field(default=False, validator=is_bool)
     pod_name: str | None = _optional_text()
+    drained: DrainCounts | None = attrs.field(default=None, converter=_as_drain_counts)
 
 
 @attrs.frozen(kw_only=True)
@@ -423,7 +449,9 @@ class Asked(enum.StrEnum):
     MOVE = "move"
     """To let a uid go to a pod that is named."""
     DRAIN = "drain"
-    """To take no new uids, and give up all that it has."""
+    """To take no new uids, and give up all that it has; a state that no pod takes stays, with its uid."""
+    FORCE_DRAIN = "force-drain"
+    """To do so and keep nothing: a state that no pod takes is lost."""
     UNDRAIN = "undrain"
     """To take new uids again."""
 

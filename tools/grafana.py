@@ -94,6 +94,7 @@ _PANELS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
             (_rate("server_hand_offs"), "handed off"),
             (_rate("server_hand_off_failures"), "failed"),
             (_rate("server_moves"), "moved with their state"),
+            (_rate("server_states_lost"), "lost their state"),
             (_rate("server_drains"), "drains"),
         ),
     ),

@@ -10,6 +10,7 @@ from stateful_route.cli.links import PodIndex
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
 from stateful_route.cli.options import SHARED, Seconds, documented
 from stateful_route.cli.where import show_places
+from stateful_route.ops import DrainSeen
 
 Uid = Annotated[str, Parameter(metavar="UID", help="the uid; behind -- if it begins with a dash")]
 
@@ -30,6 +31,9 @@ class MoveOptions(ServiceAskOptions):
 class DrainOptions(ServiceAskOptions):
     """What ``drain`` is told."""
 
+    force: Annotated[bool, Parameter(help="also of the last pod that takes new uids: what no pod takes is lost")] = (
+        False
+    )
     timeout: Annotated[Seconds, Parameter(help="how long it is waited for; 60 by default")] = 60.0
 
 
@@ -99,23 +103,40 @@ def release(uid: Uid, /, *, options: ServiceAskOptions | None = None) -> int:
 def drain(pod: PodIndex, /, *, options: DrainOptions | None = None) -> int:
     """Have a pod take no new uids, and hand off all that it has; it goes on running.
 
-    `undrain` ends that. Exit status 1 if it still has links when the time is over: it goes on with them all the same.
+    Refused if no other pod takes new uids: what it has would have nowhere to go. A uid whose hand-off fails, or whose
+    state no pod takes, stays, and is served. With --force it is drained all the same, and such a state is lost.
+
+    `undrain` ends that. Exit status 1 if it is refused, if uids are left, with which the pod goes on, or if a state is
+    lost.
     """
     told = options or DrainOptions()
 
     async def work(asking: Asking) -> int:
         service_name = await asking.service()
-        seen = await asking.operator.drain(service_name, pod, timeout=told.timeout)
+        seen = await asking.operator.drain(service_name, pod, timeout=told.timeout, force=told.force)
         if asking.out.json:
             asking.out.record({"serviceName": service_name, "podIndex": pod} | seen.to_dict())
         else:
-            gone = max(0, seen.before - seen.left)
-            asking.out.show(f"pod {pod}: {gone} of {seen.before} links handed off in {seen.seconds:.1f} s")
+            asking.out.show(what_came(pod, seen))
         if seen.left:
-            say(f"pod {pod} has {seen.left} links left after {seen.seconds:.1f} s; it goes on with them")
-        return FAILED if seen.left else 0
+            say(f"pod {pod} has {seen.left} uids left after {seen.seconds:.1f} s; it goes on with them")
+        if seen.lost:
+            say(f"the states of {seen.lost} uids of pod {pod} are lost: its log says why")
+        return 0 if seen.whole else FAILED
 
     return ask(told, work, changes=True)
+
+
+def what_came(pod: int, seen: DrainSeen) -> str:
+    """Return in one line what came of a drain."""
+    if seen.moved is None or seen.released is None or seen.lost is None:
+        gone = max(0, seen.before - seen.left)
+        return f"pod {pod}: {gone} of {seen.before} uids have left in {seen.seconds:.1f} s"
+    parts = [f"{seen.moved} moved with their state", f"{seen.released} released"]
+    parts += [f"{seen.lost} states lost"] if seen.lost else []
+    parts += [f"{seen.left} left"] if seen.left else []
+    uids = seen.moved + seen.released + seen.lost + seen.left
+    return f"pod {pod}: {uids} uids in {seen.seconds:.1f} s: {', '.join(parts)}"
 
 
 @documented

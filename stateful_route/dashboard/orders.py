@@ -95,7 +95,8 @@ class Orders:
 
 async def _drain(operator: Operator, namespace: str, order: dict[str, Any]) -> dict[str, Any]:
     service_name, pod_index = order["service"], order["podIndex"]
-    seen = await operator.drain(service_name, pod_index, namespace=namespace, timeout=_DRAINED_WITHIN)
+    force = False if order["force"] is None else order["force"]
+    seen = await operator.drain(service_name, pod_index, namespace=namespace, timeout=_DRAINED_WITHIN, force=force)
     return seen.to_dict()
 
 
@@ -138,4 +139,4 @@ async def _order_in(request: Request) -> dict[str, Any]:
         order = None
     if not isinstance(order, dict):
         raise InvalidArgumentError("order", bytes(body), "an object of JSON")
-    return dict.fromkeys(("service", "uid", "podIndex")) | order
+    return dict.fromkeys(("service", "uid", "podIndex", "force")) | order

@@ -102,6 +102,13 @@ METRICS = (
         ("hand_offs", "hand_offs", "{uid}", True, "Calls of hand_off that have ended"),
         ("hand_off_failures", "hand_off.failures", "{uid}", True, "Calls of hand_off that raised"),
         ("moved", "moves", "{uid}", True, "Uids that went to another pod with their state"),
+        (
+            "states_lost",
+            "states_lost",
+            "{uid}",
+            True,
+            "Uids that were given up, or left behind at the end, without their state",
+        ),
         ("adopted", "adoptions", "{uid}", True, "States that came from other pods, and were adopted"),
         ("drains", "drains", "{drain}", True, "Drains that have ended"),
     ),

@@ -231,8 +231,11 @@ def _persistence(at: str, said: Mapping[str, str]) -> Finding:
                 f"{at} could not write its {what}", "look at its log, its disk is full as a rule: it may refuse changes"
             )
     if said.get("aof_enabled") == "1":
-        return fine(f"{at} keeps an append-only file")
-    return fine(f"{at} keeps no append-only file", "none is needed: after a restart pods claim again what they own")
+        return fine(f"{at} keeps an append-only file: what it knows outlives a restart, however long that takes")
+    return warn(
+        f"{at} keeps no append-only file: an outage longer than a lease loses what only pods have in memory",
+        "after a shorter one pods claim again what they own; appendonly yes keeps it after a longer one too",
+    )
 
 
 def _scripts(at: str, said: Mapping[str, str]) -> Finding:

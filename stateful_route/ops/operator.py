@@ -6,7 +6,7 @@ import asyncio
 from random import Random
 from typing import TYPE_CHECKING, cast
 
-from stateful_route._validation import check_duration, check_id, check_int, check_pod_index, check_seconds
+from stateful_route._validation import check_bool, check_duration, check_id, check_int, check_pod_index, check_seconds
 from stateful_route.errors import InvalidArgumentError, PodNotAliveError, StoreError
 from stateful_route.models import LinkKey, Outcome, Topic
 from stateful_route.ops import doctor
@@ -222,13 +222,18 @@ class Operator:
         *,
         namespace: str = "",
         timeout: float = 60.0,  # noqa: ASYNC109 - it goes along to the pod
+        force: bool = False,
     ) -> DrainSeen:
         """Have a pod take no new uids and give up all that it has, and wait until it has; it goes on living.
 
-        It does what it does at SIGTERM, within its own ``drain_deadline``. What is left when ``timeout`` seconds (from
-        0.001) are over is told. A pod that says goodbye meanwhile has drained.
+        It does what it does at SIGTERM, within its own ``drain_deadline``; but a uid whose hand-off fails, or whose
+        state no pod takes, stays with it, and is served. What is left in the end, or when ``timeout`` seconds (from
+        0.001) are over, is told. A pod that says goodbye meanwhile has drained.
+
+        With ``force`` it is done though no other pod takes new uids, and nothing stays: such a state is lost.
 
         Raises:
+            NoOtherPodError: if no other pod of the service takes new uids; nothing is changed.
             PodNotAliveError: if it is not alive, or dies meanwhile.
             PodNotAnsweringError: if it has not begun by then.
 
@@ -236,7 +241,9 @@ class Operator:
         namespace = self._service(namespace, service_name)
         check_pod_index("pod_index", pod_index)
         check_duration("timeout", timeout)
-        return await Requests(self._store, self._random).drain(namespace, service_name, pod_index, timeout)
+        check_bool("force", force)
+        requests = Requests(self._store, self._random)
+        return await requests.drain(namespace, service_name, pod_index, timeout, force=force)
 
     async def undrain(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stateful_route.errors import (
     NoLinkError,
+    NoOtherPodError,
     PodNotAliveError,
     PodNotAnsweringError,
     PodTakesNothingError,
@@ -152,30 +153,49 @@ class Requests:
         now = await self._store.get_link(key)
         return now is not None and now.epoch == link.epoch
 
-    async def drain(self, namespace: str, service_name: str, pod_index: int, timeout: float) -> DrainSeen:  # noqa: ASYNC109
+    async def drain(
+        self,
+        namespace: str,
+        service_name: str,
+        pod_index: int,
+        timeout: float,  # noqa: ASYNC109 - how long it is looked for
+        *,
+        force: bool,
+    ) -> DrainSeen:
         """See ``Operator.drain``."""
+        asked = Asked.FORCE_DRAIN if force else Asked.DRAIN
         pause, question = _Pause(timeout), _Question(self._store, self._random)
         first: PodState | None = None
         heard = False
         while True:
             table, pod = await self._living(namespace, service_name, pod_index, known=first is not None)
-            first = pod if first is None else first
-            links, before = pod.report.links, first.report.links
-            state = pod.report.routing_state
+            links, state = pod.report.links, pod.report.routing_state
+            if first is None:
+                first = pod
+                if state is not RoutingState.READY and not links:
+                    return _seen(first, pod, pause)
+                if not force:
+                    await self._check_others(namespace, service_name, pod_index)
             if pod.incarnation != first.incarnation and state is RoutingState.READY:  # the drain ended with its process
                 raise PodNotAliveError(namespace, service_name, pod_index, _SUCCEEDED)
             heard = heard or pod.report.draining  # a pod may have denied new calls before
-            if state is not RoutingState.READY and not links:
-                return DrainSeen(before=before, left=0, seconds=round(pause.took, 3))
-            if state is RoutingState.SHUTDOWN:
-                return DrainSeen(before=before, left=links, seconds=round(pause.took, 3))
+            if _number(pod) > _number(first) or state is RoutingState.SHUTDOWN:
+                return _seen(first, pod, pause)
             until = table.now + max(0.0, pause.left)
-            await question.ask(namespace, service_name, pod_index, Asked.DRAIN, until=until)
+            await question.ask(namespace, service_name, pod_index, asked, until=until)
             if not await pause.wait():
                 break
         if heard or state is not RoutingState.READY:
-            return DrainSeen(before=before, left=links, seconds=round(pause.took, 3))
+            return _seen(first, pod, pause)
         raise PodNotAnsweringError(namespace, service_name, pod_index, asked="drain", seconds=timeout, why=_MAY_BE)
+
+    async def _check_others(self, namespace: str, service_name: str, pod_index: int) -> None:
+        """Refuse to drain the last pod that takes uids: those that it has would have nowhere to go."""
+        table = await self._store.read_pods(namespace, service_name)
+        others = [pod for pod in table.pods if pod.pod_index != pod_index and pod.is_routable(table.now)]
+        if not any(pod.report.max_links is None or pod.report.links < pod.report.max_links for pod in others):
+            why = "all others that do are full" if others else "none other is READY"
+            raise NoOtherPodError(namespace, service_name, pod_index, why)
 
     async def undrain(self, namespace: str, service_name: str, pod_index: int, timeout: float) -> None:  # noqa: ASYNC109
         """See ``Operator.undrain``."""
@@ -200,6 +220,26 @@ class Requests:
         if pod is None or not (pod.is_available(table.now) or left):
             raise PodNotAliveError(namespace, service_name, pod_index, known_of(pod, table))
         return table, pod
+
+
+def _number(pod: PodState) -> int:
+    """Return how many drains of the pod have ended."""
+    return 0 if pod.report.drained is None else pod.report.drained.number
+
+
+def _seen(first: PodState, pod: PodState, pause: _Pause) -> DrainSeen:
+    """Return what came of a drain, by what the pod said before it and says now."""
+    before, seconds, counts = first.report.links, round(pause.took, 3), pod.report.drained
+    if counts is None or counts.number == _number(first):
+        return DrainSeen(before=before, left=pod.report.links, seconds=seconds)
+    return DrainSeen(
+        before=before,
+        left=counts.left,
+        seconds=seconds,
+        moved=counts.moved,
+        released=counts.released,
+        lost=counts.lost,
+    )
 
 
 def known_of(pod: PodState | None, table: PodTable) -> str:

@@ -286,14 +286,27 @@ class DrainSeen(Shown):
 
     Attributes:
         before: how many links the pod had when it was asked.
-        left: how many it had at the end; 0 once it has given up all of them.
+        left: how many it had at the end; 0 once it has given up all of them. It goes on with them.
         seconds: how long that took, or was waited for.
+        moved: how many went to another pod with their state; ``None`` if the pod has not said what came of it, as the
+            time was over before.
+        released: how many were given up without a state to send: it was saved elsewhere, or there was none.
+        lost: how many were given up, and their state is lost: no pod took it, it was too large, or their hand-off
+            failed.
 
     """
 
     before: int
     left: int
     seconds: float
+    moved: int | None = None
+    released: int | None = None
+    lost: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the pod has given up all that it had, and no state is lost."""
+        return not self.left and not self.lost
 
 
 class ChangeKind(enum.StrEnum):

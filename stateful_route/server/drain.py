@@ -10,7 +10,8 @@ import anyio
 from stateful_route._background.tasks import outlast
 from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
-from stateful_route.models import RoutingState
+from stateful_route.models import DrainCounts, RoutingState
+from stateful_route.server.hand_over import Gone
 from stateful_route.server.linger import Linger
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Drain:
         """Whether the drain ended before its time, as the pod takes new uids again."""
         self._asked = False
         """Whether the drain that ran last was one that an operator had asked for."""
+        self._ends = False
+        """Whether the process ends."""
         self._scope: anyio.CancelScope | None = None
         self._task: asyncio.Task[bool] | None = None
         self._done = 0
@@ -73,12 +76,14 @@ class Drain:
         self.leave_by = 0.0
         """When the rest of a stop has to have ended, as ``anyio.current_time()``; once ``leave`` was called."""
 
-    async def run(self, keep: float | None = None, *, again: bool = False) -> bool:
+    async def run(self, keep: float | None = None, *, again: bool = False, keeps_states: bool = False) -> bool:
         """Drain, or wait until that has ended; return whether it was announced. A pod that is READY drains anew.
 
         With ``keep`` uids are kept until they were not used for so many seconds. Of two calls the shorter time counts.
         With ``again``, as an operator has asked, what came since a drain has ended is handed over as well. So does the
         drain of the end with what one that was asked for has left, within its own time.
+
+        With ``keeps_states``, as the process lives on, a uid stays if no pod takes its state, or its hand-off fails.
         """
         until = anyio.current_time() + self._drain_deadline
         if self._task is not None and self._asked and self.runs and not again:
@@ -92,7 +97,8 @@ class Drain:
             self._keep, self._lingers, self._called_off, self._asked = keep, keep is not None, False, again
             if self._may_announce:  # here, and not in the task: of two calls the later one counts
                 self._give_notice()
-            self._task = asyncio.create_task(self._run(until), name=f"stateful_route drain of {self._lease.name}")
+            work = self._run(until, keeps_states=keeps_states)
+            self._task = asyncio.create_task(work, name=f"stateful_route drain of {self._lease.name}")
         else:
             self._shorten(keep)
         task = self._task
@@ -112,7 +118,7 @@ class Drain:
         If the store does not answer, what is owned is handed off all the same, and not released.
         """
         drain_ends = anyio.current_time() + self._drain_deadline
-        announced = False
+        announced, self._ends = False, True
         try:
             announced = await self.run()
         finally:  # whatever a hand-off raised that is no Exception: the pod leaves
@@ -124,6 +130,8 @@ class Drain:
             else:
                 await self._save(drain_ends - anyio.current_time())
                 self.leave_by = anyio.current_time() + self._stop_deadline
+            self._hand_over.note_lost(self._hand_over.unsaved)  # nobody hands them off any more
+            self._warn_of_lost()
 
     def note_state(self, state: RoutingState) -> None:
         """Take in what the application says: READY ends the keeping of uids, and the drain with it."""
@@ -171,7 +179,7 @@ class Drain:
     def _may_announce(self) -> bool:
         return self._heartbeats.may_be_known and not self._lease.ended
 
-    async def _run(self, deadline: float) -> bool:
+    async def _run(self, deadline: float, *, keeps_states: bool) -> bool:
         if not self._may_announce:
             return False
         self._heartbeats.spares_others = not self._heartbeats.registered
@@ -181,7 +189,7 @@ class Drain:
         if self._rebalancing is not None:  # what it hands off at this moment is handed off by the drain
             await self._rebalancing.stop()
             self._rebalancing.start()
-        self._hand_over.begin()
+        self._hand_over.begin(keeps=keeps_states)
         self._linger.done, self._linger.rest_goes = 0, False
         self._done = 0
         announced = True
@@ -191,8 +199,19 @@ class Drain:
                 announced = await self._hand_all_over(group, begin, deadline)
         if not self._called_off:
             self._warn_of_left(self._hand_over.left)
-        self._tally.drained(self._done, self._hand_over.left, anyio.current_time() - begin)
+        self._count(announced=announced, seconds=anyio.current_time() - begin)
         return announced
+
+    def _count(self, *, announced: bool, seconds: float) -> None:
+        """Take down what came of a drain that has ended, for who asked for it."""
+        gone = self._hand_over.gone
+        left = len(self._owned) if self._called_off or not announced else self._hand_over.left
+        number = 1 if self._status.drained is None else self._status.drained.number + 1
+        counts = DrainCounts(number=number, moved=gone.moved, released=gone.released, lost=gone.lost, left=left)
+        self._status.drained = counts
+        self._tally.drained(self._done, counts, seconds)
+        self._hand_over.end()
+        self._warn_of_lost()
 
     async def _hand_all_over(self, group: TaskGroup, begin: float, deadline: float) -> bool:
         """Hand all uids over, once they are idle if they are kept until then; return whether that was announced."""
@@ -258,7 +277,19 @@ class Drain:
             text = "%(pod)s handed %(uids)d uids off and could not release them; %(left)d were not handed off in time"
             log.warning("uids_saved", text, pod=self._lease.name, uids=saved.done, left=saved.left)
 
+    def _warn_of_lost(self) -> None:
+        gone, self._hand_over.gone = self._hand_over.gone, Gone()
+        if gone.lost:
+            text = "%(pod)s has lost the states of %(uids)d uids, among them %(sample)s"
+            sample = ", ".join(map(repr, gone.sample))
+            log.warning("states_lost", text, pod=self._lease.name, uids=gone.lost, sample=sample)
+
     def _warn_of_left(self, left: int) -> None:
         if left:
-            text = "%(pod)s has %(uids)d uids that were not handed over: they are taken over once it has said goodbye"
+            then = (
+                "it goes on with them"
+                if self._asked and not self._ends
+                else "they are taken over once it has said goodbye"
+            )
+            text = f"%(pod)s has %(uids)d uids that were not handed over: {then}"
             log.warning("uids_left", text, pod=self._lease.name, uids=left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from random import Random
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from stateful_route._validation import (
     check_seconds,
 )
 from stateful_route.config import BaseConfig
-from stateful_route.errors import ConfigError
+from stateful_route.errors import ConfigError, LifecycleError, StoreError
 from stateful_route.instrumentation import teller_of
 from stateful_route.models import LinkKey, RoutingState
 from stateful_route.server.callbacks import check_hand_off, check_movable
@@ -262,6 +263,7 @@ class ServerDriver(Driver):
             hand_offs=tally.hand_offs,
             hand_off_failures=tally.hand_off_failures,
             moved=tally.moved,
+            states_lost=tally.states_lost,
             adopted=self._operations.staging.adopted,
             drains=tally.drains,
             pod=self._identity(),
@@ -425,11 +427,13 @@ class ServerDriver(Driver):
         life = self._hand_over.going_to(uid)
         return None if life is None else life.pod_index
 
-    async def _drain_as_asked(self) -> None:
-        """Drain as at a signal, and live on."""
+    async def _drain_as_asked(self, *, force: bool) -> None:
+        """Drain as at a signal, and live on. Unless it is forced, what has a state that no pod takes is kept."""
         if self._stopping is not None or not self.running:
             return
-        await self._draining.run(self._prepare_drain(), again=True)
+        if await self._draining.run(self._prepare_drain(), again=True, keeps_states=not force):
+            with contextlib.suppress(LifecycleError, StoreError):  # the next heartbeat says what came of it
+                await self._heartbeats.publish()
 
     async def _undrain_as_asked(self) -> None:
         """Take new uids again, unless the pod drains as it ends."""

@@ -40,6 +40,9 @@ still meanwhile, the heartbeats too: it has to be quick.
 # connections, the default of httpx, has room for them, and a smaller one of a database lets the others wait.
 _AT_ONCE = 64
 
+# Uids whose state is lost that are named at the end of a drain.
+_SAMPLE = 5
+
 # While no pod has room, or none is reached, or the store is away, a drain tries again to let states travel: for so many
 # seconds, and such a share of its time, since the last one that did. Seconds between two attempts with one uid.
 _LONGEST_PATIENCE, _PATIENT = 5.0, 0.25
@@ -75,6 +78,24 @@ class HandedOver:
     left: int
 
 
+@attrs.define
+class Gone:
+    """What has become of the uids that have left, since a drain began.
+
+    Attributes:
+        moved: with their state.
+        released: without a state to send: it was saved elsewhere, or there was none.
+        lost: released without their state.
+        sample: some of these.
+
+    """
+
+    moved: int = 0
+    released: int = 0
+    lost: int = 0
+    sample: list[str] = attrs.Factory(list)
+
+
 class HandOver:
     """Hands off and releases the uids of a pod, 64 at a time, each of them once.
 
@@ -108,6 +129,12 @@ class HandOver:
         """Whether what is handed off is released; not any more once the process ends without the store."""
         self._called_off = False
         """Whether nothing more is taken in hand, until the next drain begins."""
+        self._keeps = False
+        """Whether a drain keeps what has a state that does not travel, as the process lives on."""
+        self._kept: list[Ownership] = []
+        """What it has kept."""
+        self.gone = Gone()
+        """What has become of those that have left, since a drain began."""
         self._going: dict[str, PodLife] = {}
         """The uids that are being handed off to a pod that somebody has named, and which life of it."""
         self._settled = asyncio.Event()
@@ -128,12 +155,30 @@ class HandOver:
         """How many uids were taken in hand since a drain began, and were not released."""
         return len(self._taken)
 
-    def begin(self) -> None:
-        """Begin a drain: what was taken in hand before may be handed off again."""
+    @property
+    def unsaved(self) -> list[str]:
+        """What is left and was not handed off, or that was cut off: its state ends with the process."""
+        if self._hand_off is None:
+            return []
+        return [uid for uid in self._taken if uid not in self._unreleased and self.owned.held(uid) is not None]
+
+    def begin(self, *, keeps: bool = False) -> None:
+        """Begin a drain: what was taken in hand before may be handed off again.
+
+        With ``keeps`` a uid stays if its hand-off fails, or no pod takes its state, until the drain is ended; else it
+        is released all the same, as the pod leaves.
+        """
+        self._keeps, self._kept, self.gone = keeps, [], Gone()
         self._taken = {uid: handle for uid, handle in self._taken.items() if uid in self._going}
         self._called_off = False
         self._level = self._lost_level = logging.WARNING
         self._refused_at, self._patience = None, _LONGEST_PATIENCE
+
+    def end(self) -> None:
+        """End a drain: what it has kept may be handed off again."""
+        for handle in self._kept:
+            self.put_back(handle)
+        self._keeps, self._kept = False, []
 
     def call_off(self) -> None:
         """Hand off what was begun, and nothing more until the next drain begins."""
@@ -246,12 +291,16 @@ class HandOver:
         return HandedOver(done, len(self._taken.keys() - before))
 
     async def hand(self, uid: str) -> bool:
-        """Hand off and release a uid that was taken in hand, as the pod leaves; return whether it was released."""
+        """Hand off and release a uid that was taken in hand, in a drain; return whether it was released."""
+        taken = self._taken.get(uid)
         try:
             released = await self._let_go(uid, leaving=True)
         except StoreError as error:
             log.log(self._level, "uid_not_released", "%(uid)r could not be released: %(error)s", uid=uid, error=error)
             self._level = logging.DEBUG  # for the others: they are counted
+            return False
+        if self._keeps and not released and taken is not None and not self.is_gone(taken):
+            self._kept.append(taken)
             return False
         self._taken.pop(uid, None)
         return released
@@ -285,6 +334,11 @@ class HandOver:
         """Wait until a uid has gone to the pod that was named, or stays: then it is to be handed over as well."""
         self._settled.clear()
         await self._settled.wait()
+
+    def is_gone(self, taken: Ownership) -> bool:
+        """Whether a uid that was taken in hand is not held any more in that tenure."""
+        held = self.owned.held(taken.uid)
+        return held is None or not (held is taken or held.continues(taken))
 
     def _take_new(self) -> collections.deque[str]:
         """Return the uids that are held and were not taken in hand before, and take them."""
@@ -320,8 +374,9 @@ class HandOver:
         if claimed is None:  # released or lost, while it waited for its turn: it may be another's state
             return False
         if not claimed.is_owned():  # so may this one be: what is remembered of it may be older than that
-            return leaving and await self._give_up(claimed)
+            return leaving and not self._keeps and await self._give_up(claimed)
         state: object = None
+        error: BaseException | None = None
         if self._hand_off is not None:
             began = self.owned.pod_lease.clock()
             with claimed.in_use(), self._lent_place():  # nobody else gets it before its state is there
@@ -329,7 +384,7 @@ class HandOver:
             self._tally.handed_off(uid, began, error)
             if error is not None:
                 self.faults.note(uid, error)
-                if not leaving:
+                if self._keeps or not leaving:
                     return False
         handle = self.owned.held(uid)
         if handle is None or not (handle is claimed or handle.continues(claimed)):
@@ -337,14 +392,17 @@ class HandOver:
         if self._travel is not None and uid in self._travel:  # who asked for that was sooner
             await self._travel.wait(uid)
             return await self._let_go_now(uid, leaving=leaving, to=to)
-        return await self._part_with(handle, state, leaving=leaving, to=to)
+        return await self._part_with(handle, state, failed=error is not None, leaving=leaving, to=to)
 
     def _lent_place(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._travel is None else self._travel.pace.lend()
 
-    async def _part_with(self, handle: Ownership, state: object, *, leaving: bool, to: int | None) -> bool | None:
+    async def _part_with(
+        self, handle: Ownership, state: object, *, failed: bool, leaving: bool, to: int | None
+    ) -> bool | None:
         """Let a uid go that was handed off, with its state if that travels; return as ``_try`` does."""
-        travels = self._travel is not None and isinstance(state, _STATES) and self._releases
+        has_state = self._travel is not None and isinstance(state, _STATES)
+        travels = has_state and self._releases
         if self._travel is not None and travels:
             fate, why = await self._send_off(self._travel, handle, state, to)
             if fate is Fate.REFUSED and leaving and self._is_patient():
@@ -359,11 +417,28 @@ class HandOver:
                 error=why,
             )
             self._lost_level = logging.DEBUG  # for the others
+            if self._keeps and leaving:
+                return False
         if not travels and (life := self._going.get(handle.uid)) is not None:
             return await self._relocation.move(handle, life)
         if not leaving and (travels or to is not None):
             return False
-        return await self._give_up(handle) or not self._releases
+        gone = await self._give_up(handle) or not self._releases
+        if gone:
+            self._note_gone(handle.uid, lost=failed or has_state)
+        return gone
+
+    def _note_gone(self, uid: str, *, lost: bool) -> None:
+        if not lost:
+            self.gone.released += 1
+            return
+        self.note_lost([uid])
+
+    def note_lost(self, uids: list[str]) -> None:
+        """Count uids whose state is lost."""
+        self.gone.lost += len(uids)
+        self.gone.sample += uids[: max(0, _SAMPLE - len(self.gone.sample))]
+        self._tally.states_lost += len(uids)
 
     async def _send_off(self, travel: Travel, handle: Ownership, state: Any, to: int | None) -> tuple[Fate, str]:
         """Let a state travel; if it does not, the uid is owned as before. Return what came of it, and why it stays."""
@@ -388,6 +463,7 @@ class HandOver:
         self._taken.pop(uid, None)
         self._refused_at = None
         self._tally.moved += 1
+        self.gone.moved += 1
 
     async def _go(self, travel: Travel, handle: Ownership, data: bytes, state: Any, to: int | None) -> Fate:
         try:

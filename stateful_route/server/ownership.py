@@ -124,8 +124,19 @@ class Ownership:
 
     def continues(self, older: Ownership) -> bool:
         """Whether this is the same tenure as the older handle's: claimed again, and not given up in between."""
-        directly = self._goes_on and self.previous is not None and self.previous.epoch == older.epoch
-        return self.held and (directly or older.epoch in self._resumed)
+        return self.held and self._follows(older.epoch)
+
+    def resumes_epoch(self, epoch: int | None) -> bool:
+        """Whether this process has owned the uid ever since it did so at that epoch; ``False`` for ``None``.
+
+        It is ``resumes`` for who has kept the epoch beside the state, and not the handle, as ``adopt`` gets no handle:
+        also true at that epoch itself, and never after a release.
+        """
+        return self.held and epoch is not None and (epoch == self.epoch or self._follows(epoch))
+
+    def _follows(self, epoch: int | None) -> bool:
+        directly = self._goes_on and self.previous is not None and self.previous.epoch == epoch
+        return directly or epoch in self._resumed
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""

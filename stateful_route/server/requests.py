@@ -32,7 +32,7 @@ class PodRequests:
         store: Store,
         hand_over: HandOver,
         *,
-        drain: Callable[[], Awaitable[None]],
+        drain: Callable[..., Awaitable[None]],
         undrain: Callable[[], Awaitable[None]],
     ) -> None:
         """Have been asked nothing yet."""
@@ -97,9 +97,9 @@ class PodRequests:
                 )
             elif asked is Asked.MOVE:
                 await self._move(request, table)
-            elif asked is Asked.DRAIN:
+            elif asked in {Asked.DRAIN, Asked.FORCE_DRAIN}:
                 log.info("operator_drain", "%(pod)s drains, as an operator asks", pod=name)
-                await self._drain()
+                await self._drain(force=asked is Asked.FORCE_DRAIN)
             else:
                 log.info("operator_undrain", "%(pod)s takes new uids again, as an operator asks", pod=name)
                 await self._undrain()

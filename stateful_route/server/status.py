@@ -9,6 +9,7 @@ from stateful_route.server.load.sources import PodFacts
 
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
+    from stateful_route.models import DrainCounts
     from stateful_route.server.load.sources import LoadMeter
     from stateful_route.server.owned_uids import OwnedUids
 
@@ -28,6 +29,8 @@ class PodStatus:
         """Whether the pod is to give up all that it owns."""
         self.adopts = False
         """Whether the pod takes the states of uids that other pods send."""
+        self.drained: DrainCounts | None = None
+        """What came of the drain that has ended last."""
         self.told = PodReport()
         """What the store has from the last heartbeat that it accepted."""
 
@@ -70,4 +73,5 @@ class PodStatus:
             draining=self.draining,
             adopts=self.adopts,
             pod_name=owned.pod_lease.server.pod_name,
+            drained=self.drained,
         )

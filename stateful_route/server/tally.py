@@ -10,6 +10,7 @@ from stateful_route.instrumentation import Drained, HandedOff
 
 if TYPE_CHECKING:
     from stateful_route.instrumentation import Teller
+    from stateful_route.models import DrainCounts
     from stateful_route.server.lease import PodLease
 
 
@@ -51,6 +52,8 @@ class ServerStatistics:
         hand_offs: calls of ``hand_off`` that have ended.
         hand_off_failures: those that raised.
         moved: uids that went to another pod with their state.
+        states_lost: uids that the pod gave up, or leaves behind at its end, without their state: no pod took it, it was
+            too large, or the hand-off failed or was cut off.
         adopted: states that came from other pods, and were adopted.
         drains: that have ended.
         pod: which pod it is; ``None`` while it does not run, or has no index.
@@ -68,6 +71,7 @@ class ServerStatistics:
     hand_offs: int
     hand_off_failures: int
     moved: int
+    states_lost: int
     adopted: int
     drains: int
     pod: PodIdentity | None = None
@@ -88,6 +92,7 @@ class Tally:
         self.hand_offs = 0
         self.hand_off_failures = 0
         self.moved = 0
+        self.states_lost = 0
         self.drains = 0
 
     @property
@@ -122,7 +127,7 @@ class Tally:
                 )
             )
 
-    def drained(self, handed_over: int, left: int, seconds: float) -> None:
+    def drained(self, handed_over: int, counts: DrainCounts, seconds: float) -> None:
         """Count a drain that has ended."""
         self.drains += 1
         if self._teller is not None:
@@ -133,7 +138,9 @@ class Tally:
                     service_name=server.service_name,
                     pod_index=server.pod_index,
                     handed_over=handed_over,
-                    left=left,
+                    left=counts.left,
+                    moved=counts.moved,
+                    states_lost=counts.lost,
                     seconds=seconds,
                 )
             )

@@ -74,6 +74,19 @@ class Sticky:
         """Whether an older life of this pod had the uid, so that its memory of it is gone."""
         return self.ownership is not None and self.ownership.inherited
 
+    def continues(self, epoch: int | None) -> bool:
+        """Whether what this process remembers of the uid is good that it has kept at that epoch.
+
+        So it is if nobody else has owned the uid since: at the same epoch, and at a later one that this process got as
+        it has claimed again what it had, after Redis was lost and came back empty within a lease. ``None``, as of what
+        is not remembered, is ``False``. Local: no I/O.
+        """
+        if self.ownership is None:
+            return False
+        # This request may have begun before the uid was claimed again, and another one gone on with its state since.
+        present = self.server.owned(self.ownership.uid) or self.ownership
+        return present.resumes_epoch(epoch)
+
     @property
     def pod_index(self) -> int | None:
         """Which pod this process is."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
+from stateful_route.cli.orders import what_came
+from stateful_route.ops import DrainSeen
 from tests.faults.pods import pods
 from tests.waiting import eventually
 
@@ -107,3 +112,40 @@ class TestDrain:
         assert ("DENY_NEW_CALL", "READY") == (state, after)
         assert (0, "pod 0 takes new uids\n") == (undrained.status, undrained.out)
         assert claimed["d"][0]
+
+    async def test_the_last_pod(self, cli: Commands) -> None:
+        """It is refused, and keeps what it has, unless it is forced; what came of it is told."""
+        async with pods(cli.url, cli.namespace, 1) as (only,):
+            await only.claim("a", "b", "c")
+            refused = await cli("drain", "0")
+            owned = await only.owned()
+            state = (await cli("pods", "--json")).json()["pods"][0]["state"]
+            forced = await cli("drain", "0", "--force")
+            nothing = await cli("drain", "0", "--json")
+
+        assert (1, "", 1) == (refused.status, refused.out, len(refused.err.splitlines()))
+        assert "no other pod takes its uids: none other is READY. Start or undrain another one first" in refused.err
+        assert (["a", "b", "c"], "READY") == (sorted(owned), state)
+        assert 0 == forced.status
+        assert re.fullmatch(r"pod 0: 3 uids in \d+\.\d s: 0 moved with their state, 3 released\n", forced.out)
+        assert (0, 0) == (nothing.status, nothing.json()["left"])
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (
+            DrainSeen(before=29, left=0, seconds=0.61, moved=25, released=0, lost=4),
+            "29 uids in 0.6 s: 25 moved with their state, 0 released, 4 states lost",
+        ),
+        (
+            DrainSeen(before=9, left=2, seconds=1.0, moved=1, released=6, lost=0),
+            "9 uids in 1.0 s: 1 moved with their state, 6 released, 2 left",
+        ),
+        (DrainSeen(before=9, left=2, seconds=60.0), "7 of 9 uids have left in 60.0 s"),
+    ],
+)
+def test_what_came_of_it(seen: DrainSeen, said: str) -> None:
+    """It is said in one line; what is lost or left makes it a failure."""
+    assert f"pod 2: {said}" == what_came(2, seen)
+    assert not seen.whole

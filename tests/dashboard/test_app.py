@@ -224,7 +224,7 @@ class TestOrders:
 
     async def test_drain(self, serve: Serve, make_pod: MakePod) -> None:
         """A pod is drained, and takes new uids again."""
-        async with serve(token=TOKEN) as dashboard, make_pod(0) as pod:
+        async with serve(token=TOKEN) as dashboard, make_pod(0) as pod, make_pod(1):
             await pod.claim("alice")
             drained = await dashboard.order("drain", service=SERVICE, podIndex=0)
             state = await pod.get_routing_state()
@@ -233,6 +233,18 @@ class TestOrders:
             assert "READY" == await pod.get_routing_state()
         assert (200, 0, "DENY_NEW_CALL") == (drained.status_code, drained.json()["left"], state)
         assert 200 == undrained.status_code
+
+    async def test_drain_of_the_last(self, serve: Serve, make_pod: MakePod) -> None:
+        """The last pod that takes uids is drained by force only."""
+        async with serve(token=TOKEN) as dashboard, make_pod(0) as pod:
+            await pod.claim("alice")
+            refused = await dashboard.order("drain", service=SERVICE, podIndex=0)
+            state = await pod.get_routing_state()
+            forced = await dashboard.order("drain", service=SERVICE, podIndex=0, force=True)
+
+        assert (409, "READY") == (refused.status_code, state)
+        assert "Start or undrain another one first" in refused.json()["error"]
+        assert (200, 0, 1, 0) == (forced.status_code, *(forced.json()[name] for name in ("left", "released", "lost")))
 
     async def test_move(self, serve: Serve, make_pod: MakePod) -> None:
         """A uid is handed off to the pod that is named."""

@@ -16,6 +16,7 @@ import pytest
 
 from stateful_route import BaseConfig, ClientDriver, NotOwnerError, PodReport, ServerDriver, ServerInfo, StatefulRoute
 from stateful_route.testing import LocalCarrier, MemoryStore
+from stateful_route.web import Sticky
 from tests.docs.two_processes import two_processes_of
 from tests.waiting import eventually
 
@@ -110,7 +111,7 @@ async def test_hand_state_over() -> None:
         there[uid] = json.loads(data)
 
     await names["serve"](route, carrier)
-    names["rooms"]["lobby"] = ["hello"]
+    names["rooms"]["lobby"] = 5, ["hello"]
     async with (
         route.server(0, hand_off=names["save"], adopt=names["load"], carrier=carrier) as first,
         route.server(1, hand_off=names["save"], adopt=load, carrier=carrier) as second,
@@ -121,8 +122,24 @@ async def test_hand_state_over() -> None:
         await names["load"]("bar", b'["hi"]', 5)
 
     assert {"lobby": ["hello"]} == there
-    assert ["hi"] == names["rooms"]["bar"]
+    assert (5, ["hi"]) == names["rooms"]["bar"]
     assert None is await names["save"]("nowhere")
+
+
+async def test_what_is_old_is_not_used() -> None:
+    """What a process has of a room is used at its epoch, and not at that of a later tenure after another pod's."""
+    names = defined("Hand state over")
+    route = Route(MemoryStore())
+    async with route.server(0) as first, route.server(1) as second:
+        sticky = Sticky(first, "lobby", await first.claim("lobby"))
+        names["room_of"](sticky).append("hello")
+        again = names["room_of"](sticky)
+        await first.remove_linked_pod("", "lobby", first.server_info.service_name)
+        await (await second.claim("lobby")).release()
+        later = Sticky(first, "lobby", await first.claim("lobby"))
+
+        assert ["hello"] == again
+        assert [] == names["room_of"](later)
 
 
 def test_fence_a_write() -> None:

@@ -139,7 +139,7 @@ EVENTS = [
     ("hearing_lost", {"error": TimeoutError("1 s")}),
     ("hearing_regained", {"seconds": 2.0}),
     ("handed_off", {"uid": "alice", "seconds": 0.5}),
-    ("drained", {"pod_index": 3, "handed_over": 5, "left": 0, "seconds": 2.0}),
+    ("drained", {"pod_index": 3, "handed_over": 5, "left": 0, "seconds": 2.0, "moved": 3, "states_lost": 1}),
     ("request_forwarded", {"uid": None, "pod_index": 3, "seconds": 0.5, "served": True}),
     ("request_held", {"seconds": 0.5, "served": False, "why": "moving"}),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -11,8 +12,11 @@ import sys
 from pathlib import Path
 
 import attrs
+import httpx
 import pytest
 
+from stateful_route.testing import local_server
+from tests.waiting import eventually
 from tests.web.replicas import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +99,60 @@ async def end(shell: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(shell.pid, signal.SIGKILL)
     await shell.wait()
+
+
+async def counted(port: int, text: str) -> list[str]:
+    """Write a note of Dave's, as often as that takes; return his notes."""
+    async with httpx.AsyncClient(trust_env=False, timeout=10.0) as http:
+        async with asyncio.timeout(30.0):
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = await http.post(f"http://127.0.0.1:{port}/notes/dave", params={"text": text})
+                    if answer.status_code == 200:
+                        notes: list[str] = answer.json()
+                        return notes
+                await asyncio.sleep(0.1)
+
+
+def has_begun(log: Path, lives: int) -> bool:
+    """Whether the processes have begun so many lives anew, as Redis has lost them."""
+    return log.read_text(encoding="utf-8").count("a new life begins") >= lives
+
+
+@pytest.mark.parametrize("program", ["sticky", "travels"])
+async def test_redis_comes_back_empty(program: str, tmp_path: Path) -> None:
+    """Its programs keep what they remember when Redis is away for less than a lease, and has lost all by then.
+
+    Each process claims again what it had, twice here, at new epochs.
+    """
+    (tmp_path / f"{program}.py").write_text(PROGRAMS[f"{program}.py"], encoding="utf-8")
+    ports = [free_port(), free_port()]
+    processes: list[asyncio.subprocess.Process] = []
+    with local_server() as server, (tmp_path / "errors").open("wb") as errors:
+        try:
+            for port in ports:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "uvicorn", f"{program}:app", "--log-level", "warning", "--port", str(port)),
+                    cwd=tmp_path,
+                    env=environment() | {"REDIS_URL": server.url, "STATEFUL_ROUTE_DRAIN_DEADLINE": "0"},
+                    stderr=errors,
+                )
+                processes.append(process)
+            before = [await counted(port, text) for port, text in zip(ports, ("milk", "bread"), strict=True)]
+            for lives, text in ((2, "eggs"), (4, "tea")):
+                server.kill()
+                await asyncio.sleep(1.5)  # what is tested: it is away for less than the lease, 5 s
+                await asyncio.to_thread(server.restart)
+                await eventually(functools.partial(has_begun, tmp_path / "errors", lives))
+                after = [await counted(port, text) for port in ports]
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                await process.wait()
+
+    assert [["milk"], ["milk", "bread"]] == before
+    assert ["milk", "bread", "eggs", "eggs", "tea", "tea"] == after[-1]
 
 
 def test_all_of_it_is_run() -> None:

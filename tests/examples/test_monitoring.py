@@ -35,7 +35,7 @@ def expressions() -> list[str]:
 
 @needs_promtool
 def test_rules() -> None:
-    assert "11 rules found" in promtool("check", "rules", "alerts.yml")
+    assert "12 rules found" in promtool("check", "rules", "alerts.yml")
 
 
 @needs_promtool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import time
@@ -14,6 +15,8 @@ import attrs
 import pytest
 
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute, StatefulRouteError
+from stateful_route.testing import local_server
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,6 +81,48 @@ async def test_nobody_moves(own_server: LocalServer, namespace: str, down: float
     assert [] == moved
     assert 0 == answers[False]
     assert len(uids) < answers[True]
+
+
+@pytest.mark.parametrize(
+    ("appendonly", "down", "kept"), [("no", 0.2, True), ("no", 2.5, False), ("yes", 0.2, True), ("yes", 2.5, True)]
+)
+async def test_what_a_restart_loses(appendonly: str, down: float, namespace: str, *, kept: bool) -> None:
+    """What is only in memory outlives an outage shorter than a lease, 1 s here; a longer one if Redis keeps its data.
+
+    The handle that the pod has then says so by its epoch, and by whether the loss of the older one was told.
+    """
+    config = BaseConfig(namespace=namespace, heartbeat=0.1, lease=1.0, refresh=0.1, call_deadline=0.4)
+    uids = [f"user-{number}" for number in range(20)]
+    lost: list[str] = []
+    with local_server("--appendonly", appendonly) as server:
+        async with deployment(server, config, 1) as ((pod, *_), (client,)):
+            before = [await pod.claim(uid) for uid in uids]
+            for handle in before:
+                handle.on_lost(functools.partial(lost.append, handle.uid))
+            server.kill()
+            await asyncio.sleep(down)  # what is tested
+            await asyncio.to_thread(server.restart)
+            await eventually(functools.partial(owns_again, pod, uids))
+            after = [await pod.claim(uid) for uid in uids]
+            found = {await client.compute_linked_pod("", uid, "room") for uid in uids}
+
+            assert {0} == found
+            assert [kept] * 20 == [new.resumes_epoch(old.epoch) for new, old in zip(after, before, strict=True)]
+            assert [kept] * 20 == [
+                new.epoch == old.epoch or new.resumes(old) for new, old in zip(after, before, strict=True)
+            ]
+            assert ([] if kept else uids) == sorted(lost, key=uids.index)
+            assert [appendonly == "yes"] * 20 == [
+                new.epoch == old.epoch for new, old in zip(after, before, strict=True)
+            ]
+
+
+async def owns_again(pod: ServerDriver, uids: list[str]) -> bool:
+    """Whether a pod owns all of them, once Redis answers again."""
+    with contextlib.suppress(StatefulRouteError):
+        await pod.renew()
+        return all([(await pod.claim(uid)).is_owned() for uid in uids])
+    return False
 
 
 async def evaluated(server: LocalServer) -> int:

@@ -23,7 +23,7 @@ async def test_drained_and_then_ends(route: StatefulRoute, make_pod: Callable[..
     gate = Gate()
     operator = route.operator()
     async with make_pod(0, hand_off=gate) as pod:
-        await operator.drain(SERVICE, 0, timeout=3.0)
+        await operator.drain(SERVICE, 0, timeout=3.0, force=True)
         await pod.claim("alice")
         ending = asyncio.create_task(pod.drain())
         await asyncio.sleep(0.3)
@@ -53,7 +53,7 @@ async def test_ready_again(route: StatefulRoute, make_pod: Callable[..., ServerD
     async with make_pod(0) as pod:
         await pod.drain()
         await pod.set_routing_state(RoutingState.READY)
-        await operator.drain(SERVICE, 0)
+        await operator.drain(SERVICE, 0, force=True)
         await operator.undrain(SERVICE, 0)
 
         assert RoutingState.READY is await pod.get_routing_state()
@@ -70,7 +70,7 @@ async def test_the_end_has_its_time(shared_server: LocalServer, namespace: str, 
     config = attrs.evolve(config, stop_deadline=0.5)
     async with StatefulRoute.from_url(shared_server.url, config) as route:
         async with route.server(pod_of(namespace, 0), hand_off=save) as pod:
-            await route.operator().drain(SERVICE, 0)
+            await route.operator().drain(SERVICE, 0, force=True)
             await pod.claim("alice")
 
     assert ["alice"] == saved
@@ -91,7 +91,7 @@ async def test_it_ends_while_it_drains(shared_server: LocalServer, namespace: st
     async with StatefulRoute.from_url(shared_server.url, config) as route:
         async with route.server(pod_of(namespace, 0), hand_off=save) as pod:
             await pod.claim("alice")
-            drained = asyncio.create_task(route.operator().drain(SERVICE, 0, timeout=5.0))
+            drained = asyncio.create_task(route.operator().drain(SERVICE, 0, timeout=5.0, force=True))
             await began.wait()
             await asyncio.sleep(0.5)  # half of the time of that drain is over
         drained.cancel()
@@ -107,7 +107,7 @@ async def test_another_life_is_not_drained(route: StatefulRoute, make_pod: Calla
     old = make_pod(0, hand_off=gate)
     await old.start()
     await old.claim("alice")
-    draining = asyncio.create_task(operator.drain(SERVICE, 0, timeout=3.0))
+    draining = asyncio.create_task(operator.drain(SERVICE, 0, timeout=3.0, force=True))
     await gate.began.wait()
     await kill(old)
     async with make_pod(0) as heir:

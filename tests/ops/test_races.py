@@ -167,7 +167,7 @@ class World:
                 await self.operator.move(SERVICE, uid, index, timeout=0.2)
                 self.moved += 1
             elif what == "drain":
-                await self.operator.drain(SERVICE, index, timeout=0.3)
+                await self.operator.drain(SERVICE, index, timeout=0.3, force=random.random() < 0.5)
             elif what == "undrain":
                 await self.operator.undrain(SERVICE, index, timeout=0.3)
 

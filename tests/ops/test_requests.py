@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 
 from stateful_route import (
@@ -13,6 +14,7 @@ from stateful_route import (
     InvalidArgumentError,
     LinkKind,
     NoLinkError,
+    NoOtherPodError,
     PodNotAliveError,
     PodNotAnsweringError,
     PodTakesNothingError,
@@ -531,12 +533,12 @@ class TestDrain:
         operator = route.operator()
         async with make_pod(0) as pod, route.client() as client:
             await pod.claim("alice")
-            await operator.drain(SERVICE, 0)
+            await operator.drain(SERVICE, 0, force=True)
             await operator.undrain(SERVICE, 0)
             state = await pod.get_routing_state()
             placed = await client.compute_linked_pod("", "alice", SERVICE)
             owned = await pod.claim("alice")
-            again = await operator.drain(SERVICE, 0)
+            again = await operator.drain(SERVICE, 0, force=True)
 
             assert (RoutingState.READY, 0) == (state, placed)
             assert (0, False) == (again.left, owned.is_owned())
@@ -546,10 +548,10 @@ class TestDrain:
         """A pod that has drained, and has claimed since, is drained of that as well."""
         operator = route.operator()
         async with make_pod(0) as pod:
-            await operator.drain(SERVICE, 0)
+            await operator.drain(SERVICE, 0, force=True)
             owned = await pod.claim("alice")
             await pod.renew()
-            await operator.drain(SERVICE, 0, timeout=3.0)
+            await operator.drain(SERVICE, 0, timeout=3.0, force=True)
             await eventually(lambda: not owned.is_owned())
 
     async def test_undrained_meanwhile(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
@@ -558,7 +560,7 @@ class TestDrain:
         async with make_pod(0, hand_off=gate) as pod:
             for number in range(200):
                 await pod.claim(f"user-{number}")
-            draining = asyncio.create_task(operator.drain(SERVICE, 0, timeout=1.0))
+            draining = asyncio.create_task(operator.drain(SERVICE, 0, timeout=1.0, force=True))
             await gate.began.wait()
             await eventually(lambda: 64 == len(gate.called))
             await operator.undrain(SERVICE, 0)
@@ -571,7 +573,7 @@ class TestDrain:
             assert RoutingState.READY is await pod.get_routing_state()
             with contextlib.suppress(PodNotAnsweringError):
                 await draining
-            assert 0 == (await operator.drain(SERVICE, 0)).left
+            assert 0 == (await operator.drain(SERVICE, 0, force=True)).left
 
     async def test_left(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
         """What is not handed off in time is told."""
@@ -579,7 +581,7 @@ class TestDrain:
         async with make_pod(0, hand_off=gate) as pod:
             await pod.claim("alice")
             await pod.renew()
-            seen = await route.operator().drain(SERVICE, 0, timeout=1.5)
+            seen = await route.operator().drain(SERVICE, 0, timeout=1.5, force=True)
             gate.open.set()
 
         assert (1, 1) == (seen.before, seen.left)
@@ -590,7 +592,7 @@ class TestDrain:
         async with make_pod(0, hand_off=gate) as pod:
             await pod.claim("alice")
             await pod.renew()
-            draining = asyncio.create_task(route.operator().drain(SERVICE, 0))
+            draining = asyncio.create_task(route.operator().drain(SERVICE, 0, force=True))
             await gate.began.wait()
             stopping = asyncio.create_task(pod.stop())
             gate.open.set()
@@ -615,7 +617,7 @@ class TestDrain:
         gate = Gate()
         async with make_pod(0, hand_off=gate) as pod:
             await pod.claim("alice")
-            draining = asyncio.create_task(route.operator().drain(SERVICE, 0))
+            draining = asyncio.create_task(route.operator().drain(SERVICE, 0, force=True))
             await gate.began.wait()
             await kill(pod)
             with pytest.raises(PodNotAliveError):
@@ -629,7 +631,7 @@ class TestDrain:
             owned = await pod.claim("alice")
             await deafen(pod)
             with pytest.raises(PodNotAnsweringError, match="to drain"):
-                await operator.drain(SERVICE, 0, timeout=0.3)
+                await operator.drain(SERVICE, 0, timeout=0.3, force=True)
             await pod.set_routing_state(RoutingState.DENY_NEW_CALL)
             with pytest.raises(PodNotAnsweringError, match="to undrain"):
                 await operator.undrain(SERVICE, 0, timeout=0.3)
@@ -663,6 +665,89 @@ class TestDrain:
             place, seen = await asyncio.gather(moving, draining)
 
         assert (1, 0, ["alice"]) == (place.pod_index, seen.left, gate.called)
+
+
+class TestLastPod:
+    """A pod is not drained while no other one takes what it has."""
+
+    @pytest.mark.parametrize("other", ["absent", "drained", "full", "of another service"])
+    async def test_refused(self, other: str, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """The order is refused before anything is changed, with what to do; by force it is done."""
+        operator = route.operator()
+        async with make_pod(0) as pod, make_pod(1, "lobby" if other == "of another service" else SERVICE) as second:
+            handle = await pod.claim("alice")
+            if other == "absent":
+                await second.stop()
+            elif other == "drained":
+                await operator.drain(SERVICE, 1)
+            elif other == "full":
+                second._status._config = attrs.evolve(second._config, max_links=0)
+                await second.renew()
+            with pytest.raises(NoOtherPodError, match=r"Start or undrain another one first") as refused:
+                await operator.drain(SERVICE, 0)
+
+            assert (SERVICE, 0) == (refused.value.service_name, refused.value.pod_index)
+            assert ("full" in str(refused.value)) == (other == "full")
+            assert handle.is_owned()
+            assert RoutingState.READY is await pod.get_routing_state()
+
+            seen = await operator.drain(SERVICE, 0, force=True)
+
+            assert (0, 0, 1, 0) == (seen.left, seen.moved, seen.released, seen.lost)
+            assert not handle.is_owned()
+
+    async def test_what_came_of_it(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """It is told how many went with their state, how many without one, what is lost and what is left."""
+        carrier, operator = LocalCarrier(), route.operator()
+
+        def save(uid: str) -> bytes | None:
+            if uid == "bad":
+                raise ValueError(uid)
+            return None if uid == "saved" else b"state"
+
+        def pod(index: int) -> ServerDriver:
+            return make_pod(index, hand_off=save, adopt=lambda *_: None, carrier=carrier)
+
+        async with pod(0) as first, pod(1):
+            for uid in ("alice", "bob", "saved", "bad"):
+                await first.claim(uid)
+            seen = await operator.drain(SERVICE, 0)
+            again = await operator.drain(SERVICE, 0)
+            forced = await operator.drain(SERVICE, 0, force=True)
+            nothing = await operator.drain(SERVICE, 0)
+
+        assert (2, 1, 0, 1, False) == (seen.moved, seen.released, seen.lost, seen.left, seen.whole)
+        assert (0, 0, 0, 1, False) == (again.moved, again.released, again.lost, again.left, again.whole)
+        assert (0, 0, 1, 0, False) == (forced.moved, forced.released, forced.lost, forced.left, forced.whole)
+        assert (0, 0, True) == (nothing.before, nothing.left, nothing.whole)
+
+    async def test_the_last_of_three(self, route: StatefulRoute, make_pod: Callable[..., ServerDriver]) -> None:
+        """With the others drained at the same moment, states that travel are kept by who has them."""
+        carrier, operator = LocalCarrier(), route.operator()
+        adopted: list[str] = []
+
+        def pod(index: int) -> ServerDriver:
+            def adopt(uid: str, _data: bytes, _epoch: int) -> None:
+                adopted.append(uid)
+
+            return make_pod(index, hand_off=lambda _: b"state", adopt=adopt, carrier=carrier)
+
+        async with pod(0) as first, pod(1) as second, pod(2) as third:
+            all_pods = (first, second, third)
+            for number in range(29):
+                await third.claim(f"r{number}")
+            drains = [operator.drain(SERVICE, index) for index in range(3)]
+            seen = await asyncio.gather(*drains, return_exceptions=True)
+            held = sum(pod.statistics().links for pod in all_pods)
+            lost = sum(pod.statistics().states_lost for pod in all_pods)
+
+        assert (29, 0) == (held, lost), seen
+
+    @pytest.mark.parametrize("force", [None, 1, "yes"])
+    async def test_bad_force(self, force: Any, route: StatefulRoute) -> None:
+        """What is neither yes nor no is refused by its name."""
+        with pytest.raises(InvalidArgumentError, match="force"):
+            await route.operator().drain(SERVICE, 0, force=force)
 
 
 class TestByForce:

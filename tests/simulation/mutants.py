@@ -476,7 +476,7 @@ SLIPS = [
     Mutation(
         "what is not owned is handed off",
         HAND_OVER,
-        "            return leaving and await self._give_up(claimed)\n",
+        "            return leaving and not self._keeps and await self._give_up(claimed)\n",
         "            pass\n",
     ),
     Mutation("a mark counts over an interruption", OWNERSHIP, " and self._heard == older._heard", ""),

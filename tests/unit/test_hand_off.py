@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 AWAY = StoreUnavailableError("away", operation="any", maybe_applied=False)
 
+LOST = "pod 0 of 'room' (room-0) has lost the states of {} uids, among them {}"
 LEFT = "pod 0 of 'room' (room-0) has {} uids that were not handed over: they are taken over once it has said goodbye"
 
 
@@ -81,7 +82,9 @@ class TestOnce:
 
         assert uids == sorted(hand_off.uids)
         assert [True] * 5 == [await linked(store, uid) for uid in uids]
-        assert [LEFT.format(5)] == lines(caplog)
+        lost = ", ".join(map(repr, uids))
+        assert [LEFT.format(5), LOST.format(5, lost)] == lines(caplog)
+        assert 5 == pod.statistics().states_lost
 
     async def test_claimed_since(self, make_pod: MakePod, store: MemoryStore) -> None:
         """What was claimed after a drain that left uids is handed over by stop(), and the others are not."""
@@ -631,8 +634,9 @@ class TestFaults:
         assert [
             "the hand-off of 'user-0' failed",
             "the hand-off of 299 more uids failed",
+            LOST.format(300, "'user-0', 'user-1', 'user-2', 'user-3', 'user-4'"),
         ] == [record.getMessage() for record in told]
-        assert [True, False] == [record.exc_info is not None for record in told]
+        assert [True, False, False] == [record.exc_info is not None for record in told]
 
     async def test_many_callbacks(self, make_pod: MakePod, caplog: pytest.LogCaptureFixture) -> None:
         """The same holds for callbacks of losses, in a drain."""
@@ -710,7 +714,7 @@ class TestFaults:
             links = [await linked(store, uid) for uid in uids]
 
         assert [False] * 200 == links
-        assert ["the hand-off of 'user-3' failed"] == lines(caplog)
+        assert ["the hand-off of 'user-3' failed", LOST.format(1, "'user-3'")] == lines(caplog)
 
 
 async def test_drain_is_told(make_pod: MakePod, caplog: pytest.LogCaptureFixture) -> None:

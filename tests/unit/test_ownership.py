@@ -10,6 +10,7 @@ import pytest
 
 from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.models import PodLife
+from stateful_route.web import Sticky
 from tests.insides import (
     beat_once,
     cut_reclaim_off,
@@ -298,12 +299,35 @@ async def test_resumes_over_two_lives(run_pods: RunPods, store: MemoryStore) -> 
             await eventually(lambda: server.owned("alice") not in {None, handles[-1]})
             handles.append(await server.claim("alice"))
         after = [handles[2].resumes(older) for older in handles[:2]]
+        epochs = [handles[2].resumes_epoch(one.epoch) for one in handles]
+        older_of_newer = handles[0].resumes_epoch(handles[2].epoch)
         await store.assign(ALICE, PodLife(7, 1))
         await eventually(lambda: server.owned("alice") is None)
         await server.remove_linked_pod("", "alice", "room")
         another = await server.claim("alice")
 
         assert ([True] * 2, [False] * 3) == (after, [another.resumes(older) for older in handles])
+        assert ([True] * 3, [False] * 3) == (epochs, [another.resumes_epoch(older.epoch) for older in handles])
+        assert (False, False, True) == (
+            older_of_newer,
+            another.resumes_epoch(None),
+            another.resumes_epoch(another.epoch),
+        )
+
+
+async def test_a_request_that_began_before(run_pods: RunPods, store: MemoryStore) -> None:
+    """What a later request has kept is good for one that began before the uid was claimed again, and the reverse."""
+    async with run_pods(1) as (server,):
+        earlier = Sticky(server, "alice", await server.claim("alice"))
+        store.mark_dead("prod", "room", 0)
+        await beat_once(server)
+        await eventually(lambda: server.owned("alice") not in {None, earlier.ownership})
+        later = Sticky(server, "alice", await server.claim("alice"))
+
+        assert earlier.epoch != later.epoch
+        assert [True] * 4 == [one.continues(other.epoch) for one in (earlier, later) for other in (earlier, later)]
+        assert not later.continues(None)
+        assert not Sticky(server, "bob").continues(later.epoch)
 
 
 @pytest.mark.parametrize("how", ["another life", "release"])

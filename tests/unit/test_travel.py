@@ -12,6 +12,7 @@ import pytest
 
 from stateful_route import (
     ConfigError,
+    DrainCounts,
     InvalidArgumentError,
     LinkKey,
     Ownership,
@@ -669,6 +670,125 @@ class TestLeaving:
         await eventually(lambda: first.driver.owned("alice") is not None and first.driver.owned("bob") is not None)
         assert not [handle for handle in handles if handle.tenure.ended]
         assert not second.adopted
+
+
+async def drain_as_asked(app: App, *, force: bool = False) -> DrainCounts:
+    """Drain a pod as an operator asks; return what it publishes of that."""
+    await app.driver._drain_as_asked(force=force)
+    (state,) = [one for one in await pods_of(app) if one.pod_index == app.driver.pod_index]
+    assert state.report.drained is not None
+    return state.report.drained
+
+
+async def pods_of(app: App) -> tuple[PodState, ...]:
+    return (await app.driver._links._store.read_pods(NAMESPACE, SERVICE)).pods
+
+
+class TestNothingIsLost:
+    """A drain that an operator asks for loses no state, unless it is forced; one at the end tells what it loses."""
+
+    async def test_no_pod_takes_it(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """A uid whose state no pod takes stays with the pod, which lives on, by the same handle."""
+        (first,) = await world.start(1)
+        handles = [await first.own(f"u{number}") for number in range(100)]
+
+        with caplog.at_level(logging.WARNING, "stateful_route"):
+            counts = await drain_as_asked(first)
+
+        assert DrainCounts(number=1, left=100) == counts
+        assert all(first.driver.owned(handle.uid) is handle for handle in handles)
+        assert 0 == first.driver.statistics().states_lost
+        assert 1 == caplog.text.count("does not travel")
+        assert "has 100 uids that were not handed over" in caplog.text
+
+    async def test_some_do_not_travel(self, world: World) -> None:
+        """What travels goes, what has no state is released, and what is too large, or fails, stays."""
+        first, second = await world.start(2, max_state=10)
+        for uid, data in (("alice", b"a"), ("bob", b"b" * 11), ("carol", b"c"), ("dave", b"")):
+            await first.own(uid, data)
+        del first.states["carol"]  # so that its hand-off raises
+
+        def save() -> bytes | None:
+            data = first.states[first.saved[-1]]
+            return data or None
+
+        first.result = save
+        counts = await drain_as_asked(first)
+
+        assert DrainCounts(number=1, moved=1, released=1, left=2) == counts
+        assert ["alice"] == second.calls
+        assert [False, True, True, False] == [
+            first.driver.owned(uid) is not None for uid in ("alice", "bob", "carol", "dave")
+        ]
+
+    async def test_what_was_kept_goes_later(self, world: World) -> None:
+        """What a drain has kept can be moved, and goes with the next drain, and with its state."""
+        (first,) = await world.start(1)
+        for uid in ("alice", "bob", "carol"):
+            await first.own(uid)
+        await drain_as_asked(first)
+        (second,) = await world.start(1)
+        await asyncio.sleep(0.6)  # until what was read of the pods is too old
+        moved = await first.driver.move("alice")
+        counts = await drain_as_asked(first)
+
+        assert moved
+        assert DrainCounts(number=2, moved=2) == counts
+        assert {"alice", "bob", "carol"} == set(second.calls)
+
+    async def test_by_force(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """By force all goes; what is lost is counted, and told in one line, with some of the uids."""
+        (first,) = await world.start(1)
+        for number in range(29):
+            await first.own(f"r{number}")
+
+        with caplog.at_level(logging.WARNING, "stateful_route"):
+            counts = await drain_as_asked(first, force=True)
+
+        assert DrainCounts(number=1, lost=29) == counts
+        assert 29 == first.driver.statistics().states_lost
+        assert 0 == first.driver.statistics().links
+        assert 1 == caplog.text.count("has lost the states of 29 uids, among them 'r0', 'r1', 'r2', 'r3', 'r4'")
+
+    async def test_at_the_end(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """The end of the process gives all up, also what a drain that was asked for has kept, and tells it."""
+        (first,) = await world.start(1)
+        for number in range(3):
+            await first.own(f"r{number}")
+        await drain_as_asked(first)
+
+        with caplog.at_level(logging.WARNING, "stateful_route"):
+            await first.driver.stop()
+
+        assert await world.store.get_link(LinkKey(NAMESPACE, "r2", SERVICE)) is None
+        assert 3 == first.driver.statistics().states_lost
+        assert "has lost the states of 3 uids, among them 'r0', 'r1', 'r2'" in caplog.text
+        (state,) = await pods_of(first)
+        assert DrainCounts(number=2, lost=3) == state.report.drained
+
+    async def test_without_the_store(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """At an end without the store no state travels: it is told that they are lost."""
+        first, _ = await world.start(2, stop_deadline=0.3, drain_deadline=0.5)
+        await first.own("alice")
+        world.store.fail_with(AWAY)
+        with caplog.at_level(logging.WARNING, "stateful_route"):
+            await first.driver.stop()
+        world.store.fail_with(None)
+
+        assert 1 == first.driver.statistics().states_lost
+        assert "has lost the states of 1 uids, among them 'alice'" in caplog.text
+
+    async def test_undrained(self, world: World) -> None:
+        """A drain that an undrain ends counts what the pod has still as left."""
+        (first, _) = await world.start(2, drain_deadline=1.0, stop_deadline=0.3)
+        await first.own("alice")
+        first.hangs = {"alice"}
+        draining = asyncio.create_task(drain_as_asked(first))
+        await eventually(lambda: bool(first.saved))
+        await first.driver._undrain_as_asked()
+        await first.own("bob")
+
+        assert DrainCounts(number=1, left=2) == await draining
 
 
 class TestArriving:

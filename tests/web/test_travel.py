@@ -16,6 +16,7 @@ from tests.waiting import eventually
 from tests.web.clients import ask
 from tests.web.load import under_load
 from tests.web.replicas import ENDED, LEASE
+from tests.web.test_operators import index_of, operator_of
 
 if TYPE_CHECKING:
     from stateful_route.embedded.server import LocalServer
@@ -102,6 +103,25 @@ async def test_too_large(replicas: Replicas) -> None:
 
     assert {1} == set((await counts(second, uids)).values())
     assert "10000 bytes are more than max_state, 1000" in first.text()
+
+
+async def test_an_operator_loses_nothing(replicas: Replicas) -> None:
+    """A drain that an operator asks for keeps what no process takes: it is served on, goes on, and comes back whole."""
+    start(replicas, 2, middleware={"max_state": 1000})
+    first, second = replicas.all
+    uids = await owned_by(replicas, first, 3)
+    async with operator_of(replicas) as operator:
+        index = await index_of(operator, uids[0])
+        seen = await operator.drain("room", index)
+        during = [await counts(replica, uids) for replica in (second, first)]
+        left = await operator.drain("room", index)
+        await operator.undrain("room", index)
+        after = await counts(second, uids)
+
+    assert (0, 0, 3) == (seen.moved, seen.lost, seen.left)
+    assert (0, 0, 3) == (left.moved, left.lost, left.left)
+    assert [{3}, {4}, {5}] == [set(one.values()) for one in (*during, after)]
+    assert "goes on with them" in first.text()
 
 
 async def test_requests_are_held(replicas: Replicas) -> None:

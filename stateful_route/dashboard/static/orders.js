@@ -60,8 +60,11 @@ export class Orders {
     part("yes").disabled = false;
     if (answer.error) {
       part("said").textContent = plain(answer.error);
-    } else if (answer.left) {
-      part("said").textContent = `It goes on: ${whole(answer.left)} of ${whole(answer.before)} links are left.`;
+    } else if (answer.left || answer.lost) {
+      const said = [];
+      if (answer.left) said.push(`It goes on with ${whole(answer.left)} uids that are left.`);
+      if (answer.lost) said.push(`The states of ${whole(answer.lost)} uids are lost.`);
+      part("said").textContent = said.join(" ");
     } else {
       this.dialog.close();
     }

@@ -85,7 +85,7 @@ class Operators(Parts):
             )
             for index, asked in enumerate(Asked)
         ]
-        topics = [Topic(key.namespace, key.service_name, index) for index in (0, 1, 2, None)]
+        topics = [Topic(key.namespace, key.service_name, index) for index in (*range(len(requests)), None)]
         heard: dict[int | None, list[object]] = {topic.pod_index: [] for topic in topics}
 
         listening, hearing = asyncio.Semaphore(0), asyncio.Semaphore(0)
@@ -114,8 +114,8 @@ class Operators(Parts):
 
         first = requests[0]
         others = [attrs.evolve(first, name="other"), attrs.evolve(first, pod_index=1), attrs.evolve(first, to=6)]
-        assert heard == {0: [requests[0]], 1: [requests[1]], 2: [requests[2]], None: []}
-        assert [await operators.is_asked(request) for request in requests] == [True] * 3
+        assert heard == {index: [request] for index, request in enumerate(requests)} | {None: []}
+        assert [await operators.is_asked(request) for request in requests] == [True] * len(requests)
         assert [await operators.is_asked(request) for request in others] == [False] * 3
 
     async def test_ask_pod_late(self, operators: OperatorStore, key: LinkKey) -> None:
