@@ -74,13 +74,14 @@ def gateway(*, options: GatewayOptions) -> int:
     import uvicorn  # noqa: PLC0415 - an extra
 
     os.environ[_SETTINGS] = json.dumps(attrs.asdict(options))
-    make().check()  # what is wrong is said once, and not by each worker
+    app = make()
+    app.check()  # what is wrong is said before any worker begins
     check_free(options.host, options.port)
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has ended
     told = _signals() if options.workers > 1 else None
     uvicorn.run(
-        f"{__name__}:make",
-        factory=True,
+        app if options.workers == 1 else f"{__name__}:make",
+        factory=options.workers > 1,
         host=options.host,
         port=options.port,
         workers=options.workers,

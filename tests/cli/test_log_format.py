@@ -7,11 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stateful_route.cli.main import main
+from tests.web.replicas import free_port
 
 if TYPE_CHECKING:
     from stateful_route.embedded.server import LocalServer
@@ -22,19 +24,37 @@ for name in ("uvicorn", "httptools", "websockets"):
 
 @pytest.mark.parametrize("command", ["gateway", "decide"])
 def test_json(command: str, shared_server: LocalServer) -> None:
-    """Each line is an object, with the event and its fields; so is what uvicorn says of a port that is taken."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = ended(command, taken.getsockname()[1], shared_server.url, "--log-format", "json")
-    lines: list[dict[str, Any]] = [json.loads(line) for line in done.stderr.splitlines()]
-    slip = next(line for line in lines if line["logger"] == "stateful_route")
+    """Each line is an object, with the event and its fields; so is what uvicorn says of what it cannot read."""
+    port = free_port()
+    arguments = begun(command, port, shared_server.url, "--log-format", "json")
+    with subprocess.Popen(**arguments, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        try:
+            slip = json.loads(process.stderr.readline())
+            send_garbage(port)
+            of_uvicorn = json.loads(process.stderr.readline())
+        finally:
+            process.terminate()
 
-    assert 0 != done.returncode
     assert "stateful_route.setting_unknown" == slip["otel.event.name"]
     assert "STATEFUL_ROUTE_HEARTBEET" == slip["stateful_route.variable"]
     assert {"time", "level", "message"} < slip.keys()
-    assert any(line["logger"] == "uvicorn.error" and "in use" in line["message"] for line in lines)
+    assert ("uvicorn.error", "WARNING") == (of_uvicorn["logger"], of_uvicorn["level"])
+
+
+def send_garbage(port: int) -> None:
+    """Send what is no HTTP, once something listens there."""
+    until = time.monotonic() + 20.0
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(b"garbage\r\n\r\n")
+                connection.recv(1024)
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        else:
+            return
 
 
 @pytest.mark.parametrize("command", ["gateway", "decide", "run"])
@@ -49,17 +69,17 @@ def test_text(command: str, shared_server: LocalServer) -> None:
     assert f"stateful-route: {expected}" in done.stderr.splitlines()
 
 
-def ended(command: str, port: int, url: str, *more: str) -> subprocess.CompletedProcess[str]:
+def begun(command: str, port: int, url: str, *more: str) -> dict[str, Any]:
+    """Return the arguments of ``Popen`` and ``run``."""
     options = ["--service", "room", "--uid", "cookie:sid", "--redis", url, "--host", "127.0.0.1", "--port", str(port)]
     app = ["--", sys.executable, "-c", "pass"] if command == "run" else []
-    return subprocess.run(
-        [sys.executable, "-m", "stateful_route.cli", command, *options, *more, *app],
-        env=os.environ | {"STATEFUL_ROUTE_HEARTBEET": "1", "STATEFUL_ROUTE_SECRET": "a secret of the tests"},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    settings = {"STATEFUL_ROUTE_HEARTBEET": "1", "STATEFUL_ROUTE_SECRET": "a secret of the tests"}
+    command_line = [sys.executable, "-m", "stateful_route.cli", command, *options, *more, *app]
+    return {"args": command_line, "env": os.environ | settings, "text": True}
+
+
+def ended(command: str, port: int, url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**begun(command, port, url), check=False, capture_output=True, timeout=50)
 
 
 def test_refused(capsys: pytest.CaptureFixture[str]) -> None:
