@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -748,7 +749,7 @@ class TestNothingIsLost:
         assert DrainCounts(number=1, lost=29) == counts
         assert 29 == first.driver.statistics().states_lost
         assert 0 == first.driver.statistics().links
-        assert 1 == caplog.text.count("has lost the states of 29 uids, among them 'r0', 'r1', 'r2', 'r3', 'r4'")
+        assert 1 == len(re.findall(r"has lost the states of 29 uids, among them ('r\d+', ){4}'r\d+'", caplog.text))
 
     async def test_at_the_end(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
         """The end of the process gives all up, also what a drain that was asked for has kept, and tells it."""
@@ -762,7 +763,7 @@ class TestNothingIsLost:
 
         assert await world.store.get_link(LinkKey(NAMESPACE, "r2", SERVICE)) is None
         assert 3 == first.driver.statistics().states_lost
-        assert "has lost the states of 3 uids, among them 'r0', 'r1', 'r2'" in caplog.text
+        assert re.search(r"has lost the states of 3 uids, among them ('r\d', ){2}'r\d'", caplog.text)
         (state,) = await pods_of(first)
         assert DrainCounts(number=2, lost=3) == state.report.drained
 
