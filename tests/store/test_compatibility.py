@@ -96,7 +96,8 @@ class TestWhatWasWritten:
             *(report.load, report.links, report.placed_total),
             *(report.capacity, report.max_links),
         )
-        assert ("http://10.0.0.7:8000", "eu-1", "v7") == (report.address, report.zone, report.version)
+        named = report.address, report.zone, report.version, report.pod_name
+        assert ("http://10.0.0.7:8000", "eu-1", "v7", "room-0") == named
         assert 0 == table.unreadable
         assert {"room": 0} == await kept.get_services("prod", "alice")
 
