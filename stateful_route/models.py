@@ -469,6 +469,7 @@ class PodRequest:
         deadline: seconds since 1970 by the clock of the store: later it is not to be done any more.
         uid: which uid is to go, if that is asked.
         to: the pod that it is to go to.
+        incarnation: the life of the pod that is asked: a newer one does not do it. ``None`` if no life is named.
 
     """
 
@@ -480,6 +481,7 @@ class PodRequest:
     deadline: float
     uid: str | None = None
     to: int | None = None
+    incarnation: int | None = None
 
 
 TopicEvent: TypeAlias = LinkInvalidation | PodChange | PodRequest

@@ -47,6 +47,8 @@ async def main() -> None:
             await _picture(route, pods)
             text = PAGE.read_text(encoding="utf-8")
             for block in _BLOCK.finditer(text):
+                if block[1].split()[2] == "history":  # it tells of a drain and a kill, which these pods have not had
+                    continue
                 said = await _said(route, server.url, block[1])
                 text = text.replace(block[0], f"```console\n{block[1]}\n{said}```", 1)
             PAGE.write_text(text, encoding="utf-8")

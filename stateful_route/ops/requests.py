@@ -21,7 +21,7 @@ from stateful_route.ops.values import DrainSeen, Place
 if TYPE_CHECKING:
     from random import Random
 
-    from stateful_route.models import LinkKey, PodState, PodTable
+    from stateful_route.models import LinkKey, PodLife, PodState, PodTable
     from stateful_route.store.protocol import OperatorStore
 
 # Seconds between two looks, the longer the more of them; and after which a pod is told again, as it may have been deaf.
@@ -77,7 +77,7 @@ class _Question:
         self,
         namespace: str,
         service_name: str,
-        pod_index: int,
+        life: PodLife,
         asked: Asked,
         *,
         until: float,
@@ -85,25 +85,26 @@ class _Question:
         uid: str | None = None,
         to: int | None = None,
     ) -> None:
-        """Tell the pod, unless that was done a moment ago.
+        """Tell that life of a pod, unless that was done a moment ago.
 
         What it is asked ``of`` another tenure is another request. ``until`` is by the clock of the store.
         """
         now = asyncio.get_running_loop().time()
-        if (pod_index, of) != self._told_of or not self._name:
-            self._name, self._told_of = f"{self._random.getrandbits(64):016x}", (pod_index, of)
+        if (life, of) != self._told_of:
+            self._name, self._told_of = f"{self._random.getrandbits(64):016x}", (life, of)
         elif now - self._told_at < _AGAIN:
             return
         self._told_at = now
         request = PodRequest(
             namespace=namespace,
             service_name=service_name,
-            pod_index=pod_index,
+            pod_index=life.pod_index,
             asked=asked,
             name=self._name,
             deadline=until,
             uid=uid,
             to=to,
+            incarnation=life.incarnation,
         )
         await self._store.ask_pod(request)
 
@@ -135,7 +136,7 @@ class Requests:
                 await question.ask(
                     key.namespace,
                     key.service_name,
-                    link.pod_index,
+                    link.owner,
                     Asked.MOVE,
                     until=table.now + max(0.0, pause.left),
                     of=link.epoch,
@@ -182,7 +183,7 @@ class Requests:
             if _number(pod) > _number(first) or state is RoutingState.SHUTDOWN:
                 return _seen(first, pod, pause)
             until = table.now + max(0.0, pause.left)
-            await question.ask(namespace, service_name, pod_index, asked, until=until)
+            await question.ask(namespace, service_name, first.life, asked, until=until)
             if not await pause.wait():
                 break
         if heard or state is not RoutingState.READY:
@@ -205,7 +206,7 @@ class Requests:
             if pod.report.routing_state is RoutingState.READY:
                 return
             until = table.now + max(0.0, pause.left)
-            await question.ask(namespace, service_name, pod_index, Asked.UNDRAIN, until=until)
+            await question.ask(namespace, service_name, pod.life, Asked.UNDRAIN, until=until)
             if not await pause.wait():
                 break
         raise PodNotAnsweringError(namespace, service_name, pod_index, asked="undrain", seconds=timeout, why=_MAY_BE)

@@ -46,8 +46,8 @@ class PodRequests:
 
     def take(self, request: PodRequest) -> None:
         """Begin what is asked, unless that was done before."""
-        if request.name in self._known:
-            return
+        if request.name in self._known or request.incarnation not in {None, self._lease.incarnation}:
+            return  # it was begun before, or is meant for another life
         if len(self._tasks) >= _AT_ONCE:
             log.warning(
                 "operator_request_dropped",

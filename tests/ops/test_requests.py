@@ -431,9 +431,24 @@ class TestRequests:
 
         assert asked == parse([b"message", b"", data], topic)
         assert parse([b"message", b"", data], Topic("prod", SERVICE)) is None
+        named = attrs.evolve(asked, incarnation=1_700_000_000_000_000)
+        assert named == parse([b"message", b"", request_message(named).encode() + b" more"], topic)
         assert request("prod", Asked.DRAIN, 1.0) == parse(
             [b"message", b"", request_message(request("prod", Asked.DRAIN, 1.0)).encode()], topic
         )
+
+    async def test_of_another_life(self, namespace: str) -> None:
+        """A request that names another life is not done: the operator has seen that one, and not this."""
+        store = MemoryStore()
+        async with pod_in(store, namespace) as pod:
+            await eventually(lambda: store._listeners)
+            life = pod._lease.incarnation
+            for name, incarnation in (("older", life - 1), ("newer", life + 1), ("this", life)):
+                asked = attrs.evolve(request(namespace, Asked.DRAIN, 9e9, incarnation=incarnation), name=name)
+                await store.ask_pod(asked)
+            await eventually(lambda: pod._status.draining)
+
+        assert ["this"] == list(pod._requests._known)
 
     async def test_redis_is_away_for_the_pod(self, namespace: str) -> None:
         """A request whose time cannot be told is not done, and is done when it is heard again."""

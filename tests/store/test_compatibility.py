@@ -49,6 +49,7 @@ def request() -> PodRequest:
         deadline=1795701973.463,
         uid="alice",
         to=1,
+        incarnation=LIFE.incarnation,
     )
 
 
@@ -293,8 +294,8 @@ class TestWhatANewerReleaseSays:
         async with StatefulRoute.from_url(own_server.url, CONFIG) as route, route.server(info(0)) as server:
             handle = await server.claim("alice")
             deadline = round((time.time() + 10) * 1000)
-            await own.publish(channel, f"request drain heard {deadline} and more")
-            words = f"request drain asked {deadline} and more"
+            await own.publish(channel, f"request drain heard {deadline} {server.incarnation} and more")
+            words = f"request drain asked {deadline} {server.incarnation} and more"
             await own.set(KEYS.request(Topic("prod", "room", 0), "asked"), words, px=10_000)
             assert handle.is_owned()
             await own.publish(channel, words)

@@ -196,12 +196,14 @@ def request_message(request: PodRequest) -> str:
     words = ["request", request.asked.value, request.name, str(to_ms(request.deadline))]
     if request.uid is not None and request.to is not None:
         words += [encode(request.uid), str(request.to)]
+    if request.incarnation is not None:
+        words.append(str(request.incarnation))
     return " ".join(words)
 
 
 def _request(parts: list[str], topic: Topic, pod_index: int) -> PodRequest:
     asked, name, deadline_ms, *more = parts
-    uid, to = (decode(more[0]), int(more[1])) if asked == Asked.MOVE else (None, None)
+    uid, to = (decode(more.pop(0)), int(more.pop(0))) if asked == Asked.MOVE else (None, None)
     return PodRequest(
         namespace=topic.namespace,
         service_name=topic.service_name,
@@ -211,4 +213,5 @@ def _request(parts: list[str], topic: Topic, pod_index: int) -> PodRequest:
         deadline=to_seconds(int(deadline_ms)),
         uid=uid,
         to=to,
+        incarnation=int(more[0]) if more else None,  # the rest is a newer release's
     )

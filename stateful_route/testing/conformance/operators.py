@@ -82,6 +82,7 @@ class Operators(Parts):
                 deadline=4_000_000_000.123,
                 uid=key.uid if asked is Asked.MOVE else None,
                 to=5 if asked is Asked.MOVE else None,
+                incarnation=7 if index % 2 else None,
             )
             for index, asked in enumerate(Asked)
         ]
