@@ -10,7 +10,7 @@ from typing import Annotated
 import attrs
 from cyclopts import Parameter
 
-from stateful_route.cli.operators import Asking, AskOptions, ask
+from stateful_route.cli.operators import Asking, AskOptions, ask, until_terminated
 from stateful_route.cli.options import SHARED, Seconds, documented, read_by, whole
 from stateful_route.cli.shown import Cell, table
 from stateful_route.errors import StoreError
@@ -70,7 +70,7 @@ def bench(*, options: BenchOptions | None = None) -> int:
             asking.out.show(product, "", table(_HEADINGS, rows, right=_HEADINGS[1:]), "", *rates)
         return 0
 
-    return ask(told, work, changes=True)
+    return ask(told, lambda asking: until_terminated(work(asking)), changes=True)
 
 
 @attrs.frozen

@@ -56,7 +56,7 @@ async def test_an_order_is_under_way(
         url = (await line_of(process))["url"]
         (await begin_order(url, "drain", b"{", missing=9)).close()
         writers = [await begin_order(url, "move", b"{", missing=9)]
-        writers.append(await begin_order(url, "drain", b'{"service":"room","podIndex":0}'))
+        writers.append(await begin_order(url, "drain", b'{"service":"room","podIndex":0,"force":true}'))
         await gate.began.wait()
         async with asyncio.timeout(4.0):  # less than uvicorn gives to answers
             said = await ended_by(process, signal.SIGTERM)
@@ -72,7 +72,7 @@ async def test_told_that_it_ends(serve: Serve, make_pod: Callable[..., ServerDri
     gate = Gate()
     async with make_pod(0, hand_off=gate) as pod, serve(token=TOKEN) as dashboard:
         await pod.claim("alice")
-        ordered = asyncio.create_task(dashboard.order("drain", service=SERVICE, podIndex=0))
+        ordered = asyncio.create_task(dashboard.order("drain", service=SERVICE, podIndex=0, force=True))
         await gate.began.wait()
         await dashboard.boards.aclose()
         answer = await ordered

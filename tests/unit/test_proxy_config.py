@@ -128,7 +128,7 @@ def test_what_cannot_be_kept() -> None:
         ("redis", ["--redis", ""]),
         ("patience", ["--patience", "nan"]),
         ("secret", ["--secret-file", os.devnull]),
-        ("SignedCookie.secrets", ["--uid", "signed-cookie:sr"]),
+        ("STATEFUL_ROUTE_COOKIE_SECRETS", ["--uid", "signed-cookie:sr"]),
     ],
 )
 def test_decide_refuses(

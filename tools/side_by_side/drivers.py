@@ -69,6 +69,7 @@ class Drivers(Trial):
 
     async def _upgrade(self) -> None:
         """Two pods of the newer release come: clients of both place on pods of both, and find the same."""
+        await asyncio.sleep(1.0)  # some heartbeats: what the first client has placed is in what the pods report
         for _ in range(2):
             await self._start(self.newer, pod=True)
         for caller in self._callers:
@@ -103,7 +104,7 @@ class Drivers(Trial):
     async def _histories(self) -> None:
         """What the newer release has changed is in the histories, in order; what the older one has, is missing."""
         caller = self._callers[1]
-        told = {uid: await caller.ask("history", uid) for uid in self._uids}
+        told = await caller.ask("histories", self._uids)
         _in_order(told)
         found = await caller.ask("find", self._uids)
         ours = {uid: index for uid, index in found.items() if self._pods[index].is_newer}
@@ -161,7 +162,7 @@ class Drivers(Trial):
             to = collections.Counter(self._pods[index].release.name for index in served.values())
             must(set(to) == {coming.name}, f"after the drain of {leaving.name} uids are at {dict(to)}")
             self.say(f"all pods of {leaving.name} were drained: {dict(to)}")
-        _in_order({uid: await self._callers[1].ask("history", uid) for uid in self._uids})
+        _in_order(await self._callers[1].ask("histories", self._uids))
 
     async def _drained(self, pod: Member) -> None:
         found = await self._callers[0].ask("find", self._uids)

@@ -84,10 +84,15 @@ class Member:
         """Hand all uids over."""
         await self.pod.drain()
 
-    async def history(self, uid: str) -> list[list[Any]]:
-        """Return what has become of a link, as plain values; only a release that keeps histories is asked."""
-        events = await self.rooms.history(uid)
-        return [[event.why.value, _index(event.before), _index(event.after), event.epoch] for event in events]
+    async def histories(self, uids: list[str]) -> dict[str, list[list[Any]]]:
+        """Return what has become of links, as plain values; only a release that keeps histories is asked."""
+        return {
+            uid: [
+                [event.why.value, _index(event.before), _index(event.after), event.epoch]
+                for event in await self.rooms.history(uid)
+            ]
+            for uid in uids
+        }
 
     async def seen(self) -> dict[int, str]:
         """Return the pods as an operator sees them; only a release with operators is asked."""

@@ -168,7 +168,8 @@ class Member:
             raise GoneError
         self.process.stdin.write(f"{json.dumps({'id': number, 'do': do, 'args': args, **named})}\n".encode())
         try:
-            return await asyncio.wait_for(answer, _ANSWERS_WITHIN)
+            async with asyncio.timeout(_ANSWERS_WITHIN):  # wait_for of 3.11 loses a cancellation as the answer comes
+                return await answer
         except TimeoutError:
             raise SideBySideError(f"{self.release.name} does not answer to {do}") from None
         finally:
