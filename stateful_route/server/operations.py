@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route._deadline import within
+from stateful_route._log import log
 from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
 from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from stateful_route.server.status import PodStatus
     from stateful_route.server.turns import Turn
     from stateful_route.store.protocol import Store
+
+# Seconds for which it is asked again whether a link has moved, and between two questions.
+_KNOW_WITHIN, _PAUSE = 5.0, 0.05
 
 
 class UidOperations:
@@ -164,12 +168,35 @@ class UidOperations:
         """Return the turn of a uid, which is to be entered in the same step: for what gives it away."""
         return self._turns.of(uid)
 
-    async def move(self, handle: Ownership, owner: PodLife, to: PodLife, name: str) -> LinkChange:
-        """Move the link of a handle to another life, within the turn of its uid.
+    async def move(self, handle: Ownership, owner: PodLife, to: PodLife, name: str) -> LinkChange | None:
+        """Move the link of a handle to another life, within the turn of its uid; ``None`` if nothing was changed.
 
-        A move that was not answered may still arrive, as a release may: whatever takes the uid here settles it first.
+        A move that was not answered may have been made, so it is asked until that is known. It may still arrive, as a
+        release may: whatever takes the uid here settles it first.
+
+        Raises:
+            StoreError: if it is not known after some seconds.
+
         """
-        return await self._move(handle.uid, owner, handle.epoch or 0, to, name)
+        loop = asyncio.get_running_loop()
+        until, may_have_moved = loop.time() + _KNOW_WITHIN, False
+        while True:
+            try:
+                return await self._move(handle.uid, owner, handle.epoch or 0, to, name)
+            except StoreError as error:
+                may_have_moved = may_have_moved or error.maybe_applied
+                if not may_have_moved:
+                    return None
+                if loop.time() >= until:
+                    log.warning(
+                        "move_unknown",
+                        "whether %(uid)r has moved to pod %(pod_index)d is not known: %(error)s",
+                        uid=handle.uid,
+                        pod_index=to.pod_index,
+                        error=error,
+                    )
+                    raise
+            await asyncio.sleep(_PAUSE)
 
     async def move_unclaimed(self, uid: str, to: PodLife, name: str) -> LinkChange | None:
         """Move the persistent link of a uid that the present life has, and that nobody holds here.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from stateful_route._log import log
 from stateful_route.errors import StoreError
 from stateful_route.models import Outcome, PodLife
 
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from stateful_route.server.operations import UidOperations
     from stateful_route.server.ownership import Ownership
     from stateful_route.store.protocol import Store
-
-# Seconds for which it is asked again whether a link has moved, and between two questions.
-_KNOW_WITHIN, _PAUSE = 5.0, 0.05
 
 _MOVED = frozenset({Outcome.REPLACED, Outcome.UNCHANGED})
 
@@ -68,36 +64,18 @@ class Relocation:
         return any(pod.life == to and pod.is_routable(table.now) for pod in table.pods)
 
     async def _ask(self, handle: Ownership, to: PodLife) -> LinkChange | None:
-        """Ask until it is known whether the link has moved; ``None`` if nothing was changed.
+        """Have the link moved; return ``None`` if nothing was changed.
 
         Raises:
             StoreError: if that cannot be known; then the uid is forgotten.
 
         """
-        loop, name = asyncio.get_running_loop(), self._name()
-        until, unsure = loop.time() + _KNOW_WITHIN, False
         owner = PodLife(handle.of_pod or 0, handle.incarnation)
-        while True:
-            try:
-                return await self._operations.move(handle, owner, to, name)
-            except StoreError as error:
-                unsure = unsure or error.maybe_applied
-                if not unsure:
-                    return None
-                if loop.time() >= until:
-                    log.warning(
-                        "move_unknown",
-                        "whether %(uid)r has moved to pod %(pod_index)d is not known: %(error)s",
-                        uid=handle.uid,
-                        pod_index=to.pod_index,
-                        error=error,
-                    )
-                    self._operations.owned.forget(handle.uid)
-                    raise
-                await asyncio.sleep(_PAUSE)
-            except asyncio.CancelledError:  # it may have
-                self._operations.owned.forget(handle.uid)
-                raise
+        try:
+            return await self._operations.move(handle, owner, to, self._name())
+        except (StoreError, asyncio.CancelledError):  # it may have moved
+            self._operations.owned.forget(handle.uid)
+            raise
 
     def _name(self) -> str:
         return f"{self._random.getrandbits(64):016x}"

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 # Seconds to send a state, and more for each byte: as if 4 MB went in a second.
 _SEND_WITHIN, _PER_BYTE = 1.0, 1 / 4_000_000
-# Seconds for which it is asked again whether a link has moved, and between two questions.
-_KNOW_WITHIN, _PAUSE = 5.0, 0.05
 # Seconds for which a receiver may adopt while the next uid waits.
 _SETTLE_WITHIN = 5.0
 _MOVED = frozenset({Outcome.REPLACED, Outcome.UNCHANGED})
@@ -185,34 +183,19 @@ class Travel:
         return Fate.REFUSED if self._operations.owned.held(uid) is handle else Fate.GONE, None
 
     async def _ask_for_move(self, handle: Ownership, parcel: Parcel, life: PodLife) -> Verdict:
-        """Ask until it is known whether the link has moved."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _KNOW_WITHIN
-        may_have_moved = False
-        while True:
-            try:
-                change = await self._operations.move(handle, parcel.sender, life, parcel.move)
-            except StoreError as error:
-                may_have_moved = may_have_moved or error.maybe_applied
-                if not may_have_moved:
-                    return Verdict(parcel.uid, parcel.move, moved=False)
-                if loop.time() >= until:
-                    log.warning(
-                        "move_unknown",
-                        "whether %(uid)r has moved to pod %(pod_index)d is not known: %(error)s",
-                        uid=parcel.uid,
-                        pod_index=life.pod_index,
-                        error=error,
-                    )
-                    return Verdict(parcel.uid, parcel.move, moved=None)
-                await asyncio.sleep(_PAUSE)
-                continue
-            if change.outcome in _MOVED and change.link is not None:
-                return Verdict(parcel.uid, parcel.move, moved=True, epoch=change.link.epoch)
-            if parcel.uid not in self._operations.owned.stale:
-                self._operations.owned.forget(parcel.uid)  # the link is another's
-            # Else the store has lost the life that had it, and the link perhaps: it is claimed again, as the others.
+        """Have the link moved; return what came of it."""
+        try:
+            change = await self._operations.move(handle, parcel.sender, life, parcel.move)
+        except StoreError:
+            return Verdict(parcel.uid, parcel.move, moved=None)
+        if change is None:
             return Verdict(parcel.uid, parcel.move, moved=False)
+        if change.outcome in _MOVED and change.link is not None:
+            return Verdict(parcel.uid, parcel.move, moved=True, epoch=change.link.epoch)
+        if parcel.uid not in self._operations.owned.stale:
+            self._operations.owned.forget(parcel.uid)  # the link is another's
+        # Else the store has lost the life that had it, and the link perhaps: it is claimed again, as the others.
+        return Verdict(parcel.uid, parcel.move, moved=False)
 
     def _tell(self, pod: PodState, verdict: Verdict) -> asyncio.Event:
         """Tell the receiver what came of it; return what is set once it has acted on it."""

@@ -77,7 +77,7 @@ class TestLostAnswers:
 
     async def test_never_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """If it cannot be known for long, the uid is owned no more, and what may be in flight ends no later claim."""
-        monkeypatch.setattr("stateful_route.server.relocation._KNOW_WITHIN", 0.1)
+        monkeypatch.setattr("stateful_route.server.operations._KNOW_WITHIN", 0.1)
         store = MemoryStore()
         async with two_pods(store) as (first, _, owned, operator):
             store.fail_with(LOST, "move")
@@ -101,6 +101,21 @@ class TestLostAnswers:
             await first._requests.stop()
             store.release_held()
 
+            assert not owned.is_owned()
+            moving.cancel()
+
+    async def test_cancelled_between(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So does one that ends before it asks again: the move whose answer was lost may have been made."""
+        monkeypatch.setattr("stateful_route.server.operations._PAUSE", 5.0)
+        store = MemoryStore()
+        async with two_pods(store) as (first, second, owned, operator):
+            store.fail_with(LOST, "move", applied=True)
+            moving = asyncio.create_task(operator.move(SERVICE, "alice", 1))
+            await eventually(lambda: store.operations["move"] == 1)
+            await first._requests.stop()
+            store.fail_with(None)
+
+            assert (await second.claim("alice")).is_owned()
             assert not owned.is_owned()
             moving.cancel()
 

@@ -252,7 +252,7 @@ SLIPS = [
     Mutation("a uid is owned while its state travels", TRAVEL, "        handle.suspend()\n", ""),
     Mutation(
         "who got no answer to a move owns again",
-        TRAVEL,
+        OPERATIONS,
         "may_have_moved = may_have_moved or error.maybe_applied\n",
         "may_have_moved = False\n",
     ),
