@@ -318,7 +318,17 @@ class NoLinkError(RoutingError):
         self.uid = uid
 
 
-class PodNotAliveError(RoutingError):
+class _OfPodError(RoutingError):
+    """What an operator wants of a pod cannot be."""
+
+    def __init__(self, namespace: str, service_name: str, pod_index: int, what: str) -> None:
+        super().__init__(f"pod {pod_index} of {service_name!r} in namespace {namespace!r} {what}")
+        self.namespace = namespace
+        self.service_name = service_name
+        self.pod_index = pod_index
+
+
+class PodNotAliveError(_OfPodError):
     """A pod is dead, has said goodbye, or is not known; or that life of it is over.
 
     Attributes:
@@ -330,13 +340,10 @@ class PodNotAliveError(RoutingError):
 
     def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
         """Name the pod, and say what is known of it and what to do."""
-        super().__init__(f"pod {pod_index} of {service_name!r} in namespace {namespace!r} is not alive: {why}")
-        self.namespace = namespace
-        self.service_name = service_name
-        self.pod_index = pod_index
+        super().__init__(namespace, service_name, pod_index, f"is not alive: {why}")
 
 
-class PodTakesNothingError(RoutingError):
+class PodTakesNothingError(_OfPodError):
     """A pod is alive and takes no new uids: it drains, or is full.
 
     Attributes:
@@ -348,13 +355,10 @@ class PodTakesNothingError(RoutingError):
 
     def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
         """Name the pod, and say why it takes nothing."""
-        super().__init__(f"pod {pod_index} of {service_name!r} in namespace {namespace!r} takes no new uids: {why}")
-        self.namespace = namespace
-        self.service_name = service_name
-        self.pod_index = pod_index
+        super().__init__(namespace, service_name, pod_index, f"takes no new uids: {why}")
 
 
-class NoOtherPodError(RoutingError):
+class NoOtherPodError(_OfPodError):
     """A pod is not drained, as no other one of the service takes new uids: what it has would have nowhere to go.
 
     Attributes:
@@ -366,16 +370,14 @@ class NoOtherPodError(RoutingError):
 
     def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
         """Name the pod, say why no other one takes its uids, and what to do."""
-        super().__init__(
-            f"pod {pod_index} of {service_name!r} in namespace {namespace!r} is not drained, as no other pod takes its "
-            f"uids: {why}. Start or undrain another one first; to drain it all the same, force it: states are lost then"
+        what = (
+            f"is not drained, as no other pod takes its uids: {why}. Start or undrain another one first; to drain it "
+            "all the same, force it: states are lost then"
         )
-        self.namespace = namespace
-        self.service_name = service_name
-        self.pod_index = pod_index
+        super().__init__(namespace, service_name, pod_index, what)
 
 
-class PodNotAnsweringError(RoutingError):
+class PodNotAnsweringError(_OfPodError):
     """A pod has not done in time what was asked of it. It may yet do it, until the time is up by the clock of Redis.
 
     Attributes:
@@ -391,12 +393,7 @@ class PodNotAnsweringError(RoutingError):
         self, namespace: str, service_name: str, pod_index: int, *, asked: str, seconds: float, why: str
     ) -> None:
         """Name the pod and what was asked, and say what may be the reason."""
-        super().__init__(
-            f"pod {pod_index} of {service_name!r} in namespace {namespace!r} has not done within {seconds:g} s "
-            f"what was asked, to {asked}: {why}"
-        )
-        self.namespace = namespace
-        self.service_name = service_name
-        self.pod_index = pod_index
+        what = f"has not done within {seconds:g} s what was asked, to {asked}: {why}"
+        super().__init__(namespace, service_name, pod_index, what)
         self.asked = asked
         self.seconds = seconds
