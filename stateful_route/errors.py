@@ -19,10 +19,11 @@
        |  +- PodFullError                  this pod has no room for it
        +- StateRefusedError                a pod does not take the state of a uid, which another one has sent
        +- NoLinkError                      the uid, of which an operator asks something, has no link
-       +- PodNotAliveError                 the pod, of which an operator asks something, is not alive
-       +- PodTakesNothingError             the pod, to which an operator moves a uid, takes no new ones
-       +- NoOtherPodError                  the pod, which an operator drains, is the last that takes new uids
-       +- PodNotAnsweringError             a pod has not done in time what an operator has asked of it
+       +- PodError                         a pod cannot do what an operator wants of it
+          +- PodNotAliveError              it is not alive
+          +- PodTakesNothingError          it takes no new uids, and one is to be moved to it
+          +- NoOtherPodError               it is to drain, and is the last that takes new uids
+          +- PodNotAnsweringError          it has not done in time what was asked
 
 An expected "no" (a refused claim, a link that is absent) is a value, not an error.
 """
@@ -318,17 +319,25 @@ class NoLinkError(RoutingError):
         self.uid = uid
 
 
-class _OfPodError(RoutingError):
-    """What an operator wants of a pod cannot be."""
+class PodError(RoutingError):
+    """A pod cannot do what an operator wants of it; the classes below say why.
+
+    Attributes:
+        namespace: the namespace of the service.
+        service_name: the service.
+        pod_index: the pod.
+
+    """
 
     def __init__(self, namespace: str, service_name: str, pod_index: int, what: str) -> None:
+        """Name the pod, and say what is the matter with it."""
         super().__init__(f"pod {pod_index} of {service_name!r} in namespace {namespace!r} {what}")
         self.namespace = namespace
         self.service_name = service_name
         self.pod_index = pod_index
 
 
-class PodNotAliveError(_OfPodError):
+class PodNotAliveError(PodError):
     """A pod is dead, has said goodbye, or is not known; or that life of it is over.
 
     Attributes:
@@ -343,7 +352,7 @@ class PodNotAliveError(_OfPodError):
         super().__init__(namespace, service_name, pod_index, f"is not alive: {why}")
 
 
-class PodTakesNothingError(_OfPodError):
+class PodTakesNothingError(PodError):
     """A pod is alive and takes no new uids: it drains, or is full.
 
     Attributes:
@@ -358,7 +367,7 @@ class PodTakesNothingError(_OfPodError):
         super().__init__(namespace, service_name, pod_index, f"takes no new uids: {why}")
 
 
-class NoOtherPodError(_OfPodError):
+class NoOtherPodError(PodError):
     """A pod is not drained, as no other one of the service takes new uids: what it has would have nowhere to go.
 
     Attributes:
@@ -377,7 +386,7 @@ class NoOtherPodError(_OfPodError):
         super().__init__(namespace, service_name, pod_index, what)
 
 
-class PodNotAnsweringError(_OfPodError):
+class PodNotAnsweringError(PodError):
     """A pod has not done in time what was asked of it. It may yet do it, until the time is up by the clock of Redis.
 
     Attributes:
