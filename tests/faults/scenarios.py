@@ -86,4 +86,9 @@ SCENARIOS = {
     ),
     28: Scenario("closed under load", "nothing is left", "0 tasks, 0 sockets"),
     29: Scenario("a fork, two event loops", "a typed error; a child owns nothing", "0 silent misuses"),
+    30: Scenario(
+        "another server becomes the primary, by order or because the old one died; the old one may still take writes",
+        "living pods keep their uids, whoever comes through the new primary",
+        "0 s with two owners; 0 uids taken over",
+    ),
 }

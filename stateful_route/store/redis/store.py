@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
+from stateful_route._background.tasks import Tasks
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.history import KEPT_SECONDS
@@ -75,6 +77,8 @@ class RedisStore:
         self._inspection = Inspection(connections, self._keys, history=history > 0)
         self._close = close
         self._subscription = SharedSubscription(connections)
+        self._watched: set[str] = set()
+        self._tasks = Tasks()
 
     def __repr__(self) -> str:
         return f"<RedisStore over {type(self._connections).__name__}>"
@@ -257,9 +261,11 @@ class RedisStore:
     ) -> Registration:
         """See ``Store.register``."""
         self._services.add_soon(server.namespace, server.service_name, retention)
+        keys = self._keys.pod_keys(server.namespace, server.service_name)
+        known_for = await self._known_for(keys[0])
         reply = await self._run(
             _REGISTER,
-            self._keys.pod_keys(server.namespace, server.service_name),
+            keys,
             (
                 codec.optional(server.pod_index),
                 to_ms(lease),
@@ -271,6 +277,7 @@ class RedisStore:
                 process,
                 codec.optional(expected),
                 above,
+                *known_for,
             ),
         )
         return codec.registration(_REGISTER, reply)
@@ -280,9 +287,11 @@ class RedisStore:
     ) -> HeartbeatOutcome:
         """See ``Store.heartbeat``."""
         self._services.keep(server.namespace, server.service_name, retention)
+        keys = self._keys.pod_keys(server.namespace, server.service_name)
+        await self._connections.prove(keys[0])
         (outcome,) = await self._run(
             _HEARTBEAT,
-            self._keys.pod_keys(server.namespace, server.service_name),
+            keys,
             (
                 codec.optional(server.pod_index),
                 incarnation,
@@ -303,7 +312,8 @@ class RedisStore:
 
     async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
         """See ``Store.confirm_death``."""
-        return await self._end(_CONFIRM, namespace, service_name, life, retention)
+        known_for = await self._known_for(self._keys.pod_keys(namespace, service_name)[0])
+        return await self._end(_CONFIRM, namespace, service_name, life, retention, *known_for)
 
     async def end_life(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
         """See ``Store.end_life``."""
@@ -314,7 +324,9 @@ class RedisStore:
     ) -> PodTable:
         """See ``Store.read_pods``."""
         args = codec.optional(since), ",".join(map(str, also))
-        reply = await self._run(_PODS, self._keys.pod_keys(namespace, service_name), args)
+        keys = self._keys.pod_keys(namespace, service_name)
+        self._watch(keys[0])
+        reply = await self._run(_PODS, keys, args)
         return await codec.pod_table(_PODS, reply)
 
     def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[TopicEvent | None]]:
@@ -368,6 +380,7 @@ class RedisStore:
         """See ``Store.aclose``."""
         close, self._close = self._close, _nothing
         try:
+            await self._tasks.stop()
             await self._services.aclose()
             await self._subscription.aclose()
         finally:
@@ -426,13 +439,32 @@ class RedisStore:
         return scripts.ScriptCall(_PLACE, keys, args)
 
     async def _end(
-        self, script: scripts.Script, namespace: str, service_name: str, life: PodLife, retention: float
+        self, script: scripts.Script, namespace: str, service_name: str, life: PodLife, retention: float, *more: int
     ) -> bool:
         """Return the answer of a script that may end a life."""
         channel = self._keys.events(namespace, service_name)
-        args = life.pod_index, life.incarnation, to_ms(retention), channel
+        args: tuple[str | int, ...] = (life.pod_index, life.incarnation, to_ms(retention), channel, *more)
         (ended,) = await self._run(script, self._keys.pod_keys(namespace, service_name), args)
         return bool(ended)
+
+    async def _known_for(self, key: str) -> tuple[int, ...]:
+        """Prove which primary has a key; return for how many milliseconds it is known, nothing if there is no other."""
+        known_for = await self._connections.prove(key)
+        return () if known_for == math.inf else (to_ms(known_for),)
+
+    def _watch(self, key: str) -> None:
+        """Have it known from now on which primary has a key, for who confirms a death later; nobody waits for it."""
+        if key not in self._watched:
+            self._watched.add(key)
+            self._tasks.start(self._prove(key), f"{self!r} asks which server is the primary")
+
+    async def _prove(self, key: str) -> None:
+        try:
+            await self._connections.prove(key)
+        except StoreError:
+            pass  # it is known later then
+        finally:
+            self._watched.discard(key)
 
     async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))

@@ -59,6 +59,19 @@ class Connections(Protocol):
         """Return the reply of a command that has no key and changes nothing."""
         ...
 
+    async def prove(self, key: str) -> float:
+        """Prove that the server that has a key is its primary still, where another one could have taken its place.
+
+        Return for how many seconds this process knows it as that, 0 if it is another one now; infinite where nothing
+        can take its place. What was asked is true at a moment after the call began. ``primacy`` has the argument.
+
+        Raises:
+            StoreUnavailableError: if it is not the primary, or nobody can tell.
+            StoreError: if a server that was asked did not answer.
+
+        """
+        ...
+
     async def primaries(self) -> list[str]:
         """Return the addresses of the primaries, sorted; that of the one server, if it is one.
 

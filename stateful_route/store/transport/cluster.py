@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.errors import StoreError
+from stateful_route.store.transport import resp
 from stateful_route.store.transport.errors import command_name, not_a_primary
+from stateful_route.store.transport.primacy import PROOF, Known, count_votes
 from stateful_route.store.transport.resp import ReplyError
 from stateful_route.store.transport.script_pipe import Reading, ScriptPipe, answer, as_list, raised, settled
 from stateful_route.store.transport.slots import SlotTable
@@ -50,6 +52,7 @@ class PipelinedCluster:
                 kind, settings | place, deadline, max_pending, second=self._second, on_fault=self._table.refresh
             )
 
+        self._known: dict[str, Known] = {}
         self._table = SlotTable(connect, startup, deadline)
         self.deadline = deadline
 
@@ -113,6 +116,28 @@ class PipelinedCluster:
         """Return the reply of a command from any primary."""
         expires = asyncio.get_running_loop().time() + self.deadline
         return await (await self._table.any_primary(Reading(command_name(command)), expires)).ask(command, expires)
+
+    async def prove(self, key: str) -> float:
+        """Prove that a majority of the primaries names the one that has a key."""
+        loop = asyncio.get_running_loop()
+        expires = loop.time() + self.deadline / 2
+        operation = Reading(PROOF)
+        pipe = self._table.owner(key) or await self._table.find_owner(key, operation, expires)
+        others = [other for other in await self._table.all_primaries(operation, expires) if other is not pipe]
+
+        async def names_it(other: ScriptPipe) -> bool:
+            try:
+                reply = await other.submit(resp.pack(("GET", key)), operation, expires)
+                return isinstance(reply, ReplyError) and self._table.names(str(reply), other, pipe)
+            except (StoreError, ValueError, IndexError):
+                return False
+
+        try:
+            await count_votes([names_it(other) for other in others], self.deadline / 2)
+        except StoreError:
+            self._table.refresh()
+            raise
+        return self._known.setdefault(key, Known()).proven(pipe.address)
 
     async def primaries(self) -> list[str]:
         """Return the addresses of the primaries, sorted."""

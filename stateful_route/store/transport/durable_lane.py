@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.primacy import Address
     from stateful_route.store.transport.resp import Command
 
 # Most calls that share a WAIT: some milliseconds of work for the server.
@@ -117,6 +118,10 @@ class DurableLane:
     def replace(self) -> None:
         """See ``Pipe.replace``."""
         self._pipe.replace()
+
+    def leave(self, stay: Address | None) -> None:
+        """See ``Pipe.leave``."""
+        self._pipe.leave(stay)
 
     async def aclose(self) -> None:
         """Wait for what is in flight, for a deadline at most, and close the connection."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
     from stateful_route.errors import StoreError
+    from stateful_route.store.transport.primacy import Address
     from stateful_route.store.transport.resp import ReplyError
     from stateful_route.store.transport.wire import Operation
 
@@ -44,8 +45,10 @@ def can_take_over(connection: AbstractConnection) -> bool:
     return all(hasattr(connection, name) for name in ("_reader", "_writer"))
 
 
-async def open_stream(kind: Any, settings: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection as redis-py does, with its handshake, and take its stream over.
+async def open_stream(
+    kind: Any, settings: dict[str, Any]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Address | None]:
+    """Open a connection as redis-py does, with its handshake, and take its stream over; return to where it leads too.
 
     redis-py finds the server, by Sentinel too, and does TLS, authentication, database and client name. What it has no
     public name for is the stream, which it leaves: so it neither reads from it nor closes it any more.
@@ -65,7 +68,7 @@ async def open_stream(kind: Any, settings: dict[str, Any]) -> tuple[asyncio.Stre
     if reader.at_eof() or writer.is_closing():  # nobody would say so again
         writer.transport.abort()
         raise redis.exceptions.ConnectionError("the server closed the connection")
-    return reader, writer
+    return reader, writer, (connection.host, connection.port) if hasattr(connection, "host") else None
 
 
 class Pipe:
@@ -106,6 +109,8 @@ class Pipe:
         self._retry_at = 0.0
         self.connects = 0
         """How many connections were made."""
+        self._leads_to: Address | None = None
+        """The address to which the last one was made."""
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self._wire else "not connected"
@@ -165,6 +170,11 @@ class Pipe:
             self._retire(self._wire)
             self._sweep_by(asyncio.get_running_loop().time())
 
+    def leave(self, stay: Address | None) -> None:
+        """Replace the connection, unless it is to the address to ``stay`` at."""
+        if stay is None or self._leads_to != stay:
+            self.replace()
+
     async def aclose(self) -> None:
         """Take no more calls, wait for the answers to those that are in flight, and close the connection."""
         self._closed = True
@@ -214,7 +224,7 @@ class Pipe:
             await asyncio.sleep(self._retry_at - began)
             began = loop.time()
             async with asyncio.timeout(self._deadline) as bound:
-                stream = await open_stream(self.kind, self.settings)
+                reader, writer, leads_to = await open_stream(self.kind, self.settings)
         except REDIS_ERRORS as error:
             late = f"no connection within {self._deadline:g} s"
             self._fail(redis.exceptions.TimeoutError(late) if bound.expired() else error, began)
@@ -223,7 +233,8 @@ class Pipe:
         else:
             self.connects += 1
             self._away_since = None
-            self._wire = Wire(stream, self._flush, self._lose)
+            self._leads_to = leads_to
+            self._wire = Wire((reader, writer), self._flush, self._lose)
             self._flush()
         finally:
             self._connecting = None

@@ -20,6 +20,7 @@ from stateful_route.errors import StoreError
 from stateful_route.store.transport.attempt import Attempt, ScriptAttempt, exchange, pipeline
 from stateful_route.store.transport.durable_attempt import DurableAttempt, DurableTurns
 from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, command_name, not_a_primary, translate
+from stateful_route.store.transport.primacy import PROOF, Known, count_votes, not_proven, primacy_of
 from stateful_route.store.transport.resp import INCOMPLETE
 from stateful_route.store.transport.subscriber import open_subscriber
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.primacy import Address
     from stateful_route.store.transport.resp import Command
     from stateful_route.store.transport.subscriber import Subscriber
 
@@ -67,6 +69,7 @@ class NodeConnections:
         self._pool = client.connection_pool
         self.database = int(self._pool.connection_kwargs.get("db") or 0)
         self.deadline = deadline
+        self._primacy = primacy_of(self._pool.connection_class, self._pool.connection_kwargs, deadline, self._pool)
         places = min(limit, self._pool.max_connections)
         self._places = asyncio.Semaphore(places)
         self._durable = DurableTurns(places)
@@ -119,6 +122,21 @@ class NodeConnections:
         ):
             return await exchange(connection, command)
 
+    async def prove(self, key: str) -> float:  # noqa: ARG002 - the server has all keys
+        """Prove that the server is the primary."""
+        return await self._primacy.prove(self)
+
+    async def leave(self, stay: Address | None = None) -> None:
+        """Close the connections that are not in use, but those to that address."""
+        if stay is None:
+            await self._pool.disconnect(inuse_connections=False)
+            return
+        pool: Any = self._pool  # of Sentinel
+        if pool.master_address not in {None, stay}:
+            async with self._attempt(PROOF, writes=False):
+                if await pool.get_master_address() != stay:
+                    raise not_proven("the sentinel that redis-py asks names another primary than the majority")
+
     async def primaries(self) -> list[str]:
         """Return the address of the server."""
         await self.command("PING")
@@ -150,6 +168,7 @@ class ClusterConnections:
         self.deadline = deadline
         self._places = asyncio.Semaphore(limit)
         self._learning = asyncio.Lock()
+        self._known: dict[str, Known] = {}
         self._durable = DurableTurns(limit)
 
     async def run(self, call: ScriptCall) -> Any:
@@ -230,6 +249,30 @@ class ClusterConnections:
         async with Attempt(command_name(command), self.deadline, writes=False), self._places:
             await self._client.initialize()
             return await self._execute(self._client.get_default_node(), command)
+
+    async def prove(self, key: str) -> float:
+        """Prove that a majority of the primaries names the one that has a key."""
+        async with Attempt(PROOF, self.deadline, writes=False):
+            await self._client.initialize()
+        node: Any = self._client.get_node_from_key(key)
+        others: list[Any] = [other for other in self._client.get_primaries() if other is not node]
+
+        async def names_it(other: Any) -> bool:
+            try:
+                await other.execute_command("GET", key)
+            except redis.exceptions.MovedError as error:
+                return (error.host, error.port) == (node.host, node.port)
+            except REDIS_ERRORS:
+                return False
+            return False
+
+        try:
+            await count_votes([names_it(other) for other in others], self.deadline / 2)
+        except StoreError:
+            with contextlib.suppress(*REDIS_ERRORS):
+                await self._learn(node, key)
+            raise
+        return self._known.setdefault(key, Known()).proven(node.name)
 
     async def primaries(self) -> list[str]:
         """Return the addresses of the primaries that the client knows, sorted."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.primacy import Address
     from stateful_route.store.transport.resp import Command
     from stateful_route.store.transport.wire import Operation, Request
 
@@ -125,6 +126,13 @@ class ScriptPipe(Pipe):
         super().replace()
         if self._lane is not None:
             self._lane.replace()
+
+    def leave(self, stay: Address | None) -> None:
+        """See ``Pipe.leave``; the connection for what waits for a replica is looked at by itself."""
+        if stay is None or self._leads_to != stay:
+            super().replace()
+        if self._lane is not None:
+            self._lane.leave(stay)
 
     async def aclose(self) -> None:
         """See ``Pipe.aclose``; wait for the second tries too."""

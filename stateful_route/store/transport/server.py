@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.store.transport.errors import not_a_primary
+from stateful_route.store.transport.primacy import primacy_of
 from stateful_route.store.transport.resp import ReplyError
 from stateful_route.store.transport.script_pipe import ScriptPipe, answer, as_list, is_error, raised, settled
 from stateful_route.store.transport.subscriber import open_subscriber
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.primacy import Address
     from stateful_route.store.transport.subscriber import Subscriber
 
 
@@ -28,6 +30,7 @@ class PipelinedServer:
         self._pipe = ScriptPipe(kind, settings, deadline, max_pending, second=_second)
         self.run: Callable[[ScriptCall], asyncio.Future[Any]] = self._pipe.start
         """Return the reply of a script: without a call in between, as it is one of each miss."""
+        self._primacy = primacy_of(kind, settings, deadline)
         self.deadline = deadline
         self.database = int(settings.get("db") or 0)
 
@@ -59,6 +62,14 @@ class PipelinedServer:
     async def command(self, *command: str | int) -> Any:
         """Return the reply of a command."""
         return await self._pipe.ask(command, asyncio.get_running_loop().time() + self.deadline)
+
+    async def prove(self, key: str) -> float:  # noqa: ARG002 - the server has all keys
+        """Prove that the server is the primary."""
+        return await self._primacy.prove(self)
+
+    async def leave(self, stay: Address | None = None) -> None:
+        """Use the present connections no more, but those to that address."""
+        self._pipe.leave(stay)
 
     async def primaries(self) -> list[str]:
         """Return the address of the server; with Sentinel that of the primary to which it is connected."""

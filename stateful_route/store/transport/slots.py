@@ -106,9 +106,8 @@ class SlotTable:
 
         """
         try:
-            kind, slot, address = message.split()
-            host, _, port = address.rpartition(":")
-            pipe = self.pipe(_place(host.strip("[]"), int(port), _address(asked)))
+            kind, slot, _ = message.split()
+            pipe = self.pipe(_pointed_at(message, asked))
             if kind == "MOVED":
                 self._owners[int(slot)] = pipe
         except (ValueError, IndexError) as error:
@@ -118,6 +117,10 @@ class SlotTable:
         if kind == "MOVED":
             self.refresh()
         return pipe
+
+    def names(self, message: str, asked: ScriptPipe, pipe: ScriptPipe) -> bool:
+        """Whether the ``MOVED`` of a node that was asked points at that primary."""
+        return message.startswith("MOVED ") and _pointed_at(message, asked) == _address(pipe)
 
     def pipes(self) -> list[ScriptPipe]:
         """Return those to all nodes that were used."""
@@ -231,6 +234,12 @@ class SlotTable:
 
 def _address(pipe: ScriptPipe) -> Address:
     return pipe.settings["host"], pipe.settings["port"]
+
+
+def _pointed_at(message: str, asked: ScriptPipe) -> Address:
+    """Return where ``MOVED`` or ``ASK`` points, of a node that was asked."""
+    host, _, port = message.split()[2].rpartition(":")
+    return _place(host.strip("[]"), int(port), _address(asked))
 
 
 def _primary(node: list[Any], asked: Address) -> Address:

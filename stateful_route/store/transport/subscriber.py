@@ -140,6 +140,6 @@ async def open_subscriber(
         unknown = "this release of redis-py is not known: no invalidation can be heard"
         raise StoreUnavailableError(unknown, operation="listen", maybe_applied=False)
     async with Attempt("listen", deadline, writes=False, at=address_of(settings)):
-        stream = await open_stream(kind, settings_of_ours)
+        reader, writer, _ = await open_stream(kind, settings_of_ours)
     address = address_of(settings)
-    return Subscriber(stream, address, moved or (lambda: address_of(settings) != address))
+    return Subscriber((reader, writer), address, moved or (lambda: address_of(settings) != address))

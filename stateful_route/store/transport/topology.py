@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
-from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -19,6 +19,7 @@ from stateful_route.errors import ConfigError
 from stateful_route.store.transport.base import connections_of
 from stateful_route.store.transport.cluster import PipelinedCluster
 from stateful_route.store.transport.pipe import can_take_over
+from stateful_route.store.transport.primacy import AgreeingSentinel
 from stateful_route.store.transport.server import PipelinedServer
 from stateful_route.store.transport.url import StoreUrl, read_url, shown
 
@@ -140,16 +141,14 @@ def _can_pipeline(kind: Any, settings: dict[str, Any]) -> bool:
 
 
 def _sentinel(read: StoreUrl, settings: dict[str, Any], limits: Limits) -> Opened:
-    patience = limits.deadline / 2 / len(read.places)
-    watching = {"socket_timeout": patience, "socket_connect_timeout": patience, "retry": settings["retry"]}
-    settings |= {"ssl": read.tls}
-    watchers = Sentinel(read.places, sentinel_kwargs=watching, max_connections=limits.connections, **settings)
-    opened = _pipelined(watchers.master_for(read.path.strip("/")), limits)
+    service = read.path.strip("/")
+    settings |= {"ssl": read.tls, "max_connections": limits.connections}
+    watchers = AgreeingSentinel(read.places, service, limits.deadline / 2, **settings)
+    opened = _pipelined(watchers.master_for(service), limits)
 
     async def close() -> None:
         await opened.close()
-        for watcher in watchers.sentinels:
-            await watcher.aclose()
+        await watchers.aclose()
 
     return Opened(opened.connections, close)
 

@@ -1,8 +1,10 @@
 -- Confirms the death of a life of a pod, which is final, and announces it: the life is the newest of its pod and either
 -- said goodbye or let its lease pass; or the pod is not known at all, and gets an entry that says so.
+-- A server that may have taken another's place ends no life before the caller has known it for the lease of that life: so
+-- long a pod may own that was heard at the other one.
 -- A lease that passed while no pod at all was heard counts half a lease later: the store may have refused heartbeats.
 -- keys: pods versions deadlines
--- args: pod incarnation retention_ms channel
+-- args: pod incarnation retention_ms channel known_ms?
 -- returns: dead
 -- writes: yes
 -- rerun: safe
@@ -23,7 +25,9 @@ elseif known then
   end
   -- It says no goodbye while an older life of the pod may still own.
   local ends_ms = math.max(known.at_ms + known.lease_ms, known.free_ms)
-  if known.state ~= 'SHUTDOWN' and ends_ms > now_ms then return { 0 } end
+  if known.state ~= 'SHUTDOWN' then
+    if ends_ms > now_ms or (ARGV[5] and tonumber(ARGV[5]) < known.lease_ms) then return { 0 } end
+  end
 end
 open_pods()
 if known and known.state ~= 'SHUTDOWN' and known.state ~= 'DEAD' then

@@ -4,9 +4,11 @@
 -- nothing after its goodbye: such a call has arrived late. With `expected` it does
 -- so only in place of the life that has that incarnation (0: of none), so that a call that arrives late changes nothing.
 -- With `above` the incarnation is above that too, be it lost and the clock put back.
+-- Where the caller knows the server as the primary for `known_ms` only, less than the lease of the life before, that life
+-- may have been heard later at another primary.
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.
 -- keys: pods versions deadlines
--- args: pod lease_ms state load links placed rest retention_ms channel process? expected? above?
+-- args: pod lease_ms state load links placed rest retention_ms channel process? expected? above? known_ms?
 -- returns: incarnation previous_incarnation previous_left_ms own previous_born pod
 -- writes: yes
 -- rerun: safe; without `expected` each run begins another life, which supersedes the one before
@@ -72,6 +74,8 @@ local incarnation = math.max(there + 1, now_us, (tonumber(ARGV[12] or '') or 0) 
 local free_ms = before and before.free_ms or 0
 if before and own == 0 and before.state ~= 'SHUTDOWN' and before.state ~= 'DEAD' then
   free_ms = math.max(free_ms, before.at_ms + before.lease_ms)
+  local known_ms = tonumber(ARGV[13] or '') or math.huge
+  if known_ms < before.lease_ms and free_ms + before.lease_ms > now_ms then free_ms = now_ms + before.lease_ms end
 end
 write_pod(pod, {
   incarnation = incarnation, sequence = 0, at_ms = now_ms, lease_ms = tonumber(ARGV[2]), state = ARGV[3],
