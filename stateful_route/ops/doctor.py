@@ -144,6 +144,11 @@ def of_store(facts: StoreFacts, config: BaseConfig) -> list[Finding]:
         findings.append(bad(what, f"grant it: ACL SETUSER ... {grants} (docs/deploy.md has all that a user needs)"))
     if facts.refusal is not None:
         findings.append(bad(f"a change is refused: {of_a_question(facts.refusal)}", _advice_on_refusal(facts.refusal)))
+    if facts.unproven is not None:
+        what = f"nobody can tell which server is the primary: {of_a_question(facts.unproven)}"
+        findings.append(
+            bad(what, "pods own nothing meanwhile: a majority of the sentinels, or primaries, has to answer")
+        )
     if not facts.denied and facts.refusal is None:
         findings.append(fine("the user has the rights that the scripts need"))
     return findings
@@ -207,6 +212,9 @@ def _role(at: str, said: Mapping[str, str], *, durable: bool) -> Iterator[Findin
         yield bad(f"{at} loads its data", "wait: it answers nothing until that is done")
     elif replicas:
         yield fine(f"{at} is a primary with {_count(replicas, 'replica')}")
+        if "min_slaves_good_slaves" not in said:  # INFO has it if the setting is on
+            advice = "with two replicas or more set min-replicas-to-write 1: what it takes alone, a failover loses"
+            yield warn(f"{at} takes changes that no replica has", advice)
     elif durable:
         yield bad(f"{at} has no replica, and durable is set", "connect one: until then each changed link is an error")
     else:

@@ -389,6 +389,7 @@ class StoreFacts:
         servers: the primaries.
         denied: the commands that the user may not run, of those that the scripts need.
         refusal: why these could not be tried, or what a trial of a change was refused for; ``None`` if nothing was.
+        unproven: why nobody can tell whether a server is the primary still; ``None`` if it is.
         generation: of the layout of the keys that this release writes.
         as_cluster: whether it is used as a cluster, by the URL or the client.
         database: the number of the database that is used.
@@ -401,6 +402,7 @@ class StoreFacts:
     database: int = 0
     denied: tuple[str, ...] = ()
     refusal: str | None = None
+    unproven: str | None = None
 
 
 class OperatorStore(Store, Protocol):

@@ -1,6 +1,6 @@
 """Another server becomes the primary, by order or because the old one died: no uid has two owners, no pod loses one.
 
-The old primary may go on taking writes from who is connected to it. So a pod counts its lease only at the primary that a
+The old primary may go on taking writes from who is connected to it. So a pod counts its lease only at the one that a
 majority of the sentinels names, or of the primaries of a cluster, or to which a new connection leads; and nobody ends a
 life at a primary that he has known for less than the lease of that life.
 """

@@ -132,6 +132,24 @@ class TestRedis:
         assert [] == found(of_primary, Level.BAD)
         the(of_primary, "is a primary with 1 replica")
 
+    async def test_what_a_failover_loses(self, config: BaseConfig) -> None:
+        """It warns of a primary that writes alone, and says that too few sentinels answer to tell which one it is."""
+        with sentinel_group() as group:
+            before = await diagnosed(group.url, config)
+            group.primary.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+            after = await diagnosed(group.url, config)
+            async with StatefulRoute.from_url(group.url, config) as route:
+                await route.operator().pods(SERVICE)  # it is connected, and stays so
+                for sentinel in group.sentinels[1:]:
+                    sentinel.pause()
+                alone = await route.operator().doctor()
+                for sentinel in group.sentinels[1:]:
+                    sentinel.resume()
+
+        assert Level.WARN is the(before, "takes changes that no replica has").level
+        assert not any("takes changes that no replica has" in finding.what for finding in after)
+        assert Level.BAD is the(alone, "nobody can tell which server is the primary").level
+
     async def test_rights(self, config: BaseConfig) -> None:
         """A right that is missing is named, be it of the scripts or of the operator, and so is a wrong password."""
         with local_server(tcp=True) as server:

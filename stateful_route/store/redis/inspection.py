@@ -103,7 +103,15 @@ class Inspection:
             database=self._connections.database,
             denied=denied,
             refusal=refusal,
+            unproven=await self._unproven(),
         )
+
+    async def _unproven(self) -> str | None:
+        try:
+            await self._connections.prove(f"sr{GENERATION}:doctor:{{primary}}")
+        except StoreError as error:
+            return str(error)
+        return None
 
     async def _facts_of(self, address: str) -> ServerFacts:
         facts: dict[str, Any] = {}
