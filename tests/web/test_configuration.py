@@ -61,11 +61,11 @@ async def refused(replica: Replica) -> str:
 async def test_a_setting_is_wrong(
     replicas: Replicas, app: str, middleware: dict[str, Any], environment: dict[str, str], said: str
 ) -> None:
-    """A web server with a setting that is missing or wrong ends, and says what to do."""
+    """A web server with a setting that is missing or wrong ends, and says once what to do."""
     replicas.may_fail = True
     text = await refused(replicas.launch(f"tests.web.apps:{app}", environment=environment, **middleware))
 
-    assert said in text
+    assert 1 == text.count(said)
     assert "startup failed" in text
     assert "Traceback" not in text
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import LifecycleError
+from stateful_route import InvalidArgumentError, LifecycleError
 from stateful_route.web import Path, Sticky, StickyMiddleware, front
 
 if TYPE_CHECKING:
@@ -87,10 +87,11 @@ async def test_again(shared_server: LocalServer, namespace: str) -> None:
 
 
 async def test_a_failed_start(shared_server: LocalServer) -> None:
-    """An app that has started, with a middleware that cannot, is told to end: its lifespan does not wait for ever."""
+    """An app that has started, with a middleware that cannot, is told to end, and its lifespan raises why."""
     app = App()
-    async with lifespan(StickyMiddleware(app, service="", uid=Path("/{uid}"), redis=shared_server.url)) as said:
-        assert ["lifespan.startup.failed"] == said
+    with pytest.raises(InvalidArgumentError, match="service is ''"):
+        async with lifespan(StickyMiddleware(app, service="", uid=Path("/{uid}"), redis=shared_server.url)) as said:
+            assert ["lifespan.startup.failed"] == said
 
     assert ["startup", "shutdown"] == app.noted
 
