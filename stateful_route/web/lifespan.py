@@ -45,6 +45,8 @@ class Lifespan:
 
         """
         has_one = self._app is not None and await self._has_one(self._app, scope)
+        if not self._asked:
+            await self._receive()
         if not has_one and await self._begin({"type": "lifespan.startup.complete"}):
             await self._receive()
             await self._stop()
@@ -61,9 +63,7 @@ class Lifespan:
                 if self._started:
                     await self._stop()
                 raise
-            # The specification: an app that does not know the lifespan raises.
-        if not self._asked:
-            await self._receive()
+            return False  # as the specification says: an app that does not know the lifespan raises
         return self._asked
 
     async def receive(self) -> Message:

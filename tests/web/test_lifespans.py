@@ -54,7 +54,7 @@ async def lifespan(app: Any) -> AsyncIterator[list[str]]:
     ]
 
 
-async def asked(app: Any, path: str) -> tuple[int, bytes]:
+async def asked(app: Any, path: str, **more: Any) -> tuple[int, bytes]:
     """Return status and body of the answer to a request."""
     said: list[dict[str, Any]] = []
 
@@ -65,7 +65,7 @@ async def asked(app: Any, path: str) -> tuple[int, bytes]:
         said.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "http_version": "1.1"}
-    await app(scope, receive, send)
+    await app(scope | more, receive, send)
     return said[0]["status"], said[1]["body"]
 
 
