@@ -109,12 +109,9 @@ def _read(url: object) -> StoreUrl:
         raise RefusedError("a string; str(url) of a pydantic URL and url.geturl() of a SplitResult are such")
     given = url.partition(":")[0]
     scheme = _ALIASES.get(given.lower(), given.lower())
-    if "://" not in url and scheme not in _KINDS:
-        raise RefusedError(
-            "a URL with redis:// or the like before the host, as redis://localhost:6379; yours is hidden"
-        )
     if scheme not in _KINDS:
-        raise RefusedError(f"a URL that begins with one of {', '.join((*_KINDS, *_ALIASES))}")
+        hint = "" if "://" in url else " and '://', as redis://localhost:6379 does; what was given is hidden"
+        raise RefusedError(f"a URL that begins with one of {', '.join((*_KINDS, *_ALIASES))}{hint}")
     text = scheme + url[len(given) :]
     if scheme != "unix" and not text.startswith(f"{scheme}://"):
         raise RefusedError(f"a URL that begins with {scheme}://")
