@@ -179,6 +179,7 @@ class StickyMiddleware(Front):
         self._route: StatefulRoute
         self._rooms: ServiceView
         self._carrier: PeerCarrier
+        self._listener: PeerListener
         self._tenants: Tenants
         self._pod: Pod | None = None
 
@@ -206,7 +207,7 @@ class StickyMiddleware(Front):
         self._pod = None  # that of an earlier start
         edge, settings = self._edge_settings, self._settings
         silence = edge.config.lease_seconds
-        listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
+        listener = self._listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
         stack.callback(listener.close_connections)
         stack.callback(listener.close)
         if settings.http_address == PEER:
