@@ -88,11 +88,13 @@ class Lifespan:
             await self._start()
         except StatefulRouteError as error:
             self._failure = error
-            await self._send({"type": "lifespan.startup.failed", "message": f"stateful_route: {error}"})
-            return False
-        self._started = True
-        await self._send(complete)
-        return True
+        else:
+            self._started = True
+            await self._send(complete)
+            return True
+        # Behind the handler: hypercorn raises here, and would log the error a second time as the context of its own.
+        await self._send({"type": "lifespan.startup.failed", "message": f"stateful_route: {self._failure}"})
+        return False
 
 
 class Once:

@@ -56,6 +56,7 @@ async def test_in_the_log_of_the_web_server(
     shared_server: LocalServer, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where nobody has configured a log the line is in that of the web server, which shows INFO."""
+    caplog.set_level(logging.WARNING, "stateful_route")
     with caplog.at_level(logging.INFO, "uvicorn.error"):
         async with lifespan(
             StickyMiddleware(App(), service="room", uid=Path("/{uid}"), redis=shared_server.url, namespace=namespace)
