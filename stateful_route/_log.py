@@ -136,3 +136,12 @@ def _in_a_line(value: object) -> object:
 
 log = Log(logging.getLogger(PACKAGE))
 """That of the package."""
+
+_OF_SERVERS = "uvicorn.error", "gunicorn.error", "hypercorn.error", "_granian"
+
+
+def shown_log() -> Log:
+    """Return a log that shows INFO: that of the package, or of the web server if nobody has configured that."""
+    loggers = [logging.getLogger(name) for name in (PACKAGE, *_OF_SERVERS)]
+    shown = (one for one in loggers if one.hasHandlers() and one.isEnabledFor(logging.INFO))
+    return Log(next(shown, loggers[0]))

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 # A longer number is no ordinal: a CI host may have one, and five characters end the name of a Deployment's pod.
 _ORDINAL = re.compile(r"-(\d{1,4})$")
 _SLIP = 0.8
+_PREFIX = "STATEFUL_ROUTE_"
+# With which prefixes this process has read the environment, or has warned that it did not.
+_READ: set[str] = set()
 _MAX_CHOICES = 1024
 # What the variable of the pod index says if the pod leases its index whatever its name is.
 _LEASED = "leased"
@@ -301,7 +304,10 @@ class BaseConfig(_json.JsonForm):
 
         """
         if self.service_name is None:
-            allowed = "a value, as STATEFUL_ROUTE_SERVICE_NAME may give it: a server driver needs to know its service"
+            variable = f"{_PREFIX}SERVICE_NAME"
+            allowed = f"a value, as {variable} may give it: a server driver needs to know its service"
+            if os.environ.get(variable):
+                allowed = f"a value: {variable} is set, and only BaseConfig.from_env() reads it"
             raise ConfigError("service_name", None, allowed)
         name = self.pod_name or f"{socket.gethostname() or 'pod'}-{os.getpid()}"
         return ServerInfo(
@@ -309,7 +315,7 @@ class BaseConfig(_json.JsonForm):
         )
 
     @classmethod
-    def from_env(cls, prefix: str = "STATEFUL_ROUTE_", environ: Mapping[str, str] | None = None) -> Self:
+    def from_env(cls, prefix: str = _PREFIX, environ: Mapping[str, str] | None = None) -> Self:
         """Read the settings from environment variables, for example ``STATEFUL_ROUTE_HEARTBEAT=0.5``.
 
         A variable that is not set, or empty, leaves the default; one with a name that is nearly that of a setting is
@@ -323,6 +329,7 @@ class BaseConfig(_json.JsonForm):
 
         """
         environ = os.environ if environ is None else environ
+        _READ.add(prefix)
         settings: dict[str, Any] = {}
         _warn_of_slips(prefix, environ)
         leased = environ.get(f"{prefix}POD_INDEX", "").lower() == _LEASED
@@ -340,6 +347,17 @@ class BaseConfig(_json.JsonForm):
             raise ConfigError(prefix + error.argument.upper(), error.value, error.allowed) from error
         except ConfigError as error:
             raise ConfigError(prefix + error.setting.upper(), error.value, error.allowed) from error
+
+
+def warn_of_unread_variables() -> None:
+    """Say, once in a process, which settings the environment has, if nobody has read them from there."""
+    if _PREFIX in _READ:
+        return
+    _READ.add(_PREFIX)
+    names = (_PREFIX + field.name.upper() for field in attrs.fields(BaseConfig))
+    if unread := [name for name in names if os.environ.get(name)]:
+        text = "%(variables)s: set in the environment, and not read; BaseConfig.from_env() reads the settings there"
+        log.warning("settings_not_read", text, variables=", ".join(unread))
 
 
 def _warn_of_slips(prefix: str, environ: Mapping[str, str]) -> None:

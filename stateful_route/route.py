@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import attrs
@@ -13,8 +14,8 @@ from stateful_route._lifecycle import Driver
 from stateful_route._log import log
 from stateful_route._told_store import ToldStore
 from stateful_route.client.driver import ClientDriver
-from stateful_route.config import BaseConfig
-from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.config import BaseConfig, warn_of_unread_variables
+from stateful_route.errors import LifecycleError, StoreError, of_a_question
 from stateful_route.instrumentation import teller_of
 from stateful_route.lives import check_life
 from stateful_route.ops.operator import Operator
@@ -23,6 +24,7 @@ from stateful_route.server.parcels import MAX_STATE
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.base import check_client, connections_of
 from stateful_route.store.transport.topology import Limits, check_url, open_url
+from stateful_route.store.transport.url import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +122,7 @@ class StatefulRoute:
         if self._store is not None:
             raise LifecycleError(f"{self!r} is open already")
         self._loop = asyncio.get_running_loop()
+        warn_of_unread_variables()
         config = self._config
         durable = config.call_deadline_seconds if config.durable else None
         if isinstance(self._source, str):
@@ -295,6 +298,13 @@ class StatefulRoute:
         return driver
 
 
+def shown_source(redis_client: RedisClient | str) -> str:
+    """Return what a store is opened from, for people: a URL without user, password and query; or the kind of client."""
+    if isinstance(redis_client, str):
+        return shown(redis_client)
+    return f"a {type(redis_client).__name__} of {type(redis_client).__module__.partition('.')[0]}"
+
+
 async def _close(drivers: list[Driver], store: Store) -> None:
     """Stop the drivers, the last one first, and close the store, whatever goes wrong with the others."""
     async with contextlib.AsyncExitStack() as stack:
@@ -311,7 +321,9 @@ async def _warn_of_settings(store: Store, *, durable: bool) -> StoreInfo | None:
     try:
         info = await store.info()
     except StoreError as error:
-        log.warning("store_settings_unknown", "Redis cannot be asked for its settings: %(error)s", error=error)
+        level = logging.WARNING if error.refused else logging.DEBUG  # of one that is away the calls will say so
+        text = "Redis cannot be asked for its settings: %(error)s"
+        log.log(level, "store_settings_unknown", text, error=of_a_question(error))
         return None
     if info.may_evict_links:
         log.warning(

@@ -45,7 +45,7 @@ async def notes_of(uid: str, request: Any) -> list[str] | None:
     """Return a notebook from memory; the first time after it came to this process, as it was saved; or ``None``."""
     if STICKY:
         right, earlier = Sticky.of(request).ownership, rights.get(uid)
-        if right is None:
+        if not right:
             return None  # no process has made such a handle
         # Another process may have had it since it was put into memory: then what is here is old.
         if earlier is None or not (right.epoch == earlier.epoch or right.resumes(earlier)):

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from stateful_route.cli.directory import DirectoryOptions, RestoresOptions, ServiceOptions, secret_of, sources_of
 from stateful_route.cli.ending import need
-from stateful_route.cli.listening import check_free
+from stateful_route.cli.listening import check_free, url_of
 from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, Host, Port, documented
 
@@ -71,6 +71,7 @@ def decide(*, options: DecideOptions) -> int:
     )
     app.check()
     check_free(options.host, options.port)
+    app.serves_at = url_of(options.host, options.port)
     config = uvicorn.Config(
         app,
         host=options.host,

@@ -23,7 +23,7 @@ from stateful_route.cli.directory import (
     sources_of,
 )
 from stateful_route.cli.ending import NOT_STARTED, need
-from stateful_route.cli.listening import check_free
+from stateful_route.cli.listening import check_free, url_of
 from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, documented, read_by, whole
 
@@ -129,7 +129,7 @@ def make() -> "StickyGateway":
 
     options = GatewayOptions(**json.loads(os.environ[_SETTINGS]))
     log_to_stderr(options.log_format)
-    return StickyGateway(
+    app = StickyGateway(
         service=options.service,
         uid=sources_of(options.uid),
         redis=options.redis,
@@ -140,3 +140,5 @@ def make() -> "StickyGateway":
         address=options.address,
         metrics=options.metrics,
     )
+    app.serves_at = url_of(options.host, options.port)
+    return app

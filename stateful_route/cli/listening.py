@@ -41,6 +41,11 @@ def check_free(host: str, number: int) -> None:
     bound(host, number).close()
 
 
+def url_of(host: str, number: int) -> str:
+    """Return the URL of a web server there, for people."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{number}"
+
+
 def not_listening(host: str, number: int, error: OSError) -> CommandError:
     """Return the error of a command that cannot listen there."""
     return CommandError(f"cannot listen on {host} port {number}: {error.strerror or error}", USAGE)

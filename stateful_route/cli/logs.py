@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import attrs
 from cyclopts import Parameter
 
-from stateful_route._log import EVENT, PREFIX
+from stateful_route._log import EVENT, PACKAGE, PREFIX
 from stateful_route.cli.options import SHARED
 
 LogFormat: TypeAlias = Annotated[
@@ -46,11 +46,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def log_to_stderr(log_format: str, *, level: int = logging.WARNING, who: str = "stateful-route") -> None:
-    """Log to stderr; a line of text begins with ``who``."""
+def log_to_stderr(log_format: str, who: str = "stateful-route") -> None:
+    """Log to stderr, of the package from INFO on, of others from WARNING on; a line of text begins with ``who``."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else logging.Formatter(f"{who}: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger(PACKAGE).setLevel(logging.INFO)
 
 
 def of_uvicorn(log_format: str) -> dict[str, Any]:

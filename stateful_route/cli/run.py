@@ -18,7 +18,7 @@ from stateful_route.cli.directory import (
     sources_of,
 )
 from stateful_route.cli.ending import FAILED, NOT_STARTED, USAGE, CommandError, need, say
-from stateful_route.cli.listening import bound, not_listening
+from stateful_route.cli.listening import bound, not_listening, url_of
 from stateful_route.cli.logs import LogOptions, log_to_stderr, of_uvicorn
 from stateful_route.cli.options import SHARED, Path, Pause, Port, Seconds, documented, read_by, whole
 from stateful_route.errors import StoreError
@@ -175,6 +175,7 @@ async def _supervise(options: RunOptions, command: Sequence[str]) -> int:
         **of_uvicorn(options.log_format),
     )
     listener = bound(options.host, options.port)
+    front.serves_at = url_of(options.host, listener.getsockname()[1])
     try:
         return await Supervisor(child, front, config, listener, _policy(options)).run()
     except ChildError as error:

@@ -1,7 +1,6 @@
 """``stateful-route sidecar``."""
 
 import asyncio
-import logging
 import os
 import signal
 from pathlib import Path
@@ -52,7 +51,7 @@ def sidecar(
     folder = Path(lives)
     if not folder.is_dir():
         raise CommandError(f"--lives {str(folder)!r} is no folder", USAGE)
-    log_to_stderr(log_format, level=logging.INFO, who="stateful-route sidecar")
+    log_to_stderr(log_format, "stateful-route sidecar")
     route = StatefulRoute.from_url(url, BaseConfig.from_env())
     asyncio.run(_watch(route, folder))
     return 0

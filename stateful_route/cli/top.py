@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import os
+import sys
 import time
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import attrs
@@ -12,6 +15,7 @@ from rich.live import Live
 
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.cli.board import SORTS, Board, picture
+from stateful_route.cli.ending import FAILED, say
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
 from stateful_route.cli.options import SHARED, Count, documented, read_by, seconds
 from stateful_route.errors import StoreError
@@ -51,14 +55,20 @@ def top(*, options: TopOptions | None = None) -> int:
 
     A placement is a uid that a pod took on; a change is a link that got another owner, or none. It costs Redis one
     question a picture, and one for the links that change. Where there are more pods than lines, those in trouble come
-    first. Ctrl-C ends it.
+    first. q or Ctrl-C ends it.
+
+    Exit status 1 if the service has no pods.
     """
     told = options or TopOptions()
 
     async def work(asking: Asking) -> int:
         service_name = await asking.service()
         board = Board(asking.config.namespace, service_name)
-        board.take_in(await asking.operator.pods(service_name))
+        seen = await asking.operator.pods(service_name)
+        if not seen.pods:
+            say(f"no pod of service {service_name!r} was ever seen in namespace {asking.config.namespace!r}")
+            return FAILED
+        board.take_in(seen)
         hearing = asyncio.create_task(_hear(asking, board, told.interval), name="stateful_route top")
         try:
             await _show(asking, board, told)
@@ -85,6 +95,7 @@ async def _show(asking: Asking, board: Board, told: TopOptions) -> None:
     key = SORTS[told.sort]
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(Live(console=out.console, screen=True, auto_refresh=False)) if is_live else None
+        ended = stack.enter_context(_ended_by_q()) if is_live else asyncio.Event()
         while True:
             if out.json:
                 out.record(board.to_dict())
@@ -94,10 +105,46 @@ async def _show(asking: Asking, board: Board, told: TopOptions) -> None:
                 out.show(*picture(board, _OF_A_FILE, key))
             if left is not None and (left := left - 1) <= 0:
                 break
-            await asyncio.sleep(told.interval)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), told.interval)
+            if ended.is_set():
+                break
             await _look(asking, board)
     if live is not None:
         out.show(*picture(board, out.console.height, key))
+
+
+@contextlib.contextmanager
+def _ended_by_q() -> Iterator[asyncio.Event]:
+    """Provide what is set once somebody presses q, where this process may read keys."""
+    ended = asyncio.Event()
+    if sys.platform == "win32" or not _is_in_foreground():
+        yield ended
+        return
+    keys = sys.stdin.fileno()
+    import termios  # noqa: PLC0415 - Windows has neither
+    import tty  # noqa: PLC0415
+
+    def read() -> None:
+        if b"q" in os.read(keys, 1024).lower():
+            ended.set()
+
+    before = termios.tcgetattr(keys)
+    tty.setcbreak(keys)
+    asyncio.get_running_loop().add_reader(keys, read)
+    try:
+        yield ended
+    finally:
+        asyncio.get_running_loop().remove_reader(keys)
+        termios.tcsetattr(keys, termios.TCSADRAIN, before)
+
+
+def _is_in_foreground() -> bool:
+    """Whether the keys that somebody presses are for this process: another one is stopped if it reads them."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (AttributeError, OSError, ValueError):  # it is closed, or no terminal
+        return False
 
 
 async def _look(asking: Asking, board: Board) -> None:

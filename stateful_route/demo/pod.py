@@ -145,7 +145,7 @@ class Pod:
     def chat(self, sticky: Sticky) -> Chat:
         """Return the chat of the user of a request."""
         ownership = sticky.ownership
-        assert ownership is not None  # noqa: S101 - each uid that is found is claimed
+        assert ownership  # noqa: S101 - each uid that is found is claimed
         chat = self.chats.get(ownership.uid)
         # If the user may have been elsewhere in between, this memory is out of date.
         if chat is None or not (chat.epoch == ownership.epoch or ownership.resumes(chat.ownership)):

@@ -217,7 +217,8 @@ class Drain:
         """Hand all uids over, once they are idle if they are kept until then; return whether that was announced."""
         if self._keep is not None and not self._called_off:
             until = deadline - self._reserve
-            if uids := len(self._owned):  # a warning, as this is why the process does not end
+            within = round(until - anyio.current_time(), 1)
+            if within > 0 and (uids := len(self._owned)):  # a warning, as this is why the process does not end
                 log.warning(
                     "drain_waits",
                     "%(pod)s drains: it keeps its uids (%(uids)d) until nobody has used them for %(seconds)g s, for "
@@ -225,7 +226,7 @@ class Drain:
                     pod=self._lease.name,
                     uids=uids,
                     seconds=self._keep,
-                    within=round(until - anyio.current_time(), 1),
+                    within=within,
                 )
             await self._linger.run(group, self._keep, until)
         if self._called_off:

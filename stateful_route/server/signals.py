@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import inspect
 import os
@@ -38,6 +39,9 @@ def drain_on_signal(server: Drainable, signum: int = signal.SIGTERM) -> Abstract
     """Drain the pod at a signal, and only then let the signal through to who handled it before.
 
     So a web server such as uvicorn, which stops to serve at SIGTERM, goes on serving while the uids are handed over.
+    If nobody handled the signal, as in a worker that consumes a queue, the task that entered the block is cancelled
+    then, and ``SystemExit(0)`` leaves the block: each ``async with`` around it ends, so the pod says goodbye.
+
     Enter it inside the block of the driver, in the event loop of the main thread, after the web server has set its
     handler; a second signal, after a second or later, is let through at once. One that comes before that is the first
     one again: systemd, ``kill`` of a process group and uvicorn's supervisor each tell all workers. The driver's
@@ -56,56 +60,93 @@ def drain_on_signal(server: Drainable, signum: int = signal.SIGTERM) -> Abstract
     return _drain_on_signal(server, signum)
 
 
-@contextlib.contextmanager
-def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    before = signal.getsignal(signum)
-    of_loop = handler_of(loop, signum)
-    draining: set[asyncio.Task[None]] = set()
-    inside, began = True, 0.0
+class _Drain:
+    """The drain that a signal begins, and what becomes of the signal after it."""
 
-    def let_through() -> None:
-        if not inside:
-            return
-        if of_loop is not None:
-            of_loop[0](*of_loop[1])  # as the loop would
-        elif callable(before):
-            before(signum, None)
-        else:
-            signal.signal(signum, signal.SIG_DFL if before is None else before)
-            os.kill(os.getpid(), signum)
+    def __init__(self, server: Drainable, signum: int, pass_on: Callable[[], object] | None) -> None:
+        """Wait for the signal; ``pass_on`` passes it on to who handled it before, if anybody did."""
+        self.inside = True
+        self.cancelled = False
+        """Whether the signal has cancelled the task that entered the block."""
+        self._server = server
+        self._signum = signum
+        self._pass_on = pass_on
+        self._loop = asyncio.get_running_loop()
+        self._inner = asyncio.current_task()
+        self._began = 0.0
+        self._task: asyncio.Task[None] | None = None
 
-    async def drain() -> None:
+    def begin(self) -> None:
+        """Take the signal."""
+        if self._task is None:
+            self._began = self._loop.time()
+            self._task = self._loop.create_task(self._drain())
+        elif self._loop.time() - self._began >= ONE_SIGNAL:
+            self._let_through()
+
+    async def _drain(self) -> None:
         try:
-            await server.drain()
+            await self._server.drain()
         except LifecycleError:
             pass  # it is not running any more: nothing to drain
         finally:
-            let_through()
+            if not self.cancelled:
+                self._let_through()
 
-    def begin() -> None:
-        nonlocal began
-        if draining:
-            if loop.time() - began >= ONE_SIGNAL:
-                let_through()
-        else:
-            began = loop.time()
-            draining.add(loop.create_task(drain()))
+    def _let_through(self) -> None:
+        if self.cancelled:
+            _die(self._signum)
+        elif self.inside and self._pass_on is not None:
+            self._pass_on()
+        elif self.inside and self._inner is not None:
+            self.cancelled = self._inner.cancel()
 
-    with _handling(loop, signum, begin, of_loop):
-        try:
-            yield
-        finally:
-            inside = False
+    def has_ended(self) -> bool:
+        """Take the cancellation back, if it is ours; return whether nobody else has cancelled the task."""
+        return self.cancelled and self._inner is not None and not self._inner.uncancel()
 
 
 @contextlib.contextmanager
-def _handling(
-    loop: asyncio.AbstractEventLoop, signum: int, begin: Callable[[], None], of_loop: _Handler | None
-) -> Iterator[None]:
-    """Call ``begin`` in the loop at the signal, in the way in which it was handled before."""
+def _drain_on_signal(server: Drainable, signum: int) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    of_loop = handler_of(loop, signum)
+    drain = _Drain(server, signum, _passing_on(of_loop, signum))
+    with _handling(loop, signum, drain, of_loop):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if drain.has_ended():
+                raise SystemExit(0) from None
+            raise
+        finally:
+            drain.inside = False
+
+
+def _passing_on(of_loop: _Handler | None, signum: int) -> Callable[[], object] | None:
+    """Return what passes a signal on to who handles it now; ``None`` if nobody does."""
     if of_loop is not None:
-        loop.add_signal_handler(signum, begin)
+        call, args = of_loop
+        return lambda: call(*args)  # as the loop would
+    handler = signal.getsignal(signum)
+    if callable(handler):
+        return functools.partial(handler, signum, None)
+    return bool if handler is signal.SIG_IGN else None
+
+
+def _die(signum: int) -> None:
+    """Have the signal end the process, as it does where nobody handles it."""
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+
+
+@contextlib.contextmanager
+def _handling(loop: asyncio.AbstractEventLoop, signum: int, drain: _Drain, of_loop: _Handler | None) -> Iterator[None]:
+    """Have the drain begin in the loop at the signal, in the way in which it was handled before.
+
+    If the signal ends the process the handler stays: the same signal may come again while the pod says goodbye.
+    """
+    if of_loop is not None:
+        loop.add_signal_handler(signum, drain.begin)
         try:
             yield
         finally:
@@ -113,7 +154,10 @@ def _handling(
         return
 
     def handle(_signum: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(begin)
+        try:
+            loop.call_soon_threadsafe(drain.begin)
+        except RuntimeError:  # the loop is closed: the process is about to end
+            _die(signum)
 
     try:
         before = signal.signal(signum, handle)
@@ -122,7 +166,7 @@ def _handling(
     try:
         yield
     finally:
-        if signal.getsignal(signum) is handle:
+        if signal.getsignal(signum) is handle and not drain.cancelled:
             signal.signal(signum, signal.SIG_DFL if before is None else before)
 
 

@@ -17,23 +17,33 @@ from stateful_route.testing.servers import cluster, local_server, sentinel_group
 
 if TYPE_CHECKING:
     from stateful_route.testing.conformance import StoreConformance, StoreKit
+    from stateful_route.testing.instances import Fleet, fleet
     from stateful_route.testing.model import link_machine
 
 __all__ = [
     "FaultProxy",
+    "Fleet",
     "LocalCarrier",
     "ManualClock",
     "MemoryStore",
     "StoreConformance",
     "StoreKit",
     "cluster",
+    "fleet",
     "link_machine",
     "local_server",
     "sentinel_group",
 ]
 
 _CONFORMANCE = "stateful_route.testing.conformance"
-_WHERE = {"StoreConformance": _CONFORMANCE, "StoreKit": _CONFORMANCE, "link_machine": "stateful_route.testing.model"}
+_FLEET = "stateful_route.testing.instances"
+_WHERE = {
+    "Fleet": _FLEET,
+    "StoreConformance": _CONFORMANCE,
+    "StoreKit": _CONFORMANCE,
+    "fleet": _FLEET,
+    "link_machine": "stateful_route.testing.model",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -88,7 +88,7 @@ class StickyDecide(Started):
     Who can ask it can have uids placed: it is for the proxy only.
     """
 
-    _words = "what tells proxies where requests go"
+    _words = "the decision"
 
     _edge: Locator | None
 

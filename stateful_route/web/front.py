@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.tasks import outlast
-from stateful_route._log import log
+from stateful_route._log import log, shown_log
 from stateful_route.errors import (
     ConfigError,
     InvalidArgumentError,
@@ -19,6 +19,7 @@ from stateful_route.errors import (
     StatefulRouteError,
     StoreTimeoutError,
     StoreUnavailableError,
+    of_a_question,
 )
 from stateful_route.server.signals import drain_on_signal, handler_of
 from stateful_route.web.answers import UNAVAILABLE, adding, answer, closing
@@ -31,6 +32,7 @@ from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.ports import PortsClosed
 from stateful_route.web.settings import EdgeSettings
 from stateful_route.web.shortcut.running import RUNNING
+from stateful_route.web.suspicions import Suspicions
 from stateful_route.web.uids.found import Found
 from stateful_route.web.uids.request import RequestHead
 
@@ -72,7 +74,10 @@ class Started(abc.ABC):
         self._starting = Once(self._start)
         self._stack = contextlib.AsyncExitStack()
         self._edge: Edge | None = None
+        self.serves_at: str | None = None
+        """The URL at which it serves, where that is known before it starts; it is said in the log."""
         self._sources: UidSources
+        self._suspicions: Suspicions
         self._looks_further = False
         """Whether the head of a request does not tell all: there may be a uid in its body, or one is issued."""
         self._draining = False
@@ -190,16 +195,40 @@ class Started(abc.ABC):
             except (StoreUnavailableError, StoreTimeoutError) as error:
                 if loop.time() >= until:
                     raise
-                text = "%(part)s does not start yet, and tries again for %(seconds)g s: %(error)s"
-                left = max(0.0, until - loop.time())
-                log.log(level, "start_retried", text, part=self._words, seconds=round(left, 1), error=error)
+                text = "%(part)s waits for Redis, %(redis)s, and tries again for %(seconds)g s: %(error)s"
+                log.log(
+                    level,
+                    "start_retried",
+                    text,
+                    part=self._words,
+                    redis=self._edge_settings.shown_redis,
+                    seconds=round(max(0.0, until - loop.time()), 1),
+                    error=of_a_question(error),
+                )
                 level = logging.DEBUG
                 await asyncio.sleep(_TRY_AGAIN)
-        if level != logging.WARNING:
-            log.warning("start_succeeded", "%(part)s has started now", part=self._words)
         self._sources = sources = self._edge_settings.sources
         self._looks_further = bool(sources.body_limit) or sources.issued is not None
+        self._suspicions = Suspicions(sources, self._edge_settings.tally)
         self._edge = edge
+        self._say_started(logging.WARNING if level == logging.DEBUG else logging.INFO)
+
+    def _say_started(self, level: int) -> None:
+        log = shown_log()
+        log.log(
+            level,
+            "start_succeeded",
+            "%(part)s has started%(at)s: %(who)s of namespace %(namespace)r; Redis: %(redis)s",
+            part=self._words,
+            at=f" at {self.serves_at}" if self.serves_at else "",
+            who=self._who(),
+            namespace=self._edge_settings.config.namespace,
+            redis=self._edge_settings.shown_redis,
+        )
+
+    def _who(self) -> str:
+        """Return what this process is, for people."""
+        return f"service {self._edge_settings.service!r}"
 
     @abc.abstractmethod
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
@@ -302,6 +331,7 @@ class Front(Started):
                 request.body = await inbound.read_ahead(sources.body_limit, asked=True)
             found = sources.find(request)
             if sources.issued is not None and (found is None or found.stale):
+                self._suspicions.cookie_issued(sources.issued, inbound.scope)
                 found, inbound.send = issued(sources, request, found, inbound.send)
                 inbound.is_given_id = True
             here = None if found is None else self._served_here(found, inbound.scope, inbound.receive, inbound.send)
@@ -312,6 +342,7 @@ class Front(Started):
         if found is not None:
             await edge.serve(found, inbound)
         else:
+            self._suspicions.without_uid(inbound.scope)
             await self._serve_without_uid(edge, inbound)
 
     def _drain_on_signal(self, stack: contextlib.AsyncExitStack, stop_after: float) -> None:

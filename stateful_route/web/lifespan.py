@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
-from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError
 
 if TYPE_CHECKING:
@@ -35,19 +34,25 @@ class Lifespan:
         self._stop = stop
         self._asked = False
         self._started = False
-        self._failed = False
+        self._failure: StatefulRouteError | None = None
 
     async def run(self, scope: Message) -> None:
-        """Return once the lifespan has ended."""
-        if self._app is not None and await self._has_one(self._app, scope):
-            return
+        """Return once the lifespan has ended.
+
+        Raises:
+            StatefulRouteError: why we cannot start. The server was told before, and logs it. Test clients wait for it:
+                Starlette's own lifespan raises after ``startup.failed`` too.
+
+        """
+        has_one = self._app is not None and await self._has_one(self._app, scope)
         if not self._asked:
             await self._receive()
-        if not await self._begin({"type": "lifespan.startup.complete"}):
-            return
-        await self._receive()
-        await self._stop()
-        await self._send({"type": "lifespan.shutdown.complete"})
+        if not has_one and await self._begin({"type": "lifespan.startup.complete"}):
+            await self._receive()
+            await self._stop()
+            await self._send({"type": "lifespan.shutdown.complete"})
+        if self._failure is not None:
+            raise self._failure
 
     async def _has_one(self, app: App, scope: Message) -> bool:
         """Run that of the app; return whether it has one."""
@@ -64,7 +69,7 @@ class Lifespan:
     async def receive(self) -> Message:
         """Return the next event for the app: that it ends, if it has started and we cannot."""
         self._asked = True
-        if self._failed:
+        if self._failure is not None:
             return {"type": "lifespan.shutdown"}
         message = await self._receive()
         if message["type"] == "lifespan.shutdown" and self._started:
@@ -74,20 +79,22 @@ class Lifespan:
     async def send(self, message: Message) -> None:
         """Take what the app answers."""
         if message["type"] == "lifespan.startup.complete":
-            self._failed = not await self._begin(message)
-        elif not self._failed:  # the server was told, and expects no more
+            await self._begin(message)
+        elif self._failure is None:  # the server was told, and expects no more
             await self._send(message)
 
     async def _begin(self, complete: Message) -> bool:
         try:
             await self._start()
         except StatefulRouteError as error:
-            log.error("start_failed", "the middleware cannot start: %(error)s", error=error, part="the middleware")
-            await self._send({"type": "lifespan.startup.failed", "message": f"stateful_route: {error}"})
-            return False
-        self._started = True
-        await self._send(complete)
-        return True
+            self._failure = error
+        else:
+            self._started = True
+            await self._send(complete)
+            return True
+        # Behind the handler: hypercorn raises here, and would log the error a second time as the context of its own.
+        await self._send({"type": "lifespan.startup.failed", "message": f"stateful_route: {self._failure}"})
+        return False
 
 
 class Once:

@@ -17,6 +17,7 @@ from stateful_route.server.parcels import MAX_STATE
 from stateful_route.web.edge import Edge
 from stateful_route.web.front import Front, check_secrets
 from stateful_route.web.pacing import leave
+from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
 from stateful_route.web.peer.states import PeerCarrier
@@ -178,6 +179,7 @@ class StickyMiddleware(Front):
         self._route: StatefulRoute
         self._rooms: ServiceView
         self._carrier: PeerCarrier
+        self._listener: PeerListener
         self._tenants: Tenants
         self._pod: Pod | None = None
 
@@ -205,7 +207,7 @@ class StickyMiddleware(Front):
         self._pod = None  # that of an earlier start
         edge, settings = self._edge_settings, self._settings
         silence = edge.config.lease_seconds
-        listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
+        listener = self._listener = PeerListener(edge.keys, edge.scope, self._take, silence=silence)
         stack.callback(listener.close_connections)
         stack.callback(listener.close)
         if settings.http_address == PEER:
@@ -252,6 +254,12 @@ class StickyMiddleware(Front):
         stack.push_async_callback(pod.stop)
         stack.push_async_callback(self._let_go, pod)
         return pod
+
+    def _who(self) -> str:
+        index = None if self._pod is None else self._pod.server.pod_index
+        peers = PeerAddress.parse(self._config.address)
+        where = "" if peers is None else f", peers at {peers.path or f'{peers.host}:{peers.port}'},"
+        return f"pod {index} of {super()._who()}{where}"
 
     async def _serve_on_peer_port(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request of a proxy as one that a web server has got: with what frameworks and the lifespan add."""

@@ -15,7 +15,7 @@ from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.learning import Learning
 from stateful_route.web.peer.exchange import Exchange, take_request
 from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, LOST, MOVED, Refusal
-from stateful_route.web.sticky import STATE_KEY, Sticky
+from stateful_route.web.sticky import STATE_KEY, NoOwnership, Sticky
 from stateful_route.web.uids.request import RequestHead
 
 if TYPE_CHECKING:
@@ -187,7 +187,8 @@ class Pod:
         self._tally.served += 1
         is_websocket = scope["type"] == "websocket"
         run = AppRun(None, receive, send, is_websocket=is_websocket, guard=self.may_serve, loop=self._loop)
-        sticky = Sticky(self.server, uid, within=self._within(scope) if self._is_scoped else None)
+        within = self._within(scope) if self._is_scoped else None
+        sticky = Sticky(self.server, uid, NoOwnership(uid, scope["path"]), within)
         self._enter(scope, sticky)
         if self._sources.learned and not is_websocket:
 

@@ -11,7 +11,7 @@ from stateful_route._validation import check_count, check_id, check_seconds
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
 from stateful_route.instrumentation import teller_of
-from stateful_route.route import StatefulRoute
+from stateful_route.route import StatefulRoute, shown_source
 from stateful_route.server.callbacks import check_adopt, check_hand_off
 from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
@@ -57,6 +57,7 @@ class EdgeSettings:
     service: str
     sources: UidSources
     redis: Any
+    shown_redis: str
     config: BaseConfig
     keys: PeerKeys
     patience: float
@@ -89,8 +90,10 @@ class EdgeSettings:
         check_id("service", service)
         config = BaseConfig.from_env() if config is None else config
         config = config if namespace is None else attrs.evolve(config, namespace=namespace)
+        variable = None
         if redis is None:
-            redis = next((os.environ[name] for name in _URL_VARIABLES if os.environ.get(name)), None)
+            variable = next((name for name in _URL_VARIABLES if os.environ.get(name)), None)
+            redis = None if variable is None else os.environ[variable]
         if redis is None:
             allowed = f"a URL or a client of redis-py; or set {' or '.join(_URL_VARIABLES)} in the environment"
             raise ConfigError("redis", None, allowed)
@@ -103,6 +106,7 @@ class EdgeSettings:
             service=service,
             sources=UidSources(uid, scope),
             redis=redis,
+            shown_redis=shown_source(redis) + (f" ({variable})" if variable else ""),
             config=config,
             keys=PeerKeys(os.environ.get(_SECRET_VARIABLE) if secret is None else secret),
             patience=patience,

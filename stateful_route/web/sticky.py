@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from stateful_route._validation import check_id
 from stateful_route.errors import InvalidArgumentError, LifecycleError
@@ -21,13 +21,45 @@ STATE_KEY = "sticky"
 _MINTED_BYTES = 16
 
 
+class NoOwnership:
+    """Stands for the ownership that a request does not have: it is false, and each use raises why.
+
+    Raises:
+        LifecycleError: by each attribute.
+
+    """
+
+    __slots__ = ("_path", "_uid")
+
+    def __init__(self, uid: str | None, path: str) -> None:
+        """Note the uid of the request, if it has one, and its path."""
+        self._uid = uid
+        self._path = path
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return f"<NoOwnership: {self._why()}>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # what Python itself looks for, as copy() does
+            raise AttributeError(name)
+        raise LifecycleError(f"there is no ownership: {self._why()}")
+
+    def _why(self) -> str:
+        if self._uid is None:
+            return f"no source found a uid in {self._path}"
+        return f"nobody has claimed {self._uid!r}, the uid of {self._path}"
+
+
 class Sticky:
     """The routing of one request.
 
     Attributes:
         uid: of the request; ``None`` if it has none.
-        ownership: the right of this process to serve the uid; ``None`` without one, as for a uid that is found only
-            and has no link.
+        ownership: the right of this process to serve the uid. Without one, as of a request without a uid, it is false
+            (``if sticky.ownership:``), and its attributes raise a ``LifecycleError`` that says why.
         server: the driver of this process.
 
     """
@@ -37,8 +69,8 @@ class Sticky:
     def __init__(
         self,
         server: ServerDriver,
-        uid: str | None = None,
-        ownership: Ownership | None = None,
+        uid: str | None,
+        ownership: Ownership | NoOwnership,
         within: Callable[[str], str | None] | None = None,
     ) -> None:
         """Note what the request has; ``within`` makes an id of the app one of whom the request is from."""
@@ -67,12 +99,12 @@ class Sticky:
     @property
     def epoch(self) -> int | None:
         """The fencing token of the uid: rises with every change of owner; ``None`` without an owner."""
-        return None if self.ownership is None else self.ownership.epoch
+        return self.ownership.epoch if self.ownership else None
 
     @property
     def inherited(self) -> bool:
         """Whether an older life of this pod had the uid, so that its memory of it is gone."""
-        return self.ownership is not None and self.ownership.inherited
+        return bool(self.ownership) and self.ownership.inherited
 
     def continues(self, epoch: int | None) -> bool:
         """Whether what this process remembers of the uid is good that it has kept at that epoch.
@@ -81,7 +113,7 @@ class Sticky:
         it has claimed again what it had, after Redis was lost and came back empty within a lease. ``None``, as of what
         is not remembered, is ``False``. Local: no I/O.
         """
-        if self.ownership is None:
+        if not self.ownership:
             return False
         # This request may have begun before the uid was claimed again, and another one gone on with its state since.
         present = self.server.owned(self.ownership.uid) or self.ownership
@@ -94,7 +126,7 @@ class Sticky:
 
     def is_owned(self) -> bool:
         """Whether this process may serve the uid now. Local: no I/O."""
-        return self.ownership is not None and self.ownership.is_owned()
+        return bool(self.ownership) and self.ownership.is_owned()
 
     async def mint(self, prefix: str = "", *, idle_ttl: float | None = None) -> str:
         """Return a new id of 128 random bits that this process has claimed: one for a client to bring back.

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from stateful_route.errors import ConfigError
+from stateful_route.errors import ConfigError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.address import PeerAddress
@@ -57,7 +57,8 @@ async def local_host(redis: Any) -> str:
     """Return the address that this host has on its way to Redis; nothing is sent.
 
     Raises:
-        ConfigError: if the host of Redis has no address.
+        StoreUnavailableError: if the host of Redis has no address, or not yet.
+        ConfigError: if there is no way to it.
 
     """
     host, port = host_of(redis)
@@ -73,8 +74,9 @@ async def local_host(redis: Any) -> str:
                     continue
                 return str(probe.getsockname()[0])
     except OSError as error:
-        allowed = f"the address at which the other processes reach this one, as {host!r} is not found ({error})"
-        raise ConfigError("host", None, allowed) from error
+        # In Compose the name of a container is not there before the container is.
+        why = f"the host of Redis, {host!r}, is not found: {error}"
+        raise StoreUnavailableError(why, operation="connect", maybe_applied=False) from error
     raise ConfigError("host", None, f"the address at which the other processes reach this one: no way to {host!r}")
 
 

@@ -31,12 +31,14 @@ def test_json(command: str, shared_server: LocalServer) -> None:
         assert process.stderr is not None
         try:
             slip = json.loads(process.stderr.readline())
+            started = json.loads(process.stderr.readline())
             send_garbage(port)
             of_uvicorn = json.loads(process.stderr.readline())
         finally:
             process.terminate()
 
     assert "stateful_route.setting_unknown" == slip["otel.event.name"]
+    assert "stateful_route.start_succeeded" == started["otel.event.name"]
     assert "STATEFUL_ROUTE_HEARTBEET" == slip["stateful_route.variable"]
     assert {"time", "level", "message"} < slip.keys()
     assert ("uvicorn.error", "WARNING") == (of_uvicorn["logger"], of_uvicorn["level"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import signal
 import sys
+import termios
 from typing import TYPE_CHECKING
 
 import pytest
@@ -369,6 +372,42 @@ class TestTop:
         assert f"room in {cli.namespace}" == said.out.splitlines()[0]
         assert "2 of 2 pods alive, 0 links" in said.out
         assert 2 == two.out.count("2 of 2 pods alive")
+
+    async def test_no_pods(self, cli: Commands) -> None:
+        """Of a service that no pod has it says so, as ``pods`` does, and draws nothing."""
+        said = [await cli(command, "--service", "nosuch") for command in ("top", "pods")]
+
+        assert [(1, "")] * 2 == [(one.status, one.out) for one in said]
+        assert said[0].err == said[1].err
+        assert "no pod of service 'nosuch' was ever seen" in said[0].err
+
+    async def test_q(self, cli: Commands) -> None:
+        """On a terminal q ends it, and the terminal reads lines again."""
+        async with pods(cli.url, cli.namespace, 1):
+            outside, inside = os.openpty()
+            command = [sys.executable, "-m", "stateful_route", "top", "--interval", "60"]
+            environment = cli.environment() | {"TERM": "xterm", "LINES": "24", "COLUMNS": "80"}
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env=environment,
+                stdin=inside,
+                stdout=inside,
+                stderr=inside,
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            )
+            seen = b""
+            while b"pod alive" not in seen:
+                seen += await asyncio.to_thread(os.read, outside, 65_536)
+            os.write(outside, b"q")
+            while b"?1049l" not in seen:  # the other screen is left
+                seen += await asyncio.to_thread(os.read, outside, 65_536)
+            assert 0 == await asyncio.wait_for(process.wait(), 20.0)
+            reads_lines = bool(termios.tcgetattr(inside)[3] & termios.ICANON)
+            os.close(inside)
+            os.close(outside)
+
+        assert reads_lines
 
     async def test_redis_away(self, own_server: LocalServer, namespace: str, cli: Commands) -> None:
         """While Redis is away it says so, and shows what it has seen last."""

@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from stateful_route import BaseConfig, LinkKey, ServerDriver, ServerInfo, StatefulRoute
 from stateful_route.testing import ManualClock, MemoryStore
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from stateful_route.embedded.server import LocalServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8")
+UIDS = [f"user-{number}" for number in range(12)]
 PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
 
 
@@ -228,6 +230,58 @@ async def test_a_moved_room(programs: Programs, own_server: LocalServer) -> None
             messages.append(await posted_at(pod_index, text))
 
     assert [["two"], ["three"]] == messages
+
+
+async def test_worker(own_server: LocalServer, tmp_path: Path) -> None:
+    """Two workers of the page do each job once, though one gets SIGTERM meanwhile; it says goodbye and exits with 0."""
+    (tmp_path / "worker.py").write_text(PROGRAMS["worker.py"], encoding="utf-8")
+    env = {"REDIS_URL": own_server.url, "STATEFUL_ROUTE_SERVICE_NAME": "chat", "STATEFUL_ROUTE_HEARTBEAT": "0.2"}
+    async with contextlib.AsyncExitStack() as stack:
+        processes = []
+        for _ in range(2):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "worker.py", cwd=tmp_path, env=os.environ | env
+            )
+            processes.append(process)
+            stack.push_async_callback(process.wait)
+            stack.callback(end, process)
+        route = await stack.enter_async_context(StatefulRoute.from_url(own_server.url, BaseConfig(refresh=0.1)))
+        client = await stack.enter_async_context(route.client())
+        redis = await stack.enter_async_context(Redis.from_url(own_server.url, decode_responses=True))
+        workers = client.service("chat")
+
+        async def states() -> list[str]:
+            return sorted(pod.report.routing_state.value for pod in (await workers.pods()).values())
+
+        async def send(number: int) -> None:
+            for uid in UIDS:
+                await redis.rpush(f"jobs:{await workers.pod_of(uid)}", f"{uid} {number}")
+
+        async def are_done() -> bool:
+            return not [key async for key in redis.scan_iter("jobs:*")]
+
+        await eventually(lambda: _are(states, ["READY", "READY"]), within=30.0)
+        for number in range(10):
+            await send(number)
+            if number == 5:
+                processes[0].terminate()
+        assert 0 == await asyncio.wait_for(processes[0].wait(), 20.0)
+        await eventually(lambda: _are(states, ["READY", "SHUTDOWN"]))
+        await eventually(are_done)
+        processes[1].terminate()
+        assert 0 == await asyncio.wait_for(processes[1].wait(), 20.0)
+        chats = {uid: json.loads(text) for uid, text in (await redis.hgetall("chats")).items()}
+
+    assert {uid: [str(number) for number in range(10)] for uid in UIDS} == {uid: sorted(chats[uid]) for uid in UIDS}
+
+
+async def _are(states: Callable[[], Awaitable[list[str]]], expected: list[str]) -> bool:
+    return expected == await states()
+
+
+def end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
 
 
 async def test_carrier(clock: ManualClock) -> None:

@@ -119,6 +119,7 @@ def test_none_passes_by() -> None:
 
     assert {
         "_log.py",
+        "cli/logs.py",  # sets its level
         "cli/operators.py",  # silences it
         "demo/run.py",  # the same
         "instrumentation.py",  # LogEvents, for a logger of one's own

@@ -81,8 +81,13 @@ def test_make_targets() -> None:
     assert [] == [name for name in re.findall(r"(?:`|\$ )make (\w+)", README) if f"\n{name}:" not in makefile]
 
 
-async def test_testing_page() -> None:
-    """The tests that the testing page shows run as they stand."""
+async def test_testing_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests that the testing page shows run as they stand, on an app of the tutorial."""
+    pytest.importorskip("fastapi")
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    (travels,) = re.findall(r"```python\n# travels\.py\n(.*?)```", tutorial, re.DOTALL)
+    (tmp_path / "travels.py").write_text(travels, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
     examples = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "async def test_" in text]
     for text in examples:
@@ -92,7 +97,7 @@ async def test_testing_page() -> None:
             if name.startswith("test_"):
                 await names[name]()
 
-    assert 2 == len(examples)
+    assert 3 == len(examples)
 
 
 @contextlib.contextmanager

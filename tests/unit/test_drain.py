@@ -804,13 +804,38 @@ class TestReclaim:
 
 
 PROCESS = """
-import asyncio, signal, sys
+import asyncio, contextlib, signal, sys
 from stateful_route import BaseConfig, ServerDriver, ServerInfo
 from stateful_route.server.signals import drain_on_signal
 from stateful_route.testing import MemoryStore
 
 def say(*words):
     print(*words, flush=True)
+
+async def beside():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        say("the other task ends")
+
+async def grouped(main):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(main)
+        group.create_task(beside())
+
+def run_beside_others(main):
+    asyncio.run(grouped(main))
+
+async def signalled_again(times, go_on):
+    await asyncio.sleep(1.1)
+    signal.raise_signal(signal.SIGTERM)
+    try:
+        await asyncio.sleep(5)
+    finally:
+        if times == 2:
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(5)
+        go_on.set()
 
 async def main():
     go_on = asyncio.Event()
@@ -822,19 +847,24 @@ async def main():
 
     {before}
     info = ServerInfo(namespace="n", service_name="room", pod_name="room-0", pod_index=0)
-    async with ServerDriver(MemoryStore(), info, BaseConfig(namespace="n"), hand_off=hand_off) as pod:
-        await pod.claim("alice")
-        with drain_on_signal(pod):
-            signal.raise_signal(signal.SIGTERM)
-            while await pod.get_routing_state() == "READY" and not ended.is_set():
-                await asyncio.sleep(0)
-            for _ in range(20):
-                await asyncio.sleep(0)
-            say("serving", pod.owned("alice") is not None)
-            {during}
-            go_on.set()
-            await asyncio.wait_for(ended.wait(), 5)
-            say("owned at the end", pod.owned("alice") is not None)
+    store = MemoryStore()
+    try:
+        async with ServerDriver(store, info, BaseConfig(namespace="n"), hand_off=hand_off) as pod:
+            await pod.claim("alice")
+            with drain_on_signal(pod):
+                signal.raise_signal(signal.SIGTERM)
+                while await pod.get_routing_state() == "READY" and not ended.is_set():
+                    await asyncio.sleep(0)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                say("serving", pod.owned("alice") is not None)
+                {during}
+                go_on.set()
+                await asyncio.wait_for(ended.wait(), 5)
+                say("owned at the end", pod.owned("alice") is not None)
+    except SystemExit:
+        say("goodbye", (await store.read_pods("n", "room")).pods[0].report.routing_state)
+        raise
     say("left")
 
 {runner}(main())
@@ -875,11 +905,27 @@ class TestDrainOnSignal:
 
         assert (0, said) == run_process(handler, runner="__import__('uvloop').run")
 
-    def test_default(self) -> None:
-        """Without a handler the signal ends the process, once the uids are handed over."""
-        code, lines = run_process("pass")
+    @pytest.mark.parametrize("runner", ["asyncio.run", "__import__('uvloop').run"])
+    def test_default(self, runner: str) -> None:
+        """Without a handler the block ends once the uids are handed over, and the pod says goodbye."""
+        pytest.importorskip("uvloop")
+        code, lines = run_process("pass", runner=runner)
 
-        assert (-15, ["hand off alice", "serving True"]) == (code, lines)
+        assert (0, ["hand off alice", "serving True", "goodbye SHUTDOWN"]) == (code, lines)
+
+    def test_default_in_a_task(self) -> None:
+        """The same holds where the block is in a task beside others: the whole program ends."""
+        code, lines = run_process("pass", runner="run_beside_others")
+
+        assert (0, ["hand off alice", "serving True", "goodbye SHUTDOWN", "the other task ends"]) == (code, lines)
+
+    @pytest.mark.parametrize(("signals", "expected"), [(1, 0), (2, -15)])
+    def test_default_again(self, signals: int, expected: int) -> None:
+        """A second signal, a second later, ends the block before the uids are handed over; a third one kills."""
+        code, lines = run_process("pass", f"await signalled_again({signals}, go_on)")
+
+        assert expected == code
+        assert (signals == 1) == ("goodbye SHUTDOWN" in lines)
 
     def test_ignored(self) -> None:
         """A signal that was ignored drains the pod, and ends nothing."""

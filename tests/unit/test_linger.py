@@ -394,3 +394,17 @@ async def test_used_again_while_it_waits_for_its_turn(make_pod: MakePod) -> None
 
     assert (True, False) == kept
     assert ["alice", "bob"] == hand_off.uids
+
+
+@pytest.mark.parametrize(("deadline", "lines"), [(0.0, 0), (2.0, 1)])
+async def test_it_says_for_how_long(
+    make_pod: MakePod, caplog: pytest.LogCaptureFixture, deadline: float, lines: int
+) -> None:
+    """It says for how long it keeps uids at most, unless that is no time at all."""
+    async with make_pod(drain_deadline=deadline) as pod:
+        await pod.claim("alice")
+        await pod.drain(keep_until_idle=KEEP)
+    said = [record.getMessage() for record in caplog.records if "keeps its uids" in record.getMessage()]
+
+    assert lines == len(said)
+    assert not any("-0 s" in line for line in said)

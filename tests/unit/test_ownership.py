@@ -10,7 +10,7 @@ import pytest
 
 from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.models import PodLife
-from stateful_route.web import Sticky
+from stateful_route.web.sticky import NoOwnership, Sticky
 from tests.insides import (
     beat_once,
     cut_reclaim_off,
@@ -327,7 +327,7 @@ async def test_a_request_that_began_before(run_pods: RunPods, store: MemoryStore
         assert earlier.epoch != later.epoch
         assert [True] * 4 == [one.continues(other.epoch) for one in (earlier, later) for other in (earlier, later)]
         assert not later.continues(None)
-        assert not Sticky(server, "bob").continues(later.epoch)
+        assert not Sticky(server, "bob", NoOwnership("bob", "/rooms/bob")).continues(later.epoch)
 
 
 @pytest.mark.parametrize("how", ["another life", "release"])

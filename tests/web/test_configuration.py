@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from stateful_route import BaseConfig, StatefulRoute
+from stateful_route import BaseConfig, StatefulRoute, StoreUnavailableError
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.peer.keys import PeerKey, PeerKeys
+from stateful_route.web.where import local_host
 from tests.waiting import eventually
 from tests.web.clients import ask
 from tests.web.conftest import pair_of
@@ -61,26 +62,37 @@ async def refused(replica: Replica) -> str:
 async def test_a_setting_is_wrong(
     replicas: Replicas, app: str, middleware: dict[str, Any], environment: dict[str, str], said: str
 ) -> None:
-    """A web server with a setting that is missing or wrong ends, and says what to do."""
+    """A web server with a setting that is missing or wrong ends, and says once what to do."""
     replicas.may_fail = True
     text = await refused(replicas.launch(f"tests.web.apps:{app}", environment=environment, **middleware))
 
-    assert said in text
+    assert 1 == text.count(said)
     assert "startup failed" in text
     assert "Traceback" not in text
 
 
 async def test_redis_comes_late(own_server: LocalServer, namespace: str, tmp_path: Path) -> None:
-    """A web server whose Redis is not there yet waits for it."""
+    """A web server whose Redis is not there yet waits for it, says so once, and says that it is there."""
     own_server.kill()
     with Replicas(own_server.url, namespace, tmp_path) as replicas:
         replica = replicas.launch()
         await eventually(lambda: "tries again" in replica.text())
+        await asyncio.sleep(1.0)  # for several tries
         own_server.restart()
         await replicas.serves(replica)
         answer = await ask(replica.port, "/rooms/one/count")
+        lines = [line for line in replica.text().splitlines() if "Redis" in line]
 
     assert 200 == answer.status
+    assert 2 == len(lines)
+    assert f"waits for Redis, {own_server.url} (STATEFUL_ROUTE_URL), and tries again for" in lines[0]
+    assert "has started" in lines[1]
+
+
+async def test_the_host_of_redis_is_not_there_yet() -> None:
+    """A host of Redis that is not found is waited for, as in Compose, and is not taken for a wrong ``host``."""
+    with pytest.raises(StoreUnavailableError, match=r"the host of Redis, 'nosuch\.invalid', is not found"):
+        await local_host("redis://nosuch.invalid:6379")
 
 
 async def test_redis_is_not_there(replicas: Replicas) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import LifecycleError
+from stateful_route import InvalidArgumentError, LifecycleError
 from stateful_route.web import Path, Sticky, StickyMiddleware, front
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def lifespan(app: Any) -> AsyncIterator[list[str]]:
     ]
 
 
-async def asked(app: Any, path: str) -> tuple[int, bytes]:
+async def asked(app: Any, path: str, **more: Any) -> tuple[int, bytes]:
     """Return status and body of the answer to a request."""
     said: list[dict[str, Any]] = []
 
@@ -65,7 +65,7 @@ async def asked(app: Any, path: str) -> tuple[int, bytes]:
         said.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "http_version": "1.1"}
-    await app(scope, receive, send)
+    await app(scope | more, receive, send)
     return said[0]["status"], said[1]["body"]
 
 
@@ -87,10 +87,11 @@ async def test_again(shared_server: LocalServer, namespace: str) -> None:
 
 
 async def test_a_failed_start(shared_server: LocalServer) -> None:
-    """An app that has started, with a middleware that cannot, is told to end: its lifespan does not wait for ever."""
+    """An app that has started, with a middleware that cannot, is told to end, and its lifespan raises why."""
     app = App()
-    async with lifespan(StickyMiddleware(app, service="", uid=Path("/{uid}"), redis=shared_server.url)) as said:
-        assert ["lifespan.startup.failed"] == said
+    with pytest.raises(InvalidArgumentError, match="service is ''"):
+        async with lifespan(StickyMiddleware(app, service="", uid=Path("/{uid}"), redis=shared_server.url)) as said:
+            assert ["lifespan.startup.failed"] == said
 
     assert ["startup", "shutdown"] == app.noted
 

@@ -110,7 +110,8 @@ def _read(url: object) -> StoreUrl:
     given = url.partition(":")[0]
     scheme = _ALIASES.get(given.lower(), given.lower())
     if scheme not in _KINDS:
-        raise RefusedError(f"a URL that begins with one of {', '.join((*_KINDS, *_ALIASES))}")
+        hint = "" if "://" in url else " and '://', as redis://localhost:6379 does; what was given is hidden"
+        raise RefusedError(f"a URL that begins with one of {', '.join((*_KINDS, *_ALIASES))}{hint}")
     text = scheme + url[len(given) :]
     if scheme != "unix" and not text.startswith(f"{scheme}://"):
         raise RefusedError(f"a URL that begins with {scheme}://")
