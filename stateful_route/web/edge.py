@@ -210,7 +210,7 @@ class Edge:
             await inbound.read_ahead(AT_HAND)
             receive = inbound.kept()
         try:
-            await pod.serve(tenant, found.source, inbound.scope, receive, inbound.send)
+            await pod.serve_admitted(tenant, found.source, inbound.scope, receive, inbound.send)
         except UpstreamLostError as error:
             return app_lost(error, inbound, pod)
         return None

@@ -12,7 +12,7 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
 from stateful_route.instrumentation import teller_of
 from stateful_route.route import StatefulRoute
-from stateful_route.server.callbacks import check_adopt, check_hand_off
+from stateful_route.server.callbacks import check_adopt, check_forget, check_hand_off
 from stateful_route.web.misroute import checked_misroute
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
@@ -124,6 +124,7 @@ class PodSettings:
     host: str | None
     hand_off: HandOff | None
     adopt: Adopt | None
+    forget: Callable[[str], None] | None
     max_state: int
     drain: DrainMode
     linger_idle: float
@@ -141,6 +142,7 @@ class PodSettings:
         host: str | None,
         hand_off: HandOff | None,
         adopt: Adopt | None,
+        forget: Callable[[str], None] | None,
         max_state: int,
         drain: DrainMode | None,
         linger_idle: float,
@@ -159,7 +161,9 @@ class PodSettings:
 
         """
         if hand_off is not None:
-            check_hand_off("hand_off", hand_off)
+            check_hand_off("hand_off", hand_off, adopts=adopt is not None)
+        if forget is not None:
+            check_forget("forget", forget)
         check_count("max_state", max_state)
         if adopt is not None:
             check_adopt("adopt", adopt)
@@ -178,6 +182,7 @@ class PodSettings:
             host=host or os.environ.get(_HOST_VARIABLE),
             hand_off=hand_off,
             adopt=adopt,
+            forget=forget,
             max_state=max_state,
             drain=drain,
             linger_idle=linger_idle,

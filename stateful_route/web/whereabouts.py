@@ -73,7 +73,7 @@ class Whereabouts:
             return remembered[0]
         target = await self._rooms.resolve(uid, place=found.source.place)
         if isinstance(target, Absent):
-            return await self._restored(uid)
+            return await self._orphaned(found)
         if isinstance(target, Wait):
             self._remember(uid, target, departed)
         if isinstance(target, There) and pod is not None and target.pod_index == pod.server.pod_index:
@@ -94,16 +94,16 @@ class Whereabouts:
             seconds = min(_LONGEST_WAIT, max(_SHORTEST_WAIT, wait.seconds / 2))
             asyncio.get_running_loop().call_later(seconds, self._waits.pop, uid, None)
 
-    async def _restored(self, uid: str) -> Target:
-        """Return where a uid is that is found only, and whose process is gone: with another one that can load it.
+    async def _orphaned(self, found: Found) -> Target:
+        """Return where a uid is that is found only, and whose process is gone: with another one that takes it over.
 
-        If none can, its link is removed: nobody else would ever do so.
+        That is so if the app can load it, or the source says so. If not, its link is removed: nobody else would do so.
         """
-        rooms = self._rooms
+        rooms, uid = self._rooms, found.uid
         link = await rooms.find(uid)
         if link is None:
             return Absent()
-        if self._restores:
+        if self._restores or found.source.orphaned == "fresh":
             return await rooms.resolve(uid)
         if self.pod is not None:
             remove = self.pod.server.remove_linked_pod_with_id
