@@ -81,6 +81,8 @@ class StickyMiddleware(Front):
         linger_idle: float = 5.0,
         patience: float | None = None,
         max_held: int = 1000,
+        new_uids: float | None = 1000.0,
+        new_uids_per_address: float | None = None,
         stop_after: float = 1.0,
         while_away: WhileAway = "refuse",
         on_signal: bool = True,
@@ -133,6 +135,10 @@ class StickyMiddleware(Front):
             linger_idle: seconds from 0, since the last request of the uid ended: also of those before the signal.
             patience: for how many seconds a request is held while its owner is not there; by default lease + 1.
             max_held: how many requests are held at the same time; the others get a 503 at once.
+            new_uids: how many uids without a link this process places a second, and ten seconds' worth at once; the
+                others get a 429. Uids of a process that died count, and are never refused. ``None``: no bound.
+            new_uids_per_address: the same for each address of a client, as the web server tells it: give it only if
+                that is not the address of a proxy, or of many users behind one. By default no bound.
             stop_after: for how many seconds after that the process goes on to serve, before the web server stops:
                 clients and balancers leave their connections meanwhile, as they are told by ``Connection: close``.
             while_away: whether owned uids are served while Redis does not answer for longer than the lease:
@@ -155,6 +161,8 @@ class StickyMiddleware(Front):
             "secret": secret,
             "patience": patience,
             "max_held": max_held,
+            "new_uids": new_uids,
+            "new_uids_per_address": new_uids_per_address,
             "instrumentation": instrumentation,
         }
         super().__init__(app, edge, metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
@@ -14,6 +15,7 @@ from stateful_route.instrumentation import teller_of
 from stateful_route.route import StatefulRoute
 from stateful_route.server.callbacks import check_adopt, check_forget, check_hand_off
 from stateful_route.web.misroute import checked_misroute
+from stateful_route.web.new_uids import NewUids
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
 from stateful_route.web.statistics import WebTally
@@ -62,6 +64,7 @@ class EdgeSettings:
     patience: float
     max_held: int
     tally: WebTally
+    new_uids: NewUids
     unserved: UnservedLog = attrs.field(factory=UnservedLog)
 
     @classmethod
@@ -77,6 +80,8 @@ class EdgeSettings:
         secret: Secret | Sequence[Secret],
         patience: float | None,
         max_held: int,
+        new_uids: float | None,
+        new_uids_per_address: float | None,
         instrumentation: object,
     ) -> EdgeSettings:
         """Return the settings.
@@ -107,6 +112,7 @@ class EdgeSettings:
             keys=PeerKeys(os.environ.get(_SECRET_VARIABLE) if secret is None else secret),
             patience=patience,
             max_held=max_held,
+            new_uids=NewUids(new_uids, new_uids_per_address, time.monotonic),
             tally=WebTally(service, teller_of(instrumentation)),
         )
 

@@ -35,7 +35,7 @@ class TestSettings:
         "source", [SESSION, ResponseCookie("sid"), Location("/kernels/{uid}"), JsonResponse("/id")]
     )
     def test_defaults(self, source: LearnedSource) -> None:
-        """An id that the application makes is found and never placed, and goes with its session; a cookie with nothing else."""
+        """An id that the application makes is found and never placed, and goes with its session."""
         is_cookie = isinstance(source, ResponseCookie)
 
         assert (False, 1800.0, 404) == (source.place, source.ttl, source.missing)

@@ -52,7 +52,9 @@ class Rooms:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def ask(app: Any, path: str, method: str = "GET", *headers: tuple[bytes, bytes], kind: str = "http") -> int:
+async def ask(
+    app: Any, path: str, method: str = "GET", *headers: tuple[bytes, bytes], kind: str = "http", client: str = ""
+) -> int:
     """Return the status of the answer; of a WebSocket, whether it was accepted."""
     said: list[dict[str, Any]] = []
     events = [{"type": "http.request", "body": b""}] if kind == "http" else [{"type": "websocket.connect"}]
@@ -65,7 +67,15 @@ async def ask(app: Any, path: str, method: str = "GET", *headers: tuple[bytes, b
     async def send(message: dict[str, Any]) -> None:
         said.append(message)
 
-    scope = {"type": kind, "path": path, "headers": list(headers), "query_string": b"", "http_version": "1.1"}
+    scope: dict[str, Any] = {
+        "type": kind,
+        "path": path,
+        "headers": list(headers),
+        "query_string": b"",
+        "http_version": "1.1",
+    }
+    if client:
+        scope["client"] = (client, 1)
     await app(scope | ({"method": method} if kind == "http" else {"subprotocols": []}), receive, send)
     return int(said[0].get("status", said[0]["type"] == "websocket.accept"))
 
@@ -76,10 +86,9 @@ def made(shared_server: LocalServer, namespace: str) -> Callable[..., Any]:
 
     @contextlib.asynccontextmanager
     async def make(app: Any = None, **settings: Any) -> AsyncIterator[StickyMiddleware]:
-        settings = {"uid": Path("/rooms/{uid}"), "config": CONFIG, "stop_after": 0.0, "drain": "release"} | settings
-        sticky = StickyMiddleware(
-            app or Rooms(), service="room", redis=shared_server.url, namespace=namespace, on_signal=False, **settings
-        )
+        settings = {"uid": Path("/rooms/{uid}"), "config": CONFIG, "drain": "release", **settings}
+        settings |= {"service": "room", "redis": shared_server.url, "namespace": namespace, "stop_after": 0.0}
+        sticky = StickyMiddleware(app or Rooms(), on_signal=False, **settings)
         async with lifespan(sticky) as said:
             assert ["lifespan.startup.complete"] == said
             yield sticky
@@ -98,6 +107,8 @@ def links(shared_server: LocalServer, namespace: str) -> Callable[[], list[str]]
     return uids
 
 
+SLOW = 0.01
+"""New uids a second: one, and the next one after minutes."""
 PREFLIGHT = (b"origin", b"http://x"), (b"access-control-request-method", b"POST")
 
 
@@ -271,3 +282,34 @@ async def test_a_cookie_in_a_deploy(made: Any, links: Callable[[], list[str]]) -
             await old.drain()
             assert 200 == await ask(new, "/", "GET", cookie)
             assert new._tenants.get("made-here").ownership.is_owned()
+
+
+async def test_too_many(made: Any, links: Callable[[], list[str]]) -> None:
+    """More new uids than the bound get a 429 and leave nothing; what has a link is served, wherever it arrives."""
+    async with made() as other, made(new_uids=SLOW) as app:
+        await ask(other, "/rooms/known")
+        answers = [await ask(app, f"/rooms/{uid}") for uid in ("known", "a", "b", "c", "a", "known")]
+
+        assert [200, 200, 429, 429, 200, 200] == answers
+        assert ["a", "known"] == links()
+        assert (2, 2) == (app.statistics().refused_new, app.statistics().failed)
+
+
+async def test_too_many_of_an_address(made: Any) -> None:
+    """An address with too many new uids leaves room for the others."""
+    async with made(new_uids_per_address=SLOW) as app:
+        one = [await ask(app, f"/rooms/one-{number}", client="192.0.2.1") for number in range(3)]
+        others = [await ask(app, f"/rooms/other-{number}", client=f"192.0.2.{number}") for number in range(2, 5)]
+
+        assert [200, 429, 429] == one
+        assert [200, 200, 200] == others
+
+
+@pytest.mark.parametrize("name", ["new_uids", "new_uids_per_address"])
+def test_a_wrong_bound(name: str) -> None:
+    """A bound that is none is refused by its name."""
+    bound: Any = {name: -1}
+    app = StickyMiddleware(Rooms(), service="room", uid=Header("x"), redis="redis://localhost", **bound)
+
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        app.check()
