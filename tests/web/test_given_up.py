@@ -76,7 +76,7 @@ async def ask(
     }
     if client:
         scope["client"] = (client, 1)
-    await app(scope | ({"method": method} if kind == "http" else {"subprotocols": []}), receive, send)
+    await app(scope | ({"method": method} if kind == "http" else {}), receive, send)
     return int(said[0].get("status", said[0]["type"] == "websocket.accept"))
 
 
