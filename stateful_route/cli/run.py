@@ -74,8 +74,8 @@ class RunOptions(LogOptions, MetricsOptions, DirectoryOptions, ProxiesOptions, L
     ] = 10.0
     linger_idle: Annotated[
         Seconds,
-        Parameter(help="seconds without a request after which a uid may leave while it drains; 30 by default"),
-    ] = 30.0
+        Parameter(help="seconds without a request after which a uid may leave while it drains; 5 by default"),
+    ] = 5.0
     idle: Annotated[
         Seconds,
         Parameter(help=f"seconds without a request after which a uid without a ttl is released; {_IDLE:g} by default"),
@@ -201,4 +201,6 @@ def _policy(options: RunOptions) -> "Policy":
 
 
 def _idle(source: "UidSource", idle: float) -> "UidSource":
-    return source if source.ttl is not None or not idle else attrs.evolve(source, ttl=idle)
+    from stateful_route.web.uids.sources import DEFAULT  # noqa: PLC0415 - of an extra, as those above
+
+    return attrs.evolve(source, ttl=idle or None) if source.ttl == DEFAULT else source

@@ -10,6 +10,7 @@ import attrs
 from stateful_route._deadline import within
 from stateful_route.client.resolver import AWAY
 from stateful_route.errors import NoRoutablePodError
+from stateful_route.models import LinkKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ class There:
             was restarted, and inherits the uid.
         epoch: that of the link.
         address: where the pod is, as it publishes it; ``None`` if it publishes nothing.
+        is_new: whether the store was asked, and the pod has not confirmed the link: as a rule it was made just now.
 
     """
 
@@ -42,6 +44,7 @@ class There:
     incarnation: int
     epoch: int
     address: str | None
+    is_new: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.frozen
@@ -107,12 +110,13 @@ class Targets:
         if link is None:
             return Absent()
         pod = service.pod(link.pod_index)
-        there = there_of(pod, link)
+        is_new = link.kind is LinkKind.TEMPORARY
+        there = there_of(pod, link, is_new=is_new)
         if there is None:
             async with within(self._deadline, "resolve", since=began):
                 if pod.incarnation < link.incarnation:
                     await self._directory.read(service)  # one that has just come up
-                    there = there_of(pod, link)
+                    there = there_of(pod, link, is_new=is_new)
                 if there is None and not place and await self._resolver.is_stranded(service, link):
                     return Absent()
         return there or Wait(max(_SOONEST, service.over_in(pod, self._clock())))
@@ -124,9 +128,9 @@ class Targets:
             return self._resolver.suspect_link(service, uid)
 
 
-def there_of(pod: Pod, link: Link) -> There | None:
+def there_of(pod: Pod, link: Link, *, is_new: bool = False) -> There | None:
     """Return the pod of a link, if it is known and nothing is known against it."""
     state = pod.state
     if not pod.trusted or state is None or pod.incarnation < link.incarnation:
         return None
-    return There(pod.pod_index, pod.incarnation, link.epoch, state.report.address)
+    return There(pod.pod_index, pod.incarnation, link.epoch, state.report.address, is_new)

@@ -138,6 +138,7 @@ METRICS = (
         ("held", "held", "{request}", True, "Requests that were held"),
         ("holding", "holding", "{request}", False, "Requests that are held now"),
         ("failed", "failed", "{request}", True, "Requests that were answered with an error of ours, such as 503"),
+        ("refused_new", "refused_new", "{request}", True, "Requests that got a 429, as too many new uids were placed"),
     ),
     *_metrics(
         "StoreStatistics",

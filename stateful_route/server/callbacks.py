@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING
 
-from stateful_route.errors import InvalidArgumentError
+from stateful_route.errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def check_hand_off(argument: str, value: object) -> None:
-    """Refuse what cannot be called with a uid, and a generator, of which nothing would run."""
+_STATES = re.compile(r"\b(bytes|bytearray|memoryview)\b")
+
+
+def check_hand_off(argument: str, value: object, *, adopts: bool) -> None:
+    """Refuse what cannot be called with a uid, and a generator, of which nothing would run.
+
+    Without an ``adopt`` that takes them, also what says by its annotation that it returns bytes: they would be lost.
+    """
     allowed = "a function of a uid, async def or def, and no generator"
     _check(argument, value, allowed, "uid", refused=(inspect.isgeneratorfunction, inspect.isasyncgenfunction))
+    returned = getattr(value, "__annotations__", {}).get("return")
+    if not adopts and _STATES.search(returned.__name__ if isinstance(returned, type) else str(returned)):
+        raise ConfigError(argument, value, "beside adopt=, which takes the bytes that it returns; or one without them")
 
 
 def check_adopt(argument: str, value: object) -> None:
@@ -28,6 +38,12 @@ def check_movable(argument: str, value: object) -> None:
     """Refuse what cannot be called with a count, and what would answer with a coroutine."""
     allowed = "a def of a count that returns uids, and no coroutine"
     _check(argument, value, allowed, 1, refused=(inspect.iscoroutinefunction, inspect.isasyncgenfunction))
+
+
+def check_forget(argument: str, value: object) -> None:
+    """Refuse what cannot be called with a uid, and what would have to be awaited."""
+    refused = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    _check(argument, value, "a def of a uid, and no coroutine: nobody awaits it", "uid", refused=refused)
 
 
 def check_on_lost(argument: str, value: object) -> None:

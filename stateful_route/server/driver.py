@@ -29,7 +29,7 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError, LifecycleError, StoreError
 from stateful_route.instrumentation import teller_of
 from stateful_route.models import LinkKey, RoutingState
-from stateful_route.server.callbacks import check_hand_off, check_movable
+from stateful_route.server.callbacks import check_forget, check_hand_off, check_movable
 from stateful_route.server.drain import Drain
 from stateful_route.server.ending import Ending
 from stateful_route.server.hand_over import HandOver
@@ -126,15 +126,16 @@ class ServerDriver(Driver):
             InvalidArgumentError: if ``load_source`` is no source; if ``hand_off`` cannot be called with a uid, or is a
                 generator; if ``movable`` cannot be called with a number, or is an ``async def``; if ``adopt`` cannot be
                 called with a uid, bytes and an epoch, or is a generator; if ``max_state`` is no int from 0.
-            ConfigError: if ``adopt`` is given without ``hand_off`` or ``carrier``, or that without it; or if CPU is
-                to be weighed twice, or is to be measured without psutil; or if ``rebalance`` is set and there is no
-                ``movable``; or if ``call_deadline`` is above half of the lease; or if ``max_links_is_hard`` is set and
-                ``max_links`` is not.
+            ConfigError: if ``adopt`` is given without ``hand_off`` or ``carrier``, or that without it; or if
+                ``hand_off`` is annotated to return bytes, and there is no ``adopt``; or if CPU is to be weighed twice,
+                or is to be measured without psutil; or if ``rebalance`` is set and there is no ``movable``; or if
+                ``call_deadline`` is above half of the lease; or if ``max_links_is_hard`` is set and ``max_links`` is
+                not.
 
         """
         super().__init__()
         if hand_off is not None:
-            check_hand_off("hand_off", hand_off)
+            check_hand_off("hand_off", hand_off, adopts=adopt is not None)
         if movable is not None:
             check_movable("movable", movable)
         check_travel(hand_off, adopt, carrier, max_state)
@@ -421,6 +422,11 @@ class ServerDriver(Driver):
         as ``keep_until_idle`` of ``drain()``, or ``None``.
         """
         self._prepare_drain, self._end_drain = drain, undrain
+
+    def when_lost(self, forget: Callable[[str], None]) -> None:
+        """Have ``forget`` called with each uid that is lost, after the callbacks of its handle: see ``on_lost``."""
+        check_forget("forget", forget)
+        self._owned.when_lost = forget
 
     def going_to(self, uid: str) -> int | None:
         """Return the pod to which an operator has asked a uid to go, while it is handed off; ``None`` for any."""

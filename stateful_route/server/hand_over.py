@@ -32,8 +32,8 @@ HandOff: TypeAlias = "Callable[[str], Awaitable[object] | bytes | None]"
 """What the application does with a uid before it goes to another pod: save its state, say.
 
 What it returns is awaited if it can be. In a pod that has an ``adopt`` too, the bytes that come of it travel to the pod
-that gets the uid; ``None`` says that there is nothing to travel. A plain function runs in the event loop, which stands
-still meanwhile, the heartbeats too: it has to be quick.
+that gets the uid; ``None`` says that there is nothing to travel. Without an ``adopt`` bytes are lost, with a warning.
+A plain function runs in the event loop, which stands still meanwhile, the heartbeats too: it has to be quick.
 """
 
 # Uids that are handed over at the same time. In the 20 s of a drain 10,000 uids have 0.128 s each; a pool of a hundred
@@ -145,6 +145,8 @@ class HandOver:
         )
         self._level = self._lost_level = logging.WARNING
         """At which the next release that fails, or state that cannot travel, is logged: the first as a warning."""
+        self._unadopted_level = logging.WARNING
+        """At which the next state is logged that nobody takes."""
         self._patience = _LONGEST_PATIENCE
         """For how many seconds it is tried again to let states travel while none does."""
         self._refused_at: float | None = None
@@ -387,7 +389,12 @@ class HandOver:
                 if self._keeps or not leaving:
                     return False
         handle = self.owned.held(uid)
+        is_unadopted = self._travel is None and isinstance(state, _STATES)
+        if is_unadopted:
+            self._warn_of_unadopted(uid)
         if handle is None or not (handle is claimed or handle.continues(claimed)):
+            if is_unadopted:  # the hand-off has made it another pod's
+                self.note_lost([uid])
             return False  # lost meanwhile; what was claimed since has a turn of its own
         if self._travel is not None and uid in self._travel:  # who asked for that was sooner
             await self._travel.wait(uid)
@@ -401,8 +408,8 @@ class HandOver:
         self, handle: Ownership, state: object, *, failed: bool, leaving: bool, to: int | None
     ) -> bool | None:
         """Let a uid go that was handed off, with its state if that travels; return as ``_try`` does."""
-        has_state = self._travel is not None and isinstance(state, _STATES)
-        travels = has_state and self._releases
+        has_state = isinstance(state, _STATES)
+        travels = has_state and self._travel is not None and self._releases
         if self._travel is not None and travels:
             fate, why = await self._send_off(self._travel, handle, state, to)
             if fate is Fate.REFUSED and leaving and self._is_patient():
@@ -427,6 +434,17 @@ class HandOver:
         if gone:
             self._note_gone(handle.uid, lost=failed or has_state)
         return gone
+
+    def _warn_of_unadopted(self, uid: str) -> None:
+        """Say once that the application returns states that nobody takes; each is counted."""
+        level, self._unadopted_level = self._unadopted_level, logging.DEBUG
+        log.log(
+            level,
+            "state_not_adopted",
+            "hand_off returned a state of %(uid)r, and there is no adopt that takes it: it is lost. Give an adopt, or "
+            "let hand_off return None",
+            uid=uid,
+        )
 
     def _note_gone(self, uid: str, *, lost: bool) -> None:
         if not lost:

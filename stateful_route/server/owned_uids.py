@@ -11,6 +11,8 @@ from stateful_route.server.idle_queue import IdleQueue
 from stateful_route.server.ownership import Ownership
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.models import Link, LinkChange, PodLife
     from stateful_route.server.lease import PodLease
     from stateful_route.server.operations import UidOperations
@@ -35,6 +37,8 @@ class OwnedUids:
             one=("loss_callback_failed", "a callback for the loss of %(uid)r failed"),
             more=("loss_callbacks_failed", "the callbacks for %(uids)d more losses failed"),
         )
+        self.when_lost: Callable[[str], None] | None = None
+        """Is called with each uid that is lost, if there is one who wants to know of all."""
         self.stale: dict[str, None] = {}
         """Uids that an older life of this process held: they are to be claimed again."""
         self.unsure: dict[str, set[int]] = {}

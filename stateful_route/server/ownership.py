@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING
 
 from stateful_route._validation import check_seconds
 from stateful_route.errors import NotOwnerError, PodFullError
-from stateful_route.models import LinkKind
+from stateful_route.models import LinkKind, Outcome
 from stateful_route.server.callbacks import check_on_lost
 from stateful_route.server.tenure import Tenure
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 _NONE: frozenset[int | None] = frozenset()
+# What a claim answers if the uid had no link, or one that nobody has confirmed, or that was in grace.
+_PLACED = frozenset({Outcome.CREATED, Outcome.CONFIRMED})
 
 
 class Ownership:
@@ -32,6 +35,7 @@ class Ownership:
         inherited: whether an older life of this pod held the uid, so that its memory of it is gone.
         previous: who held the link before this claim, if the owner or its incarnation changed.
         full: whether the pod has ``max_links`` uids, and ``max_links_is_hard``: so it refused one more.
+        placed: whether nobody had the uid before this claim: it was placed for this, or had no link.
         held: whether the link is this pod's as far as it knows, be the pod itself alive or not.
         incarnation: the life of the pod that claimed.
 
@@ -52,6 +56,7 @@ class Ownership:
         "incarnation",
         "inherited",
         "of_pod",
+        "placed",
         "pod_index",
         "previous",
         "tenure",
@@ -90,6 +95,7 @@ class Ownership:
             and link.incarnation == owner.incarnation
         )
         self.inherited = inherited
+        self.placed = answer.outcome in _PLACED
         self.full = full
         self.previous: PreviousOwner | None = answer.previous
         self._ended = answer.ended
@@ -250,8 +256,11 @@ class Ownership:
         if not (self.held or self._suspended):
             return
         self.held = self._suspended = False
-        for callback in self.tenure.end():
+        owned = self._operations.owned
+        forget = None if owned.when_lost is None else functools.partial(owned.when_lost, self.uid)
+        for callback in (*self.tenure.end(), forget):
             try:
-                callback()
+                if callback is not None:
+                    callback()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's: it is lost all the same
-                self._operations.owned.faults.note(self.uid, error)
+                owned.faults.note(self.uid, error)

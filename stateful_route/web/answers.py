@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stateful_route.web.peer.carry import Message, Send
 
-UNAVAILABLE = 503
+UNAVAILABLE, TOO_MANY = 503, 429
 _TRY_AGAIN = 1013
 
 
@@ -18,7 +18,7 @@ async def answer(scope: Message, send: Send, status: int, why: str) -> None:
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(body)),
     ]
-    if status == UNAVAILABLE:
+    if status in {UNAVAILABLE, TOO_MANY}:
         headers.append((b"retry-after", b"1"))
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -106,6 +106,7 @@ class StickyDecide(Started):
         secret: Secret | Sequence[Secret] = None,
         patience: float | None = None,
         max_held: int = 1000,
+        new_uids: float | None = 1000.0,
         restores: bool = False,
         strategy: PlacementStrategy | None = None,
         instrumentation: object = None,
@@ -128,6 +129,7 @@ class StickyDecide(Started):
             secret: that of the service: it has a connection to each pod, and knows at once when one is gone.
             patience: for how many seconds a question is held while the owner is not there.
             max_held: how many questions are held at the same time.
+            new_uids: how many uids without a link it places a second; the others get a 429.
             restores: whether the app has a ``hand_off``.
             strategy: chooses the pod of a new uid.
             instrumentation: is told what happens, here and in the client driver.
@@ -143,6 +145,8 @@ class StickyDecide(Started):
             "secret": secret,
             "patience": patience,
             "max_held": max_held,
+            "new_uids": new_uids,
+            "new_uids_per_address": None,
             "instrumentation": instrumentation,
         }
         super().__init__(None, settings)

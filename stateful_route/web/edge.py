@@ -28,7 +28,7 @@ from stateful_route.web.not_served import (
 )
 from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome, reconnects
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
-from stateful_route.web.peer.frames import LEAVING, LOST, MAX_PAYLOAD, MOVED, Refusal
+from stateful_route.web.peer.frames import LEAVING, LOST, MANY, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.reaching import Peers
 from stateful_route.web.shortcut.running import Way
@@ -84,7 +84,7 @@ class Edge:
         self._http = http
         self._rooms = rooms
         self._sources = settings.sources
-        self._whereabouts = Whereabouts(rooms, settings.config.refresh, restores=restores)
+        self._whereabouts = Whereabouts(rooms, settings.config.refresh, settings.new_uids, restores=restores)
         self._whereabouts.pod = pod
         self._peers = Peers(rooms, dialer)
         self.tally = settings.tally
@@ -183,8 +183,12 @@ class Edge:
         if isinstance(target, There):
             return await self._carry(target, found, inbound)
         if not isinstance(target, (Tenant, Absent)):
-            return NOT_REACHED if isinstance(target, Wait) else REFUSED.get(target.reason, HAS_MOVED)
+            return NOT_REACHED if isinstance(target, Wait) else self._refused(target)
         return await self._serve_here(target, found, inbound)
+
+    def _refused(self, refusal: Refusal) -> NotServed:
+        self.tally.refused_new += refusal.reason == MANY
+        return REFUSED.get(refusal.reason, HAS_MOVED)
 
     def _not_told(self, error: RoutingError | StoreError | LifecycleError) -> NotServed:
         if isinstance(error, StoreError):
@@ -210,7 +214,7 @@ class Edge:
             await inbound.read_ahead(AT_HAND)
             receive = inbound.kept()
         try:
-            await pod.serve(tenant, found.source, inbound.scope, receive, inbound.send)
+            await pod.serve_admitted(tenant, found.source, inbound.scope, receive, inbound.send)
         except UpstreamLostError as error:
             return app_lost(error, inbound, pod)
         return None

@@ -47,6 +47,8 @@ class StickyGateway(Front):
         secret: Secret | Sequence[Secret] = None,
         patience: float | None = None,
         max_held: int = 1000,
+        new_uids: float | None = 1000.0,
+        new_uids_per_address: float | None = None,
         stop_after: float = 1.0,
         on_signal: bool = True,
         restores: bool = False,
@@ -67,6 +69,8 @@ class StickyGateway(Front):
             secret: that of the service.
             patience: for how many seconds a request is held while its owner is not there.
             max_held: how many requests are held at the same time.
+            new_uids: how many uids without a link it places a second; the others get a 429.
+            new_uids_per_address: the same for each address of a client; by default no bound.
             stop_after: for how many seconds after SIGTERM it goes on to serve, with ``Connection: close``; in the end
                 the WebSockets and event streams that it carries end, one after the other.
             on_signal: whether it does so before the web server stops to serve.
@@ -91,6 +95,8 @@ class StickyGateway(Front):
             "secret": secret,
             "patience": patience,
             "max_held": max_held,
+            "new_uids": new_uids,
+            "new_uids_per_address": new_uids_per_address,
             "instrumentation": instrumentation,
         }
         super().__init__(None, settings, metrics)

@@ -10,6 +10,7 @@ from stateful_route.errors import LifecycleError, RoutingError, StoreError
 from stateful_route.web.edge import Edge
 from stateful_route.web.not_served import NOT_REACHED, NotServed
 from stateful_route.web.peer.address import PeerAddress
+from stateful_route.web.peer.frames import Refusal
 
 if TYPE_CHECKING:
     from stateful_route.web.uids.found import Found
@@ -54,6 +55,8 @@ class Locator(Edge):
             return self._not_told(error)
         if isinstance(target, Absent):
             return target
+        if isinstance(target, Refusal):
+            return self._refused(target)
         if not isinstance(target, There):
             return NOT_REACHED
         if PeerAddress.parse(target.address) is None or await self._peers.reach(target.pod_index, target.address):

@@ -29,7 +29,7 @@ from stateful_route.web.tenants import Tenants
 from stateful_route.web.where import listen as listen_for_peers
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.config import BaseConfig
@@ -76,11 +76,14 @@ class StickyMiddleware(Front):
         public_address: str | None = None,
         hand_off: HandOff | None = None,
         adopt: Adopt | None = None,
+        forget: Callable[[str], None] | None = None,
         max_state: int = MAX_STATE,
         drain: DrainMode | None = None,
-        linger_idle: float = 30.0,
+        linger_idle: float = 5.0,
         patience: float | None = None,
         max_held: int = 1000,
+        new_uids: float | None = 1000.0,
+        new_uids_per_address: float | None = None,
         stop_after: float = 1.0,
         while_away: WhileAway = "refuse",
         on_signal: bool = True,
@@ -124,13 +127,19 @@ class StickyMiddleware(Front):
                 With ``adopt``, bytes that it returns travel to the process that gets the uid, and need not be saved.
             adopt: called with a uid, the bytes that ``hand_off`` has returned in another process, and the epoch at
                 which this one will own the uid: before it serves it.
+            forget: called with each uid that is no longer this process's, whatever the reason: it was idle, has ended,
+                has moved, was taken over, or the process stops. A plain function, which drops what the app keeps of it.
             max_state: how many bytes a state may have to travel; a uid with more is released, and its state is lost.
             drain: how uids leave at SIGTERM: ``hand_off``; ``linger``, once they were idle for ``linger_idle`` seconds;
                 ``release``, at once. In each case within ``drain_deadline`` of the config. By default ``hand_off`` if
                 there is one, and ``linger`` if not.
-            linger_idle: seconds from 0.
+            linger_idle: seconds from 0, since the last request of the uid ended: also of those before the signal.
             patience: for how many seconds a request is held while its owner is not there; by default lease + 1.
             max_held: how many requests are held at the same time; the others get a 503 at once.
+            new_uids: how many uids without a link this process places a second, and ten seconds' worth at once; the
+                others get a 429. Uids of a process that died count, and are never refused. ``None``: no bound.
+            new_uids_per_address: the same for each address of a client, as the web server tells it: give it only if
+                that is not the address of a proxy, or of many users behind one. By default no bound.
             stop_after: for how many seconds after that the process goes on to serve, before the web server stops:
                 clients and balancers leave their connections meanwhile, as they are told by ``Connection: close``.
             while_away: whether owned uids are served while Redis does not answer for longer than the lease:
@@ -153,6 +162,8 @@ class StickyMiddleware(Front):
             "secret": secret,
             "patience": patience,
             "max_held": max_held,
+            "new_uids": new_uids,
+            "new_uids_per_address": new_uids_per_address,
             "instrumentation": instrumentation,
         }
         super().__init__(app, edge, metrics)
@@ -167,6 +178,7 @@ class StickyMiddleware(Front):
                 public_address=public_address,
                 hand_off=hand_off,
                 adopt=adopt,
+                forget=forget,
                 max_state=max_state,
                 drain=drain,
                 linger_idle=linger_idle,
@@ -239,6 +251,8 @@ class StickyMiddleware(Front):
         """Begin to serve uids, in an order that the stack undoes; return what does."""
         config, settings = self._config, self._settings
         server = self._server(self._route, config)
+        if settings.forget is not None:
+            server.when_lost(settings.forget)
         self._tenants = Tenants(
             server,
             settings.hand_off,
@@ -246,6 +260,7 @@ class StickyMiddleware(Front):
             reopen_after=2 * config.call_deadline_seconds,
             end_within=config.drain_deadline / 2,
             travels=settings.adopt is not None,
+            lingers=settings.drain == "linger",
         )
         pod = Pod(self._wrapped, server, self._rooms, self._tenants, self._edge_settings, settings)
         pod.state, pod.template = self._state, self._template
@@ -316,10 +331,7 @@ class StickyMiddleware(Front):
     def _prepare_drain(self, pod: Pod) -> float | None:
         """Take no new uids, as an operator has asked; return for how long those that are here are kept."""
         self._draining = pod.draining = True
-        if self._settings.drain != "linger":
-            return None
-        self._tenants.count_uses()
-        return self._settings.linger_idle
+        return self._settings.linger_idle if self._settings.drain == "linger" else None
 
     def _end_drain(self, pod: Pod) -> None:
         """Take new uids again."""
@@ -337,8 +349,6 @@ class StickyMiddleware(Front):
             raise LifecycleError("the middleware is not running")
         self._draining = pod.draining = True
         edge, settings = self._edge, self._settings
-        if settings.drain == "linger":
-            self._tenants.count_uses()
         loop, deadline = asyncio.get_running_loop(), self._edge_settings.config.drain_deadline
         until = loop.time() + deadline
 

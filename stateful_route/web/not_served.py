@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route.errors import NotReplicatedError, RoutingError, StoreError
-from stateful_route.web.answers import UNAVAILABLE
+from stateful_route.web.answers import TOO_MANY, UNAVAILABLE
 from stateful_route.web.errors import UpstreamProtocolError
-from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MOVED
+from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, MANY, MOVED
 
 if TYPE_CHECKING:
     from stateful_route.errors import StatefulRouteError
@@ -39,6 +39,7 @@ REFUSED = {
     AWAY: NotServed("Redis does not answer the process that has it, or refuses: its log says which", holds=False),
     FULL: NotServed("no pod has room for it"),
     LEAVING: NotServed("its process ends, and has not handed it over yet"),
+    MANY: NotServed("there are too many new ones", holds=False, status=TOO_MANY),
 }
 """By the reason that a pod gives."""
 NO_POD = NotServed("no pod takes it now")

@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 # Seconds between two looks whether a uid is owned again, and that carried requests have to end when the process does.
 _LOOK = 0.02
 _END_WITHIN = 5.0
+# How many times ``link_ttl`` a uid that was placed may be idle, unless its source says otherwise.
+_IDLE = 3
+# By these an app says that there is nothing, or that the request was meant for another host.
+_NOTHING_THERE = frozenset({404, 405, 410, 421})
+
+
+def _is_preflight(scope: Message) -> bool:
+    """Whether a browser only asks whether it may send a request of another origin."""
+    headers = scope["headers"]
+    return scope["method"] == "OPTIONS" and any(name == b"access-control-request-method" for name, _ in headers)
 
 
 async def _wait(work: Coroutine[Any, Any, None]) -> None:
@@ -73,6 +83,8 @@ class Pod:
         self._tally = edge.tally
         self._unserved = edge.unserved
         self._is_scoped = edge.sources.scope is not None
+        # A uid that is idle is released without a hand-off: what has one keeps it, unless its source has a ttl.
+        self._idle = None if settings.hand_off is not None else _IDLE * edge.config.link_ttl
         self._patience = edge.patience
         self._serves_while_away = settings.while_away == "serve"
         self._away_for = edge.config.heartbeat
@@ -95,6 +107,7 @@ class Pod:
         until = loop.time() + self._patience
         while (tenant := self.tenants.get(uid)) is not None:
             if tenant.admits:
+                tenant.is_new = False
                 return tenant
             if not tenant.closing:
                 return tenant if await self.may_serve(tenant) else self._not_owned(tenant)
@@ -110,14 +123,20 @@ class Pod:
         try:
             if self.draining and not await self._is_linked_here(uid):
                 return Refusal(MOVED)  # it was handed over: a claim would take it back
-            ownership = self.server.owned(uid) or await self.server.claim(uid, idle_ttl=source.ttl)
+            ownership = self.server.owned(uid)
+            is_new = ownership is None and source.place
+            if ownership is None:
+                ownership = await self.server.claim(uid, idle_ttl=source.idle_ttl(self._idle))
         except StoreError as error:
             self._unserved.note(error)
             return Refusal(AWAY)
         except LifecycleError:
             return Refusal(LEAVING)
         if ownership.is_owned():
-            return self.tenants.take_in(ownership, source)
+            is_new = is_new and ownership.placed and self.tenants.get(uid) is None
+            tenant = self.tenants.take_in(ownership, source)
+            tenant.is_new = is_new  # no longer so for the second one of those that have claimed it together
+            return tenant
         return Refusal(FULL if ownership.full else MOVED)
 
     async def _is_linked_here(self, uid: str) -> bool:
@@ -182,6 +201,34 @@ class Pod:
         self._enter(scope, Sticky(self.server, tenant.uid, tenant.ownership, within))
         return run.run(self._app, scope)
 
+    async def serve_admitted(
+        self, tenant: Tenant, source: UidSource, scope: Message, receive: Receive, send: Send
+    ) -> None:
+        """Run the app for a request of a uid that was admitted; give a uid up that it alone has placed for nothing."""
+        if not tenant.is_new:
+            await self.serve(tenant, source, scope, receive, send)
+            return
+        refused = scope["type"] == "websocket" or _is_preflight(scope)
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start":
+                refused = refused or message["status"] in _NOTHING_THERE
+                tenant.is_new = tenant.is_new and refused
+            elif message["type"] == "websocket.accept":
+                tenant.is_new = False
+            await send(message)
+
+        try:
+            await self.serve(tenant, source, scope, receive, send_and_see)
+        except BaseException:
+            tenant.is_new = False
+            raise
+        if tenant.is_new and refused:
+            self.tasks.start(self._give_up(tenant), f"release of {tenant.uid!r}")
+        else:
+            tenant.is_new = False
+
     async def serve_unlinked(self, scope: Message, receive: Receive, send: Send, uid: str | None = None) -> None:
         """Run the app for a request without a uid, or with one that nobody has; learn a uid from its answer."""
         self._tally.served += 1
@@ -210,7 +257,7 @@ class Pod:
 
     async def _claim_learned(self, found: Found, run: AppRun, sticky: Sticky) -> None:
         """Claim a uid that the app has made, and let the request that made it be one of it."""
-        ownership = await self.server.claim(found.uid, idle_ttl=found.source.ttl)
+        ownership = await self.server.claim(found.uid, idle_ttl=found.source.idle_ttl(self._idle))
         ownership.require()
         sticky.uid, sticky.ownership = found.uid, ownership
         run.adopt(self.tenants.take_in(ownership, found.source))
@@ -243,6 +290,10 @@ class Pod:
             await send(message)
 
         return send_and_release
+
+    async def _give_up(self, tenant: Tenant) -> None:
+        if tenant.is_new and not tenant.closing:  # nothing has asked for it since: it is not owned from this step on
+            await self._release(tenant)
 
     async def _release(self, tenant: Tenant) -> None:
         try:
@@ -292,6 +343,8 @@ class Pod:
             tenant = admitted
             if exchange.gone:
                 return
+            await self.serve_admitted(tenant, source, scope, exchange.receive, exchange.send)
+            return
         await self.serve(tenant, source, scope, exchange.receive, exchange.send)
 
     async def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
@@ -12,8 +13,9 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError
 from stateful_route.instrumentation import teller_of
 from stateful_route.route import StatefulRoute, shown_source
-from stateful_route.server.callbacks import check_adopt, check_hand_off
+from stateful_route.server.callbacks import check_adopt, check_forget, check_hand_off
 from stateful_route.web.misroute import checked_misroute
+from stateful_route.web.new_uids import NewUids
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
 from stateful_route.web.statistics import WebTally
@@ -63,6 +65,7 @@ class EdgeSettings:
     patience: float
     max_held: int
     tally: WebTally
+    new_uids: NewUids
     unserved: UnservedLog = attrs.field(factory=UnservedLog)
 
     @classmethod
@@ -78,6 +81,8 @@ class EdgeSettings:
         secret: Secret | Sequence[Secret],
         patience: float | None,
         max_held: int,
+        new_uids: float | None,
+        new_uids_per_address: float | None,
         instrumentation: object,
     ) -> EdgeSettings:
         """Return the settings.
@@ -111,6 +116,7 @@ class EdgeSettings:
             keys=PeerKeys(os.environ.get(_SECRET_VARIABLE) if secret is None else secret),
             patience=patience,
             max_held=max_held,
+            new_uids=NewUids(new_uids, new_uids_per_address, time.monotonic),
             tally=WebTally(service, teller_of(instrumentation)),
         )
 
@@ -128,6 +134,7 @@ class PodSettings:
     host: str | None
     hand_off: HandOff | None
     adopt: Adopt | None
+    forget: Callable[[str], None] | None
     max_state: int
     drain: DrainMode
     linger_idle: float
@@ -145,6 +152,7 @@ class PodSettings:
         host: str | None,
         hand_off: HandOff | None,
         adopt: Adopt | None,
+        forget: Callable[[str], None] | None,
         max_state: int,
         drain: DrainMode | None,
         linger_idle: float,
@@ -163,7 +171,9 @@ class PodSettings:
 
         """
         if hand_off is not None:
-            check_hand_off("hand_off", hand_off)
+            check_hand_off("hand_off", hand_off, adopts=adopt is not None)
+        if forget is not None:
+            check_forget("forget", forget)
         check_count("max_state", max_state)
         if adopt is not None:
             check_adopt("adopt", adopt)
@@ -182,6 +192,7 @@ class PodSettings:
             host=host or os.environ.get(_HOST_VARIABLE),
             hand_off=hand_off,
             adopt=adopt,
+            forget=forget,
             max_state=max_state,
             drain=drain,
             linger_idle=linger_idle,

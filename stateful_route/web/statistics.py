@@ -34,6 +34,7 @@ class WebStatistics:
         held: requests that were held, as their uid could not be served for the moment.
         holding: those that are held now.
         failed: requests that were answered with an error of ours, such as 503, held or not.
+        refused_new: those of them that were answered 429, as too many new uids were placed.
         client: of the client driver; ``None`` if it does not run.
         server: of the server driver; ``None`` if it does not run, or there is none.
         store: of the connections to Redis; ``None`` if they are closed.
@@ -48,6 +49,7 @@ class WebStatistics:
     held: int
     holding: int
     failed: int
+    refused_new: int
     client: ClientStatistics | None = None
     server: ServerStatistics | None = None
     store: StoreStatistics | None = None
@@ -68,6 +70,7 @@ class WebTally:
         self.held = 0
         self.holding = 0
         self.failed = 0
+        self.refused_new = 0
 
     def now(self) -> float:
         """Return the time in seconds, for ``carried`` and ``release``; 0.0, at no cost, if nobody is told."""
@@ -121,6 +124,7 @@ class WebTally:
             held=self.held,
             holding=self.holding,
             failed=self.failed,
+            refused_new=self.refused_new,
             client=client,
             server=server,
             store=store,

@@ -26,17 +26,19 @@ if TYPE_CHECKING:
 class Tenant:
     """A uid that this process owns, and what of it runs here."""
 
-    __slots__ = ("_idle", "_opened", "closing", "counted", "lost", "ownership", "runs", "source", "uid")
+    __slots__ = ("_idle", "_opened", "closing", "counted", "is_new", "lost", "ownership", "runs", "source", "uid")
 
-    def __init__(self, uid: str, ownership: Ownership, source: UidSource) -> None:
-        """Begin with nothing that runs."""
+    def __init__(self, uid: str, ownership: Ownership, source: UidSource, *, counted: bool) -> None:
+        """Begin with nothing that runs. With ``counted`` the uid is in use while something does."""
         self.uid = uid
         self.ownership = ownership
         self.source = source
         """What found the uid."""
         self.runs: dict[AppRun, AbstractContextManager[None] | None] = {}
         """What runs, and by what the uid counts as in use meanwhile, if that is of interest."""
-        self.counted = ownership.idle_ttl is not None
+        self.counted = counted
+        self.is_new = False
+        """Whether the one request that has placed the uid is not answered yet, and nothing else has asked for it."""
         self.closing = False
         """Whether the gate is closed: nothing of the uid may begin here."""
         self.lost = False
@@ -60,13 +62,6 @@ class Tenant:
             use.__exit__(None, None, None)
         if self._idle is not None and not self.runs and not self._idle.done():
             self._idle.set_result(None)
-
-    def count(self) -> None:
-        """Let the uid be in use while something runs, from now on: somebody looks whether it is idle."""
-        if not self.counted:
-            self.counted = True
-            self.runs = {run: self._use() for run in self.runs}
-            self.ownership.touch()  # when it was used before that nobody has noted
 
     def _use(self) -> AbstractContextManager[None]:
         use = self.ownership.in_use()
@@ -100,7 +95,7 @@ class Tenant:
 
 
 def _do_nothing() -> None:
-    """Do nothing: no gate was closed."""
+    """Do nothing: no gate was closed, or it opens by itself."""
 
 
 class Tenants:
@@ -115,8 +110,11 @@ class Tenants:
         reopen_after: float,
         end_within: float,
         travels: bool = False,
+        lingers: bool = False,
     ) -> None:
         """Serve none. With ``travels`` the bytes that ``hand_off`` returns go along.
+
+        With ``lingers`` all uids are in use while something of them runs: a drain asks which of them are idle.
 
         ``reopen_after`` is for how many seconds a uid that was handed off may stay unreleased, and ``end_within`` in
         how many all streams end.
@@ -131,27 +129,21 @@ class Tenants:
         self._end_within = end_within
         self._between_ends = BETWEEN_ENDS
         self._next_end = 0.0
-        self._counting = False
+        self._lingers = lingers
         self._tenants: dict[str, Tenant] = {}
 
     def __len__(self) -> int:
         return len(self._tenants)
-
-    def count_uses(self) -> None:
-        """Let all uids be in use while something of them runs: from now on they go once they are idle."""
-        self._counting = True
-        for tenant in self._tenants.values():
-            tenant.count()
 
     def get(self, uid: str) -> Tenant | None:
         """Return what is known of a uid that this process owns, or did a moment ago."""
         return self._tenants.get(uid)
 
     def serving(self, uid: str, source: UidSource) -> Tenant | None:
-        """Return the tenant of a uid that may be served here now. No I/O."""
+        """Return the tenant of a uid that may be served here now, and is not new. No I/O."""
         tenant = self._tenants.get(uid)
         if tenant is not None:
-            return tenant if not tenant.closing and tenant.ownership.is_owned() else None
+            return tenant if not (tenant.closing or tenant.is_new) and tenant.ownership.is_owned() else None
         ownership = self._server.owned(uid)
         return None if ownership is None else self.take_in(ownership, source)
 
@@ -161,9 +153,8 @@ class Tenants:
         if tenant is not None:  # the same tenure, in another life of the pod: what was lost is not in here
             tenant.ownership = ownership
             return tenant
-        tenant = self._tenants[ownership.uid] = Tenant(ownership.uid, ownership, source)
-        if self._counting:
-            tenant.count()
+        counted = self._lingers or ownership.idle_ttl is not None
+        tenant = self._tenants[ownership.uid] = Tenant(ownership.uid, ownership, source, counted=counted)
         ownership.on_lost(functools.partial(self._lost, tenant))
         return tenant
 
@@ -182,7 +173,7 @@ class Tenants:
         """
         tenant = self._tenants.get(uid)
         if tenant is None:  # minted, or claimed by the app itself
-            data = await self._call(uid, is_placed=False)
+            data = await self._call(uid, None)
             return None if data is None else Packed(data, _do_nothing)
         if any(run.is_stream for run in tenant.runs):
             await self._pace()
@@ -190,14 +181,14 @@ class Tenants:
         try:
             tenant.end_streams()
             await tenant.idle()
-            data = await self._call(uid, is_placed=tenant.source.place)
+            data = await self._call(uid, tenant.source)
         except BaseException:
             tenant.open()
             raise
-        if data is not None:
+        if data is not None and self._travels:
             return Packed(data, tenant.open)
         asyncio.get_running_loop().call_later(self._reopen_after, self._reopen, tenant)
-        return None
+        return None if data is None else Packed(data, _do_nothing)
 
     async def _pace(self) -> None:
         """Wait for the turn to end streams: their clients come again at once, and not all in one moment.
@@ -211,20 +202,22 @@ class Tenants:
         self._next_end = max(self._next_end, now) + self._between_ends
         await asyncio.sleep(self._next_end - now)
 
-    async def _call(self, uid: str, *, is_placed: bool) -> bytes | None:
-        """Hand a uid off; return its state if that is to travel."""
-        if self._hand_off is None:
+    async def _call(self, uid: str, source: UidSource | None) -> bytes | None:
+        """Hand a uid off; return its state, which travels if the app has an ``adopt``."""
+        data = None
+        if self._hand_off is not None:
+            result: object = self._hand_off(uid)
+            if inspect.isawaitable(result):
+                result = await result
+            if isinstance(result, bytes | bytearray | memoryview):
+                data = bytes(result)
+            elif self._travels and result is not None:
+                raise InvalidArgumentError("what hand_off() returned", result, "bytes, or None if nothing is to travel")
+        elif source is None or source.orphaned != "fresh":
             return None
-        result: object = self._hand_off(uid)
-        if inspect.isawaitable(result):
-            result = await result
-        if self._travels and isinstance(result, bytes | bytearray | memoryview):
-            return bytes(result)
-        if self._travels and result is not None:
-            raise InvalidArgumentError("what hand_off() returned", result, "bytes, or None if nothing is to travel")
-        if not is_placed:
+        if not (self._travels and data is not None) and (source is None or not source.place):
             await self._give(uid)
-        return None
+        return data
 
     def _reopen(self, tenant: Tenant) -> None:
         if tenant.closing and not tenant.lost:

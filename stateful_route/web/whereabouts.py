@@ -6,12 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stateful_route.client.targets import Absent, There, Wait
-from stateful_route.web.peer.frames import FULL, MOVED, Refusal
+from stateful_route.web.peer.frames import FULL, MANY, MOVED, Refusal
 
 if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import Target
     from stateful_route.web.inbound import Inbound
+    from stateful_route.web.new_uids import NewUids
     from stateful_route.web.pod import Pod
     from stateful_route.web.tenants import Tenant
     from stateful_route.web.uids.found import Found
@@ -25,8 +26,8 @@ _NOT_THERE = frozenset({MOVED, FULL})
 class Whereabouts:
     """Asks the client driver, and this process, if it serves uids itself."""
 
-    def __init__(self, rooms: ServiceView, refresh: float, *, restores: bool) -> None:
-        """Ask ``rooms``, whose view of the pods is up to ``refresh`` seconds old.
+    def __init__(self, rooms: ServiceView, refresh: float, new_uids: NewUids, *, restores: bool) -> None:
+        """Ask ``rooms``, whose view of the pods is up to ``refresh`` seconds old; ``new_uids`` bounds what is placed.
 
         ``restores`` is whether the app can load what another process knew of a uid: one that it has made is taken over
         then too, when that process is gone.
@@ -36,6 +37,7 @@ class Whereabouts:
         self._rooms = rooms
         self._refresh = refresh
         self._restores = restores
+        self._new_uids = new_uids
         self._waits: dict[str, tuple[Wait, int]] = {}
         """What is remembered of uids that cannot be served, and how many pods had left by then."""
 
@@ -63,6 +65,7 @@ class Whereabouts:
 
         """
         uid, pod = found.uid, self.pod
+        scope = None if inbound is None else inbound.scope
         if pod is not None and pod.tenants.get(uid) is not None:
             admitted = await pod.admit(uid, found.source, *(() if inbound is None else (inbound.unless_gone,)))
             if not isinstance(admitted, Refusal) or admitted.reason != MOVED:
@@ -71,9 +74,14 @@ class Whereabouts:
         remembered = self._waits.get(uid)
         if remembered is not None and remembered[1] == departed:
             return remembered[0]
-        target = await self._rooms.resolve(uid, place=found.source.place)
+        place = found.source.place
+        if place and not self._new_uids.has_room(scope) and await self._rooms.find(uid) is None:
+            return Refusal(MANY)  # what has a link is no new one, also while too many are placed
+        target = await self._rooms.resolve(uid, place=place)
+        if place and isinstance(target, There) and target.is_new:
+            self._new_uids.note(scope)
         if isinstance(target, Absent):
-            return await self._restored(uid)
+            return await self._orphaned(found)
         if isinstance(target, Wait):
             self._remember(uid, target, departed)
         if isinstance(target, There) and pod is not None and target.pod_index == pod.server.pod_index:
@@ -94,16 +102,16 @@ class Whereabouts:
             seconds = min(_LONGEST_WAIT, max(_SHORTEST_WAIT, wait.seconds / 2))
             asyncio.get_running_loop().call_later(seconds, self._waits.pop, uid, None)
 
-    async def _restored(self, uid: str) -> Target:
-        """Return where a uid is that is found only, and whose process is gone: with another one that can load it.
+    async def _orphaned(self, found: Found) -> Target:
+        """Return where a uid is that is found only, and whose process is gone: with another one that takes it over.
 
-        If none can, its link is removed: nobody else would ever do so.
+        That is so if the app can load it, or the source says so. If not, its link is removed: nobody else would do so.
         """
-        rooms = self._rooms
+        rooms, uid = self._rooms, found.uid
         link = await rooms.find(uid)
         if link is None:
             return Absent()
-        if self._restores:
+        if self._restores or found.source.orphaned == "fresh":
             return await rooms.resolve(uid)
         if self.pod is not None:
             remove = self.pod.server.remove_linked_pod_with_id

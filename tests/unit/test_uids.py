@@ -26,10 +26,13 @@ class TestSettings:
     """What all sources have."""
 
     def test_defaults(self) -> None:
-        """Ids that a client makes are placed, and live for ever."""
+        """Ids that a client makes are placed, and end once they are idle; others end by the app that made them."""
         source = Header("x-session-id")
 
-        assert (True, None, None, frozenset()) == (source.place, source.ttl, source.missing, source.release_on)
+        assert (True, None, frozenset()) == (source.place, source.missing, source.release_on)
+        assert 1800.0 == source.idle_ttl(1800.0)
+        assert [None, None] == [Header("x", place=False).idle_ttl(1800.0), Header("x", ttl=None).idle_ttl(1800.0)]
+        assert 30 == Header("x", ttl=30).idle_ttl(1800.0)
         assert source.body_limit == 0
 
     def test_given(self) -> None:
@@ -44,6 +47,8 @@ class TestSettings:
         ("settings", "argument"),
         [
             ({"place": 1}, "place"),
+            ({"orphaned": None}, "orphaned"),
+            ({"ttl": "never"}, "ttl"),
             ({"ttl": 0}, "ttl"),
             ({"ttl": -1.0}, "ttl"),
             ({"ttl": float("nan")}, "ttl"),

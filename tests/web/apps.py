@@ -22,6 +22,7 @@ from stateful_route.web import (
     Location,
     Path,
     Query,
+    ResponseCookie,
     ResponseHeader,
     SignedCookie,
     Sticky,
@@ -280,6 +281,8 @@ async def _give(way: str, uid: str, send: Send) -> None:
         await respond_json(send, {"pid": os.getpid()}, (b"x-session", uid.encode()))
     elif way == "location":
         await respond_json(send, {"pid": os.getpid()}, (b"location", f"/made/{uid}".encode()), status=201)
+    elif way == "cookie":
+        await respond_json(send, {"pid": os.getpid()}, (b"set-cookie", f"sid={uid}; Path=/".encode()))
     elif way == "long":
         await respond_json(send, {"fill": "x" * 200_000, "id": uid})
     else:
@@ -298,6 +301,11 @@ _MADE = [
 def sessions() -> StickyMiddleware:
     """Return an app that makes its ids itself."""
     return middleware(_sessions, _MADE)
+
+
+def baskets() -> StickyMiddleware:
+    """Return an app that makes its ids itself, and gives them in cookies."""
+    return middleware(_sessions, ResponseCookie("sid"))
 
 
 async def _owned(scope: Scope, receive: Receive, send: Send) -> None:

@@ -161,6 +161,23 @@ async def test_its_process_is_killed(replicas: Replicas, own_server: LocalServer
     await eventually(lambda: not links(own_server))
 
 
+async def test_its_process_is_killed_and_the_browser_has_a_cookie(replicas: Replicas, own_server: LocalServer) -> None:
+    """A cookie of a process that was killed goes to the next one, without its state, and stays there."""
+    replicas.start(2, "tests.web.apps:baskets")
+    made = await ask(replicas.ports[0], "/new/cookie", "POST")
+    cookie = [("Cookie", cookie_of(made))]
+    killed = replicas.by_pid(made.json()["pid"])
+    killed.kill()
+    ports = [replica.port for replica in replicas.all if replica is not killed]
+    answers = [await ask(port, "/use", headers=cookie) for port in ports * 2]
+    facts = [answer.json() for answer in answers]
+
+    assert {True} == {fact["owned"] for fact in facts}
+    assert {False} == {fact["known"] for fact in facts}
+    assert 1 == len({fact["pid"] for fact in facts})
+    assert 1 == len(links(own_server))
+
+
 async def test_made_while_it_drains(replicas: Replicas) -> None:
     """A session that a client wants while the process ends is made by another one."""
     replicas.start(2, SESSIONS, stop_after=1.0)

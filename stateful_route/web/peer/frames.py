@@ -249,6 +249,7 @@ def text_of(part: bytes) -> str:
 
 
 MOVED, AWAY, FULL, LEAVING, LOST = "moved", "away", "full", "leaving", "lost"
+MANY = "many"
 """Why a peer does nothing with a request.
 
 The uid is another pod's, or nobody's; Redis does not answer; there is no room; the process ends, and still has the uid;

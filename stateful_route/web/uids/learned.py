@@ -13,8 +13,11 @@ from stateful_route.web.uids.json_text import BODY_LIMIT, MAX_BODY_LIMIT, id_at,
 from stateful_route.web.uids.path import compiled
 from stateful_route.web.uids.request import path_below
 from stateful_route.web.uids.sources import (
+    Orphaned,
+    Ttl,
     UidSource,
     as_releases,
+    check_orphaned,
     check_releases,
     check_status,
     check_token,
@@ -48,6 +51,7 @@ class LearnedSource(UidSource):
         ttl: seconds without a request after which the owner releases the uid; ``None``: never.
         missing: the status for a uid that has no link, 400 to 599; ``None``: it is served where it arrived.
         release_on: what ends the uid: ``"delete"``, 404, 410.
+        orphaned: as of each source: ``"refuse"`` by default, but for a cookie.
 
     """
 
@@ -55,7 +59,7 @@ class LearnedSource(UidSource):
     """Whether it finds ids in requests as well; if not, another source has to."""
 
     place: bool = attrs.field(default=False, init=False)
-    ttl: float | None = attrs.field(default=IDLE, validator=checked(check_duration, optional=True))
+    ttl: Ttl = attrs.field(default=IDLE, validator=checked(check_duration, optional=True))
     missing: int | None = attrs.field(default=404, validator=checked(check_status, optional=True))
     release_on: frozenset[str | int] = attrs.field(
         default=frozenset({"delete", 404, 410}), converter=as_releases, validator=checked(check_releases)
@@ -102,10 +106,17 @@ class ResponseCookie(LearnedSource):
 
     Attributes:
         name: of the cookie, in the case in which it is set.
+        orphaned: ``"fresh"`` by default: a browser would bring the cookie again and again.
+        release_on: nothing by default: a browser sends the cookie with each request, and a 404 or a DELETE of something
+            else does not end the session.
 
     """
 
     name: str = attrs.field(validator=checked(check_token))
+    orphaned: Orphaned = attrs.field(default="fresh", kw_only=True, validator=checked(check_orphaned))
+    release_on: frozenset[str | int] = attrs.field(
+        default=frozenset(), kw_only=True, converter=as_releases, validator=checked(check_releases)
+    )
 
     def find(self, request: RequestHead) -> str | None:
         """Return the value of the request's cookie."""

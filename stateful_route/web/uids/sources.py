@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
     from stateful_route.web.uids.request import RequestHead
 
+DEFAULT = "default"
+"""The ``ttl`` of a source that was given none."""
+Ttl: TypeAlias = 'float | Literal["default"] | None'
+Orphaned: TypeAlias = Literal["fresh", "refuse"]
+
 _RELEASES = frozenset({"delete", 404, 410})
 _MAKE = "make"
 
@@ -37,6 +42,18 @@ def check_token(argument: str, value: object) -> None:
 def check_status(argument: str, value: object) -> None:
     """Refuse what is not the status of an answer that says no: 400 to 599."""
     check_int(argument, value, 400, 599)
+
+
+def check_ttl(argument: str, value: object) -> None:
+    """Refuse what is no time for which a uid may be idle."""
+    if value is not None and value != DEFAULT:
+        check_duration(argument, value)
+
+
+def check_orphaned(argument: str, value: object) -> None:
+    """Refuse what does not say what becomes of a uid whose process is dead."""
+    if value not in ("fresh", "refuse"):
+        raise InvalidArgumentError(argument, value, '"fresh" or "refuse"')
 
 
 def as_releases(value: Any) -> Any:
@@ -68,11 +85,16 @@ class UidSource(abc.ABC):
     Attributes:
         place: whether a uid without a link is placed on a pod. ``True`` for ids that the client may make up; ``False``
             for those that the application makes, so that garbage from outside makes no link.
-        ttl: seconds without a request after which the owner releases the uid; ``None``: never.
+        ttl: seconds without a request after which the owner releases the uid; ``None``: never. By default three times
+            ``link_ttl`` of the config, so 1,800 s, for a uid that is placed; never if it is not placed, or if the app
+            has a ``hand_off``, which is not called for a uid that is idle.
         missing: what a uid gets that has no link and is not placed: an error with this status, 400 to 599; ``None``:
             it is served where it arrived.
         release_on: what ends the uid: ``"delete"`` (a DELETE that was answered 2xx), and an answer 404 or 410 of its
             owner.
+        orphaned: what becomes of a uid that is not placed, and whose process died or left. ``"fresh"``: the link proves
+            that the app made it, so another process takes it over, without its state. ``"refuse"``: it gets what
+            ``missing`` says. An app with a ``hand_off`` and no ``adopt`` takes it over in any case: it can load it.
 
     Raises:
         InvalidArgumentError: naming what is of a wrong type or range.
@@ -81,17 +103,24 @@ class UidSource(abc.ABC):
     """
 
     place: bool = attrs.field(default=True, validator=checked(check_bool))
-    ttl: float | None = attrs.field(default=None, validator=checked(check_duration, optional=True))
+    ttl: Ttl = attrs.field(default=DEFAULT, validator=checked(check_ttl))
     missing: int | None = attrs.field(default=None, validator=_check_missing)
     release_on: frozenset[str | int] = attrs.field(
         default=frozenset(), converter=as_releases, validator=checked(check_releases)
     )
+    orphaned: Orphaned = attrs.field(default="refuse", validator=checked(check_orphaned))
 
     def __attrs_post_init__(self) -> None:
         """Derive what is kept for each request; an attribute with a default would be made before the checks."""
         for field in attrs.fields(type(self)):
             if _MAKE in field.metadata:
                 object.__setattr__(self, field.name, field.metadata[_MAKE](self))
+
+    def idle_ttl(self, of_placed: float | None) -> float | None:
+        """Return for how many seconds a uid may be idle, by default ``of_placed`` for one that is placed."""
+        if isinstance(self.ttl, str):
+            return of_placed if self.place else None
+        return self.ttl
 
     @property
     def body_limit(self) -> int:
@@ -153,10 +182,12 @@ class Cookie(UidSource):
 
     Attributes:
         name: of the cookie, in the case in which it is set.
+        orphaned: ``"fresh"`` by default: a browser would bring the cookie again and again.
 
     """
 
     name: str = attrs.field(validator=checked(check_token))
+    orphaned: Orphaned = attrs.field(default="fresh", kw_only=True, validator=checked(check_orphaned))
 
     def find(self, request: RequestHead) -> str | None:
         """Return the value of the cookie."""
