@@ -32,6 +32,7 @@ FOLDERS = (
     "llm_router",
     "node_room",
     "gradio_unmodified",
+    "socketio_unmodified",
     "streamlit_unmodified",
 )
 _QUICK = Timing(steady=1.0, settle=0.3)

@@ -30,7 +30,7 @@ from stateful_route.web import (
     holding,
 )
 from tests.web.answering import FOLDER, PIECE, App, Receive, Scope, Send, body_of, note, respond, respond_json
-from tests.web.sockets import websocket
+from tests.web.sockets import mirror, websocket
 
 if TYPE_CHECKING:
     from pathlib import Path as Folder
@@ -345,6 +345,18 @@ def twice() -> StickyMiddleware:
 def no_source() -> StickyMiddleware:
     """Return an app that does not say where its uids are."""
     return middleware(room, [])
+
+
+def bare_mirror() -> App:
+    """Return an app that knows nothing of the middleware, and sends each message of a WebSocket back."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "websocket", "no lifespan here"
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        await mirror(receive, send)
+
+    return app
 
 
 def by_hand() -> App:

@@ -42,6 +42,8 @@ async def _accepted(way: str, rest: str, scope: Scope, receive: Receive, send: S
         raise RuntimeError("the app of the test fails after it has accepted")
     elif way == "tick":
         await _tick(send)
+    elif way == "mirror":
+        await mirror(receive, send)
     elif way == "shout":
         await _shout(int(rest), receive, send)
     else:
@@ -60,6 +62,12 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "websocket.send", "text": f"{os.getpid()} {message['text']}"})
         else:
             await send({"type": "websocket.send", "bytes": message["bytes"][::-1]})
+
+
+async def mirror(receive: Receive, send: Send) -> None:
+    """Send each message back as it came."""
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({**message, "type": "websocket.send"})
 
 
 async def _tick(send: Send) -> None:

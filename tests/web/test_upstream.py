@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import resource
 import socket
+import warnings
 from typing import Any
 
 import pytest
 
 from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
+from stateful_route.web.upstream.app import Exchange
 from stateful_route.web.upstream.connection import HttpConnection
+from stateful_route.web.upstream.head import request_head
 from stateful_route.web.upstream.pool import Pool
 from tests.waiting import eventually
 from tests.web.upstream import OK, Call, Line, answers, app_that
@@ -524,3 +528,22 @@ async def test_a_connection_that_is_lost() -> None:
     connection.abort()
 
     assert not connection.is_open
+
+
+async def test_an_answer_that_comes_just_as_it_is_late() -> None:
+    """Who is told to watch the client, and has its answer in the same moment, leaves no coroutine that never ran."""
+    async with app_that(answers(OK)) as app:
+        call = Call()
+        connection = await Pool("127.0.0.1", app.port, connect_timeout=10.0).connect()
+        head = request_head(call.scope, "127.0.0.1")
+        assert head is not None
+        exchange = Exchange(connection, head, call.receive, call.send)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            exchange.watch()
+            await exchange.close()
+            del exchange
+            gc.collect()
+        connection.abort()
+
+    assert [] == [str(each.message) for each in caught]

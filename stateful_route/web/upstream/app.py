@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
@@ -15,6 +16,8 @@ from stateful_route.web.upstream.pool import Pool
 from stateful_route.web.upstream.websocket import carry_websocket
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.upstream.connection import HttpConnection
     from stateful_route.web.upstream.head import RequestHead
@@ -115,7 +118,7 @@ class Exchange:
         head, connection = self._head, self._connection
         connection.begin(head.data, is_head=head.is_head)
         if head.has_body:
-            self._start(self._pump(chunked=head.chunked))
+            self._start(partial(self._pump, chunked=head.chunked))
         else:
             self._sent_all = True
         try:
@@ -170,7 +173,7 @@ class Exchange:
     def watch(self) -> None:
         """Look from now on whether the client goes away: the answer takes its time."""
         if not self._tasks:
-            self._start(self._watch())
+            self._start(self._watch)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -182,12 +185,12 @@ class Exchange:
         self._gone = True
         self._connection.abort()
 
-    def _start(self, work: object) -> None:
+    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(asyncio.ensure_future(self._guarded(work)))
 
-    async def _guarded(self, work: object) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work  # type: ignore[misc]
+            await work()  # made here: a task that is cancelled before it runs would leave it without an ``await``
         except Exception as error:  # noqa: BLE001 - of ``receive``: ``run`` raises it
             self._error = error
             self._connection.abort()
