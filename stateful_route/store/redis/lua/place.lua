@@ -11,6 +11,7 @@
 -- include: record -- history
 local pods = KEYS[3]
 local pods = KEYS[4] -- history
+local lost -- not known yet
 -- include: value
 if plain and (ARGV[6] or '') == '' then return 'unchanged -1 - ' .. value end
 -- include: clock

@@ -10,6 +10,7 @@
 -- include: record -- history
 local keys, args = KEYS, ARGV
 local pods = keys[#keys]
+local lost -- not known yet: it is looked at once
 local KEYS, ARGV = {}, { '', '', unpack(args, 1, 6) } -- those of one uid, for what follows
 -- include: clock
 -- include: link
