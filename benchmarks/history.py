@@ -31,10 +31,10 @@ _UIDS = 200
 _POD = 3, 1_732_628_718_123_456
 _ARMS = {"off": False, f"history={_KEPT}": True}
 _STEPS = (
-    ("place, new", "place", (*_POD, 600_000), b"created"),
-    ("claim, confirms", "claim", (*_POD, "", "ch"), b"confirmed"),
-    ("place, unchanged", "place", (*_POD, 600_000), b"unchanged"),
-    ("claim, unchanged", "claim", (*_POD, "", "ch"), b"unchanged"),
+    ("place, new", "place", (*_POD, 600_000, 0, 0), b"created"),
+    ("claim, confirms", "claim", (*_POD, "", "ch", 0), b"confirmed"),
+    ("place, unchanged", "place", (*_POD, 600_000, 0, 0), b"unchanged"),
+    ("claim, unchanged", "claim", (*_POD, "", "ch", 0), b"unchanged"),
     ("release", "release", (*_POD, "", 0, "ch"), b"released"),
 )
 
@@ -92,7 +92,7 @@ def _bytes_each(ask: _Asker, changes: int, links: int, *, history: bool) -> floa
     for number in range(links):
         uid = f"user-{number:08d}"
         for change in range(changes):
-            ask(*_call("assign", uid, (change % 2, _POD[1], "", "ch"), history=history))
+            ask(*_call("assign", uid, (change % 2, _POD[1], "", 0, "ch"), history=history))
         ask("DEL", _KEYS.beside(_KEYS.link("kept" if history else "off", uid, "room"))[1])
     return (_number(ask, "memory", "used_memory") - before) / links
 

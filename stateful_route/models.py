@@ -203,6 +203,8 @@ class Outcome(enum.StrEnum):
     """A newer incarnation of the same pod holds the link; it is as it was."""
     UNREADABLE = "unreadable"
     """The value cannot be read; it is as it was."""
+    LOST = "lost"
+    """There is none, and the store has lost the pods that the caller knows: none was made."""
 
     @property
     def same_owner(self) -> bool:
@@ -211,7 +213,7 @@ class Outcome(enum.StrEnum):
 
 
 _SAME_OWNER = frozenset({Outcome.RENEWED, Outcome.UNCHANGED, Outcome.REVIVED, Outcome.CONFIRMED, Outcome.GRACE})
-_NOT_DONE = frozenset({Outcome.ABSENT, Outcome.REFUSED, Outcome.SUPERSEDED, Outcome.UNREADABLE})
+_NOT_DONE = frozenset({Outcome.ABSENT, Outcome.REFUSED, Outcome.SUPERSEDED, Outcome.UNREADABLE, Outcome.LOST})
 
 
 ENDED_TENURE_SECONDS = 60.0
@@ -386,6 +388,11 @@ class PodTable:
         next_deadline: when the next lease ends if no heartbeat comes, by the clock of the store; ``None`` if all are
             overdue or dead. No heartbeat of another pod is older than that less its lease.
         living: how many pods are not confirmed to be dead; 0 if changes were asked for.
+        born: when the table was made, in microseconds: another one is of a store that has lost this one. 0 if no
+            changes were asked for, or that is not known.
+        held_until: until when a pod may live that this table does not have, by the clock of the store: who knew none
+            before places no uid that has no link.
+        settling_until: until when nobody does, as all pods restart, and those that left a moment ago are awaited.
 
     """
 
@@ -398,6 +405,9 @@ class PodTable:
     overdue: tuple[int, ...] = attrs.field(default=(), eq=False)
     next_deadline: float | None = attrs.field(default=None, eq=False)
     living: int = attrs.field(default=0, eq=False)
+    born: int = attrs.field(default=0, eq=False)
+    held_until: float = attrs.field(default=0.0, eq=False)
+    settling_until: float = attrs.field(default=0.0, eq=False)
 
 
 @attrs.frozen
@@ -506,6 +516,8 @@ class Registration:
         previous_born: the first incarnation of the process of the life before, as far as that process knew it; 0 if
             there is none.
         pod_index: the index of the pod: that which it has, or that which it was given.
+        wait: seconds for which to wait, and then to ask again, as nothing is known and others may be about to register
+            again; 0.0 if the life has begun, or was refused for another reason.
 
     """
 
@@ -516,6 +528,7 @@ class Registration:
     refused: bool = False
     previous_born: int = attrs.field(default=0, eq=False)
     pod_index: int = attrs.field(kw_only=True)
+    wait: float = attrs.field(default=0.0, kw_only=True)
 
 
 class HeartbeatOutcome(enum.StrEnum):

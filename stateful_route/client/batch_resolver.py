@@ -71,7 +71,8 @@ class BatchResolver:
         """
         began = asyncio.get_running_loop().time()
         placed: Answers = {}
-        if service.has_room(len(uids)) and not (service.doubtful or self._recovery.may_be_elsewhere(service, uids)):
+        doubtful = service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids)
+        if service.has_room(len(uids)) and not doubtful:
             self._resolver.misses += len(uids)
             placed = await self._place_all(service, uids)
         else:
@@ -84,12 +85,13 @@ class BatchResolver:
         owners = {link.pod_index for link in placed.values() if isinstance(link, Link)}
         suspects = {pod_index for pod_index in owners if not service.pod(pod_index).trusted}
         if suspects:
-            doubtful = [uid for uid, link in placed.items() if isinstance(link, Link) and link.pod_index in suspects]
+            suspected = [uid for uid, link in placed.items() if isinstance(link, Link) and link.pod_index in suspects]
             try:
                 async with within(self._deadline, "place_links", since=began):
-                    placed |= await self._place_stranded(service, placed, doubtful)
+                    await self._recovery.settled(service, began + self._deadline)
+                    placed |= await self._place_stranded(service, placed, suspected)
             except StoreError as error:
-                placed |= dict.fromkeys(doubtful, error)
+                placed |= dict.fromkeys(suspected, error)
                 self._note(service, placed)
         return placed
 
@@ -121,6 +123,11 @@ class BatchResolver:
         if self._recovery.may_be_elsewhere(service, uids):
             placed = await self._place_recovering(service, uids, until)
             uids = [uid for uid in uids if uid not in placed]
+        if service.table.settling:
+            placed |= await self._found_alive(service, uids)
+            uids = [uid for uid in uids if uid not in placed]
+            if uids:
+                await self._recovery.settled(service, until)
         if not service.has_room(len(uids)):
             placed |= await self._found_alive(service, uids)
             uids = [uid for uid in uids if uid not in placed]
@@ -191,12 +198,21 @@ class BatchResolver:
     async def _place_all(self, service: ServicePods, uids: Sequence[str]) -> Answers:
         """Place uids, each on a pod of the strategy's choice."""
         placed: Answers = {}
+        lost: list[str] = []
         for uid, outcome in zip(uids, await self._resolver.placer.place_all(service, uids), strict=True):
-            if outcome is None:
+            if outcome is None and not service.doubtful:
                 raise nowhere(service)
-            placed[uid] = outcome if isinstance(outcome, StoreError) else outcome[2]
-        self._note(service, placed)
-        return placed
+            if outcome is None:
+                lost.append(uid)
+            else:
+                placed[uid] = outcome if isinstance(outcome, StoreError) else outcome[2]
+        if not lost:
+            self._note(service, placed)
+            return placed
+        # The store has lost the pods that were known: these may be those of living pods.
+        async with within(self._deadline, "place_links"):
+            until = asyncio.get_running_loop().time() + self._deadline
+            return placed | await self._place_where_room_is(service, lost, until)
 
     def _note(self, service: ServicePods, answers: Answers) -> None:
         """Note whether the store answered for all uids, or is away."""

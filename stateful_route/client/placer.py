@@ -28,7 +28,10 @@ Placed: TypeAlias = "tuple[str, Pod, Link]"
 """A uid, the pod that has it, and its link."""
 
 Outcomes: TypeAlias = "Sequence[Placed | StoreError | None]"
-"""What came of each uid: ``None`` if it was not asked for, as there was no candidate for it."""
+"""What came of each uid: ``None`` if it was not asked for, as there was no candidate for it, or may be a living pod's.
+
+The latter is so if the service is doubtful then: the store has lost the pods that were known.
+"""
 
 _NEW_OWNER = (Outcome.CREATED, Outcome.REPLACED, Outcome.OVERWRITTEN)
 
@@ -128,8 +131,10 @@ class Placer:
         service.placed(pod, self._clock())
         return pod
 
-    def place_chosen(self, service: ServicePods, uid: str, preferred: Pod | None = None) -> Coroutine[Any, Any, Placed]:
-        """Place a uid on the pod of the strategy's choice, or on ``preferred``; there are candidates.
+    def place_chosen(
+        self, service: ServicePods, uid: str, preferred: Pod | None = None
+    ) -> Coroutine[Any, Any, Placed | None]:
+        """Place a uid on the pod of the strategy's choice, or on ``preferred``; there are candidates. See ``place_on``.
 
         Raises:
             StoreError: if the store did not answer.
@@ -137,8 +142,10 @@ class Placer:
         """
         return self.place_on(service, uid, self._choose(service.candidates, preferred))
 
-    async def place_on(self, service: ServicePods, uid: str, pod: Pod) -> Placed:
+    async def place_on(self, service: ServicePods, uid: str, pod: Pod) -> Placed | None:
         """Place a uid on a pod that counts the placement as pending, unless the uid has a link.
+
+        It is ``None``, and the service is doubtful, if the store has lost the pods that were known.
 
         Raises:
             StoreError: if the store did not answer.
@@ -153,6 +160,7 @@ class Placer:
                 self._link_ttl,
                 dead=service.dead.named,
                 leaving=service.leaving.named,
+                born=service.table.born,
             )
         finally:
             service.placing -= 1
@@ -184,6 +192,7 @@ class Placer:
                 self._link_ttl,
                 dead=service.dead.named,
                 leaving=service.leaving.named,
+                born=service.table.born,
             )
         finally:
             for pod, count in Counter(chosen).items():
@@ -205,7 +214,7 @@ class Placer:
 
     def _candidates(self, service: ServicePods, uids: Sequence[str]) -> list[Pod] | None:
         """Return the candidates, if one question is enough for these uids as far as it is known."""
-        if service.doubtful or self._recovery.may_be_elsewhere(service, uids):
+        if service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids):
             return None
         return service.candidates
 
@@ -268,9 +277,9 @@ class Placer:
 
     def _keep(
         self, service: ServicePods, uids: Sequence[str], answers: Sequence[LinkChange | StoreError], asked_at: float
-    ) -> list[Placed | StoreError]:
+    ) -> list[Placed | StoreError | None]:
         """Take in the answers to a question, to the first uids or all, and return what came of each."""
-        outcomes: list[Placed | StoreError] = []
+        outcomes: list[Placed | StoreError | None] = []
         found: list[Placed] = []
         new: dict[Pod, int] = {}
         for uid, answer in zip(uids, answers, strict=False):
@@ -278,6 +287,10 @@ class Placer:
                 outcomes.append(answer)
                 continue
             link = answer.link
+            if answer.outcome is Outcome.LOST:
+                service.doubt()
+                outcomes.append(None)
+                continue
             if link is None:
                 message = f"no link, but {answer.outcome}"
                 outcomes.append(StoreProtocolError(message, operation="place", maybe_applied=True))

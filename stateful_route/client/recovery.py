@@ -95,6 +95,18 @@ class Recovery:
         """Whether there is time left only for the last question, before ``until`` on the clock of the loop."""
         return asyncio.get_running_loop().time() >= until - _LAST_QUESTION * self._deadline
 
+    async def settled(self, service: ServicePods, until: float) -> None:
+        """Return once no restart of all pods is under way: who was placed before would be on the first one that is up.
+
+        Raises:
+            NoRoutablePodError: if that takes too long.
+
+        """
+        while service.table.settling:
+            if self.time_is_up(until):
+                raise not_yet(service, ())
+            await self.wait(service, {None}, until)
+
     async def wait(self, service: ServicePods, pods: Collection[Pod | None], until: float) -> None:
         """Wait for pods to be there again, and leave time for a last question."""
         with contextlib.suppress(TimeoutError):

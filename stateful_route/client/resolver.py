@@ -136,13 +136,19 @@ class Resolver:
         self.misses += 1
         service.reads.used = True
         pod = service.pod(pod_index)
+        began = asyncio.get_running_loop().time()
+        link = None
         if service.loaded and not (service.doubtful or self.recovery.may_be_elsewhere(service, (uid,))):
-            return await self._place_on(service, uid, pod)
-        until = asyncio.get_running_loop().time() + self._deadline
-        async with within(self._deadline, "place"):
-            await self.recovery.read_anew(service)
-            found = await self._recovered(service, uid, until, pod)
-            return await self._place_on(service, uid, pod) if found is None else found
+            link = await self._place_on(service, uid, pod)
+        if link is not None:
+            return link
+        async with within(self._deadline, "place", since=began):
+            while link is None:
+                await self.recovery.read_anew(service)
+                link = await self._recovered(service, uid, began + self._deadline, pod)
+                if link is None:
+                    link = await self._place_on(service, uid, pod)
+            return link
 
     async def choose(self, service: ServicePods) -> Pod:
         """Return a pod for a uid that is not known yet, by the strategy of a placement; it counts as one.
@@ -222,19 +228,29 @@ class Resolver:
         There are no candidates, its owner may be dead, or the store may be another one than it was.
         """
         began = self._placing.began(service.links.prefix + uid, asyncio.get_running_loop().time() - elapsed)
+        until = began + self._deadline
         async with within(self._deadline, "place", since=began):
             placements = 0 if link is None else 1
             if link is None:
                 await self.recovery.read_anew(service)
-                link = await self._recovered(service, uid, began + self._deadline)
+                link = await self._recovered(service, uid, until)
+            if link is None and service.table.settling:
+                found = await self._ask(service, uid, CACHED_KINDS)
+                link = found if found is not None and found.kind in CACHED_KINDS else None
             while link is None or await self.is_stranded(service, link):
+                await self.recovery.settled(service, until)
                 if placements == _PLACEMENTS or not service.candidates:
                     found = await self._ask(service, uid, CACHED_KINDS)
                     if found is None or service.is_dead(found.owner):
                         raise nowhere(service)
                     return found
-                _, _, link = await self.placer.place_chosen(service, uid, self.recovery.preferred(service, uid))
+                placed = await self.placer.place_chosen(service, uid, self.recovery.preferred(service, uid))
                 placements += 1
+                if placed is not None:
+                    link = placed[2]
+                else:  # the store has lost the pods that were known
+                    await self.recovery.read_anew(service)
+                    link = await self._recovered(service, uid, until)
             return link
 
     async def _recovered(
@@ -269,9 +285,10 @@ class Resolver:
             awaited = recovery.awaited(service, uid)
         return None
 
-    async def _place_on(self, service: ServicePods, uid: str, pod: Pod) -> Link:
+    async def _place_on(self, service: ServicePods, uid: str, pod: Pod) -> Link | None:
         pod.chosen()
-        return (await self.placer.place_on(service, uid, pod))[2]
+        placed = await self.placer.place_on(service, uid, pod)
+        return None if placed is None else placed[2]
 
     async def _look_up(self, service: ServicePods, uid: str, kept: tuple[LinkKind, ...]) -> Link | None:
         """Return the link of a uid, and keep it in the cache if it is of one of those kinds."""

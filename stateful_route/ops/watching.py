@@ -111,10 +111,13 @@ class _Lives:
         return self._names.get(pod_index, {}).get(incarnation)
 
     def change(self, event: PodChange) -> Change | None:
-        """Return what an event says of a pod; ``None`` if it only confirms that a life is over that said goodbye."""
+        """Return what an event says of a pod; ``None`` if it only confirms that a life is over that said goodbye.
+
+        That it did so is no news: it was announced, or was before anybody listened.
+        """
         index, incarnation, state = event.pod_index, event.incarnation, event.state
         if state == "DEAD" and incarnation in {self._left.get(index), self._told.get(index)}:
-            state = _LEFT
+            return None
         if state == _LEFT:
             if self._told.get(index) == incarnation:
                 return None

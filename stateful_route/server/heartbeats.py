@@ -273,10 +273,14 @@ class Heartbeats:
         Each attempt names that life, so one that arrives late, after another one, changes nothing. A pod that leases
         its index names none, as long as it has no index: nobody has the one that it gets.
         """
-        lease = self._lease
+        lease, can_wait = self._lease, True
         for _ in range(_REGISTRATIONS):
             sent = lease.clock()
-            began = await self._register_once(None if lease.pod_index is None else self._expected)
+            began = await self._register_once(None if lease.pod_index is None else self._expected, can_wait=can_wait)
+            if began.wait:
+                await asyncio.sleep(began.wait)
+                can_wait = False
+                continue
             if not began.refused:
                 return sent, began
             if self.spares_others and not began.own:
@@ -290,15 +294,17 @@ class Heartbeats:
         message = "others register this pod at the same time, again and again"
         raise StoreUnavailableError(message, operation="register", maybe_applied=False)
 
-    async def _register_once(self, expected: int | None) -> Registration:
+    async def _register_once(self, expected: int | None, *, can_wait: bool = False) -> Registration:
         report = self._status.report()
         named = self._process
         if self._lease.lives:  # behind the first incarnation of this process
             named = f"{min(self._lease.lives)}:{named}"
         above = max(self._lease.newest_seen, self._last_incarnation)
         began = await self._store.register(
-            self._lease.server, report, *self._times, process=named, expected=expected, above=above
+            self._lease.server, report, *self._times, process=named, expected=expected, above=above, can_wait=can_wait
         )
+        if began.wait:
+            return began
         if not began.refused:
             self._status.told = report
             self._lease.take_index(began.pod_index)

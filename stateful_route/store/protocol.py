@@ -7,7 +7,7 @@ the same or a newer incarnation: what is older than a dead life is superseded, a
 =============================  ===============  ======================  ======================  ======================
 operation                      absent           temporary               persistent              grace
 =============================  ===============  ======================  ======================  ======================
-place                          CREATED          RENEWED                 UNCHANGED               REVIVED
+place                          CREATED or LOST  RENEWED                 UNCHANGED               REVIVED
 - owner is among the dead                       REPLACED                REPLACED                REPLACED
 - owner is leaving                              RENEWED                 UNCHANGED               REPLACED
 claim, the same life           CREATED          CONFIRMED               UNCHANGED               CONFIRMED
@@ -124,11 +124,13 @@ class Store(Protocol):
         *,
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
+        born: int = 0,
     ) -> LinkChange:
         """Return the link of the uid, made for ``candidate`` (temporary, ``ttl`` seconds) if there is none.
 
         A temporary link is renewed to at least ``ttl`` seconds, and never shortened. ``candidate`` is not among
-        the dead.
+        the dead. ``born`` is that of the ``PodTable`` that the caller knows: if the store has another one, it has lost
+        that, and none is made: ``LOST``. (It is not looked at on a cluster, where pods and links are on many servers.)
         """
         ...
 
@@ -141,6 +143,7 @@ class Store(Protocol):
         *,
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
+        born: int = 0,
     ) -> list[LinkChange | StoreError]:
         """Place many uids, each with its own candidate; return the answer or the error of each, in their order.
 
@@ -225,6 +228,7 @@ class Store(Protocol):
         process: str = "",
         expected: int | None = None,
         above: int = 0,
+        can_wait: bool = False,
     ) -> Registration:
         """Begin a life of a pod: take an incarnation and publish the first heartbeat.
 
@@ -239,6 +243,10 @@ class Store(Protocol):
         has to end before the new one may own, and of two processes the one that was born later is the newer one. The
         incarnation is higher than ``above``, which a store that was lost, and whose clock was put back, does not know.
         Entries of pods that have said nothing for ``retention`` seconds are dropped on the way.
+
+        The first pod of a service that ``can_wait`` is told to, and to ask again, if the store may have lost others
+        that live: its server has just started, or they listen to it. That others lived is known once one of them
+        registers again; ``PodTable.held_until`` says so.
         """
         ...
 

@@ -83,6 +83,68 @@ async def test_nobody_moves(own_server: LocalServer, namespace: str, down: float
     assert len(uids) < answers[True]
 
 
+@pytest.mark.parametrize("one_by_one", [True, False])
+async def test_flushed(own_server: LocalServer, namespace: str, *, one_by_one: bool) -> None:
+    """A Redis that is flushed while it is up: no uid of a living pod is placed elsewhere before its pod claims again.
+
+    The client has read the pods a moment ago, and has heard of nothing since. Two thirds of the uids went elsewhere.
+    """
+    config = BaseConfig(namespace=namespace, index_is_exclusive=True, heartbeat=0.5, cache_ttl=0.001, link_ttl=60.0)
+    uids = [f"user-{number}" for number in range(60)]
+    async with deployment(own_server, config, 1) as (pods, (client,)):
+        owners = await claim_all(client, pods, uids)
+        await asyncio.to_thread(own_server.ask, "FLUSHALL")
+
+        async def find(*uids: str) -> dict[str, int]:
+            while True:
+                with contextlib.suppress(StatefulRouteError):
+                    if len(uids) == 1:
+                        return {uids[0]: await client.compute_linked_pod("", uids[0], "room")}
+                    by_pod = await client.batch_compute_linked_pod("", uids, "room")
+                    return {uid: pod_index for pod_index, routed in by_pod.items() for uid in routed}
+
+        asked = [find(uid) for uid in uids] if one_by_one else [find(*uids)]
+        found = {uid: pod_index for part in await asyncio.gather(*asked) for uid, pod_index in part.items()}
+
+    assert owners == found
+
+
+@pytest.mark.parametrize("how", ["restart", "flush"])
+async def test_newcomer(namespace: str, how: str) -> None:
+    """A process that starts just as Redis has become empty gets no uid, and no index, of pods that live all the time.
+
+    It knows none of them, and is the first to register. All uids went to it.
+    """
+    config = BaseConfig(namespace=namespace, cache_ttl=0.001)
+    uids = [f"user-{number}" for number in range(30)]
+    lost: list[str] = []
+    async with contextlib.AsyncExitStack() as stack:
+        own_server = stack.enter_context(local_server(tcp=True))  # one with a unix socket only is taken for one's own
+
+        async def start(number: int) -> tuple[ServerDriver, ClientDriver]:
+            route = await stack.enter_async_context(StatefulRoute.from_url(own_server.url, config))
+            info = ServerInfo(namespace=namespace, service_name="room", pod_name=f"room-{number}")
+            return await stack.enter_async_context(route.server(info)), await stack.enter_async_context(route.client())
+
+        pods = [(await start(number))[0] for number in range(2)]
+        for number, uid in enumerate(uids):
+            (await pods[number % 2].claim(uid)).on_lost(functools.partial(lost.append, uid))
+        if how == "restart":
+            own_server.kill()
+            await asyncio.to_thread(own_server.restart)
+        else:
+            await asyncio.to_thread(own_server.ask, "FLUSHALL")
+        newcomer, client = await start(2)
+        found: list[int] = []
+        for uid in uids:
+            with contextlib.suppress(StatefulRouteError):
+                found.append(await client.compute_linked_pod("", uid, "room"))
+        indexes, gone = [pod.pod_index for pod in (*pods, newcomer)], [*lost]
+
+    assert ([0, 1, 2], []) == (indexes, gone)
+    assert 2 not in found
+
+
 @pytest.mark.parametrize(
     ("appendonly", "down", "kept"), [("no", 0.2, True), ("no", 2.5, False), ("yes", 0.2, True), ("yes", 2.5, True)]
 )

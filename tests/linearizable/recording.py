@@ -72,10 +72,12 @@ class RecordingStore:
         *,
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
+        born: int = 0,
     ) -> LinkChange:
         """See ``Store.place``."""
         call = LinkCall("place", candidate, ttl, tuple(dead), tuple(leaving))
-        return await self._one(key, call, self._store.place(key, candidate, ttl, dead=dead, leaving=leaving))
+        placing = self._store.place(key, candidate, ttl, dead=dead, leaving=leaving, born=born)
+        return await self._one(key, call, placing)
 
     async def place_links(
         self,
@@ -86,15 +88,17 @@ class RecordingStore:
         *,
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
+        born: int = 0,
     ) -> list[LinkChange | StoreError]:
         """See ``Store.place_links``."""
         calls = [
             (LinkKey(namespace, uid, service_name), LinkCall("place", life, ttl, tuple(dead), tuple(leaving)))
             for uid, life in candidates
         ]
-        return await self._many(
-            calls, self._store.place_links(namespace, candidates, service_name, ttl, dead=dead, leaving=leaving)
+        placing = self._store.place_links(
+            namespace, candidates, service_name, ttl, dead=dead, leaving=leaving, born=born
         )
+        return await self._many(calls, placing)
 
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
@@ -163,10 +167,11 @@ class RecordingStore:
         process: str = "",
         expected: int | None = None,
         above: int = 0,
+        can_wait: bool = False,
     ) -> Registration:
         """See ``Store.register``."""
         return await self._store.register(
-            server, report, lease, retention, process=process, expected=expected, above=above
+            server, report, lease, retention, process=process, expected=expected, above=above, can_wait=can_wait
         )
 
     async def heartbeat(

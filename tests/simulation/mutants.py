@@ -93,8 +93,8 @@ REVERTS = [
     Mutation(
         "r17 a late registration counts",
         HEARTBEATS,
-        "self._register_once(None if lease.pod_index is None else self._expected)",
-        "self._register_once(None)",
+        "self._register_once(None if lease.pod_index is None else self._expected, can_wait=can_wait)",
+        "self._register_once(None, can_wait=can_wait)",
         also=(("if there.own or not self._is_older_than(there):", "if False:"),),
     ),
     Mutation(
@@ -515,8 +515,8 @@ SLIPS = [
     Mutation(
         "a life is said to be ended, and is not",
         PODS,
-        "attrs.evolve(known, at_ms=now.ms, dead=True)",
-        "attrs.evolve(known, at_ms=now.ms)",
+        "self._change(life.pod_index, attrs.evolve(known, dead=True), now)",
+        "self._change(life.pod_index, known, now)",
     ),
     Mutation(
         "who is ended keeps its uids",

@@ -241,8 +241,8 @@ async def test_what_is_sent(shared_server: LocalServer, namespace: str, history:
     sent = [call for call in noting.sent if call.writes and call.name != "add_service"]
     counts = [(len(call.keys), len(call.args)) for call in sent]
 
-    off = [(1, 3), (8, 20), (16, 20), (2, 4), (2, 4), (2, 5)]
-    on = [(3, 5), (24, 22), (24, 22), (3, 6), (3, 6), (3, 7)]
+    off = [(1, 5), (8, 22), (16, 22), (2, 5), (2, 5), (2, 5)]
+    on = [(3, 7), (24, 24), (24, 24), (3, 7), (3, 7), (3, 7)]
     assert (on if history else off) == counts
 
 

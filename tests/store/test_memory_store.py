@@ -94,7 +94,7 @@ class TestTime:
         assert 3 == len({change.link.epoch for change in changes if change.link})
 
     async def test_a_clock_that_goes_back(self, store: MemoryStore, clock: ManualClock) -> None:
-        """The epoch of a link and the incarnation of a pod rise by one if the clock went back."""
+        """The epoch of a link and the incarnation of a pod rise if the clock went back."""
         link = (await store.claim(KEY, PodLife(0, 1))).link
         first = await store.register(SERVER, PodReport(), 5.0, 100.0)
         clock.set(clock() - 3600.0)
@@ -103,7 +103,7 @@ class TestTime:
 
         assert link is not None
         assert taken is not None
-        assert link.epoch + 1 == taken.epoch
+        assert link.epoch < taken.epoch
         assert first.incarnation + 1 == second.incarnation
 
     async def test_a_link_ends_to_the_millisecond(self, store: MemoryStore, clock: ManualClock) -> None:

@@ -12,6 +12,7 @@ import pytest
 from stateful_route import LinkKey, ServerDriver, ServerInfo, StoreTimeoutError, StoreUnavailableError
 from tests.insides import beat_once, directory_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route.testing import ManualClock, MemoryStore
@@ -104,9 +105,21 @@ async def test_index_went_to_another(
 
 
 async def test_store_lost(make_pod: Any, store: MemoryStore) -> None:
-    """After the store has lost all, who comes first has the index; the other one takes the next."""
+    """After the store has lost all, a pod that lives, and hears of a new one, keeps its index and its uids."""
     async with make_pod("old") as old:
         await old.claim("alice")
+        store.lose_all()
+        async with make_pod("new") as new:
+            await eventually(lambda: old.owned("alice"))
+
+            assert (0, 1) == (old.pod_index, new.pod_index)
+
+
+async def test_store_lost_unheard(make_pod: Any, store: MemoryStore) -> None:
+    """If nothing was heard, who comes first has the index; the other one takes the next."""
+    async with make_pod("old") as old:
+        await old.claim("alice")
+        store.deafen()
         store.lose_all()
         async with make_pod("new") as new:
             assert 0 == new.pod_index

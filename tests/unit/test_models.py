@@ -228,7 +228,8 @@ def test_texts_are_words(kind: type[Outcome | LinkKind]) -> None:
 async def test_unreadable_pods(entry: bytes) -> None:
     """An entry of a pod that cannot be read is left out and counted, and the other pods are there."""
     table = await codec.pod_table(
-        scripts.load("pods"), [2000, 1, 1, 1, 0, 0, [], [b"0", b"1 1 1000 5000 READY 1 0 0 0 p 0 {}", b"1", entry]]
+        scripts.load("pods"),
+        [2000, 1, 1, 1, 0, 0, [], [b"0", b"1 1 1000 5000 READY 1 0 0 0 p 0 {}", b"1", entry], 0, 0, 0],
     )
 
     assert (0, 2) == (table.pods[0].pod_index, len(table.pods) + table.unreadable)

@@ -93,6 +93,82 @@ async def test_back_to_their_pods(make_client: MakeClient, store: MemoryStore) -
         assert 2 >= store.operations["read_pods"]
 
 
+async def leave(store: MemoryStore, life: PodLife) -> None:
+    goodbye = PodReport(routing_state=RoutingState.SHUTDOWN)
+    await store.heartbeat(room(life.pod_index), life.incarnation, 1, goodbye, LEASE, RETENTION)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("owned_before", [True, False])
+async def test_all_restart(make_client: MakeClient, store: MemoryStore, *, together: bool, owned_before: bool) -> None:
+    """Users who are back before the other pods wait for these: they are spread over all, or go to the pod they had.
+
+    They went to the first pod that was there.
+    """
+    lives = [await begin(store, pod_index) for pod_index in range(3)]
+    if owned_before:
+        for number, uid in enumerate(UIDS):
+            await store.claim(LinkKey(NAMESPACE, uid, SERVICE), lives[number % 2 * 2])
+    for life in lives:
+        await leave(store, life)
+        await store.confirm_death(NAMESPACE, SERVICE, life, RETENTION)
+    await begin(store, 1)
+    async with make_client() as client:
+        waiting: list[asyncio.Task[object]]
+        if together:
+            waiting = [asyncio.create_task(client.batch_compute_linked_pod("", UIDS, SERVICE))]
+        else:
+            waiting = [asyncio.create_task(client.compute_linked_pod("", uid, SERVICE)) for uid in UIDS]
+        await turns(100)
+        settling, ended = table_of(client).table.settling, [task for task in waiting if task.done()]
+        await begin(store, 0)
+        await begin(store, 2)
+        await asyncio.gather(*waiting)
+        by_pod = await client.batch_get_linked_pod("", UIDS, SERVICE)
+
+    assert (True, []) == (settling, ended)
+    expected = [30, 0, 30] if owned_before else pytest.approx([20] * 3, abs=10)
+    assert expected == [len(by_pod.get(pod_index, [])) for pod_index in range(3)]
+
+
+async def test_not_all_are_back(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+    """Pods that left and do not come back are waited for 1.5 s; a service whose pods left long ago waits for none."""
+    for life in [await begin(store, pod_index) for pod_index in range(2)]:
+        await leave(store, life)
+    await begin(store, 0)
+    async with make_client(call_deadline=0.2) as client:
+        with pytest.raises(NoRoutablePodError):
+            await client.compute_linked_pod("", "alice", SERVICE)
+        clock.advance(1.6)
+        late = await client.compute_linked_pod("", "alice", SERVICE)
+        await leave(store, PodLife(0, await incarnation_of(store, 0)))
+        clock.advance(61.0)
+        await begin(store, 0)
+        idle = await client.compute_linked_pod("", "bob", SERVICE)
+
+    assert (0, 0) == (late, idle)
+
+
+async def incarnation_of(store: MemoryStore, pod_index: int) -> int:
+    table = await store.read_pods(NAMESPACE, SERVICE)
+    return next(pod.incarnation for pod in table.pods if pod.pod_index == pod_index)
+
+
+async def test_newcomer(make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
+    """A client that knows no pods of a store that has lost some places nothing for a lease: another may be to come."""
+    began = await store.register(room(0), PodReport(), LEASE, RETENTION, process="1:survivor")
+    async with make_client(call_deadline=0.2) as client:
+        with pytest.raises(NoRoutablePodError):
+            await client.compute_linked_pod("", "alice", SERVICE)
+        await store.claim(LinkKey(NAMESPACE, "bob", SERVICE), PodLife(0, began.incarnation))
+        claimed = await client.compute_linked_pod("", "bob", SERVICE)
+        clock.advance(LEASE)
+        await store.heartbeat(room(0), began.incarnation, 1, PodReport(), LEASE, RETENTION)
+        later = await client.compute_linked_pod("", "alice", SERVICE)
+
+    assert (0, 0) == (claimed, later)
+
+
 async def test_link_wins(make_client: MakeClient, store: MemoryStore) -> None:
     """A link that is there wins over what the client remembers."""
     lives = [await begin(store, pod_index) for pod_index in range(2)]

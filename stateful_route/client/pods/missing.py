@@ -5,16 +5,49 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import attrs
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from stateful_route.client.pods.pod import Pod
+    from stateful_route.models import PodTable
 
 # A pod is missing for a lease without a gap, or for so many leases if gaps are not counted: nobody waits for longer.
 _LEASES_IN_ALL = 3
 
 # Who waits for the same thing goes on in turns of so many.
 _WOKEN = 100
+
+
+@attrs.define
+class TableLife:
+    """Which table of the pods of a service a client has read, and until when it may not place what has no link.
+
+    Attributes:
+        born: when the table was made in the store, by which one sees that it is another one; 0 if it is not known.
+        held: whether pods may live that are not in it, and this client does not know them either.
+        settling: whether all pods restart, and those that left a moment ago are awaited.
+
+    """
+
+    born: int = 0
+    held: bool = False
+    settling: bool = False
+    _knew_none: bool = False
+    _held_until: float = 0.0
+    _settles_at: float = 0.0
+
+    def begin(self, *, knew_some: bool, recovering: bool) -> None:
+        """Take in that it is another table: who ``knew_some`` pods, and all of them, knows for which ones to wait."""
+        self._knew_none = not knew_some or (self._knew_none and recovering)
+
+    def read(self, table: PodTable) -> None:
+        """Take in a reading."""
+        if table.version or table.whole:
+            self.born, self._settles_at = table.born, table.settling_until
+            self._held_until = table.held_until if self._knew_none else 0.0
+        self.settling, self.held = table.now < self._settles_at, table.now < self._held_until
 
 
 class MissingPods:
@@ -32,7 +65,7 @@ class MissingPods:
         self.absent: set[Pod] = set()
         """Those that lived when they were seen last, and are gone for less than their lease."""
         self.reclaiming: set[Pod] = set()
-        self._recovering = False
+        self._waits_for_all = False
         self._waiting: dict[Pod | None, dict[asyncio.Future[None], None]] = {}
 
     @property
@@ -82,10 +115,10 @@ class MissingPods:
         else:
             self.reclaiming.discard(pod)
 
-    def read(self, seconds: float, at: float) -> bool:
+    def read(self, seconds: float, at: float, table: TableLife) -> bool:
         """Take in a reading, made ``seconds`` after the one before; those who waited for what is there go on.
 
-        Return whether something is missing yet.
+        Return whether something is missing yet, or may be that was never seen.
         """
         self._seen += min(seconds, self._lease / 2)
         for pod in tuple(self.absent):
@@ -95,14 +128,15 @@ class MissingPods:
             # By then a pod that lives would have registered again: also if a reading fails now and then.
             if self._absent_for(pod, lease) >= lease or pod.absent_seen >= _LEASES_IN_ALL * lease:
                 self.absent.discard(pod)
-        self._recovering = bool(self.absent or self.reclaiming)
+        recovering = table.held or bool(self.absent or self.reclaiming)
+        self._waits_for_all = recovering or table.settling
         for pod_or_all in tuple(self._waiting):
             if not self._may_wait_for(pod_or_all):
                 _wake(list(self._waiting.pop(pod_or_all)))
-        return self._recovering
+        return recovering
 
     def _may_wait_for(self, pod: Pod | None) -> bool:
-        return self._recovering if pod is None else self.awaits(pod)
+        return self._waits_for_all if pod is None else self.awaits(pod)
 
 
 def _wake(waiting: list[asyncio.Future[None]]) -> None:

@@ -13,7 +13,7 @@ from stateful_route.client.placement.ready import ReadyPods
 from stateful_route.client.pods.departed import DeadLives, LeavingLives
 from stateful_route.client.pods.departures import Departures
 from stateful_route.client.pods.freshness import Freshness
-from stateful_route.client.pods.missing import MissingPods
+from stateful_route.client.pods.missing import MissingPods, TableLife
 from stateful_route.client.pods.pod import Pod
 from stateful_route.models import DIGEST_MODULUS, PodChange, PodLife, PodState, PodTable, RoutingState
 
@@ -114,6 +114,8 @@ class ServicePods:
         """Whether cached links may be used: changes are heard, or the store does not answer at all."""
         self.version = 0
         """The version of the table in the store that this is."""
+        self.table = TableLife()
+        """Which table that is, and until when nothing may be placed by it."""
         self.doubts, self.doubtful = 0, False
         """How often it was doubted, and whether it was since the last reading that was complete.
 
@@ -316,8 +318,7 @@ class ServicePods:
         if pod.incarnation > life.incarnation:
             return
         if pod.state is not None:
-            died = attrs.evolve(pod.state.load_state, timestamp=now)
-            dead = attrs.evolve(pod.state, incarnation=life.incarnation, dead=True, load_state=died)
+            dead = attrs.evolve(pod.state, incarnation=life.incarnation, dead=True)
             self._set_state(pod, dead, overdue=False)
         else:
             pod.kept_from = math.inf
@@ -450,6 +451,10 @@ class ServicePods:
             0,
         )
         self.rumoured.clear()
+        if table.born not in {0, self.table.born}:
+            alive = any(pod.available for pod in self._pods.values() if pod.state is not None)
+            self.table.begin(knew_some=bool(alive or self._missing.absent), recovering=self.recovering)
+        self.table.read(table)
         self.version = table.version or self.version
         overdue = self._overdue(table)
         if table.whole:
@@ -470,7 +475,7 @@ class ServicePods:
         recovered = self._forget_what_was_heard()
         self._ready.list_again(self._reported, others=recovered)
         self._freshness.end(longest_gap)
-        self.recovering = self._missing.read(seconds or 0.0, self.read_at)
+        self.recovering = self._missing.read(seconds or 0.0, self.read_at, self.table)
         self._weigh(seconds, placed_by_all)
         self.loaded = True
         if not table.version and not table.whole:  # no changes were asked for
@@ -516,7 +521,8 @@ class ServicePods:
         pod.seen(state.incarnation)
         self._missing.find(pod, reclaiming=alive and state.report.reclaiming)
         if state.dead:
-            self.dead.add(state.life, state.load_state.timestamp, self._freshness.now or 0.0)
+            died_at = state.version / 1_000_000  # its version is from the clock
+            self.dead.add(state.life, died_at, self._freshness.now or 0.0)
         else:
             self.dead.discard(pod.pod_index)
         if not state.dead and (overdue or routing_state is RoutingState.SHUTDOWN):

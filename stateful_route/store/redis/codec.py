@@ -209,7 +209,7 @@ def rest(report: PodReport) -> str:
     return _to_json(said)
 
 
-def registration(script: Script, reply: Any) -> Registration:
+def registration(script: Script, reply: Any, wait_ms: int) -> Registration:
     """Read what a pod that registers is told.
 
     Raises:
@@ -228,6 +228,7 @@ def registration(script: Script, reply: Any) -> Registration:
         refused=not incarnation,
         previous_born=born,
         pod_index=pod_index,
+        wait=to_seconds(wait_ms),
     )
 
 
@@ -247,9 +248,10 @@ async def pod_table(script: Script, reply: Any) -> PodTable:
 
 
 async def _pod_table(reply: Any) -> PodTable:
-    now_ms, version, digest, whole, next_deadline_ms, living, overdue, entries = reply
-    if not all(isinstance(number, int) for number in reply[:6]):
-        raise TypeError(reply[:6])
+    now_ms, version, digest, whole, next_deadline_ms, living, overdue, entries, born, held_ms, settling_ms = reply
+    counted = now_ms, version, digest, whole, next_deadline_ms, living, born, held_ms, settling_ms
+    if not all(isinstance(number, int) for number in counted):
+        raise TypeError(counted)
     if isinstance(entries, dict):  # as a borrowed RESP3 client may give it
         entries = [part for pair in entries.items() for part in pair]
     pods: dict[int, PodState] = {}
@@ -276,6 +278,9 @@ async def _pod_table(reply: Any) -> PodTable:
         overdue=tuple(sorted(int(field) for field in overdue if field.isdigit())),
         next_deadline=to_seconds(next_deadline_ms) if next_deadline_ms else None,
         living=living,
+        born=born,
+        held_until=to_seconds(held_ms),
+        settling_until=to_seconds(settling_ms),
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.durable import Runner
 
 _PLACE_MANY = scripts.load("place_many")
-_FOR_ALL = 4
+_FOR_ALL = 6
 """Arguments of ``place_many`` before the two of each link."""
 
 RECORDED: dict[str, Script] = {
@@ -53,9 +53,12 @@ class Recording:
         script = RECORDED.get(call.script.sha)
         if script is None:
             return call
-        links = call.keys[:1]
+        links, pods = call.keys[:1], call.keys[len(call.keys) :]
+        if self._keys.is_pods(call.keys[-1]):
+            pods = call.keys[-1:]
         if call.script is _PLACE_MANY:
             count = (len(call.args) - _FOR_ALL) // 2
-            links = call.keys[:: len(call.keys) // count]
+            each = (len(call.keys) - len(pods)) // count
+            links = call.keys[: each * count : each]
         keys = tuple(key for link in links for key in self._keys.beside(link))
-        return script.command(keys, (*call.args, *self._kept))
+        return script.command(keys + pods, (*call.args, *self._kept))

@@ -148,6 +148,10 @@ class KeySpace:
         """Return the key of the pods of a service."""
         return self.pod_keys(namespace, service_name)[0]
 
+    def is_pods(self, key: str) -> bool:
+        """Whether a key is that of the pods of a service."""
+        return key.startswith(f"{self._prefix}pods:")
+
     def pod_keys(self, namespace: str, service_name: str) -> tuple[str, str, str]:
         """Return the keys of the pods of a service, of their versions and of their deadlines: all in one slot."""
         service = f"{{{_encoded(namespace)}:{_encoded(service_name)}}}"

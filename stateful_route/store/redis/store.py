@@ -21,6 +21,7 @@ from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.rights import lacking
 from stateful_route.store.redis.service_names import ServiceNames
 from stateful_route.store.transport.durable import Durably, of_operation
+from stateful_route.store.transport.errors import is_cross_slot
 from stateful_route.store.transport.subscription import SharedSubscription
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class RedisStore:
         self._changing = changing.run
         self._placing = LinkBatches(changing)
         self._services = ServiceNames(connections, self._keys)
+        self._versions: dict[tuple[str, str], int] = {}
+        """The newest version of the table of each service that was told: new epochs are above it."""
+        self._epochs: dict[tuple[str, str], int] = {}
+        """The highest epoch of each service that a claim was given, for the table to be above it."""
         self._inspection = Inspection(connections, self._keys, history=history > 0)
         self._close = close
         self._subscription = SharedSubscription(connections)
@@ -146,16 +151,23 @@ class RedisStore:
         *,
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
+        born: int = 0,
     ) -> LinkChange:
         """See ``Store.place``."""
         service = key.namespace, key.service_name
         if service not in self._services.added:
             self._services.add_soon(*service)
         lives = self._lives(*service, dead, leaving) if dead or leaving else ()
-        call = self._place_call(key, candidate, to_ms(ttl), lives)
+        call = self._place_call(key, candidate, to_ms(ttl), lives, born)
         if self._durably is not None and self._durable_within is not None:
             return await self._place_durably(key, call, dead, self._durably, self._durable_within)
-        return codec.link_change(_PLACE, await self._changing(call))
+        try:
+            return codec.link_change(_PLACE, await self._changing(call))
+        except StoreError as error:
+            if not (self._placing.together and is_cross_slot(error)):
+                raise
+            self._placing.together = False  # a proxy hides a cluster
+            return await self.place(key, candidate, ttl, dead=dead, leaving=leaving)
 
     async def place_links(
         self,
@@ -166,6 +178,7 @@ class RedisStore:
         *,
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
+        born: int = 0,
     ) -> list[LinkChange | StoreError]:
         """See ``Store.place_links``."""
         if (namespace, service_name) not in self._services.added:
@@ -175,7 +188,7 @@ class RedisStore:
 
         def place(candidate: tuple[str, PodLife]) -> scripts.ScriptCall:
             uid, pod = candidate
-            return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives)
+            return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives, born)
 
         def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
             uids = [uid for uid, _ in candidates]
@@ -183,7 +196,10 @@ class RedisStore:
             owners: list[int] = []
             for _, pod in candidates:
                 owners += pod.pod_index, pod.incarnation
-            return _PLACE_MANY.command(tuple(keys), (ttl_ms, *lives, *owners))
+            if born:
+                keys.append(self._keys.pods(namespace, service_name))
+            floor = self._versions.get((namespace, service_name), 0)
+            return _PLACE_MANY.command(tuple(keys), (ttl_ms, floor, born, *lives, *owners))
 
         if self._durably is None or self._durable_within is None:
             return await self._placing.run(candidates, place, place_all)
@@ -198,9 +214,13 @@ class RedisStore:
 
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """See ``Store.claim``."""
-        channel = self._keys.events(key.namespace, key.service_name)
-        args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "", channel)
-        return codec.claim_change(_CLAIM, await self._take(_CLAIM, key, *args))
+        service = key.namespace, key.service_name
+        channel, floor = self._keys.events(*service), self._versions.get(service, 0)
+        args = (owner.pod_index, owner.incarnation, "1" if steal_temporary else "", channel, floor)
+        change = codec.claim_change(_CLAIM, await self._take(_CLAIM, key, *args))
+        if change.link is not None and change.link.epoch > self._epochs.get(service, 0):
+            self._epochs[service] = change.link.epoch
+        return change
 
     async def release(
         self,
@@ -224,7 +244,8 @@ class RedisStore:
     ) -> LinkChange:
         """See ``Store.assign``."""
         rest = self._told(key, by_operator=by_operator)
-        args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch), *rest)
+        floor = self._versions.get((key.namespace, key.service_name), 0)
+        args = (owner.pod_index, owner.incarnation, codec.optional(expected_epoch), floor, *rest)
         return codec.link_change(_ASSIGN, await self._take(_ASSIGN, key, *args))
 
     async def move(
@@ -258,6 +279,7 @@ class RedisStore:
         process: str = "",
         expected: int | None = None,
         above: int = 0,
+        can_wait: bool = False,
     ) -> Registration:
         """See ``Store.register``."""
         self._services.add_soon(server.namespace, server.service_name, retention)
@@ -277,19 +299,24 @@ class RedisStore:
                 process,
                 codec.optional(expected),
                 above,
+                "1" if can_wait else "",
                 *known_for,
             ),
         )
-        return codec.registration(_REGISTER, reply)
+        *reply, version, wait_ms = reply
+        began = codec.registration(_REGISTER, reply, wait_ms)
+        self._note_version(server.namespace, server.service_name, version)
+        return began
 
     async def heartbeat(
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
     ) -> HeartbeatOutcome:
         """See ``Store.heartbeat``."""
-        self._services.keep(server.namespace, server.service_name, retention)
-        keys = self._keys.pod_keys(server.namespace, server.service_name)
+        service = server.namespace, server.service_name
+        self._services.keep(*service, retention)
+        keys = self._keys.pod_keys(*service)
         await self._connections.prove(keys[0])
-        (outcome,) = await self._run(
+        outcome, version = await self._run(
             _HEARTBEAT,
             keys,
             (
@@ -302,10 +329,12 @@ class RedisStore:
                 "" if report.max_links is None else report.max_links,
                 codec.rest(report),
                 to_ms(retention),
-                self._keys.events(server.namespace, server.service_name),
+                self._keys.events(*service),
+                max(self._epochs.get(service, 0), self._versions.get(service, 0)),
             ),
         )
         try:
+            self._note_version(*service, version)
             return HeartbeatOutcome(outcome.decode())
         except (ValueError, AttributeError) as error:
             raise codec.unreadable_reply(_HEARTBEAT, outcome) from error
@@ -326,8 +355,9 @@ class RedisStore:
         args = codec.optional(since), ",".join(map(str, also))
         keys = self._keys.pod_keys(namespace, service_name)
         self._watch(keys[0])
-        reply = await self._run(_PODS, keys, args)
-        return await codec.pod_table(_PODS, reply)
+        table = await codec.pod_table(_PODS, await self._run(_PODS, keys, args))
+        self._note_version(namespace, service_name, table.version)
+        return table
 
     def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[TopicEvent | None]]:
         """See ``Store.listen``."""
@@ -431,11 +461,23 @@ class RedisStore:
     def _get_call(self, key: LinkKey) -> scripts.ScriptCall:
         return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
 
-    def _place_call(self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...]) -> scripts.ScriptCall:
+    def _note_version(self, namespace: str, service_name: str, version: int) -> None:
+        if version > self._versions.get((namespace, service_name), 0):
+            self._versions[namespace, service_name] = version
+
+    def _place_call(
+        self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...], born: int
+    ) -> scripts.ScriptCall:
         """Return the call that places a uid; ``lives`` are those that are dead and leaving, or nothing for neither."""
-        names = self._keys.of_links(key.namespace, key.service_name)
-        keys = names.link_and_ended(key.uid) if lives else (names.link(key.uid),)  # only with these it ends a tenure
-        args: tuple[str | int, ...] = (candidate.pod_index, candidate.incarnation, ttl_ms, *lives)
+        service = key.namespace, key.service_name
+        names = self._keys.of_links(*service)
+        if not self._placing.together:
+            born = 0
+        keys: tuple[str, ...] = names.link_and_ended(key.uid) if lives or born else (names.link(key.uid),)
+        if born:
+            keys = *keys, self._keys.pods(*service)
+        floor = self._versions.get(service, 0)
+        args: tuple[str | int, ...] = (candidate.pod_index, candidate.incarnation, ttl_ms, floor, born, *lives)
         return scripts.ScriptCall(_PLACE, keys, args)
 
     async def _end(

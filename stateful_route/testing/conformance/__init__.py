@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.testing.conformance.changes import Changes
+from stateful_route.testing.conformance.changes import Changes, Lost
 from stateful_route.testing.conformance.ending import EndedLives
 from stateful_route.testing.conformance.histories import Histories
 from stateful_route.testing.conformance.isolation import Isolation
@@ -52,6 +52,7 @@ class StoreConformance(
     LeasedIndexes,
     Tenures,
     Changes,
+    Lost,
     Listening,
     Operators,
     Isolation,

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 import pytest
 
-from stateful_route.models import DIGEST_MODULUS, HeartbeatOutcome, PodReport, RoutingState
-from stateful_route.testing.conformance.shared import GOODBYE, LONG, LONGER, REPORT, SHORT, About, Parts, Service
+from stateful_route.models import (
+    DIGEST_MODULUS,
+    HeartbeatOutcome,
+    LinkChange,
+    Outcome,
+    PodReport,
+    RoutingState,
+    Topic,
+)
+from stateful_route.testing.conformance.shared import GOODBYE, LONG, LONGER, OWNER, REPORT, SHORT, About, Parts, Service
+
+if TYPE_CHECKING:
+    from stateful_route.models import LinkKey
+    from stateful_route.store.protocol import Store
 
 
 def _busy(links: int) -> PodReport:
@@ -189,3 +203,70 @@ class Changes(Parts):
         assert [[], [(9, 1)], [(0, 1500)], [(0, 1501)]] == [
             [(pod.pod_index, pod.report.load) for pod in table.pods] for table in (small, zone, large, old)
         ]
+
+
+class Lost(Parts):
+    """A store that has lost the pods, and one that has just begun."""
+
+    async def test_another_table(self, service: Service, store: Store, key: LinkKey) -> None:
+        """A uid without a link is not placed by who knows a table that the store has lost; one with a link is."""
+        await service.register()
+        born = (await service.read()).born
+        await service.register(1)
+        again = (await service.read()).born
+        known = await store.place(key, OWNER, LONG, born=born)
+        others = [attrs.evolve(key, uid=f"{key.uid}-{number}") for number in range(6)]
+        one = await store.place(others[0], OWNER, LONG, born=born - 1)
+        many = await store.place_links(
+            key.namespace, [(each.uid, OWNER) for each in (key, *others[1:])], key.service_name, LONG, born=born - 1
+        )
+
+        assert 0 < born == again
+        assert Outcome.CREATED is known.outcome
+        expected = Outcome.LOST if store.places_together else Outcome.CREATED  # a cluster has them on many servers
+        assert expected is one.outcome
+        outcomes = [answer.outcome for answer in many if isinstance(answer, LinkChange)]
+        assert [Outcome.RENEWED, *[expected] * 5] == outcomes
+        assert (await store.get_link(others[1]) is None) == store.places_together
+
+    async def test_older_than_the_table(self, service: Service) -> None:
+        """A process that is older than the table proves that others may live: for a lease since the table was made."""
+        await service.register(process="newcomer")
+        young = await service.read()
+        await service.register(1, process=f"{young.born - 1}:survivor")
+        lost = await service.read()
+        await service.register(2, process=f"{lost.version}:later")
+
+        assert 0.0 == young.held_until
+        assert lost.born / 1_000_000 + LONG == pytest.approx(lost.held_until, abs=0.002)
+        assert lost.held_until == (await service.read()).held_until
+
+    async def test_listened_to(self, service: Service, store: Store, key: LinkKey) -> None:
+        """The first pod is told to wait if it can, and is not there yet, while another one listens."""
+        if not store.places_together:  # a server of a cluster does not know who listens at the others
+            return
+        async with store.listen(Topic(key.namespace, key.service_name, 3), LONG):
+            told = await service.register(can_wait=True)
+            nobody = await service.read()
+            began = await service.register()
+            held = await service.read()
+
+        assert (True, True, ()) == (told.refused, told.wait > 0.0, nobody.pods)
+        assert (False, 0.0) == (began.refused, began.wait)
+        assert held.now < held.held_until <= held.now + LONG
+
+    async def test_all_restart(self, service: Service) -> None:
+        """Where no pod lives the first one awaits those that left a moment ago, until they are there, for 1.5 s."""
+        alone = (await service.register()).incarnation
+        first = await service.read()
+        lives = [alone, *[(await service.register(index)).incarnation for index in (1, 2)]]
+        for index, life in enumerate(lives):
+            await service.beat(index, life, 1, GOODBYE)
+        settling = []
+        for index in (2, 0, 1):
+            await service.register(index)
+            table = await service.read()
+            settling.append(table.now < table.settling_until <= table.now + 1.5)
+
+        assert 0.0 == first.settling_until
+        assert [True, True, False] == settling

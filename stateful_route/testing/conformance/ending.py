@@ -19,6 +19,7 @@ from stateful_route.models import (
 )
 from stateful_route.store.protocol import Store  # noqa: TC001 - pytest reads the annotations of fixtures
 from stateful_route.testing.conformance.shared import (
+    BEYOND_SHORT,
     DRAINING,
     GOODBYE,
     LONG,
@@ -34,6 +35,18 @@ _PATIENCE = 5.0
 
 class EndedLives(Parts):
     """What ``end_life`` does to what it finds."""
+
+    async def test_last_heartbeat(self, service: Service) -> None:
+        """That a life is dead changes nothing of when it was heard last."""
+        lives = [(await service.register(index)).incarnation for index in range(2)]
+        await service.beat(1, lives[1], 1, GOODBYE)
+        before = await service.read()
+        await service.advance(BEYOND_SHORT)
+        dead = [await service.end(0, lives[0]), await service.confirm(1, lives[1])]
+        after = await service.read()
+
+        assert [True, True] == dead == [pod.dead for pod in after.pods]
+        assert [pod.load_state.timestamp for pod in before.pods] == [pod.load_state.timestamp for pod in after.pods]
 
     @pytest.mark.parametrize("report", [REPORT, DRAINING])
     async def test_end_a_life(self, service: Service, report: PodReport) -> None:

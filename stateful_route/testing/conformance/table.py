@@ -64,7 +64,7 @@ class Row:
         return LinkChange(outcome, later(attrs.evolve(before, kind=self.kind, ttl=self.ttl)))
 
 
-def _place_row(title: str, outcomes: tuple[Outcome, ...], **lives: list[PodLife]) -> Row:
+def _place_row(title: str, outcomes: tuple[Outcome, ...], **lives: Any) -> Row:
     return Row(
         f"place {title}".strip(),
         lambda store, key, _epoch: store.place(key, OTHER, LONG, **lives),

@@ -115,8 +115,12 @@ def _place(
     dead: Sequence[PodLife],
     leaving: Sequence[PodLife],
     now: Moment,
+    *,
+    lost: bool,
 ) -> _Decision:
     ends_ms = now.ms + ttl_ms
+    if before is None and lost:
+        return Outcome.LOST, None
     if before is None:
         return Outcome.CREATED, _new(None, candidate, LinkKind.TEMPORARY, ends_ms, now)
     in_grace = before.kind is LinkKind.GRACE
@@ -266,9 +270,12 @@ class MemoryLinks:
         dead: Sequence[PodLife],
         leaving: Sequence[PodLife],
         now: Moment,
+        *,
+        lost: bool,
     ) -> Written:
-        """Make a link for ``candidate`` if there is none that counts."""
-        decision = _place(self._before(key, now), candidate, ttl_ms, dead, leaving, now)
+        """Make a link for ``candidate`` if there is none that counts, unless the store has ``lost`` the pods."""
+        lost = lost and self._find(key, now) is None
+        decision = _place(self._before(key, now), candidate, ttl_ms, dead, leaving, now, lost=lost)
         return self._write("place", key, decision, now, _stale_to_clients)
 
     def claim(self, key: LinkKey, owner: PodLife, now: Moment, *, steal_temporary: bool) -> Written:

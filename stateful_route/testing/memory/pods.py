@@ -32,6 +32,9 @@ _FIRST_SEQUENCE = 0
 _FEW, _SHORTEST_TURN, _TOLD_PER_SECOND, _TOLERANCE = 4, 1, 100, 0.02
 _MOST_CHANGES = 1000
 
+# As in register.lua: for how long those are awaited that left so lately, and one that lives to say so.
+_SETTLING_MS, _LATELY_MS, _OBJECTS_WITHIN_MS = 1500, 60_000, 500
+
 
 @attrs.frozen
 class Moment:
@@ -110,6 +113,16 @@ class MemoryPods:
         self._digest = 0
         self._pruned_ms = -math.inf
         self._silent_ms = self._began_ms = 0
+        self.born = self._held_ms = self._settling_ms = self._awaited = 0
+
+    @property
+    def version(self) -> int:
+        """The newest version."""
+        return self._version
+
+    def rise_to(self, epoch: int) -> None:
+        """Let the next version be above an epoch."""
+        self._version = max(self._version, epoch)
 
     def __len__(self) -> int:
         """Return how many entries there are."""
@@ -142,10 +155,12 @@ class MemoryPods:
         process: str = "",
         expected: int | None = None,
         above: int = 0,
+        can_wait: bool = False,
+        listened_to: bool = False,
     ) -> Registration:
         """Begin a life of a pod, if the one before is the expected one; drop the pods that were silent for long.
 
-        Without an index it is the pod with the lowest one that is free.
+        Without an index it is the pod with the lowest one that is free. ``listened_to`` is whether a pod listens.
         """
         late = False
         if pod_index is None:
@@ -156,12 +171,23 @@ class MemoryPods:
         if late or expected not in {None, 0 if known is None else known.incarnation}:
             before = known.incarnation if known else None
             return Registration(0, before, 0.0, own=own, refused=True, previous_born=born, pod_index=pod_index)
+        first, is_own_name, _ = process.rpartition(":")
+        if is_own_name:
+            born_ms = (self.born or now.us) // 1000
+            if int(first) < (self.born or now.us):
+                self._held_ms = max(self._held_ms, born_ms + lease_ms)
+        elif not self.born and listened_to:
+            if can_wait:
+                wait = to_seconds(min(lease_ms // 12, _OBJECTS_WITHIN_MS))
+                return Registration(0, None, 0.0, refused=True, pod_index=pod_index, wait=wait)
+            self._held_ms = now.ms + lease_ms
         self._leave_future(pod_index, now)
         self._prune(pod_index, retention_ms, now)
         heard_ms = self._heard_ms()
         if now.ms - heard_ms > lease_ms / 2:
             self._silent_ms, self._began_ms = now.ms, heard_ms
         known = self._pods.get(pod_index)
+        self._await_others(pod_index, now, own=own)
         incarnation = max(now.us, above + 1, 0 if known is None else known.incarnation + 1)
         free_ms = 0
         if known is not None:
@@ -218,7 +244,7 @@ class MemoryPods:
             known = _Pod(life.incarnation, _FIRST_SEQUENCE, PodReport(), now.ms, 1, 0)
         if known.incarnation != life.incarnation:  # of a life that is not known nothing was said
             known = attrs.evolve(known, report=_only_numbers(known.report))
-        dead = attrs.evolve(known, incarnation=life.incarnation, at_ms=now.ms, dead=True)
+        dead = attrs.evolve(known, incarnation=life.incarnation, dead=True)
         self._change(life.pod_index, dead, now)
         return True, True
 
@@ -232,7 +258,7 @@ class MemoryPods:
         known = self._leave_future(life.pod_index, now) or known
         if known.free_ms > now.ms:
             return False, False
-        self._change(life.pod_index, attrs.evolve(known, at_ms=now.ms, dead=True), now)
+        self._change(life.pod_index, attrs.evolve(known, dead=True), now)
         return True, True
 
     def read(self, since: int | None, also: Collection[int], now: Moment) -> PodTable:
@@ -253,8 +279,26 @@ class MemoryPods:
             whole=whole,
             overdue=tuple(pod_index for pod_index, end in ends.items() if end <= now.ms),
             next_deadline=to_seconds(int(min(later))) if later else None,
+            born=self.born if told else 0,
+            held_until=to_seconds(self._held_ms) if told else 0.0,
+            settling_until=to_seconds(self._settling_ms) if told else 0.0,
             living=0 if told else sum(end < math.inf for end in ends.values()),
         )
+
+    def _await_others(self, pod_index: int, now: Moment, *, own: bool) -> None:
+        """Await those that left lately if no pod lives: all restart together."""
+        if self._settling_ms > now.ms:
+            self._awaited -= not own
+        else:
+            others = [pod for index, pod in self._pods.items() if pod is not None and index != pod_index]
+            lives = any(
+                pod is not None and not pod.said_goodbye and now.ms < pod.ends_ms < math.inf
+                for pod in self._pods.values()
+            )
+            self._awaited = 0 if lives else sum(pod.at_ms + _LATELY_MS > now.ms for pod in others)
+            self._settling_ms = now.ms + _SETTLING_MS
+        if self._awaited <= 0:
+            self._settling_ms = 0
 
     def _leased_index(self, process: str, now: Moment) -> tuple[int, bool]:
         """Return the index that this process was given, and whether it said goodbye; or the lowest that is free."""
@@ -274,6 +318,7 @@ class MemoryPods:
     def _change(self, pod_index: int, pod: _Pod, now: Moment) -> None:
         """Write an entry with the next version of the table."""
         before = self._pods.get(pod_index)
+        self.born = self.born or now.us
         self._version = max(self._version + 1, now.us)
         self._digest = (self._digest - (before.version if before else 0) + self._version) % DIGEST_MODULUS
         self._pods[pod_index] = attrs.evolve(pod, version=self._version)
@@ -299,6 +344,7 @@ class MemoryPods:
                 self._pods[index] = attrs.evolve(pod, at_ms=now.ms, free_ms=free_ms)
         self._pruned_ms = min(self._pruned_ms, now.ms)
         self._silent_ms, self._began_ms = min(self._silent_ms, now.ms), min(self._began_ms, now.ms)
+        self._held_ms, self._settling_ms = min(self._held_ms, now.ms), min(self._settling_ms, now.ms)
         return self._pods[pod_index]
 
     def _heard_ms(self) -> int:

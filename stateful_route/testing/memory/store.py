@@ -246,15 +246,29 @@ class MemoryStore:
         *,
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
+        born: int = 0,
     ) -> LinkChange:
         """Return the link of the uid, made for ``candidate`` if there is none."""
         async with self._operation("place"):
-            return self._placed(key, candidate, ttl, dead, leaving)
+            return self._placed(key, candidate, ttl, dead, leaving, born)
 
     def _placed(
-        self, key: LinkKey, candidate: PodLife, ttl: float, dead: Sequence[PodLife], leaving: Sequence[PodLife]
+        self,
+        key: LinkKey,
+        candidate: PodLife,
+        ttl: float,
+        dead: Sequence[PodLife],
+        leaving: Sequence[PodLife],
+        born: int,
     ) -> LinkChange:
-        return self._announced(key, self._links.place(key, candidate, to_ms(ttl), dead, leaving, self._now()))
+        pods, now = self._pods.get((key.namespace, key.service_name)), self._above_all(key)
+        lost = born not in {0, pods and pods.born}
+        return self._announced(key, self._links.place(key, candidate, to_ms(ttl), dead, leaving, now, lost=lost))
+
+    def _above_all(self, key: LinkKey) -> Moment:
+        """Return the time of an operation that may make a link; it is stamped above what the service has had."""
+        now, pods = self._now(), self._pods.get((key.namespace, key.service_name))
+        return now if pods is None else attrs.evolve(now, us=max(now.us, pods.version + 1))
 
     async def place_links(
         self,
@@ -265,12 +279,13 @@ class MemoryStore:
         *,
         dead: Sequence[PodLife] = (),
         leaving: Sequence[PodLife] = (),
+        born: int = 0,
     ) -> list[LinkChange | StoreError]:
         """Place many uids, each with its own candidate."""
         try:
             async with self._operation("place_links"):
                 return [
-                    self._placed(LinkKey(namespace, uid, service_name), candidate, ttl, dead, leaving)
+                    self._placed(LinkKey(namespace, uid, service_name), candidate, ttl, dead, leaving, born)
                     for uid, candidate in candidates
                 ]
         except StoreError as error:
@@ -279,8 +294,12 @@ class MemoryStore:
     async def claim(self, key: LinkKey, owner: PodLife, *, steal_temporary: bool = False) -> LinkChange:
         """Make the link persistent for ``owner``, if there is none or it is its own."""
         async with self._operation("claim"):
-            written = self._links.claim(key, owner, self._now(), steal_temporary=steal_temporary)
-            return self._announced(key, written)
+            now = self._above_all(key)
+            change, stale = self._links.claim(key, owner, now, steal_temporary=steal_temporary)
+            pods = self._pods.get((key.namespace, key.service_name))
+            if pods is not None and change.link is not None and change.link.epoch >= 1000 * (now.ms + 1):
+                pods.rise_to(change.link.epoch)  # the clock was put back
+            return self._announced(key, (change, stale))
 
     async def release(
         self,
@@ -307,7 +326,7 @@ class MemoryStore:
         """Make the link persistent for ``owner``, whoever holds it, if its epoch is the expected one."""
         async with self._operation("assign"):
             return self._announced(
-                key, self._links.assign(key, owner, expected_epoch, self._now(), Told(by_operator=by_operator))
+                key, self._links.assign(key, owner, expected_epoch, self._above_all(key), Told(by_operator=by_operator))
             )
 
     async def move(
@@ -355,6 +374,7 @@ class MemoryStore:
         process: str = "",
         expected: int | None = None,
         above: int = 0,
+        can_wait: bool = False,
     ) -> Registration:
         """Begin a life of a pod; drop the pods that have said nothing for ``retention`` seconds."""
         async with self._operation("register"):
@@ -368,11 +388,22 @@ class MemoryStore:
                 process=process,
                 expected=expected,
                 above=above,
+                can_wait=can_wait,
+                listened_to=self._object_to(server) if not pods.born else False,
             )
             if not began.refused:
                 life = PodLife(began.pod_index, began.incarnation)
                 self._announce_pod(server.namespace, server.service_name, life, report.routing_state, to_pod=True)
             return began
+
+    def _object_to(self, server: ServerInfo) -> bool:
+        """Have pods that live say so, as nothing is known of the service; return whether any listens."""
+        service = server.namespace, server.service_name
+        topics = [topic for topic in self._listeners.values() if (topic.namespace, topic.service_name) == service]
+        indexes = {topic.pod_index for topic in topics} - {None, server.pod_index}
+        for index in indexes if not self._deaf else ():
+            self._announce(Topic(*service, index), PodChange(*service, index or 0, 0, "DEAD"))
+        return bool(indexes) and not self._deaf
 
     async def heartbeat(
         self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float

@@ -155,6 +155,8 @@ class SimulatedStore:
 
     def _request(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         loop = self.network.loop
+        if len(self.pipes) > 1:  # pods and links are on many servers
+            kwargs.pop("born", None)
         request = Request(loop.next_number(), self.machine, name, args, kwargs, loop.now)
         noted = _NOTED.get()
         if noted is not None:

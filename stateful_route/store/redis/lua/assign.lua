@@ -2,7 +2,7 @@
 -- newer life of the same pod keeps it: a call of an older one has arrived late. (A life that is not known is 0.)
 -- `operator` says that one has asked for it.
 -- keys: link ended
--- args: pod incarnation expected_epoch channel operator?
+-- args: pod incarnation expected_epoch floor channel operator?
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line
 -- writes: yes
 -- rerun: safe without an expected epoch; with one, the second run of one that changed the owner is refused
@@ -12,7 +12,7 @@
 -- include: clock
 -- include: link
 local link, unreadable = read_link(value)
-local by_operator = ARGV[5]
+local by_operator = ARGV[6]
 if ARGV[3] ~= '' and not (link and tonumber(link.epoch) == tonumber(ARGV[3])) then return reply('refused', link) end
 if link and is_owner(link, ARGV[1], ARGV[2]) then
   if link.kind == 'p' then return reply('unchanged', link) end
@@ -26,9 +26,9 @@ if link and tonumber(link.pod) == tonumber(ARGV[1]) and tonumber(link.incarnatio
   return reply('superseded', link)
 end
 local last = link and link.kind == 'p' and link.epoch or last_ended(link and link.epoch)
-local assigned = new_link('p', ARGV[1], ARGV[2], -1, link, last)
+local assigned = new_link('p', ARGV[1], ARGV[2], -1, link, last, ARGV[4])
 record(KEYS[3], now_us, 'assigned', link, assigned, false, by_operator) -- history
 mark_begun(last, assigned)
 write_link(assigned)
-if link then invalidate_everywhere(ARGV[4], link) end
+if link then invalidate_everywhere(ARGV[5], link) end
 return reply(link and 'replaced' or created(unreadable), assigned, link)

@@ -1,7 +1,8 @@
 -- Makes a link persistent for a life of a pod, if there is none or it is its own.
 -- With steal "1" a temporary or grace link of another pod is taken too.
+-- A new epoch is above `floor`, the highest that the pod knows of.
 -- keys: link ended
--- args: pod incarnation steal channel
+-- args: pod incarnation steal channel floor
 -- returns: outcome ttl_ms previous kind pod incarnation epoch ended? move?, in a line
 -- writes: yes
 -- rerun: safe; the second run of one that changed the owner says "unchanged", and tells the same
@@ -37,7 +38,7 @@ if link then
   end
 end
 local last = last_ended(link and link.epoch)
-local claimed = new_link('p', ARGV[1], ARGV[2], -1, link, last)
+local claimed = new_link('p', ARGV[1], ARGV[2], -1, link, last, ARGV[5])
 local why = ({ created = 'claimed', replaced = 'stolen' })[outcome] or outcome -- history
 record(KEYS[3], now_us, why, link, claimed) -- history
 mark_begun(last, claimed)

@@ -83,9 +83,11 @@ local function mark_moved(link, moved, move)
   redis.call('SET', KEYS[2], link.epoch .. ' ' .. moved.epoch .. ' ' .. move, 'PX', ENDED_MS)
 end
 
--- A link for a new owner: its epoch is above that of the link before, and of the one that ended last if that is given.
-local function new_link(kind, pod, incarnation, left_ms, before, last)
+-- A link for a new owner: its epoch is above that of the link before, and of the one that ended last, and the highest that
+-- the caller knows of in the service, if these are given.
+local function new_link(kind, pod, incarnation, left_ms, before, last, floor)
   local epoch = now_us
+  if floor and tonumber(floor) >= tonumber(epoch) then epoch = integer(floor + 1) end
   if last and tonumber(last) >= tonumber(epoch) then epoch = integer(last + 1) end
   if before and tonumber(before.epoch) >= tonumber(epoch) then epoch = integer(before.epoch + 1) end
   return { kind = kind, pod = pod, incarnation = incarnation, epoch = epoch, more = '', left_ms = left_ms }

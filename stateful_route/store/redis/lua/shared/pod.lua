@@ -8,9 +8,12 @@
 -- as JSON what else the pod reports. The version is that of the table when anything but sequence and time changed last;
 -- the numbers are those that were told then (see worth_telling).
 --
--- The field "table" is "<version> <digest> <pruned> <silent> <began>": the newest version, from the clock in
--- microseconds and always rising; the sum of the versions of all entries, by which a client sees that it knows all of
--- them; when old pods were last looked for; when the last silence of all pods ended, or was noticed, and when it began.
+-- The field "table" is "<version> <digest> <pruned> <silent> <began> <born> <held> <settling> <awaited>": the newest
+-- version, from the clock in microseconds and always rising; the sum of the versions of all entries, by which a client sees
+-- that it knows all of them; when old pods were last looked for; when the last silence of all pods ended, or was noticed,
+-- and when it began; when the table was made, in microseconds, by which a client sees that it is another one (0: a release
+-- has written it that does not tell); until when clients that saw no table before place no uid that has no link, as pods may
+-- own it that are not in the table yet; until when nobody does, as so many pods that left a moment ago are awaited.
 --
 -- A deadline is when the lease ends, in milliseconds; infinite for a dead life.
 
@@ -41,22 +44,25 @@ local function parse_pod(entry)
   }
 end
 
-local pods = { version = 0, digest = 0, pruned_ms = 0, silent_ms = 0, began_ms = 0 }
+local pods = { version = 0, digest = 0, pruned_ms = 0 }
+local OTHER_FIELDS = { 'silent_ms', 'began_ms', 'born', 'held_ms', 'settling_ms', 'awaited' }
 
 local function deadline(pod)
   return pod.state == 'DEAD' and '+inf' or integer(pod.at_ms + pod.lease_ms)
 end
 
 local function read_own_field(text)
-  local version, digest, pruned, silent, began = string.match(text or '', '^(%d+) (%d+) (%d+) ?(%d*) ?(%d*)')
+  local version, digest, pruned, others = string.match(text or '', '^(%d+) (%d+) (%d+)(.*)$')
   if version then pods.version, pods.digest, pods.pruned_ms = tonumber(version), tonumber(digest), tonumber(pruned) end
-  pods.silent_ms, pods.began_ms = tonumber(silent or '') or 0, tonumber(began or '') or 0
+  local next_number = string.gmatch(others or '', '%d+')
+  for _, name in ipairs(OTHER_FIELDS) do pods[name] = tonumber(next_number() or 0) end
   return version ~= nil
 end
 
 local function own_field()
-  return integer(pods.version) .. ' ' .. integer(pods.digest) .. ' ' .. integer(pods.pruned_ms)
-    .. ' ' .. integer(pods.silent_ms) .. ' ' .. integer(pods.began_ms)
+  local text = integer(pods.version) .. ' ' .. integer(pods.digest) .. ' ' .. integer(pods.pruned_ms)
+  for _, name in ipairs(OTHER_FIELDS) do text = text .. ' ' .. integer(pods[name]) end
+  return text
 end
 
 -- Makes the sorted sets, and the field of the table, from the entries that can be read.
@@ -92,7 +98,9 @@ local function open_pods()
     if string.find(text.err, 'WRONGTYPE') then redis.call('DEL', KEYS[1]) end
     text = redis.call('HGET', KEYS[1], 'table') -- raises what was another error
   end
-  if not read_own_field(text) or not is_sorted_set(KEYS[2]) or not is_sorted_set(KEYS[3]) then rebuild() end
+  local there = read_own_field(text)
+  if not there then pods.born = now_us end
+  if not there or not is_sorted_set(KEYS[2]) or not is_sorted_set(KEYS[3]) then rebuild() end
 end
 
 -- Gives an entry its next version; `before` is the one that it had, 0 for none.
@@ -123,7 +131,9 @@ local function leave_future()
     end
   end
   pods.pruned_ms = math.min(pods.pruned_ms, now_ms)
-  pods.silent_ms, pods.began_ms = math.min(pods.silent_ms, now_ms), math.min(pods.began_ms, now_ms)
+  for _, name in ipairs({ 'silent_ms', 'began_ms', 'held_ms', 'settling_ms' }) do
+    pods[name] = math.min(pods[name], now_ms)
+  end
   redis.call('HSET', KEYS[1], 'table', own_field())
 end
 
