@@ -117,6 +117,8 @@ class Recovery:
 def not_yet(service: ServicePods, missing: Collection[Pod | None]) -> NoRoutablePodError:
     """Return the error of a uid that may be one of pods that are missing, or have not claimed again what is theirs."""
     pods = {*service.recovered_from, *(pod.pod_index for pod in missing if pod is not None)}
+    if service.table.held and not pods:  # others than those that are there may be to come
+        pods = {state.pod_index for state in service.states}
     return NoRoutablePodError(
         service.namespace, service.service_name, service.states, service.now, reclaiming=tuple(sorted(pods))
     )

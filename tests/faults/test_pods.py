@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import StoreError
+from stateful_route import StatefulRouteError, StoreError
 from tests.faults.pods import (
     LEASE,
     UIDS,
@@ -177,7 +177,14 @@ async def test_server_restarted_empty(own_server: LocalServer, namespace: str, d
             return await answers(rooms) and len(await incarnations(rooms)) == 2
 
         await eventually(registered)
-        ready = {link.pod_index for link in (await routes(rooms, [f"new-{i}" for i in range(20)])).values()}
+        ready: set[int] = set()
+
+        async def placed() -> bool:  # a client that knew no pods before waits for a lease
+            with contextlib.suppress(StatefulRouteError):
+                ready.update(link.pod_index for link in (await routes(rooms, [f"new-{i}" for i in range(20)])).values())
+            return bool(ready)
+
+        await eventually(placed)
         counts = [0, 0]
 
         async def claimed_again() -> bool:
