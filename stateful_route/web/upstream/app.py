@@ -15,6 +15,8 @@ from stateful_route.web.upstream.pool import Pool
 from stateful_route.web.upstream.websocket import carry_websocket
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.upstream.connection import HttpConnection
     from stateful_route.web.upstream.head import RequestHead
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _END = b"0\r\n\r\n"
 _BAD_REQUEST = 400
+# Seconds within which all that a killed process had open is closed.
+_CLOSED_WITHIN = 0.05
 
 
 class Upstream:
@@ -69,7 +73,7 @@ class Upstream:
             return
         connection = await self._pool.connection(may_be_old=scope["method"] in _IDEMPOTENT)
         used = connection.is_used
-        exchange = Exchange(connection, head, receive, send)
+        exchange = Exchange(connection, head, receive, send, self._pool.is_gone)
         kept = False
         self._late.add(exchange)
         try:
@@ -94,9 +98,17 @@ class Upstream:
 class Exchange:
     """One request, and its answer."""
 
-    def __init__(self, connection: HttpConnection, head: RequestHead, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        connection: HttpConnection,
+        head: RequestHead,
+        receive: Receive,
+        send: Send,
+        app_gone: Callable[[], Awaitable[bool]],
+    ) -> None:
         """Have sent nothing."""
         self._connection = connection
+        self._app_gone = app_gone
         self._head = head
         self._receive = receive
         self._send = send
@@ -134,10 +146,14 @@ class Exchange:
 
     async def _answer(self) -> bool:
         connection, send = self._connection, self._send
+        began = False
         try:
             while True:
                 part = await connection.part()
                 whole = part is None or connection.has_all
+                if whole and connection.ends_by_closing:
+                    await self._check_end(again=began)
+                began = True
                 await send({"type": "http.response.body", "body": part or b"", "more_body": not whole})
                 if whole:
                     break
@@ -147,6 +163,19 @@ class Exchange:
                 log.warning("app_answer_cut_off", "an answer of the app was cut off: %(error)s", error=error)
             return False  # without its end: the web server closes the connection
         return connection.finish(sent_all=self._sent_all)
+
+    async def _check_end(self, *, again: bool) -> None:
+        """Doubt an answer that ends as its connection does: so it would, too, if the app was killed in the midst.
+
+        The system closes what a process had in no order. What came in one piece is rarely cut by a kill, and not
+        looked at ``again``.
+        """
+        gone = await self._app_gone()
+        if not gone and again:
+            await asyncio.sleep(_CLOSED_WITHIN)
+            gone = await self._app_gone()
+        if gone:
+            raise UpstreamLostError("the app has ended before its answer had", sent=True)
 
     async def _pump(self, *, chunked: bool) -> None:
         """Send the body as it comes; then watch whether the client goes away."""
