@@ -16,6 +16,8 @@ _TELLING = frozenset({_HOST, _LENGTH, _CODING, _UPGRADE})
 # RFC 9110, 7.2 and RFC 3986, 3.2: a name or an address, and a port. nginx refuses an empty name, and two dots.
 _HOST_AND_PORT = re.compile(rb"(?:(?![^:]*\.\.)[A-Za-z0-9._~!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _LONGEST_HOST = 261
+# How a path begins; it is empty below a mount, at some frameworks.
+_PATHS = frozenset({"/", ""})
 # The first asks for a tunnel: what follows on the connection is no request. The second returns what only proxies said.
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -37,6 +39,7 @@ class Refused:
 
 
 METHOD = Refused(405, "this method is not served: CONNECT asks for a tunnel, and TRACE tells what proxies have added")
+TARGET = Refused(400, "the target of the request is no path")
 NO_HOST = Refused(400, "a request of HTTP/1.1 names one host")
 BAD_HOST = Refused(400, "the host of the request is none")
 AMBIGUOUS = Refused(400, "the request says two things of its length")
@@ -60,7 +63,7 @@ def refusal(scope: Mapping[str, Any]) -> Refused | None:
                 length = value
             else:
                 return _judged(scope)
-    if host is None or scope.get("method") in REFUSED_METHODS or not is_host(host):
+    if host is None or scope["path"][:1] not in _PATHS or scope.get("method") in REFUSED_METHODS or not is_host(host):
         return _judged(scope)
     return None  # almost always
 
@@ -81,6 +84,8 @@ def _judged(scope: Mapping[str, Any]) -> Refused | None:
     version = scope.get("http_version", "1.1")
     if scope.get("method") in REFUSED_METHODS:
         return METHOD
+    if scope["path"][:1] not in _PATHS:
+        return TARGET
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         return NO_HOST
     if hosts and not is_host(hosts[0]):

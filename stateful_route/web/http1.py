@@ -13,7 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from stateful_route.web.answers import answer
-from stateful_route.web.framing import METHOD, Refused
+from stateful_route.web.framing import METHOD, TARGET, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,12 +92,14 @@ class StrictProtocol(HttpToolsProtocol):
         """Take in what has come."""
         self._unset_keepalive_if_required()
         self._head_size += len(data)
-        rest: bytes | None = data
-        while rest is not None:
+        while True:
             try:
-                self.parser.feed_data(rest)
+                self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                rest = self._upgraded(rest[upgrade.args[0] :])
+                rest = self._upgraded(data[upgrade.args[0] :])
+                if rest is None:
+                    return
+                data = rest
             except httptools.HttpParserError as error:
                 refused = error.__context__
                 self._refuse(refused.refused if isinstance(refused, _RefusedError) else _BAD_REQUEST)
@@ -136,6 +138,8 @@ class StrictProtocol(HttpToolsProtocol):
         headers = self.headers
         if len(headers) > MAX_FIELDS or (self._head_size > MAX_HEAD and _size(self.url, headers) > MAX_HEAD):
             raise _RefusedError(_TOO_LARGE)
+        if self.url[:1] != b"/" and b"@" in self.url.partition(b"//")[2].partition(b"/")[0]:
+            raise _RefusedError(TARGET)
         self._head_size = 0
         self.headers = _WHOLE
         version: str = self.parser.get_http_version()

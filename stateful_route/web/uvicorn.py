@@ -130,7 +130,7 @@ class StickyProtocol(StrictProtocol):
                 elif name != b"content-length" or not value.isdigit() or int(value) > AT_HAND:
                     return None
         scope = self._completed(scope, proxied=proxied)
-        if hosts != 1 or scope["method"] in REFUSED_METHODS:
+        if hosts != 1 or scope["path"][:1] != "/" or scope["method"] in REFUSED_METHODS:
             return None
         way = front.way(scope)
         return None if way is None else Sent(scope, way, keep_alive=parser.should_keep_alive())

@@ -40,7 +40,7 @@ NO_HOSTS = [b"", b":80", b"a@b", b"a/b", b"a?b", b"a b", b"a..b", b"[::1", b"a:b
 
 
 def scope_of(*headers: tuple[bytes, bytes], **more: Any) -> dict[str, Any]:
-    return {"method": "GET", "http_version": "1.1", "headers": [*OTHER, *headers, *OTHER]} | more
+    return {"method": "GET", "path": "/", "http_version": "1.1", "headers": [*OTHER, *headers, *OTHER]} | more
 
 
 @pytest.mark.parametrize("headers", SERVED)
@@ -79,6 +79,13 @@ def test_versions(version: str, expected: framing.Refused | None) -> None:
 def test_coded_in_1_0() -> None:
     """A request of HTTP/1.0 with a transfer coding is refused: its framing is not to be trusted."""
     assert framing.CODED_1_0 == refusal(scope_of((CODING, b"chunked"), http_version="1.0"))
+
+
+@pytest.mark.parametrize("path", ["*", "a:80", "rooms/a"])
+def test_targets(path: str) -> None:
+    """What is no path is refused; below a mount it may be empty."""
+    assert framing.TARGET == refusal(scope_of(NAMED, path=path))
+    assert refusal(scope_of(NAMED, path="")) is None
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
