@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 for needed in ("uvicorn", "httptools", "h11", "websockets"):
     pytest.importorskip(needed)
 
+pytestmark = pytest.mark.timeout(180)  # all fronts start with the first test
 _QUIET = 1.5
 """Seconds without a byte after which nothing more is expected: the server waits for the rest of a request."""
 _AT_ONCE = 24

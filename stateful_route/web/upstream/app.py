@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route._log import log
 from stateful_route.web.answers import answer
+from stateful_route.web.cut import cut_off
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.peer.late import Late
 from stateful_route.web.upstream.head import request_head, response_headers
@@ -161,6 +162,7 @@ class Exchange:
             connection.finish(sent_all=False)
             if not self._gone:
                 log.warning("app_answer_cut_off", "an answer of the app was cut off: %(error)s", error=error)
+            cut_off()
             return False  # without its end: the web server closes the connection
         return connection.finish(sent_all=self._sent_all)
 
