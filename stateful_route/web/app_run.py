@@ -45,6 +45,7 @@ class AppRun:
         "_send",
         "_task",
         "_timer",
+        "app_lost",
         "complete",
         "ending",
         "is_stream",
@@ -79,6 +80,8 @@ class AppRun:
         self.complete = False
         self.ending = False
         """Whether it was told to end."""
+        self.app_lost = False
+        """Whether the app has ended before: an answer that had begun is cut off, and not ended as if it were whole."""
         self._reader: asyncio.Task[object] | None = None
         self._task: asyncio.Task[object] | None = None
         self._closer: asyncio.Task[None] | None = None
@@ -106,7 +109,8 @@ class AppRun:
             self._task = None
             if self._timer is not None:
                 self._timer.cancel()
-        if self.ending and self.is_stream and self.started and not self.complete and not self._is_websocket:
+        is_open = self.is_stream and self.started and not self.complete and not self._is_websocket
+        if is_open and self.ending and not self.app_lost:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def wrap_send(self, wrap: Callable[[Send], Send]) -> None:

@@ -10,6 +10,7 @@ from stateful_route._log import log
 from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
 from stateful_route.web.answers import answer
+from stateful_route.web.cut import cut_off
 from stateful_route.web.errors import PeerError, UpstreamLostError
 from stateful_route.web.holding import Holding
 from stateful_route.web.inbound import AT_HAND
@@ -395,6 +396,7 @@ async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:
         return await carrying
     except AnswerCutError as error:
         log.warning("answer_cut_off", "an answer was cut off: %(error)s", error=error)
+        cut_off()
         return Outcome(Carried.DONE)  # without its end: the web server closes the connection
     except PeerError as error:
         log.warning("peer_answer_unreadable", "a peer's answer cannot be read: %(error)s", error=error)

@@ -23,7 +23,7 @@ from stateful_route.errors import (
 )
 from stateful_route.server.signals import drain_on_signal, handler_of
 from stateful_route.web.answers import UNAVAILABLE, adding, answer, closing
-from stateful_route.web.framing import AMBIGUOUS, WHY_AMBIGUOUS, is_ambiguous, seems_ambiguous
+from stateful_route.web.framing import ALLOWED, BODY_LOST, METHOD, refusal
 from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.metrics_page import MetricsPage
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
     from stateful_route.web.app_run import App
     from stateful_route.web.edge import Edge
+    from stateful_route.web.framing import Refused
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.shortcut.running import Way
     from stateful_route.web.statistics import WebStatistics
@@ -274,12 +275,17 @@ class Front(Started):
         if self._metrics is not None and self._metrics.path == scope["path"] and scope["type"] == "http":
             await self._metrics.answer(scope, send)
             return
+        refused = refusal(scope)
+        if refused is not None:
+            come = await _first_of_body(receive) if refused is BODY_LOST else None
+            if come is None:
+                await _refuse(refused, scope, receive, send)
+                return
+            receive = come
         found = self._sources.find_in_path(scope)
         if found is None and not self._looks_further:
             found = self._sources.find(RequestHead(scope))
-        here = None
-        if found is not None and not seems_ambiguous(scope):
-            here = self._served_here(found, scope, receive, send)
+        here = None if found is None else self._served_here(found, scope, receive, send)
         if here is not None:  # almost always, behind a balancer that is sticky too
             await here
             return
@@ -321,10 +327,6 @@ class Front(Started):
         """Serve a request that is not served here, as far as its head tells."""
         edge, sources = self._edge, self._sources
         assert edge is not None  # noqa: S101 - it was started
-        if is_ambiguous(inbound.scope["headers"]):
-            await inbound.connect()
-            await answer(inbound.scope, closing(inbound.scope, inbound.send), AMBIGUOUS, WHY_AMBIGUOUS)
-            return
         if found is None and self._looks_further:
             request = RequestHead(inbound.scope)
             if sources.needs_body(request):
@@ -361,6 +363,31 @@ class Front(Started):
     @abc.abstractmethod
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
         """Serve a request that has no uid."""
+
+
+async def _refuse(refused: Refused, scope: Message, receive: Receive, send: Send) -> None:
+    """Answer why a request is not served, and let nothing follow it on its connection."""
+    if scope["type"] == "websocket":
+        await receive()
+    send = closing(scope, send)
+    if refused is METHOD:
+        send = adding((b"allow", ALLOWED), send)
+    await answer(scope, send, refused.status, refused.why)
+
+
+async def _first_of_body(receive: Receive) -> Receive | None:
+    """Return ``receive`` that has looked for a body, which is expected; ``None`` if none comes.
+
+    uvicorn's httptools protocol reads no body behind a head with ``Upgrade``, and calls that the whole request.
+    """
+    first = [await receive()]
+    if first[0]["type"] == "http.request" and not first[0].get("body") and not first[0].get("more_body"):
+        return None
+
+    async def receive_all() -> Message:
+        return first.pop() if first else await receive()
+
+    return receive_all
 
 
 async def check_secrets(client: ClientDriver, settings: EdgeSettings) -> None:

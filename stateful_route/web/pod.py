@@ -268,6 +268,11 @@ class Pod:
         for run in (*self.tenants.runs(), *self._unlinked):
             run.end_stream()
 
+    def lose_app(self) -> None:
+        """Let no answer that has begun seem whole: the app behind this process has ended."""
+        for run in (*self.tenants.runs(), *self._unlinked):
+            run.app_lost = True
+
     def _within(self, scope: Message) -> Callable[[str], str | None]:
         """Return what makes an id of the app one of whom the request is from."""
         return lambda raw: self._sources.within_scope(RequestHead(scope), raw)

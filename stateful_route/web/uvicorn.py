@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from urllib.parse import unquote
 
 from httptools import parse_url
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from stateful_route.web.errors import PeerProtocolError
+from stateful_route.web.framing import REFUSED_METHODS, is_host
+from stateful_route.web.http1 import StrictProtocol
 from stateful_route.web.inbound import AT_HAND, ClientGoneError, Inbound
 from stateful_route.web.outlet import Outlet
 from stateful_route.web.peer.carry import ClientGoneError as GoneError
@@ -25,18 +25,12 @@ from stateful_route.web.shortcut.whole import head_lines, write_empty, write_who
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from stateful_route.web.framing import Refused
     from stateful_route.web.peer.awaited import AwaitedStream
     from stateful_route.web.shortcut.running import Way
 
-MAX_HEAD = MAX_PAYLOAD
-"""The most bytes of the head of a request: no longer one can be carried to another process."""
-
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: 37\r\n\r\nthe head of the request is too large\n"
-)
 _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
-_TELLING = _FORWARDED | {b"content-length", b"transfer-encoding"}
+_TELLING = _FORWARDED | {b"host", b"content-length", b"transfer-encoding"}
 
 
 async def _nothing(*_: Any) -> Any:
@@ -50,19 +44,6 @@ def _proxy_headers(allowed: str) -> Callable[[Any], Coroutine[Any, Any, None]]:
     return lambda scope: middleware(scope, _nothing, _nothing)
 
 
-class _Whole(list[Any]):
-    """The headers of a request whose head has ended: what follows its body is none of them.
-
-    uvicorn takes trailers for headers, also for X-Forwarded-For: a proxy in front has not looked at them.
-    """
-
-    def append(self, _: Any) -> None:
-        """Drop a trailer."""
-
-
-_WHOLE = _Whole()
-
-
 class _Nobody:
     """What waits for the event of a cycle that has no task."""
 
@@ -72,6 +53,8 @@ class _Nobody:
 
 class Sent:
     """A request that goes to its owner, in the place of a cycle of uvicorn."""
+
+    more_body = False
 
     __slots__ = (
         "began",
@@ -98,7 +81,7 @@ class Sent:
         self.message_event = _Nobody()
 
 
-class StickyProtocol(HttpToolsProtocol):
+class StickyProtocol(StrictProtocol):
     """Sends a request that another process owns there without a task and without ASGI.
 
     A request takes the shortcut if its head tells the uid, its owner is known and connected, and its body is at hand.
@@ -115,32 +98,18 @@ class StickyProtocol(HttpToolsProtocol):
         """That was sent, and is not answered."""
         self._default: tuple[Any, bytes] = (None, b"")
         self._outlet: Outlet | None = None
-        self._head_size = 0
-        """How many bytes of a head have come that has not ended."""
 
     # The request --------------------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
-        """Take in what has come; refuse a head that does not end."""
-        super().data_received(data)
-        if self.headers.__class__ is not _Whole:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD and not self.transport.is_closing():
-                if self.cycle is None or self.cycle.response_complete:  # else it would be in the midst of an answer
-                    self.transport.write(_TOO_LARGE)
-                self.transport.close()
-
     def on_headers_complete(self) -> None:
         """Look whether the request takes the shortcut."""
-        self._head_size = 0
-        sent = None if RUNNING.front is None else self._shortcut()
+        version = self._check_head()
+        sent = None if RUNNING.front is None or version != "1.1" else self._shortcut()
         if sent is None:
             super().on_headers_complete()
         else:
             self._coming = sent
             self.cycle = sent  # type: ignore[assignment]
-        # uvicorn looks at them again if it is to change the protocol; the scope has them all
-        self.headers = _Whole(self.headers) if self.parser.should_upgrade() else _WHOLE
 
     def _shortcut(self) -> Sent | None:
         """Return the request, if it takes the shortcut."""
@@ -151,15 +120,18 @@ class StickyProtocol(HttpToolsProtocol):
             return None
         scope: Any = self.scope
         proxied = False
+        hosts = 0
         for name, value in scope["headers"]:
             if name in _TELLING:
-                if name in _FORWARDED:
+                if name == b"host":
+                    hosts += is_host(value) or 2  # it is refused on the usual way
+                elif name in _FORWARDED:
                     proxied = True
                 elif name != b"content-length" or not value.isdigit() or int(value) > AT_HAND:
                     return None
-        if parser.get_http_version() != "1.1":
-            return None
         scope = self._completed(scope, proxied=proxied)
+        if hosts != 1 or scope["path"][:1] != "/" or scope["method"] in REFUSED_METHODS:
+            return None
         way = front.way(scope)
         return None if way is None else Sent(scope, way, keep_alive=parser.should_keep_alive())
 
@@ -188,6 +160,7 @@ class StickyProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Send the request, which is whole."""
+        self._head_size = 0
         sent, self._coming = self._coming, None
         if sent is None:
             super().on_message_complete()
@@ -266,22 +239,15 @@ class StickyProtocol(HttpToolsProtocol):
             status,
         )
 
+    def _refuse(self, refused: Refused) -> None:
+        if self._coming is not None:  # nothing of it was sent
+            self._coming = self.cycle = None  # type: ignore[assignment]
+        super()._refuse(refused)
+
     def _go_on(self, sent: Sent) -> None:
         """Go on the usual way: with a cycle of uvicorn, and at what has come of the request."""
         self._sent = None
-        cycle = RequestResponseCycle(
-            scope=sent.scope,  # type: ignore[arg-type]
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=sent.keep_alive,
-            on_response=self.on_response_complete,
-        )
+        cycle = self._new_cycle(sent.scope, keep_alive=sent.keep_alive)
         cycle.body += sent.body
         cycle.more_body = False
         cycle.message_event.set()

@@ -252,6 +252,23 @@ async def test_an_event_stream(runs: Runs) -> None:
         await eventually(functools.partial(left, 1 + seen))
 
 
+async def test_an_event_stream_of_an_app_that_is_killed(runs: Runs) -> None:
+    """It is cut off: what the client has got does not seem whole, whoever hears first that the app has ended."""
+    two = await runs.start(2)
+    for number in range(3):
+        (old,) = (await runs.owners([f"u{number}"], two[0])).values()
+        async with connected(two[number % 2].port) as http:
+            await http.begin("GET", f"/events?uid=u{number}")
+            await http.send(h11.EndOfMessage())
+            await http.head()
+            parts = http.parts()
+            await anext(parts)
+            kill(old)
+
+            with pytest.raises(h11.RemoteProtocolError):
+                _ = [part async for part in parts]
+
+
 async def test_a_stopped_app(runs: Runs) -> None:
     """An app that stands still holds its own uids up, and nobody else's; it goes on where it was."""
     two = await runs.start(2)

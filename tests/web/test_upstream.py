@@ -18,7 +18,7 @@ from stateful_route.web.upstream.connection import HttpConnection
 from stateful_route.web.upstream.head import request_head
 from stateful_route.web.upstream.pool import Pool
 from tests.waiting import eventually
-from tests.web.upstream import OK, Call, Line, answers, app_that
+from tests.web.upstream import OK, App, Call, Line, answers, app_that
 
 pytest.importorskip("httptools")
 
@@ -192,6 +192,21 @@ async def test_until_the_end(how: str) -> None:
         call = await Call().run(app)
 
         assert (b"some", how == "closed") == (call.body, call.complete)
+
+
+async def test_until_the_end_of_the_app() -> None:
+    """A body without a length is cut off if nobody listens any more when it ends: the app was killed in its midst."""
+    app: App
+
+    async def talk(line: Line) -> None:
+        await line.head()
+        await line.say(b"HTTP/1.1 200 OK\r\n\r\nsome")
+        app.server.close()
+
+    async with app_that(talk) as app:
+        call = await Call().run(app)
+
+        assert (200, False) == (call.status, call.complete)
 
 
 REFUSED = {

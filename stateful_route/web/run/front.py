@@ -91,6 +91,7 @@ class RunFront(StickyMiddleware):
             return False
         self._edge.pod = None
         pod.draining = True
+        pod.lose_app()
         try:
             return await pod.server.end()
         finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route._log import log
 from stateful_route.web.answers import answer
+from stateful_route.web.cut import cut_off
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.peer.late import Late
 from stateful_route.web.upstream.head import request_head, response_headers
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _END = b"0\r\n\r\n"
 _BAD_REQUEST = 400
+# Seconds within which all that a killed process had open is closed.
+_CLOSED_WITHIN = 0.05
 
 
 class Upstream:
@@ -72,7 +75,7 @@ class Upstream:
             return
         connection = await self._pool.connection(may_be_old=scope["method"] in _IDEMPOTENT)
         used = connection.is_used
-        exchange = Exchange(connection, head, receive, send)
+        exchange = Exchange(connection, head, receive, send, self._pool.is_gone)
         kept = False
         self._late.add(exchange)
         try:
@@ -97,9 +100,17 @@ class Upstream:
 class Exchange:
     """One request, and its answer."""
 
-    def __init__(self, connection: HttpConnection, head: RequestHead, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        connection: HttpConnection,
+        head: RequestHead,
+        receive: Receive,
+        send: Send,
+        app_gone: Callable[[], Awaitable[bool]],
+    ) -> None:
         """Have sent nothing."""
         self._connection = connection
+        self._app_gone = app_gone
         self._head = head
         self._receive = receive
         self._send = send
@@ -137,10 +148,14 @@ class Exchange:
 
     async def _answer(self) -> bool:
         connection, send = self._connection, self._send
+        began = False
         try:
             while True:
                 part = await connection.part()
                 whole = part is None or connection.has_all
+                if whole and connection.ends_by_closing:
+                    await self._check_end(again=began)
+                began = True
                 await send({"type": "http.response.body", "body": part or b"", "more_body": not whole})
                 if whole:
                     break
@@ -148,8 +163,22 @@ class Exchange:
             connection.finish(sent_all=False)
             if not self._gone:
                 log.warning("app_answer_cut_off", "an answer of the app was cut off: %(error)s", error=error)
+            cut_off()
             return False  # without its end: the web server closes the connection
         return connection.finish(sent_all=self._sent_all)
+
+    async def _check_end(self, *, again: bool) -> None:
+        """Doubt an answer that ends as its connection does: so it would, too, if the app was killed in the midst.
+
+        The system closes what a process had in no order. What came in one piece is rarely cut by a kill, and not
+        looked at ``again``.
+        """
+        gone = await self._app_gone()
+        if not gone and again:
+            await asyncio.sleep(_CLOSED_WITHIN)
+            gone = await self._app_gone()
+        if gone:
+            raise UpstreamLostError("the app has ended before its answer had", sent=True)
 
     async def _pump(self, *, chunked: bool) -> None:
         """Send the body as it comes; then watch whether the client goes away."""

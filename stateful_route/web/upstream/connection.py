@@ -230,6 +230,11 @@ class HttpConnection(asyncio.Protocol):
         return part
 
     @property
+    def ends_by_closing(self) -> bool:
+        """Whether nothing but the end of the connection tells where the answer ends."""
+        return self._until_end
+
+    @property
     def has_all(self) -> bool:
         """Whether all of the answer has come."""
         return self._complete

@@ -64,6 +64,14 @@ class Pool:
             raise UpstreamLostError("the app is not reached: nobody listens", sent=False)
         return connection
 
+    async def is_gone(self) -> bool:
+        """Whether nobody listens there any more: the server has ended."""
+        try:
+            (await self.connect()).close()
+        except UpstreamLostError as error:
+            return not isinstance(error.__cause__, TimeoutError)
+        return False
+
     def give_back(self, connection: HttpConnection) -> None:
         """Keep a connection that was finished for the next one."""
         if self._closed or len(self._free) >= _MOST_KEPT or connection.port != self.port:
