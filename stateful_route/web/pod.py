@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # Seconds between two looks whether a uid is owned again, and that carried requests have to end when the process does.
 _LOOK = 0.02
 _END_WITHIN = 5.0
+_EPOCH = b"x-link-epoch"
 
 
 async def _wait(work: Coroutine[Any, Any, None]) -> None:
@@ -74,6 +75,7 @@ class Pod:
         self._unserved = edge.unserved
         self._is_scoped = edge.sources.scope is not None
         self._patience = edge.patience
+        self._is_behind_proxy = settings.http_address is not None
         self._serves_while_away = settings.while_away == "serve"
         self._away_for = edge.config.heartbeat
         self._away_until = 0.0
@@ -229,6 +231,11 @@ class Pod:
         if state is None:
             state = scope["state"] = {}
         state[STATE_KEY] = sticky
+        if self._is_behind_proxy:  # what it was told is of the uid that the proxy saw, and of an earlier moment
+            headers = scope["headers"]
+            others = [header for header in headers if header[0] != _EPOCH]
+            if len(others) < len(headers):
+                scope["headers"] = [*others, (_EPOCH, b"%d" % (sticky.epoch or 0))]
 
     def _releasing(self, tenant: Tenant, source: UidSource, method: str, send: Send) -> Send:
         """Return ``send`` that releases the uid once the answer says that it has ended."""

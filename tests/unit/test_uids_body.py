@@ -211,7 +211,7 @@ class TestMcpParam:
         assert McpParam("n").find(head) == "8"
         assert McpParam("N").find(head) is None
         assert McpParam("browser_id", limit=20).find(head) is None
-        assert McpParam("browser_id").body_limit == 64 * 1024
+        assert McpParam("browser_id").body_limit == 1024 * 1024
 
     @pytest.mark.parametrize("body", [b"[]", b'{"params": []}', b'{"params": {"arguments": "x"}}', b"null"])
     def test_other_bodies(self, body: bytes) -> None:
