@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import attrs
 
@@ -19,6 +19,7 @@ from stateful_route.web.locator import Locator
 from stateful_route.web.not_served import NotServed
 from stateful_route.web.reached import Addresses
 from stateful_route.web.uids.found import Found
+from stateful_route.web.uids.readings import is_plain, reads_alike
 from stateful_route.web.uids.request import RequestHead
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ _MANNERS = {
     "envoy": _Manner(cookie=b"cookie"),
 }
 _NO_ADDRESS = NotServed("the process that has it publishes no address for proxies", holds=False)
+_AMBIGUOUS = NotServed("others may read another uid in the request than we do", holds=False, status=400)
 _NOT_ASKED = 400
 _HEADS = {200: b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n", 204: b"HTTP/1.1 204 No Content\r\n"}
 # More pods than a service has at a time.
@@ -179,6 +181,9 @@ class StickyDecide(Started):
             await answer(scope, send, _NOT_ASKED, f"this is for a proxy, which says {self._manner.uri.decode()}")
             return
         found, request = self._found(asked)
+        if isinstance(found, NotServed):
+            await answer(scope, send, found.status, found.why)
+            return
         decided = None if found is None else self._at_hand(found)
         if decided is not None and asked.get(_FAILED) == decided[1]:
             assert self._edge is not None  # noqa: S101 - it was started
@@ -197,16 +202,16 @@ class StickyDecide(Started):
         """
         asked = asked_in(scope, self._manner) if self._edge is not None and self._manner.uri else None
         found = None if asked is None or _FAILED in asked else self._found(asked)[0]
-        return None if found is None else self._answer(found)
+        return self._answer(found) if isinstance(found, Found) else None
 
     def at_once_in_path(self, uri: bytes) -> bytes | None:
         """Return the whole answer as ``at_once``, if the uid is in the path: of the request only path and query count.
 
         ``None`` unless the first source is a ``Path`` that finds it.
         """
-        if self._edge is None:
+        if self._edge is None or not is_plain(uri):
             return None
-        found = self._sources.find_in_path({"path": path_of(uri)})
+        found = self._sources.find_in_path({"path": unquote(raw_path_of(uri).decode("latin-1"))})
         return None if found is None else self._answer(found)
 
     def _answer(self, found: Found) -> bytes | None:
@@ -221,12 +226,16 @@ class StickyDecide(Started):
             there.epoch,
         )
 
-    def _found(self, asked: Message) -> tuple[Found | None, RequestHead | None]:
-        found = self._sources.find_in_path(asked)
-        if found is not None:
-            return found, None
+    def _found(self, asked: Message) -> tuple[Found | NotServed | None, RequestHead | None]:
+        """Return the uid, if the app and all in between find the same one."""
+        if is_plain(asked["raw_path"]) and is_plain(asked["query_string"]):
+            found = self._sources.find_in_path(asked)
+            if found is not None:
+                return found, None
         request = RequestHead(asked)
-        return self._sources.find(request), request
+        found = self._sources.find(request)
+        alike = reads_alike(self._sources, request, found, by_envoy=self.asked_by == "envoy")
+        return found if alike else _AMBIGUOUS, request
 
     def _at_hand(self, found: Found) -> tuple[There, str] | None:
         """Return where a uid is, if that is known, and nothing is to be issued."""
@@ -281,7 +290,7 @@ class StickyDecide(Started):
             return found
         known = cookie.read(request)
         raw = cookie.new_uid() if known is None else known.uid
-        uid = sources.within_scope(request, raw)
+        uid = sources.within_scope(request, raw, cookie)
         if uid is None:
             return found
         issued = cookie.issue(raw)
@@ -334,7 +343,10 @@ def asked_in(scope: Message, manner: _Manner) -> Message | None:
             failed = value
     if manner.uri and not uri:
         return None
-    asked = _of_uri(scope, method, uri) if manner.uri else scope
+    if manner.uri:
+        asked = _of_uri(scope, method, uri)
+    else:
+        asked = {**scope, "raw_path": scope.get("raw_path") or quote(scope["path"]).encode()}
     if protocols:
         asked["subprotocols"] = [one.strip() for one in protocols.decode("latin-1").split(",") if one.strip()]
     if failed:
@@ -342,19 +354,21 @@ def asked_in(scope: Message, manner: _Manner) -> Message | None:
     return asked
 
 
-def path_of(uri: bytes) -> str:
-    """Return the path of a URI, decoded as web servers do it; what is no URI gives some path."""
+def raw_path_of(uri: bytes) -> bytes:
+    """Return the path of a URI; what is no URI gives some path."""
     path = uri.partition(b"?")[0]
     if path[:1] != b"/":  # with the host in it, as a request to a proxy has it
         path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
-    return unquote(path.decode("latin-1"))
+    return path
 
 
 def _of_uri(scope: Message, method: bytes, uri: bytes) -> Message:
+    raw = raw_path_of(uri)
     return {
         "type": "http",
         "method": method.decode("latin-1"),
-        "path": path_of(uri),
+        "path": unquote(raw.decode("latin-1")),
+        "raw_path": raw,
         "query_string": uri.partition(b"?")[2],
         "headers": scope["headers"],
     }

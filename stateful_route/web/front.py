@@ -60,6 +60,10 @@ _TRY_AGAIN = 0.2
 _CLOCKS_APART = 2.0
 
 
+_TOO_LONG = 413
+_WHY_TOO_LONG = "the id of a request is looked for in its JSON, and this body is too long for that"
+
+
 class Started(abc.ABC):
     """An ASGI app that asks Redis where uids are: it starts and stops with a lifespan, or starts with a request."""
 
@@ -117,7 +121,8 @@ class Started(abc.ABC):
 
     async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
         if MARK in scope:
-            self._wrong = ConfigError("service", "two", "one StickyMiddleware for an app: it has two")
+            allowed = "one of an app: a second kind of uid is another source of it, uid=[..., Path(..., prefix='doc:')]"
+            self._wrong = ConfigError("StickyMiddleware", "there twice", allowed)
         scope[MARK] = self
         if self._stopped:  # the app runs again, as with each TestClient of its tests
             self._edge, self._starting, self._stopped, self._draining = None, Once(self._start), False, False
@@ -332,6 +337,10 @@ class Front(Started):
             if sources.needs_body(request):
                 request.body = await inbound.read_ahead(sources.body_limit, asked=True)
             found = sources.find(request)
+            if sources.has_hidden_id(request, found):
+                await inbound.connect()
+                await answer(inbound.scope, closing(inbound.scope, inbound.send), _TOO_LONG, _WHY_TOO_LONG)
+                return
             if sources.issued is not None and (found is None or found.stale):
                 self._suspicions.cookie_issued(sources.issued, inbound.scope)
                 found, inbound.send = issued(sources, request, found, inbound.send)
@@ -419,7 +428,7 @@ def issued(sources: UidSources, request: RequestHead, found: Found | None, send:
     assert cookie is not None  # noqa: S101 - by the caller
     known = cookie.read(request)
     raw = cookie.new_uid() if known is None else known.uid
-    uid = sources.within_scope(request, raw)
+    uid = sources.within_scope(request, raw, cookie)
     if uid is None:
         return found, send
     header = (b"set-cookie", cookie.issue(raw))

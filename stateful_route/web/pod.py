@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # Seconds between two looks whether a uid is owned again, and that carried requests have to end when the process does.
 _LOOK = 0.02
 _END_WITHIN = 5.0
+_EPOCH = b"x-link-epoch"
 # How many times ``link_ttl`` a uid that was placed may be idle, unless its source says otherwise.
 _IDLE = 3
 # By these an app says that there is nothing, or that the request was meant for another host.
@@ -86,6 +87,7 @@ class Pod:
         # A uid that is idle is released without a hand-off: what has one keeps it, unless its source has a ttl.
         self._idle = None if settings.hand_off is not None else _IDLE * edge.config.link_ttl
         self._patience = edge.patience
+        self._is_behind_proxy = settings.http_address is not None
         self._serves_while_away = settings.while_away == "serve"
         self._away_for = edge.config.heartbeat
         self._away_until = 0.0
@@ -282,6 +284,11 @@ class Pod:
         if state is None:
             state = scope["state"] = {}
         state[STATE_KEY] = sticky
+        if self._is_behind_proxy:  # what it was told is of the uid that the proxy saw, and of an earlier moment
+            headers = scope["headers"]
+            others = [header for header in headers if header[0] != _EPOCH]
+            if len(others) < len(headers):
+                scope["headers"] = [*others, (_EPOCH, b"%d" % (sticky.epoch or 0))]
 
     def _releasing(self, tenant: Tenant, source: UidSource, method: str, send: Send) -> Send:
         """Return ``send`` that releases the uid once the answer says that it has ended."""

@@ -277,3 +277,10 @@ def test_nothing_is_remembered_where_more_counts_than_the_path() -> None:
     second = UidSources([Header("x-id"), Path("/rooms/{uid}")])
 
     assert (None, None) == (scoped.find_in_path(scope), second.find_in_path(scope))
+
+
+def test_two_kinds_of_uid() -> None:
+    """The same id of two kinds is two uids, as their sources say by a prefix."""
+    sources = UidSources([Path("/rooms/{uid}"), Path("/docs/{uid}", prefix="doc:")])
+
+    assert ["7", "doc:7"] == [uid_of(sources, request(path)) for path in ("/rooms/7", "/docs/7")]

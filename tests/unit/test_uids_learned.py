@@ -281,8 +281,8 @@ class TestJsonResponse:
         source = JsonResponse("/id", limit=100)
         body = b'{"id": "7"}'
 
-        assert wants == source.wants_answer(request(), answer(status, *headers))
-        assert wants == (source.learn(request(), answer(status, *headers, body=body)) == "7")
+        assert wants == source.wants_answer(request(method="POST"), answer(status, *headers))
+        assert wants == (source.learn(request(method="POST"), answer(status, *headers, body=body)) == "7")
 
     def test_head_has_no_body(self) -> None:
         """The answer to a HEAD says what a body would be, and has none."""
@@ -291,7 +291,7 @@ class TestJsonResponse:
     @pytest.mark.parametrize("body", [None, b"", b"{", b"[" * 50_000, b'{"id": "' + b"x" * 70_000 + b'"}'])
     def test_nothing(self, body: bytes | None) -> None:
         """A body that was not kept, is too long, or cannot be read teaches nothing."""
-        assert JsonResponse("/id").learn(request(), answer(200, JSON, body=body)) is None
+        assert JsonResponse("/id").learn(request(method="POST"), answer(200, JSON, body=body)) is None
 
     def test_shows_itself(self) -> None:
         """An answer shows its status, and not what is in it."""
@@ -325,7 +325,7 @@ class TestBrought:
     def test_the_next_one_is_asked(self) -> None:
         """Behind one that was brought, the next source may teach something."""
         sources = UidSources([SESSION, JsonResponse("/id"), Path("/x/{uid}")])
-        head = request("/", ("mcp-session-id", "g1"))
+        head = request("/", ("mcp-session-id", "g1"), method="POST")
         headers = [JSON, ("mcp-session-id", "g1")]
 
         assert sources.needs_answer(head, answer(200, *headers))
@@ -339,11 +339,11 @@ def test_needs_answer() -> None:
     sources = UidSources([SESSION, JsonResponse("/id", limit=10), JsonResponse("/x", limit=20), Header("id")])
 
     assert sources.answer_limit == 20
-    assert sources.needs_answer(request(), answer(200, JSON))
-    assert not sources.needs_answer(request(), answer(200, JSON, body=b""))
-    assert not sources.needs_answer(request(), answer(200, JSON, ("mcp-session-id", "abc")))
-    assert not sources.needs_answer(request(), answer(404, JSON))
-    assert not UidSources(SESSION).needs_answer(request(), answer(200, JSON))
+    assert sources.needs_answer(request(method="POST"), answer(200, JSON))
+    assert not sources.needs_answer(request(method="POST"), answer(200, JSON, body=b""))
+    assert not sources.needs_answer(request(method="POST"), answer(200, JSON, ("mcp-session-id", "abc")))
+    assert not sources.needs_answer(request(method="POST"), answer(404, JSON))
+    assert not UidSources(SESSION).needs_answer(request(method="POST"), answer(200, JSON))
 
 
 def test_learned_in_scope() -> None:
@@ -354,6 +354,6 @@ def test_learned_in_scope() -> None:
 
     assert found is not None
     assert found.uid == "5:alice:abc"
-    assert sources.learn(request(), made) is None
+    assert sources.learn(request(method="POST"), made) is None
     assert found == sources.find(request("/", ("x-user", "alice"), ("mcp-session-id", "abc")))
     assert found != sources.find(request("/", ("x-user", "mallory"), ("mcp-session-id", "abc")))

@@ -552,7 +552,11 @@ async def test_an_answer_that_comes_just_as_it_is_late() -> None:
         connection = await Pool("127.0.0.1", app.port, connect_timeout=10.0).connect()
         head = request_head(call.scope, "127.0.0.1")
         assert head is not None
-        exchange = Exchange(connection, head, call.receive, call.send)
+
+        async def is_there() -> bool:
+            return False
+
+        exchange = Exchange(connection, head, call.receive, call.send, is_there)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             exchange.watch()

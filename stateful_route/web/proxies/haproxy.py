@@ -80,8 +80,8 @@ local TIMEOUT = ${timeout}000 -- milliseconds: it holds a question while a uid i
 local OF_HOP = { connection = true, upgrade = true, ["content-length"] = true, ["transfer-encoding"] = true,
                  expect = true, te = true, trailer = true, ["keep-alive"] = true }
 
-local function refuse(txn, status, retry)
-    local reply = txn:reply({ status = status, body = "there is no process for it now\\n" })
+local function refuse(txn, status, retry, why)
+    local reply = txn:reply({ status = status, body = why or "there is no process for it now\\n" })
     reply:add_header("content-type", "text/plain")
     if retry then reply:add_header("retry-after", retry) end
     txn:done(reply)
@@ -110,7 +110,7 @@ core.register_action("stateful_route", { "http-req" }, function(txn)
     if not decided or (answer.status == 503 and not said["retry-after"]) then
 $undecided
     end
-    if answer.status >= 300 then return refuse(txn, answer.status, first(said, "retry-after")) end
+    if answer.status >= 300 then return refuse(txn, answer.status, first(said, "retry-after"), answer.body) end
 
     local host, port = string.match(first(said, "x-pod-address") or "", "^(.+):(%d+)$$")
     if not host then return refuse(txn, 503, "1") end

@@ -156,7 +156,8 @@ _KEPT = """
                      use_temp_path=off;
     open_file_cache max=10000 inactive=10s;
     map $$request_uri $$stateful_path { default ""; "~^(?<stateful_bare>[^?]*)" $$stateful_bare; }
-"""
+    map $$request_uri $$stateful_args { default ""; "~^[^?]*[?](?<stateful_query>.*)" $$stateful_query; }
+$maps"""
 _FALLBACK = """
         # Nobody decides: any pod sends it on to the owner.
         location @stateful_any {
@@ -207,13 +208,15 @@ _REPLAY_NOTES = """\
 
 def decide(plan: Plan) -> str:
     """Return the configuration with which nginx asks first."""
+    key, maps = cache_key(plan.uid) if plan.keep else ("", "")
     values = _values(plan) | {
         "summary": "it asks `stateful-route decide` where a request goes",
         "module": "ngx_http_auth_request_module",
         "notes": Template(_DECIDE_NOTES).substitute(command=plan.command("nginx")),
         "refusals": _refusals(plan),
         "fallback": _FALLBACK if plan.pods else "",
-        "questions": _questions(plan),
+        "questions": _questions(plan, key),
+        "maps": maps,
     }
     parts = [_HEAD, _REPEATABLE, _DECIDE_MAPS, *([_KEPT] if plan.keep else []), *([_PODS] if plan.pods else [])]
     parts += [_SERVER, _DECIDE]
@@ -248,17 +251,17 @@ def _values(plan: Plan) -> dict[str, str]:
     }
 
 
-def _questions(plan: Plan) -> str:
+def _questions(plan: Plan, key: str) -> str:
     """Return the locations of the question: the first one, and the one after a pod was not reached."""
     question = Template(_QUESTION)
-    keeping = Template(_KEEPING).substitute(key=cache_key(plan.uid), keep=plan.keep) if plan.keep else ""
+    keeping = Template(_KEEPING).substitute(key=key, keep=plan.keep) if plan.keep else ""
     first = {"question": "/_stateful_route", "keeping": keeping, "failed": '""'}
     again = {"question": "/_stateful_again", "keeping": "", "failed": "$stateful_failed"}
     return "".join(question.substitute(values, timeout=plan.timeout) for values in (first, again)).strip("\n")
 
 
 def _refusals(plan: Plan) -> str:
-    lines = [f"            if ($stateful_status = {status}) {{ return {status}; }}" for status in plan.statuses]
+    lines = [f"            if ($stateful_status = {status}) {{ return {status}; }}" for status in (400, *plan.statuses)]
     if plan.pods:
         lines.append('            if ($stateful_status ~ "^50[24]$") { return 504; }')
         lines.append("            error_page 504 = @stateful_any;")

@@ -31,7 +31,7 @@ class JsonBody(UidSource):
 
     Attributes:
         pointer: to it (RFC 6901), for example ``"/params/arguments/id"``.
-        limit: bytes of the longest body that is looked at, 1 to 16 MiB; in a longer one nothing is found.
+        limit: bytes of the longest body, 1 to 16 MiB; a longer one is refused (413): its id is not known.
 
     """
 
@@ -45,8 +45,8 @@ class JsonBody(UidSource):
         return self.limit
 
     def wants_body(self, request: RequestHead) -> bool:
-        """Whether the head allows for JSON that is short enough."""
-        return request.may_have_json(self.limit)
+        """Whether the head allows for JSON, of whatever length."""
+        return request.may_have_json()
 
     def find(self, request: RequestHead) -> str | None:
         """Return what the pointer leads to."""
@@ -77,7 +77,7 @@ class McpParam(UidSource):
     Attributes:
         name: behind ``Mcp-Param-``, in any case.
         argument: the name of the argument in the body, in its case; ``name`` if it is ``None``.
-        limit: bytes of the longest body that is looked at, 1 to 16 MiB.
+        limit: bytes of the longest body, 1 to 16 MiB; a longer one is refused (413): its id is not known.
 
     """
 
@@ -93,8 +93,8 @@ class McpParam(UidSource):
         return self.limit
 
     def wants_body(self, request: RequestHead) -> bool:
-        """Whether the header is not there, and the head allows for JSON that is short enough."""
-        return request.header(self._key) is None and request.may_have_json(self.limit)
+        """Whether the header is not there, and the head allows for JSON, of whatever length."""
+        return request.header(self._key) is None and request.may_have_json()
 
     def find(self, request: RequestHead) -> str | None:
         """Return the value of the header, decoded, or else of the argument in the body."""

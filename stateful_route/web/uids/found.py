@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from stateful_route.errors import ConfigError
+from stateful_route.web.uids.body import JsonBody, McpParam
 from stateful_route.web.uids.issued import IssuedSource
 from stateful_route.web.uids.learned import LearnedSource
 from stateful_route.web.uids.normal import normalised, scoped
@@ -114,12 +115,13 @@ class UidSources:
             return None if uid is None else attrs.evolve(found, uid=uid)
         return None
 
-    def within_scope(self, request: RequestHead, raw: str) -> str | None:
+    def within_scope(self, request: RequestHead, raw: str, source: UidSource | None = None) -> str | None:
         """Return the uid of an id that is known otherwise (minted, new): normalised, and that of the principal.
 
-        ``None`` if it is blank, or if there is a scope and no principal in the request.
+        One that is new has the prefix of the source that issues it. ``None`` if it is blank, or if there is a scope and
+        no principal in the request.
         """
-        uid = normalised(raw)
+        uid = normalised(raw) if source is None else source.uid_of(raw)
         return uid if uid is None or self.scope is None else self._within(request, uid)
 
     def number(self, source: UidSource) -> int:
@@ -147,6 +149,20 @@ class UidSources:
                 return False
         return False
 
+    def has_hidden_id(self, request: RequestHead, found: Found | None) -> bool:
+        """Whether the id may be in a JSON body that is longer than its source allows: nobody knows whose it is then."""
+        length = -1 if request.body is None else len(request.body)
+        for source in self.sources:
+            if found is not None and source is found.source:
+                return False
+            if (
+                isinstance(source, JsonBody | McpParam)
+                and source.wants_body(request)
+                and not 0 <= length <= source.limit
+            ):
+                return True
+        return False
+
     def needs_answer(self, request: RequestHead, answer: AnswerHead) -> bool:
         """Whether the body of the answer may teach an id, of at most ``answer_limit`` bytes; it is held until then."""
         if not self.answer_limit or answer.body is not None:
@@ -167,7 +183,9 @@ class UidSources:
         for source in self.learned:
             made = self._made_by(source, request, answer)
             if made is not None:
-                uid = made if self.scope is None else self._within(request, made)
+                uid = source.uid_of(made)
+                if uid is not None and self.scope is not None:
+                    uid = self._within(request, uid)
                 return None if uid is None else Found(uid, source)
         return None
 
@@ -180,9 +198,10 @@ class UidSources:
     def _found_by(self, source: UidSource, request: RequestHead) -> Found | None:
         if source is self.issued:
             issued = self.issued.read(request)
-            return Found(issued.uid, source, issued.stale) if issued else None
+            uid = source.uid_of(issued.uid) if issued else None
+            return Found(uid, source, issued.stale) if issued and uid is not None else None
         raw = source.find(request)
-        uid = normalised(raw) if raw else None
+        uid = source.uid_of(raw) if raw else None
         return Found(uid, source) if uid is not None else None
 
     def _within(self, request: RequestHead, uid: str) -> str | None:
@@ -198,7 +217,7 @@ def _in_path(source: UidSource) -> Callable[[str], Found | None] | None:
     @functools.lru_cache(_REMEMBERED)
     def find(path: str) -> Found | None:
         raw = source.find(RequestHead({"path": path}))
-        uid = normalised(raw) if raw else None
+        uid = source.uid_of(raw) if raw else None
         return None if uid is None else Found(uid, source)
 
     return find

@@ -8,8 +8,8 @@ from typing import Any
 
 from stateful_route.errors import InvalidArgumentError
 
-BODY_LIMIT = 64 * 1024
-"""Bytes of a body that are read for an id, unless a source says otherwise."""
+BODY_LIMIT = 1024 * 1024
+"""Bytes of the longest body that may have an id in it, unless a source says otherwise."""
 
 MAX_BODY_LIMIT = 16 * 1024 * 1024
 """More is no place for an id: it is held in memory for each request in flight, and parsed in the event loop."""

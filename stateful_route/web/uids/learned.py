@@ -9,7 +9,8 @@ from urllib.parse import quote, unquote, unquote_plus, urljoin, urlsplit
 import attrs
 
 from stateful_route._validation import check_duration, check_int, checked
-from stateful_route.web.uids.json_text import BODY_LIMIT, MAX_BODY_LIMIT, id_at, steps_of
+from stateful_route.errors import InvalidArgumentError
+from stateful_route.web.uids.json_text import MAX_BODY_LIMIT, id_at, steps_of
 from stateful_route.web.uids.path import compiled
 from stateful_route.web.uids.request import path_below
 from stateful_route.web.uids.sources import (
@@ -38,6 +39,8 @@ _FIRST_REFUSAL = 400
 _CREATED = 201
 _REDIRECTS = range(300, 400)
 _SUCCESSES = range(200, 300)
+_MAKING = frozenset({"POST", "PUT", "PATCH"})
+_ANSWER_LIMIT = 64 * 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -181,6 +184,11 @@ def _is_brought(match: re.Match[str], request: RequestHead) -> bool:
     return request.method in {"GET", "HEAD"} and match[1] in path.split("/")
 
 
+def _check_path(argument: str, value: object) -> None:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise InvalidArgumentError(argument, value, 'a path from "/" on, for example "/sessions", or None')
+
+
 @attrs.frozen
 class JsonResponse(LearnedSource):
     """A string or a whole number in the JSON body of an answer 2xx. It learns only: another source finds the id.
@@ -190,10 +198,13 @@ class JsonResponse(LearnedSource):
         uid=[JsonResponse("/pc_id"), JsonBody("/pc_id", place=False, missing=404)]
 
     Only answers that say that they are JSON (``Content-Type``) and are not compressed are looked at; so a middleware
-    that compresses has to stand outside this one.
+    that compresses has to stand outside this one. Many answers have an id in them that is no session: say at which
+    ``path`` sessions are made.
 
     Attributes:
         pointer: to it (RFC 6901), for example ``"/id"``.
+        path: only an answer to a request of that path, or below it, teaches; ``None``: of any path, and of a POST, PUT
+            or PATCH only.
         limit: bytes of the longest body that is looked at, 1 to 16 MiB; of a longer one nothing is learned.
 
     """
@@ -201,7 +212,8 @@ class JsonResponse(LearnedSource):
     finds: ClassVar[bool] = False
 
     pointer: str
-    limit: int = attrs.field(default=BODY_LIMIT, kw_only=True, validator=checked(check_int, 1, MAX_BODY_LIMIT))
+    path: str | None = attrs.field(default=None, kw_only=True, validator=checked(_check_path, optional=True))
+    limit: int = attrs.field(default=_ANSWER_LIMIT, kw_only=True, validator=checked(check_int, 1, MAX_BODY_LIMIT))
     _steps: tuple[str, ...] = derived(lambda source: steps_of(source.pointer))
 
     @property
@@ -210,8 +222,12 @@ class JsonResponse(LearnedSource):
         return self.limit
 
     def wants_answer(self, request: RequestHead, answer: AnswerHead) -> bool:
-        """Whether the answer is a success, and its head allows for JSON that is short enough."""
-        return request.method != "HEAD" and answer.status in _SUCCESSES and answer.may_have_json(self.limit)
+        """Whether the request may make an id, the answer is a success, and its head allows for JSON that is short."""
+        if self.path is None:
+            makes = request.method in _MAKING
+        else:
+            makes = request.method != "HEAD" and f"{request.path}/".startswith(f"{self.path.rstrip('/')}/")
+        return makes and answer.status in _SUCCESSES and answer.may_have_json(self.limit)
 
     def find(self, request: RequestHead) -> str | None:  # noqa: ARG002 - as all of them
         """Return ``None``: it only learns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from math import inf
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -96,12 +97,9 @@ class RequestHead:
         return [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
 
     def cookies(self) -> dict[str, str]:
-        """Return the cookies by name; the first one of a name counts, which a browser sends for the longest path."""
+        """Return the cookies by name; the last one of a name counts, as in Starlette and Django."""
         if self._cookies is None:
-            found: dict[str, str] = {}
-            for name, value in pairs(self.headers(b"cookie")):
-                found.setdefault(name, value)
-            self._cookies = found
+            self._cookies = dict(pairs(self.headers(b"cookie")))
         return self._cookies
 
     def cookie_values(self, name: str) -> list[str]:
@@ -127,14 +125,14 @@ class RequestHead:
         """Whether the body is JSON, as its content type says."""
         return is_json(self.header(b"content-type"))
 
-    def may_have_body(self, limit: int) -> bool:
+    def may_have_body(self, limit: float = inf) -> bool:
         """Whether the head allows for a body of at most ``limit`` bytes: by the method, and by the length it gives."""
         if self.scope["type"] != "http" or self.method in _BODILESS:
             return False
         length = self.content_length
         return length is None or 0 < length <= limit
 
-    def may_have_json(self, limit: int) -> bool:
+    def may_have_json(self, limit: float = inf) -> bool:
         """Whether the head allows for a body of JSON of at most ``limit`` bytes."""
         return self.may_have_body(limit) and self.is_json()
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from stateful_route._validation import check_bool, check_callable, check_duration, check_int, checked
+from stateful_route._validation import check_bool, check_callable, check_duration, check_id, check_int, checked
 from stateful_route.errors import ConfigError, InvalidArgumentError
 from stateful_route.web.uids.cookies import TOKEN
 from stateful_route.web.uids.json_text import MAX_BODY_LIMIT
+from stateful_route.web.uids.normal import normalised
 from stateful_route.web.uids.path import compiled
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Orphaned: TypeAlias = Literal["fresh", "refuse"]
 
 _RELEASES = frozenset({"delete", 404, 410})
 _MAKE = "make"
+_LONGEST_PREFIX = 64
 
 
 def check_token(argument: str, value: object) -> None:
@@ -71,6 +73,11 @@ def check_releases(argument: str, value: object) -> None:
         raise InvalidArgumentError(argument, value, 'any of "delete", 404 and 410')
 
 
+def _check_prefix(argument: str, value: object) -> None:
+    if value != "":
+        check_id(argument, value, longest=_LONGEST_PREFIX)
+
+
 def _check_missing(source: UidSource, _attribute: object, value: int | None) -> None:
     if value is not None:
         check_status("missing", value)
@@ -95,6 +102,8 @@ class UidSource(abc.ABC):
         orphaned: what becomes of a uid that is not placed, and whose process died or left. ``"fresh"``: the link proves
             that the app made it, so another process takes it over, without its state. ``"refuse"``: it gets what
             ``missing`` says. An app with a ``hand_off`` and no ``adopt`` takes it over in any case: it can load it.
+        prefix: what the uid begins with, for two kinds of ids in one app: with ``prefix="doc:"`` the uid of ``7`` is
+            ``doc:7``, and no other kind's ``7``. A ``Subprotocol`` has no such prefix, and means another thing by it.
 
     Raises:
         InvalidArgumentError: naming what is of a wrong type or range.
@@ -109,6 +118,7 @@ class UidSource(abc.ABC):
         default=frozenset(), converter=as_releases, validator=checked(check_releases)
     )
     orphaned: Orphaned = attrs.field(default="refuse", validator=checked(check_orphaned))
+    prefix: str = attrs.field(default="", validator=checked(_check_prefix))
 
     def __attrs_post_init__(self) -> None:
         """Derive what is kept for each request; an attribute with a default would be made before the checks."""
@@ -130,6 +140,11 @@ class UidSource(abc.ABC):
     def wants_body(self, request: RequestHead) -> bool:
         """Whether it would look into the body of this request, of which only the head is known yet."""
         return self.body_limit > 0 and request.may_have_body(self.body_limit)
+
+    def uid_of(self, raw: str) -> str | None:
+        """Return the uid of an id as it came: normalised, behind the prefix; ``None`` if it is blank."""
+        uid = normalised(raw)
+        return normalised(self.prefix + uid) if uid is not None and self.prefix else uid
 
     @abc.abstractmethod
     def find(self, request: RequestHead) -> str | None:
@@ -178,7 +193,9 @@ class Header(UidSource):
 
 @attrs.frozen
 class Cookie(UidSource):
-    """The value of a cookie, as the application reads it; not signed: any client may send any value.
+    """The value of a cookie, the last one if it comes several times, as in Starlette and Django; not signed.
+
+    Any client may send any value.
 
     Attributes:
         name: of the cookie, in the case in which it is set.
@@ -256,13 +273,19 @@ class Subprotocol(UidSource):
     """
 
     index: int | None = attrs.field(default=None, kw_only=True, validator=checked(check_int, 0, 63, optional=True))
-    prefix: str | None = attrs.field(default=None, kw_only=True, validator=checked(check_token, optional=True))
+    prefix: str | None = attrs.field(  # type: ignore[assignment] # the older meaning of that word
+        default=None, kw_only=True, validator=checked(check_token, optional=True)
+    )
 
     def __attrs_post_init__(self) -> None:
         """Look at what belongs together."""
         super().__attrs_post_init__()
         if (self.index is None) == (self.prefix is None):
             raise ConfigError("Subprotocol", (self.index, self.prefix), "either index=... or prefix=...")
+
+    def uid_of(self, raw: str) -> str | None:
+        """Return the uid of an id as it came: normalised."""
+        return normalised(raw)
 
     def find(self, request: RequestHead) -> str | None:
         """Return the subprotocol, or what follows the prefix in it."""

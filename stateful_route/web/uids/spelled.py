@@ -53,6 +53,8 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "missing": (int, "a status from 400 to 599"),
     "release_on": (_ends, "any of delete, 404 and 410, with + between them"),
     "limit": (int, "bytes"),
+    "prefix": (str, "what the uid begins with"),
+    "path": (str, "a path"),
     "max_age": (int, "seconds"),
     "secure": (_yes, "yes or no"),
     "same_site": (str, "lax, strict or none"),

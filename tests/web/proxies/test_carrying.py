@@ -151,6 +151,17 @@ async def test_a_client_cannot_say_where_it_goes(shared_front: Front) -> None:
     assert not {"77", "sr=77", f"127.0.0.1:{port}"} & values
 
 
+async def test_the_epoch_is_that_of_the_uid_that_the_app_sees(shared_front: Front) -> None:
+    """Whatever epoch a pod is told with a request, the app gets the one at which the uid is owned; 0 without a uid."""
+    pod = shared_front.pods[0]
+    told = ("X-Link-Epoch", "77")
+    seen = [(await ask(pod.port, path, headers=[told])).json() for path in ("/rooms/told/scope", "/scope")]
+
+    owned = (await ask(pod.port, "/rooms/told/count")).json()
+    epochs = [[value for name, value in each["headers"] if name == "x-link-epoch"] for each in seen]
+    assert [[str(owned["epoch"])], ["0"]] == epochs
+
+
 async def test_many_at_once(shared_front: Front) -> None:
     """Bodies of many requests at once are not mixed."""
     uids = [new_uid() for _ in range(8)]
