@@ -332,8 +332,12 @@ class Pod:
             await self._serve_exchange(exchange)
         except UpstreamLostError as error:
             exchange.refuse(Refusal(LOST if error.sent else LEAVING))
-        except Exception:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
-            log.exception("carried_request_failed", "the app failed with a request that a peer carried here")
+        except Exception as error:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
+            if exchange.gone:  # as frameworks do that look for a client in vain
+                text = "the app gave up a request whose client, or whose peer, is gone: %(error)s"
+                log.warning("carried_request_given_up", text, error=repr(error))
+            else:
+                log.exception("carried_request_failed", "the app failed with a request that a peer carried here")
         finally:
             exchange.finish()
 

@@ -14,7 +14,8 @@ from starlette.routing import Route
 
 from stateful_route import ConfigError, InvalidArgumentError, LifecycleError
 from stateful_route.testing import fleet
-from stateful_route.web import Path, StickyMiddleware
+from stateful_route.web import Path, Query, StickyMiddleware
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path as File
@@ -124,7 +125,8 @@ MODULE = """
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from stateful_route.web import Path, StickyMiddleware
+from stateful_route.web import Path, Query, StickyMiddleware
+from tests.waiting import eventually
 
 counts = {}
 
@@ -192,3 +194,38 @@ async def test_what_it_refuses(settings: dict[str, Any], error: type[Exception])
     with pytest.raises(error):
         async with fleet(**settings):
             pytest.fail("it has started")
+
+
+async def test_the_peer_of_a_request_is_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """An app that gives a request up as its client is gone has not failed: that is one line, and no traceback."""
+    reading = asyncio.Event()
+
+    def make() -> StickyMiddleware:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":
+                while (event := (await receive())["type"]) != "lifespan.shutdown":
+                    await send({"type": f"{event}.complete"})
+                await send({"type": f"{event}.complete"})
+                return
+            if scope["path"] != "/rooms/first":
+                reading.set()
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                raise RuntimeError("the client is gone")
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+
+        return StickyMiddleware(app, service="room", uid=Query("room"), hand_off=lambda _: None)
+
+    async with fleet(make, 2) as apps:
+        await apps.request("GET", "/rooms/first?room=a")
+        owner = apps.owner("a")
+        assert owner is not None
+        carried = asyncio.ensure_future(apps.request("GET", "/rooms/second?room=a", at=1 - owner))
+        await reading.wait()
+        apps.kill(1 - owner)
+        with pytest.raises(ConnectionResetError):
+            await carried
+        await eventually(lambda: "the app gave up a request" in caplog.text)
+
+    assert [] == [record for record in caplog.records if record.exc_info]

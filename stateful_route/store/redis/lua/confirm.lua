@@ -41,8 +41,8 @@ if known and known.state ~= 'SHUTDOWN' and known.state ~= 'DEAD' then
   local excused = pods.began_ms < known.at_ms + known.lease_ms + half
   if excused and pods.silent_ms <= now_ms and now_ms < pods.silent_ms + half then return { 0 } end
 end
-local dead = known or { sequence = 0, at_ms = now_ms, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0', process = '-', free_ms = 0,
-  rest = '{}' }
+local dead = known or { sequence = 0, at_ms = now_ms, lease_ms = 1, version = 0, load = '0', links = '0', placed = '0',
+  process = '-', free_ms = 0, rest = '{}' }
 -- Of a life that is not known nothing was said: not the goodbye of an older one either.
 if known and known.incarnation ~= incarnation then dead.rest = '{}' end
 dead.incarnation = incarnation

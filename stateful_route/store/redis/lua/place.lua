@@ -1,7 +1,8 @@
 -- Returns the link of a uid, made for the candidate if there is none, or if its owner is among the dead.
 -- A temporary link is renewed and never shortened; a link in grace comes back, unless its owner is leaving.
--- The epoch of a new link is above `floor`, the highest that the client knows of: the clock may have been put back. On one
--- server `born` says when the table of the pods began that the client has read, and `pods` is that table. If it is another one, the store has lost what was in it, and a uid without a link may be one of a living pod.
+-- The epoch of a new link is above `floor`, the highest that the client knows of: the clock may have been put back.
+-- On one server `born` says when the table of the pods began that the client has read, and `pods` is that table. If it is
+-- another one, the store has lost what was in it, and a uid without a link may be one of a living pod.
 -- keys: link ended? pods?
 -- args: pod incarnation ttl_ms floor born dead? leaving? channel?
 -- returns: outcome ttl_ms previous kind pod incarnation epoch, in a line

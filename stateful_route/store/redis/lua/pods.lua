@@ -1,7 +1,8 @@
 -- Reads what has changed in the pods of a service since the version that the caller has, or all of them if it has
 -- none, one from the future, or one from too long ago; the clock at that moment, which leases have ended, and when the
--- next one ends (0: none does); when the table was made, and until when uids without a link are not placed (lua/shared/pod.lua). With `also`, "pod,pod", the entries of those pods come with the changes. With `since` ""
--- no changes come, and no version, but how many pods are not dead.
+-- next one ends (0: none does); when the table was made, and until when uids without a link are not placed
+-- (lua/shared/pod.lua). With `also`, "pod,pod", the entries of those pods come with the changes. With `since` "" no changes
+-- come, and no version, but how many pods are not dead.
 -- keys: pods versions deadlines
 -- args: since also
 -- returns: now_ms version digest whole next_deadline_ms living overdue entries born held_ms settling_ms
