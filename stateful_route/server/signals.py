@@ -40,7 +40,9 @@ def drain_on_signal(server: Drainable, signum: int = signal.SIGTERM) -> Abstract
 
     So a web server such as uvicorn, which stops to serve at SIGTERM, goes on serving while the uids are handed over.
     If nobody handled the signal, as in a worker that consumes a queue, the task that entered the block is cancelled
-    then, and ``SystemExit(0)`` leaves the block: each ``async with`` around it ends, so the pod says goodbye.
+    then, and ``SystemExit(0)`` leaves the block: each ``async with`` around it ends, so the pod says goodbye. It is
+    cancelled again each second until it leaves the block, as a library may swallow a cancellation (``asyncio.wait_for``
+    does before Python 3.12): what takes long to clean up belongs around the block.
 
     Enter it inside the block of the driver, in the event loop of the main thread, after the web server has set its
     handler; a second signal, after a second or later, is let through at once. One that comes before that is the first
@@ -66,8 +68,8 @@ class _Drain:
     def __init__(self, server: Drainable, signum: int, pass_on: Callable[[], object] | None) -> None:
         """Wait for the signal; ``pass_on`` passes it on to who handled it before, if anybody did."""
         self.inside = True
-        self.cancelled = False
-        """Whether the signal has cancelled the task that entered the block."""
+        self.cancelled = 0
+        """How often the signal has cancelled the task that entered the block."""
         self._server = server
         self._signum = signum
         self._pass_on = pass_on
@@ -98,12 +100,21 @@ class _Drain:
             _die(self._signum)
         elif self.inside and self._pass_on is not None:
             self._pass_on()
-        elif self.inside and self._inner is not None:
-            self.cancelled = self._inner.cancel()
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self.inside and self._inner is not None and self._inner.cancel():
+            self.cancelled += 1
+            self._loop.call_later(ONE_SIGNAL, self._cancel)
 
     def has_ended(self) -> bool:
-        """Take the cancellation back, if it is ours; return whether nobody else has cancelled the task."""
-        return self.cancelled and self._inner is not None and not self._inner.uncancel()
+        """Take our cancellations back; return whether there were some, and nobody else has cancelled the task."""
+        if self._inner is None or not self.cancelled:
+            return False
+        for _ in range(self.cancelled):
+            left = self._inner.uncancel()
+        return not left
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ async def test_newcomer(namespace: str, how: str) -> None:
 
     It knows none of them, and is the first to register. All uids went to it.
     """
-    config = BaseConfig(namespace=namespace, cache_ttl=0.001)
+    config = BaseConfig(namespace=namespace, cache_ttl=0.001, heartbeat=0.2, lease=5.0)
     uids = [f"user-{number}" for number in range(30)]
     lost: list[str] = []
     async with contextlib.AsyncExitStack() as stack:

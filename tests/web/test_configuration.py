@@ -48,7 +48,7 @@ async def refused(replica: Replica) -> str:
         ("no_source", {}, {}, "a source of uids"),
         ("rooms", {}, {"STATEFUL_ROUTE_URL": "", "REDIS_URL": ""}, "STATEFUL_ROUTE_URL or REDIS_URL"),
         ("rooms", {"service": ""}, {}, "service"),
-        ("twice", {}, {}, "one StickyMiddleware for an app"),
+        ("twice", {}, {}, "a second kind of uid is another source of it"),
         ("rooms", {"secret": "short"}, {}, "openssl rand -hex 32"),
         ("rooms", {"drain": "hand_off"}, {}, "without a hand_off"),
         ("rooms", {"drain": "sometimes"}, {}, "linger"),

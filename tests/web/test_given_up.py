@@ -70,7 +70,7 @@ async def ask(
     scope: dict[str, Any] = {
         "type": kind,
         "path": path,
-        "headers": list(headers),
+        "headers": [(b"host", b"app"), *headers],
         "query_string": b"",
         "http_version": "1.1",
     }

@@ -64,7 +64,15 @@ async def asked(app: Any, path: str, **more: Any) -> tuple[int, bytes]:
     async def send(message: dict[str, Any]) -> None:
         said.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "http_version": "1.1"}
+    headers = [(b"host", b"app")]
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "headers": headers,
+        "query_string": b"",
+        "http_version": "1.1",
+    }
     await app(scope | more, receive, send)
     return said[0]["status"], said[1]["body"]
 

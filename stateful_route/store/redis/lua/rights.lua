@@ -6,10 +6,10 @@
 -- returns: ...
 -- writes: yes
 -- rerun: safe
--- cost: 24 commands, 28 with histories
+-- cost: 25 commands, 29 with histories
 local key, channel = KEYS[1], ARGV[1]
 local tried = {
-  { 'TIME' }, { 'EXISTS', key }, { 'TYPE', key }, { 'PTTL', key },
+  { 'TIME' }, { 'INFO', 'server' }, { 'EXISTS', key }, { 'TYPE', key }, { 'PTTL', key },
   { 'SET', key, '', 'PX', 1000 }, { 'GET', key }, { 'PEXPIRE', key, 1000 }, { 'DEL', key },
   { 'HSET', key, 'a', '' }, { 'HGET', key, 'a' }, { 'HMGET', key, 'a' }, { 'HGETALL', key }, { 'HDEL', key, 'a' }, { 'DEL', key },
   { 'SADD', key, 'a' }, { 'SMEMBERS', key }, { 'DEL', key },
