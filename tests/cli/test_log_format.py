@@ -32,8 +32,8 @@ def test_json(command: str, shared_server: LocalServer) -> None:
         try:
             slip = json.loads(process.stderr.readline())
             started = json.loads(process.stderr.readline())
-            send_garbage(port)
-            of_uvicorn = json.loads(process.stderr.readline())
+            send_garbage(port)  # which a gateway refuses without a word
+            said = json.loads(process.stderr.readline()) if command == "decide" else None
         finally:
             process.terminate()
 
@@ -41,7 +41,7 @@ def test_json(command: str, shared_server: LocalServer) -> None:
     assert "stateful_route.start_succeeded" == started["otel.event.name"]
     assert "STATEFUL_ROUTE_HEARTBEET" == slip["stateful_route.variable"]
     assert {"time", "level", "message"} < slip.keys()
-    assert ("uvicorn.error", "WARNING") == (of_uvicorn["logger"], of_uvicorn["level"])
+    assert said is None or ("uvicorn.error", "WARNING") == (said["logger"], said["level"])
 
 
 def send_garbage(port: int) -> None:

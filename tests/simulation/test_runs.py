@@ -131,7 +131,7 @@ def test_public_names() -> None:
 
 
 def test_the_example_of_the_page() -> None:
-    """The example of docs/testing.md runs as it stands."""
-    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+    """The example of docs/simulator.md runs as it stands."""
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
     (example,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "VirtualLoop" in text]
     exec(example, {})  # noqa: S102 - our own page

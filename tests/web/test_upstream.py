@@ -50,7 +50,8 @@ async def test_no_reuse(head: bytes) -> None:
         for _ in range(3):
             assert (await Call("POST", body=b"x").run(app)).body == b"ok"
 
-        assert 3 == len(app.lines)
+        # Others only look whether the app is there still, after an answer that ends with its connection.
+        assert 3 == len([line for line in app.lines if line.heads])
 
 
 async def test_closed_while_it_is_free() -> None:

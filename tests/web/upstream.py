@@ -28,10 +28,14 @@ class Line:
     writer: asyncio.StreamWriter
     number: int
     """How many connections there were before."""
+    heads: int = 0
+    """How many requests have come over it."""
 
     async def head(self) -> bytes:
         """Return the next head."""
-        return await self.reader.readuntil(b"\r\n\r\n")
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        self.heads += 1
+        return head
 
     async def say(self, data: bytes) -> None:
         self.writer.write(data)

@@ -209,18 +209,18 @@ def rest(report: PodReport) -> str:
     return _to_json(said)
 
 
-def registration(script: Script, reply: Any, wait_ms: int) -> Registration:
-    """Read what a pod that registers is told.
+def registration(script: Script, reply: Any) -> tuple[Registration, int]:
+    """Read what a pod that registers is told, and the version of the table.
 
     Raises:
         StoreProtocolError: if it cannot be read.
 
     """
-    incarnation, previous, left_ms, own, born, pod_index = reply
+    incarnation, previous, left_ms, own, born, pod_index, version, wait_ms = reply
     if not all(isinstance(number, int) for number in reply):
         raise unreadable_reply(script, reply)
     left = to_seconds(left_ms)
-    return Registration(
+    began = Registration(
         incarnation,
         previous or None,
         left,
@@ -230,6 +230,7 @@ def registration(script: Script, reply: Any, wait_ms: int) -> Registration:
         pod_index=pod_index,
         wait=to_seconds(wait_ms),
     )
+    return began, version
 
 
 async def pod_table(script: Script, reply: Any) -> PodTable:

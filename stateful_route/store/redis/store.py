@@ -303,8 +303,7 @@ class RedisStore:
                 *known_for,
             ),
         )
-        *reply, version, wait_ms = reply
-        began = codec.registration(_REGISTER, reply, wait_ms)
+        began, version = codec.registration(_REGISTER, reply)
         self._note_version(server.namespace, server.service_name, version)
         return began
 
@@ -336,7 +335,7 @@ class RedisStore:
         try:
             self._note_version(*service, version)
             return HeartbeatOutcome(outcome.decode())
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise codec.unreadable_reply(_HEARTBEAT, outcome) from error
 
     async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
