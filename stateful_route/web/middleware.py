@@ -239,7 +239,9 @@ class StickyMiddleware(Front):
         stack.push_async_callback(self._carrier.stop)
         if settings.adopt is not None:
             listener.take_state = self._carrier.take
-        self._pod = await self._begin_pod(stack)
+        self._pod = pod = await self._begin_pod(stack)
+        if pod.server.pod_index is not None:  # read again if it is not known here: new uids come to this pod too
+            await rooms.pod(pod.server.pod_index)
         if settings.on_signal:
             self._drain_on_signal(stack, settings.stop_after)
         restores = settings.hand_off is not None and settings.adopt is None

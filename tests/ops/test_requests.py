@@ -476,9 +476,10 @@ class TestRequests:
             store.release_held()
 
         assert "drops a request" in caplog.text
-        assert {("stateful_route.operator_request_dropped", "undrain", namespace)} == {
-            (vars(record)[EVENT], vars(record)[PREFIX + "asked"], vars(record)[PREFIX + "namespace"])
-            for record in caplog.records
+        assert {("undrain", namespace)} == {
+            (vars(record)[PREFIX + "asked"], vars(record)[PREFIX + "namespace"])
+            for record in caplog.records  # a slow machine logs more
+            if vars(record).get(EVENT) == PREFIX + "operator_request_dropped"
         }
 
     async def test_told(

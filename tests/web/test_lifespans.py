@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,20 @@ async def test_again(shared_server: LocalServer, namespace: str) -> None:
 
     assert [(200, b"one"), (200, b"two")] * 3 == answers
     assert ["startup", "shutdown"] * 3 == app.noted
+
+
+async def test_a_pod_that_has_started_gets_new_uids(shared_server: LocalServer, namespace: str) -> None:
+    """A replica knows itself once it has started, also if it has read the pods a moment before, without itself."""
+    make = functools.partial(
+        StickyMiddleware, App(), service="room", uid=Path("/{uid}"), redis=shared_server.url, namespace=namespace
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(4):
+            sticky = make()
+            await stack.enter_async_context(lifespan(sticky))
+            assert sticky._pod is not None
+            server = sticky._pod.server
+            assert server.pod_index in await sticky._rooms.pods()
 
 
 async def test_a_failed_start(shared_server: LocalServer) -> None:

@@ -153,11 +153,12 @@ async def test_a_client_cannot_say_where_it_goes(shared_front: Front) -> None:
 
 async def test_the_epoch_is_that_of_the_uid_that_the_app_sees(shared_front: Front) -> None:
     """Whatever epoch a pod is told with a request, the app gets the one at which the uid is owned; 0 without a uid."""
-    pod = shared_front.pods[0]
+    uid = new_uid()
+    pod = await shared_front.owner(uid)  # another pod replays
     told = ("X-Link-Epoch", "77")
-    seen = [(await ask(pod.port, path, headers=[told])).json() for path in ("/rooms/told/scope", "/scope")]
+    seen = [(await ask(pod.port, path, headers=[told])).json() for path in (f"/rooms/{uid}/scope", "/scope")]
 
-    owned = (await ask(pod.port, "/rooms/told/count")).json()
+    owned = (await ask(pod.port, f"/rooms/{uid}/count")).json()
     epochs = [[value for name, value in each["headers"] if name == "x-link-epoch"] for each in seen]
     assert [[str(owned["epoch"])], ["0"]] == epochs
 
