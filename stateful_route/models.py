@@ -298,6 +298,7 @@ class PodReport(_json.JsonForm):
         adopts: whether it takes the states of uids that other pods send.
         pod_name: the name of its process, for people; ``None`` if it is of a release that does not say it.
         drained: what came of the drain that has ended last; ``None`` if there was none.
+        refused_new: how many requests of new uids it has refused since it started, as too many came at once.
 
     """
 
@@ -315,6 +316,7 @@ class PodReport(_json.JsonForm):
     adopts: bool = attrs.field(default=False, validator=is_bool)
     pod_name: str | None = _optional_text()
     drained: DrainCounts | None = attrs.field(default=None, converter=_as_drain_counts)
+    refused_new: int = attrs.field(default=0, validator=is_count)
 
 
 @attrs.frozen(kw_only=True)

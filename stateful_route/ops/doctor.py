@@ -466,6 +466,12 @@ def _states(name: str, pods: Sequence[PodSeen]) -> Iterator[Finding]:
         found = [pod for pod in pods if is_so(pod)]
         if found:
             yield warn(f"{_named(name, found)}: {what}", advice)
+    refused = sum(pod.refused_new for pod in pods)
+    if refused:
+        what = (
+            f"{_named(name, [pod for pod in pods if pod.refused_new])}: {_count(refused, 'new uid')} refused with 429"
+        )
+        yield warn(what, "a scanner asks for uids that nobody has; or raise new_uids, or new_uids_per_address")
     versions = sorted({pod.version for pod in pods if pod.version is not None})
     if len(versions) > 1:
         yield fine(f"the pods of {name!r} have {len(versions)} versions: {', '.join(versions[:_NAMED])}", "a rollout?")

@@ -75,6 +75,7 @@ class PodSeen(Shown):
         adopts: whether it takes the states of uids that other pods send.
         pod_name: the name of its process: that of the pod on Kubernetes, or by default host name and process id;
             ``None`` if it is of a release that does not publish it.
+        refused_new: how many requests of new uids it has refused since it started, as too many came at once.
 
     """
 
@@ -97,6 +98,7 @@ class PodSeen(Shown):
     reclaiming: bool
     adopts: bool
     pod_name: str | None = None
+    refused_new: int = 0
 
     @property
     def full(self) -> bool:
@@ -130,6 +132,7 @@ class PodSeen(Shown):
             reclaiming=report.reclaiming,
             adopts=report.adopts,
             pod_name=report.pod_name,
+            refused_new=report.refused_new,
         )
 
 

@@ -428,6 +428,10 @@ class ServerDriver(Driver):
         check_forget("forget", forget)
         self._owned.when_lost = forget
 
+    def note_refused(self) -> None:
+        """Count a request whose new uid was refused, as too many came at once: the next heartbeat says so."""
+        self._status.refused_new += 1
+
     def going_to(self, uid: str) -> int | None:
         """Return the pod to which an operator has asked a uid to go, while it is handed off; ``None`` for any."""
         life = self._hand_over.going_to(uid)

@@ -31,6 +31,8 @@ class PodStatus:
         """Whether the pod takes the states of uids that other pods send."""
         self.drained: DrainCounts | None = None
         """What came of the drain that has ended last."""
+        self.refused_new = 0
+        """How many requests of new uids this process has refused, as too many came at once."""
         self.told = PodReport()
         """What the store has from the last heartbeat that it accepted."""
 
@@ -74,4 +76,5 @@ class PodStatus:
             adopts=self.adopts,
             pod_name=owned.pod_lease.server.pod_name,
             drained=self.drained,
+            refused_new=self.refused_new,
         )

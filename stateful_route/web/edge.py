@@ -188,7 +188,10 @@ class Edge:
         return await self._serve_here(target, found, inbound)
 
     def _refused(self, refusal: Refusal) -> NotServed:
-        self.tally.refused_new += refusal.reason == MANY
+        if refusal.reason == MANY:
+            self.tally.refused_new += 1
+            if self.pod is not None:
+                self.pod.server.note_refused()
         return REFUSED.get(refusal.reason, HAS_MOVED)
 
     def _not_told(self, error: RoutingError | StoreError | LifecycleError) -> NotServed:

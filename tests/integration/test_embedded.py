@@ -399,7 +399,7 @@ async def test_any_sentinel_fails_over_at_once() -> None:
 async def test_sentinels_elect_the_replica() -> None:
     """A sentinel group has a primary that clients find, and another one after that was killed."""
     with sentinel_group() as group:
-        hosts = [("127.0.0.1", server.port) for server in group.sentinels]
+        hosts = [("127.0.0.1", server.port or 0) for server in group.sentinels]
         found = await discover(hosts)
         at_start = group.elected()
         group.primary.kill()
@@ -412,7 +412,7 @@ async def test_sentinels_elect_the_replica() -> None:
         assert ("127.0.0.1", group.replica.port) == await discover(hosts)
 
 
-async def discover(hosts: list[tuple[str, int | None]]) -> Any:
+async def discover(hosts: list[tuple[str, int]]) -> Any:
     sentinel = Sentinel(hosts)
     try:
         return await sentinel.discover_master("mymaster")

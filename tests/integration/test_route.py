@@ -461,7 +461,7 @@ class TestTopologies:
         with sentinel_group() as group:
             async with StatefulRoute.from_url(group.url, roomy(namespace)) as route:
                 await works(route, namespace)
-            watchers = Sentinel([("127.0.0.1", sentinel.port) for sentinel in group.sentinels])
+            watchers = Sentinel([("127.0.0.1", sentinel.port or 0) for sentinel in group.sentinels])
             async with watchers.master_for("mymaster") as redis:
                 async with StatefulRoute(redis, roomy(namespace + "-2")) as route:
                     await works(route, namespace + "-2")

@@ -411,6 +411,7 @@ class TestPods:
             ([said(links=7, max_links=7)], {}, Level.WARN, "it is full"),
             ([said(links=7, max_links=7)], {}, Level.BAD, "are full"),
             ([said(reclaiming=True)], {}, Level.WARN, "it claims again"),
+            ([said(), said(refused_new=3)], {}, Level.WARN, "pod 1 of 'room': 3 new uids refused with 429"),
             ([said(version="1"), said(version="2")], {}, Level.OK, "have 2 versions: 1, 2"),
             ([said(adopts=True), said()], {}, Level.WARN, "pod 1 of 'room': it takes no states"),
             ([said(load=100), said(load=10), said(load=10)], {}, Level.WARN, "pod 0 of 'room' has 2.5 times the mean"),

@@ -39,6 +39,7 @@ MEANING: dict[str, tuple[type[StoreError], bool]] = {
     "LockError": (STORE, False),
     "LockNotOwnedError": (STORE, False),
     "MasterDownError": (UNAVAILABLE, True),
+    "MaxClientsReachedError": (UNAVAILABLE, False),  # of a connection: no command was sent
     "MaxConnectionsError": (UNAVAILABLE, True),
     "ModuleError": (PROTOCOL, False),
     "MovedError": (UNAVAILABLE, True),
@@ -49,6 +50,7 @@ MEANING: dict[str, tuple[type[StoreError], bool]] = {
     "PubSubError": (STORE, False),
     "ReadOnlyError": (UNAVAILABLE, True),
     "RedisClusterException": (UNAVAILABLE, False),
+    "RedisClusterUnreachableError": (UNAVAILABLE, False),
     "RedisError": (STORE, False),
     "ResponseError": (PROTOCOL, False),
     "SlotNotCoveredError": (UNAVAILABLE, True),

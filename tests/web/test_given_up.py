@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import BaseConfig, ConfigError
+from stateful_route import BaseConfig, ConfigError, RoutingState
 from stateful_route.web import Header, Path, ResponseCookie, Sticky, StickyMiddleware
 from tests.waiting import eventually
 from tests.web.test_lifespans import lifespan
@@ -293,6 +293,9 @@ async def test_too_many(made: Any, links: Callable[[], list[str]]) -> None:
         assert [200, 200, 429, 429, 200, 200] == answers
         assert ["a", "known"] == links()
         assert (2, 2) == (app.statistics().refused_new, app.statistics().failed)
+        await app._pod.server.set_routing_state(RoutingState.READY)  # publishes
+        table = await app._route.store.read_pods(app._rooms.namespace, app._rooms.service_name)
+        assert [0, 2] == sorted(pod.report.refused_new for pod in table.pods)
 
 
 async def test_too_many_of_an_address(made: Any) -> None:

@@ -199,7 +199,7 @@ class AgreeingSentinel(Sentinel):
     def __init__(self, places: Sequence[Address], service: str, patience: float, **settings: Any) -> None:
         """Make clients of the sentinels at these places, and of those of a majority that they lack."""
         watching = {"socket_timeout": patience, "socket_connect_timeout": patience, "retry": settings["retry"]}
-        super().__init__(places, sentinel_kwargs=watching, **settings)  # type: ignore[no-untyped-call]
+        super().__init__(places, sentinel_kwargs=watching, **settings)  # type: ignore[no-untyped-call, unused-ignore]  # typed since redis-py 8.2
 
         def find(host: str, port: int) -> Redis:
             return Redis(host=host, port=port, **watching)
