@@ -284,6 +284,21 @@ class TestJsonResponse:
         assert wants == source.wants_answer(request(method="POST"), answer(status, *headers))
         assert wants == (source.learn(request(method="POST"), answer(status, *headers, body=body)) == "7")
 
+    @pytest.mark.parametrize(
+        ("source", "method", "path", "wants"),
+        [
+            (JsonResponse("/id"), "GET", "/", False),
+            (JsonResponse("/id"), "PUT", "/anything", True),
+            (JsonResponse("/id", path="/sessions"), "POST", "/orders", False),
+            (JsonResponse("/id", path="/sessions"), "POST", "/sessions-old", False),
+            (JsonResponse("/id", path="/sessions"), "GET", "/sessions", True),
+            (JsonResponse("/id", path="/sessions/"), "POST", "/sessions/new", True),
+        ],
+    )
+    def test_who_makes_an_id(self, source: JsonResponse, method: str, path: str, *, wants: bool) -> None:
+        """An id is made by a request that may change something, or at the path that is named."""
+        assert wants == source.wants_answer(request(path, method=method), answer(200, JSON))
+
     def test_head_has_no_body(self) -> None:
         """The answer to a HEAD says what a body would be, and has none."""
         assert not JsonResponse("/id").wants_answer(request(method="HEAD"), answer(200, JSON))
