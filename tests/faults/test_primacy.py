@@ -61,15 +61,18 @@ async def sentinels(namespace: str, *, killed: bool) -> AsyncIterator[FailOver]:
 async def a_cluster(namespace: str, *, killed: bool, order: tuple[str, ...] = ()) -> AsyncIterator[FailOver]:
     """The primary that has the table of the pods is followed by its replica."""
     with cluster(primaries=3, replicas=1) as nodes:
-        shard = key_slot(KeySpace().pods(namespace, "room").encode()) * 3 // 16384
+        key = KeySpace().pods(namespace, "room")
+        shard = key_slot(key.encode()) * 3 // 16384
         primary, replica = nodes.nodes[shard], nodes.nodes[3 + shard]
+        others = [node for node in nodes.nodes[:3] if node is not primary]
 
         async def fail_over() -> None:
             if killed:
                 primary.kill()
             else:
                 assert "+OK" == replica.ask("CLUSTER", "FAILOVER", *order)
-            await eventually(lambda: "role:master" in replica.ask("INFO", "replication"), within=30.0)
+            moved = f":{replica.port}"
+            await eventually(lambda: all(node.ask("GET", key).endswith(moved) for node in others), within=30.0)
 
         yield nodes.url, fail_over
 

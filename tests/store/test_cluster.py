@@ -146,6 +146,23 @@ class TestSlots:
         assert 1 >= connects(connections) - before[2]
 
     @pytest.mark.parametrize("borrowed", [False, True])
+    async def test_proof_of_a_moved_one(
+        self, nodes: Cluster, connections: Connections, borrower: Connections, tag: str, moving: Moving, borrowed: bool
+    ) -> None:
+        """A proof does not fail because the table is stale: it finds whom the others name, known for no time yet."""
+        if borrowed:
+            connections = borrower
+        assert 0.0 == await connections.prove(tag)
+        known = await connections.prove(tag)
+        await moving.begin()
+        await moving.end()
+        await eventually(lambda: f":{nodes.nodes[1].port}" in nodes.nodes[2].ask("GET", tag))
+        anew = await connections.prove(tag)
+        later = await connections.prove(tag)
+
+        assert 0.0 == anew < min(known, later)
+
+    @pytest.mark.parametrize("borrowed", [False, True])
     async def test_on_its_way(
         self, nodes: Cluster, connections: Connections, borrower: Connections, tag: str, moving: Moving, borrowed: bool
     ) -> None:

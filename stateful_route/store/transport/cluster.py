@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.errors import StoreError
@@ -118,26 +119,33 @@ class PipelinedCluster:
         return await (await self._table.any_primary(Reading(command_name(command)), expires)).ask(command, expires)
 
     async def prove(self, key: str) -> float:
-        """Prove that a majority of the primaries names the one that has a key."""
+        """Prove that a majority of the primaries names the one that has a key.
+
+        If they name another one than the table, or do not agree yet, the table is read again, as long as there is time.
+        """
         loop = asyncio.get_running_loop()
         expires = loop.time() + self.deadline / 2
         operation = Reading(PROOF)
-        pipe = self._table.owner(key) or await self._table.find_owner(key, operation, expires)
-        others = [other for other in await self._table.all_primaries(operation, expires) if other is not pipe]
 
-        async def names_it(other: ScriptPipe) -> bool:
+        async def names_it(pipe: ScriptPipe, other: ScriptPipe) -> bool:
             try:
                 reply = await other.submit(resp.pack(("GET", key)), operation, expires)
                 return isinstance(reply, ReplyError) and self._table.names(str(reply), other, pipe)
             except (StoreError, ValueError, IndexError):
                 return False
 
-        try:
-            await count_votes([names_it(other) for other in others], self.deadline / 2)
-        except StoreError:
-            self._table.refresh()
-            raise
-        return self._known.setdefault(key, Known()).proven(pipe.address)
+        pipe = self._table.owner(key) or await self._table.find_owner(key, operation, expires)
+        while True:
+            others = [other for other in await self._table.all_primaries(operation, expires) if other is not pipe]
+            try:
+                await count_votes(others, functools.partial(names_it, pipe), expires - loop.time())
+            except StoreError as not_named:
+                try:
+                    pipe = await self._table.find_owner(key, operation, expires)
+                except StoreError:
+                    raise not_named from None
+            else:
+                return self._known.setdefault(key, Known()).proven(pipe.address)
 
     async def primaries(self) -> list[str]:
         """Return the addresses of the primaries, sorted."""

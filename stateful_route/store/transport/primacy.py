@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+import random
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 from redis.asyncio import Redis
@@ -29,6 +30,8 @@ from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, tran
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+Node = TypeVar("Node")
 
 Address = tuple[str, int]
 """Host and port."""
@@ -347,24 +350,33 @@ class Proof(Protocol):
 # Cluster -------------------------------------------------------------------------------------------------------------
 
 
-async def count_votes(questions: Sequence[Awaitable[bool]], deadline: float) -> None:
-    """Return once a majority of the primaries, of which all but the one in question are asked, names that one.
+async def count_votes(others: Sequence[Node], names_it: Callable[[Node], Awaitable[bool]], deadline: float) -> None:
+    """Return once a majority of the primaries, which are ``others`` and the one in question, names that one.
+
+    As many are asked as are needed, any of them; all of them after a quarter of the ``deadline``, in seconds.
 
     Raises:
-        StoreUnavailableError: if none does.
+        StoreUnavailableError: if no majority does within the deadline.
 
     """
-    voters = len(questions) + 1
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    voters = len(others) + 1
     votes = 1  # its own: it answers the call for which this is asked
-    tasks = [asyncio.ensure_future(question) for question in questions]
+    left = random.sample(others, len(others))
+    waiting: set[asyncio.Future[bool]] = set()
     try:
-        for answer in asyncio.as_completed(tasks, timeout=deadline):
-            votes += await answer
-            if votes > voters // 2:
-                return
-    except TimeoutError:
-        pass
+        while votes <= voters // 2 and (left or waiting) and (passed := loop.time() - began) < deadline:
+            is_late = passed >= deadline / 4
+            while left and (is_late or len(waiting) + votes <= voters // 2):
+                waiting.add(asyncio.ensure_future(names_it(left.pop())))
+            until = deadline if is_late else deadline / 4
+            done, waiting = await asyncio.wait(waiting, timeout=until - passed, return_when=asyncio.FIRST_COMPLETED)
+            votes += sum(task.result() for task in done)
     finally:
-        for task in tasks:
+        for task in waiting:
             task.cancel()
-    raise not_proven(f"{votes} of {voters} primaries of the cluster name the one that has the key")
+        if waiting:  # redis-py may connect once more after a cancel: not when its client is closed already
+            await asyncio.wait(waiting, timeout=deadline)
+    if votes <= voters // 2:
+        raise not_proven(f"{votes} of {voters} primaries of the cluster name the one that has the key")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
 from typing import TYPE_CHECKING, Any
@@ -251,13 +252,16 @@ class ClusterConnections:
             return await self._execute(self._client.get_default_node(), command)
 
     async def prove(self, key: str) -> float:
-        """Prove that a majority of the primaries names the one that has a key."""
+        """Prove that a majority of the primaries names the one that has a key.
+
+        If they name another one, or do not agree yet, they are asked again, as long as there is time.
+        """
         async with Attempt(PROOF, self.deadline, writes=False):
             await self._client.initialize()
-        node: Any = self._client.get_node_from_key(key)
-        others: list[Any] = [other for other in self._client.get_primaries() if other is not node]
+        loop = asyncio.get_running_loop()
+        expires = loop.time() + self.deadline / 2
 
-        async def names_it(other: Any) -> bool:
+        async def names_it(node: Any, other: Any) -> bool:
             try:
                 await other.execute_command("GET", key)
             except redis.exceptions.MovedError as error:
@@ -266,13 +270,19 @@ class ClusterConnections:
                 return False
             return False
 
-        try:
-            await count_votes([names_it(other) for other in others], self.deadline / 2)
-        except StoreError:
-            with contextlib.suppress(*REDIS_ERRORS):
-                await self._learn(node, key)
-            raise
-        return self._known.setdefault(key, Known()).proven(node.name)
+        while True:
+            node: Any = self._client.get_node_from_key(key)
+            others: list[Any] = [other for other in self._client.get_primaries() if other is not node]
+            try:
+                await count_votes(others, functools.partial(names_it, node), expires - loop.time())
+            except StoreError:
+                with contextlib.suppress(*REDIS_ERRORS):
+                    await self._learn(node, key)
+                if loop.time() + _MOVING >= expires:
+                    raise
+                await asyncio.sleep(_MOVING)
+            else:
+                return self._known.setdefault(key, Known()).proven(node.name)
 
     async def primaries(self) -> list[str]:
         """Return the addresses of the primaries that the client knows, sorted."""
