@@ -20,7 +20,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stateful_route import BaseConfig, LinkKey, ServerDriver, ServerInfo, StatefulRoute
-from stateful_route.testing import ManualClock, MemoryStore
+from stateful_route.testing import FaultProxy, ManualClock, MemoryStore
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -235,8 +235,11 @@ async def test_a_moved_room(programs: Programs, own_server: LocalServer) -> None
 async def test_worker(own_server: LocalServer, tmp_path: Path) -> None:
     """Two workers of the page do each job once, though one gets SIGTERM meanwhile; it says goodbye and exits with 0."""
     (tmp_path / "worker.py").write_text(PROGRAMS["worker.py"], encoding="utf-8")
-    env = {"REDIS_URL": own_server.url, "STATEFUL_ROUTE_SERVICE_NAME": "chat", "STATEFUL_ROUTE_HEARTBEAT": "0.2"}
+    uids = [f"user-{number}" for number in range(40)]
     async with contextlib.AsyncExitStack() as stack:
+        far = await stack.enter_async_context(FaultProxy(own_server))  # so that the workers do not keep up
+        far.delay = 0.003
+        env = {"REDIS_URL": far.url, "STATEFUL_ROUTE_SERVICE_NAME": "chat", "STATEFUL_ROUTE_HEARTBEAT": "0.2"}
         processes = []
         for _ in range(2):
             process = await asyncio.create_subprocess_exec(
@@ -254,17 +257,20 @@ async def test_worker(own_server: LocalServer, tmp_path: Path) -> None:
             return sorted(pod.report.routing_state.value for pod in (await workers.pods()).values())
 
         async def send(number: int) -> None:
-            for uid in UIDS:
+            for uid in uids:
                 await redis.rpush(f"jobs:{await workers.pod_of(uid)}", f"{uid} {number}")
 
         async def are_done() -> bool:
             return not [key async for key in redis.scan_iter("jobs:*")]
 
         await eventually(lambda: _are(states, ["READY", "READY"]), within=30.0)
-        for number in range(10):
+        waiting = redis.pipeline()  # the pod leaves while it has jobs of uids that it has not claimed yet
+        for index, placed in (await client.batch_compute_linked_pod("", uids, "chat")).items():
+            waiting.rpush(f"jobs:{index}", *(f"{uid} {number}" for number in range(5) for uid in placed))
+        await waiting.execute()
+        processes[0].terminate()
+        for number in range(5, 10):
             await send(number)
-            if number == 5:
-                processes[0].terminate()
         assert 0 == await asyncio.wait_for(processes[0].wait(), 20.0)
         await eventually(lambda: _are(states, ["READY", "SHUTDOWN"]))
         await eventually(are_done)
@@ -272,7 +278,7 @@ async def test_worker(own_server: LocalServer, tmp_path: Path) -> None:
         assert 0 == await asyncio.wait_for(processes[1].wait(), 20.0)
         chats = {uid: json.loads(text) for uid, text in (await redis.hgetall("chats")).items()}
 
-    assert {uid: [str(number) for number in range(10)] for uid in UIDS} == {uid: sorted(chats[uid]) for uid in UIDS}
+    assert {uid: [str(number) for number in range(10)] for uid in uids} == {uid: sorted(chats[uid]) for uid in uids}
 
 
 async def _are(states: Callable[[], Awaitable[list[str]]], expected: list[str]) -> bool:
