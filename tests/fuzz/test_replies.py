@@ -87,7 +87,8 @@ class Way(Protocol):
 async def pipelined(server: ScriptedServer, protocol: int) -> AsyncIterator[RedisStore]:
     opened = await open_url(f"unix://{server.path}?protocol={protocol}", Limits(_DEADLINE, 100, 4))
     try:
-        yield RedisStore(opened.connections)
+        async with contextlib.aclosing(RedisStore(opened.connections)) as store:
+            yield store
     finally:
         await opened.close()
 
@@ -95,7 +96,8 @@ async def pipelined(server: ScriptedServer, protocol: int) -> AsyncIterator[Redi
 @contextlib.asynccontextmanager
 async def borrowed(server: ScriptedServer, protocol: int) -> AsyncIterator[RedisStore]:
     async with Redis(unix_socket_path=server.path, protocol=protocol, retry=Retry(NoBackoff(), 0)) as client:
-        yield RedisStore(connections_of(client, _DEADLINE, 4))
+        async with contextlib.aclosing(RedisStore(connections_of(client, _DEADLINE, 4))) as store:
+            yield store
 
 
 def operations(store: RedisStore) -> list[Callable[[], Any]]:

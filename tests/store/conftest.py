@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,7 @@ async def redis(shared_server: LocalServer) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-def store(redis: Redis) -> RedisStore:
+async def store(redis: Redis) -> AsyncIterator[RedisStore]:
     """Provide a store over that client."""
-    return RedisStore(connections_of(redis, 5.0, 8))
+    async with aclosing(RedisStore(connections_of(redis, 5.0, 8))) as store:
+        yield store

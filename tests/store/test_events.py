@@ -33,7 +33,8 @@ DEADLINE = 5.0
 async def store_at(url: str) -> AsyncIterator[RedisStore]:
     opened = await open_url(url, Limits(DEADLINE, pending=8, connections=8))
     try:
-        yield RedisStore(opened.connections)
+        async with contextlib.aclosing(RedisStore(opened.connections)) as store:
+            yield store
     finally:
         await opened.close()
 

@@ -8,7 +8,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -361,8 +361,8 @@ def borrowed(make_store: Callable[[Redis], RedisStore]) -> Opening:
 
     @asynccontextmanager
     async def open_store(url: str) -> AsyncIterator[RedisStore]:
-        async with redis_at(url) as client:
-            yield make_store(client)
+        async with redis_at(url) as client, aclosing(make_store(client)) as store:
+            yield store
 
     return open_store
 
@@ -370,8 +370,8 @@ def borrowed(make_store: Callable[[Redis], RedisStore]) -> Opening:
 @asynccontextmanager
 async def pipelined(url: str) -> AsyncIterator[RedisStore]:
     """Open a store that pipelines."""
-    async with connections_at(url, DEADLINE) as connections:
-        yield RedisStore(connections)
+    async with connections_at(url, DEADLINE) as connections, aclosing(RedisStore(connections)) as store:
+        yield store
 
 
 WAYS: dict[str, Opening] = {"pipelined": pipelined, "borrowed": borrowed(store_over)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -63,8 +63,8 @@ async def kit_at(url: str, history: int = 0) -> AsyncIterator[StoreKit]:
     """Provide a kit for the store at a URL."""
     opened = await open_url(url, Limits(DEADLINE, pending=64, connections=64))
     try:
-        async with client_at(url) as client:
-            yield kit_of(RedisStore(opened.connections, history=history), client, history)
+        async with client_at(url) as client, aclosing(RedisStore(opened.connections, history=history)) as store:
+            yield kit_of(store, client, history)
     finally:
         await opened.close()
 
@@ -94,7 +94,8 @@ class TestBorrowedClient(StoreConformance):
     async def store_kit(self, shared_server: LocalServer) -> AsyncIterator[StoreKit]:
         """Provide the store over a client with settings of its own."""
         async with Redis.from_url(shared_server.url, decode_responses=True, protocol=3) as client:
-            yield kit_of(RedisStore(connections_of(client, DEADLINE, 64), history=HISTORY), client, HISTORY)
+            async with aclosing(RedisStore(connections_of(client, DEADLINE, 64), history=HISTORY)) as store:
+                yield kit_of(store, client, HISTORY)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,8 @@ class TestBorrowedCluster(StoreConformance):
     async def store_kit(self, cluster_url: str) -> AsyncIterator[StoreKit]:
         """Provide the store over a client of a cluster."""
         async with client_at(cluster_url) as client:
-            yield kit_of(RedisStore(connections_of(client, DEADLINE, 64)), client)
+            async with aclosing(RedisStore(connections_of(client, DEADLINE, 64))) as store:
+                yield kit_of(store, client)
 
 
 class TestWithoutHiredis(StoreConformance):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +112,8 @@ def guarded_for_operators() -> Iterator[LocalServer]:
 
 @asynccontextmanager
 async def store_at(url: str, history: int = 0) -> AsyncIterator[RedisStore]:
-    async with connections_at(url) as connections:
-        yield RedisStore(connections, history=history)
+    async with connections_at(url) as connections, aclosing(RedisStore(connections, history=history)) as store:
+        yield store
 
 
 class TestConformance(StoreConformance):
