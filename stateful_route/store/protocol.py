@@ -246,7 +246,8 @@ class Store(Protocol):
 
         The first pod of a service that ``can_wait`` is told to, and to ask again, if the store may have lost others
         that live: its server has just started, or they listen to it. That others lived is known once one of them
-        registers again; ``PodTable.held_until`` says so.
+        registers again; ``PodTable.held_until`` says so. A server without an index that ``can_wait`` is told to until
+        these others have had the time to register again, 1.5 s at most: their indexes only seem to be free.
         """
         ...
 

@@ -70,6 +70,21 @@ class LeasedIndexes(Parts):
         assert third.incarnation > max(first.incarnation, second.incarnation)
         assert HeartbeatOutcome.SUPERSEDED is await service.beat(0, first.incarnation, 2)
 
+    async def test_beside_survivors(self, service: Service) -> None:
+        """Where the store was lost, others may not have registered again yet: who has no index awaits them."""
+        await service.register(process="newcomer")
+        born = (await service.read()).born
+        await service.register(1, process=f"{born - 1}:survivor")
+        told = await service.register(None, process=f"{LEASED_PROCESS}a", can_wait=True)
+        known = [pod.pod_index for pod in (await service.read()).pods]
+        asked_again = await lease(service, "a")
+        same = await service.register(None, process=f"{LEASED_PROCESS}a", can_wait=True)
+
+        assert [0, 1] == known
+        assert told.refused
+        assert 0.0 < told.wait <= 1.5
+        assert [(2, False), (2, True)] == [(one.pod_index, one.own) for one in (asked_again, same)]
+
     async def test_draining(self, service: Service) -> None:
         """A pod that drains has its index still."""
         first = await lease(service, "a")

@@ -32,8 +32,8 @@ _FIRST_SEQUENCE = 0
 _FEW, _SHORTEST_TURN, _TOLD_PER_SECOND, _TOLERANCE = 4, 1, 100, 0.02
 _MOST_CHANGES = 1000
 
-# As in register.lua: for how long those are awaited that left so lately, and one that lives to say so.
-_SETTLING_MS, _LATELY_MS, _OBJECTS_WITHIN_MS = 1500, 60_000, 500
+# As in register.lua: for how long those are awaited that left so lately, one that lives to say so, and to come back.
+_SETTLING_MS, _LATELY_MS, _OBJECTS_WITHIN_MS, _REGISTERS_WITHIN_MS = 1500, 60_000, 500, 1500
 
 
 @attrs.frozen
@@ -162,7 +162,7 @@ class MemoryPods:
 
         Without an index it is the pod with the lowest one that is free. ``listened_to`` is whether a pod listens.
         """
-        late = False
+        late, leases = False, pod_index is None
         if pod_index is None:
             pod_index, late = self._leased_index(process, now)
         known = self._pods.get(pod_index)
@@ -171,16 +171,11 @@ class MemoryPods:
         if late or expected not in {None, 0 if known is None else known.incarnation}:
             before = known.incarnation if known else None
             return Registration(0, before, 0.0, own=own, refused=True, previous_born=born, pod_index=pod_index)
-        first, is_own_name, _ = process.rpartition(":")
-        if is_own_name:
-            born_ms = (self.born or now.us) // 1000
-            if int(first) < (self.born or now.us):
-                self._held_ms = max(self._held_ms, born_ms + lease_ms)
-        elif not self.born and listened_to:
-            if can_wait:
-                wait = to_seconds(min(lease_ms // 12, _OBJECTS_WITHIN_MS))
-                return Registration(0, None, 0.0, refused=True, pod_index=pod_index, wait=wait)
-            self._held_ms = now.ms + lease_ms
+        if wait_ms := self._wait_ms(
+            process, lease_ms, now, seeks_index=leases and not own, can_wait=can_wait, listened_to=listened_to
+        ):
+            before, wait = known.incarnation if known else None, to_seconds(wait_ms)
+            return Registration(0, before, 0.0, refused=True, previous_born=born, pod_index=pod_index, wait=wait)
         self._leave_future(pod_index, now)
         self._prune(pod_index, retention_ms, now)
         heard_ms = self._heard_ms()
@@ -199,6 +194,23 @@ class MemoryPods:
         left = to_seconds(max(0, free_ms - now.ms))
         before = known.incarnation if known else None
         return Registration(incarnation, before, left, own=own, previous_born=born, pod_index=pod_index)
+
+    def _wait_ms(
+        self, process: str, lease_ms: int, now: Moment, *, seeks_index: bool, can_wait: bool, listened_to: bool
+    ) -> int:
+        """Hold placements back if others may live that are not known; return for how long they may register first."""
+        first, knows_first, _ = process.rpartition(":")
+        if knows_first:
+            born = self.born or now.us
+            if int(first) < born:
+                self._held_ms = max(self._held_ms, born // 1000 + lease_ms)
+        elif not self.born and listened_to:
+            if can_wait:
+                return min(lease_ms // 12, _OBJECTS_WITHIN_MS)
+            self._held_ms = now.ms + lease_ms
+        elif seeks_index and can_wait and self._held_ms > now.ms:
+            return max(0, self.born // 1000 + min(lease_ms // 4, _REGISTERS_WITHIN_MS) - now.ms)
+        return 0
 
     def beat(
         self, pod_index: int | None, incarnation: int, sequence: int, report: PodReport, lease_ms: int, now: Moment

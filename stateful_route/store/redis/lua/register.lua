@@ -9,6 +9,7 @@
 -- A process that is older than the table proves that the store has lost what was in it: other pods that are not in it may
 -- live, for a lease since then. The first pod of a server that has just started, or where channels of pods are listened to,
 -- is told to wait, and then to ask again without `can_wait`: pods that live register again with their next heartbeat.
+-- So is one that has no index, shortly after the first of them did: the indexes of the others are not free.
 -- Where no pod lives, and others than this one left a moment ago, those are awaited: all restart together.
 -- Pods that have said nothing for the retention are dropped; they are looked for a hundred times in that time at most.
 -- keys: pods versions deadlines
@@ -86,6 +87,9 @@ elseif is_new then
     return { 0, 0, 0, 0, 0, tonumber(pod), 0, math.ceil(wait_ms) }
   end
   if listened_to then pods.held_ms = now_ms + lease_ms end
+elseif ARGV[1] == '' and own == 0 and pods.held_ms > now_ms and ARGV[13] == '1' then
+  local left_ms = pods.born / 1000 + wait_ms - now_ms
+  if left_ms > 0 then return { 0, there, 0, own, born, tonumber(pod), pods.version, math.ceil(left_ms) } end
 end
 if before and before.at_ms > now_ms then
   leave_future()
