@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from stateful_route import (
     StatefulRouteForClientDriver,
     StatefulRouteForServerDriver,
     StoreTimeoutError,
+    _public,
     errors,
 )
 from stateful_route.client.service_view import ServiceView
@@ -36,12 +39,24 @@ ROOT = Path(stateful_route.__file__).parent.parent
 
 def test_all_is_sorted_and_complete() -> None:
     """``__all__`` is sorted, each name of it is there, and no public name is missing from it."""
-    public = {
-        name for name, value in vars(stateful_route).items() if not name.startswith("_") and not inspect.ismodule(value)
-    }
+    public = {name for name, value in vars(_public).items() if not name.startswith("_") and not inspect.ismodule(value)}
 
     assert sorted(stateful_route.__all__) == stateful_route.__all__
     assert public | {"__version__"} == set(stateful_route.__all__)
+
+
+def test_lazy() -> None:
+    """The root imports next to nothing; its names are there when one asks, and submodules as well."""
+    program = """
+import sys, stateful_route
+few = len([name for name in sys.modules if name.startswith("stateful_route")])
+assert "redis" not in sys.modules and few == 1, few
+assert not hasattr(stateful_route, "NoSuchName") and not hasattr(stateful_route, "_no_such_name")
+assert "redis" in sys.modules
+assert stateful_route.errors.NoLinkError is stateful_route.NoLinkError
+assert set(stateful_route.__all__) < set(dir(stateful_route)) and stateful_route.__version__
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 def test_star_import() -> None:
