@@ -263,7 +263,11 @@ async def test_worker(own_server: LocalServer, tmp_path: Path) -> None:
         async def are_done() -> bool:
             return not [key async for key in redis.scan_iter("jobs:*")]
 
-        await eventually(lambda: _are(states, ["READY", "READY"]), within=30.0)
+        async def both_wait() -> bool:
+            return 2 == [each["cmd"] for each in await redis.client_list()].count("blmove")
+
+        await eventually(both_wait, within=30.0)  # for a job, so that a signal does not end them before their time
+        assert await _are(states, ["READY", "READY"])
         waiting = redis.pipeline()  # the pod leaves while it has jobs of uids that it has not claimed yet
         for index, placed in (await client.batch_compute_linked_pod("", uids, "chat")).items():
             waiting.rpush(f"jobs:{index}", *(f"{uid} {number}" for number in range(5) for uid in placed))
