@@ -16,6 +16,7 @@ from stateful_route.store.transport import resp
 from stateful_route.store.transport.base import connections_of
 from stateful_route.store.transport.topology import Limits, open_url
 from stateful_route.testing import StoreConformance, StoreKit, cluster, link_machine, local_server
+from tests.store.cross_section import CrossSection
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class TestOneServer(StoreConformance):
             yield kit
 
 
-class TestBorrowedClient(StoreConformance):
+class TestBorrowedClient(CrossSection):
     """The store does the same over a client of the application that decodes replies and speaks the newer protocol."""
 
     @pytest.fixture
@@ -115,7 +116,7 @@ class TestCluster(StoreConformance):
             yield kit
 
 
-class TestBorrowedCluster(StoreConformance):
+class TestBorrowedCluster(CrossSection):
     """The store does the same over a cluster client of the application."""
 
     @pytest.fixture
@@ -126,7 +127,7 @@ class TestBorrowedCluster(StoreConformance):
                 yield kit_of(store, client)
 
 
-class TestWithoutHiredis(StoreConformance):
+class TestWithoutHiredis(CrossSection):
     """The store does the same where hiredis is not installed."""
 
     @pytest.fixture
@@ -138,7 +139,7 @@ class TestWithoutHiredis(StoreConformance):
             yield kit
 
 
-class TestNewerProtocol(StoreConformance):
+class TestNewerProtocol(CrossSection):
     """The store does the same over RESP3, if the URL says so."""
 
     @pytest.fixture

@@ -24,7 +24,8 @@ from stateful_route import (
 )
 from stateful_route.models import LinkKey, PodLife, Topic
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.testing import StoreConformance, cluster, local_server
+from stateful_route.testing import cluster, local_server
+from tests.store.cross_section import CrossSection
 from tests.store.script_calls import connections_at
 from tests.store.test_redis_store import kit_of
 from tests.waiting import eventually
@@ -116,7 +117,7 @@ async def store_at(url: str, history: int = 0) -> AsyncIterator[RedisStore]:
         yield store
 
 
-class TestConformance(StoreConformance):
+class TestConformance(CrossSection):
     """The store does all that every store has to with these rights only, and asks for no others."""
 
     @pytest.fixture

@@ -30,7 +30,7 @@ from stateful_route.instrumentation import (
     Teller,
     Why,
 )
-from stateful_route.testing import StoreConformance
+from tests.store.cross_section import CrossSection
 from tests.store.test_memory_store import memory_kit
 from tests.unit.conftest import CONFIG, room
 from tests.waiting import eventually
@@ -223,7 +223,7 @@ class TestHook:
         assert "pod_died() failed" in record.getMessage()
 
 
-class TestConformance(StoreConformance):
+class TestConformance(CrossSection):
     """A store that is told of is one like any other."""
 
     @pytest.fixture

@@ -19,6 +19,7 @@ from stateful_route import (
     RoutingState,
     ServerDriver,
     StatefulRouteError,
+    StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
@@ -436,6 +437,9 @@ async def test_many_who_wait(make_client: MakeClient, store: MemoryStore) -> Non
         calls = (client.compute_linked_pod("", f"new-{number}", SERVICE) for number in range(2000))
         errors = await asyncio.gather(*calls, return_exceptions=True)
 
+    for error in errors:
+        if isinstance(error, StoreTimeoutError):  # so many who give up at once were too many for this processor
+            raise error
     assert {NoRoutablePodError} == set(map(type, errors))
     assert 60 >= store.operations["read_pods"]
     assert 4000 >= store.operations["get_link"]

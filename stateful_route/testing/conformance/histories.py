@@ -10,7 +10,7 @@ import pytest
 
 from stateful_route.history import LinkEvent, why_recorded
 from stateful_route.instrumentation import Why
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome
+from stateful_route.models import Link, LinkChange, LinkKey, Outcome
 from stateful_route.testing.conformance.shared import (
     GRACE,
     LONG,
@@ -26,23 +26,31 @@ from stateful_route.testing.conformance.shared import (
     given,
     given_link,
 )
-from stateful_route.testing.conformance.table import CELLS, Row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.store.protocol import Store
+    from stateful_route.testing.conformance.table import Row
 
 _NAME = "00ff00ff00ff00ff"
 
 
-def _kept(kit: StoreKit, *events: LinkEvent) -> list[LinkEvent]:
-    """Return as many of the last of these as the store keeps."""
+def kept(kit: StoreKit, *events: LinkEvent) -> list[LinkEvent]:
+    """Return as many of the last of these events as the store keeps."""
     return list(events[-kit.history :]) if kit.history else []
 
 
-def _timeless(events: list[LinkEvent]) -> list[LinkEvent]:
+def timeless(events: list[LinkEvent]) -> list[LinkEvent]:
+    """Return the events without their times, which no test knows."""
     return [attrs.evolve(event, time_us=0) for event in events]
+
+
+def entry_of(row: Row, change: LinkChange, before: Link | None) -> list[LinkEvent]:
+    """Return the entry that a row of the table adds to a history, if it adds one."""
+    why = why_recorded(row.title.split()[0], change.outcome)
+    still_in_grace = before is not None and before.kind is GRACE and change.outcome is Outcome.GRACE
+    return [] if why is None or still_in_grace else [_event(why, before, change.link)]
 
 
 def _event(
@@ -63,23 +71,6 @@ def _event(
 class Histories(Parts):
     """What a store that keeps histories says of a link; one that keeps none says nothing."""
 
-    @pytest.mark.parametrize(("row", "kind", "outcome"), CELLS)
-    async def test_an_entry_for_each_change(
-        self, store_kit: StoreKit, store: Store, key: LinkKey, row: Row, kind: LinkKind | None, outcome: Outcome
-    ) -> None:
-        """What changes a link adds one entry, which says why, and who had and has it; what does not adds none."""
-        before = await given(store, key, kind)
-        already = await store.history(key)
-
-        change = await row.run(store, key, before.epoch if before else 0)
-
-        operation = row.title.split()[0]
-        why = why_recorded(operation, outcome)
-        again = kind is GRACE and outcome is Outcome.GRACE
-        added = [] if why is None or again else [_event(why, before, change.link)]
-        assert outcome is change.outcome
-        assert _kept(store_kit, *_timeless(already), *added) == _timeless(await store.history(key))
-
     async def test_a_life_of_a_link(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
         """The entries come in their order, and only the last ones are kept."""
         placed = (await store.place(key, OWNER, LONG)).link
@@ -97,7 +88,7 @@ class Histories(Parts):
         back = (await store.place(key, STRANGER, LONG)).link
         await store.release(key)
 
-        assert _kept(
+        assert kept(
             store_kit,
             _event(Why.PLACED, None, placed),
             _event(Why.CLAIMED, placed, claimed),
@@ -109,7 +100,7 @@ class Histories(Parts):
             _event(Why.RELEASED, assigned, in_grace),
             _event(Why.PLACED, in_grace, back),
             _event(Why.RELEASED, back, None),
-        ) == _timeless(await store.history(key))
+        ) == timeless(await store.history(key))
 
     async def test_it_says_when(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
         """The time of an entry is by the clock of the store, as an epoch is."""
@@ -155,12 +146,12 @@ class Histories(Parts):
         moved = (await store.move(key, OWNER, before.epoch, OTHER, name=_NAME, announced=False)).link
         await store.release(key, pod_index=OTHER.pod_index, announced=False)
 
-        assert _kept(
+        assert kept(
             store_kit,
             _event(Why.CLAIMED, None, before),
             _event(Why.MOVED, before, moved, draining=True),
             _event(Why.RELEASED, moved, None, draining=True),
-        ) == _timeless(await store.history(key))
+        ) == timeless(await store.history(key))
 
     async def test_by_an_operator(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
         """What an operator has asked for is told apart, be it announced or not."""
@@ -172,14 +163,14 @@ class Histories(Parts):
         on = (await store.move(key, OWNER, told.epoch, OTHER, name=f"{_NAME}2", announced=False, by_operator=True)).link
         await store.release(key, by_operator=True)
 
-        assert _kept(
+        assert kept(
             store_kit,
             _event(Why.CLAIMED, None, before),
             _event(Why.MOVED, before, moved, by_operator=True),
             _event(Why.ASSIGNED, moved, told, by_operator=True),
             _event(Why.MOVED, told, on, draining=True, by_operator=True),
             _event(Why.RELEASED, on, None, by_operator=True),
-        ) == _timeless(await store.history(key))
+        ) == timeless(await store.history(key))
 
     @pytest.mark.parametrize("operation", ["place", "place_links", "claim", "assign"])
     async def test_what_could_not_be_read(
@@ -191,7 +182,7 @@ class Histories(Parts):
         change = await _make(store, operation, key)
 
         why = Why.ASSIGNED if operation == "assign" else Why.OVERWRITTEN
-        assert _kept(store_kit, _event(why, None, change.link)) == _timeless(await store.history(key))
+        assert kept(store_kit, _event(why, None, change.link)) == timeless(await store.history(key))
 
     async def test_many(self, store_kit: StoreKit, store: Store, key: LinkKey) -> None:
         """Uids that are placed together have an entry each; those that had a link have none more."""

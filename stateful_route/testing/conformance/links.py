@@ -9,6 +9,7 @@ import pytest
 
 from stateful_route.errors import StoreProtocolError
 from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
+from stateful_route.testing.conformance.histories import entry_of, kept, timeless
 from stateful_route.testing.conformance.shared import (
     GONE,
     GRACE,
@@ -40,30 +41,29 @@ class Links(Parts):
     """What an operation does to one link."""
 
     @pytest.mark.parametrize(("row", "kind", "outcome"), CELLS)
-    async def test_table(self, store: Store, key: LinkKey, row: Row, kind: LinkKind | None, outcome: Outcome) -> None:
-        """Each cell of the table: the outcome, the link after it, its epoch, and who held it before."""
-        before = await given(store, key, kind)
+    async def test_table(
+        self, store_kit: StoreKit, store: Store, key: LinkKey, row: Row, kind: LinkKind | None, outcome: Outcome
+    ) -> None:
+        """Each cell of the table: the outcome, the link after it, its epoch, who held it before, and its history.
 
-        change = await row.run(store, key, before.epoch if before else 0)
+        A second run leaves the link as the first one left it.
+        """
+        before = await given(store, key, kind)
+        epoch = before.epoch if before else 0
+        history = await store.history(key)
+
+        change = await row.run(store, key, epoch)
 
         assert row.expected(outcome, before) == change
         link = change.link
         expected = GONE if link is None else (later(link), [later(link)], {key.service_name: link.pod_index})
         assert expected == await readings(store, key)
+        entries = *timeless(history), *entry_of(row, change, before)
+        assert kept(store_kit, *entries) == timeless(await store.history(key))
 
-    @pytest.mark.parametrize(("row", "kind", "outcome"), CELLS)
-    async def test_second_run(
-        self, store: Store, key: LinkKey, row: Row, kind: LinkKind | None, outcome: Outcome
-    ) -> None:
-        """An operation that runs twice leaves the link as the first run left it."""
-        before = await given(store, key, kind)
-        epoch = before.epoch if before else 0
-
-        first = await row.run(store, key, epoch)
         second = await row.run(store, key, epoch)
 
-        assert outcome is first.outcome
-        assert (later(first.link) if first.link else None) == second.link
+        assert (later(link) if link else None) == second.link
         assert second.previous is None
 
     async def test_numbers_of_any_size(self, store: Store, key: LinkKey) -> None:
