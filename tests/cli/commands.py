@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tests.zygote import start
+
 if TYPE_CHECKING:
     import signal
     from collections.abc import AsyncIterator
+
+    from tests.zygote import Process
 
 PATIENCE = 30.0
 
@@ -55,16 +59,10 @@ class Commands:
             return Said(process.returncode or 0, out.decode(), err.decode())
 
     @contextlib.asynccontextmanager
-    async def started(self, *arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def started(self, *arguments: str, **environment: str) -> AsyncIterator[Process]:
         """Run a command until the end of the block."""
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "stateful_route.cli", *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=pipe,
-            env=self.environment(**environment),
-        )
+        command = (sys.executable, "-m", "stateful_route.cli", *arguments)
+        process = await start(command, self.environment(**environment))
         try:
             yield process
         finally:
@@ -74,7 +72,7 @@ class Commands:
                 await process.communicate()
 
 
-async def line_of(process: asyncio.subprocess.Process) -> dict[str, Any]:
+async def line_of(process: Process) -> dict[str, Any]:
     """Return the next object that a command prints."""
     assert process.stdout is not None
     async with asyncio.timeout(PATIENCE):
@@ -82,7 +80,7 @@ async def line_of(process: asyncio.subprocess.Process) -> dict[str, Any]:
         return data
 
 
-async def ended_by(process: asyncio.subprocess.Process, number: signal.Signals) -> Said:
+async def ended_by(process: Process, number: signal.Signals) -> Said:
     """End a command by a signal, and return how it ended."""
     process.send_signal(number)
     async with asyncio.timeout(PATIENCE):

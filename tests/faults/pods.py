@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
@@ -15,6 +14,7 @@ import attrs
 from stateful_route import BaseConfig, Link, StatefulRoute
 from tests.insides import directory_of
 from tests.waiting import eventually
+from tests.zygote import start
 
 if TYPE_CHECKING:
     import signal
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from stateful_route import ServiceView
+    from tests.zygote import Process
 
-SOURCE = Path(__file__).with_name("pod_process.py")
 HEARTBEAT, LEASE = 0.1, 0.5
 PATIENCE = 20.0
 UIDS = [f"user-{number}" for number in range(40)]
@@ -35,20 +35,17 @@ class PodProcess:
     def __init__(self, url: str, config: BaseConfig, environment: dict[str, str] | None = None) -> None:
         self.incarnation = 0
         self.handed_off: list[str] = []
-        self._arguments = (sys.executable, str(SOURCE), url, config.to_json())
-        self._environment = None if environment is None else os.environ | environment
-        self._process: asyncio.subprocess.Process | None = None
+        self._arguments = (sys.executable, "-m", "tests.faults.pod_process", url, config.to_json())
+        self._environment = os.environ | (environment or {})
+        self._process: Process | None = None
 
     @property
-    def process(self) -> asyncio.subprocess.Process:
+    def process(self) -> Process:
         assert self._process is not None
         return self._process
 
     async def __aenter__(self) -> Self:
-        pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(
-            *self._arguments, stdin=pipe, stdout=pipe, limit=1 << 20, env=self._environment
-        )
+        self._process = await start(self._arguments, self._environment, stdin=True, stderr=False)
         self.incarnation = (await self.hear("ready"))["ready"]
         return self
 

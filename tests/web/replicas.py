@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import json
 import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,8 +19,10 @@ import attrs
 import psutil
 
 from tests.waiting import eventually
+from tests.zygote import Forked, begin
 
 if TYPE_CHECKING:
+    import subprocess
     from types import TracebackType
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,7 @@ ENDED = {0, -signal.SIGTERM}
 _STARTS_WITHIN = 30.0
 _ENDS_WITHIN = 20.0
 _PORTS = range(23_000, 32_000)  # below those of outgoing connections, beside those of the tests' servers of Redis
+_reserving: collections.deque[socket.socket] = collections.deque(maxlen=256)
 _FAULTS = "Traceback (most recent call last)", "was never retrieved", "was never awaited", "was destroyed but"
 
 
@@ -44,7 +47,7 @@ class Replica:
     environment: dict[str, str]
     port: int
     log: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     in_rotation: bool = True
     """Whether a balancer sends requests there."""
 
@@ -84,7 +87,9 @@ class Replica:
     async def ended(self, within: float = _ENDS_WITHIN) -> int:
         """Return its code once it has ended."""
         await eventually(lambda: not self.running, within)
-        return int(self.process.returncode)
+        code = self.process.returncode
+        assert code is not None
+        return code
 
 
 class Replicas:
@@ -144,6 +149,7 @@ class Replicas:
             "STATEFUL_ROUTE_NAMESPACE": self.namespace,
             "STATEFUL_ROUTE_HEARTBEAT": str(HEARTBEAT),
             "STATEFUL_ROUTE_LEASE": str(LEASE),
+            "STATEFUL_ROUTE_CALL_DEADLINE": str(LEASE / 2),  # a quarter of it passes at times on a busy machine
             "STATEFUL_ROUTE_REFRESH": "0.2",
             "STATEFUL_ROUTE_DRAIN_DEADLINE": "5",
             "WEB_FOLDER": str(self.folder),
@@ -151,11 +157,9 @@ class Replicas:
         return self._run(command, {key: value for key, value in settings.items() if value}, port)
 
     def _run(self, command: list[str], environment: dict[str, str], port: int) -> Replica:
-        log = self.folder / f"{len(self.all)}.log"
+        log, whole = self.folder / f"{len(self.all)}.log", _inherited() | environment
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                command, env=_inherited() | environment, stdout=file, stderr=subprocess.STDOUT, cwd=self.folder
-            )
+            process = begin(command, whole, self.folder, file)
         replica = Replica(command, environment, port, log, process)
         self.all.append(replica)
         return replica
@@ -218,16 +222,24 @@ def _inherited() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port that is free at this moment."""
+    """Return a port that nobody has, and keep it from those who ask after us, in other processes too.
+
+    A socket that is bound and does not listen is in the way of another ``free_port()``, and not of a server: both of
+    them say SO_REUSEADDR then.
+    """
     while True:
-        port = random.choice(_PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        reserving = socket.socket()
+        try:
+            reserving.bind(("127.0.0.1", random.SystemRandom().choice(_PORTS)))
+        except OSError:
+            reserving.close()
+            continue
+        reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if len(_reserving) == _reserving.maxlen:
+            _reserving.popleft().close()
+        _reserving.append(reserving)
+        port: int = reserving.getsockname()[1]
+        return port
 
 
 def _uvicorn(app: str, port: int, loop: str, lifespan: str) -> list[str]:
