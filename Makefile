@@ -3,6 +3,10 @@
 
 PYTHON ?= python3
 ARGS ?=
+# The tests wait more than they compute: more of them at once than there are processors.
+WORKERS ?= 4
+# Containers often set it: each of the hundreds of processes that the tests start would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,19 +23,19 @@ EXAMPLES_READY := $(VENV)/.ready-examples
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-test: $(READY) ## run the tests
-	$(BIN)/pytest --numprocesses 2 --dist loadscope $(ARGS)
+test: $(READY) ## run the tests but the slow ones, which CI runs too: ARGS="-m ''"
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-faults: $(READY) ## run the tests of faults only, on real servers: docs/faults.md
-	$(BIN)/pytest --numprocesses 2 --dist load tests/faults $(ARGS)
+	$(BIN)/pytest -m '' --numprocesses 2 --dist load tests/faults $(ARGS)
 
 test-lowest: $(LOWEST)/.ready ## run the tests with the lowest versions that pyproject.toml declares
-	$(LOWEST)/bin/pytest --numprocesses 2 --dist loadscope --ignore-glob 'tests/unit/test_benchmarks*.py' \
+	$(LOWEST)/bin/pytest --numprocesses $(WORKERS) --dist loadscope --ignore-glob 'tests/unit/test_benchmarks*.py' \
 	    $(or $(ARGS),tests/unit tests/store)
 
 # Not in it: what bounds a time, or a number of readings in a time, and is too slow while it is measured.
 coverage: $(READY) ## print which lines and branches the tests reach, and write build/coverage/index.html
-	$(BIN)/pytest --numprocesses 2 --dist loadscope --cov --cov-report term:skip-covered --cov-report html \
+	$(BIN)/pytest -m '' --numprocesses $(WORKERS) --dist loadscope --cov --cov-report term:skip-covered --cov-report html \
 	    --deselect tests/unit/test_directory.py::test_storm \
 	    --deselect tests/store/test_linearizable.py::TestChecker::test_scales \
 	    $(or $(ARGS),tests/unit tests/store tests/integration tests/simulation)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stateful_route.dashboard.board import Board
     from stateful_route.embedded.server import LocalServer
 
+pytestmark = pytest.mark.slow
+
 TIMES = 60
 MOST_MORE = 1000
 """Objects; a task that is left each time makes some thousand."""

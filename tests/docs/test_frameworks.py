@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
     from stateful_route.embedded.server import LocalServer
 
-pytestmark = pytest.mark.timeout(150)  # two processes that import a framework, on a machine that may be busy
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(150),  # two processes that import a framework, on a machine that may be busy
+]
 
 ROOMS = [
     ("fastapi", "app"),

@@ -23,6 +23,8 @@ from stateful_route.web import RequestHead, StickyGateway
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.slow
+
 FOLDER = EXAMPLES / "llm_router"
 SYSTEM = {"role": "system", "content": "Be brief."}
 HELLO = {"role": "user", "content": "Hello."}

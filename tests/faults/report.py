@@ -29,7 +29,19 @@ _MOST = 3
 
 def run(results: Path, arguments: Sequence[str]) -> int:
     """Run the tests of faults; what came of them is in ``results`` then."""
-    command = (sys.executable, "-m", "pytest", "-q", "--numprocesses", "2", "--dist", "loadscope", "tests/faults")
+    command = (
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "",
+        "--numprocesses",
+        "2",
+        "--dist",
+        "loadscope",
+        "tests/faults",
+    )
     return subprocess.run(
         (*command, *arguments), cwd=ROOT, env=os.environ | {RESULTS: str(results)}, check=False
     ).returncode

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Measured
     from tests.faults.deployments import Deployment
 
+pytestmark = pytest.mark.slow
+
 LEASE = 2.0  # the pods have to stay alive on a busy machine
 MORE = {"lease": LEASE, "heartbeat": 0.2, "call_deadline": 0.5}
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from stateful_route.embedded.server import LocalServer
 
+pytestmark = pytest.mark.slow
+
 COMMAND = Path(sys.executable).with_name("stateful-route")
 BOUND = 40.0
 FAILED = "failed, all of them safe to repeat"

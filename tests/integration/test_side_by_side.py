@@ -12,6 +12,8 @@ from tools.side_by_side.releases import KEPT, NoReleaseError, is_there, prepared
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(180)  # ten processes of each release, one after the other
 @pytest.mark.skipif(not is_there(KEPT), reason="this clone has no history, and so not the release before this one")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tests.kubernetes.node import Container
 
+pytestmark = pytest.mark.slow
+
 DOCKERFILE = re.sub(r" *\\\n *", " ", (EXAMPLE / "Dockerfile").read_text(encoding="utf-8"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 (COMPOSE,) = read(EXAMPLE / "compose.yaml")

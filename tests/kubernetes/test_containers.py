@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("fastapi")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(180),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not there"),
 ]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.raw_server import Handler
 
+pytestmark = pytest.mark.slow
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LATER = b"HTTP/1.1 503 Later\r\nContent-Length: 5\r\n\r\nlater"
 IN_CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n3;x=y\r\nay!\r\n0\r\n\r\n"

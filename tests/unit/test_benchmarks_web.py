@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import asyncio
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 LATER = b"HTTP/1.1 503 Later\r\nContent-Length: 5\r\n\r\nlater"
 
 needs_nginx = pytest.mark.skipif(proxies.missing("nginx") is not None, reason="nginx is not on the PATH")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stateful_route.embedded.server import LocalServer
     from tests.web.upstream import App, Line
 
+pytestmark = pytest.mark.slow
+
 for name in ("uvicorn", "httptools", "websockets"):
     pytest.importorskip(name)
 

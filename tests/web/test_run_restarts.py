@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from stateful_route.embedded.server import LocalServer
 
+pytestmark = pytest.mark.slow
+
 for name in ("uvicorn", "httptools", "websockets"):
     pytest.importorskip(name)
 
