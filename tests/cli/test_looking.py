@@ -304,10 +304,10 @@ class TestWatch:
             async with cli.started("watch", "--json", "--count", "4") as process:
                 first_line = await line_of(process)
                 async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
-                    await route.store.assign(LinkKey(cli.namespace, "carol", "room"), PodLife(0, first.incarnation))
-                    claimed = await line_of(process)
                     await route.store.assign(LinkKey(cli.namespace, "alice", "room"), PodLife(1, 0))
                     assigned = await line_of(process)
+                    await route.store.assign(LinkKey(cli.namespace, "alice", "room"), PodLife(0, first.incarnation))
+                    back = await line_of(process)
                     await route.store.release(LinkKey(cli.namespace, "bob", "room"))
                     released = await line_of(process)
                     await route.store.end_life(cli.namespace, "room", PodLife(0, first.incarnation), 60.0)
@@ -316,8 +316,8 @@ class TestWatch:
 
         assert "hears" == first_line["kind"]
         assert ("link", "alice", 1) == (assigned["kind"], assigned["uid"], assigned["link"]["podIndex"])
-        names = [claimed["podName"], assigned["podName"], died["podName"]]
-        assert ["room-0", None, "room-0"] == names  # pod 1 has no such life; the name of one that is gone is kept
+        names = [each["podName"] for each in (assigned, back, died)]
+        assert [None, "room-0", "room-0"] == names  # pod 1 has no such life; the name of one that is gone is kept
         assert ("link", "bob", None) == (released["kind"], released["uid"], released["link"])
         assert ("pod", 0, "DEAD") == (died["kind"], died["podIndex"], died["state"])
         assert 0 == process.returncode
