@@ -6,6 +6,7 @@ import re
 import signal
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from stateful_route.cli.orders import what_came
@@ -96,6 +97,7 @@ class TestDrain:
         """The pod hands all off and takes nothing, goes on running, and takes new uids again when it is told."""
         async with pods(cli.url, cli.namespace, 2) as (first, _):
             await first.claim("a", "b", "c")
+            await anyio.sleep(1.0)  # until a heartbeat has published how many it has
             drained = await cli("drain", "0", "--json")
             state = (await cli("pods", "--json")).json()["pods"][0]["state"]
             undrained = await cli("undrain", "0")
