@@ -1,4 +1,4 @@
-"""A process that has imported what tests start, and forks each: half a second of imports less.
+"""A process that has imported what tests start, and forks each, so that none imports it anew.
 
 What it forks differs from a process that was started anew in what it does not show: its modules were imported by
 another process. It has an environment, a folder, streams, arguments and an exit status of its own, and ends as Python

@@ -201,8 +201,7 @@ class TestServer:
     @pytest.mark.scenario(1)
     async def test_script_flush_under_load(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
         """Forgotten scripts cause no error in 2,000 calls."""
-        patient = BaseConfig(lease=20.0, call_deadline=10.0)  # all of them wait for the same few connections
-        async with route_to(own_server, patient) as route, Redis.from_url(own_server.url) as redis:
+        async with route_to(own_server) as route, Redis.from_url(own_server.url) as redis:
             done = asyncio.Event()
 
             async def flush() -> None:

@@ -58,7 +58,7 @@ async def test_many(stop_after: float, within: float) -> None:
     took = time.monotonic() - streams.begun
 
     assert 5000 == len(streams.ends)
-    assert 0.25 < took < 5.0  # one after the other they would take 50 s
+    assert 0.25 < took < 1.0
     assert sorted(streams.ends)[2500] - streams.ends[0] > 0.1
 
 

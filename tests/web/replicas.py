@@ -149,7 +149,6 @@ class Replicas:
             "STATEFUL_ROUTE_NAMESPACE": self.namespace,
             "STATEFUL_ROUTE_HEARTBEAT": str(HEARTBEAT),
             "STATEFUL_ROUTE_LEASE": str(LEASE),
-            "STATEFUL_ROUTE_CALL_DEADLINE": str(LEASE / 2),  # a quarter of it passes at times on a busy machine
             "STATEFUL_ROUTE_REFRESH": "0.2",
             "STATEFUL_ROUTE_DRAIN_DEADLINE": "5",
             "WEB_FOLDER": str(self.folder),
