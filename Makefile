@@ -44,7 +44,7 @@ soak: $(READY) ## a minute of random faults, invariants checked throughout; ARGS
 	$(BIN)/python -m benchmarks soak $(ARGS)
 
 simulate: $(READY) ## a minute of simulated worlds, new ones each time; ARGS="--seed 1 --shrink" replays one
-	$(BIN)/python -m stateful_route.testing.simulation --jobs 0 $(or $(ARGS),--seconds 60 --from $$(date +%s)000)
+	$(BIN)/python -m tools.simulation --jobs 0 $(or $(ARGS),--seconds 60 --from $$(date +%s)000)
 
 demo: $(READY) ## show it at work, on a server of its own
 	$(BIN)/stateful-route demo $(ARGS)

@@ -123,8 +123,6 @@ def test_none_passes_by() -> None:
         "cli/operators.py",  # silences it
         "demo/run.py",  # the same
         "instrumentation.py",  # LogEvents, for a logger of one's own
-        "testing/simulation/loop.py",  # silences that of asyncio
-        "testing/simulation/world.py",  # silences it
         "web/cut.py",  # a line of uvicorn
     } == others
 

@@ -547,9 +547,9 @@ def run(mutation: Mutation, seeds: int) -> str:
             mutation.apply(Path(folder) / "stateful_route")
         except ValueError as error:
             return f"| {mutation.name} | - | - | CANNOT BE APPLIED: {error} |"
-        command = [sys.executable, "-m", "stateful_route.testing.simulation", "--seeds", str(seeds)]
+        command = [sys.executable, "-m", "tools.simulation", "--seeds", str(seeds)]
         with (Path(folder) / "out").open("w+", encoding="utf-8") as out:
-            environment = {**os.environ, "PYTHONPATH": folder}
+            environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{PACKAGE.parent}"}
             process = subprocess.Popen(command, env=environment, cwd=folder, stdout=out, stderr=out)
             _, _, used = os.wait4(process.pid, 0)
             out.seek(0)

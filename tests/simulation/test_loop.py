@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from stateful_route.testing.simulation import Machine, SimulationError, VirtualLoop
+from tools.simulation import Machine, SimulationError, VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator

@@ -11,10 +11,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from stateful_route.testing import simulation
-from stateful_route.testing.simulation import Plan, make_plan, run_plan, shrink
-from stateful_route.testing.simulation import __main__ as command
-from stateful_route.testing.simulation.processes import PodProcess
+from tools import simulation
+from tools.simulation import Plan, make_plan, run_plan, shrink
+from tools.simulation import __main__ as command
+from tools.simulation.processes import PodProcess
 
 KEPT = sorted((Path(__file__).parent / "kept").glob("*.json"))
 
@@ -52,7 +52,7 @@ def test_replay_elsewhere(seed: int) -> None:
     digests = set()
     for hash_seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-m", "stateful_route.testing.simulation", "--seed", str(seed)],
+            [sys.executable, "-m", "tools.simulation", "--seed", str(seed)],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
@@ -121,7 +121,7 @@ def test_command_that_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
     assert 1 == failed
     assert "memory is never stale" in out
-    assert "replay: python -m stateful_route.testing.simulation --seed" in out
+    assert "replay: python -m tools.simulation --seed" in out
 
 
 def test_public_names() -> None:

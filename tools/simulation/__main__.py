@@ -13,10 +13,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stateful_route.testing.simulation.maker import make_plan
-from stateful_route.testing.simulation.plan import Plan
-from stateful_route.testing.simulation.shrink import shrink
-from stateful_route.testing.simulation.world import Result, run_plan
+from tools.simulation.maker import make_plan
+from tools.simulation.plan import Plan
+from tools.simulation.shrink import shrink
+from tools.simulation.world import Result, run_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m stateful_route.testing.simulation",
+        prog="python -m tools.simulation",
         description="Run the drivers in simulated worlds, each made from a seed, and look for what must not be.",
     )
     parser.add_argument("--seeds", type=int, help="how many seeds to run (default: 200, or as many as --seconds allow)")
@@ -96,7 +96,7 @@ def _many(options: argparse.Namespace) -> int:
         sys.stdout.write(f"  {times} x {invariant}\n")
     if first is None:
         return 0
-    sys.stdout.write(f"replay: python -m stateful_route.testing.simulation --seed {first} --shrink\n")
+    sys.stdout.write(f"replay: python -m tools.simulation --seed {first} --shrink\n")
     sys.stdout.write(f'   or:  make simulate ARGS="--seed {first} --shrink"\n')
     return 1
 

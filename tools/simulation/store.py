@@ -19,17 +19,17 @@ import attrs
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.store.transport.pipe import Pipe
 from stateful_route.testing.memory.store import MemoryStore
-from stateful_route.testing.simulation.loop import SimulationError
-from stateful_route.testing.simulation.server import Request, node_of, uids_of
+from tools.simulation.loop import SimulationError
+from tools.simulation.server import Request, node_of, uids_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route.models import Link, LinkChange, Topic, TopicEvent
-    from stateful_route.testing.simulation.loop import Machine
-    from stateful_route.testing.simulation.network import Network
-    from stateful_route.testing.simulation.server import StoreServer
+    from tools.simulation.loop import Machine
+    from tools.simulation.network import Network
+    from tools.simulation.server import StoreServer
 
 READS = frozenset({"get_link", "get_links", "get_services", "history", "read_pods", "info"})
 

@@ -12,14 +12,14 @@ import attrs
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import LinkKey
 from stateful_route.testing.memory.store import MemoryStore
-from stateful_route.testing.simulation.loop import SimulationError
+from tools.simulation.loop import SimulationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from stateful_route.models import Topic, TopicEvent
-    from stateful_route.testing.simulation.loop import Machine
-    from stateful_route.testing.simulation.network import Connection, Network
+    from tools.simulation.loop import Machine
+    from tools.simulation.network import Connection, Network
 
 
 def uids_of(name: str, args: tuple[Any, ...]) -> list[str]:

@@ -5,8 +5,8 @@ A script says who does what, and about when; chance says the rest, the moments a
 
 from __future__ import annotations
 
-from stateful_route.testing.simulation.draft import Draft
-from stateful_route.testing.simulation.server import node_of
+from tools.simulation.draft import Draft
+from tools.simulation.server import node_of
 
 
 class Scripts(Draft):

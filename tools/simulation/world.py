@@ -16,22 +16,22 @@ import attrs
 from stateful_route.config import BaseConfig
 from stateful_route.errors import StatefulRouteError
 from stateful_route.models import LinkKind, RoutingState
-from stateful_route.testing.simulation.carrier import Roads, SimulatedCarrier
-from stateful_route.testing.simulation.judge import Bounds, Judge, Violation
-from stateful_route.testing.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod, process_of
-from stateful_route.testing.simulation.loop import Machine, SimulationError, VirtualLoop, failed
-from stateful_route.testing.simulation.network import Network
-from stateful_route.testing.simulation.processes import SERVICE, ClientProcess, PodProcess
-from stateful_route.testing.simulation.server import StoreServer
-from stateful_route.testing.simulation.store import SimulatedStore
-from stateful_route.testing.simulation.supervisor import Supervisor
-from stateful_route.testing.simulation.trace import Trace
+from tools.simulation.carrier import Roads, SimulatedCarrier
+from tools.simulation.judge import Bounds, Judge, Violation
+from tools.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod, process_of
+from tools.simulation.loop import Machine, SimulationError, VirtualLoop, failed
+from tools.simulation.network import Network
+from tools.simulation.processes import SERVICE, ClientProcess, PodProcess
+from tools.simulation.server import StoreServer
+from tools.simulation.store import SimulatedStore
+from tools.simulation.supervisor import Supervisor
+from tools.simulation.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from stateful_route.testing.simulation.plan import Action, Plan
-    from stateful_route.testing.simulation.process import Process
+    from tools.simulation.plan import Action, Plan
+    from tools.simulation.process import Process
 
 NAMESPACE = "default"
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
     from stateful_route.config import BaseConfig
     from stateful_route.server.driver import ServerDriver
-    from stateful_route.testing.simulation.judge import Judge
-    from stateful_route.testing.simulation.loop import Machine
-    from stateful_route.testing.simulation.store import SimulatedStore
+    from tools.simulation.judge import Judge
+    from tools.simulation.loop import Machine
+    from tools.simulation.store import SimulatedStore
 
 _BOUNDED = frozenset(
     {"claim", "release", "set", "try_set", "remove", "remove_with_id", "routing_state"}

@@ -9,9 +9,9 @@ from random import Random
 
 import attrs
 
-from stateful_route.testing.simulation.network import Latency
-from stateful_route.testing.simulation.plan import Plan
-from stateful_route.testing.simulation.scripts import SCRIPTS, Scripts
+from tools.simulation.network import Latency
+from tools.simulation.plan import Plan
+from tools.simulation.scripts import SCRIPTS, Scripts
 
 _SHARES: dict[str, float] = {
     "race": 5,

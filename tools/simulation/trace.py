@@ -10,8 +10,8 @@ from stateful_route import models
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.testing.simulation.loop import VirtualLoop
-    from stateful_route.testing.simulation.server import Request
+    from tools.simulation.loop import VirtualLoop
+    from tools.simulation.server import Request
 
 
 class Trace:

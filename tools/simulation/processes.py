@@ -10,16 +10,16 @@ from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
-from stateful_route.testing.simulation.carrier import SimulatedCarrier
-from stateful_route.testing.simulation.leftovers import gather_early, is_waiting
-from stateful_route.testing.simulation.process import Process
-from stateful_route.testing.simulation.store import noting_requests
+from tools.simulation.carrier import SimulatedCarrier
+from tools.simulation.leftovers import gather_early, is_waiting
+from tools.simulation.process import Process
+from tools.simulation.store import noting_requests
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.server.ownership import Ownership
-    from stateful_route.testing.simulation.carrier import Roads
+    from tools.simulation.carrier import Roads
 
 SERVICE = "room"
 

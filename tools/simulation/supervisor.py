@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from stateful_route.config import BaseConfig
     from stateful_route.lives import Life
-    from stateful_route.testing.simulation.judge import Judge
-    from stateful_route.testing.simulation.loop import Machine
-    from stateful_route.testing.simulation.store import SimulatedStore
+    from tools.simulation.judge import Judge
+    from tools.simulation.loop import Machine
+    from tools.simulation.store import SimulatedStore
 
 
 class Supervisor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from stateful_route.testing.simulation.plan import Action
+from tools.simulation.plan import Action
 
 
 class Draft:

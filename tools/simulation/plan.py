@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import attrs
 
-from stateful_route.testing.simulation.network import Latency
+from tools.simulation.network import Latency
 
 
 @attrs.frozen

@@ -18,17 +18,17 @@ from stateful_route.models import (
     Registration,
     RoutingState,
 )
-from stateful_route.testing.simulation.server import run_now, uids_of
+from tools.simulation.server import run_now, uids_of
 
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodLife, PodState
     from stateful_route.server.ownership import Ownership
-    from stateful_route.testing.simulation.loop import Machine
-    from stateful_route.testing.simulation.network import Latency
-    from stateful_route.testing.simulation.processes import PodProcess
-    from stateful_route.testing.simulation.server import Request, StoreServer
-    from stateful_route.testing.simulation.trace import Trace
+    from tools.simulation.loop import Machine
+    from tools.simulation.network import Latency
+    from tools.simulation.processes import PodProcess
+    from tools.simulation.server import Request, StoreServer
+    from tools.simulation.trace import Trace
 
 _ENDS = frozenset({"place", "place_links", "claim", "release", "assign", "move"})
 _FORCES = frozenset({"assign", "release"})

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from stateful_route.models import PodLife, PodState
     from stateful_route.server.parcels import Parcel, StateReceiver, Verdict
-    from stateful_route.testing.simulation.loop import Machine, VirtualLoop
-    from stateful_route.testing.simulation.network import Latency
+    from tools.simulation.loop import Machine, VirtualLoop
+    from tools.simulation.network import Latency
 
 
 # One in so many parcels comes once more, this many milliseconds later at most. The name of the attempt says which, so

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from stateful_route.testing.simulation.network import Latency
-from stateful_route.testing.simulation.world import run_plan
+from tools.simulation.network import Latency
+from tools.simulation.world import run_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stateful_route.testing.simulation.plan import Plan
-    from stateful_route.testing.simulation.world import Result
+    from tools.simulation.plan import Plan
+    from tools.simulation.world import Result
 
 _SCHEDULES = 4
 """How many schedules a shorter plan is tried with: another one may be needed for the same to happen."""

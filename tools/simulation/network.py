@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from stateful_route.testing.simulation.loop import Machine, VirtualLoop
+    from tools.simulation.loop import Machine, VirtualLoop
 
 _APART = 1e-7  # seconds between two messages that arrive over one connection
 
