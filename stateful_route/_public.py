@@ -61,8 +61,9 @@ from stateful_route.models import (
     StateObj,
 )
 from stateful_route.route import StatefulRoute, StoreStatistics
+from stateful_route.server.departure.hand_over import HandOff
+from stateful_route.server.departure.rebalance import Movable
 from stateful_route.server.driver import ServerDriver
-from stateful_route.server.hand_over import HandOff
 from stateful_route.server.load.sampling import CpuUsage, EventLoopLag
 from stateful_route.server.load.sources import (
     ApplicationLoad,
@@ -73,9 +74,8 @@ from stateful_route.server.load.sources import (
     WaitingTasks,
     WeighedLoad,
 )
-from stateful_route.server.ownership import Ownership
+from stateful_route.server.owning.ownership import Ownership
 from stateful_route.server.parcels import Adopt, Parcel, StateCarrier, StateReceiver, Verdict
-from stateful_route.server.rebalance import Movable
 from stateful_route.server.signals import drain_on_signal
 from stateful_route.server.tally import PodIdentity, ServerStatistics
 from stateful_route.store.protocol import Store

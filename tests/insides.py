@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from stateful_route import ClientDriver, ServerDriver
     from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.models import PodReport
-    from stateful_route.server.hand_over import HandOver
+    from stateful_route.server.departure.hand_over import HandOver
 
 
 def directory_of(client: ClientDriver) -> PodDirectory:

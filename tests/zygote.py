@@ -41,7 +41,7 @@ _PRELOADED = (
     "rich.table",
     "stateful_route._public",
     "stateful_route.cli.main",
-    "stateful_route.web.uvicorn",
+    "stateful_route.web.uvicorn.protocol",
     "uvicorn.main",
     "uvicorn.protocols.http.httptools_impl",
     "uvloop",

@@ -30,38 +30,38 @@ from stateful_route.errors import ConfigError, LifecycleError, StoreError
 from stateful_route.instrumentation import teller_of
 from stateful_route.models import LinkKey, RoutingState
 from stateful_route.server.callbacks import check_forget, check_hand_off, check_movable
-from stateful_route.server.drain import Drain
-from stateful_route.server.ending import Ending
-from stateful_route.server.hand_over import HandOver
-from stateful_route.server.heartbeats import Heartbeats
-from stateful_route.server.idle import IdleReleases
-from stateful_route.server.invalidations import PodInvalidationListener
-from stateful_route.server.lease import PodLease
-from stateful_route.server.link_checks import LinkChecks
-from stateful_route.server.links import LinkCalls
+from stateful_route.server.departure.drain import Drain
+from stateful_route.server.departure.hand_over import HandOver
+from stateful_route.server.departure.rebalance import Rebalancer
+from stateful_route.server.departure.relocation import Relocation
+from stateful_route.server.departure.requests import PodRequests
+from stateful_route.server.departure.travelling import Travelling, check_travel
+from stateful_route.server.life.ending import Ending
+from stateful_route.server.life.heartbeats import Heartbeats
+from stateful_route.server.life.lease import PodLease
+from stateful_route.server.life.status import PodStatus
 from stateful_route.server.load.sources import LoadMeter, source_of
-from stateful_route.server.operations import UidOperations
-from stateful_route.server.owned_uids import OwnedUids
+from stateful_route.server.owning.idle import IdleReleases
+from stateful_route.server.owning.invalidations import PodInvalidationListener
+from stateful_route.server.owning.link_checks import LinkChecks
+from stateful_route.server.owning.links import LinkCalls
+from stateful_route.server.owning.operations import UidOperations
+from stateful_route.server.owning.owned_uids import OwnedUids
+from stateful_route.server.owning.reclaim import Reclaim
+from stateful_route.server.owning.staging import Staging
 from stateful_route.server.parcels import MAX_STATE
-from stateful_route.server.rebalance import Rebalancer
-from stateful_route.server.reclaim import Reclaim
-from stateful_route.server.relocation import Relocation
-from stateful_route.server.requests import PodRequests
-from stateful_route.server.staging import Staging
-from stateful_route.server.status import PodStatus
 from stateful_route.server.tally import PodIdentity, ServerStatistics, Tally
-from stateful_route.server.travelling import Travelling, check_travel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.lives import Life
     from stateful_route.models import ServerInfo
-    from stateful_route.server.hand_over import HandOff
+    from stateful_route.server.departure.hand_over import HandOff
+    from stateful_route.server.departure.rebalance import Movable
     from stateful_route.server.load.sources import LoadSource
-    from stateful_route.server.ownership import Ownership
+    from stateful_route.server.owning.ownership import Ownership
     from stateful_route.server.parcels import Adopt, StateCarrier
-    from stateful_route.server.rebalance import Movable
     from stateful_route.store.protocol import Store
 
 # Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.

@@ -11,7 +11,7 @@ from stateful_route.instrumentation import Drained, HandedOff
 if TYPE_CHECKING:
     from stateful_route.instrumentation import Teller
     from stateful_route.models import DrainCounts
-    from stateful_route.server.lease import PodLease
+    from stateful_route.server.life.lease import PodLease
 
 
 @attrs.frozen(kw_only=True)

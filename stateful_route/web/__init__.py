@@ -3,7 +3,7 @@
 from stateful_route.web.decide import StickyDecide
 from stateful_route.web.gateway import StickyGateway
 from stateful_route.web.middleware import StickyMiddleware
-from stateful_route.web.sticky import Sticky
+from stateful_route.web.serve.sticky import Sticky
 from stateful_route.web.uids.body import JsonBody, McpParam
 from stateful_route.web.uids.issued import IssuedSource, SignedCookie
 from stateful_route.web.uids.jwt import Jwt

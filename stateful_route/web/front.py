@@ -22,29 +22,29 @@ from stateful_route.errors import (
     of_a_question,
 )
 from stateful_route.server.signals import drain_on_signal, handler_of
-from stateful_route.web.answers import UNAVAILABLE, adding, answer, closing
-from stateful_route.web.framing import ALLOWED, BODY_LOST, METHOD, refusal
-from stateful_route.web.inbound import ClientGoneError, Inbound
 from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.metrics_page import MetricsPage
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
-from stateful_route.web.ports import PortsClosed
+from stateful_route.web.request.answers import UNAVAILABLE, adding, answer, closing
+from stateful_route.web.request.framing import ALLOWED, BODY_LOST, METHOD, refusal
+from stateful_route.web.request.inbound import ClientGoneError, Inbound
 from stateful_route.web.settings import EdgeSettings
-from stateful_route.web.shortcut.running import RUNNING
 from stateful_route.web.suspicions import Suspicions
 from stateful_route.web.uids.found import Found
 from stateful_route.web.uids.request import RequestHead
+from stateful_route.web.uvicorn.ports import PortsClosed
+from stateful_route.web.uvicorn.running import RUNNING
 
 if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
-    from stateful_route.web.app_run import App
-    from stateful_route.web.edge import Edge
-    from stateful_route.web.framing import Refused
+    from stateful_route.web.forward.edge import Edge
     from stateful_route.web.peer.carry import Message, Receive, Send
-    from stateful_route.web.shortcut.running import Way
+    from stateful_route.web.request.framing import Refused
+    from stateful_route.web.serve.app_run import App
     from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import UidSources
+    from stateful_route.web.uvicorn.running import Way
 
 MARK = "stateful_route.web"
 """In a lifespan scope: that it went through one of these."""

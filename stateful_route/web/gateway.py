@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._validation import check_seconds
 from stateful_route.errors import LifecycleError
 from stateful_route.route import StatefulRoute
-from stateful_route.web.edge import Edge
+from stateful_route.web.forward.edge import Edge
 from stateful_route.web.front import Front, check_secrets
-from stateful_route.web.pacing import leave
 from stateful_route.web.reached import Addresses
+from stateful_route.web.serve.pacing import leave
 
 if TYPE_CHECKING:
     import contextlib
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.config import BaseConfig
-    from stateful_route.web.inbound import Inbound
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
+    from stateful_route.web.request.inbound import Inbound
     from stateful_route.web.settings import Scope, Uids
     from stateful_route.web.uids.found import Found
 
@@ -130,7 +130,7 @@ class StickyGateway(Front):
             self._drain_on_signal(stack, self._stop_after)
         http = None
         if self._address is not None or importlib.util.find_spec("httptools") is not None:
-            from stateful_route.web.http_pods import HttpPods  # noqa: PLC0415 - it needs an extra
+            from stateful_route.web.forward.http_pods import HttpPods  # noqa: PLC0415 - it needs an extra
 
             http = HttpPods(rooms, settings.sources, self._address)
             stack.callback(http.close)

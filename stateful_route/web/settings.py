@@ -14,8 +14,8 @@ from stateful_route.errors import ConfigError
 from stateful_route.instrumentation import teller_of
 from stateful_route.route import StatefulRoute, shown_source
 from stateful_route.server.callbacks import check_adopt, check_forget, check_hand_off
-from stateful_route.web.misroute import checked_misroute
-from stateful_route.web.new_uids import NewUids
+from stateful_route.web.forward.misroute import checked_misroute
+from stateful_route.web.forward.new_uids import NewUids
 from stateful_route.web.peer.keys import PeerKeys
 from stateful_route.web.reached import checked_http_address
 from stateful_route.web.statistics import WebTally
@@ -25,9 +25,9 @@ from stateful_route.web.unserved import UnservedLog
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stateful_route.server.hand_over import HandOff
+    from stateful_route.server.departure.hand_over import HandOff
     from stateful_route.server.parcels import Adopt
-    from stateful_route.web.misroute import Misroute, Misrouted
+    from stateful_route.web.forward.misroute import Misroute, Misrouted
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.uids.request import RequestHead
     from stateful_route.web.uids.sources import UidSource

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI looks at the type while it runs
 
-from stateful_route.web.sticky import Sticky
+from stateful_route.web.serve.sticky import Sticky
 
 
 def get_sticky(connection: HTTPConnection) -> Sticky:

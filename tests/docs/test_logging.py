@@ -123,7 +123,7 @@ def test_none_passes_by() -> None:
         "cli/operators.py",  # silences it
         "demo/run.py",  # the same
         "instrumentation.py",  # LogEvents, for a logger of one's own
-        "web/cut.py",  # a line of uvicorn
+        "web/uvicorn/cut.py",  # a line of uvicorn
     } == others
 
 

@@ -14,8 +14,8 @@ import pytest
 import stateful_route
 from stateful_route import BaseConfig, InvalidArgumentError, LifecycleError, ServerInfo, StatefulRoute, _lifecycle
 from stateful_route.cli.app import make_app
-from stateful_route.server import lease
-from stateful_route.web import not_served
+from stateful_route.server.life import lease
+from stateful_route.web.request import not_served
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_lifecycle_errors() -> None:
     """The errors of the table are those that are raised."""
     table = PAGE.partition("| `LifecycleError` | cause |")[2].partition("\n\n")[0]
     code = "".join(Path(str(module.__file__)).read_text(encoding="utf-8") for module in (_lifecycle, lease))
-    code += (PACKAGE / "web" / "sticky.py").read_text(encoding="utf-8")
+    code += (PACKAGE / "web" / "serve" / "sticky.py").read_text(encoding="utf-8")
     texts = re.findall(r'^\| "([^"]+)"', table, re.MULTILINE)
     parts = [part.strip(" .") for text in texts for part in text.split(": ")]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.server.ownership import Ownership
+    from stateful_route.server.owning.ownership import Ownership
     from tests.faults.conftest import Measured
 
 LEASE = 2.0

@@ -50,7 +50,7 @@ MISROUTES = """
 import sys
 if "stateful_route.demo.gateway" in sys.orig_argv:
     import attrs
-    from stateful_route.web.edge import Edge
+    from stateful_route.web.forward.edge import Edge
     right = Edge._carry
     async def wrong(self, there, found, inbound):
         index = 1 - there.pod_index
@@ -63,7 +63,7 @@ OWNS_ALL = """
 import itertools, sys
 if "stateful_route.demo.gateway" in sys.orig_argv:
     import attrs
-    from stateful_route.web.edge import Edge
+    from stateful_route.web.forward.edge import Edge
     right, calls = Edge._carry, itertools.count()
     async def any_of_two(self, there, found, inbound):
         index = next(calls) % 2

@@ -77,7 +77,7 @@ class TestLostAnswers:
 
     async def test_never_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """If it cannot be known for long, the uid is owned no more, and what may be in flight ends no later claim."""
-        monkeypatch.setattr("stateful_route.server.operations._KNOW_WITHIN", 0.1)
+        monkeypatch.setattr("stateful_route.server.owning.operations._KNOW_WITHIN", 0.1)
         store = MemoryStore()
         async with two_pods(store) as (first, _, owned, operator):
             store.fail_with(LOST, "move")
@@ -106,7 +106,7 @@ class TestLostAnswers:
 
     async def test_cancelled_between(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """So does one that ends before it asks again: the move whose answer was lost may have been made."""
-        monkeypatch.setattr("stateful_route.server.operations._PAUSE", 5.0)
+        monkeypatch.setattr("stateful_route.server.owning.operations._PAUSE", 5.0)
         store = MemoryStore()
         async with two_pods(store) as (first, second, owned, operator):
             store.fail_with(LOST, "move", applied=True)

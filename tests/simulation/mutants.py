@@ -48,11 +48,15 @@ class Mutation:
         path.write_text(text, encoding="utf-8")
 
 
-LEASE, OWNED, OWNERSHIP = "server/lease.py", "server/owned_uids.py", "server/ownership.py"
-HEARTBEATS, OPERATIONS, RECLAIM = "server/heartbeats.py", "server/operations.py", "server/reclaim.py"
-INVALIDATIONS, CHECKS, HAND_OVER = "server/invalidations.py", "server/link_checks.py", "server/hand_over.py"
-TRAVEL, STAGING, ARRIVALS = "server/travel.py", "server/staging.py", "server/arrivals.py"
-DRIVER, ENDING, TURNS = "server/driver.py", "server/ending.py", "server/turns.py"
+LEASE, OWNED, OWNERSHIP = "server/life/lease.py", "server/owning/owned_uids.py", "server/owning/ownership.py"
+HEARTBEATS, OPERATIONS, RECLAIM = "server/life/heartbeats.py", "server/owning/operations.py", "server/owning/reclaim.py"
+INVALIDATIONS, CHECKS, HAND_OVER = (
+    "server/owning/invalidations.py",
+    "server/owning/link_checks.py",
+    "server/departure/hand_over.py",
+)
+TRAVEL, STAGING, ARRIVALS = "server/departure/travel.py", "server/owning/staging.py", "server/departure/arrivals.py"
+DRIVER, ENDING, TURNS = "server/driver.py", "server/life/ending.py", "server/owning/turns.py"
 CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
 PLACER = "client/placer.py"
 DIRECTORY, COHERENCE, SINGLE_FLIGHT = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"

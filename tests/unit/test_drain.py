@@ -27,7 +27,7 @@ from stateful_route import (
     drain_on_signal,
 )
 from stateful_route.models import LinkInvalidation, PodChange, PodLife, Topic
-from stateful_route.server.hand_over import HandedOver, HandOver
+from stateful_route.server.departure.hand_over import HandedOver, HandOver
 from stateful_route.server.tally import Tally
 from tests.insides import beat_once, held_by, reclaim_ended
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room

@@ -9,8 +9,8 @@ import pytest
 
 from stateful_route import LinkKey
 from stateful_route.models import PodLife
-from stateful_route.server import given_up
-from stateful_route.server.given_up import GivenUp
+from stateful_route.server.owning import given_up
+from stateful_route.server.owning.given_up import GivenUp
 from tests.insides import forget, miss_events, publish
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
-from stateful_route.server.idle_queue import IdleQueue
-from stateful_route.server.tenure import Tenure
+from stateful_route.server.owning.idle_queue import IdleQueue
+from stateful_route.server.owning.tenure import Tenure
 from stateful_route.testing import ManualClock
 from tests.insides import beat_once, held_by, look_after, may_be_idle, reclaim_ended, release_idle, unsettled
 from tests.unit.conftest import CONFIG, room

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import uvloop
 
-from stateful_route.web.outlet import Outlet
+from stateful_route.web.uvicorn.outlet import Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

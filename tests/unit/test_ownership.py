@@ -10,7 +10,7 @@ import pytest
 
 from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.models import PodLife
-from stateful_route.web.sticky import NoOwnership, Sticky
+from stateful_route.web.serve.sticky import NoOwnership, Sticky
 from tests.insides import (
     beat_once,
     cut_reclaim_off,

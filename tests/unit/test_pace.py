@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from stateful_route.server.pace import Pace
+from stateful_route.server.departure.pace import Pace
 from tests.waiting import eventually
 
 

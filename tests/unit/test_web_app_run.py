@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stateful_route.web.app_run import AppRun
+from stateful_route.web.serve.app_run import AppRun
 
 Message = dict[str, Any]
 EVENTS = [(b"Content-Type", b"text/event-stream; charset=utf-8")]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stateful_route.web import framing
-from stateful_route.web.framing import refusal
+from stateful_route.web.request import framing
+from stateful_route.web.request.framing import refusal
 
 HOST, LENGTH, CODING, UPGRADE = b"host", b"content-length", b"transfer-encoding", b"upgrade"
 OTHER = (b"x-host", b"a b"), (b"x-content-length", b"9"), (b"accept", b"*/*")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stateful_route.web.inbound import AT_HAND, ClientGoneError, Inbound
+from stateful_route.web.request.inbound import AT_HAND, ClientGoneError, Inbound
 
 SOON = 5.0
 

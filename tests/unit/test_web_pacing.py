@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from stateful_route.web.pacing import BETWEEN_ENDS, leave
+from stateful_route.web.serve.pacing import BETWEEN_ENDS, leave
 
 
 class Streams:

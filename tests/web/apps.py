@@ -27,8 +27,8 @@ from stateful_route.web import (
     SignedCookie,
     Sticky,
     StickyMiddleware,
-    holding,
 )
+from stateful_route.web.forward import holding
 from tests.web.answering import FOLDER, PIECE, App, Receive, Scope, Send, body_of, note, respond, respond_json
 from tests.web.sockets import mirror, websocket
 

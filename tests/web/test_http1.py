@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route.web.cut import cut_off
+from stateful_route.web.uvicorn.cut import cut_off
 
 pytest.importorskip("websockets")
 uvicorn = pytest.importorskip("uvicorn")
-StickyProtocol = pytest.importorskip("stateful_route.web.uvicorn").StickyProtocol
+StickyProtocol = pytest.importorskip("stateful_route.web.uvicorn.protocol").StickyProtocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

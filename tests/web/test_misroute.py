@@ -10,8 +10,8 @@ import websockets
 from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.web import Header, StickyMiddleware
-from stateful_route.web.inbound import Inbound
-from stateful_route.web.misroute import Misroute
+from stateful_route.web.forward.misroute import Misroute
+from stateful_route.web.request.inbound import Inbound
 from tests.web.clients import ask, websocket
 from tests.web.conftest import Pair, pair_of
 from tests.web.proxies.fronts import launch_pods

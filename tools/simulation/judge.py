@@ -23,7 +23,7 @@ from tools.simulation.server import run_now, uids_of
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.models import PodLife, PodState
-    from stateful_route.server.ownership import Ownership
+    from stateful_route.server.owning.ownership import Ownership
     from tools.simulation.loop import Machine
     from tools.simulation.network import Latency
     from tools.simulation.processes import PodProcess

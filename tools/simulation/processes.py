@@ -18,7 +18,7 @@ from tools.simulation.store import noting_requests
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.server.ownership import Ownership
+    from stateful_route.server.owning.ownership import Ownership
     from tools.simulation.carrier import Roads
 
 SERVICE = "room"

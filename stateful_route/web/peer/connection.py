@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stateful_route._log import log
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
-from stateful_route.web.outlet import Outlet
 from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, MAX_PAYLOAD, Kind, kind_of
+from stateful_route.web.uvicorn.outlet import Outlet
 
 if TYPE_CHECKING:
     from stateful_route.web.peer.stream import Stream

@@ -7,15 +7,15 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from stateful_route.web.errors import UpstreamLostError
-from stateful_route.web.inbound import AT_HAND
 from stateful_route.web.middleware import StickyMiddleware
-from stateful_route.web.not_served import NotServed, app_lost, may_go_elsewhere
+from stateful_route.web.request.inbound import AT_HAND
+from stateful_route.web.request.not_served import NotServed, app_lost, may_go_elsewhere
 
 if TYPE_CHECKING:
-    from stateful_route.web.edge import Edge
-    from stateful_route.web.inbound import Inbound
+    from stateful_route.web.forward.edge import Edge
     from stateful_route.web.peer.carry import Message, Receive, Send
-    from stateful_route.web.pod import Pod
+    from stateful_route.web.request.inbound import Inbound
+    from stateful_route.web.serve.pod import Pod
     from stateful_route.web.uids.found import Found
     from stateful_route.web.upstream.app import Upstream
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route._log import log
-from stateful_route.web.answers import answer
-from stateful_route.web.cut import cut_off
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.peer.late import Late
+from stateful_route.web.request.answers import answer
 from stateful_route.web.upstream.head import request_head, response_headers
 from stateful_route.web.upstream.pool import Pool
 from stateful_route.web.upstream.websocket import carry_websocket
+from stateful_route.web.uvicorn.cut import cut_off
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

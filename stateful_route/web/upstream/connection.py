@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
-from stateful_route.web.outlet import Outlet
+from stateful_route.web.uvicorn.outlet import Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

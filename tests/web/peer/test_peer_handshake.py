@@ -15,6 +15,7 @@ import pytest
 from stateful_route import StatefulRoute
 from stateful_route.errors import ConfigError
 from stateful_route.web.errors import PeerRefusedError, PeerUnreachableError
+from stateful_route.web.forward.reaching import Peers
 from stateful_route.web.peer import listener as listener_module
 from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import MAGIC, Dialer
@@ -22,7 +23,6 @@ from stateful_route.web.peer.frames import FRAME, Kind
 from stateful_route.web.peer.head import pack_head
 from stateful_route.web.peer.keys import PeerKey, PeerKeys
 from stateful_route.web.peer.listener import PeerListener
-from stateful_route.web.reaching import Peers
 from tests.raw_server import serving
 from tests.waiting import eventually
 from tests.web.peer.peers import KEY, SCOPE, Client, Raw, answer, http_scope, peers, raw_edge

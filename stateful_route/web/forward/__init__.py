@@ -1,0 +1,1 @@
+"""Where the uid of a request is, and how the request gets there."""
