@@ -71,6 +71,7 @@ def test_each_recipe_has_code_that_is_run() -> None:
         assert f"(#{name.lower().replace(' ', '-')})" in PAGE.partition("\n## ")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_deploy(own_server: LocalServer, tmp_path: Path) -> None:
     """The app of the page, started by its command, has all that was written into a room in one list."""

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = tomllib.loads((ROOT / site.CONFIG).read_text(encoding="utf-8"))["project"]
 ELEMENTS = "h1", "h2", "h3", "h4", "li", "pre", "td", "img"
 
-pytestmark = pytest.mark.timeout(120)  # it takes 3 s where nobody else is busy
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]  # it takes 3 s where nobody else is busy
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,7 @@ def test_plan_in_writing() -> None:
     assert plan == Plan.from_json(plan.to_json())
 
 
+@pytest.mark.slow
 def test_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that fails is made much shorter, and fails in the same way."""
     monkeypatch.setattr(PodProcess, "serve", _serve_what_is_not_owned)
@@ -113,6 +114,7 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "pod0         starts" in out
 
 
+@pytest.mark.slow
 def test_command_that_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed that fails ends the command, which says how to run it again."""
     monkeypatch.setattr(PodProcess, "serve", _serve_what_is_not_owned)

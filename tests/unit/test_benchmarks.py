@@ -614,6 +614,7 @@ def test_loop_that_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypa
     assert "--loop uvloop: not installed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_line_writes_the_documented_json(tmp_path: Path) -> None:
     """``python -m benchmarks hit miss commands --quick --json FILE`` runs, and FILE has what the README documents."""
     file = tmp_path / "results.json"

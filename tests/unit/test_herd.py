@@ -30,6 +30,7 @@ def test_herd() -> None:
     assert p99(OURS, 10.0) < 1.1
 
 
+@pytest.mark.slow
 def test_rolling_restart() -> None:
     """While pods are restarted in fifths the fullest has little more than its share; who fills new pods moves less."""
     pods = 20
@@ -60,6 +61,7 @@ def test_scale_out() -> None:
     assert max(histories[OURS].fullest_joined) < 1.05
 
 
+@pytest.mark.slow
 def test_limit() -> None:
     """In a burst that finds too little room no pod gets many links more than it may have."""
     fault = Fault(at=10.0, pods=(0, 1, 2, 3, 4, 5, 6, 7))

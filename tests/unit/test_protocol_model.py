@@ -547,7 +547,14 @@ PROOFS = Bounds((2, 1), proofs=True)
     "bounds",
     # Larger ones, as (2, 1) with an outage or late calls, (3, 1) and (2, 2), are safe too, and take up to 20 s each;
     # those with late calls and a travel in both directions, or with (1, 2) and that, have 600,000 states and take 75 s.
-    [RESTART, Bounds((1, 2)), OUTAGE, LATE, PROOFS, THERE],
+    [
+        RESTART,
+        Bounds((1, 2)),
+        OUTAGE,
+        pytest.param(LATE, marks=pytest.mark.slow),
+        PROOFS,
+        pytest.param(THERE, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_safe(bounds: Bounds) -> None:
