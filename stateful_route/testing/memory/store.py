@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-import anyio
-import anyio.lowlevel
 import attrs
 
 from stateful_route._validation import to_ms
-from stateful_route.errors import StoreError, StoreUnavailableError
+from stateful_route.errors import StoreError
 from stateful_route.history import KEPT_SECONDS, LinkEvent
 from stateful_route.models import (
     HeartbeatOutcome,
@@ -29,43 +25,26 @@ from stateful_route.models import (
     Registration,
     ServerInfo,
     Topic,
-    TopicEvent,
 )
 from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo
+from stateful_route.testing.memory.events import Events
 from stateful_route.testing.memory.histories import MemoryHistories
 from stateful_route.testing.memory.links import MemoryLinks, Told
 from stateful_route.testing.memory.pods import MemoryPods, Moment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from stateful_route.testing.memory.links import Written
 
-_DEAF = StoreUnavailableError("nothing is heard any more", operation="listen", maybe_applied=False)
 
-
-@attrs.frozen(eq=False)
-class _Hold:
-    operations: frozenset[str]
-    answers: bool
-    released: anyio.Event = attrs.field(factory=anyio.Event)
-
-
-@attrs.frozen
-class _Fault:
-    error: StoreError
-    operations: frozenset[str]
-    applied: bool
-
-
-class MemoryStore:
+class MemoryStore(Events):
     """A ``Store`` in memory, for tests of what stands on a store. Not for use across processes.
 
     Each call gives way to other tasks before and after it changes anything, as a call over a network does: a
     caller that is cancelled does not know whether it was applied.
 
-    Attributes:
-        operations: how often each method of the contract was called, by its name; to listen is no call.
+    ``FaultsOnRequest`` has what a test asks for: it counts calls, holds them, and makes them fail.
 
     """
 
@@ -81,20 +60,13 @@ class MemoryStore:
                 millisecond or more.
 
         """
-        self.operations: Counter[str] = Counter()
+        super().__init__()
         self._clock = clock
         self._histories = MemoryHistories(history, history_ttl)
         self._links = MemoryLinks(self._histories)
         self._pods: defaultdict[tuple[str, str], MemoryPods] = defaultdict(MemoryPods)
         self._requests: dict[str, PodRequest] = {}
         self._stamp = 0, 0
-        self._holds: list[_Hold] = []
-        self._full_holds: list[_Hold] = []
-        self._held = 0
-        self._held_more = anyio.Event()
-        self._fault: _Fault | None = None
-        self._listeners: dict[asyncio.Queue[TopicEvent | None], Topic] = {}
-        self._deaf = False
 
     def __repr__(self) -> str:
         pods = sum(map(len, self._pods.values()))
@@ -128,75 +100,6 @@ class MemoryStore:
         self._histories.clear()
         self._links = MemoryLinks(self._histories)
         self._pods.clear()
-
-    def fail_with(self, error: StoreError | None, *operations: str, applied: bool = False) -> None:
-        """Make the next calls raise ``error``, until it is called again with ``None``.
-
-        The calls for many uids do not raise it: as on a server, it is their answer for each uid.
-        With names of ``operations`` only those fail. With ``applied`` the operation happens all the same, as
-        when only its answer is lost; the ``maybe_applied`` of the error is for the caller to set.
-        """
-        self._fault = None if error is None else _Fault(error, frozenset(operations), applied)
-
-    def deafen(self) -> None:
-        """Drop all listeners, and refuse new ones until ``hear_again()``."""
-        self._deaf = True
-        for listener in self._listeners:
-            listener.put_nowait(None)
-
-    def hear_again(self) -> None:
-        """Accept listeners again."""
-        self._deaf = False
-
-    def hold(self, *operations: str, answers: bool = False) -> None:
-        """Hold calls from now on, until ``release_held()``.
-
-        With names of ``operations`` only those are held. With ``answers`` the operation is applied first, and its
-        answer is held.
-        """
-        self._holds.append(_Hold(frozenset(operations), answers))
-
-    def hold_no_more(self) -> None:
-        """Hold no further calls; those that are held stay so until ``release_held()``."""
-        self._full_holds += self._holds
-        self._holds = []
-
-    def release_held(self) -> None:
-        """Let the held calls go on, and hold no more."""
-        holds, self._holds, self._full_holds = [*self._holds, *self._full_holds], [], []
-        for hold in holds:
-            hold.released.set()
-
-    async def wait_held(self, count: int = 1) -> None:
-        """Return once at least ``count`` calls are held."""
-        while self._held < count:
-            await self._held_more.wait()
-
-    @contextlib.asynccontextmanager
-    async def _operation(self, name: str) -> AsyncIterator[None]:
-        """Count a call, hold it and fail it, as a test asked for."""
-        self.operations[name] += 1
-        await self._gate(name, after=False)
-        yield
-        await self._gate(name, after=True)
-
-    async def _gate(self, name: str, *, after: bool) -> None:
-        await anyio.lowlevel.checkpoint()
-        for hold in tuple(self._holds):
-            if hold.answers is after and (not hold.operations or name in hold.operations):
-                await self._wait(hold)
-        fault = self._fault
-        if fault is not None and fault.applied is after and (not fault.operations or name in fault.operations):
-            raise fault.error
-
-    async def _wait(self, hold: _Hold) -> None:
-        self._held += 1
-        more, self._held_more = self._held_more, anyio.Event()
-        more.set()
-        try:
-            await hold.released.wait()
-        finally:
-            self._held -= 1
 
     def _now(self) -> Moment:
         """Return the time of one operation.
@@ -444,45 +347,6 @@ class MemoryStore:
         """Return the pods of a service, or what has changed in them; what cannot be read is left out and counted."""
         async with self._operation("read_pods"):
             return self._pods[namespace, service_name].read(since, also, self._now())
-
-    # -- events
-
-    @contextlib.asynccontextmanager
-    async def listen(self, topic: Topic, patience: float) -> AsyncIterator[AsyncIterator[TopicEvent | None]]:
-        """Subscribe to the events for the clients of a service, or for one of its pods."""
-        await self._gate("listen", after=False)
-        if self._deaf:
-            raise _DEAF
-        heard: asyncio.Queue[TopicEvent | None] = asyncio.Queue()
-        self._listeners[heard] = topic
-        try:
-            yield self._hear(heard, patience)
-        finally:
-            self._listeners.pop(heard, None)
-
-    async def _hear(self, heard: asyncio.Queue[TopicEvent | None], patience: float) -> AsyncIterator[TopicEvent | None]:
-        while True:
-            event = None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):  # wait_for of Python 3.11 may lose a cancellation
-                    event = await heard.get()
-            if self._deaf:
-                raise _DEAF
-            yield event
-
-    def _announce(self, topic: Topic, event: TopicEvent) -> None:
-        for listener, wanted in self._listeners.items():
-            if wanted == topic and not self._deaf:
-                listener.put_nowait(event)
-
-    def _announce_pod(
-        self, namespace: str, service_name: str, life: PodLife, state: str, *, to_pod: bool = False
-    ) -> None:
-        """Announce a change of a pod to clients, and with ``to_pod`` to the pod as well."""
-        told = PodChange(namespace, service_name, life.pod_index, life.incarnation, str(state))
-        self._announce(Topic(namespace, service_name), told)
-        if to_pod:
-            self._announce(Topic(namespace, service_name, life.pod_index), told)
 
     # -- what operators ask
 
