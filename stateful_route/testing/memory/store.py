@@ -44,7 +44,8 @@ class MemoryStore(Events):
     Each call gives way to other tasks before and after it changes anything, as a call over a network does: a
     caller that is cancelled does not know whether it was applied.
 
-    ``FaultsOnRequest`` has what a test asks for: it counts calls, holds them, and makes them fail.
+    Attributes:
+        operations: how often each method of the contract was called, by its name; to listen is no call.
 
     """
 
