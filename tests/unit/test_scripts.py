@@ -11,7 +11,7 @@ import pytest
 import stateful_route
 from stateful_route import Store
 from stateful_route.errors import StoreProtocolError
-from stateful_route.store.redis import codec, histories, inspection, rights, scripts, service_names
+from stateful_route.store.redis import codec, histories, inspection, pods, rights, scripts, service_names
 from stateful_route.store.redis import store as redis_store
 
 FOLDER = Path(redis_store.__file__).parent / "lua"
@@ -125,7 +125,7 @@ def test_every_script_is_loaded() -> None:
     """The store loads every script of the folder, and every shared file is included by one."""
     loaded = {
         script.sha
-        for module in (redis_store, service_names, inspection, rights)
+        for module in (redis_store, pods, service_names, inspection, rights)
         for script in vars(module).values()
         if isinstance(script, scripts.Script)
     }

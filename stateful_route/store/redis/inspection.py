@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._validation import check_id, to_ms, to_seconds
 from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError, of_a_question
 from stateful_route.models import Topic
-from stateful_route.store.protocol import LinkPage, ServerFacts, StoreFacts
+from stateful_route.store.protocol import LinkPage, ServerFacts, StoreFacts, StoreInfo
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.events import request_message
 from stateful_route.store.redis.keys import GENERATION, decode, namespace_of
@@ -50,6 +50,15 @@ class Inspection:
         self._of_history = ("history",) if history else ()
         self._keys = keys
         self._clock = clock
+
+    async def info(self) -> StoreInfo:
+        """See ``Store.info``."""
+        facts = parse_info(await self._connections.command("INFO"))
+        version = facts.get("valkey_version") or facts.get("redis_version", "unknown")
+        product = facts.get("server_name", "redis")
+        replicas = facts.get("connected_slaves", "")
+        policy = facts.get("maxmemory_policy")
+        return StoreInfo(f"{product} {version}", policy, int(replicas) if replicas.isdecimal() else None)
 
     async def scan_links(self, namespace: str, service_name: str, after: str | None, count: int) -> LinkPage:
         """See ``OperatorStore.scan_links``. Where it goes on is an address and a cursor."""

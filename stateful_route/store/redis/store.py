@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
-from stateful_route._background.tasks import Tasks
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.history import KEPT_SECONDS
-from stateful_route.models import HeartbeatOutcome, Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
-from stateful_route.store.protocol import StoreInfo
+from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.batches import LinkBatches
 from stateful_route.store.redis.events import attach, listening
 from stateful_route.store.redis.histories import Recording
-from stateful_route.store.redis.inspection import Inspection, parse_info
+from stateful_route.store.redis.inspection import Inspection
 from stateful_route.store.redis.keys import KeySpace
+from stateful_route.store.redis.pods import PodScripts
 from stateful_route.store.redis.rights import lacking
-from stateful_route.store.redis.service_names import ServiceNames
 from stateful_route.store.transport.durable import Durably, of_operation
 from stateful_route.store.transport.errors import is_cross_slot
 from stateful_route.store.transport.subscription import SharedSubscription
@@ -30,16 +27,14 @@ if TYPE_CHECKING:
 
     from stateful_route.errors import StoreUnavailableError
     from stateful_route.history import LinkEvent
-    from stateful_route.models import PodReport, PodRequest, PodTable, Registration, ServerInfo, Topic, TopicEvent
-    from stateful_route.store.protocol import LinkPage, StoreFacts, TopicListener
+    from stateful_route.models import PodRequest, Topic, TopicEvent
+    from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo, TopicListener
     from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.durable import Runner
 
 _GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN = map(scripts.load, ("get", "place", "claim", "release", "assign"))
 _MOVE = scripts.load("move")
 _GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
-_REGISTER, _HEARTBEAT, _PODS = map(scripts.load, ("register", "heartbeat", "pods"))
-_CONFIRM, _END_LIFE = map(scripts.load, ("confirm", "end_life"))
 _HISTORY = scripts.load("history")
 
 
@@ -47,7 +42,7 @@ async def _nothing() -> None:
     """Close nothing: the client is borrowed."""
 
 
-class RedisStore:
+class RedisStore(PodScripts):
     """Implements ``store.protocol.Store`` by scripts. The protocol documents the methods."""
 
     def __init__(
@@ -65,25 +60,17 @@ class RedisStore:
         With ``durable_within``, the deadline of a call in seconds, a changed link is answered once a replica has it.
         With ``history``, so many changes of a link are kept beside it, for ``history_ttl`` seconds after the latest.
         """
-        self._connections = connections
+        super().__init__(connections, keys or KeySpace(database=connections.database))
         self._durable_within = durable_within
-        self._keys = keys or KeySpace(database=connections.database)
         self._history = history, to_ms(history_ttl)
         self._batches = LinkBatches(connections)
         self._durably = None if durable_within is None else Durably(connections, durable_within)
         changing = self._recording(self._durably or connections)
         self._changing = changing.run
         self._placing = LinkBatches(changing)
-        self._services = ServiceNames(connections, self._keys)
-        self._versions: dict[tuple[str, str], int] = {}
-        """The newest version of the table of each service that was told: new epochs are above it."""
-        self._epochs: dict[tuple[str, str], int] = {}
-        """The highest epoch of each service that a claim was given, for the table to be above it."""
         self._inspection = Inspection(connections, self._keys, history=history > 0)
         self._close = close
         self._subscription = SharedSubscription(connections)
-        self._watched: set[str] = set()
-        self._tasks = Tasks()
 
     def __repr__(self) -> str:
         return f"<RedisStore over {type(self._connections).__name__}>"
@@ -269,95 +256,6 @@ class RedisStore:
         name = self._keys.history(key.namespace, key.uid, key.service_name)
         return codec.link_events(_HISTORY, await self._connections.run(_HISTORY.command((name,), ())))
 
-    async def register(
-        self,
-        server: ServerInfo,
-        report: PodReport,
-        lease: float,
-        retention: float,
-        *,
-        process: str = "",
-        expected: int | None = None,
-        above: int = 0,
-        can_wait: bool = False,
-    ) -> Registration:
-        """See ``Store.register``."""
-        self._services.add_soon(server.namespace, server.service_name, retention)
-        keys = self._keys.pod_keys(server.namespace, server.service_name)
-        known_for = await self._known_for(keys[0])
-        reply = await self._run(
-            _REGISTER,
-            keys,
-            (
-                codec.optional(server.pod_index),
-                to_ms(lease),
-                report.routing_state.value,
-                *codec.numbers(report),
-                codec.rest(report),
-                to_ms(retention),
-                self._keys.events(server.namespace, server.service_name),
-                process,
-                codec.optional(expected),
-                above,
-                "1" if can_wait else "",
-                *known_for,
-            ),
-        )
-        began, version = codec.registration(_REGISTER, reply)
-        self._note_version(server.namespace, server.service_name, version)
-        return began
-
-    async def heartbeat(
-        self, server: ServerInfo, incarnation: int, sequence: int, report: PodReport, lease: float, retention: float
-    ) -> HeartbeatOutcome:
-        """See ``Store.heartbeat``."""
-        service = server.namespace, server.service_name
-        self._services.keep(*service, retention)
-        keys = self._keys.pod_keys(*service)
-        await self._connections.prove(keys[0])
-        outcome, version = await self._run(
-            _HEARTBEAT,
-            keys,
-            (
-                codec.optional(server.pod_index),
-                incarnation,
-                sequence,
-                to_ms(lease),
-                report.routing_state.value,
-                *codec.numbers(report),
-                "" if report.max_links is None else report.max_links,
-                codec.rest(report),
-                to_ms(retention),
-                self._keys.events(*service),
-                max(self._epochs.get(service, 0), self._versions.get(service, 0)),
-            ),
-        )
-        try:
-            self._note_version(*service, version)
-            return HeartbeatOutcome(outcome.decode())
-        except (ValueError, AttributeError, TypeError) as error:
-            raise codec.unreadable_reply(_HEARTBEAT, outcome) from error
-
-    async def confirm_death(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
-        """See ``Store.confirm_death``."""
-        known_for = await self._known_for(self._keys.pod_keys(namespace, service_name)[0])
-        return await self._end(_CONFIRM, namespace, service_name, life, retention, *known_for)
-
-    async def end_life(self, namespace: str, service_name: str, life: PodLife, retention: float) -> bool:
-        """See ``Store.end_life``."""
-        return await self._end(_END_LIFE, namespace, service_name, life, retention)
-
-    async def read_pods(
-        self, namespace: str, service_name: str, *, since: int | None = 0, also: Sequence[int] = ()
-    ) -> PodTable:
-        """See ``Store.read_pods``."""
-        args = codec.optional(since), ",".join(map(str, also))
-        keys = self._keys.pod_keys(namespace, service_name)
-        self._watch(keys[0])
-        table = await codec.pod_table(_PODS, await self._run(_PODS, keys, args))
-        self._note_version(namespace, service_name, table.version)
-        return table
-
     def listen(self, topic: Topic, patience: float) -> AbstractAsyncContextManager[AsyncIterator[TopicEvent | None]]:
         """See ``Store.listen``."""
         return listening(self._subscription, self._keys, topic, patience)
@@ -376,12 +274,7 @@ class RedisStore:
 
     async def info(self) -> StoreInfo:
         """See ``Store.info``."""
-        facts = parse_info(await self._connections.command("INFO"))
-        version = facts.get("valkey_version") or facts.get("redis_version", "unknown")
-        product = facts.get("server_name", "redis")
-        replicas = facts.get("connected_slaves", "")
-        policy = facts.get("maxmemory_policy")
-        return StoreInfo(f"{product} {version}", policy, int(replicas) if replicas.isdecimal() else None)
+        return await self._inspection.info()
 
     async def list_services(self, namespace: str) -> list[str]:
         """See ``OperatorStore.list_services``."""
@@ -460,10 +353,6 @@ class RedisStore:
     def _get_call(self, key: LinkKey) -> scripts.ScriptCall:
         return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
 
-    def _note_version(self, namespace: str, service_name: str, version: int) -> None:
-        if version > self._versions.get((namespace, service_name), 0):
-            self._versions[namespace, service_name] = version
-
     def _place_call(
         self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...], born: int
     ) -> scripts.ScriptCall:
@@ -478,37 +367,6 @@ class RedisStore:
         floor = self._versions.get(service, 0)
         args: tuple[str | int, ...] = (candidate.pod_index, candidate.incarnation, ttl_ms, floor, born, *lives)
         return scripts.ScriptCall(_PLACE, keys, args)
-
-    async def _end(
-        self, script: scripts.Script, namespace: str, service_name: str, life: PodLife, retention: float, *more: int
-    ) -> bool:
-        """Return the answer of a script that may end a life."""
-        channel = self._keys.events(namespace, service_name)
-        args: tuple[str | int, ...] = (life.pod_index, life.incarnation, to_ms(retention), channel, *more)
-        (ended,) = await self._run(script, self._keys.pod_keys(namespace, service_name), args)
-        return bool(ended)
-
-    async def _known_for(self, key: str) -> tuple[int, ...]:
-        """Prove which primary has a key; return for how many milliseconds it is known, nothing if there is no other."""
-        known_for = await self._connections.prove(key)
-        return () if known_for == math.inf else (to_ms(known_for),)
-
-    def _watch(self, key: str) -> None:
-        """Have it known from now on which primary has a key, for who confirms a death later; nobody waits for it."""
-        if key not in self._watched:
-            self._watched.add(key)
-            self._tasks.start(self._prove(key), f"{self!r} asks which server is the primary")
-
-    async def _prove(self, key: str) -> None:
-        try:
-            await self._connections.prove(key)
-        except StoreError:
-            pass  # it is known later then
-        finally:
-            self._watched.discard(key)
-
-    async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
-        return codec.check_shape(script, await self._connections.run(script.command(keys, args)))
 
 
 def _known(found: Link | StoreError | None, dead: Sequence[PodLife]) -> LinkChange | StoreError | None:
