@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.config import BaseConfig
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.settings import Scope, Uids
 

@@ -37,12 +37,11 @@ if TYPE_CHECKING:
     from stateful_route.server.driver import ServerDriver
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.parcels import Adopt
+    from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.forward.misroute import Misrouted
-    from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.request.inbound import Inbound
-    from stateful_route.web.serve.app_run import App
     from stateful_route.web.serve.pacing import Endless
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found

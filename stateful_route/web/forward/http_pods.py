@@ -18,7 +18,7 @@ from stateful_route.web.upstream.app import Upstream
 if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import There
-    from stateful_route.web.peer.carry import Message
+    from stateful_route.web.asgi import Message
     from stateful_route.web.request.inbound import Inbound
     from stateful_route.web.request.not_served import NotServed
     from stateful_route.web.uids.found import Found, UidSources

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.client.targets import There
-    from stateful_route.web.peer.carry import Message
+    from stateful_route.web.asgi import Message
     from stateful_route.web.request.inbound import Inbound
 
     Reply: TypeAlias = tuple[int, Sequence[tuple[bytes, bytes]]]

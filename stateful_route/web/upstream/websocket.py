@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.web.asgi import SERVICE_RESTART, close_websocket
 from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
-from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket
 from stateful_route.web.upstream.head import OF_CONNECTION, connection_options, is_imitation, target_of
 
 if TYPE_CHECKING:
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import Message, Receive, Send
 
 MAX_MESSAGE = 16 * 1024 * 1024
 """The longest message, in bytes."""
