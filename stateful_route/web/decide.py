@@ -13,9 +13,9 @@ from stateful_route._log import log
 from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.route import StatefulRoute
+from stateful_route.web.addresses import Addresses
 from stateful_route.web.forward.locator import Locator
 from stateful_route.web.front import Started, check_secrets
-from stateful_route.web.reached import Addresses
 from stateful_route.web.request.answers import answer
 from stateful_route.web.request.not_served import NotServed
 from stateful_route.web.uids.found import Found

@@ -22,9 +22,9 @@ from stateful_route.errors import (
     of_a_question,
 )
 from stateful_route.server.signals import drain_on_signal, handler_of
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.metrics_page import MetricsPage
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.request.answers import UNAVAILABLE, adding, answer, closing
 from stateful_route.web.request.framing import ALLOWED, BODY_LOST, METHOD, refusal

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._validation import check_seconds
 from stateful_route.errors import LifecycleError
 from stateful_route.route import StatefulRoute
+from stateful_route.web.addresses import Addresses
 from stateful_route.web.forward.edge import Edge
 from stateful_route.web.front import Front, check_secrets
-from stateful_route.web.reached import Addresses
 from stateful_route.web.serve.pacing import leave
 
 if TYPE_CHECKING:

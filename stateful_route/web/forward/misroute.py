@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
 from stateful_route.errors import ConfigError
-from stateful_route.web.reached import Addresses
+from stateful_route.web.addresses import Addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
