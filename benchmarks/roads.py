@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import sys
 import time
@@ -31,6 +32,7 @@ class Step:
         module: without the name of the package.
         function: with its class.
         resumed: whether it is a coroutine, or a generator, that goes on.
+        coroutines: how many coroutines of the package wait for each other here, this one among them.
 
     """
 
@@ -38,6 +40,7 @@ class Step:
     module: str
     function: str
     resumed: bool
+    coroutines: int = 0
 
 
 @attrs.frozen
@@ -60,6 +63,16 @@ class Walk:
     def moves(self) -> int:
         """How often a call is in another module than the one before it."""
         return sum(before.module != after.module for before, after in itertools.pairwise(self.steps))
+
+    @property
+    def functions(self) -> int:
+        """How many different functions there are."""
+        return len({(step.module, step.function) for step in self.steps})
+
+    @property
+    def coroutines(self) -> int:
+        """How many coroutines wait for each other, where there are most."""
+        return max((step.coroutines for step in self.steps), default=0)
 
     @property
     def figures(self) -> tuple[int, int, int]:
@@ -89,7 +102,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self._steps: list[tuple[float, Step]] = []
-        self._depth = 0
+        self._inside: list[bool] = []
+        """Whether each function that it is inside of is a coroutine."""
 
     def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
         """Take down an event of ``sys.setprofile``."""
@@ -99,11 +113,13 @@ class Recorder:
         if package != PACKAGE:
             return
         if event == "return":  # or it waits
-            self._depth = max(self._depth - 1, 0)
+            del self._inside[-1:]
             return
         code = frame.f_code
-        self._steps.append((time.perf_counter(), Step(self._depth, module, _name(code), _goes_on(frame))))
-        self._depth += 1
+        depth = len(self._inside)
+        self._inside.append(bool(code.co_flags & inspect.CO_COROUTINE))
+        step = Step(depth, module, _name(code), _goes_on(frame), sum(self._inside))
+        self._steps.append((time.perf_counter(), step))
 
     @property
     def walk(self) -> Walk:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -16,7 +17,9 @@ from benchmarks.goals import Ceiling
 from benchmarks.harness import Lab
 from benchmarks.roads import Walk, most_common, recorded
 from benchmarks.rows import Row
+from benchmarks.web.apps import bare
 from stateful_route import StatefulRoute
+from stateful_route.web import Path, StickyMiddleware
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -35,6 +38,8 @@ CROWD = "crowd"
 TAKEOVER = "takeover"
 HEARTBEAT = "heartbeat"
 RELEASE = "release"
+SERVED = "served"
+CARRIED = "carried"
 
 TRIPS = {
     HIT: "a cached hit",
@@ -46,9 +51,11 @@ TRIPS = {
     TAKEOVER: "a takeover of a confirmed death",
     HEARTBEAT: "a heartbeat, timer to Redis",
     RELEASE: "a release",
+    SERVED: "a GET at the owner of its uid",
+    CARRIED: "a GET at another process, there and at the owner",
 }
 
-_COLUMNS = ("calls", "modules", "moves")
+_COLUMNS = ("calls", "modules", "moves", "functions", "coroutines")
 _MISS = (Ceiling(40, subject="calls"), Ceiling(14, subject="modules"))
 GOALS = {MISS: _MISS, KNOWN: _MISS, CROWD: _MISS, HEARTBEAT: (Ceiling(60, subject="calls"),)}
 
@@ -62,6 +69,8 @@ _PAUSE = 0.02
 
 _BEATING = attrs.evolve(QUIET, heartbeat=_PERIOD, jitter=1.0)
 _ARRIVED = 0.05
+_FINISHED = 0.01
+"""In which an owner has ended what it was asked for, and no timer of a connection has come."""
 
 _route = StatefulRoute.from_url
 
@@ -91,6 +100,7 @@ async def walks(options: Options) -> dict[str, Walk]:
                     await asyncio.sleep(times * _PERIOD)
                 # A pod has another chore with the same period; it does not ask the store.
                 taken[HEARTBEAT] = [part for part in recorder.parts(_PAUSE) if _asks_the_store(part)]
+        await _of_web(url, times, taken)
     return {trip: most_common(taken[trip]) for trip in TRIPS}
 
 
@@ -133,6 +143,64 @@ async def _of_server(server: ServerDriver, number: int, taken: dict[str, list[Wa
     assert not ownership.is_owned()
 
 
+async def _of_web(url: str, times: int, taken: dict[str, list[Walk]]) -> None:
+    """Ask for a uid at its owner, and at another process, which is in this one too: the walk is over both."""
+    owner, other = (_sticky(url) for _ in range(2))
+    async with contextlib.AsyncExitStack() as stack:
+        for app in (owner, other):
+            await app.start()
+            stack.push_async_callback(app.stop)
+        await _get(owner)
+        for _ in range(_WARM):
+            await _get(other)
+        for _ in range(times):
+            taken[SERVED].append(await _walked(_get(owner)))
+            taken[CARRIED].append(await _walked(_carried(other)))
+
+
+def _sticky(url: str) -> StickyMiddleware:
+    return StickyMiddleware(
+        bare, service=SERVICE, uid=Path("/{uid}"), redis=url, config=QUIET, host="127.0.0.1", on_signal=False
+    )
+
+
+async def _carried(app: StickyMiddleware) -> None:
+    await _get(app)
+    await asyncio.sleep(_FINISHED)
+
+
+async def _get(app: StickyMiddleware) -> None:
+    """Ask an app as a web server does."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app(
+        {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": "/room",
+            "raw_path": b"/room",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"localhost"), (b"accept", b"*/*")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+        },
+        receive,
+        send,
+    )
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[0]["status"] == 200
+
+
 async def _walked(call: Awaitable[object]) -> Walk:
     await asyncio.sleep(_ARRIVED)  # what the call before has left to do is done
     with recorded() as recorder:
@@ -155,14 +223,19 @@ def shown(trip: str, options: Options) -> list[str]:
     """Return the walk of that trip, call by call."""
     walk = asyncio.run(walks(options))[trip]
     calls, modules, moves = walk.figures
-    return [f"{TRIPS[trip]}: {calls} calls, {modules} modules, {moves} moves between modules", "", *walk.lines()]
+    more = f"{walk.functions} functions, coroutines {walk.coroutines} deep"
+    return [
+        f"{TRIPS[trip]}: {calls} calls, {modules} modules, {moves} moves between modules, {more}",
+        "",
+        *walk.lines(),
+    ]
 
 
 async def _run(options: Options) -> AsyncIterator[Row]:
     for trip, walk in (await walks(options)).items():
         calls, modules, moves = walk.figures
         trips = _AT_ONCE if trip == CROWD else 1
-        figures = (calls / trips, float(modules), moves / trips)
+        figures = (calls / trips, float(modules), moves / trips, float(walk.functions), float(walk.coroutines))
         yield Row(
             case=WALKS,
             variant=TRIPS[trip],

@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 
 if TYPE_CHECKING:
-    from stateful_route.web.serve.app_run import App
+    from stateful_route.web.asgi import App
 
 # Above the 5 s after which httpx gives up an idle connection: else the server closes one that is about to be used.
 _KEEP_ALIVE = 60

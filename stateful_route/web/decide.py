@@ -13,9 +13,9 @@ from stateful_route._log import log
 from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.route import StatefulRoute
+from stateful_route.web.addresses import Addresses
 from stateful_route.web.forward.locator import Locator
 from stateful_route.web.front import Started, check_secrets
-from stateful_route.web.reached import Addresses
 from stateful_route.web.request.answers import answer
 from stateful_route.web.request.not_served import NotServed
 from stateful_route.web.uids.found import Found
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.config import BaseConfig
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.settings import Scope, Uids
 

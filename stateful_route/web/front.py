@@ -22,9 +22,9 @@ from stateful_route.errors import (
     of_a_question,
 )
 from stateful_route.server.signals import drain_on_signal, handler_of
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.lifespan import Lifespan, Once
 from stateful_route.web.metrics_page import MetricsPage
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.request.answers import UNAVAILABLE, adding, answer, closing
 from stateful_route.web.request.framing import ALLOWED, BODY_LOST, METHOD, refusal
@@ -38,10 +38,9 @@ from stateful_route.web.uvicorn.running import RUNNING
 
 if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
+    from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.forward.edge import Edge
-    from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.request.framing import Refused
-    from stateful_route.web.serve.app_run import App
     from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import UidSources
     from stateful_route.web.uvicorn.running import Way

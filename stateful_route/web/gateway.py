@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._validation import check_seconds
 from stateful_route.errors import LifecycleError
 from stateful_route.route import StatefulRoute
+from stateful_route.web.addresses import Addresses
 from stateful_route.web.forward.edge import Edge
 from stateful_route.web.front import Front, check_secrets
-from stateful_route.web.reached import Addresses
 from stateful_route.web.serve.pacing import leave
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.config import BaseConfig
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.request.inbound import Inbound
     from stateful_route.web.settings import Scope, Uids

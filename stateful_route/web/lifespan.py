@@ -11,8 +11,7 @@ from stateful_route.errors import StatefulRouteError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.web.peer.carry import Message, Receive, Send
-    from stateful_route.web.serve.app_run import App
+    from stateful_route.web.asgi import App, Message, Receive, Send
 
 
 class Lifespan:

@@ -9,7 +9,7 @@ from stateful_route.errors import ConfigError
 
 if TYPE_CHECKING:
     from stateful_route.metrics.names import HasStatistics
-    from stateful_route.web.peer.carry import Message, Send
+    from stateful_route.web.asgi import Message, Send
 
 _METHODS = frozenset({"GET", "HEAD"})
 _OK, _NOT_ALLOWED = 200, 405

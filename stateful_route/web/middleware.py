@@ -14,19 +14,18 @@ from stateful_route.errors import LifecycleError, RoutingError
 from stateful_route.models import ServerInfo
 from stateful_route.route import StatefulRoute
 from stateful_route.server.parcels import MAX_STATE
+from stateful_route.web.addresses import PEER, PeerAddress, published
+from stateful_route.web.addresses import listen as listen_for_peers
 from stateful_route.web.forward.edge import Edge
 from stateful_route.web.front import Front, check_secrets
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.frames import LEAVING, Kind, Refusal
 from stateful_route.web.peer.listener import PeerListener
 from stateful_route.web.peer.states import PeerCarrier
-from stateful_route.web.reached import PEER, published
 from stateful_route.web.serve.pacing import leave
 from stateful_route.web.serve.pod import Pod
 from stateful_route.web.serve.tenants import Tenants
 from stateful_route.web.settings import PodSettings
 from stateful_route.web.uvicorn.peer_http import PeerHttp
-from stateful_route.web.where import listen as listen_for_peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -37,12 +36,11 @@ if TYPE_CHECKING:
     from stateful_route.server.driver import ServerDriver
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.parcels import Adopt
+    from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.forward.misroute import Misrouted
-    from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.peer.keys import Secret
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.request.inbound import Inbound
-    from stateful_route.web.serve.app_run import App
     from stateful_route.web.serve.pacing import Endless
     from stateful_route.web.settings import DrainMode, Scope, Uids, WhileAway
     from stateful_route.web.uids.found import Found

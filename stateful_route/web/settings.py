@@ -14,10 +14,10 @@ from stateful_route.errors import ConfigError
 from stateful_route.instrumentation import teller_of
 from stateful_route.route import StatefulRoute, shown_source
 from stateful_route.server.callbacks import check_adopt, check_forget, check_hand_off
+from stateful_route.web.addresses import checked_http_address
 from stateful_route.web.forward.misroute import checked_misroute
 from stateful_route.web.forward.new_uids import NewUids
 from stateful_route.web.peer.keys import PeerKeys
-from stateful_route.web.reached import checked_http_address
 from stateful_route.web.statistics import WebTally
 from stateful_route.web.uids.found import UidSources
 from stateful_route.web.unserved import UnservedLog

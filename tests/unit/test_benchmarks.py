@@ -511,7 +511,7 @@ def test_walks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 async def test_rows_of_walks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each walk is a line of a table, with whether its goals are met."""
-    steps = [Step(0, "a", "f", resumed=False), Step(1, "b", "g", resumed=False)]
+    steps = [Step(0, "a", "f", resumed=False, coroutines=1), Step(1, "b", "g", resumed=False, coroutines=2)]
     short, long = Walk(steps), Walk(steps * 30)
 
     async def taken(_options: Options) -> dict[str, Walk]:
@@ -524,8 +524,8 @@ async def test_rows_of_walks(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line for one in [one async for one in running] for line in report.row_lines(one)]
 
     missed, beaten, known = lines
-    assert ["2", "2", "1", "goal", "calls", "<=", "40:", "met"] == missed.split()[6:14]
-    assert ["60", "2", "59", "goal", "calls", "<=", "60:", "met"] == beaten.split()[-8:]
+    assert ["2", "2", "1", "2", "2", "goal", "calls", "<=", "40:", "met"] == missed.split()[6:16]
+    assert ["60", "2", "59", "2", "2", "goal", "calls", "<=", "60:", "met"] == beaten.split()[-10:]
     assert "calls <= 40: NOT met  goal modules <= 14: met" in known
 
 
@@ -541,8 +541,8 @@ async def test_recorded_walk() -> None:
         await pause(0.0)
 
     before, after = recorder.parts(0.01)
-    assert [Step(0, "somewhere", "pause", resumed=False)] == before.steps
-    assert [Step(0, "somewhere", "pause", resumed=True)] == after.steps
+    assert [Step(0, "somewhere", "pause", resumed=False, coroutines=1)] == before.steps
+    assert [Step(0, "somewhere", "pause", resumed=True, coroutines=1)] == after.steps
     assert (2, 1, 0) == recorder.walk.figures
     assert ["somewhere:pause", "somewhere:pause (goes on)", "", "   2 somewhere"] == recorder.walk.lines()
     assert after is most_common([recorder.walk, after, before])

@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from stateful_route import BaseConfig, StatefulRoute, StoreUnavailableError
-from stateful_route.web.peer.address import PeerAddress
+from stateful_route.web.addresses import PeerAddress, local_host
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.peer.keys import PeerKey, PeerKeys
-from stateful_route.web.where import local_host
 from tests.waiting import eventually
 from tests.web.clients import ask
 from tests.web.conftest import pair_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stateful_route.web import Path, Sticky, StickyMiddleware
 
 if TYPE_CHECKING:
-    from stateful_route.web.serve.app_run import App
+    from stateful_route.web.asgi import App
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:

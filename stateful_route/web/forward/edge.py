@@ -9,11 +9,12 @@ import attrs
 from stateful_route._log import log
 from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
+from stateful_route.web.asgi import reconnects
 from stateful_route.web.errors import PeerError, UpstreamLostError
 from stateful_route.web.forward.holding import Holding
 from stateful_route.web.forward.reaching import Peers
 from stateful_route.web.forward.whereabouts import Whereabouts
-from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome, reconnects
+from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import LEAVING, LOST, MANY, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
@@ -41,9 +42,10 @@ if TYPE_CHECKING:
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.route import StatefulRoute
+    from stateful_route.web.asgi import Message
     from stateful_route.web.forward.http_pods import HttpPods
     from stateful_route.web.forward.misroute import Misroute
-    from stateful_route.web.peer.carry import Carrier, Message
+    from stateful_route.web.peer.carry import Carrier
     from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.request.inbound import Inbound

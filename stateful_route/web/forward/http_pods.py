@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from stateful_route._log import log
+from stateful_route.web.addresses import Addresses, PeerAddress, host_and_port, is_http_address
 from stateful_route.web.errors import UpstreamLostError
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.frames import MOVED, Refusal
-from stateful_route.web.reached import Addresses
 from stateful_route.web.request.inbound import AT_HAND
 from stateful_route.web.request.not_served import app_lost
 from stateful_route.web.serve.learning import Learning
@@ -18,13 +16,11 @@ from stateful_route.web.upstream.app import Upstream
 if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import There
-    from stateful_route.web.peer.carry import Message
+    from stateful_route.web.asgi import Message
     from stateful_route.web.request.inbound import Inbound
     from stateful_route.web.request.not_served import NotServed
     from stateful_route.web.uids.found import Found, UidSources
 
-_ADDRESS = re.compile(r"(?:http://)?(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})/?")
-_MOST_PORT = 65535
 # More pods than a service has at a time.
 _MOST_UPSTREAMS = 4096
 _MISDIRECTED = 421
@@ -56,10 +52,10 @@ class HttpPods:
         text = there.address if self._addresses is None else self._addresses.of(there.pod_index, there.address)
         if text is None or (self._addresses is None and PeerAddress.parse(text) is not None):
             return None
-        match = _ADDRESS.fullmatch(text)
-        if match is None or not 0 < int(match[2]) <= _MOST_PORT:
+        text = text.removeprefix("http://").removesuffix("/")
+        where = host_and_port(text) if is_http_address(text) else None
+        if where is None:
             return None
-        where = match[1].strip("[]"), int(match[2])
         upstream = self._upstreams.get(where)
         if upstream is None:
             if len(self._upstreams) >= _MOST_UPSTREAMS:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from stateful_route.client.targets import Absent, There
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.forward.edge import Edge
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.frames import Refusal
 from stateful_route.web.request.not_served import NOT_REACHED, NotServed
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
 from stateful_route.errors import ConfigError
-from stateful_route.web.reached import Addresses
+from stateful_route.web.addresses import Addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.client.targets import There
-    from stateful_route.web.peer.carry import Message
+    from stateful_route.web.asgi import Message
     from stateful_route.web.request.inbound import Inbound
 
     Reply: TypeAlias = tuple[int, Sequence[tuple[bytes, bytes]]]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerUnreachableError
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.quiet import Quiet
 
 if TYPE_CHECKING:

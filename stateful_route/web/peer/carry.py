@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import attrs
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.web.asgi import is_events
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError, PeerUnreachableError
 from stateful_route.web.peer.frames import (
     Kind,
@@ -20,22 +21,11 @@ from stateful_route.web.peer.frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
+    from stateful_route.web.asgi import Message, Receive, Send
     from stateful_route.web.peer.dialer import DialedConnection
     from stateful_route.web.peer.stream import Stream
-
-Message: TypeAlias = "dict[str, Any]"
-Receive: TypeAlias = "Callable[[], Awaitable[Message]]"
-Send: TypeAlias = "Callable[[Message], Awaitable[None]]"
-
-_EVENTS = b"text/event-stream"
-_NAME_LENGTH = len(b"content-type")
-
-SERVICE_RESTART = 1012
-"""Of a WebSocket: its pod goes or is gone, and the client may connect again at once."""
-OWN_RESTART = 4012
-"""The same, of a web server that does not send that code."""
 
 
 class Carried(enum.Enum):
@@ -320,30 +310,3 @@ class HttpCarrier(Carrier):
             if not more:
                 await self._watch()
                 return
-
-
-async def close_websocket(send: Send, code: int, reason: str) -> None:
-    """Close a WebSocket; with a code of one's own if the web server refuses ``SERVICE_RESTART``, as daphne does."""
-    try:
-        await send({"type": "websocket.close", "code": code, "reason": reason})
-    except Exception:
-        if code != SERVICE_RESTART:
-            raise
-        await send({"type": "websocket.close", "code": OWN_RESTART, "reason": reason})
-
-
-def reconnects(scope: Mapping[str, Any]) -> bool:
-    """Whether a client asks again for events that end: a browser does so for a GET, and knows no other request.
-
-    The tokens of a completion, or the results of an MCP call, are events in the answer to a POST. They have an end of
-    their own, and nobody asks again for the rest.
-    """
-    return scope.get("method") == "GET"
-
-
-def is_events(start: Message) -> bool:
-    """Whether an answer is one of server-sent events."""
-    for name, value in start.get("headers") or ():
-        if len(name) == _NAME_LENGTH and name.lower() == b"content-type":  # Django writes it in capitals
-            return bool(value.startswith(_EVENTS))
-    return False

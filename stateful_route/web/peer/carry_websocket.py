@@ -6,11 +6,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.web.asgi import SERVICE_RESTART, close_websocket
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError, PeerUnreachableError
 from stateful_route.web.peer.carry import (
     DONE,
     LOST,
-    SERVICE_RESTART,
     UNREACHED,
     AnswerCutError,
     Carried,
@@ -18,7 +18,6 @@ from stateful_route.web.peer.carry import (
     ClientGoneError,
     LeavingError,
     Outcome,
-    close_websocket,
 )
 from stateful_route.web.peer.frames import (
     Kind,
@@ -32,7 +31,8 @@ from stateful_route.web.peer.frames import (
 )
 
 if TYPE_CHECKING:
-    from stateful_route.web.peer.carry import Endless, Message, Receive, Send
+    from stateful_route.web.asgi import Message, Receive, Send
+    from stateful_route.web.peer.carry import Endless
     from stateful_route.web.peer.dialer import DialedConnection
 
 NORMAL, ABNORMAL, TOO_BIG = 1000, 1006, 1009

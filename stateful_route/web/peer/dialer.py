@@ -22,7 +22,7 @@ from stateful_route.web.peer.late import Late
 from stateful_route.web.peer.stream import Stream
 
 if TYPE_CHECKING:
-    from stateful_route.web.peer.address import PeerAddress
+    from stateful_route.web.addresses import PeerAddress
     from stateful_route.web.peer.keys import PeerKey, PeerKeys
 
 AnyStream = TypeVar("AnyStream", bound=Stream)

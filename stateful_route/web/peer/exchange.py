@@ -12,7 +12,7 @@ from stateful_route.web.peer.frames import Kind, flat, pack, pack_number, text_o
 from stateful_route.web.peer.head import unpack_head
 
 if TYPE_CHECKING:
-    from stateful_route.web.peer.carry import Message
+    from stateful_route.web.asgi import Message
     from stateful_route.web.peer.frames import Refusal
     from stateful_route.web.peer.head import CarriedHead
     from stateful_route.web.peer.stream import Stream

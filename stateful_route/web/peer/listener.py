@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from stateful_route._log import log
 from stateful_route.errors import ConfigError
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.connection import Connection
 from stateful_route.web.peer.dialer import MAGIC, read_hex, read_json
 from stateful_route.web.peer.frames import FRAME, FROM_EDGE, FULL, HEAD_SIZE, MAX_STREAMS, Kind, Refusal, kind_of

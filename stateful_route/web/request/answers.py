@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stateful_route.web.peer.carry import Message, Send
+    from stateful_route.web.asgi import Message, Send
 
 UNAVAILABLE, TOO_MANY = 503, 429
 _TRY_AGAIN = 1013

@@ -7,22 +7,21 @@ import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.web.asgi import IDEMPOTENT
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import Message, Receive, Send
 
 T = TypeVar("T")
 
 AT_HAND = 64 * 1024
 """Bytes up to which a body is read before the request is sent on: it goes in one piece, and can go again."""
 
-# RFC 9110, 9.2.2: what is asked twice has the effect of once.
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # What has a body rarely.
-_BODILESS = _IDEMPOTENT - {"PUT"}
+_BODILESS = IDEMPOTENT - {"PUT"}
 _NOT_TOLD = -1
 
 
@@ -155,7 +154,7 @@ class Inbound:
         if self.body is None:
             return False
         scope = self.scope
-        return scope["method"] in _IDEMPOTENT or any(name == b"idempotency-key" for name, _ in scope["headers"])
+        return scope["method"] in IDEMPOTENT or any(name == b"idempotency-key" for name, _ in scope["headers"])
 
     def for_app(self) -> Receive:
         """Return ``receive`` for the app: with all that was taken in before."""

@@ -12,8 +12,8 @@ from stateful_route.web.request.inbound import AT_HAND
 from stateful_route.web.request.not_served import NotServed, app_lost, may_go_elsewhere
 
 if TYPE_CHECKING:
+    from stateful_route.web.asgi import Message, Receive, Send
     from stateful_route.web.forward.edge import Edge
-    from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.request.inbound import Inbound
     from stateful_route.web.serve.pod import Pod
     from stateful_route.web.uids.found import Found

@@ -7,17 +7,15 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from stateful_route._log import log
+from stateful_route.web.asgi import SERVICE_RESTART, close_websocket, is_events, reconnects
 from stateful_route.web.errors import DisconnectedError
-from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket, is_events, reconnects
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
     from typing import Any
 
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.serve.tenants import Tenant
-
-    App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 # Seconds that an app has to end an event stream or a WebSocket whose client is gone, until it is cancelled.

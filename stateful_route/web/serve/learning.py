@@ -12,7 +12,7 @@ from stateful_route.web.uids.request import AnswerHead, RequestHead
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.web.peer.carry import Message, Send
+    from stateful_route.web.asgi import Message, Send
     from stateful_route.web.uids.found import Found, UidSources
 
 

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.server.driver import ServerDriver
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.peer.stream import Stream
-    from stateful_route.web.serve.app_run import App
     from stateful_route.web.serve.tenants import Tenant, Tenants
     from stateful_route.web.settings import EdgeSettings, PodSettings
     from stateful_route.web.uids.found import Found

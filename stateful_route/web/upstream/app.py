@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route._log import log
+from stateful_route.web.asgi import IDEMPOTENT
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.peer.late import Late
 from stateful_route.web.request.answers import answer
@@ -19,12 +20,10 @@ from stateful_route.web.uvicorn.cut import cut_off
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import Message, Receive, Send
     from stateful_route.web.upstream.connection import HttpConnection
     from stateful_route.web.upstream.head import RequestHead
 
-# RFC 9110, 9.2.2: if the app closes a connection just as one of these is sent on it, it goes again by another one.
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _END = b"0\r\n\r\n"
 _BAD_REQUEST = 400
 # Seconds within which all that a killed process had open is closed.
@@ -73,7 +72,8 @@ class Upstream:
         if head is None:
             await answer(scope, send, _BAD_REQUEST, "two hosts, or a line break or a space where there must be none")
             return
-        connection = await self._pool.connection(may_be_old=scope["method"] in _IDEMPOTENT)
+        # If the app closes a connection just as such a request is sent on it, it goes again by another one.
+        connection = await self._pool.connection(may_be_old=scope["method"] in IDEMPOTENT)
         used = connection.is_used
         exchange = Exchange(connection, head, receive, send, self._pool.is_gone)
         kept = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
+from stateful_route.web.asgi import NO_BODY
 from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
 from stateful_route.web.uvicorn.outlet import Outlet
 
@@ -19,7 +20,6 @@ MAX_HEAD = 128 * 1024
 
 # Bytes of a body that wait for a slow client until the server is read no further.
 _MOST_WAITING = 256 * 1024
-_NO_BODY = frozenset({204, 304})
 _CONTINUE, _SWITCHING, _FIRST, _LAST = 100, 101, 200, 599
 
 
@@ -143,7 +143,7 @@ class HttpConnection(asyncio.Protocol):
         if any(coding.strip().lower() != b"chunked" for coding in codings):
             raise UpstreamProtocolError("an answer with a transfer coding that was not asked for")
         framed = bool(codings) or any(name == b"content-length" for name, _ in self._headers)
-        self._until_end = not (framed or self._is_head or status in _NO_BODY)
+        self._until_end = not (framed or self._is_head or status in NO_BODY)
         self._status = status
         if self._is_head:  # the parser would wait for a body
             self._complete, self._keeps = True, False

@@ -7,10 +7,12 @@ from urllib.parse import quote
 
 import attrs
 
+from stateful_route.web.asgi import NO_BODY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stateful_route.web.peer.carry import Message
+    from stateful_route.web.asgi import Message
 
 OF_CONNECTION = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
@@ -21,7 +23,6 @@ OF_CONNECTION = frozenset(
 _NOT_SENT = OF_CONNECTION | {b"expect", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"}
 # The web server in front adds a date of its own.
 _NOT_TAKEN = OF_CONNECTION | {b"date"}
-_NO_BODY = frozenset({204, 304})
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _NONE: frozenset[bytes] = frozenset()
 _PLAIN = frozenset({b"keep-alive", b"close", b"upgrade"})
@@ -106,7 +107,7 @@ def target_of(scope: Message) -> bytes:
 def response_headers(status: int, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return those of an answer that the client gets: without what is of the connection of the app."""
     not_taken = _NOT_TAKEN | connection_options(headers)
-    if status in _NO_BODY:  # a length is allowed there, and says nothing of this answer
+    if status in NO_BODY:  # a length is allowed there, and says nothing of this answer
         not_taken |= {b"content-length"}
     return [header for header in headers if header[0] not in not_taken]
 

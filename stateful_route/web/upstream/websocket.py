@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from stateful_route._background.tasks import cancel_and_wait
+from stateful_route.web.addresses import is_http_address
+from stateful_route.web.asgi import SERVICE_RESTART, close_websocket
 from stateful_route.web.errors import UpstreamLostError, UpstreamProtocolError
-from stateful_route.web.peer.carry import SERVICE_RESTART, close_websocket
 from stateful_route.web.upstream.head import OF_CONNECTION, connection_options, is_imitation, target_of
 
 if TYPE_CHECKING:
-    from stateful_route.web.peer.carry import Message, Receive, Send
+    from stateful_route.web.asgi import Message, Receive, Send
 
 MAX_MESSAGE = 16 * 1024 * 1024
 """The longest message, in bytes."""
@@ -34,7 +34,6 @@ _NORMAL, _GOING_AWAY = 1000, 1001
 _CLOSE_WITHIN = 2.0
 # Messages that wait for a slow client: each may be long.
 _MOST_WAITING = 4
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?")
 
 
 async def carry_websocket(host: str, port: int, scope: Message, receive: Receive, send: Send) -> None:
@@ -169,12 +168,11 @@ def _uri(scope: Message) -> str:
 
 def _is_host(text: str) -> bool:
     """Whether it is one that can be in a URI."""
-    if not _HOST.fullmatch(text):
-        return False
     try:
-        return urlsplit(f"ws://{text}").port != 0
+        port = urlsplit(f"ws://{text}").port
     except ValueError:  # a port above 65535, or no address in the brackets
         return False
+    return is_http_address(text if port is not None else f"{text}:80")
 
 
 def _headers(scope: Message) -> list[tuple[str, str]]:

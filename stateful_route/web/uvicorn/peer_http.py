@@ -10,7 +10,7 @@ from stateful_route.errors import ConfigError
 if TYPE_CHECKING:
     import asyncio
 
-    from stateful_route.web.serve.app_run import App
+    from stateful_route.web.asgi import App
 
 
 class PeerHttp:

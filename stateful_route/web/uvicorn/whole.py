@@ -7,12 +7,12 @@ import http
 import re
 from typing import TYPE_CHECKING
 
+from stateful_route.web.asgi import NO_BODY
 from stateful_route.web.peer.frames import paired, unpack_number, unpack_with_body
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NO_BODY = frozenset({204, 304})
 _FIRST = 200
 # Of these the web server knows more: it writes such an answer itself.
 _FRAMING = frozenset({b"transfer-encoding", b"connection", b"upgrade"})
@@ -42,7 +42,7 @@ def head_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 def write_empty(status: int, headers: Sequence[tuple[bytes, bytes]], added: bytes) -> bytes | None:
     """Return the bytes of an answer without a body, ``added`` among its header lines; ``None`` if it is not plain."""
     line, lines = _LINES.get(status), head_lines(headers)
-    if line is None or status in _NO_BODY or not _are_lines(lines, len(headers)):
+    if line is None or status in NO_BODY or not _are_lines(lines, len(headers)):
         return None
     return b"%b%b%bcontent-length: 0\r\n\r\n" % (line, added, lines)
 
@@ -62,7 +62,7 @@ def write_whole(payload: bytes, added: bytes, *, is_head: bool) -> tuple[int, by
     if read is None:
         return None
     status, line, lines, length = read
-    if is_head or status in _NO_BODY:
+    if is_head or status in NO_BODY:
         return status, b"".join((line, added, lines, b"\r\n"))
     if length is None:
         return status, b"%b%b%bcontent-length: %d\r\n\r\n%b" % (line, added, lines, len(body), body)

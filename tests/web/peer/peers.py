@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from stateful_route.web.peer.address import PeerAddress
+    from stateful_route.web.addresses import PeerAddress
     from stateful_route.web.peer.stream import Stream
 
     Message = dict[str, Any]

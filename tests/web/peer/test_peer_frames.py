@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerProtocolError
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.frames import (
     Refusal,
     kind_of,

@@ -14,10 +14,10 @@ import pytest
 
 from stateful_route import StatefulRoute
 from stateful_route.errors import ConfigError
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerRefusedError, PeerUnreachableError
 from stateful_route.web.forward.reaching import Peers
 from stateful_route.web.peer import listener as listener_module
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import MAGIC, Dialer
 from stateful_route.web.peer.frames import FRAME, Kind
 from stateful_route.web.peer.head import pack_head

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerLostError, PeerProtocolError
 from stateful_route.web.peer import frames, listener
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.carry import AnswerCutError
 from stateful_route.web.peer.frames import FRAME, FRAME_COST, WINDOW, Kind, pack, pack_number, pack_with_body
 from stateful_route.web.peer.head import pack_head

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerLostError
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.carry import Carried
 from stateful_route.web.peer.frames import Kind
 from stateful_route.web.peer.head import pack_head

@@ -11,8 +11,8 @@ import attrs
 import pytest
 
 from stateful_route import Parcel, PodLife, PodReport, PodState, StateObj, StateRefusedError, Verdict
+from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
-from stateful_route.web.peer.address import PeerAddress
 from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.peer.frames import Kind, pack, pack_with_body
 from stateful_route.web.peer.keys import PeerKeys

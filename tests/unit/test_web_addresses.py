@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from stateful_route import BaseConfig
 from stateful_route.errors import ConfigError
-from stateful_route.web.peer.address import PeerAddress
+from stateful_route.web.addresses import Addresses, PeerAddress, checked_http_address, published
 from stateful_route.web.peer.keys import PeerKeys
-from stateful_route.web.reached import Addresses, checked_http_address, published
 
 HERE = PeerAddress("10.0.0.7", 4000, keys=("open",))
 
