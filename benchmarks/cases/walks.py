@@ -60,7 +60,7 @@ _PERIOD = 0.25
 _PAUSE = 0.02
 """Between a heartbeat and what else a pod does; a reply comes sooner."""
 
-_BEATING = attrs.evolve(QUIET, heartbeat=_PERIOD, jitter=1.0)
+_BEATING = attrs.evolve(QUIET, heartbeat=_PERIOD)
 _ARRIVED = 0.05
 
 _route = StatefulRoute.from_url
