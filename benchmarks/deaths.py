@@ -32,7 +32,7 @@ async def client_after_a_death(
 ) -> AsyncIterator[ClientDriver]:
     """Give each uid a link to a pod that registers, says nothing any more, and is dead by now, as the client knows."""
     dying = info(pod_index)
-    registration = await store.register(dying, PodReport(), _LEASE, CONFIG.pod_retention)
+    registration = await store.register(dying, PodReport(), _LEASE, CONFIG.retention_seconds)
     async with StatefulRoute.from_url(url, _CLIENT) as route, route.client() as client:
         pods = await client.pods("", SERVICE)
         assert pods[pod_index].incarnation == registration.incarnation

@@ -28,7 +28,7 @@ from stateful_route._validation import (
     checked,
 )
 from stateful_route.errors import ConfigError, InvalidArgumentError
-from stateful_route.history import KEPT_SECONDS, MOST_KEPT
+from stateful_route.history import MOST_KEPT
 from stateful_route.models import ServerInfo
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ _SLIP = 0.8
 _PREFIX = "STATEFUL_ROUTE_"
 # With which prefixes this process has read the environment, or has warned that it did not.
 _READ: set[str] = set()
-_MAX_CHOICES = 1024
 # What the variable of the pod index says if the pod leases its index whatever its name is.
 _LEASED = "leased"
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -50,6 +49,19 @@ _MAX_CONNECTIONS = 10_000
 _MAX_PENDING = 1_000_000
 # At 144 bytes a link that is 14 GB: more is a slip, or belongs to several processes.
 _MAX_CACHED = 100_000_000
+# What Redis remembers of a pod that is gone, in seconds.
+_RETENTION = 86400.0
+# What became of the settings that there are no more.
+_GONE = {
+    "cache_margin": "a cached entry expires 1 s before its link, and for a short link_ttl a quarter of that",
+    "choices": "give the driver a strategy: route.client(strategy=PreferEmptier(BestOfRandom(choices)))",
+    "history_ttl": "a history is kept for a day after the latest change of its link",
+    "jitter": "a periodic task varies by a tenth of its period",
+    "pod_retention": "Redis remembers a pod that is gone for a day, or for two leases if they are longer",
+    "rebalance_share": "a pod lets a twentieth of its links go in each rebalance_period",
+    "rebalance_tolerance": "rebalancing stops within a tenth of the mean load, and starts above a fifth",
+    "settle": "a new link counts for a second beside a published load; SmoothedLoad knows the lag of its source",
+}
 # Longer than this nobody waits gladly for a cache miss, however long the lease is.
 _LONGEST_DEFAULT_CALL = 1.0
 
@@ -89,7 +101,7 @@ class BaseConfig(_json.JsonForm):
 
     Raises:
         InvalidArgumentError: naming the setting of a wrong type or range.
-        ConfigError: if settings do not go together.
+        ConfigError: if settings do not go together, or one is there no more.
 
     """
 
@@ -157,10 +169,6 @@ class BaseConfig(_json.JsonForm):
     )
     heartbeat: float = _seconds(1.0, "time between two heartbeats of a pod")
     lease: float | None = _seconds(None, "time without a heartbeat after which a pod is dead; unset: 5 heartbeats")
-    jitter: float = _setting(
-        0.1, check_fraction, unit="", doc="share of its period by which a periodic task varies", kind=float
-    )
-    pod_retention: float = _seconds(86400.0, "time for which Redis remembers a pod that is gone; at least two leases")
     index_is_exclusive: bool = _setting(
         False,  # noqa: FBT003 - the default of a flag
         check_bool,
@@ -186,16 +194,6 @@ class BaseConfig(_json.JsonForm):
         kind=bool,
     )
     rebalance_period: float = _seconds(10.0, "time between two comparisons of a pod's load with the mean")
-    rebalance_tolerance: float = _setting(
-        0.1,
-        check_fraction,
-        unit="",
-        doc="rebalancing stops within this share of the mean load, and starts above twice this share",
-        kind=float,
-    )
-    rebalance_share: float = _setting(
-        0.05, check_fraction, unit="", doc="largest share of its links that a pod lets go in one period", kind=float
-    )
     stop_deadline: float = _seconds(
         5.0, "longest time of stop() after the drain, to hand over what was claimed meanwhile and to say goodbye"
     )
@@ -210,7 +208,6 @@ class BaseConfig(_json.JsonForm):
 
     link_ttl: float = _seconds(600.0, "life of a temporary link that is neither renewed nor confirmed")
     cache_ttl: float = _seconds(240.0, "longest time that a client trusts a cached link")
-    cache_margin: float = _seconds(1.0, "a cached entry expires this long before its link", check_seconds)
     cache_size: int = _setting(
         100_000, check_int, 1, _MAX_CACHED, unit="links", doc="most links that a client caches", kind=int
     )
@@ -222,12 +219,6 @@ class BaseConfig(_json.JsonForm):
         60.0, "time for which cached links are used while Redis does not answer", check_seconds
     )
     refresh: float = _seconds(1.0, "time between two readings of the pods of each service in use")
-    choices: int = _setting(
-        3, check_int, 1, _MAX_CHOICES, unit="", doc="pods compared for a new uid; the best of them gets it", kind=int
-    )
-    settle: float = _seconds(
-        1.0, "lag of the load source: time until a new link counts in the load that its pod publishes", check_seconds
-    )
 
     durable: bool = _setting(
         False,  # noqa: FBT003 - the default of a flag
@@ -245,7 +236,12 @@ class BaseConfig(_json.JsonForm):
         doc="most changes of a link that are kept beside it, to be read by `history`; 0: none, which costs nothing",
         kind=int,
     )
-    history_ttl: float = _seconds(KEPT_SECONDS, "time for which they are kept after the latest of them")
+
+    def __new__(cls, **settings: object) -> Self:
+        """Say what became of a setting that there is no more."""
+        for name in settings.keys() & _GONE:
+            raise _gone(name, settings[name])
+        return super().__new__(cls)
 
     def __attrs_post_init__(self) -> None:
         """Refuse settings that do not go together, and derive what is not set."""
@@ -268,11 +264,11 @@ class BaseConfig(_json.JsonForm):
 
     @property
     def retention_seconds(self) -> float:
-        """The time for which Redis remembers a pod: as set, and at least two leases.
+        """The time for which Redis remembers a pod: a day, and at least two leases.
 
         Forgotten within its lease, a pod that may still own is unknown to the next one with its index, which owns too.
         """
-        return max(self.pod_retention, 2 * self.lease_seconds)
+        return max(_RETENTION, 2 * self.lease_seconds)
 
     def check_for_pod(self) -> None:
         """Refuse what would cost a pod its life, or makes no sense in one.
@@ -325,12 +321,15 @@ class BaseConfig(_json.JsonForm):
         pod leases an index all the same: the workers of one host have one host name.
 
         Raises:
-            ConfigError: naming the variable that is wrong.
+            ConfigError: naming the variable that is wrong, or of a setting that there is no more.
 
         """
         environ = os.environ if environ is None else environ
         _READ.add(prefix)
         settings: dict[str, Any] = {}
+        for name in _GONE:
+            if text := environ.get(variable := prefix + name.upper()):
+                raise _gone(name, text, variable)
         _warn_of_slips(prefix, environ)
         leased = environ.get(f"{prefix}POD_INDEX", "").lower() == _LEASED
         for field in attrs.fields(cls):
@@ -358,6 +357,10 @@ def warn_of_unread_variables() -> None:
     if unread := [name for name in names if os.environ.get(name)]:
         text = "%(variables)s: set in the environment, and not read; BaseConfig.from_env() reads the settings there"
         log.warning("settings_not_read", text, variables=", ".join(unread))
+
+
+def _gone(name: str, value: object, variable: str = "") -> ConfigError:
+    return ConfigError(variable or name, value, f"nothing, as this is no setting any more: {_GONE[name]}")
 
 
 def _warn_of_slips(prefix: str, environ: Mapping[str, str]) -> None:

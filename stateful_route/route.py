@@ -135,13 +135,10 @@ class StatefulRoute:
                 close=opened.close,
                 durable_within=durable,
                 history=config.history,
-                history_ttl=config.history_ttl,
             )
         else:
             connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
-            store = RedisStore(
-                connections, durable_within=durable, history=config.history, history_ttl=config.history_ttl
-            )
+            store = RedisStore(connections, durable_within=durable, history=config.history)
         self._in_flight = store.in_flight
         self._store = store if self._teller is None else ToldStore(store, self._teller)
         try:

@@ -87,7 +87,7 @@ async def _filling(server: LocalServer) -> AsyncIterator[dict[str, dict[str, Fil
 
 
 async def _life(store: Store) -> PodLife:
-    registration = await store.register(_POD, PodReport(), float(_TTL), CONFIG.pod_retention)
+    registration = await store.register(_POD, PodReport(), float(_TTL), CONFIG.retention_seconds)
     return PodLife(registration.pod_index, registration.incarnation)
 
 

@@ -64,7 +64,9 @@ async def _register(store: Store) -> dict[ServerInfo, int]:
             pod_name=f"pod-{number}",
             pod_index=number // _SERVICES,
         )
-        lives[pod] = (await store.register(pod, PodReport(), CONFIG.lease_seconds, CONFIG.pod_retention)).incarnation
+        lives[pod] = (
+            await store.register(pod, PodReport(), CONFIG.lease_seconds, CONFIG.retention_seconds)
+        ).incarnation
     return lives
 
 
@@ -75,7 +77,7 @@ async def _beat(store: Store, lives: dict[ServerInfo, int]) -> None:
         sequence += 1
         for number, (pod, incarnation) in enumerate(lives.items()):
             report = PodReport(load=sequence, links=sequence)
-            await store.heartbeat(pod, incarnation, sequence, report, CONFIG.lease_seconds, CONFIG.pod_retention)
+            await store.heartbeat(pod, incarnation, sequence, report, CONFIG.lease_seconds, CONFIG.retention_seconds)
             if number % 20 == 0:
                 await asyncio.sleep(_REFRESH * 20 / len(lives))
 

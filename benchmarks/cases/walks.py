@@ -67,7 +67,7 @@ _PERIOD = 0.25
 _PAUSE = 0.02
 """Between a heartbeat and what else a pod does; a reply comes sooner."""
 
-_BEATING = attrs.evolve(QUIET, heartbeat=_PERIOD, jitter=1.0)
+_BEATING = attrs.evolve(QUIET, heartbeat=_PERIOD)
 _ARRIVED = 0.05
 _FINISHED = 0.01
 """In which an owner has ended what it was asked for, and no timer of a connection has come."""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from random import Random
 
 
+# The share of its period by which a call may be early or late.
+_JITTER = 0.1
+
+
 def next_tick(tick: int, elapsed: float, period: float) -> int:
     """Return the number of the tick after ``tick``; ticks that passed meanwhile are left out, not caught up with.
 
@@ -37,7 +41,7 @@ class PeriodicTask:
         action: Callable[[], Awaitable[None]],
         period: float,
         *,
-        jitter: float,
+        jitter: float = _JITTER,
         random: Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

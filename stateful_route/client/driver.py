@@ -12,9 +12,9 @@ from stateful_route._lifecycle import RUNNING, Driver
 from stateful_route._validation import check_bool, check_callable, check_id, check_pod_index
 from stateful_route.client.batch import Batch, checked_uids
 from stateful_route.client.batch_resolver import BatchResolver
-from stateful_route.client.cache.links import LinkCache
+from stateful_route.client.cache.links import MARGIN, LinkCache
 from stateful_route.client.following import Followers
-from stateful_route.client.placement.strategies import BestOfRandom, PreferEmptier
+from stateful_route.client.placement.strategies import PreferEmptier
 from stateful_route.client.pods.directory import PodDirectory
 from stateful_route.client.resolver import AWAY, Resolver
 from stateful_route.client.service_view import ServiceView
@@ -57,7 +57,7 @@ class ClientDriver(Driver):
     ) -> None:
         """Make a driver that is not started.
 
-        ``strategy`` chooses the pod of a new uid, by default ``PreferEmptier(BestOfRandom(config.choices))``; ``clock``
+        ``strategy`` chooses the pod of a new uid, by default ``PreferEmptier()``; ``clock``
         is in seconds and never goes back. With one that is not ``time.monotonic``, and has no method
         ``call_at(when, callback)`` as ``testing.ManualClock`` has, a hit reads it each time, and takes longer.
 
@@ -77,7 +77,7 @@ class ClientDriver(Driver):
         self._cache = LinkCache(
             config.cache_size,
             config.cache_ttl,
-            config.cache_margin,
+            min(MARGIN, config.link_ttl / 4),
             clock,
             config.namespace,
             answer_time=config.call_deadline_seconds,
@@ -88,7 +88,7 @@ class ClientDriver(Driver):
         self._resolver = Resolver(
             store,
             self._directory,
-            PreferEmptier(BestOfRandom(config.choices)) if strategy is None else strategy,
+            PreferEmptier() if strategy is None else strategy,
             link_ttl=config.link_ttl,
             deadline=config.call_deadline_seconds,
             random=random,

@@ -19,6 +19,5 @@ TUNING: Final = BaseConfig(
     refresh=0.5,
     drain_deadline=4.0,
     stop_deadline=1.0,
-    pod_retention=60.0,  # a demo is soon forgotten
 )
 """The settings of the pods and the gateways: twice as fast as by default, so that a death is over in 2.5 s."""

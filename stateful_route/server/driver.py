@@ -185,13 +185,13 @@ class ServerDriver(Driver):
 
         def each(period: float, name: str, action: Callable[[], Awaitable[None]]) -> PeriodicTask:
             name = f"{name} of {self._lease.name}"
-            return PeriodicTask(name, action, period, jitter=config.jitter, random=random, clock=clock)
+            return PeriodicTask(name, action, period, random=random, clock=clock)
 
         self._beating = each(config.heartbeat, "heartbeat", self._heartbeats.beat)
         self._caring = each(config.heartbeat, "care for the links", self._care)
         self._rebalancing: PeriodicTask | None = None
         if config.rebalance:
-            rebalancer = Rebalancer(store, hand_over, movable, config, random)
+            rebalancer = Rebalancer(store, hand_over, movable, random)
             self._rebalancing = each(config.rebalance_period, "rebalancing", rebalancer.cycle)
         staging = self._operations.staging
         self._draining = Drain(

@@ -79,7 +79,7 @@ async def test_herd(own_server: LocalServer, namespace: str, measured: Measured)
 @pytest.mark.scenario(20)
 async def test_short_life(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """A cached link is not answered from the cache once the link itself has ended."""
-    config = settings(namespace, link_ttl=0.8, cache_margin=0.2)
+    config = settings(namespace, link_ttl=0.8)
     hits = after = 0
     async with StatefulRoute.from_url(shared_server.url, config) as route:
         async with route.server(), route.client() as client:

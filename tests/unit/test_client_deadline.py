@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.unit.conftest import MakeClient, RunPods
 
 DEADLINE = 0.1
-RETENTION = CONFIG.pod_retention
+RETENTION = CONFIG.retention_seconds
 
 
 def nothing_left(client: ClientDriver) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import pickle
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 import stateful_route
 from stateful_route import BaseConfig, ConfigError, InvalidArgumentError, ServerDriver, ServerInfo
+from stateful_route.config import _GONE
 from stateful_route.testing import MemoryStore
 
 FIELDS = attrs.fields(BaseConfig)
@@ -25,7 +27,7 @@ def test_defaults() -> None:
     config = BaseConfig()
 
     assert (1.0, None, 5.0) == (config.heartbeat, config.lease, config.lease_seconds)
-    assert config.cache_ttl + config.cache_margin < config.link_ttl
+    assert config.cache_ttl < config.link_ttl
     assert 7.5 == BaseConfig(heartbeat=1.5).lease_seconds
     assert 3.0 == BaseConfig(lease=3).lease_seconds
 
@@ -83,7 +85,7 @@ def test_call_deadline_beside_the_lease(call_deadline: float, lease: float | Non
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [({}, 86400.0), ({"pod_retention": 1.0}, 10.0), ({"pod_retention": 1.0, "lease": 40.0}, 80.0)],
+    [({}, 86400.0), ({"lease": 40.0}, 86400.0), ({"lease": 50000.0}, 100000.0)],
 )
 def test_retention(settings: dict[str, float], expected: float) -> None:
     """Redis remembers a pod for two leases at least: one that it forgot within its lease could still own."""
@@ -106,18 +108,16 @@ def test_bounds(name: str, most: int) -> None:
         ({"history": 1001}, "history is 1001; allowed is an int from 0 to 1000"),
         ({"history": True}, "history is True"),
         ({"history": 2.0}, "history is 2.0"),
-        ({"history_ttl": 0.0}, "history_ttl is 0.0"),
     ],
 )
 def test_history(settings: dict[str, Any], said: str) -> None:
     """No history is kept unless one is asked for; it is bounded, as it is read at once."""
     with pytest.raises(InvalidArgumentError) as caught:
         BaseConfig(**settings)
-    read = BaseConfig.from_env(environ={"STATEFUL_ROUTE_HISTORY": "1000", "STATEFUL_ROUTE_HISTORY_TTL": "60"})
+    read = BaseConfig.from_env(environ={"STATEFUL_ROUTE_HISTORY": "1000"})
 
     assert said in str(caught.value)
-    assert (0, 86400.0) == (BaseConfig().history, BaseConfig().history_ttl)
-    assert (1000, 60.0) == (read.history, read.history_ttl)
+    assert (0, 1000) == (BaseConfig().history, read.history)
 
 
 def test_evolve() -> None:
@@ -155,6 +155,23 @@ def test_every_setting_is_read() -> None:
     assert set() == {field.name for field in FIELDS} - read - _IDENTITY
 
 
+@pytest.mark.parametrize("name", sorted(_GONE))
+def test_gone(name: str) -> None:
+    """A setting that there is no more is refused with what became of it, by name and in the environment."""
+    variable = f"STATEFUL_ROUTE_{name.upper()}"
+    with pytest.raises(ConfigError, match="no setting any more") as named:
+        BaseConfig(**{name: 1.0})  # type: ignore[arg-type]  # by name
+    with pytest.raises(ConfigError, match="no setting any more") as evolved:
+        attrs.evolve(BaseConfig(), **{name: 1.0})  # type: ignore[arg-type]  # by name
+    with pytest.raises(ConfigError, match="no setting any more") as read:
+        BaseConfig.from_env(environ={variable: "1"})
+
+    assert [name, name, variable] == [each.value.setting for each in (named, evolved, read)]
+    assert _GONE[name] in str(read.value)
+    assert name not in {field.name for field in FIELDS}
+    assert BaseConfig() == BaseConfig.from_env(environ={variable: ""}) == pickle.loads(pickle.dumps(BaseConfig()))  # noqa: S301 - our own
+
+
 def test_server_info() -> None:
     """server_info() is the identity: a pod needs to know its service, and has its host and process for a name."""
     config = BaseConfig(namespace="prod", service_name="room", pod_name="room-0", pod_index=0)
@@ -182,7 +199,7 @@ class TestFromEnv:
             "STATEFUL_ROUTE_HEARTBEAT": "0.5",
             "STATEFUL_ROUTE_LEASE": "3",
             "STATEFUL_ROUTE_CACHE_SIZE": "7",
-            "OTHER_CHOICES": "9",
+            "OTHER_REFRESH": "9",
         }
 
         assert BaseConfig(namespace="prod", pod_index=0, heartbeat=0.5, lease=3.0, cache_size=7) == BaseConfig.from_env(
@@ -197,7 +214,7 @@ class TestFromEnv:
                 "P_", {f"P_{field.name.upper()}": other[field.metadata["kind"]], "P_HEARTBEAT": "0.1"}
             )
 
-            assert field.default != getattr(config, field.name) or field.name == "choices"
+            assert field.default != getattr(config, field.name)
 
     def test_process_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The environment of the process is the default, the prefix can be another."""
@@ -216,9 +233,9 @@ class TestFromEnv:
             ("POD_INDEX", "-1"),
             ("POD_INDEX", "1.5"),
             ("POD_INDEX", "first"),
-            ("CHOICES", "0"),
+            ("CACHE_SIZE", "0"),
             ("CAPACITY", "0"),
-            ("JITTER", "1.5"),
+            ("CPU_FACTOR", "1.5"),
             ("NAMESPACE", "  "),
             ("SERVICE_NAME", "x" * 513),
             ("LEASE", "0.5"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.unit.conftest import MakeClient
 
-LEASE, RETENTION = CONFIG.lease_seconds, CONFIG.pod_retention
+LEASE, RETENTION = CONFIG.lease_seconds, CONFIG.retention_seconds
 AWAY = StoreUnavailableError("away", operation="read_pods", maybe_applied=False)
 DRAINING = PodReport(routing_state=RoutingState.DENY_NEW_CALL)
 

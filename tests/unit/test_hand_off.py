@@ -335,7 +335,7 @@ class TestOnce:
             saved.append(uid)
 
         draining = False
-        config = {"rebalance": True, "rebalance_period": 0.001, "rebalance_share": 1.0}
+        config = {"rebalance": True, "rebalance_period": 0.001}
         second = ServerDriver(store, room(1), CONFIG)
         pod = make_pod(hand_off, movable=lambda count: [f"user-{number}" for number in range(count)], **config)
         async with second, pod:

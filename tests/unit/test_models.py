@@ -44,8 +44,8 @@ CONFIGS = st.builds(
     pod_index=st.none() | st.integers(0, MAX_POD_INDEX),
     heartbeat=st.floats(0.001, 10),
     lease=st.none() | st.floats(20, 1000),
-    cache_margin=st.floats(0, 10),
-    choices=st.integers(1, 1024),
+    cache_size=st.integers(1, 1024),
+    degraded_grace=st.floats(0, 10),
 )
 
 EXAMPLES: list[JsonValue] = [
@@ -110,8 +110,8 @@ WRONG: list[tuple[JsonValue, str, list[Any]]] = [
     (EXAMPLES[3], "namespace", _NO_ID),
     (EXAMPLES[3], "podIndex", [True, -1, 1.0, 2**31]),
     (EXAMPLES[3], "heartbeat", [*_NO_SECONDS, 0]),
-    (EXAMPLES[3], "jitter", [*_NO_SECONDS, 1.01]),
-    (EXAMPLES[3], "choices", [*_NO_COUNT, 0, 1025]),
+    (EXAMPLES[3], "cpuFactor", [*_NO_SECONDS, 1.01]),
+    (EXAMPLES[3], "maxPending", [*_NO_COUNT, 0, 1_000_001]),
     (EXAMPLES[3], "cacheSize", [*_NO_COUNT, 0]),
 ]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stateful_route.testing import ManualClock
     from tests.unit.conftest import MakeClient
 
-LEASE, RETENTION = CONFIG.lease_seconds, CONFIG.pod_retention
+LEASE, RETENTION = CONFIG.lease_seconds, CONFIG.retention_seconds
 RECLAIMING = PodReport(reclaiming=True)
 AWAY = StoreUnavailableError("away", operation="place", maybe_applied=False)
 UIDS = [f"user-{number}" for number in range(60)]
@@ -448,9 +448,7 @@ async def test_many_who_wait(make_client: MakeClient, store: MemoryStore) -> Non
 
 async def test_lost_again_and_again() -> None:
     """Pods and clients under traffic, whose store is emptied several times: each uid stays with its pod throughout."""
-    config = BaseConfig(
-        namespace=NAMESPACE, heartbeat=0.05, lease=1.0, refresh=0.05, index_is_exclusive=True, settle=0.05
-    )
+    config = BaseConfig(namespace=NAMESPACE, heartbeat=0.05, lease=1.0, refresh=0.05, index_is_exclusive=True)
     store = MemoryStore()
     async with contextlib.AsyncExitStack() as stack:
         pods = [await stack.enter_async_context(ServerDriver(store, room(index), config)) for index in range(3)]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, MakeServer
 
-LEASE, REFRESH, RETENTION = CONFIG.lease_seconds, CONFIG.refresh, CONFIG.pod_retention
+LEASE, REFRESH, RETENTION = CONFIG.lease_seconds, CONFIG.refresh, CONFIG.retention_seconds
 ALICE = LinkKey(NAMESPACE, "alice", SERVICE)
 _sequence = itertools.count(1)
 AWAY = StoreUnavailableError("away", operation="place", maybe_applied=False)

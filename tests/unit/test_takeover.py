@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stateful_route import Link, ServerDriver
     from tests.unit.conftest import MakeClient, RunPods
 
-LEASE, REFRESH, RETENTION = CONFIG.lease_seconds, CONFIG.refresh, CONFIG.pod_retention
+LEASE, REFRESH, RETENTION = CONFIG.lease_seconds, CONFIG.refresh, CONFIG.retention_seconds
 AWAY = StoreUnavailableError("away", operation="read_pods", maybe_applied=False)
 
 

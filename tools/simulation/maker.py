@@ -76,14 +76,12 @@ class Maker(Scripts):
             "refresh": random.choice([0.3, 0.5, 1.0]),
             "link_ttl": random.choice([1.5, 5.0, 600.0]),
             "cache_ttl": random.choice([1.0, 5.0, 240.0]),
-            "cache_margin": random.choice([0.0, 0.1]),
             "degraded_grace": random.choice([0.0, 1.0, 3.0]),
             "drain_deadline": random.choice([0.3, 1.0, 3.0]),
             "stop_deadline": random.choice([0.3, 1.0]),
             "index_is_exclusive": random.random() < 0.4,
             "rebalance": random.random() < 0.2,
             "rebalance_period": 1.0,
-            "rebalance_share": 0.5,
             "pod_retention": random.choice([86400.0, round(3 * self.lease, 3)]),
         }
         travels = Random(f"travel {self.seed}")

@@ -54,6 +54,23 @@ class Result:
     longest: dict[str, float]
 
 
+@attrs.frozen(kw_only=True)
+class _Config(BaseConfig):
+    """Settings of a world that lasts for seconds: pods are forgotten in less than a day."""
+
+    pod_kept: float
+
+    @property
+    def retention_seconds(self) -> float:
+        """The time for which the store remembers a pod: as the plan says, and at least two leases."""
+        return max(self.pod_kept, 2 * self.lease_seconds)
+
+
+def _config(settings: dict[str, Any]) -> BaseConfig:
+    rest = {name: value for name, value in settings.items() if name != "pod_retention"}
+    return _Config(namespace=NAMESPACE, pod_kept=settings["pod_retention"], **rest)
+
+
 def run_plan(plan: Plan, *, trace: bool = False) -> Result:
     """Run a plan in virtual time, and return the result."""
     with _undisturbed(plan.schedule):
@@ -89,9 +106,9 @@ class World:
         self.plan = plan
         self.random = Random(f"world {plan.seed}")
         self.loop = VirtualLoop(Random(f"schedule {plan.schedule}"), most_steps=400_000)
-        self.config = BaseConfig(namespace=NAMESPACE, **plan.settings)
+        self.config = _config(plan.settings)
         later = plan.settings if plan.later_lease is None else {**plan.settings, "lease": plan.later_lease}
-        self.later = BaseConfig(namespace=NAMESPACE, **later)
+        self.later = _config(later)
         """The config of processes that replace others."""
         self.trace = Trace(self.loop, on=trace)
         self.network = Network(self.loop, plan.latency, 3 * self.config.call_deadline_seconds)

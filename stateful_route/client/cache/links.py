@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from stateful_route.client.cache.hot import HotService
     from stateful_route.client.pods.pod import Pod
 
+MARGIN = 1.0
+"""Seconds before the end of its link at which an entry expires, if the link lives for long."""
 # An entry is one int: the number of its holder, its epoch, the millisecond in which it ends, and the bit ``USED``.
 _EXPIRES = 1
 _EXPIRES_BITS = 48

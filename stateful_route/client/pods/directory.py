@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from stateful_route.models import PodState, TopicEvent
     from stateful_route.store.protocol import Store
 
+# Seconds until a new link counts in the load that its pod publishes.
+_SETTLE = 1.0
 # Seconds: after the lease of a pod has ended, and between two looks at a pod that was reported unreachable.
 _AFTER_LEASE = 0.005
 _BETWEEN_LOOKS = 0.1
@@ -94,7 +96,6 @@ class PodDirectory:
             "refresh of the pods",
             self.refresh_all,
             config.refresh,
-            jitter=config.jitter,
             random=random,
             clock=clock,
         )
@@ -123,7 +124,7 @@ class PodDirectory:
         """Return the table of a service as it is, be it empty."""
         service = self.services.get((namespace, service_name))
         if service is None:
-            service = ServicePods(namespace, service_name, self._config.settle, self._config.lease_seconds)
+            service = ServicePods(namespace, service_name, _SETTLE, self._config.lease_seconds)
             service.links = self._cache.service(namespace, service_name)
             service.listener = self._listen(service)  # before the service is added: it may raise
             self.services[namespace, service_name] = service

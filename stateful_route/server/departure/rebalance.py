@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from random import Random
 
-    from stateful_route.config import BaseConfig
     from stateful_route.models import PodTable
     from stateful_route.server.departure.hand_over import HandOver
     from stateful_route.store.protocol import Store
 
+# It stops within this share of the mean load, and begins above twice as much.
+_TOLERANCE = 0.1
+# The largest share of its links that a pod lets go in one period.
+_SHARE = 0.05
 # What is not owned is passed over; so many names are looked at above what the pod owns, should they never end.
 _NAMES = 1000
 
@@ -65,7 +68,6 @@ class Rebalancer:
         store: Store,
         hand_over: HandOver,
         movable: Movable | None,
-        config: BaseConfig,
         random: Random,
     ) -> None:
         """Shed among what ``movable`` names; ``hand_over`` hands each of them off and releases it.
@@ -80,8 +82,6 @@ class Rebalancer:
         self._hand_over = hand_over
         self._owned = hand_over.owned
         self._movable = movable
-        self._tolerance = config.rebalance_tolerance
-        self._share = config.rebalance_share
         self._pods = PodSample(store, hand_over.owned.pod_lease, random)
         self._shedding = False
         self._fault: type[BaseException] | None = None
@@ -102,9 +102,7 @@ class Rebalancer:
         except StoreError as error:
             log.debug("rebalancing_skipped", "no rebalancing: %(error)s", error=error)
             return
-        count = links_to_shed(
-            table, self._lease.pod_index, tolerance=self._tolerance, share=self._share, shedding=self._shedding
-        )
+        count = links_to_shed(table, self._lease.pod_index, tolerance=_TOLERANCE, share=_SHARE, shedding=self._shedding)
         self._shedding = count > 0
         if count:
             await self._shed(count)
