@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import attrs
 
 from stateful_route._background.tasks import outlast
+from stateful_route._instrumented_store import instrumented
 from stateful_route._lifecycle import Driver
 from stateful_route._log import log
-from stateful_route._told_store import ToldStore
 from stateful_route.client.driver import ClientDriver
 from stateful_route.config import BaseConfig, warn_of_unread_variables
 from stateful_route.errors import LifecycleError, StoreError, of_a_question
@@ -140,7 +140,7 @@ class StatefulRoute:
             connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
             store = RedisStore(connections, durable_within=durable, history=config.history)
         self._in_flight = store.in_flight
-        self._store = store if self._teller is None else ToldStore(store, self._teller)
+        self._store = store if self._teller is None else instrumented(store, self._teller)
         try:
             info, self._lacks = await asyncio.gather(  # over one connection, in one round trip
                 _warn_of_settings(self._store, durable=config.durable), store.lacking()

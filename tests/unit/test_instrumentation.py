@@ -16,7 +16,7 @@ from stateful_route import (
     StatefulRoute,
     StoreUnavailableError,
 )
-from stateful_route._told_store import ToldStore
+from stateful_route._instrumented_store import instrumented
 from stateful_route.instrumentation import (
     Drained,
     HandedOff,
@@ -230,5 +230,5 @@ class TestConformance(CrossSection):
     async def store_kit(self) -> AsyncIterator[StoreKit]:
         """Provide the store in memory, with a hook around it."""
         async with memory_kit() as kit:
-            told: Any = ToldStore(kit.store, Teller(Heard()))
+            told: Any = instrumented(kit.store, Teller(Heard()))
             yield attrs.evolve(kit, store=told)
