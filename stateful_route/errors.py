@@ -16,21 +16,15 @@
        +- NoRoutablePodError               no pod may take the uid
        +- NoCapacityError                  pods may, and all of them are full
        +- NotOwnerError                    another pod owns the uid
-       |  +- PodFullError                  this pod has no room for it
        +- StateRefusedError                a pod does not take the state of a uid, which another one has sent
-       +- NoLinkError                      the uid, of which an operator asks something, has no link
-       +- PodError                         a pod cannot do what an operator wants of it
-          +- PodNotAliveError              it is not alive
-          +- PodTakesNothingError          it takes no new uids, and one is to be moved to it
-          +- NoOtherPodError               it is to drain, and is the last that takes new uids
-          +- PodNotAnsweringError          it has not done in time what was asked
+       +- OrderRefusedError                what an operator asks for cannot be done
 
 An expected "no" (a refused claim, a link that is absent) is a value, not an error.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -261,16 +255,19 @@ class NotOwnerError(RoutingError):
         uid: the uid that was asked for.
         pod_index: the pod that owns it, or ``None`` if nobody is known to.
         epoch: the epoch at which that pod owns it, or ``None``.
+        full: whether this pod has no room for it: it has ``max_links`` uids already, and ``max_links_is_hard``. The uid
+            was not placed here for good: its next call goes elsewhere.
 
     """
 
-    def __init__(self, uid: str, pod_index: int | None, epoch: int | None) -> None:
+    def __init__(self, uid: str, pod_index: int | None, epoch: int | None, *, full: bool = False) -> None:
         """Name the uid and its owner as far as it is known."""
         owner = "nobody is known to own it" if pod_index is None else f"pod {pod_index} owns it at epoch {epoch}"
-        super().__init__(f"this pod does not own {_shown(uid)}: {owner}")
+        super().__init__(f"this pod does not own {_shown(uid)}: {owner}{'; this pod is full' if full else ''}")
         self.uid = uid
         self.pod_index = pod_index
         self.epoch = epoch
+        self.full = full
 
 
 class StateRefusedError(RoutingError):
@@ -289,120 +286,66 @@ class StateRefusedError(RoutingError):
         self.why = why
 
 
-class PodFullError(NotOwnerError):
-    """This pod does not own the uid, as it has ``max_links`` uids already, and ``max_links_is_hard``.
+Refusal = Literal["no_link", "not_alive", "takes_nothing", "no_other_pod", "not_answering"]
+"""Why an order of an operator is refused: the ``reason`` of an ``OrderRefusedError``."""
 
-    The attributes are those of ``NotOwnerError``. The uid was not placed here for good: its next call goes elsewhere.
-    """
-
-    def __init__(self, uid: str, pod_index: int | None = None, epoch: int | None = None) -> None:
-        """Name the uid and its owner as far as it is known."""
-        super().__init__(uid, pod_index, epoch)
-        self.args = (f"{self.args[0]}; this pod is full",)
-
-
-class NoLinkError(RoutingError):
-    """The uid has no link in the service.
-
-    Attributes:
-        namespace: the namespace of the service.
-        service_name: the service.
-        uid: the uid.
-
-    """
-
-    def __init__(self, namespace: str, service_name: str, uid: str) -> None:
-        """Name the link that is not there."""
-        super().__init__(f"{_shown(uid)} has no link in service {service_name!r} of namespace {namespace!r}")
-        self.namespace = namespace
-        self.service_name = service_name
-        self.uid = uid
+_REFUSALS: dict[Refusal, str] = {
+    "not_alive": "is not alive: {why}",
+    "takes_nothing": "takes no new uids: {why}",
+    "no_other_pod": (
+        "is not drained, as no other pod takes its uids: {why}. Start or undrain another one first; to drain it "
+        "all the same, force it: states are lost then"
+    ),
+    "not_answering": "has not done within {seconds:g} s what was asked, to {asked}: {why}",
+}
 
 
-class PodError(RoutingError):
-    """A pod cannot do what an operator wants of it; the classes below say why.
+class OrderRefusedError(RoutingError):
+    """What an operator asks for cannot be done, or was not done in time.
+
+    The reasons:
+
+    - ``"no_link"``: the uid has no link in the service. There is no ``pod_index``.
+    - ``"not_alive"``: the pod is dead, has said goodbye, or is not known; or that life of it is over.
+    - ``"takes_nothing"``: the pod that is to get the uid is alive and takes no new uids: it drains, or is full.
+    - ``"no_other_pod"``: the pod is not drained, as no other one of the service takes new uids.
+    - ``"not_answering"``: the pod has not done in time what was asked of it. It may yet do it, until the time is up by
+      the clock of Redis.
 
     Attributes:
+        reason: which of these.
         namespace: the namespace of the service.
         service_name: the service.
-        pod_index: the pod.
-
-    """
-
-    def __init__(self, namespace: str, service_name: str, pod_index: int, what: str) -> None:
-        """Name the pod, and say what is the matter with it."""
-        super().__init__(f"pod {pod_index} of {service_name!r} in namespace {namespace!r} {what}")
-        self.namespace = namespace
-        self.service_name = service_name
-        self.pod_index = pod_index
-
-
-class PodNotAliveError(PodError):
-    """A pod is dead, has said goodbye, or is not known; or that life of it is over.
-
-    Attributes:
-        namespace: the namespace of the service.
-        service_name: the service.
-        pod_index: the pod.
-
-    """
-
-    def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
-        """Name the pod, and say what is known of it and what to do."""
-        super().__init__(namespace, service_name, pod_index, f"is not alive: {why}")
-
-
-class PodTakesNothingError(PodError):
-    """A pod is alive and takes no new uids: it drains, or is full.
-
-    Attributes:
-        namespace: the namespace of the service.
-        service_name: the service.
-        pod_index: the pod.
-
-    """
-
-    def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
-        """Name the pod, and say why it takes nothing."""
-        super().__init__(namespace, service_name, pod_index, f"takes no new uids: {why}")
-
-
-class NoOtherPodError(PodError):
-    """A pod is not drained, as no other one of the service takes new uids: what it has would have nowhere to go.
-
-    Attributes:
-        namespace: the namespace of the service.
-        service_name: the service.
-        pod_index: the pod.
-
-    """
-
-    def __init__(self, namespace: str, service_name: str, pod_index: int, why: str) -> None:
-        """Name the pod, say why no other one takes its uids, and what to do."""
-        what = (
-            f"is not drained, as no other pod takes its uids: {why}. Start or undrain another one first; to drain it "
-            "all the same, force it: states are lost then"
-        )
-        super().__init__(namespace, service_name, pod_index, what)
-
-
-class PodNotAnsweringError(PodError):
-    """A pod has not done in time what was asked of it. It may yet do it, until the time is up by the clock of Redis.
-
-    Attributes:
-        namespace: the namespace of the service.
-        service_name: the service.
-        pod_index: the pod that was asked last.
-        asked: what was asked of it: ``move``, ``drain`` or ``undrain``.
-        seconds: how long it was waited for.
+        uid: the uid that has no link; ``None`` for the other reasons.
+        pod_index: the pod; for ``"not_answering"`` the one that was asked last.
+        asked: what a pod that has not answered was asked: ``move``, ``drain`` or ``undrain``; else ``None``.
+        seconds: how long the answer was waited for; else ``None``.
 
     """
 
     def __init__(
-        self, namespace: str, service_name: str, pod_index: int, *, asked: str, seconds: float, why: str
+        self,
+        reason: Refusal,
+        namespace: str,
+        service_name: str,
+        pod_index: int | None = None,
+        why: str = "",
+        *,
+        uid: str | None = None,
+        asked: str | None = None,
+        seconds: float | None = None,
     ) -> None:
-        """Name the pod and what was asked, and say what may be the reason."""
-        what = f"has not done within {seconds:g} s what was asked, to {asked}: {why}"
-        super().__init__(namespace, service_name, pod_index, what)
+        """Name the uid or the pod, and say what is known of it and what to do."""
+        if reason == "no_link":
+            message = f"{_shown(uid)} has no link in service {service_name!r} of namespace {namespace!r}"
+        else:
+            what = _REFUSALS[reason].format(why=why, asked=asked, seconds=seconds)
+            message = f"pod {pod_index} of {service_name!r} in namespace {namespace!r} {what}"
+        super().__init__(message)
+        self.reason = reason
+        self.namespace = namespace
+        self.service_name = service_name
+        self.uid = uid
+        self.pod_index = pod_index
         self.asked = asked
         self.seconds = seconds

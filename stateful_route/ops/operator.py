@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, cast
 
 from stateful_route._validation import check_bool, check_duration, check_id, check_int, check_pod_index, check_seconds
-from stateful_route.errors import InvalidArgumentError, PodNotAliveError, StoreError
+from stateful_route.errors import InvalidArgumentError, OrderRefusedError, StoreError
 from stateful_route.models import LinkKey, Outcome, Topic
 from stateful_route.ops import doctor
 from stateful_route.ops.reading import links_of, place_of, read_pod
@@ -171,7 +171,7 @@ class Operator:
         pod that gets it need not be READY. ``move`` is the safe way.
 
         Raises:
-            PodNotAliveError: if that pod is not alive.
+            OrderRefusedError: ``not_alive``, if that pod is not alive.
 
         """
         key = self._key(namespace, service_name, uid)
@@ -179,7 +179,7 @@ class Operator:
         table, pods = await read_pod(self._store, key.namespace, service_name, pod_index)
         pod = pods.get(pod_index)
         if pod is None or not pod.is_available(table.now):
-            raise PodNotAliveError(key.namespace, service_name, pod_index, known_of(pod, table))
+            raise OrderRefusedError("not_alive", key.namespace, service_name, pod_index, known_of(pod, table))
         change = await self._store.assign(key, pod.life, by_operator=True)
         if change.link is None:
             raise unreadable(key, "assign")
@@ -201,12 +201,11 @@ class Operator:
         link that no pod has confirmed is moved at once. If the uid goes to a third pod meanwhile, that one is asked.
 
         Raises:
-            NoLinkError: if the uid has no link, or none any more.
-            PodNotAliveError: if that pod, or the owner, is not alive; or the life of the owner is over that had it.
-            PodTakesNothingError: if that pod drains, or is full.
-            PodNotAnsweringError: if the uid has not moved after ``timeout`` seconds (from 0.001): the owner does not
-                hear, its hand-off takes longer or fails, or that pod does not take the state. It is not begun after
-                that, and what was begun may yet come to its end.
+            OrderRefusedError: ``no_link``, if the uid has no link, or none any more; ``not_alive``, if that pod, or the
+                owner, is not alive, or the life of the owner is over that had it; ``takes_nothing``, if that pod
+                drains, or is full; ``not_answering``, if the uid has not moved after ``timeout`` seconds (from 0.001):
+                the owner does not hear, its hand-off takes longer or fails, or that pod does not take the state. It is
+                not begun after that, and what was begun may yet come to its end.
             StoreProtocolError: if the link cannot be read.
 
         """
@@ -233,9 +232,8 @@ class Operator:
         With ``force`` it is done though no other pod takes new uids, and nothing stays: such a state is lost.
 
         Raises:
-            NoOtherPodError: if no other pod of the service takes new uids; nothing is changed.
-            PodNotAliveError: if it is not alive, or dies meanwhile.
-            PodNotAnsweringError: if it has not begun by then.
+            OrderRefusedError: ``no_other_pod``, if no other pod of the service takes new uids: nothing is changed;
+                ``not_alive``, if it is not alive, or dies meanwhile; ``not_answering``, if it has not begun by then.
 
         """
         namespace = self._service(namespace, service_name)
@@ -256,8 +254,8 @@ class Operator:
         """Have a pod take new uids again, and wait until it says so. A drain that was asked for ends with that.
 
         Raises:
-            PodNotAliveError: if it is not alive.
-            PodNotAnsweringError: if it has not done so after ``timeout`` seconds (from 0.001): it may be about to end.
+            OrderRefusedError: ``not_alive``, if it is not alive; ``not_answering``, if it has not done so after
+                ``timeout`` seconds (from 0.001): it may be about to end.
 
         """
         namespace = self._service(namespace, service_name)

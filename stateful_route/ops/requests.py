@@ -6,14 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from stateful_route.errors import (
-    NoLinkError,
-    NoOtherPodError,
-    PodNotAliveError,
-    PodNotAnsweringError,
-    PodTakesNothingError,
-    StoreProtocolError,
-)
+from stateful_route.errors import OrderRefusedError, StoreProtocolError
 from stateful_route.models import Asked, Link, LinkKind, PodRequest, RoutingState
 from stateful_route.ops.reading import read_pod
 from stateful_route.ops.values import DrainSeen, Place
@@ -123,7 +116,7 @@ class Requests:
         while True:
             link = await self._store.get_link(key)
             if link is None:
-                raise NoLinkError(key.namespace, key.service_name, key.uid)
+                raise OrderRefusedError("no_link", key.namespace, key.service_name, uid=key.uid)
             table, pods = await read_pod(self._store, key.namespace, key.service_name, link.pod_index, to)
             if link.pod_index == to:
                 return Place.of(key, link, table)
@@ -144,10 +137,10 @@ class Requests:
                     to=to,
                 )
             elif await self._is_still(key, link):
-                raise PodNotAliveError(key.namespace, key.service_name, link.pod_index, why)
+                raise OrderRefusedError("not_alive", key.namespace, key.service_name, link.pod_index, why)
             if not await pause.wait():
                 names = key.namespace, key.service_name, link.pod_index
-                raise PodNotAnsweringError(*names, asked=f"move {key.uid!r} to pod {to}", seconds=timeout, why=_MAY_BE)
+                raise _not_answering(*names, asked=f"move {key.uid!r} to pod {to}", seconds=timeout)
 
     async def _is_still(self, key: LinkKey, link: Link) -> bool:
         """Whether a link is as it was: its pod may have left since it was read, and given it up."""
@@ -178,7 +171,7 @@ class Requests:
                 if not force:
                     await self._check_others(namespace, service_name, pod_index)
             if pod.incarnation != first.incarnation and state is RoutingState.READY:  # the drain ended with its process
-                raise PodNotAliveError(namespace, service_name, pod_index, _SUCCEEDED)
+                raise OrderRefusedError("not_alive", namespace, service_name, pod_index, _SUCCEEDED)
             heard = heard or pod.report.draining  # a pod may have denied new calls before
             if _number(pod) > _number(first) or state is RoutingState.SHUTDOWN:
                 return _seen(first, pod, pause)
@@ -188,7 +181,7 @@ class Requests:
                 break
         if heard or state is not RoutingState.READY:
             return _seen(first, pod, pause)
-        raise PodNotAnsweringError(namespace, service_name, pod_index, asked="drain", seconds=timeout, why=_MAY_BE)
+        raise _not_answering(namespace, service_name, pod_index, asked="drain", seconds=timeout)
 
     async def _check_others(self, namespace: str, service_name: str, pod_index: int) -> None:
         """Refuse to drain the last pod that takes uids: those that it has would have nowhere to go."""
@@ -196,7 +189,7 @@ class Requests:
         others = [pod for pod in table.pods if pod.pod_index != pod_index and pod.is_routable(table.now)]
         if not any(pod.report.max_links is None or pod.report.links < pod.report.max_links for pod in others):
             why = "all others that do are full" if others else "none other is READY"
-            raise NoOtherPodError(namespace, service_name, pod_index, why)
+            raise OrderRefusedError("no_other_pod", namespace, service_name, pod_index, why)
 
     async def undrain(self, namespace: str, service_name: str, pod_index: int, timeout: float) -> None:  # noqa: ASYNC109
         """See ``Operator.undrain``."""
@@ -209,7 +202,7 @@ class Requests:
             await question.ask(namespace, service_name, pod.life, Asked.UNDRAIN, until=until)
             if not await pause.wait():
                 break
-        raise PodNotAnsweringError(namespace, service_name, pod_index, asked="undrain", seconds=timeout, why=_MAY_BE)
+        raise _not_answering(namespace, service_name, pod_index, asked="undrain", seconds=timeout)
 
     async def _living(
         self, namespace: str, service_name: str, pod_index: int, *, known: bool = False
@@ -219,7 +212,7 @@ class Requests:
         pod = pods.get(pod_index)
         left = known and pod is not None and pod.report.routing_state is RoutingState.SHUTDOWN
         if pod is None or not (pod.is_available(table.now) or left):
-            raise PodNotAliveError(namespace, service_name, pod_index, known_of(pod, table))
+            raise OrderRefusedError("not_alive", namespace, service_name, pod_index, known_of(pod, table))
         return table, pod
 
 
@@ -248,10 +241,17 @@ def known_of(pod: PodState | None, table: PodTable) -> str:
     return "Redis does not know it" if pod is None else pod.summary(table.now)
 
 
+def _not_answering(
+    namespace: str, service_name: str, pod_index: int, *, asked: str, seconds: float
+) -> OrderRefusedError:
+    """Return the error of a pod that has not done in time what it was asked."""
+    return OrderRefusedError("not_answering", namespace, service_name, pod_index, _MAY_BE, asked=asked, seconds=seconds)
+
+
 def _taking(namespace: str, service_name: str, pod_index: int, pod: PodState | None, table: PodTable) -> PodState:
     """Return a pod that takes new uids."""
     if pod is None or not pod.is_available(table.now):
-        raise PodNotAliveError(namespace, service_name, pod_index, known_of(pod, table))
+        raise OrderRefusedError("not_alive", namespace, service_name, pod_index, known_of(pod, table))
     report = pod.report
     if report.routing_state is not RoutingState.READY:
         why = f"it is {report.routing_state}"
@@ -259,7 +259,7 @@ def _taking(namespace: str, service_name: str, pod_index: int, pod: PodState | N
         why = f"it is full, with {report.links} of {report.max_links} links"
     else:
         return pod
-    raise PodTakesNothingError(namespace, service_name, pod_index, why)
+    raise OrderRefusedError("takes_nothing", namespace, service_name, pod_index, why)
 
 
 def _why_not_asked(link: Link, owner: PodState | None, table: PodTable) -> str | None:

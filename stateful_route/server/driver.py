@@ -532,7 +532,7 @@ class ServerDriver(Driver):
         Raises:
             InvalidArgumentError: if ``prefix`` is no id, and not empty, or is longer than 479 bytes.
             NotOwnerError: if this pod cannot own it now, as its lease has ended, or it waits for that of an older life;
-                a ``PodFullError`` if it is full.
+                ``full`` if it is.
 
         """
         uid = secrets.token_hex(_MINTED_BYTES)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import BaseConfig, ServerDriver, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, OrderRefusedError, ServerDriver, ServerInfo, StatefulRoute
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from stateful_route.embedded.server import LocalServer
 
@@ -43,3 +44,12 @@ def pod_of(namespace: str, pod_index: int, service_name: str = SERVICE) -> Serve
     """Return the identity of a pod."""
     name = f"{service_name}-{pod_index}"
     return ServerInfo(namespace=namespace, service_name=service_name, pod_name=name, pod_index=pod_index)
+
+
+@contextmanager
+def refused(reason: str, match: str | None = None) -> Iterator[pytest.ExceptionInfo[OrderRefusedError]]:
+    """Expect that an order is refused for that reason."""
+    with pytest.raises(OrderRefusedError, match=match) as raised:
+        yield raised
+
+    assert reason == raised.value.reason

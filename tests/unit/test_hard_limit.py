@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import ConfigError, LinkKey, NotOwnerError, PodFullError, StoreUnavailableError
+from stateful_route import ConfigError, LinkKey, NotOwnerError, StoreUnavailableError
 from tests.unit.conftest import NAMESPACE, SERVICE, highest
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ async def test_one_more_is_refused(make_server: MakeServer) -> None:
     async with make_server(max_links=2, max_links_is_hard=True) as server:
         alice, bob = [await server.claim(uid) for uid in ("alice", "bob")]
         again, carol = await server.claim("alice"), await server.claim("carol")
-        with pytest.raises(PodFullError, match="nobody is known to own it; this pod is full") as caught:
+        with pytest.raises(NotOwnerError, match="nobody is known to own it; this pod is full") as caught:
             carol.require()
         await bob.release()
         later = await server.claim("carol")
 
     assert (True, False) == (again is alice, again.full)
     assert (True, None, None) == (carol.full, carol.pod_index, carol.epoch)
-    assert ("carol", None) == (caught.value.uid, caught.value.pod_index)
+    assert ("carol", None, True) == (caught.value.uid, caught.value.pod_index, caught.value.full)
     assert not later.full
 
 
@@ -100,7 +100,7 @@ async def test_the_owner_is_named(make_server: MakeServer) -> None:
 async def test_the_contract(make_server: MakeServer) -> None:
     """``try_set_linked_pod`` raises what it cannot answer; who sets a link by force is not held up."""
     async with make_server(0, max_links=0, max_links_is_hard=True) as full:
-        with pytest.raises(PodFullError):
+        with pytest.raises(NotOwnerError):
             await full.try_set_linked_pod("", "alice", SERVICE, 0)
         await full.set_linked_pod("", "alice", SERVICE, 0)
 

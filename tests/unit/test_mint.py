@@ -13,7 +13,6 @@ from stateful_route import (
     LinkKey,
     LinkKind,
     NotOwnerError,
-    PodFullError,
     StoreUnavailableError,
 )
 from tests.insides import held_by
@@ -95,8 +94,10 @@ async def test_full(make_server: MakeServer) -> None:
     """A pod that is full mints nothing."""
     async with make_server(max_links=1, max_links_is_hard=True) as pod:
         await pod.mint()
-        with pytest.raises(PodFullError):
+        with pytest.raises(NotOwnerError) as raised:
             await pod.mint()
+
+    assert raised.value.full
 
 
 async def test_waiting(make_server: MakeServer, store: MemoryStore) -> None:

@@ -21,6 +21,7 @@ from stateful_route import (
     NoRoutablePodError,
     NotOwnerError,
     NotReplicatedError,
+    OrderRefusedError,
     ServerDriver,
     StatefulRouteError,
     StatefulRouteForClientDriver,
@@ -53,7 +54,7 @@ few = len([name for name in sys.modules if name.startswith("stateful_route")])
 assert "redis" not in sys.modules and few == 1, few
 assert not hasattr(stateful_route, "NoSuchName") and not hasattr(stateful_route, "_no_such_name")
 assert "redis" in sys.modules
-assert stateful_route.errors.NoLinkError is stateful_route.NoLinkError
+assert stateful_route.errors.ConfigError is stateful_route.ConfigError
 assert set(stateful_route.__all__) < set(dir(stateful_route)) and stateful_route.__version__
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
@@ -169,7 +170,8 @@ def test_typed() -> None:
         NotReplicatedError("no replica", operation="claim", replicas=0),
         NoRoutablePodError("prod", "room"),
         NoCapacityError("prod", "room"),
-        NotOwnerError("alice", 3, 17),
+        NotOwnerError("alice", 3, 17, full=True),
+        OrderRefusedError("not_answering", "prod", "room", 3, "it is deaf", asked="drain", seconds=1.5),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -123,9 +123,9 @@ class Drivers(Trial):
         epoch = await self._pods[found[uid]].ask("serve", [uid])
         for order in (("move", uid, newer[0].pod_index), ("drain", older[0].pod_index)):
             answer = await caller.ask("order", *order, within=0.7)
-            must(answer in {"PodNotAnsweringError", "done"}, f"{order[0]} of {self.older.name}: {answer}")
+            must(answer in {"not_answering", "done"}, f"{order[0]} of {self.older.name}: {answer}")
             self.say(f"{order[0]}, asked of a pod of {self.older.name}: {answer}")
-        if answer == "PodNotAnsweringError":
+        if answer == "not_answering":
             must(epoch == await self._pods[found[uid]].ask("serve", [uid]), f"{uid} has moved all the same")
         uid = next(uid for uid, index in found.items() if self._pods[index] in newer)
         answer = await caller.ask("order", "move", uid, older[1].pod_index, within=5.0)

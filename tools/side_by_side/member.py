@@ -100,11 +100,11 @@ class Member:
         return {pod.pod_index: pod.state for pod in seen.pods}
 
     async def order(self, what: str, *arguments: Any, within: float) -> str:
-        """Have an operator order something: the name of the error with which it ends, or ``done``."""
+        """Have an operator order something: why it was refused, the name of another error, or ``done``."""
         try:
             await getattr(self.route.operator(), what)(SERVICE, *arguments, timeout=within)
         except stateful_route.StatefulRouteError as error:
-            return type(error).__name__
+            return getattr(error, "reason", type(error).__name__)
         return "done"
 
     async def noted(self) -> list[list[Any]]:

@@ -7,7 +7,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from stateful_route._validation import check_seconds
-from stateful_route.errors import NotOwnerError, PodFullError
+from stateful_route.errors import NotOwnerError
 from stateful_route.models import LinkKind, Outcome
 from stateful_route.server.callbacks import check_on_lost
 from stateful_route.server.owning.tenure import Tenure
@@ -153,13 +153,13 @@ class Ownership:
         """Return if the uid is owned.
 
         Raises:
-            NotOwnerError: naming the pod to go to, as far as it is known; a ``PodFullError`` if this pod is full.
+            NotOwnerError: naming the pod to go to, as far as it is known; ``full`` if this pod is.
 
         """
         if not self.is_owned():
-            error = PodFullError if self.full else NotOwnerError
             own = self.pod_index == self._lease.pod_index
-            raise error(self.uid, None if own else self.pod_index, None if own else self.epoch)
+            owner = (None, None) if own else (self.pod_index, self.epoch)
+            raise NotOwnerError(self.uid, *owner, full=self.full)
 
     @property
     def idle_ttl(self) -> float | None:
