@@ -16,8 +16,7 @@ from stateful_route.route import StatefulRoute
 from stateful_route.web.addresses import Addresses
 from stateful_route.web.forward.locator import Locator
 from stateful_route.web.front import Started, check_secrets
-from stateful_route.web.request.answers import answer
-from stateful_route.web.request.not_served import NotServed
+from stateful_route.web.request.answers import NotServed, answer
 from stateful_route.web.uids.found import Found
 from stateful_route.web.uids.readings import is_plain, reads_alike
 from stateful_route.web.uids.request import RequestHead

@@ -293,9 +293,10 @@ class Front(Started):
         if here is not None:  # almost always, behind a balancer that is sticky too
             await here
             return
-        inbound = Inbound(scope, receive, send)
+        edge, inbound = self._edge, Inbound(scope, receive, send)
+        assert edge is not None  # noqa: S101 - it was started
         try:
-            await self._serve(found, inbound)
+            await (self._serve(edge, inbound) if found is None else edge.serve(found, inbound))
         except ClientGoneError:
             await inbound.drop()
         finally:
@@ -327,11 +328,10 @@ class Front(Started):
         RUNNING.discard(self)
         await super().stop()
 
-    async def _serve(self, found: Found | None, inbound: Inbound) -> None:
-        """Serve a request that is not served here, as far as its head tells."""
-        edge, sources = self._edge, self._sources
-        assert edge is not None  # noqa: S101 - it was started
-        if found is None and self._looks_further:
+    async def _serve(self, edge: Edge, inbound: Inbound) -> None:
+        """Serve a request in whose head no uid was found, or not looked for yet."""
+        sources, found = self._sources, None
+        if self._looks_further:
             request = RequestHead(inbound.scope)
             if sources.needs_body(request):
                 request.body = await inbound.read_ahead(sources.body_limit, asked=True)

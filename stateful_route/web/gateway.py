@@ -114,9 +114,7 @@ class StickyGateway(Front):
         return None
 
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
-        failed = await edge.unlinked(inbound)
-        if failed is not None:
-            await edge.serve_later(lambda: edge.unlinked(inbound), inbound, failed)
+        await edge.serve_by(lambda: edge.unlinked(inbound), inbound)
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
         settings = self._edge_settings

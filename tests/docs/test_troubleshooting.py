@@ -15,7 +15,7 @@ import stateful_route
 from stateful_route import BaseConfig, InvalidArgumentError, LifecycleError, ServerInfo, StatefulRoute, _lifecycle
 from stateful_route.cli.app import make_app
 from stateful_route.server.life import lease
-from stateful_route.web.request import not_served
+from stateful_route.web.request import answers as of_edge
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -55,12 +55,12 @@ def test_index() -> None:
     assert anchors == set(re.findall(r"\(#([\w-]+)\) \|$", PAGE, re.MULTILINE))
 
 
-def answers() -> Iterator[not_served.NotServed]:
+def answers() -> Iterator[of_edge.NotServed]:
     """Yield all that is answered to a request that is not served."""
-    for found in vars(not_served).values():
-        if isinstance(found, not_served.NotServed):
+    for found in vars(of_edge).values():
+        if isinstance(found, of_edge.NotServed):
             yield found
-    yield from not_served.REFUSED.values()
+    yield from of_edge.REFUSED.values()
 
 
 def test_answers() -> None:

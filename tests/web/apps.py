@@ -28,7 +28,7 @@ from stateful_route.web import (
     Sticky,
     StickyMiddleware,
 )
-from stateful_route.web.forward import holding
+from stateful_route.web.forward import edge
 from tests.web.answering import FOLDER, PIECE, App, Receive, Scope, Send, body_of, note, respond, respond_json
 from tests.web.sockets import mirror, websocket
 
@@ -237,7 +237,7 @@ def middleware(app: App, uid: Any, **more: Any) -> StickyMiddleware:
         {"service": "room", "uid": uid, "stop_after": 0.2} | more | json.loads(os.environ.get("WEB_MIDDLEWARE", "{}"))
     )
     if "WEB_PAUSE" in os.environ:
-        holding._LONGEST_PAUSE = float(os.environ["WEB_PAUSE"])
+        edge._LONGEST_PAUSE = float(os.environ["WEB_PAUSE"])
     if "WEB_HAND_OFF" in os.environ:
         settings["hand_off"] = hand_off
     else:

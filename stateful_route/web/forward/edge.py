@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -11,17 +13,15 @@ from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
 from stateful_route.web.asgi import reconnects
 from stateful_route.web.errors import PeerError, UpstreamLostError
-from stateful_route.web.forward.holding import Holding
-from stateful_route.web.forward.reaching import Peers
-from stateful_route.web.forward.whereabouts import Whereabouts
-from stateful_route.web.peer.carry import AnswerCutError, Carried, Endless, HttpCarrier, Outcome
+from stateful_route.web.forward.whereabouts import Peers, Whereabouts
+from stateful_route.web.peer.carry import DONE, UNREACHED, AnswerCutError, Carried, Endless, HttpCarrier, Outcome
+from stateful_route.web.peer.carry import LOST as PEER_LOST
 from stateful_route.web.peer.carry_websocket import WebSocketCarrier
 from stateful_route.web.peer.frames import LEAVING, LOST, MANY, MAX_PAYLOAD, MOVED, Refusal
 from stateful_route.web.peer.head import pack_head
-from stateful_route.web.request.answers import answer
-from stateful_route.web.request.inbound import AT_HAND
-from stateful_route.web.request.not_served import (
+from stateful_route.web.request.answers import (
     APP_LOST,
+    ENDING,
     GONE,
     HAS_MOVED,
     NO_POD,
@@ -29,16 +29,18 @@ from stateful_route.web.request.not_served import (
     REFUSED,
     TOO_LARGE_HEAD,
     NotServed,
+    answer,
     app_lost,
     may_go_elsewhere,
     not_told,
 )
+from stateful_route.web.request.inbound import AT_HAND
 from stateful_route.web.serve.tenants import Tenant
 from stateful_route.web.uvicorn.cut import cut_off
 from stateful_route.web.uvicorn.running import Way
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.route import StatefulRoute
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from stateful_route.web.forward.http_pods import HttpPods
     from stateful_route.web.forward.misroute import Misroute
     from stateful_route.web.peer.carry import Carrier
-    from stateful_route.web.peer.dialer import DialedConnection, Dialer
+    from stateful_route.web.peer.dialer import Dialer
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.request.inbound import Inbound
     from stateful_route.web.serve.pod import Pod
@@ -59,8 +61,14 @@ _FATES: dict[Carried, CarriedFate] = {
     Carried.DONE: "forwarded",
     Carried.UNREACHED: "unreached",
     Carried.LOST: "lost",
+    Carried.REFUSED: "misdirected",
 }
-"""The others were refused."""
+# Seconds between two attempts: the first pause, and the longest one.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
+
+T = TypeVar("T")
+Attempt: TypeAlias = "Callable[[], Awaitable[T | NotServed]]"
+"""Tries something once; returns what came of it, or why it is not done."""
 
 
 class Edge:
@@ -92,7 +100,9 @@ class Edge:
         self._peers = Peers(rooms, dialer)
         self.tally = settings.tally
         self._unserved = settings.unserved
-        self._holding = Holding(rooms, settings.patience, settings.max_held, self.tally)
+        self._patience = settings.patience
+        self._max_held = settings.max_held
+        self._random = Random()  # noqa: S311 - it spreads attempts
         self._endless = Endless()
         self.route: StatefulRoute | None = None
         """That gave out the drivers."""
@@ -108,76 +118,81 @@ class Edge:
 
     # One request --------------------------------------------------------------------------------------------------
 
-    async def serve(self, found: Found, inbound: Inbound) -> None:
-        """Have a request served by the owner of its uid; answer 503 if that cannot be in time.
+    def serve(self, found: Found, inbound: Inbound) -> Coroutine[Any, Any, None]:
+        """Return what has a request served by the owner of its uid, or answers 503 if that cannot be in time.
 
-        Raises:
-            ClientGoneError: if the client goes away before its request is whole.
-
+        It raises ``ClientGoneError`` if the client goes away before its request is whole.
         """
-        there = self._whereabouts.peer_of(found.uid)
-        if there is not None:
-            failed = await self._carry(there, found, inbound)
-        else:
-            failed = (
-                REFUSED[LEAVING] if self._whereabouts.is_closing(found.uid) else await self._attempt(found, inbound)
-            )
-        if failed is not None:
-            await self._serve_later(found, inbound, failed)
+        there = self._whereabouts.peer_of(found.uid)  # almost always, of a request that is another process's
+        first = None if there is None else self._carry(there, found, inbound)
+        failed = REFUSED[LEAVING] if first is None and self._whereabouts.is_closing(found.uid) else None
+        return self.serve_by(lambda: self._attempt(found, inbound), inbound, failed or first)
 
-    async def go_on(self, way: Way, inbound: Inbound, stream: Stream | None, began: float) -> None:
-        """Serve a request whose head was sent that way at ``began``, its body in it; without a stream it was not.
+    def go_on(self, way: Way, inbound: Inbound, stream: Stream | None, began: float) -> Coroutine[Any, Any, None]:
+        """Return what serves a request whose head was sent that way at ``began``, its body in it.
 
-        Raises:
-            ClientGoneError: if the client goes away before its request is whole.
-
+        Without a stream it was not sent. It raises ``ClientGoneError`` as ``serve`` does.
         """
-        try:
-            await inbound.read_ahead(AT_HAND)
-        except BaseException:
-            if stream is not None:
-                stream.abandon(PeerError("nobody waits for the answer"))
-                stream.close()
-            raise
-        if stream is None:
-            outcome = Outcome(Carried.UNREACHED)
-        else:
-            carrier = HttpCarrier(
-                way.connection, inbound.watch, inbound.send, self._endless, reconnects=reconnects(inbound.scope)
-            )
-            outcome = await _outcome(carrier.follow(stream, watches=True))
-            self._note(outcome, way.found, way.there.pod_index, began)
-        if outcome.carried is not Carried.DONE:
-            await self._serve_later(way.found, inbound, await self._not_carried(outcome, way.there, way.found, inbound))
+        first = self._follow(way, inbound, stream, began)
+        return self.serve_by(lambda: self._attempt(way.found, inbound), inbound, first)
 
-    async def _serve_later(self, found: Found, inbound: Inbound, failed: NotServed | None) -> None:
-        """Hold a request that was not served, if that is of use; answer 503 if it is not served in time."""
-        await self.serve_later(lambda: self._attempt(found, inbound), inbound, failed)
-
-    async def serve_later(
-        self, attempt: Callable[[], Awaitable[NotServed | None]], inbound: Inbound, failed: NotServed | None
+    async def serve_by(
+        self, attempt: Attempt[None], inbound: Inbound, first: Awaitable[NotServed | None] | NotServed | None = None
     ) -> None:
-        """Hold a request that was not served, and try again; answer with why, if it is not served in time.
+        """Serve a request by attempts, the ``first`` of which may be another one, or how that has failed.
+
+        If all fail, answer with why.
 
         Raises:
             ClientGoneError: if the client goes away meanwhile, as far as that is seen.
 
         """
-        assert failed is not None  # noqa: S101 - else it was served
-        failed = await self._holding.hold(
-            attempt,
-            failed,
-            lambda departed, seconds: inbound.unless_gone(self._holding.pause(departed, seconds)),
-        )
+        if inbound.is_websocket:
+            await inbound.connect()
+        failed = first if isinstance(first, NotServed) else await (first or attempt())
         if failed is not None:
-            await self._answer(failed, inbound)
+            failed = await self.hold(attempt, failed, inbound)
+        if failed is not None:
+            await self.answer(failed, inbound)
 
-    async def _answer(self, failed: NotServed, inbound: Inbound) -> None:
+    async def hold(self, attempt: Attempt[T], failed: NotServed, inbound: Inbound | None = None) -> T | NotServed:
+        """Attempt again what has failed until it is done, or it is too late; return what came of it last.
+
+        That is for ``patience`` seconds at most, and for ``max_held`` at a time. What has an ``inbound`` is held for as
+        long as its client is there, as far as that is seen.
+        """
+        if not failed.holds or self.tally.holding >= self._max_held:
+            return failed
+        try:
+            departures = self._rooms.departures  # the next attempt may succeed once pods have left
+        except LifecycleError:
+            return ENDING
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
+        pause, departed = 0.0, departures.count
+        came: T | NotServed = failed
+        began = self.tally.now()
+        self.tally.hold()
+        try:
+            while isinstance(came, NotServed) and came.holds and loop.time() < until:
+                pausing = departures.wait(departed, pause * self._random.uniform(0.5, 1.0))
+                if await (pausing if inbound is None else inbound.unless_gone(pausing)):
+                    pause = 0.0
+                pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
+                departed = departures.count
+                came = await attempt()
+        finally:
+            self.tally.release(began, failed.why, served=not isinstance(came, NotServed))
+        return came
+
+    async def answer(self, failed: NotServed, inbound: Inbound) -> None:
+        """Answer with why a request is not served."""
         self.tally.failed += 1
         await answer(inbound.scope, inbound.send, failed.status, failed.why)
 
+    # One attempt: why it was not served, or ``None`` if it was ----------------------------------------------------
+
     async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
-        """Try once; return why it was not served."""
         try:
             target = await self._whereabouts.target(found, inbound)
         except (RoutingError, StoreError, LifecycleError) as error:
@@ -185,9 +200,25 @@ class Edge:
         inbound.raise_if_gone()
         if isinstance(target, There):
             return await self._carry(target, found, inbound)
-        if not isinstance(target, (Tenant, Absent)):
-            return NOT_REACHED if isinstance(target, Wait) else self._refused(target)
-        return await self._serve_here(target, found, inbound)
+        if isinstance(target, (Tenant, Absent)):
+            return await self._serve_here(target, found, inbound)
+        return NOT_REACHED if isinstance(target, Wait) else self._refused(target)
+
+    async def unlinked(self, inbound: Inbound) -> NotServed | None:
+        """Have a request without a uid served by another process that takes new ones; return why it was not.
+
+        Raises:
+            ClientGoneError: if the client goes away before its request is whole.
+
+        """
+        try:
+            index = await self._whereabouts.choose_other()
+            state = None if index is None else await self._rooms.pod(index)
+        except (RoutingError, StoreError, LifecycleError) as error:
+            return self._not_told(error)
+        if index is None or state is None:
+            return NO_POD
+        return await self._carry(There(index, state.incarnation, 0, state.report.address), None, inbound)
 
     def _refused(self, refusal: Refusal) -> NotServed:
         if refusal.reason == MANY:
@@ -202,28 +233,26 @@ class Edge:
         return not_told(error)
 
     async def _serve_here(self, target: Tenant | Absent, found: Found, inbound: Inbound) -> NotServed | None:
-        pod, scope = self.pod, inbound.scope
+        pod = self.pod
         if isinstance(target, Tenant):
             assert pod is not None  # noqa: S101 - whose tenant it is
-            return await self._serve_own(pod, target, found, inbound)
+            if pod.is_behind:
+                await inbound.read_ahead(AT_HAND)
+            receive = inbound.kept() if pod.is_behind else inbound.for_app()
+            try:
+                await pod.serve_admitted(target, found.source, inbound.scope, receive, inbound.send)
+            except UpstreamLostError as error:
+                return app_lost(error, inbound, pod)
+            return None
         if found.source.missing is not None:
             return NotServed("there is no such session", holds=False, status=found.source.missing)
         if pod is not None:
-            await pod.serve_unlinked(scope, inbound.for_app(), inbound.send, found.uid)
-        elif not await self.carry_unlinked(inbound):
-            return NO_POD
-        return None
+            await pod.serve_unlinked(inbound.scope, inbound.for_app(), inbound.send, found.uid)
+            return None
+        failed = await self.unlinked(inbound)
+        return NO_POD if failed is not None and may_go_elsewhere(failed, inbound) else failed
 
-    async def _serve_own(self, pod: Pod, tenant: Tenant, found: Found, inbound: Inbound) -> NotServed | None:
-        receive = inbound.for_app()
-        if pod.is_behind:
-            await inbound.read_ahead(AT_HAND)
-            receive = inbound.kept()
-        try:
-            await pod.serve_admitted(tenant, found.source, inbound.scope, receive, inbound.send)
-        except UpstreamLostError as error:
-            return app_lost(error, inbound, pod)
-        return None
+    # Carrying it there --------------------------------------------------------------------------------------------
 
     def way(self, found: Found, scope: Message) -> Way | None:
         """Return the way to the peer that has a uid, if that is known and it is connected. No I/O."""
@@ -234,54 +263,94 @@ class Edge:
         reply = None if self._misroute is None else self._misroute.reply(there, scope)
         return Way(found, self._sources.number(found.source), there, connection, self, reply)
 
-    # Carrying it there --------------------------------------------------------------------------------------------
+    async def _carry(self, there: There, found: Found | None, inbound: Inbound) -> NotServed | None:
+        """Have a request served by that pod.
 
-    async def _carry(self, there: There, found: Found, inbound: Inbound) -> NotServed | None:
+        A body that is not at hand is sent once the owner reads it: before that nothing of it is lost by a refusal.
+        """
         upstream = None if self._http is None else self._http.at(there)
         if upstream is not None:
             return await self._carry_by_http(upstream, there, found, inbound)
-        connection = self._peers.connected(there) or await self._peers.reach(there.pod_index, there.address)
+        connection = self._peers.connected(there) or await self._peers.reach(there)
         if connection is None:
-            return await self._not_reached(there.pod_index, found)
-        if self._misroute is not None and await self._misroute.answered(there, inbound):
+            await self._peers.report(there.pod_index)
+            return await self._came_of(UNREACHED, there, found, inbound, self.tally.now())
+        if self._misroute is not None and found is not None and await self._misroute.answered(there, inbound):
             return None
-        outcome = await self._carry_over(connection, found, inbound, there.pod_index)
-        return None if outcome.carried is Carried.DONE else await self._not_carried(outcome, there, found, inbound)
+        began = self.tally.now()
+        uid, source = (None, 0) if found is None else (found.uid, self._sources.number(found.source))
+        body = b"" if inbound.is_websocket else await inbound.read_ahead(AT_HAND)
+        head = pack_head(inbound.scope, uid, source, body, waits=body is None)
+        if len(head) > MAX_PAYLOAD:
+            return TOO_LARGE_HEAD
+        try:
+            if inbound.is_websocket:
+                outcome = await WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless).run(head)
+            else:
+                receive = inbound.receive if body is None else inbound.watch
+                again = reconnects(inbound.scope)
+                carrier = HttpCarrier(connection, receive, inbound.send, self._endless, reconnects=again)
+                outcome = await carrier.run(head, watches=body is not None)
+        except PeerError as error:
+            outcome = _broken(error)
+        if outcome is DONE:
+            self.tally.carried("forwarded", uid, there.pod_index, began)
+            return None
+        return await self._came_of(outcome, there, found, inbound, began)
+
+    async def _follow(self, way: Way, inbound: Inbound, stream: Stream | None, began: float) -> NotServed | None:
+        """Have a request served by a pod to which its head was sent already."""
+        try:
+            await inbound.read_ahead(AT_HAND)
+        except BaseException:
+            if stream is not None:
+                stream.abandon(PeerError("nobody waits for the answer"))
+                stream.close()
+            raise
+        if stream is None:
+            return NOT_REACHED
+        again = reconnects(inbound.scope)
+        carrier = HttpCarrier(way.connection, inbound.watch, inbound.send, self._endless, reconnects=again)
+        try:
+            outcome = await carrier.run(stream, watches=True)
+        except PeerError as error:
+            outcome = _broken(error)
+        return await self._came_of(outcome, way.there, way.found, inbound, began)
+
+    async def _came_of(
+        self, outcome: Outcome, there: There, found: Found | None, inbound: Inbound, began: float
+    ) -> NotServed | None:
+        """Count what became of a request at another process, and return why it was not served."""
+        carried, app = outcome.carried, (there.pod_index, there.incarnation)
+        self.tally.carried(_FATES[carried], None if found is None else found.uid, there.pod_index, began)
+        if carried is Carried.DONE:
+            return None
+        if carried is Carried.UNREACHED:
+            return NOT_REACHED
+        if carried is Carried.LOST:
+            await self._peers.report(there.pod_index)
+            return attrs.evolve(GONE, holds=inbound.repeatable)
+        refusal = outcome.refusal or Refusal(MOVED)
+        if refusal.reason == LOST:
+            return app_lost(UpstreamLostError(LOST), inbound, app)
+        if found is None:
+            return attrs.evolve(NO_POD, holds=inbound.intact)
+        await self._whereabouts.doubt(found.uid, there, refusal)
+        refused = REFUSED.get(refusal.reason, HAS_MOVED)
+        return refused if inbound.intact else attrs.evolve(refused, holds=False)
 
     async def _carry_by_http(
         self, upstream: Upstream, there: There, found: Found | None, inbound: Inbound
     ) -> NotServed | None:
         assert self._http is not None  # noqa: S101 - whose it is
         began = self.tally.now()
-        failed = await self._http.carry(upstream, there, found, inbound)
-        self.tally.carried(_fate_by_http(failed), None if found is None else found.uid, there.pod_index, began)
-        if isinstance(failed, Refusal):
-            assert found is not None  # noqa: S101 - nobody refuses a request without a uid
-            await self._whereabouts.doubt(found.uid, there, failed)
-            return HAS_MOVED if inbound.intact else attrs.evolve(HAS_MOVED, holds=False)
-        if failed is not None:
-            await self._peers.report(there.pod_index)
-        return failed
-
-    async def _not_reached(self, pod_index: int, found: Found | None) -> NotServed:
-        self.tally.carried("unreached", None if found is None else found.uid, pod_index, self.tally.now())
-        await self._peers.report(pod_index)
-        return NOT_REACHED
-
-    async def _not_carried(self, outcome: Outcome, there: There, found: Found, inbound: Inbound) -> NotServed:
-        if outcome.carried is Carried.UNREACHED:
-            return NOT_REACHED
-        if outcome.carried is Carried.TOO_LARGE:
-            return TOO_LARGE_HEAD
-        if outcome.carried is Carried.LOST:
-            await self._peers.report(there.pod_index)
-        lost = _lost(outcome, (there.pod_index, there.incarnation), inbound)
-        if lost is not None:
-            return lost
-        refusal = outcome.refusal or Refusal(MOVED)
-        await self._whereabouts.doubt(found.uid, there, refusal)
-        refused = REFUSED.get(refusal.reason, HAS_MOVED)
-        return refused if inbound.intact else attrs.evolve(refused, holds=False)
+        came = await self._http.carry(upstream, there, found, inbound)
+        if isinstance(came, Outcome):
+            return await self._came_of(came, there, found, inbound, began)
+        fate: CarriedFate = "lost" if came.status == APP_LOST.status else "unreached"
+        self.tally.carried(fate, None if found is None else found.uid, there.pod_index, began)
+        await self._peers.report(there.pod_index)
+        return came
 
     async def carry_unlinked(self, inbound: Inbound) -> bool:
         """Have a request without a uid served by another process; return whether it was, or cannot be any more.
@@ -291,76 +360,15 @@ class Edge:
 
         """
         failed = await self.unlinked(inbound)
-        if failed is None:
-            return True
-        if may_go_elsewhere(failed, inbound):
+        if failed is not None and may_go_elsewhere(failed, inbound):
             return False
-        await self._answer(failed, inbound)
+        if failed is not None:
+            await self.answer(failed, inbound)
         return True
-
-    async def unlinked(self, inbound: Inbound) -> NotServed | None:
-        """Have a request without a uid served by another process that takes new ones; return why it was not.
-
-        Raises:
-            ClientGoneError: if the client goes away before its request is whole.
-
-        """
-        try:
-            index = await self.choose_other()
-            state = None if index is None else await self._rooms.pod(index)
-        except (RoutingError, StoreError, LifecycleError) as error:
-            return self._not_told(error)
-        if index is None or state is None:
-            return NO_POD
-        there = There(index, state.incarnation, 0, state.report.address)
-        upstream = None if self._http is None else self._http.at(there)
-        if upstream is not None:
-            return await self._carry_by_http(upstream, there, None, inbound)
-        connection = await self._peers.reach(index, state.report.address)
-        if connection is None:
-            return await self._not_reached(index, None)
-        outcome = await self._carry_over(connection, None, inbound, index)
-        if outcome.carried is Carried.DONE:
-            return None
-        lost = _lost(outcome, (index, state.incarnation), inbound)
-        return attrs.evolve(NO_POD, holds=inbound.intact) if lost is None else lost
 
     async def choose_other(self) -> int | None:
         """Return another pod that takes new uids; see ``Whereabouts.choose_other``."""
         return await self._whereabouts.choose_other()
-
-    async def _carry_over(
-        self, connection: DialedConnection, found: Found | None, inbound: Inbound, pod_index: int
-    ) -> Outcome:
-        began = self.tally.now()
-        outcome = await self._carried_over(connection, found, inbound)
-        self._note(outcome, found, pod_index, began)
-        return outcome
-
-    def _note(self, outcome: Outcome, found: Found | None, pod_index: int, began: float) -> None:
-        """Count what became of a request at another process, if it went there."""
-        if outcome.carried is not Carried.TOO_LARGE:
-            uid = None if found is None else found.uid
-            self.tally.carried(_FATES.get(outcome.carried, "misdirected"), uid, pod_index, began)
-
-    async def _carried_over(self, connection: DialedConnection, found: Found | None, inbound: Inbound) -> Outcome:
-        """Carry a request over a connection.
-
-        A body that is not at hand is sent once the owner reads it: before that nothing of it is lost by a refusal.
-        """
-        uid, source = (None, 0) if found is None else (found.uid, self._sources.number(found.source))
-        body = b"" if inbound.is_websocket else await inbound.read_ahead(AT_HAND)
-        head = pack_head(inbound.scope, uid, source, body, waits=body is None)
-        if len(head) > MAX_PAYLOAD:
-            return Outcome(Carried.TOO_LARGE)
-        if inbound.is_websocket:
-            carrier = WebSocketCarrier(connection, inbound.receive, inbound.send, self._endless)
-            return await _outcome(carrier.run(head))
-        receive = inbound.receive if body is None else inbound.watch
-        http_carrier = HttpCarrier(
-            connection, receive, inbound.send, self._endless, reconnects=reconnects(inbound.scope)
-        )
-        return await _outcome(http_carrier.run(head, watches=body is not None))
 
     def statistics(self) -> WebStatistics:
         """Return what was done with requests, and by the drivers."""
@@ -377,32 +385,11 @@ class Edge:
         self._endless.end()
 
 
-def _fate_by_http(failed: NotServed | Refusal | None) -> CarriedFate:
-    """Return what became of a request that went to a pod over HTTP."""
-    if failed is None:
-        return "forwarded"
-    if isinstance(failed, Refusal):
-        return "misdirected"
-    return "lost" if failed.status == APP_LOST.status else "unreached"
-
-
-def _lost(outcome: Outcome, app: object, inbound: Inbound) -> NotServed | None:
-    """Return what becomes of a request that was lost with another process, or with the app behind that."""
-    if outcome.carried is Carried.LOST:
-        return attrs.evolve(GONE, holds=inbound.repeatable)
-    if outcome.refusal is not None and outcome.refusal.reason == LOST:
-        return app_lost(UpstreamLostError(LOST), inbound, app)
-    return None
-
-
-async def _outcome(carrying: Awaitable[Outcome]) -> Outcome:
-    """Return what came of a request that is carried, also if the peer breaks off or cannot be understood."""
-    try:
-        return await carrying
-    except AnswerCutError as error:
+def _broken(error: PeerError) -> Outcome:
+    """Return what came of a request whose peer has broken off, or cannot be understood."""
+    if isinstance(error, AnswerCutError):
         log.warning("answer_cut_off", "an answer was cut off: %(error)s", error=error)
         cut_off()
-        return Outcome(Carried.DONE)  # without its end: the web server closes the connection
-    except PeerError as error:
-        log.warning("peer_answer_unreadable", "a peer's answer cannot be read: %(error)s", error=error)
-        return Outcome(Carried.LOST)
+        return DONE  # without its end: the web server closes the connection
+    log.warning("peer_answer_unreadable", "a peer's answer cannot be read: %(error)s", error=error)
+    return PEER_LOST

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from stateful_route._log import log
 from stateful_route.web.addresses import Addresses, PeerAddress, host_and_port, is_http_address
 from stateful_route.web.errors import UpstreamLostError
+from stateful_route.web.peer.carry import DONE, Carried, Outcome
 from stateful_route.web.peer.frames import MOVED, Refusal
+from stateful_route.web.request.answers import app_lost
 from stateful_route.web.request.inbound import AT_HAND
-from stateful_route.web.request.not_served import app_lost
 from stateful_route.web.serve.learning import Learning
 from stateful_route.web.upstream.app import Upstream
 
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import There
     from stateful_route.web.asgi import Message
+    from stateful_route.web.request.answers import NotServed
     from stateful_route.web.request.inbound import Inbound
-    from stateful_route.web.request.not_served import NotServed
     from stateful_route.web.uids.found import Found, UidSources
 
 # More pods than a service has at a time.
 _MOST_UPSTREAMS = 4096
 _MISDIRECTED = 421
 _OURS = frozenset({b"x-pod-index", b"x-link-epoch"})
-_NOT_ITS_OWN = Refusal(MOVED)
+_NOT_ITS_OWN = Outcome(Carried.REFUSED, Refusal(MOVED))
 
 
 class HttpPods:
@@ -65,8 +66,8 @@ class HttpPods:
 
     async def carry(
         self, upstream: Upstream, there: There, found: Found | None, inbound: Inbound
-    ) -> NotServed | Refusal | None:
-        """Carry a request; return why it was not served, as the pod was lost, or that the uid is not that pod's.
+    ) -> NotServed | Outcome:
+        """Carry a request; return what came of it, or why it was not served, as the pod was lost.
 
         Raises:
             ClientGoneError: if the client goes away before its request is whole.
@@ -89,7 +90,7 @@ class HttpPods:
             await upstream(_told(inbound.scope, there), inbound.kept(), send)
         except UpstreamLostError as error:
             return app_lost(error, inbound, (there.pod_index, there.incarnation))
-        return _NOT_ITS_OWN if misdirected else None
+        return _NOT_ITS_OWN if misdirected else DONE
 
     async def _link(self, learned: Found, there: There) -> None:
         """Link a uid that a pod has made to it."""

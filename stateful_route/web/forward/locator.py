@@ -10,7 +10,7 @@ from stateful_route.errors import LifecycleError, RoutingError, StoreError
 from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.forward.edge import Edge
 from stateful_route.web.peer.frames import Refusal
-from stateful_route.web.request.not_served import NOT_REACHED, NotServed
+from stateful_route.web.request.answers import NOT_REACHED, NotServed
 
 if TYPE_CHECKING:
     from stateful_route.web.uids.found import Found
@@ -46,7 +46,7 @@ class Locator(Edge):
         located = await self._located(found)
         if not isinstance(located, NotServed):
             return located
-        return await self._holding.hold(lambda: self._located(found), located)
+        return await self.hold(lambda: self._located(found), located)
 
     async def _located(self, found: Found | None) -> There | Absent | NotServed:
         try:
@@ -59,7 +59,7 @@ class Locator(Edge):
             return self._refused(target)
         if not isinstance(target, There):
             return NOT_REACHED
-        if PeerAddress.parse(target.address) is None or await self._peers.reach(target.pod_index, target.address):
+        if PeerAddress.parse(target.address) is None or await self._peers.reach(target):
             return target
         await self._peers.report(target.pod_index)
         return NOT_REACHED

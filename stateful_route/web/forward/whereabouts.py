@@ -1,17 +1,23 @@
-"""Where the uid of a request is: here, at a peer, or with nobody."""
+"""Where the uid of a request is, here, at a peer, or with nobody; and how a peer is reached."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
+from stateful_route._log import log
 from stateful_route.client.targets import Absent, There, Wait
+from stateful_route.errors import LifecycleError, StoreError
+from stateful_route.web.addresses import PeerAddress
+from stateful_route.web.errors import PeerUnreachableError
 from stateful_route.web.peer.frames import FULL, MANY, MOVED, Refusal
+from stateful_route.web.quiet import Quiet
 
 if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
     from stateful_route.client.targets import Target
     from stateful_route.web.forward.new_uids import NewUids
+    from stateful_route.web.peer.dialer import DialedConnection, Dialer
     from stateful_route.web.request.inbound import Inbound
     from stateful_route.web.serve.pod import Pod
     from stateful_route.web.serve.tenants import Tenant
@@ -19,7 +25,8 @@ if TYPE_CHECKING:
 
 # Seconds for which it is remembered that a uid cannot be served: at least, and at most.
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 0.25
-_LOOK = 0.02
+# Choices at once that may fall on this process: each one counts as a placement, so that the next falls on another pod.
+_CHOICES = 8
 _NOT_THERE = frozenset({MOVED, FULL})
 
 
@@ -140,12 +147,57 @@ class Whereabouts:
             StoreError: if Redis had to be asked, and did not answer.
 
         """
-        loop = asyncio.get_running_loop()
+        loop, rooms = asyncio.get_running_loop(), self._rooms
         until = loop.time() + 2 * self._refresh
         while True:
-            index = await self._rooms.choose()
-            if self.pod is None or index != self.pod.server.pod_index:
-                return index
-            if loop.time() >= until:
+            departed = rooms.departures.count
+            for _ in range(_CHOICES):
+                index = await rooms.choose()
+                if self.pod is None or index != self.pod.server.pod_index:
+                    return index
+            if not await rooms.departures.wait(departed, until - loop.time()):
                 return None
-            await asyncio.sleep(_LOOK)
+
+
+class Peers:
+    """Reaches pods at the addresses that they publish."""
+
+    def __init__(self, rooms: ServiceView, dialer: Dialer) -> None:
+        """Have reached nobody."""
+        self._rooms = rooms
+        self._dialer = dialer
+        self._quiet = Quiet()
+
+    def connected(self, there: There) -> DialedConnection | None:
+        """Return the connection to a pod, if there is one. No I/O."""
+        address = PeerAddress.parse(there.address)
+        return None if address is None else self._dialer.connected(address)
+
+    async def reach(self, there: There) -> DialedConnection | None:
+        """Return a connection to a pod; ``None``, and a line in the log, if it is not reached."""
+        pod_index, address = there.pod_index, PeerAddress.parse(there.address)
+        if address is None:
+            self._log(pod_index, "it publishes no address for peers: it runs without the middleware")
+            return None
+        try:
+            return self._dialer.connected(address) or await self._dialer.connect(address)
+        except PeerUnreachableError as error:
+            self._log(pod_index, error)
+            return None
+
+    async def report(self, pod_index: int) -> None:
+        """Say that a pod is not reached: it is avoided."""
+        try:
+            await self._rooms.report_unreachable(pod_index)
+        except (StoreError, LifecycleError):
+            return  # it is avoided all the same
+
+    def _log(self, pod_index: int, why: object) -> None:
+        if self._quiet.allows(pod_index, asyncio.get_running_loop().time()):
+            log.warning(
+                "peer_not_reached",
+                "pod %(pod_index)d of %(service_name)r is not reached: %(error)s",
+                pod_index=pod_index,
+                service_name=self._rooms.service_name,
+                error=why,
+            )

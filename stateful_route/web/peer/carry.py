@@ -21,7 +21,7 @@ from stateful_route.web.peer.frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from stateful_route.web.asgi import Message, Receive, Send
     from stateful_route.web.peer.dialer import DialedConnection
@@ -35,8 +35,6 @@ class Carried(enum.Enum):
     """The client has its answer, or is gone."""
     REFUSED = "refused"
     """The peer did nothing with it, and said why."""
-    TOO_LARGE = "too large"
-    """Its head does not fit into a frame: nothing was sent."""
     UNREACHED = "unreached"
     """The connection had ended before the head was sent."""
     LOST = "lost"
@@ -154,131 +152,126 @@ class HttpCarrier(Carrier):
         self._started = False
         self._trailers = False
         self._inline = False
+        self._outcome: Outcome | None = None
 
-    async def run(self, head: bytes, *, watches: bool) -> Outcome:
+    async def run(self, head: bytes | Stream, *, watches: bool) -> Outcome:
         """Send the head, and the body once the owner wants it; return once the answer is at the client.
 
-        With ``watches`` the body is in the head, and the next event is that the client goes away.
+        With ``watches`` the body is in the head, and the next event is that the client goes away. A stream in place of
+        the head is one whose head was sent already.
 
         Raises:
             AnswerCutError: if the owner was lost in the middle of the answer, or what it sends cannot be read.
             PeerProtocolError: if what it sends cannot be read, and the answer has not begun.
 
         """
+        connection, send = self._connection, self._send
         try:
-            stream = self._connection.open(head)
+            stream = self._stream = connection.open(head) if isinstance(head, bytes) else head
         except PeerUnreachableError:
             return UNREACHED
-        return await self.follow(stream, watches=watches)
-
-    async def follow(self, stream: Stream, *, watches: bool) -> Outcome:
-        """Do the same with a request whose head was sent already.
-
-        Raises:
-            AnswerCutError: if the owner was lost in the middle of the answer, or what it sends cannot be read.
-            PeerProtocolError: if what it sends cannot be read, and the answer has not begun.
-
-        """
-        connection = self._connection
-        self._stream = stream
         self._inline = watches
         if watches:
             connection.late.add(self)
         try:
-            return await self._answer()
-        except ClientGoneError:
-            if self._error is not None:
-                raise self._error from None
-            return DONE
-        except LeavingError:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-            return DONE
+            while self._outcome is None:
+                frame = stream.take()
+                if frame is None:
+                    await stream.news()
+                    continue
+                for message in self._take(*frame):
+                    await send(message)
         except PeerError as error:
-            if self._started:
-                raise AnswerCutError(str(error)) from error
-            if not isinstance(error, PeerLostError):
-                raise
-            return LOST
+            for message in self._take_failure(error):
+                await send(message)
         finally:
             connection.late.discard(self)
             self._close_stream()
             if self._tasks:
                 await cancel_and_wait(*self._tasks)
+        return self._outcome or LOST
 
-    async def _answer(self) -> Outcome:
-        stream, send = self._stream, self._send
-        while True:
-            kind, payload = await stream.next()
-            if kind is Kind.ANSWER:
-                await self._take_answer(payload)
-                return DONE
-            if self._started:
-                if kind is Kind.BODY or kind is Kind.LAST:
-                    last = kind is Kind.LAST
-                    self._ended = last and not self._trailers
-                    await send({"type": "http.response.body", "body": payload, "more_body": not last})
-                    if self._ended:
-                        return DONE
-                elif await self._end_started(kind, payload):
-                    return DONE
-            elif kind is Kind.START:
-                await self._start_answer(payload)
-            elif (outcome := await self._end_unstarted(kind, payload)) is not None:
-                return outcome
+    # What the owner sends; no I/O ---------------------------------------------------------------------------------
 
-    async def _take_answer(self, payload: bytes) -> None:
-        """Send a whole answer, which is what most are."""
-        if self._started:
-            raise PeerProtocolError("a second head of an answer")
-        head, body = unpack_with_body(payload)
-        status, (_, *headers) = unpack_number(head)
-        start: Message = {"type": "http.response.start", "status": status, "headers": paired(headers)}
-        self._started = self._ended = True
-        await self._send(start)
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+    def _take(self, kind: Kind, payload: bytes) -> Sequence[Message]:
+        """Take a frame in; return what the client is sent, and note what came of it if this is the end.
 
-    async def _start_answer(self, payload: bytes) -> None:
-        if self._started:
-            raise PeerProtocolError("a second head of an answer")
-        status, parts = unpack_number(payload)
-        self._trailers = parts[:1] == [b"t"]
-        message: Message = {"type": "http.response.start", "status": status, "headers": paired(parts[1:])}
-        if self._trailers:
-            message["trailers"] = True
-        self._started = True
-        await self._send(message)
-        if self._reconnects and is_events(message):
-            self._endless.add(self)
+        Raises:
+            AnswerCutError: if the answer is not whole, and nothing more comes.
+            PeerProtocolError: if this may not come now.
 
-    async def _end_started(self, kind: Kind, payload: bytes) -> bool:
-        """Take in what is no part of the body; return whether the answer is whole."""
+        """
         if kind is Kind.WANT:
             self._want()
-            return False
+            return ()
+        if kind is Kind.ANSWER or kind is Kind.START:
+            return self._take_start(kind, payload)
+        if not self._started:
+            return self._take_refusal(kind, payload)
+        if kind is Kind.BODY or kind is Kind.LAST:
+            last = kind is Kind.LAST
+            if last and not self._trailers:
+                self._end(DONE)
+            return ({"type": "http.response.body", "body": payload, "more_body": not last},)
         if kind is Kind.TRAILERS and self._trailers:
             trailers = paired(unpack(payload))
-            self._ended = True
-            await self._send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
-            return True
+            self._end(DONE)
+            return ({"type": "http.response.trailers", "headers": trailers, "more_trailers": False},)
         if kind is Kind.ENDED:
             self._ended = True
             raise AnswerCutError("the application at the owner of the uid has failed in the middle of its answer")
         raise PeerProtocolError(f"{kind.name} in the middle of an answer")
 
-    async def _end_unstarted(self, kind: Kind, payload: bytes) -> Outcome | None:
-        if kind is Kind.WANT:
-            self._want()
-            return None
+    def _take_start(self, kind: Kind, payload: bytes) -> Sequence[Message]:
+        """Take in the head of an answer, or a whole one, which is what most are."""
+        if self._started:
+            raise PeerProtocolError("a second head of an answer")
+        head, body = unpack_with_body(payload) if kind is Kind.ANSWER else (payload, None)
+        status, parts = unpack_number(head)
+        start: Message = {"type": "http.response.start", "status": status, "headers": paired(parts[1:])}
+        self._started = True
+        if body is not None:
+            self._end(DONE)
+            return start, {"type": "http.response.body", "body": body, "more_body": False}
+        self._trailers = parts[:1] == [b"t"]
+        if self._trailers:
+            start["trailers"] = True
+        if self._reconnects and is_events(start):
+            self._endless.add(self)
+        return (start,)
+
+    def _take_refusal(self, kind: Kind, payload: bytes) -> Sequence[Message]:
         if kind is Kind.REFUSED:
-            self._ended = True
-            return Outcome(Carried.REFUSED, Refusal.from_payload(payload))
+            self._end(Outcome(Carried.REFUSED, Refusal.from_payload(payload)))
+            return ()
         if kind is not Kind.ENDED:
             raise PeerProtocolError(f"{kind.name} before the head of an answer")
-        self._ended = True  # the application has failed: the client is told as a web server does
+        self._end(DONE)  # the application has failed: the client is told as a web server does
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"21")]
-        await self._send({"type": "http.response.start", "status": 500, "headers": headers})
-        await self._send({"type": "http.response.body", "body": b"Internal Server Error"})
-        return DONE
+        start: Message = {"type": "http.response.start", "status": 500, "headers": headers}
+        return start, {"type": "http.response.body", "body": b"Internal Server Error"}
+
+    def _take_failure(self, error: PeerError) -> Sequence[Message]:
+        """Take in that nothing more comes; what is not an outcome is raised."""
+        if isinstance(error, ClientGoneError):
+            if self._error is not None:
+                raise self._error from None
+            self._outcome = DONE
+            return ()
+        if isinstance(error, LeavingError):
+            self._outcome = DONE
+            return ({"type": "http.response.body", "body": b"", "more_body": False},)
+        if self._started:
+            raise AnswerCutError(str(error)) from error
+        if not isinstance(error, PeerLostError):
+            raise error
+        return ()
+
+    def _end(self, outcome: Outcome) -> None:
+        self._ended = True
+        self._outcome = outcome
+
+    # What the client sends ----------------------------------------------------------------------------------------
 
     def watch(self) -> None:
         """Look from now on whether the client goes away: the answer takes its time."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from stateful_route._log import log
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
-from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, MAX_PAYLOAD, Kind, kind_of
+from stateful_route.web.peer.frames import FRAME, HEAD_SIZE, KINDS, MAX_PAYLOAD, Kind, kind_of
 from stateful_route.web.uvicorn.outlet import Outlet
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Connection(asyncio.Protocol):
         self._look: asyncio.TimerHandle | None = None
         self._heard = self._looked = self._loop.time()
         self._longest = _MAX_HELLO
+        self.trusted = False
+        """Whether the other side has proven who it is."""
         self.streams: dict[int, Stream] = {}
         self.held: set[Stream] = set()
         """Those that wait until the transport takes more."""
@@ -140,11 +142,10 @@ class Connection(asyncio.Protocol):
 
     def _take(self, number: int, sid: int, payload: bytes) -> None:
         stream = self.streams.get(sid)
+        kind = KINDS.get(number) or kind_of(number)
         if stream is not None:
-            stream.feed(kind_of(number), payload)
-            return
-        kind = kind_of(number)
-        if self.trusted and kind is Kind.PING:
+            stream.feed(kind, payload)
+        elif self.trusted and kind is Kind.PING:
             if not self.full:  # it hears from this side as it is
                 self.send(Kind.PONG, 0)
         elif not self.trusted or kind is not Kind.PONG:
@@ -219,13 +220,9 @@ class Connection(asyncio.Protocol):
 
     # The end ------------------------------------------------------------------------------------------------------
 
-    @property
-    def trusted(self) -> bool:
-        """Whether the other side has proven who it is."""
-        return self._longest > _MAX_HELLO
-
     def trust(self) -> None:
         """Let the other side send whole requests."""
+        self.trusted = True
         self._longest = MAX_PAYLOAD
 
     @property

@@ -121,7 +121,7 @@ class DialedConnection(Connection):
         return self._opened(Stream, head, Kind.STATE)
 
     def _opened(self, make: type[AnyStream], head: bytes, kind: Kind = Kind.OPEN) -> AnyStream:
-        if not self.usable:
+        if self._closing or self._last_stream >= _LAST_STREAM:
             raise PeerUnreachableError("the connection to a peer has ended before the request was sent")
         self._last_stream = sid = self._last_stream + 1
         stream = make(self, sid)
@@ -132,7 +132,7 @@ class DialedConnection(Connection):
     @property
     def usable(self) -> bool:
         """Whether streams may be opened on it."""
-        return self.alive and self._last_stream < _LAST_STREAM
+        return not self._closing and self._last_stream < _LAST_STREAM
 
     def retire(self) -> None:
         """Close it once what is under way has ended."""

@@ -26,6 +26,7 @@ _DENIAL = frozenset({"websocket.http.response.body"})
 _MESSAGE = frozenset({"websocket.send", "websocket.close"})
 _NOTHING: frozenset[str] = frozenset()
 
+_WHOLE = StreamEndedError("the answer is whole")
 _LEAST_STATUS, _MOST_STATUS = 100, 999
 _LEAST_CODE, _MOST_CODE = 1000, 4999
 
@@ -82,25 +83,14 @@ class Exchange(abc.ABC):
 
         """
 
-    def _expect(self, kind: str) -> None:
-        if kind not in self._expects:
-            expected = " or ".join(sorted(self._expects)) or "nothing more"
-            raise RuntimeError(f"Expected ASGI message {expected}, but got {kind!r}.")
+    def _unexpected(self, kind: str) -> RuntimeError:
+        expected = " or ".join(sorted(self._expects)) or "nothing more"
+        return RuntimeError(f"Expected ASGI message {expected}, but got {kind!r}.")
 
     def _end(self) -> None:
         """Take the answer for whole: who waits in ``receive`` is told."""
         self.ended = True
-        self._stream.fail(StreamEndedError("the answer is whole"))
-
-    async def _send_body(self, message: Message) -> bool:
-        """Send a part of a body; return whether it was the last one."""
-        more = message.get("more_body", False)
-        body = message.get("body") or b""
-        if not more:
-            self._expects = _NOTHING
-        if body or not more:
-            await self._stream.send_bytes(Kind.BODY if more else Kind.LAST, bytes(body), Kind.BODY)
-        return not more
+        self._stream.fail(_WHOLE)
 
 
 class HttpExchange(Exchange):
@@ -144,26 +134,37 @@ class HttpExchange(Exchange):
             await asyncio.sleep(0)  # an app that does nothing but send does not keep the others from running
             return
         kind = message["type"]
-        self._expect(kind)
+        if kind not in self._expects:
+            raise self._unexpected(kind)
         if kind == "http.response.body":
-            await self._continue(message)
+            last = not message.get("more_body", False)
+            body = message.get("body") or b""
+            if last:
+                self._expects = _NOTHING
+            elif not body:
+                return
+            sign = Kind.LAST if last else Kind.BODY
+            try:
+                if not self._stream.send_now(sign, body := bytes(body)):
+                    await self._stream.send_bytes(sign, body, Kind.BODY)
+            except PeerError:
+                return
+            if last:
+                self._end_body()
         elif kind == "http.response.start":
-            trailers = bool(message.get("trailers", False))
-            if trailers:
-                self._stream.send(Kind.START, pack_start(message, b"t"))
-                self._trailers = []
-            else:
-                self._stream.send_start(pack_start(message, b""))
-            self._expects = _BODY
+            self._start(message)
         else:
             self._end_by_trailers(message)
 
-    async def _continue(self, message: Message) -> None:
-        try:
-            if not await self._send_body(message):
-                return
-        except PeerError:
-            return
+    def _start(self, message: Message) -> None:
+        if message.get("trailers", False):
+            self._stream.send(Kind.START, pack_start(message, b"t"))
+            self._trailers = []
+        else:
+            self._stream.send_start(pack_start(message, b""))
+        self._expects = _BODY
+
+    def _end_body(self) -> None:
         if self._trailers is None:
             self._end()
         else:
@@ -242,7 +243,8 @@ class WebSocketExchange(Exchange):
             if kind == "websocket.close":
                 return
             raise DisconnectedError("the client is gone")
-        self._expect(kind)
+        if kind not in self._expects:
+            raise self._unexpected(kind)
         try:
             await self._send(kind, message)
         except PeerError as error:
@@ -265,9 +267,14 @@ class WebSocketExchange(Exchange):
         elif kind == "websocket.http.response.start":
             self._stream.send_start(pack_start(message, b""))
             self._expects = _DENIAL
-        elif await self._send_body(message):
-            self._closed = ABNORMAL, ""
-            self._end()
+        else:
+            last, body = not message.get("more_body", False), bytes(message.get("body") or b"")
+            if body or last:
+                await self._stream.send_bytes(Kind.LAST if last else Kind.BODY, body, Kind.BODY)
+            if last:
+                self._closed = ABNORMAL, ""
+                self._expects = _NOTHING
+                self._end()
 
     def _close(self, code: int, reason: str | None) -> None:
         self._stream.send(Kind.CLOSE, pack_close(code, reason))

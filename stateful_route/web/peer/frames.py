@@ -110,7 +110,7 @@ FROM_OWNER = COUNTED | {
 # How a payload begins whose parts have their lengths in front.
 _WITH_LENGTHS = b"\1"
 
-_KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
+KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
 def kind_of(number: int) -> Kind:
@@ -120,7 +120,7 @@ def kind_of(number: int) -> Kind:
         PeerProtocolError: if there is none.
 
     """
-    kind = _KINDS.get(number)
+    kind = KINDS.get(number)
     if kind is None:
         raise PeerProtocolError(f"a frame of the unknown kind {number}")
     return kind

@@ -114,9 +114,21 @@ class Stream:
             PeerError: if the connection has ended, or the stream has.
 
         """
-        while not self.frames:
-            self._check()
-            await self._wait()
+        while (frame := self.take()) is None:
+            await self.news()
+        return frame
+
+    def take(self) -> tuple[Kind, bytes] | None:
+        """Return the next frame; ``None`` if it has not come: there is ``news`` then. No I/O.
+
+        Raises:
+            PeerError: if the connection has ended, or the stream has.
+
+        """
+        if not self.frames:
+            if self.failure is not None:
+                self._check()
+            return None
         kind, payload = self.frames.popleft()
         if kind in COUNTED:
             size = len(payload) + FRAME_COST
@@ -152,6 +164,26 @@ class Stream:
         self.send(Kind.START, payload)
         self._start = (*place, payload)
 
+    def send_now(self, kind: Kind, payload: bytes) -> bool:
+        """Send bytes that are counted, if they can go at once; return whether they could. No wait.
+
+        Raises:
+            PeerError: if the connection has ended, or the stream has.
+
+        """
+        if self.failure is not None:
+            self._check()
+        start, self._start = self._start, None
+        connection = self._connection
+        if len(payload) > MAX_CHUNK or self._sending is not None or self._credit <= 0 or connection.full:
+            return False
+        if start is not None and kind is Kind.LAST and len(payload) <= _SHORT and len(start[2]) <= _SHORT:
+            turn, place, head = start
+            if connection.resend(turn, place, Kind.ANSWER, self.sid, pack_with_body(head, payload)):
+                return True
+        self._send_counted(kind, payload)
+        return True
+
     async def send_bytes(self, kind: Kind, payload: bytes, part: Kind) -> None:
         """Send bytes that are counted; what is longer than a chunk goes in frames of the kind ``part`` before it.
 
@@ -159,12 +191,8 @@ class Stream:
             PeerError: if the connection has ended, or the stream has.
 
         """
-        self._check()
-        if len(payload) <= MAX_CHUNK and self._sending is None and self._credit > 0 and not self._connection.full:
-            if self._start is None or not self._joined_start(kind, payload):
-                self._send_counted(kind, payload)
+        if self.send_now(kind, payload):
             return
-        self._start = None
         sending = asyncio.get_running_loop().create_task(self._send_after(self._sending, kind, payload, part))
         self._sending = sending
         sending.add_done_callback(self._sent)
@@ -193,23 +221,15 @@ class Stream:
         self._credit -= len(payload) + FRAME_COST
         self._connection.send(kind, self.sid, payload)
 
-    def _joined_start(self, kind: Kind, body: bytes) -> bool:
-        """Put a short body that is whole into the frame of the head, if that was not sent yet."""
-        start, self._start = self._start, None
-        if start is None or kind is not Kind.LAST or len(body) > _SHORT or len(start[2]) > _SHORT:
-            return False
-        turn, place, head = start
-        return self._connection.resend(turn, place, Kind.ANSWER, self.sid, pack_with_body(head, body))
-
     async def _wait_for_room(self) -> None:
         while True:
             self._check()
             if self._credit <= 0:
-                await self._wait()
+                await self.news()
             elif self._connection.full:
                 self._connection.held.add(self)
                 try:
-                    await self._wait()
+                    await self.news()
                 finally:
                     self._connection.held.discard(self)
             else:
@@ -232,16 +252,15 @@ class Stream:
         if self.failure is not None:
             raise self.failure.with_traceback(None)  # one error fails many streams: it does not collect their frames
 
-    async def _wait(self) -> None:
+    def news(self) -> asyncio.Future[None]:
+        """Return what is done once there may be a frame, credit or a failure that was not there yet."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.remove(waiter)
+        return waiter
 
     def wake(self) -> None:
         """Let all that wait look again."""
-        for waiter in self._waiters:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)

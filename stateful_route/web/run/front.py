@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.middleware import StickyMiddleware
+from stateful_route.web.request.answers import NotServed, app_lost, may_go_elsewhere
 from stateful_route.web.request.inbound import AT_HAND
-from stateful_route.web.request.not_served import NotServed, app_lost, may_go_elsewhere
 
 if TYPE_CHECKING:
     from stateful_route.web.asgi import Message, Receive, Send
@@ -41,12 +41,7 @@ class RunFront(StickyMiddleware):
         return None
 
     async def _serve_without_uid(self, edge: Edge, inbound: Inbound) -> None:
-        async def attempt() -> NotServed | None:
-            return await self._attempt_without_uid(edge, inbound)
-
-        failed = await attempt()
-        if failed is not None:
-            await edge.serve_later(attempt, inbound, failed)
+        await edge.serve_by(lambda: self._attempt_without_uid(edge, inbound), inbound)
 
     async def _attempt_without_uid(self, edge: Edge, inbound: Inbound) -> NotServed | None:
         """Serve it here, or by another one once this one leaves or has no app; return why it was not served."""

@@ -328,7 +328,17 @@ class Pod:
 
     async def _serve_carried(self, exchange: Exchange) -> None:
         try:
-            await self._serve_exchange(exchange)
+            head = exchange.head
+            scope, source = head.scope, self._sources.numbered(head.source)
+            scope.update(self.template)
+            scope["state"] = self.state.copy()
+            tenant = None if head.uid is None else self.tenants.serving(head.uid, source)
+            if tenant is not None:
+                await self.serve(tenant, source, scope, exchange.receive, exchange.send)
+            elif head.uid is None:
+                await self.serve_unlinked(scope, exchange.receive, exchange.send)
+            else:
+                await self._admit_carried(exchange, head.uid, source)
         except UpstreamLostError as error:
             exchange.refuse(Refusal(LOST if error.sent else LEAVING))
         except Exception as error:  # noqa: BLE001 - the app's: a web server logs it too, and goes on
@@ -340,27 +350,12 @@ class Pod:
         finally:
             exchange.finish()
 
-    async def _serve_exchange(self, exchange: Exchange) -> None:
-        head = exchange.head
-        scope = head.scope
-        scope.update(self.template)
-        scope["state"] = self.state.copy()
-        if head.uid is None:
-            await self.serve_unlinked(scope, exchange.receive, exchange.send)
-            return
-        source = self._sources.numbered(head.source)
-        tenant = self.tenants.serving(head.uid, source)
-        if tenant is None:
-            admitted = await self.admit(head.uid, source)
-            if isinstance(admitted, Refusal):
-                exchange.refuse(admitted)
-                return
-            tenant = admitted
-            if exchange.gone:
-                return
-            await self.serve_admitted(tenant, source, scope, exchange.receive, exchange.send)
-            return
-        await self.serve(tenant, source, scope, exchange.receive, exchange.send)
+    async def _admit_carried(self, exchange: Exchange, uid: str, source: UidSource) -> None:
+        admitted = await self.admit(uid, source)
+        if isinstance(admitted, Refusal):
+            exchange.refuse(admitted)
+        elif not exchange.gone:
+            await self.serve_admitted(admitted, source, exchange.head.scope, exchange.receive, exchange.send)
 
     async def stop(self) -> None:
         """Let what peers have carried here come to its end, for a while; then cancel it."""

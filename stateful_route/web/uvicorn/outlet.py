@@ -33,7 +33,9 @@ class Outlet:
 
     def write(self, data: bytes) -> None:
         """Send the bytes, what the system takes of them now, and the rest as the transport does."""
-        if self._is_free():
+        transport = self._transport
+        if self._descriptor != _NOT_AT_ONCE and not transport.is_closing() and not transport.get_write_buffer_size():
+            # Nothing waits to be sent, and the descriptor is not that of another connection, as of one that was closed.
             try:
                 sent = os.write(self._descriptor, data)
             except OSError:  # also if the system takes nothing now: the transport finds out which
@@ -41,9 +43,4 @@ class Outlet:
             if sent == len(data):
                 return
             data = data[sent:]
-        self._transport.write(data)
-
-    def _is_free(self) -> bool:
-        """Whether nothing waits to be sent; a descriptor that was closed may be that of another connection."""
-        transport = self._transport
-        return self._descriptor != _NOT_AT_ONCE and not transport.is_closing() and not transport.get_write_buffer_size()
+        transport.write(data)

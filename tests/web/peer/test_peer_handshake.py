@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stateful_route import StatefulRoute
+from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerRefusedError, PeerUnreachableError
-from stateful_route.web.forward.reaching import Peers
+from stateful_route.web.forward.whereabouts import Peers
 from stateful_route.web.peer import listener as listener_module
 from stateful_route.web.peer.dialer import MAGIC, Dialer
 from stateful_route.web.peer.frames import FRAME, Kind
@@ -249,7 +250,7 @@ async def test_not_reached_is_logged(shared_server: LocalServer, caplog: pytest.
     async with StatefulRoute.from_url(shared_server.url) as route, route.client() as client:
         reaching = Peers(client.service("room"), dialer)
         for text in (str(address), str(address), None):
-            assert await reaching.reach(3 if text else 4, text) is None
+            assert await reaching.reach(There(3 if text else 4, 0, 0, text)) is None
     await dialer.close()
     told = [vars(record) for record in caplog.records]
 
