@@ -72,7 +72,7 @@ class BatchResolver:
         began = asyncio.get_running_loop().time()
         placed: Answers = {}
         doubtful = service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids)
-        if service.has_room(len(uids)) and not doubtful:
+        if service.placements.has_room(len(uids)) and not doubtful:
             self._resolver.misses += len(uids)
             placed = await self._place_all(service, uids)
         else:
@@ -128,10 +128,10 @@ class BatchResolver:
             uids = [uid for uid in uids if uid not in placed]
             if uids:
                 await self._recovery.settled(service, until)
-        if not service.has_room(len(uids)):
+        if not service.placements.has_room(len(uids)):
             placed |= await self._found_alive(service, uids)
             uids = [uid for uid in uids if uid not in placed]
-            if uids and not service.has_room(len(uids)):
+            if uids and not service.placements.has_room(len(uids)):
                 raise nowhere(service)
         else:
             self._resolver.misses += len(uids)
@@ -141,7 +141,9 @@ class BatchResolver:
         """Return the links of those uids that have one whose owner is not known to be dead."""
         found = await self.find(service, uids)
         return {
-            uid: link for uid, link in found.items() if not (isinstance(link, Link) and service.is_dead(link.owner))
+            uid: link
+            for uid, link in found.items()
+            if not (isinstance(link, Link) and link.owner in service.suspicion.dead)
         }
 
     async def _place_recovering(self, service: ServicePods, uids: Sequence[str], until: float) -> Answers:
@@ -166,7 +168,7 @@ class BatchResolver:
                 fading = [
                     uid for uid, link in found.items() if isinstance(link, Link) and link.kind not in CACHED_KINDS
                 ]
-                if fading and service.has_room(len(fading)):  # a placement revives a link in grace
+                if fading and service.placements.has_room(len(fading)):  # a placement revives a link in grace
                     found |= await self._place_all(service, fading)
                 if found:  # the others may wait for less
                     placed |= found
@@ -191,7 +193,7 @@ class BatchResolver:
                     stranded.append(uid)
         if not stranded:
             return {}
-        if not service.has_room(len(stranded)):
+        if not service.placements.has_room(len(stranded)):
             raise nowhere(service)
         return await self._place_all(service, stranded)
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from stateful_route.client.batch import Answers
     from stateful_route.client.following import Following
     from stateful_route.client.placement.strategies import PlacementStrategy
-    from stateful_route.client.pods.departures import Departures
     from stateful_route.client.pods.service import ServicePods
+    from stateful_route.client.pods.suspicion import Departures
     from stateful_route.client.targets import Target, There
     from stateful_route.history import LinkEvent
     from stateful_route.models import Link, PodState
@@ -439,7 +439,7 @@ class ClientDriver(Driver):
         namespace = self._namespace_of(namespace)
         check_id("service_name", service_name)
         self._check_running()
-        return self._directory.peek(namespace, service_name).departures
+        return self._directory.peek(namespace, service_name).suspicion.departures
 
     def service(self, service_name: str, namespace: str = "") -> ServiceView:
         """Return a view of this driver that is bound to one service.

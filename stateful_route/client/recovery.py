@@ -60,17 +60,19 @@ class Recovery:
         """Return the pod that had a uid when its link was cached, if that is known, and had to be forgotten."""
         if not service.hints_hold or (service.serves_cached and not service.links.has_hints):
             return None
-        return service.links.hint(uid)
+        hint = service.links.hint(uid)
+        return None if hint is None else service.pod(hint.pod_index)
 
     def preferred(self, service: ServicePods, uid: str) -> Pod | None:
         """Return the pod that had a uid, if it is claiming again what it owns and has room for it."""
         hinted = self.hinted(service, uid) if service.recovering else None
-        return hinted if hinted is not None and service.may_have_again(hinted) else None
+        may = hinted is not None and hinted in service.missing.reclaiming and hinted.takes_new and not hinted.full
+        return hinted if may else None
 
     def awaited(self, service: ServicePods, uid: str) -> Pod | None:
         """Return the pod that had a uid, if it is missing and may come back."""
         hinted = self.hinted(service, uid)
-        return hinted if hinted is not None and service.awaits(hinted) else None
+        return hinted if hinted is not None and service.missing.awaits(hinted) else None
 
     def may_be_elsewhere(self, service: ServicePods, uids: Iterable[str]) -> bool:
         """Whether a pod may have one of the uids that the store has lost."""
@@ -116,9 +118,10 @@ class Recovery:
 
 def not_yet(service: ServicePods, missing: Collection[Pod | None]) -> NoRoutablePodError:
     """Return the error of a uid that may be one of pods that are missing, or have not claimed again what is theirs."""
-    pods = {*service.recovered_from, *(pod.pod_index for pod in missing if pod is not None)}
+    lost = service.missing.absent | service.missing.reclaiming
+    pods = {pod.pod_index for pod in (*lost, *missing) if pod is not None}
     if service.table.held and not pods:  # others than those that are there may be to come
         pods = {state.pod_index for state in service.states}
     return NoRoutablePodError(
-        service.namespace, service.service_name, service.states, service.now, reclaiming=tuple(sorted(pods))
+        service.namespace, service.service_name, service.states, service.freshness.now, reclaiming=tuple(sorted(pods))
     )

@@ -160,10 +160,10 @@ class Resolver:
 
         """
         service.reads.used = True
-        if service.doubtful or not service.candidates:
+        if service.doubtful or not service.placements.candidates:
             async with within(self._deadline, "choose", writes=False):
                 await self.recovery.read_anew(service)
-            if not service.candidates:
+            if not service.placements.candidates:
                 raise nowhere(service)
         return self.placer.choose(service)
 
@@ -239,9 +239,9 @@ class Resolver:
                 link = found if found is not None and found.kind in CACHED_KINDS else None
             while link is None or await self.is_stranded(service, link):
                 await self.recovery.settled(service, until)
-                if placements == _PLACEMENTS or not service.candidates:
+                if placements == _PLACEMENTS or not service.placements.candidates:
                     found = await self._ask(service, uid, CACHED_KINDS)
-                    if found is None or service.is_dead(found.owner):
+                    if found is None or found.owner in service.suspicion.dead:
                         raise nowhere(service)
                     return found
                 placed = await self.placer.place_chosen(service, uid, self.recovery.preferred(service, uid))
@@ -324,5 +324,5 @@ class Resolver:
 
 def nowhere(service: ServicePods) -> NoRoutablePodError | NoCapacityError:
     """Return the error of a uid that has no link, and that no pod takes."""
-    error = NoCapacityError if service.routable else NoRoutablePodError
-    return error(service.namespace, service.service_name, service.states, service.now)
+    error = NoCapacityError if service.placements.routable else NoRoutablePodError
+    return error(service.namespace, service.service_name, service.states, service.freshness.now)

@@ -15,8 +15,8 @@ from stateful_route.models import LinkKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stateful_route.client.cache.hot import CachedPod
     from stateful_route.client.pods.directory import PodDirectory
-    from stateful_route.client.pods.pod import Pod
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.resolver import Resolver
     from stateful_route.models import Link
@@ -128,7 +128,7 @@ class Targets:
             return self._resolver.suspect_link(service, uid)
 
 
-def there_of(pod: Pod, link: Link, *, is_new: bool = False) -> There | None:
+def there_of(pod: CachedPod, link: Link, *, is_new: bool = False) -> There | None:
     """Return the pod of a link, if it is known and nothing is known against it."""
     state = pod.state
     if not pod.trusted or state is None or pod.incarnation < link.incarnation:

@@ -198,7 +198,7 @@ async def test_reported_after_death() -> None:
         await directory_of(client).read(table)
 
         assert (await client.pods("", SERVICE))[1].dead
-        assert ((), False) == (table.asked_for, table.doubted)
+        assert ((), False) == (table.suspicion.asked_for, table.doubted)
 
 
 class TestClockWentBack:

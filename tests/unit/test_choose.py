@@ -86,10 +86,10 @@ async def test_never_one_that_leaves(make_client: MakeClient, run_pods: RunPods,
         await rooms.choose()
         await pods[1].set_routing_state(state)
         service = directory_of(client).peek(NAMESPACE, SERVICE)
-        await eventually(lambda: len(service.routable) == 1)
+        await eventually(lambda: len(service.placements.routable) == 1)
         chosen = {await rooms.choose() for _ in range(20)}
         await pods[0].set_routing_state(state)
-        await eventually(lambda: not service.routable)
+        await eventually(lambda: not service.placements.routable)
         with pytest.raises(NoRoutablePodError) as caught:
             await rooms.choose()
 

@@ -436,7 +436,7 @@ class TestIdle:
             await client.pods("", SERVICE)
             await directory_of(client).refresh_all()
             await store.register(room(0), PodReport(), CONFIG.lease_seconds, 86400.0)
-            await eventually(lambda: 1 == len(directory_of(client).peek(NAMESPACE, SERVICE).routable))
+            await eventually(lambda: 1 == len(directory_of(client).peek(NAMESPACE, SERVICE).placements.routable))
 
     async def test_deaf(self, make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
         """While nothing is heard they are read each time, and once when it is heard again: a pod may have come."""

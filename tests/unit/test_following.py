@@ -179,7 +179,7 @@ class TestWithoutAWord:
             rooms = client.service(SERVICE)
             async with rooms.following("alice") as following, waiting_for(following) as moved:
                 await first.drain()
-                await eventually(lambda: len(table_of(client).routable) == 1)
+                await eventually(lambda: len(table_of(client).placements.routable) == 1)
                 if placed:
                     await second.claim("alice")
                 await look_at_followed(client)
@@ -201,7 +201,7 @@ class TestWithoutAWord:
                 await first.set_routing_state("READY")  # type: ignore[arg-type]  # its name will do
                 clock.advance(1.0)
                 await directory_of(client).read(table_of(client))
-                await eventually(lambda: len(table_of(client).routable) == 2)
+                await eventually(lambda: len(table_of(client).placements.routable) == 2)
                 await look_at_followed(client)
                 link = await done(moved)
                 before = client.statistics().misses

@@ -181,7 +181,7 @@ async def test_readings_that_fail(make_client: MakeClient, store: MemoryStore, c
             clock.advance(LEASE / 3)
             await beat(store, life, sequence)
             if sequence % 2:
-                table.broken()  # a reading has failed
+                table.freshness.broken()  # a reading has failed
             await directory_of(client).read(table)
             recovering.append(table.recovering)
 
@@ -207,8 +207,8 @@ async def test_goodbye_is_not_waited_for(make_client: MakeClient, store: MemoryS
         table._set_state(pod, pod.state, overdue=True)
         pod.ripe_at = clock() + 100.0
 
-        assert [lives[0]] == table.confirmable(clock())
-        assert clock() >= table.ripe_at(lives[0])
+        assert [lives[0]] == table.suspicion.confirmable(clock())
+        assert clock() >= table.suspicion.ripe_at(pod)
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -304,7 +304,7 @@ async def test_other_services_stay_cached(make_client: MakeClient, store: Memory
         store._pods.clear()
         await begin(store, 1)
         await directory_of(client).read(table_of(client))
-        assert table_of(client).misses_pods
+        assert table_of(client).missing.absent
         missing = [client.peek("", "alice", name) for name in (SERVICE, "other")]
 
     assert [[0, 3], [None, 3]] == [reclaiming, missing]
@@ -318,5 +318,5 @@ async def test_report_of_an_unknown_pod(make_client: MakeClient, store: MemorySt
         await client.report_unreachable("", SERVICE, 7)
         table = table_of(client)
 
-        assert () == table.asked_for
+        assert () == table.suspicion.asked_for
         assert not table.doubted

@@ -213,7 +213,7 @@ async def test_waits_for_its_pod(make_client: MakeClient, store: MemoryStore, ma
 
         assert not early
         assert before == after
-        assert not table_of(client).waited_for
+        assert not table_of(client).missing.waited_for
         await eventually(lambda: not table_of(client).reads.polled)
 
 
@@ -337,7 +337,7 @@ async def test_waits_in_vain(make_client: MakeClient, store: MemoryStore, method
         assert (0, 1) == caught.value.reclaiming
         assert 0.2 <= took <= 0.5
         assert placed is None
-        assert not table_of(client).waited_for
+        assert not table_of(client).missing.waited_for
 
 
 async def test_claimed_while_waiting(make_client: MakeClient, store: MemoryStore) -> None:

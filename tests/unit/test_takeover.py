@@ -149,7 +149,7 @@ class TestOneCall:
             await beat_once(alive)
             async with make_client() as client:
                 await client.pods("", SERVICE)
-                named = directory_of(client).peek(NAMESPACE, SERVICE).dead.named
+                named = directory_of(client).peek(NAMESPACE, SERVICE).suspicion.dead.named
                 calls(store)
                 pods = [await client.compute_linked_pod("", "first-7", SERVICE)]
                 first = calls(store)
@@ -360,7 +360,7 @@ class TestConfirmation:
             seen = directory_of(client).peek(NAMESPACE, SERVICE)
             looks = []
             for _ in range(10):
-                looks.append(seen.next_look(clock()) or 0.0)
+                looks.append(seen.suspicion.next_look(clock()) or 0.0)
                 clock.advance(looks[-1])
                 await refresh(client)
             table = await store.read_pods(NAMESPACE, SERVICE)

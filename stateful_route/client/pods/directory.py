@@ -192,8 +192,8 @@ class PodDirectory:
 
     def is_fresh(self, service: ServicePods) -> bool:
         """Whether a table was read less than a lease ago, and the store was heard since: it is no other one by now."""
-        return service.heard_throughout and self._clock() - service.read_at < min(
-            service.shortest_lease, self._config.lease_seconds
+        return service.heard_throughout and self._clock() - service.freshness.read_at < min(
+            service.freshness.shortest_lease or math.inf, self._config.lease_seconds
         )
 
     async def wait(self, service: ServicePods, pods: Collection[Pod | None]) -> None:
@@ -201,7 +201,7 @@ class PodDirectory:
         if not service.reads.polled:
             service.reads.polled = True
             self._tasks.start(self._poll(service), f"waits for pods of {service.service_name!r}")
-        await service.wait(pods)
+        await service.missing.wait(pods)
 
     async def refresh_all(self) -> None:
         """Read the tables that are in use, and drop those of which no cached link is left.
@@ -255,7 +255,7 @@ class PodDirectory:
         """
         seen = service.loaded and service.pod(pod_index).reported is not None
         service.report_unreachable(pod_index, self._clock())
-        if not seen or self._clock() - service.read_at >= _BETWEEN_LOOKS:
+        if not seen or self._clock() - service.freshness.read_at >= _BETWEEN_LOOKS:
             await self._look(service)
 
     async def bury(self, service: ServicePods, life: PodLife) -> bool:
@@ -266,9 +266,9 @@ class PodDirectory:
 
         """
         pod = service.pod(life.pod_index)
-        if pod.reported is not None and self._clock() - service.read_at >= _BETWEEN_LOOKS:
+        if pod.reported is not None and self._clock() - service.freshness.read_at >= _BETWEEN_LOOKS:
             await self._look(service)
-        if not service.is_dead(life):
+        if life not in service.suspicion.dead:
             # Or no pod of that index is known, and none has come in the time in which a living one would have.
             lease = max(self._config.lease_seconds, pod.absent_lease)
             # So it is if all that is known is the death of an older life: the store had forgotten the pod before that.
@@ -276,11 +276,11 @@ class PodDirectory:
             unknown = pod.state is None or (pod.state.dead and pod.state.incarnation < life.incarnation)
             if unknown:
                 pod.met(life, self._clock())
-            absent = unknown and service.absent_for(pod, lease) >= lease
-            confirmable = absent or life in service.confirmable(self._clock() + _SOON)
+            absent = unknown and service.missing.absent_for(pod, lease) >= lease
+            confirmable = absent or life in service.suspicion.confirmable(self._clock() + _SOON)
             if not (confirmable and await self._confirm(service, life)):
                 return False
-        service.met_dead(life)
+        service.suspicion.dead.met(life, service.freshness.now or 0.0)
         return True
 
     async def _poll(self, service: ServicePods) -> None:
@@ -288,7 +288,7 @@ class PodDirectory:
         try:
             while True:
                 await anyio.sleep(_BETWEEN_POLLS * (1 + self._random.random()))
-                if not service.waited_for:
+                if not service.missing.waited_for:
                     return
                 await self._refresh(service)
         finally:
@@ -331,32 +331,32 @@ class PodDirectory:
     async def _read_since(self, service: ServicePods, version: int | None) -> bool:
         """Read what has changed since that version, if any; return whether nothing is missing then."""
         read_at = self._clock()
-        doubts, missing = service.doubts, service.misses_pods
+        doubts, missing = service.doubts, bool(service.missing.absent)
         if version is not None and service.reads.used:
             service.reads.used = False
             service.reads.last_used = read_at
         try:
             pods = await self._store.read_pods(
-                service.namespace, service.service_name, since=version, also=service.asked_for
+                service.namespace, service.service_name, since=version, also=service.suspicion.asked_for
             )
         except StoreError:
-            service.broken()
+            service.freshness.broken()
             service.doubt()
             self.store_failed(service)
             raise
         received_at = self._clock()
         self.store_answered(service)
-        if read_at < service.read_at:  # a watch has overtaken a reading, or the other way round
+        if read_at < service.freshness.read_at:  # a watch has overtaken a reading, or the other way round
             return version is None
         if version is not None:
             service.reads.changes_read_at = read_at
         longest_gap = 2 * self._config.refresh + self._config.call_deadline_seconds
         complete = service.apply(pods, read_at, longest_gap, received_at)
         if complete and version is not None:
-            service.resume(read_at)
+            service.suspicion.resume(read_at)
             service.clear(doubts)
         self._flush_departed(service)
-        if service.misses_pods and not missing:
+        if service.missing.absent and not missing:
             # Pods are gone, so links may be: nobody announced that, as it happens to a store that is emptied.
             service.links.flush()
         elif complete and not service.recovering and service.doubts == doubts:
@@ -380,7 +380,7 @@ class PodDirectory:
         return (
             service.loaded
             and service.reads.changes_read_at > service.listener.listening_since
-            and service.next_look(self._clock()) is None
+            and service.suspicion.next_look(self._clock()) is None
         )
 
     async def _refresh(self, service: ServicePods, *, watch: bool = False) -> None:
@@ -405,7 +405,7 @@ class PodDirectory:
 
     async def _await_end(self, service: ServicePods) -> None:
         """Look at a table just after a lease in it may have ended, or before its view is broken."""
-        while left := service.next_look(self._clock()):  # noqa: ASYNC110 - time itself is waited for
+        while left := service.suspicion.next_look(self._clock()):  # noqa: ASYNC110 - time itself is waited for
             await anyio.sleep(left + _AFTER_LEASE)
         service.reads.awaited = False
         if left is not None and self.services.get((service.namespace, service.service_name)) is service:
@@ -413,22 +413,22 @@ class PodDirectory:
 
     async def _confirm_deaths(self, service: ServicePods) -> None:
         # All clients do this at once: each in an order of its own, and what one has confirmed the others need not.
-        lives = service.confirmable(self._clock() + _SOON)
+        lives = service.suspicion.confirmable(self._clock() + _SOON)
         self._random.shuffle(lives)
         left_out = False
         for life in lives:
-            if life in service.rumoured:
+            if life in service.suspicion.rumoured:
                 left_out = True
-            elif not service.is_dead(life):
+            elif life not in service.suspicion.dead:
                 await self._confirm(service, life)
         if left_out:  # the store says whether that is so
             await self.read(service)
-            for life in service.confirmable(self._clock() + _SOON):
-                if not service.is_dead(life):
+            for life in service.suspicion.confirmable(self._clock() + _SOON):
+                if life not in service.suspicion.dead:
                     await self._confirm(service, life)
 
     async def _confirm(self, service: ServicePods, life: PodLife) -> bool:
-        early = service.ripe_at(life) - self._clock()
+        early = service.suspicion.ripe_at(service.pod(life.pod_index)) - self._clock()
         if early > 0:
             await anyio.sleep(early)
         dead = await self._store.confirm_death(
@@ -440,11 +440,11 @@ class PodDirectory:
         return dead
 
     def _flush_departed(self, service: ServicePods) -> None:
-        departed = service.take_departed()
+        departed = service.suspicion.take_departed()
         for pod in departed:
             service.links.flush_pod(pod)
         if departed:
-            service.departures.note()
+            service.suspicion.departures.note()
 
     def _listen(self, service: ServicePods) -> InvalidationListener:
         """Begin to listen to what the clients of a service are told."""
