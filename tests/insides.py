@@ -10,6 +10,7 @@ from stateful_route._background.tasks import cancel_and_wait
 if TYPE_CHECKING:
     from stateful_route import ClientDriver, ServerDriver
     from stateful_route.client.pods.directory import PodDirectory
+    from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.models import PodReport
     from stateful_route.server.departure.hand_over import HandOver
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 def directory_of(client: ClientDriver) -> PodDirectory:
     """Return what a client knows of the pods of its services, to read them when the test wants it."""
     return client._directory
+
+
+def reader_of(client: ClientDriver) -> PodReader:
+    """Return what reads the pods of the services of a client."""
+    return client._directory.reader
 
 
 def unbroken(table: ServicePods) -> float:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.client.placement.strategies import PlacementStrategy
-    from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.recovery import Recovery
     from stateful_route.models import Link, LinkChange, PodLife
@@ -65,7 +64,6 @@ class Placer:
     def __init__(
         self,
         store: Store,
-        directory: PodDirectory,
         strategy: PlacementStrategy,
         recovery: Recovery,
         *,
@@ -74,12 +72,11 @@ class Placer:
         random: Random,
         clock: Callable[[], float],
     ) -> None:
-        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``directory``.
+        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among the candidates.
 
         The store answers within ``deadline`` seconds.
         """
         self._store = store
-        self._directory = directory
         self._strategy = strategy
         self._recovery = recovery
         self._link_ttl = link_ttl
@@ -308,5 +305,5 @@ class Placer:
             service.placements.placed(pod, asked_at, count)
         service.links.put_all(found, asked_at)
         if service.store_away and len(found) == len(outcomes):
-            self._directory.store_answered(service)
+            service.listener.store_answered()
         return outcomes

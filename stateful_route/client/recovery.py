@@ -12,8 +12,8 @@ from stateful_route.errors import NoRoutablePodError, StoreTimeoutError, StoreUn
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
 
 # The share of the deadline that is left for it: whether the link is there by now, for which one has waited.
@@ -31,9 +31,9 @@ class Recovery:
     finished, and did not claim the uid, does not own it: the hint was old, and the uid waits for all pods.
     """
 
-    def __init__(self, directory: PodDirectory, deadline: float) -> None:
-        """Read the pods by ``directory``; a call ends within ``deadline`` seconds."""
-        self._directory = directory
+    def __init__(self, reader: PodReader, deadline: float) -> None:
+        """Read the pods by ``reader``; a call ends within ``deadline`` seconds."""
+        self._reader = reader
         self._deadline = deadline
 
     async def read_anew(self, service: ServicePods) -> None:
@@ -46,14 +46,14 @@ class Recovery:
             StoreError: if it cannot be read, and is older than a lease, or was not heard of all the time since.
 
         """
-        if not self._directory.is_fresh(service):
-            await self._directory.read_anew(service)
+        if not self._reader.is_fresh(service):
+            await self._reader.read_anew(service)
             return
         try:
             async with within(_READING * self._deadline, "pods", writes=False):
-                await self._directory.read_anew(service)
+                await self._reader.read_anew(service)
         except (StoreUnavailableError, StoreTimeoutError):
-            if not self._directory.is_fresh(service):  # nor is it heard any more
+            if not self._reader.is_fresh(service):  # nor is it heard any more
                 raise
 
     def hinted(self, service: ServicePods, uid: str) -> Pod | None:
@@ -113,7 +113,7 @@ class Recovery:
         """Wait for pods to be there again, and leave time for a last question."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until - _LAST_QUESTION * self._deadline):
-                await self._directory.wait(service, pods)
+                await self._reader.wait(service, pods)
 
 
 def not_yet(service: ServicePods, missing: Collection[Pod | None]) -> NoRoutablePodError:

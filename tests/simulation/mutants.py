@@ -58,7 +58,7 @@ INVALIDATIONS, CHECKS, HAND_OVER = (
 TRAVEL, STAGING, ARRIVALS = "server/departure/travel.py", "server/owning/staging.py", "server/departure/arrivals.py"
 DRIVER, ENDING, TURNS = "server/driver.py", "server/life/ending.py", "server/owning/turns.py"
 CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
-PLACER, SUSPICION = "client/placer.py", "client/pods/suspicion.py"
+PLACER, READER, SUSPICION = "client/placer.py", "client/pods/reader.py", "client/pods/suspicion.py"
 DIRECTORY, COHERENCE, SINGLE_FLIGHT = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
 LINKS, PODS = "testing/memory/links.py", "testing/memory/pods.py"  # as the scripts do it
 
@@ -536,7 +536,7 @@ SLIPS = [
     ),
     Mutation(
         "a link of a newer life than the dead one is not taken over",
-        DIRECTORY,
+        READER,
         " or (pod.state.dead and pod.state.incarnation < life.incarnation)",
         "",
     ),

@@ -16,7 +16,7 @@ from stateful_route import (
     RoutingState,
     StoreUnavailableError,
 )
-from tests.insides import beat_once, directory_of
+from tests.insides import beat_once, directory_of, reader_of
 from tests.unit.conftest import NAMESPACE, SERVICE, highest, room
 from tests.unit.test_bad_arguments import BAD
 from tests.waiting import eventually
@@ -72,7 +72,7 @@ async def test_until_it_is_published(make_client: MakeClient, make_server: MakeS
         for pod in (first, second):
             pod._status.load_state = 7  # so that there is a change to read
             await beat_once(pod)
-        await directory_of(client).read(service)
+        await reader_of(client).read(service)
 
         assert (3.0, 0) == before
         assert (7.0, 0) == (service.pod(1).expected_load, service.pod(1).own.count)

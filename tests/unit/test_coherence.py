@@ -25,7 +25,7 @@ from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.coherence import InvalidationListener
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkKind, PodLife, Topic
-from tests.insides import directory_of
+from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -195,7 +195,7 @@ class TestPodAnnounced:
             await store.wait_held()
             await first.set_routing_state(RoutingState.DENY_NEW_CALL)
             table = directory_of(client).peek(NAMESPACE, SERVICE)
-            await eventually(lambda: bool(directory_of(client)._tasks) and not table.reads.changes.refreshing)
+            await eventually(lambda: bool(reader_of(client)._tasks) and not table.reads.changes.refreshing)
             store.release_held()
             await refresh
 

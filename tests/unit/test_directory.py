@@ -12,7 +12,7 @@ import pytest
 from stateful_route import BaseConfig, ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
 from stateful_route.models import PodChange, PodLife
 from stateful_route.testing import ManualClock, MemoryStore
-from tests.insides import directory_of
+from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -156,10 +156,10 @@ async def test_false_word_of_a_dead_pod(make_client: MakeClient, store: MemorySt
         for sequence in range(1, 6):
             clock.advance(LEASE / 5)
             await store.heartbeat(room(0), living.incarnation, sequence, PodReport(), LEASE, RETENTION)
-            await directory_of(client)._read(directory_of(client).peek(NAMESPACE, SERVICE), 1)
+            await reader_of(client)._read(directory_of(client).peek(NAMESPACE, SERVICE), 1)
         directory_of(client)._heard(PodChange(NAMESPACE, SERVICE, 1, dying.incarnation, "DEAD"))
         rumoured = set(directory_of(client).peek(NAMESPACE, SERVICE).suspicion.rumoured)
-        await directory_of(client)._confirm_deaths(directory_of(client).peek(NAMESPACE, SERVICE))
+        await reader_of(client)._confirm_deaths(directory_of(client).peek(NAMESPACE, SERVICE))
 
         assert {dying} == rumoured
         assert is_dead_to(client)(dying)
@@ -186,7 +186,7 @@ async def test_idle_service() -> None:
     async with ClientDriver(store, config) as client:
         cached = await client.get_linked_pod("", "alice", SERVICE)
         table = directory_of(client).peek(NAMESPACE, SERVICE)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
         await eventually(lambda: table.reads.awaited)
         store.operations.clear()
         await eventually(lambda: not table.pod(1).usable)
@@ -227,9 +227,9 @@ async def test_emptied_while_dead(make_client: MakeClient, store: MemoryStore) -
         await directory_of(client).refresh_all()
         store.lose_all()
         table = directory_of(client).peek(NAMESPACE, SERVICE)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
         await begin(store, 1)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
 
         assert table.pod(0).usable
         assert client.peek("", "alice", SERVICE) is None
@@ -301,7 +301,7 @@ async def test_unheard_death(make_client: MakeClient, store: MemoryStore) -> Non
         await client.pods("", SERVICE)
         table = directory_of(client).peek(NAMESPACE, SERVICE)
         store.mark_dead(NAMESPACE, SERVICE, 1)
-        await directory_of(client)._watch(table)
+        await reader_of(client)._watch(table)
 
         assert [True, False] == [table.pod(i).usable for i in range(2)]
 

@@ -11,7 +11,7 @@ import pytest
 from stateful_route import ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
 from stateful_route.models import PodLife
 from stateful_route.testing import ManualClock, MemoryStore
-from tests.insides import beat_once, directory_of
+from tests.insides import beat_once, directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ class TestConfirmation:
             await mute(store, 1, "alice")
             clock.advance(LEASE + 1)
             await beat_once(alive)
-            await directory_of(client).read(directory_of(client).peek(NAMESPACE, SERVICE))
+            await reader_of(client).read(directory_of(client).peek(NAMESPACE, SERVICE))
             clock.advance(LEASE + 1)
             await beat_once(alive)
 
