@@ -11,7 +11,7 @@ from stateful_route.client.placement.strategies import (
     PreferNewestVersion,
     PreferZone,
 )
-from stateful_route.client.pods.departures import Departures
+from stateful_route.client.pods.suspicion import Departures
 from stateful_route.client.service_view import ServiceView
 from stateful_route.client.statistics import ClientStatistics
 from stateful_route.client.targets import Absent, Target, There, Wait

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
@@ -9,6 +10,8 @@ from stateful_route._background.tasks import cancel_and_wait
 if TYPE_CHECKING:
     from stateful_route import ClientDriver, ServerDriver
     from stateful_route.client.pods.directory import PodDirectory
+    from stateful_route.client.pods.reader import PodReader
+    from stateful_route.client.pods.service import ServicePods
     from stateful_route.models import PodReport
     from stateful_route.server.departure.hand_over import HandOver
 
@@ -16,6 +19,16 @@ if TYPE_CHECKING:
 def directory_of(client: ClientDriver) -> PodDirectory:
     """Return what a client knows of the pods of its services, to read them when the test wants it."""
     return client._directory
+
+
+def reader_of(client: ClientDriver) -> PodReader:
+    """Return what reads the pods of the services of a client."""
+    return client._directory.reader
+
+
+def unbroken(table: ServicePods) -> float:
+    """Return for how many seconds, up to the last reading, a table was read without a gap for any of its pods."""
+    return table.freshness.unbroken_for(table.freshness.shortest_lease or math.inf)
 
 
 async def beat_once(pod: ServerDriver) -> None:

@@ -180,7 +180,7 @@ def _under_load(measure: Round, clients: list[ClientDriver]) -> Round:
 
 def _offers(client: ClientDriver, pod_index: int) -> bool:
     """Whether a client would place a new uid on that pod."""
-    return any(pod.pod_index == pod_index for pod in client._directory.peek(NAMESPACE, SERVICE).routable)
+    return any(pod.pod_index == pod_index for pod in client._directory.peek(NAMESPACE, SERVICE).placements.routable)
 
 
 async def _until(fact: Callable[[], bool]) -> None:

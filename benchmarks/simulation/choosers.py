@@ -59,11 +59,11 @@ class Shipped:
         self.table.apply(table, table.now)
 
     def choose(self, now: float) -> int | None:
-        candidates = self.table.candidates
+        candidates = self.table.placements.candidates
         if not candidates:
             return None
         pod = self._strategy(candidates, self._random)
-        self.table.placed(pod, now)
+        self.table.placements.placed(pod, now)
         return pod.pod_index
 
 

@@ -192,10 +192,10 @@ async def measure_calls(server: LocalServer, count: int, seconds: int) -> None:
 
         async def whole() -> None:
             table.version = 0
-            await client._directory.read(table)
+            await client._directory.reader.read(table)
 
         async def poll() -> None:
-            await client._directory.read(table)
+            await client._directory.reader.read(table)
 
         async def many(calls: Callable[[], Awaitable[object]]) -> None:
             for _ in range(_REPEATS):

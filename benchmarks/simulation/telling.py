@@ -133,8 +133,8 @@ class _Run:
     def _place(self) -> None:
         table = self._random.choice(self._tables)
         if table.loaded:
-            pod = self._strategy(table.candidates, self._random)
-            table.placed(pod, self._now)
+            pod = self._strategy(table.placements.candidates, self._random)
+            table.placements.placed(pod, self._now)
             self._link(pod.pod_index)
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.client.batch import Answers
-    from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.resolver import Resolver
     from stateful_route.models import PodLife
@@ -29,7 +29,7 @@ class BatchResolver:
     def __init__(
         self,
         store: Store,
-        directory: PodDirectory,
+        reader: PodReader,
         resolver: Resolver,
         *,
         deadline: float,
@@ -37,7 +37,7 @@ class BatchResolver:
     ) -> None:
         """Choose pods by ``resolver``, and count there; for the others see ``Resolver``."""
         self._store = store
-        self._directory = directory
+        self._reader = reader
         self._resolver = resolver
         self._recovery = resolver.recovery
         self._deadline = deadline
@@ -49,11 +49,11 @@ class BatchResolver:
         A uid for which the store did not answer has an error instead.
         """
         self._resolver.misses += len(uids)
-        if self._directory.was_tried(service):
+        if service.listener.was_tried:
             return await self._find_now(service, uids)
         try:
             async with within(self._deadline, "get_links", writes=False):
-                await self._directory.tried(service)
+                await self._reader.tried(service)
                 return await self._find_now(service, uids)
         except StoreError as error:
             return dict.fromkeys(uids, error)
@@ -72,7 +72,7 @@ class BatchResolver:
         began = asyncio.get_running_loop().time()
         placed: Answers = {}
         doubtful = service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids)
-        if service.has_room(len(uids)) and not doubtful:
+        if service.placements.has_room(len(uids)) and not doubtful:
             self._resolver.misses += len(uids)
             placed = await self._place_all(service, uids)
         else:
@@ -80,7 +80,7 @@ class BatchResolver:
                 async with within(self._deadline, "place_links", since=began):
                     placed = await self._place_where_room_is(service, uids, began + self._deadline)
             except AWAY:
-                self._directory.store_failed(service)
+                self._reader.store_failed(service)
                 raise
         owners = {link.pod_index for link in placed.values() if isinstance(link, Link)}
         suspects = {pod_index for pod_index in owners if not service.pod(pod_index).trusted}
@@ -112,7 +112,7 @@ class BatchResolver:
                     kept.append((uid, service.pod(answer.pod_index), answer))
         service.links.put_all(kept, asked_at)
         if found and not service.loaded:  # or nobody finds out for a while that a pod is dead
-            self._directory.read_soon(service)
+            self._reader.read_soon(service)
         self._note(service, found)
         return found
 
@@ -128,10 +128,10 @@ class BatchResolver:
             uids = [uid for uid in uids if uid not in placed]
             if uids:
                 await self._recovery.settled(service, until)
-        if not service.has_room(len(uids)):
+        if not service.placements.has_room(len(uids)):
             placed |= await self._found_alive(service, uids)
             uids = [uid for uid in uids if uid not in placed]
-            if uids and not service.has_room(len(uids)):
+            if uids and not service.placements.has_room(len(uids)):
                 raise nowhere(service)
         else:
             self._resolver.misses += len(uids)
@@ -141,7 +141,9 @@ class BatchResolver:
         """Return the links of those uids that have one whose owner is not known to be dead."""
         found = await self.find(service, uids)
         return {
-            uid: link for uid, link in found.items() if not (isinstance(link, Link) and service.is_dead(link.owner))
+            uid: link
+            for uid, link in found.items()
+            if not (isinstance(link, Link) and link.owner in service.suspicion.dead)
         }
 
     async def _place_recovering(self, service: ServicePods, uids: Sequence[str], until: float) -> Answers:
@@ -166,7 +168,7 @@ class BatchResolver:
                 fading = [
                     uid for uid, link in found.items() if isinstance(link, Link) and link.kind not in CACHED_KINDS
                 ]
-                if fading and service.has_room(len(fading)):  # a placement revives a link in grace
+                if fading and service.placements.has_room(len(fading)):  # a placement revives a link in grace
                     found |= await self._place_all(service, fading)
                 if found:  # the others may wait for less
                     placed |= found
@@ -191,7 +193,7 @@ class BatchResolver:
                     stranded.append(uid)
         if not stranded:
             return {}
-        if not service.has_room(len(stranded)):
+        if not service.placements.has_room(len(stranded)):
             raise nowhere(service)
         return await self._place_all(service, stranded)
 
@@ -218,6 +220,6 @@ class BatchResolver:
         """Note whether the store answered for all uids, or is away."""
         errors = [answer for answer in answers.values() if isinstance(answer, StoreError)]
         if not errors:
-            self._directory.store_answered(service)
+            service.listener.store_answered()
         elif any(isinstance(error, AWAY) for error in errors):
-            self._directory.store_failed(service)
+            self._reader.store_failed(service)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from stateful_route.client.batch import Answers
     from stateful_route.client.following import Following
     from stateful_route.client.placement.strategies import PlacementStrategy
-    from stateful_route.client.pods.departures import Departures
     from stateful_route.client.pods.service import ServicePods
+    from stateful_route.client.pods.suspicion import Departures
     from stateful_route.client.targets import Target, There
     from stateful_route.history import LinkEvent
     from stateful_route.models import Link, PodState
@@ -85,9 +85,10 @@ class ClientDriver(Driver):
         self._hot = self._cache.hot
         self._directory = PodDirectory(store, config, self._cache, random=random, clock=clock)
         self._services = self._directory.services
+        self._reader = self._directory.reader
         self._resolver = Resolver(
             store,
-            self._directory,
+            self._reader,
             PreferEmptier() if strategy is None else strategy,
             link_ttl=config.link_ttl,
             deadline=config.call_deadline_seconds,
@@ -96,7 +97,7 @@ class ClientDriver(Driver):
         )
         self._batch_resolver = BatchResolver(
             store,
-            self._directory,
+            self._reader,
             self._resolver,
             deadline=config.call_deadline_seconds,
             clock=clock,
@@ -111,7 +112,7 @@ class ClientDriver(Driver):
         )
         self._targets = Targets(
             self._resolver,
-            self._directory,
+            self._reader,
             lease=config.lease_seconds,
             deadline=config.call_deadline_seconds,
             clock=clock,
@@ -196,7 +197,7 @@ class ClientDriver(Driver):
         service = self._service(namespace, uid, service_name)
         check_pod_index("pod_index", pod_index)
         service.reads.used = True
-        await self._directory.tried(service)
+        await self._reader.tried(service)
         before = service.links.put_by_hand(uid, service.pod(pod_index))
         return None if before is None else before.pod_index
 
@@ -393,7 +394,7 @@ class ClientDriver(Driver):
         self._check_running()
         service = self._directory.peek(namespace, service_name)
         async with within(self._deadline, "pod", writes=False):
-            await self._directory.read(service)
+            await self._reader.read(service)
         return service.state(pod_index)
 
     async def pods(self, namespace: str, service_name: str) -> dict[int, PodState]:
@@ -424,7 +425,7 @@ class ClientDriver(Driver):
         check_pod_index("pod_index", pod_index)
         self._check_running()
         async with within(self._deadline, "report_unreachable"):
-            await self._directory.report_unreachable(self._directory.peek(namespace, service_name), pod_index)
+            await self._reader.report_unreachable(self._directory.peek(namespace, service_name), pod_index)
 
     def departures(self, namespace: str, service_name: str) -> Departures:
         """Return what tells that pods of a service have left or died: who holds requests for them tries again then.
@@ -439,7 +440,7 @@ class ClientDriver(Driver):
         namespace = self._namespace_of(namespace)
         check_id("service_name", service_name)
         self._check_running()
-        return self._directory.peek(namespace, service_name).departures
+        return self._directory.peek(namespace, service_name).suspicion.departures
 
     def service(self, service_name: str, namespace: str = "") -> ServiceView:
         """Return a view of this driver that is bound to one service.
@@ -474,7 +475,7 @@ class ClientDriver(Driver):
 
     def _cached_while_away(self, service: ServicePods, uid: str) -> int:
         """Return a cached pod index that may be used while the store is away; called while its error is handled."""
-        self._directory.store_failed(service)
+        self._reader.store_failed(service)
         pod = service.links.pod(uid)
         if pod is None:
             raise  # noqa: PLE0704 - the error that the caller handles

@@ -256,7 +256,7 @@ class Followers:
                 again.append(uid)
             elif answer is None and (service.doubtful or recovery.may_be_elsewhere(service, (uid,))):
                 again.append(uid)  # a store that was lost: the pod that has it claims it again
-                self._directory.read_soon(service)
+                self._directory.reader.read_soon(service)
             else:
                 each.take(followed, answer, asked_at)
         failed |= not await self._renew(each, sorted(due.difference(again)))

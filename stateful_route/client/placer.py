@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.client.placement.strategies import PlacementStrategy
-    from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.recovery import Recovery
     from stateful_route.models import Link, LinkChange, PodLife
@@ -65,7 +64,6 @@ class Placer:
     def __init__(
         self,
         store: Store,
-        directory: PodDirectory,
         strategy: PlacementStrategy,
         recovery: Recovery,
         *,
@@ -74,12 +72,11 @@ class Placer:
         random: Random,
         clock: Callable[[], float],
     ) -> None:
-        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``directory``.
+        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among the candidates.
 
         The store answers within ``deadline`` seconds.
         """
         self._store = store
-        self._directory = directory
         self._strategy = strategy
         self._recovery = recovery
         self._link_ttl = link_ttl
@@ -107,7 +104,7 @@ class Placer:
         """
         gathered = self._gathered.get(service)
         if gathered is None:
-            if service.placing < self.gather_from or not self._store.places_together:
+            if service.placements.placing < self.gather_from or not self._store.places_together:
                 pods = self._candidates(service, (uid,))
                 return self.place_on(service, uid, self._choose(pods, None)) if pods else None
             gathered = self._gathered[service] = _Gathered()
@@ -126,9 +123,9 @@ class Placer:
 
         It counts as placed from now on: whoever asks makes it so.
         """
-        pod = self._choose(service.candidates, None)
+        pod = self._choose(service.placements.candidates, None)
         pod.answered()
-        service.placed(pod, self._clock())
+        service.placements.placed(pod, self._clock())
         return pod
 
     def place_chosen(
@@ -140,7 +137,7 @@ class Placer:
             StoreError: if the store did not answer.
 
         """
-        return self.place_on(service, uid, self._choose(service.candidates, preferred))
+        return self.place_on(service, uid, self._choose(service.placements.candidates, preferred))
 
     async def place_on(self, service: ServicePods, uid: str, pod: Pod) -> Placed | None:
         """Place a uid on a pod that counts the placement as pending, unless the uid has a link.
@@ -152,18 +149,18 @@ class Placer:
 
         """
         asked_at = self._clock()
-        service.placing += 1
+        service.placements.placing += 1
         try:
             answer = await self._store.place(
                 LinkKey(service.namespace, uid, service.service_name),
                 pod.life,
                 self._link_ttl,
-                dead=service.dead.named,
-                leaving=service.leaving.named,
+                dead=service.suspicion.dead.named,
+                leaving=service.suspicion.leaving.named,
                 born=service.table.born,
             )
         finally:
-            service.placing -= 1
+            service.placements.placing -= 1
             pod.answered()
         placed = self._keep(service, (uid,), (answer,), asked_at)[0]
         if isinstance(placed, StoreError):
@@ -176,7 +173,7 @@ class Placer:
         questions: list[tuple[str, PodLife]] = []
         asked_at = self._clock()
         try:
-            pods = service.candidates
+            pods = service.placements.candidates
             for uid in uids:
                 if not pods:
                     break
@@ -184,14 +181,14 @@ class Placer:
                 chosen.append(pod)
                 questions.append((uid, pod.life))
                 if pod.limited and pod.full:
-                    pods = service.candidates
+                    pods = service.placements.candidates
             answers = await self._store.place_links(
                 service.namespace,
                 questions,
                 service.service_name,
                 self._link_ttl,
-                dead=service.dead.named,
-                leaving=service.leaving.named,
+                dead=service.suspicion.dead.named,
+                leaving=service.suspicion.leaving.named,
                 born=service.table.born,
             )
         finally:
@@ -216,7 +213,7 @@ class Placer:
         """Return the candidates, if one question is enough for these uids as far as it is known."""
         if service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids):
             return None
-        return service.candidates
+        return service.placements.candidates
 
     def _ask(self, service: ServicePods) -> None:
         """Ask for what is gathered, unless that was done already, as there was enough of it, or nobody waits for it."""
@@ -229,7 +226,7 @@ class Placer:
             futures = [future for future in futures if not future.done()]
             if not uids:
                 return
-        service.placing += len(uids)
+        service.placements.placing += len(uids)
         work = self._place_gathered(service, uids)
         task = asyncio.create_task(work, name="stateful_route places uids", context=self._context.copy())
         self._asking.add(task)
@@ -249,7 +246,7 @@ class Placer:
     ) -> None:
         """Give each caller that still waits what came of its uid."""
         self._asking.discard(task)
-        service.placing -= len(futures)
+        service.placements.placing -= len(futures)
         error: BaseException | None
         if task.cancelled():  # by stop(), or by an application that ends all tasks
             error = StoreUnavailableError("the question was cancelled", operation="place", maybe_applied=True)
@@ -305,8 +302,8 @@ class Placer:
             outcomes.append(placed)
         for pod, count in new.items():
             self.placed += count
-            service.placed(pod, asked_at, count)
+            service.placements.placed(pod, asked_at, count)
         service.links.put_all(found, asked_at)
         if service.store_away and len(found) == len(outcomes):
-            self._directory.store_answered(service)
+            service.listener.store_answered()
         return outcomes

@@ -12,8 +12,8 @@ from stateful_route.errors import NoRoutablePodError, StoreTimeoutError, StoreUn
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
 
 # The share of the deadline that is left for it: whether the link is there by now, for which one has waited.
@@ -31,9 +31,9 @@ class Recovery:
     finished, and did not claim the uid, does not own it: the hint was old, and the uid waits for all pods.
     """
 
-    def __init__(self, directory: PodDirectory, deadline: float) -> None:
-        """Read the pods by ``directory``; a call ends within ``deadline`` seconds."""
-        self._directory = directory
+    def __init__(self, reader: PodReader, deadline: float) -> None:
+        """Read the pods by ``reader``; a call ends within ``deadline`` seconds."""
+        self._reader = reader
         self._deadline = deadline
 
     async def read_anew(self, service: ServicePods) -> None:
@@ -46,31 +46,33 @@ class Recovery:
             StoreError: if it cannot be read, and is older than a lease, or was not heard of all the time since.
 
         """
-        if not self._directory.is_fresh(service):
-            await self._directory.read_anew(service)
+        if not self._reader.is_fresh(service):
+            await self._reader.read_anew(service)
             return
         try:
             async with within(_READING * self._deadline, "pods", writes=False):
-                await self._directory.read_anew(service)
+                await self._reader.read_anew(service)
         except (StoreUnavailableError, StoreTimeoutError):
-            if not self._directory.is_fresh(service):  # nor is it heard any more
+            if not self._reader.is_fresh(service):  # nor is it heard any more
                 raise
 
     def hinted(self, service: ServicePods, uid: str) -> Pod | None:
         """Return the pod that had a uid when its link was cached, if that is known, and had to be forgotten."""
         if not service.hints_hold or (service.serves_cached and not service.links.has_hints):
             return None
-        return service.links.hint(uid)
+        hint = service.links.hint(uid)
+        return None if hint is None else service.pod(hint.pod_index)
 
     def preferred(self, service: ServicePods, uid: str) -> Pod | None:
         """Return the pod that had a uid, if it is claiming again what it owns and has room for it."""
         hinted = self.hinted(service, uid) if service.recovering else None
-        return hinted if hinted is not None and service.may_have_again(hinted) else None
+        may = hinted is not None and hinted in service.missing.reclaiming and hinted.takes_new and not hinted.full
+        return hinted if may else None
 
     def awaited(self, service: ServicePods, uid: str) -> Pod | None:
         """Return the pod that had a uid, if it is missing and may come back."""
         hinted = self.hinted(service, uid)
-        return hinted if hinted is not None and service.awaits(hinted) else None
+        return hinted if hinted is not None and service.missing.awaits(hinted) else None
 
     def may_be_elsewhere(self, service: ServicePods, uids: Iterable[str]) -> bool:
         """Whether a pod may have one of the uids that the store has lost."""
@@ -111,14 +113,15 @@ class Recovery:
         """Wait for pods to be there again, and leave time for a last question."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until - _LAST_QUESTION * self._deadline):
-                await self._directory.wait(service, pods)
+                await self._reader.wait(service, pods)
 
 
 def not_yet(service: ServicePods, missing: Collection[Pod | None]) -> NoRoutablePodError:
     """Return the error of a uid that may be one of pods that are missing, or have not claimed again what is theirs."""
-    pods = {*service.recovered_from, *(pod.pod_index for pod in missing if pod is not None)}
+    lost = service.missing.absent | service.missing.reclaiming
+    pods = {pod.pod_index for pod in (*lost, *missing) if pod is not None}
     if service.table.held and not pods:  # others than those that are there may be to come
         pods = {state.pod_index for state in service.states}
     return NoRoutablePodError(
-        service.namespace, service.service_name, service.states, service.now, reclaiming=tuple(sorted(pods))
+        service.namespace, service.service_name, service.states, service.freshness.now, reclaiming=tuple(sorted(pods))
     )

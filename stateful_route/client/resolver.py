@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route.client.placement.strategies import PlacementStrategy
-    from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.models import Link
     from stateful_route.store.protocol import Store
@@ -46,7 +46,7 @@ class Resolver:
     def __init__(
         self,
         store: Store,
-        directory: PodDirectory,
+        reader: PodReader,
         strategy: PlacementStrategy,
         *,
         link_ttl: float,
@@ -54,19 +54,18 @@ class Resolver:
         random: Random,
         clock: Callable[[], float],
     ) -> None:
-        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those of ``directory``.
+        """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those that ``reader`` reads.
 
         Every call ends within ``deadline`` seconds. A single question to the store has its own deadline, which is as
         long: only what needs more than that is bounded here.
         """
         self._store = store
-        self._directory = directory
+        self._reader = reader
         self._clock = clock
         self._deadline = deadline
-        self.recovery = Recovery(directory, deadline)
+        self.recovery = Recovery(reader, deadline)
         self.placer = Placer(
             store,
-            directory,
             strategy,
             self.recovery,
             link_ttl=link_ttl,
@@ -160,10 +159,10 @@ class Resolver:
 
         """
         service.reads.used = True
-        if service.doubtful or not service.candidates:
+        if service.doubtful or not service.placements.candidates:
             async with within(self._deadline, "choose", writes=False):
                 await self.recovery.read_anew(service)
-            if not service.candidates:
+            if not service.placements.candidates:
                 raise nowhere(service)
         return self.placer.choose(service)
 
@@ -200,12 +199,12 @@ class Resolver:
         try:
             return await self._finding.run((service, uid, _NONE), self._ask, service, uid, _NONE)
         except AWAY:
-            self._directory.store_failed(service)
+            self._reader.store_failed(service)
             raise
 
     def suspect_link(self, service: ServicePods, uid: str) -> Link:
         """Return a cached link that may be used only while the store is away; called while its error is handled."""
-        self._directory.store_failed(service)
+        self._reader.store_failed(service)
         link = service.links.link(uid)
         if link is None:
             raise  # noqa: PLE0704 - the error that is handled by the caller
@@ -216,7 +215,7 @@ class Resolver:
 
     async def is_stranded(self, service: ServicePods, link: Link) -> bool:
         """Whether the owner of a link is dead, though the store was not told so when it was asked for the link."""
-        return not service.pod(link.pod_index).trusted and await self._directory.bury(service, link.owner)
+        return not service.pod(link.pod_index).trusted and await self._reader.bury(service, link.owner)
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
@@ -239,9 +238,9 @@ class Resolver:
                 link = found if found is not None and found.kind in CACHED_KINDS else None
             while link is None or await self.is_stranded(service, link):
                 await self.recovery.settled(service, until)
-                if placements == _PLACEMENTS or not service.candidates:
+                if placements == _PLACEMENTS or not service.placements.candidates:
                     found = await self._ask(service, uid, CACHED_KINDS)
-                    if found is None or service.is_dead(found.owner):
+                    if found is None or found.owner in service.suspicion.dead:
                         raise nowhere(service)
                     return found
                 placed = await self.placer.place_chosen(service, uid, self.recovery.preferred(service, uid))
@@ -300,10 +299,10 @@ class Resolver:
             return self.suspect_link(service, uid)
 
     async def _ask(self, service: ServicePods, uid: str, kept: tuple[LinkKind, ...]) -> Link | None:
-        if self._directory.was_tried(service):
+        if service.listener.was_tried:
             return await self._ask_now(service, uid, kept)
         async with within(self._deadline, "get_link", writes=False):
-            await self._directory.tried(service)
+            await self._reader.tried(service)
             return await self._ask_now(service, uid, kept)
 
     async def _ask_now(self, service: ServicePods, uid: str, kept: tuple[LinkKind, ...]) -> Link | None:
@@ -314,15 +313,15 @@ class Resolver:
             self.met_unreadable()
             raise
         if service.store_away:
-            self._directory.store_answered(service)
+            service.listener.store_answered()
         if link is not None and link.kind in kept:
             if not service.loaded:  # or nobody finds out for a while that its pod is dead
-                self._directory.read_soon(service)
+                self._reader.read_soon(service)
             service.links.put(uid, service.pod(link.pod_index), link, asked_at)
         return link
 
 
 def nowhere(service: ServicePods) -> NoRoutablePodError | NoCapacityError:
     """Return the error of a uid that has no link, and that no pod takes."""
-    error = NoCapacityError if service.routable else NoRoutablePodError
-    return error(service.namespace, service.service_name, service.states, service.now)
+    error = NoCapacityError if service.placements.routable else NoRoutablePodError
+    return error(service.namespace, service.service_name, service.states, service.freshness.now)

@@ -9,7 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
     from stateful_route.client.following import Following
-    from stateful_route.client.pods.departures import Departures
+    from stateful_route.client.pods.suspicion import Departures
     from stateful_route.client.targets import Target, There
     from stateful_route.history import LinkEvent
     from stateful_route.models import Link, PodState

@@ -15,8 +15,8 @@ from stateful_route.models import LinkKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.client.pods.directory import PodDirectory
-    from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.cache.hot import CachedPod
+    from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.resolver import Resolver
     from stateful_route.models import Link
@@ -78,7 +78,7 @@ class Targets:
     def __init__(
         self,
         resolver: Resolver,
-        directory: PodDirectory,
+        reader: PodReader,
         *,
         lease: float,
         deadline: float,
@@ -86,7 +86,7 @@ class Targets:
     ) -> None:
         """Ask ``resolver``; a call ends within ``deadline`` seconds. ``lease`` is that of a pod that was never seen."""
         self._resolver = resolver
-        self._directory = directory
+        self._reader = reader
         self._lease = lease
         self._deadline = deadline
         self._clock = clock
@@ -115,7 +115,7 @@ class Targets:
         if there is None:
             async with within(self._deadline, "resolve", since=began):
                 if pod.incarnation < link.incarnation:
-                    await self._directory.read(service)  # one that has just come up
+                    await self._reader.read(service)  # one that has just come up
                     there = there_of(pod, link, is_new=is_new)
                 if there is None and not place and await self._resolver.is_stranded(service, link):
                     return Absent()
@@ -128,7 +128,7 @@ class Targets:
             return self._resolver.suspect_link(service, uid)
 
 
-def there_of(pod: Pod, link: Link, *, is_new: bool = False) -> There | None:
+def there_of(pod: CachedPod, link: Link, *, is_new: bool = False) -> There | None:
     """Return the pod of a link, if it is known and nothing is known against it."""
     state = pod.state
     if not pod.trusted or state is None or pod.incarnation < link.incarnation:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from stateful_route import BaseConfig, Link, StatefulRoute
-from tests.insides import directory_of
+from tests.insides import directory_of, unbroken
 from tests.waiting import eventually
 from tests.zygote import start
 
@@ -130,7 +130,7 @@ async def routes(rooms: ServiceView, uids: list[str] = UIDS) -> dict[str, Link]:
 async def viewed_for_a_lease(rooms: ServiceView, lease: float = LEASE) -> None:
     """Return once the client has seen the pods for long enough to confirm a death."""
     table = directory_of(rooms.driver).peek(rooms.namespace, rooms.service_name)
-    await eventually(lambda: table.unbroken_for >= lease)
+    await eventually(lambda: unbroken(table) >= lease)
 
 
 async def incarnations(rooms: ServiceView) -> dict[int, tuple[int, bool]]:

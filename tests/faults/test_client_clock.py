@@ -15,7 +15,7 @@ import pytest
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute, StoreError
 from stateful_route.embedded.binary import find_server
 from stateful_route.testing import FaultProxy, local_server
-from tests.insides import directory_of
+from tests.insides import directory_of, unbroken
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ async def test_step_ahead(namespace: str, ahead: float) -> None:
             client = await stack.enter_async_context(direct.client())
             await client.pods("", "room")
             table = directory_of(client).peek(namespace, "room")
-            await eventually(lambda: table.unbroken_for >= 1.5 * LEASE)
+            await eventually(lambda: unbroken(table) >= 1.5 * LEASE)
             proxy.black_hole()
             cut = time.monotonic()
             step(ahead)

@@ -104,7 +104,7 @@ async def test_lingers(route: StatefulRoute, namespace: str) -> None:
         with handle.in_use():
             draining = asyncio.create_task(pods[0].drain(keep_until_idle=0.2))
             table = rooms.driver._directory.peek(namespace, SERVICE)
-            await eventually(lambda: len(table.routable) == 1)
+            await eventually(lambda: len(table.placements.routable) == 1)
             chosen = {await rooms.choose() for _ in range(10)}
             target = await rooms.resolve("alice")
             done = draining.done()

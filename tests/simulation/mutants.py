@@ -58,7 +58,7 @@ INVALIDATIONS, CHECKS, HAND_OVER = (
 TRAVEL, STAGING, ARRIVALS = "server/departure/travel.py", "server/owning/staging.py", "server/departure/arrivals.py"
 DRIVER, ENDING, TURNS = "server/driver.py", "server/life/ending.py", "server/owning/turns.py"
 CACHE, RESOLVER, SERVICE = "client/cache/links.py", "client/resolver.py", "client/pods/service.py"
-PLACER = "client/placer.py"
+PLACER, READER, SUSPICION = "client/placer.py", "client/pods/reader.py", "client/pods/suspicion.py"
 DIRECTORY, COHERENCE, SINGLE_FLIGHT = "client/pods/directory.py", "client/coherence.py", "_single_flight.py"
 LINKS, PODS = "testing/memory/links.py", "testing/memory/pods.py"  # as the scripts do it
 
@@ -345,7 +345,7 @@ SLIPS = [
     Mutation(
         "dead owners are not named",
         PLACER,
-        "dead=service.dead.named,",
+        "dead=service.suspicion.dead.named,",
         "dead=(),",
         every=True,
     ),
@@ -395,7 +395,7 @@ SLIPS = [
         "alive = state.report.routing_state, not state.dead",
     ),
     Mutation(
-        "nothing can be confirmed", SERVICE, "            for pod in self._suspects\n", "            for pod in ()\n"
+        "nothing can be confirmed", SUSPICION, "            for pod in self.suspects\n", "            for pod in ()\n"
     ),
     Mutation(
         "a pod that leaves gets new uids",
@@ -465,7 +465,7 @@ SLIPS = [
     ),
     Mutation(
         "a pod that departs flushes nothing",
-        SERVICE,
+        SUSPICION,
         "departed, self._departed = self._departed, []",
         "departed, self._departed = [], []",
     ),
@@ -536,7 +536,7 @@ SLIPS = [
     ),
     Mutation(
         "a link of a newer life than the dead one is not taken over",
-        DIRECTORY,
+        READER,
         " or (pod.state.dead and pod.state.incarnation < life.incarnation)",
         "",
     ),

@@ -234,15 +234,15 @@ def known(table: ServicePods) -> dict[str, Any]:
     return {
         "states": states,
         "versions": [state.version for state in table.states],
-        "routable": [pod.pod_index for pod in table.routable],
+        "routable": [pod.pod_index for pod in table.placements.routable],
         "usable": [table.pod(state.pod_index).usable for state in states],
         "overdue": [table.pod(state.pod_index).overdue for state in states],
         # Whose death can be confirmed once the view has been unbroken for their lease; one who has just come has none.
-        "suspects": sorted(pod.pod_index for pod in table._suspects),
-        "dead": [table.is_dead(state.life) for state in states],
-        "leaving": sorted(table.leaving.named, key=lambda life: life.pod_index),
-        "weight": table.weight_of_own,
-        "lease": table._freshness.shortest_lease,
+        "suspects": sorted(pod.pod_index for pod in table.suspicion.suspects),
+        "dead": [state.life in table.suspicion.dead for state in states],
+        "leaving": sorted(table.suspicion.leaving.named, key=lambda life: life.pod_index),
+        "weight": table.placements.weight_of_own,
+        "lease": table.freshness.shortest_lease,
     }
 
 
@@ -266,13 +266,13 @@ async def test_random_histories(rig: Rig, namespace: str, seed: int, pods: int) 
         await follower.follow()
         readings += 1
         fresh = ServicePods("any", SERVICE, settle=1.0)
-        now = table._freshness.now
+        now = table.freshness.now
         whole = await read()
         assert now is not None
         if {pod.pod_index for pod in whole.pods if not pod.dead and now - _MS < _end(pod) < whole.now + _MS}:
             continue  # a lease ended between the two readings
         fresh.apply(attrs.evolve(whole, now=now), now)
-        fresh.weight_of_own = table.weight_of_own = 1.0  # a mean over time
+        fresh.placements.weight_of_own = table.placements.weight_of_own = 1.0  # a mean over time
 
         assert known(fresh) == known(table), (before, follower.wholes)
 
@@ -306,4 +306,4 @@ async def test_restarted_server(own_server: LocalServer, namespace: str) -> None
         await follower.follow()
 
         assert [1] == [state.pod_index for state in follower.table.states]
-        assert [1] == [pod.pod_index for pod in follower.table.routable]
+        assert [1] == [pod.pod_index for pod in follower.table.placements.routable]

@@ -23,7 +23,7 @@ from stateful_route.models import HeartbeatOutcome, PodLife
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import ManualClock, MemoryStore
-from tests.insides import directory_of
+from tests.insides import directory_of, reader_of
 from tests.store.script_calls import connections_at
 from tests.waiting import eventually
 
@@ -191,14 +191,14 @@ async def test_reported_after_death() -> None:
         store.mark_dead("prod", SERVICE, 1)
         await client.pods("", SERVICE)
         table = directory_of(client).peek("prod", SERVICE)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
         clock.advance(1.0)  # a call to it times out
         await client.report_unreachable("", SERVICE, 1)
         clock.advance(1.0)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
 
         assert (await client.pods("", SERVICE))[1].dead
-        assert ((), False) == (table.asked_for, table.doubted)
+        assert ((), False) == (table.suspicion.asked_for, table.doubted)
 
 
 class TestClockWentBack:
@@ -294,7 +294,7 @@ async def test_state_of_a_newer_release(own_server: LocalServer, namespace: str)
             for sequence in range(1, 6):
                 report = PodReport(load=sequence)
                 await store.heartbeat(room(namespace), life.incarnation, sequence, report, 60.0, RETENTION)
-                await directory_of(client).read(table)
+                await reader_of(client).read(table)
 
         assert 2 >= sum(wholes)  # the first, and when it changed to that state
 
@@ -311,10 +311,10 @@ async def test_absent_for_less_than_its_lease() -> None:
         store._pods.clear()  # the hash of the pods, but not the links
         await store.register(room("prod", 1), PodReport(), 5000.0, RETENTION)
         for _ in range(10):
-            await directory_of(client).read(table)
+            await reader_of(client).read(table)
             clock.advance(100.0)
 
-        assert not await directory_of(client).bury(table, life)  # it owns for another 4,000 seconds, as far as it knows
+        assert not await reader_of(client).bury(table, life)  # it owns for another 4,000 seconds, as far as it knows
 
 
 class TestSilence:

@@ -10,7 +10,6 @@ import pytest
 
 from stateful_route.client.cache import hot as hot_module
 from stateful_route.client.cache.links import LinkCache, ServiceLinks
-from stateful_route.client.pods.pod import Pod
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkKind
 from tests.waiting import eventually
@@ -18,13 +17,15 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stateful_route.client.cache.hot import CachedPod
+    from stateful_route.client.pods.pod import Pod
     from stateful_route.testing import ManualClock
 
 UID = "alice"
 
 
 def pod(pod_index: int = 0) -> Pod:
-    return Pod(ServicePods("prod", "room", 1.0), pod_index)
+    return ServicePods("prod", "room", 1.0).pod(pod_index)
 
 
 def link(ttl: float | None = None, epoch: int = 1, incarnation: int = 1) -> Link:
@@ -35,7 +36,7 @@ def room(cache: LinkCache) -> ServiceLinks:
     return cache.service("prod", "room")
 
 
-def indexes(*pods: Pod | None) -> list[int | None]:
+def indexes(*pods: CachedPod | None) -> list[int | None]:
     return [None if pod is None else pod.pod_index for pod in pods]
 
 

@@ -55,7 +55,7 @@ def state(pod_index: int, *, zone: str | None = None, max_links: int | None = No
 
 
 def choose(strategy: PlacementStrategy, table: ServicePods, random: Random) -> Pod:
-    pod = strategy(table.candidates, random)
+    pod = strategy(table.placements.candidates, random)
     pod.chosen()
     return pod
 
@@ -162,4 +162,4 @@ def test_strategies_that_come_and_go(table: ServicePods) -> None:
     for seed in range(100):
         choose(PreferZone("a"), table, Random(seed))
 
-    assert len(table.candidates._narrowed) <= 16
+    assert len(table.placements.candidates._narrowed) <= 16

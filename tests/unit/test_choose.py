@@ -16,7 +16,7 @@ from stateful_route import (
     RoutingState,
     StoreUnavailableError,
 )
-from tests.insides import beat_once, directory_of
+from tests.insides import beat_once, directory_of, reader_of
 from tests.unit.conftest import NAMESPACE, SERVICE, highest, room
 from tests.unit.test_bad_arguments import BAD
 from tests.waiting import eventually
@@ -72,7 +72,7 @@ async def test_until_it_is_published(make_client: MakeClient, make_server: MakeS
         for pod in (first, second):
             pod._status.load_state = 7  # so that there is a change to read
             await beat_once(pod)
-        await directory_of(client).read(service)
+        await reader_of(client).read(service)
 
         assert (3.0, 0) == before
         assert (7.0, 0) == (service.pod(1).expected_load, service.pod(1).own.count)
@@ -86,10 +86,10 @@ async def test_never_one_that_leaves(make_client: MakeClient, run_pods: RunPods,
         await rooms.choose()
         await pods[1].set_routing_state(state)
         service = directory_of(client).peek(NAMESPACE, SERVICE)
-        await eventually(lambda: len(service.routable) == 1)
+        await eventually(lambda: len(service.placements.routable) == 1)
         chosen = {await rooms.choose() for _ in range(20)}
         await pods[0].set_routing_state(state)
-        await eventually(lambda: not service.routable)
+        await eventually(lambda: not service.placements.routable)
         with pytest.raises(NoRoutablePodError) as caught:
             await rooms.choose()
 

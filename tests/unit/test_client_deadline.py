@@ -9,7 +9,7 @@ import pytest
 
 from stateful_route import BatchError, LinkKey, PodReport, StoreTimeoutError
 from stateful_route.models import PodLife
-from tests.insides import directory_of
+from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.unit.test_takeover import look_on, mute
 
@@ -25,7 +25,7 @@ RETENTION = CONFIG.retention_seconds
 def nothing_left(client: ClientDriver) -> bool:
     """Whether no question, no placement and no flight is counted as in flight."""
     resolver, table = client._resolver, directory_of(client).peek(NAMESPACE, SERVICE)
-    flights = (resolver._placing, resolver._finding, directory_of(client)._reading, directory_of(client)._watching)
+    flights = (resolver._placing, resolver._finding, reader_of(client)._reading, reader_of(client)._watching)
     return not any(flight._in_flight for flight in flights) and not any(pod.pending for pod in table._pods.values())
 
 

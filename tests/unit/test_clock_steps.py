@@ -77,9 +77,9 @@ class World:
     def confirms(self) -> bool:
         """Whether the client confirms the death now, and the store agrees."""
         life = PodLife(0, 1)
-        if life not in self.table.confirmable(self.now + SOON):
+        if life not in self.table.suspicion.confirmable(self.now + SOON):
             return False
-        self.go_on(max(self.now, self.table.ripe_at(life)))
+        self.go_on(max(self.now, self.table.suspicion.ripe_at(self.table.pod(life.pod_index))))
         return self.heard + self.lease <= self.store_now
 
     def owns(self) -> bool:
@@ -167,7 +167,7 @@ def test_gap_for_a_short_lease() -> None:
     for _ in range(40):
         world.go_on(world.now + 0.7)
         world.read(0.0, 0.0)
-    view = world.table._freshness
+    view = world.table.freshness
 
     assert 0.0 == view.unbroken_for(1.0)
     assert 28.0 == pytest.approx(view.unbroken_for(30.0))
@@ -181,7 +181,7 @@ def test_many_readings(lease: float, other: float) -> None:
     for number in range(20_000):
         world.go_on(world.now + (0.6 if number == 15_000 else 0.4))
         world.read(0.0, 0.0)
-    view = world.table._freshness
+    view = world.table.freshness
 
     assert 512 >= len(view._readings)
     assert view.unbroken_for(3600.0) >= 3600.0
@@ -200,7 +200,9 @@ def watch_death(
     due = [(cut + when, step) for when, step in steps]
     world.cut = cut
     while True:
-        left = min(world.read_at + REFRESH - world.now, (world.table.next_look(world.now) or 0.0) + AFTER_LEASE)
+        left = min(
+            world.read_at + REFRESH - world.now, (world.table.suspicion.next_look(world.now) or 0.0) + AFTER_LEASE
+        )
         until = world.now + max(0.0, left)
         while due and due[0][0] <= until:
             at, step = due.pop(0)
@@ -220,7 +222,7 @@ def test_set_back() -> None:
         return PodState(pod_index=0, incarnation=1, report=PodReport(), load_state=StateObj(0, heard, LEASE))
 
     table.apply(PodTable(at, (state(at),)), now)
-    table.placed(table.pod(0), now + 0.1)
+    table.placements.placed(table.pod(0), now + 0.1)
     table.report_unreachable(0, now + 0.2)
     at -= 3600.0
     table.apply(PodTable(at + 1.0, (state(at + 3600.0),)), now + 1.0)

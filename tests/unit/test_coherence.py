@@ -25,7 +25,7 @@ from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.coherence import InvalidationListener
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkKind, PodLife, Topic
-from tests.insides import directory_of
+from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -195,7 +195,7 @@ class TestPodAnnounced:
             await store.wait_held()
             await first.set_routing_state(RoutingState.DENY_NEW_CALL)
             table = directory_of(client).peek(NAMESPACE, SERVICE)
-            await eventually(lambda: bool(directory_of(client)._tasks) and not table.reads.changes.refreshing)
+            await eventually(lambda: bool(reader_of(client)._tasks) and not table.reads.changes.refreshing)
             store.release_held()
             await refresh
 
@@ -436,7 +436,7 @@ class TestIdle:
             await client.pods("", SERVICE)
             await directory_of(client).refresh_all()
             await store.register(room(0), PodReport(), CONFIG.lease_seconds, 86400.0)
-            await eventually(lambda: 1 == len(directory_of(client).peek(NAMESPACE, SERVICE).routable))
+            await eventually(lambda: 1 == len(directory_of(client).peek(NAMESPACE, SERVICE).placements.routable))
 
     async def test_deaf(self, make_client: MakeClient, store: MemoryStore, clock: ManualClock) -> None:
         """While nothing is heard they are read each time, and once when it is heard again: a pod may have come."""

@@ -11,7 +11,6 @@ import pytest
 
 from stateful_route import LinkKey, PodReport, RoutingState
 from stateful_route.client.cache.links import LinkCache
-from stateful_route.client.pods.pod import Pod
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkInvalidation, LinkKind, PodLife, Topic
 from tests.insides import directory_of
@@ -122,11 +121,11 @@ def test_death_of_a_pod_that_was_forgotten() -> None:
     read(table, state(1))
     pod = table.pod(0)
     table.mark_dead(PodLife(0, 1))
-    dead = table.take_departed(), pod.kept_from
+    dead = table.suspicion.take_departed(), pod.kept_from
     read(table, state(0, incarnation=2), state(1), now=NOW + 1.0)
 
     assert ([pod], float("inf")) == dead
-    assert [pod] == table.take_departed()
+    assert [pod] == table.suspicion.take_departed()
     assert pod.kept_from < float("inf")
 
 
@@ -134,7 +133,7 @@ def test_death_of_a_pod_that_was_forgotten() -> None:
 def test_cache(clock: ManualClock, in_flight: bool) -> None:
     """All that leads to a pod is dropped, in the front too, and nothing is kept of what was asked for before."""
     table = ServicePods("prod", "room", 1.0)
-    here, there = Pod(table, 0), Pod(table, 1)
+    here, there = table.pod(0), table.pod(1)
     links = LinkCache(10, ttl=100.0, margin=1.0, clock=clock).service("prod", "room")
     link = Link(0, 1, 1, LinkKind.PERSISTENT, None)
     for uid, pod in (("alice", here), ("bob", there)):
@@ -169,11 +168,11 @@ def test_what_a_reading_says(then: PodState, departed: bool, cacheable: bool) ->
     """Cached links are dropped when their pod drains, leaves, dies or has another life; not if it takes no new uids."""
     table = ServicePods("prod", "room", settle=1.0)
     read(table, state(0), state(1))
-    first = table.take_departed()
+    first = table.suspicion.take_departed()
     read(table, attrs.evolve(then, load_state=state(0).load_state), state(1), now=NOW + 1.0)
-    left = table.take_departed()
+    left = table.suspicion.take_departed()
 
     assert [] == first
     assert [table.pod(0)] * departed == left
     assert cacheable is (table.pod(0).kept_from < float("inf"))
-    assert [] == table.take_departed()
+    assert [] == table.suspicion.take_departed()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import InvalidArgumentError, LifecycleError, PodReport, RoutingState
-from stateful_route.client.pods.departures import Departures
 from stateful_route.client.pods.service import Announced
+from stateful_route.client.pods.suspicion import Departures
 from stateful_route.models import PodChange
 from tests.insides import directory_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room
@@ -90,7 +90,7 @@ async def test_deaths_one_after_the_other(make_client: MakeClient, store: Memory
         for number, life in enumerate(lives[:3]):
             began = loop.time()
             await store.end_life(NAMESPACE, SERVICE, life, RETENTION)
-            await eventually(lambda number=number: service.departures.count > number)  # type: ignore[misc]
+            await eventually(lambda number=number: service.suspicion.departures.count > number)  # type: ignore[misc]
             took.append(loop.time() - began)
 
     assert max(took) < 0.2, took  # 80 ms at most, and it is looked at each 10 ms

@@ -12,7 +12,7 @@ import pytest
 from stateful_route import BaseConfig, ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
 from stateful_route.models import PodChange, PodLife
 from stateful_route.testing import ManualClock, MemoryStore
-from tests.insides import directory_of
+from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
@@ -27,7 +27,7 @@ DRAINING = PodReport(routing_state=RoutingState.DENY_NEW_CALL)
 
 
 def routable(client: ClientDriver) -> list[int]:
-    return [pod.pod_index for pod in directory_of(client).peek(NAMESPACE, SERVICE).routable]
+    return [pod.pod_index for pod in directory_of(client).peek(NAMESPACE, SERVICE).placements.routable]
 
 
 async def begin(store: MemoryStore, count: int) -> list[PodLife]:
@@ -113,7 +113,12 @@ async def test_false_word(make_client: MakeClient, store: MemoryStore, state: st
         number = life.incarnation if incarnation is None else incarnation
         directory_of(client)._heard(PodChange(NAMESPACE, SERVICE, 0, number, state))
         cached = client.peek("", "alice", SERVICE)
-        known = routable(client), table.dead.named, table.leaving.named, table.confirmable()
+        known = (
+            routable(client),
+            table.suspicion.dead.named,
+            table.suspicion.leaving.named,
+            table.suspicion.confirmable(),
+        )
         await eventually(lambda: store.operations["read_pods"] > 0)
         placed = await client.route("", "bob", SERVICE)
         await eventually(lambda: client.peek("", "alice", SERVICE) == 0)
@@ -138,7 +143,7 @@ async def test_false_words_of_many_pods(make_client: MakeClient, store: MemorySt
         await eventually(lambda: not table.reads.changes.refreshing and store.operations["read_pods"] > 0)
 
         assert [0] == list(table._pods)
-        assert not table.rumoured
+        assert not table.suspicion.rumoured
         assert 1 == len(directory_of(client).services)
         assert 2 >= store.operations["read_pods"]
 
@@ -151,10 +156,10 @@ async def test_false_word_of_a_dead_pod(make_client: MakeClient, store: MemorySt
         for sequence in range(1, 6):
             clock.advance(LEASE / 5)
             await store.heartbeat(room(0), living.incarnation, sequence, PodReport(), LEASE, RETENTION)
-            await directory_of(client)._read(directory_of(client).peek(NAMESPACE, SERVICE), 1)
+            await reader_of(client)._read(directory_of(client).peek(NAMESPACE, SERVICE), 1)
         directory_of(client)._heard(PodChange(NAMESPACE, SERVICE, 1, dying.incarnation, "DEAD"))
-        rumoured = set(directory_of(client).peek(NAMESPACE, SERVICE).rumoured)
-        await directory_of(client)._confirm_deaths(directory_of(client).peek(NAMESPACE, SERVICE))
+        rumoured = set(directory_of(client).peek(NAMESPACE, SERVICE).suspicion.rumoured)
+        await reader_of(client)._confirm_deaths(directory_of(client).peek(NAMESPACE, SERVICE))
 
         assert {dying} == rumoured
         assert is_dead_to(client)(dying)
@@ -181,7 +186,7 @@ async def test_idle_service() -> None:
     async with ClientDriver(store, config) as client:
         cached = await client.get_linked_pod("", "alice", SERVICE)
         table = directory_of(client).peek(NAMESPACE, SERVICE)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
         await eventually(lambda: table.reads.awaited)
         store.operations.clear()
         await eventually(lambda: not table.pod(1).usable)
@@ -210,7 +215,7 @@ async def test_many_deaths(make_client: MakeClient, store: MemoryStore) -> None:
 
 
 def is_dead_to(client: ClientDriver) -> Callable[[PodLife], bool]:
-    return directory_of(client).peek(NAMESPACE, SERVICE).is_dead
+    return directory_of(client).peek(NAMESPACE, SERVICE).suspicion.dead.__contains__
 
 
 async def test_emptied_while_dead(make_client: MakeClient, store: MemoryStore) -> None:
@@ -222,9 +227,9 @@ async def test_emptied_while_dead(make_client: MakeClient, store: MemoryStore) -
         await directory_of(client).refresh_all()
         store.lose_all()
         table = directory_of(client).peek(NAMESPACE, SERVICE)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
         await begin(store, 1)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
 
         assert table.pod(0).usable
         assert client.peek("", "alice", SERVICE) is None
@@ -283,10 +288,10 @@ async def test_slow_look(make_client: MakeClient, store: MemoryStore, clock: Man
         await client.pods("", SERVICE)
         table = directory_of(client).peek(NAMESPACE, SERVICE)
         clock.advance(LEASE / 5)
-        early = table.next_look(clock())
+        early = table.suspicion.next_look(clock())
         await directory_of(client).refresh_all()
 
-        assert 0.0 < (early or 0.0) < 0.3 * LEASE < (table.next_look(clock()) or 0.0)
+        assert 0.0 < (early or 0.0) < 0.3 * LEASE < (table.suspicion.next_look(clock()) or 0.0)
 
 
 async def test_unheard_death(make_client: MakeClient, store: MemoryStore) -> None:
@@ -296,7 +301,7 @@ async def test_unheard_death(make_client: MakeClient, store: MemoryStore) -> Non
         await client.pods("", SERVICE)
         table = directory_of(client).peek(NAMESPACE, SERVICE)
         store.mark_dead(NAMESPACE, SERVICE, 1)
-        await directory_of(client)._watch(table)
+        await reader_of(client)._watch(table)
 
         assert [True, False] == [table.pod(i).usable for i in range(2)]
 

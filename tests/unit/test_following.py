@@ -19,7 +19,7 @@ from stateful_route import (
     StoreError,
     StoreUnavailableError,
 )
-from tests.insides import beat_once, directory_of, followed_by, look_at_followed
+from tests.insides import beat_once, directory_of, followed_by, look_at_followed, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, highest, room
 from tests.unit.test_bad_arguments import BAD
 from tests.unit.test_recovery import lose, table_of
@@ -179,7 +179,7 @@ class TestWithoutAWord:
             rooms = client.service(SERVICE)
             async with rooms.following("alice") as following, waiting_for(following) as moved:
                 await first.drain()
-                await eventually(lambda: len(table_of(client).routable) == 1)
+                await eventually(lambda: len(table_of(client).placements.routable) == 1)
                 if placed:
                     await second.claim("alice")
                 await look_at_followed(client)
@@ -200,8 +200,8 @@ class TestWithoutAWord:
                 await second.claim("alice")
                 await first.set_routing_state("READY")  # type: ignore[arg-type]  # its name will do
                 clock.advance(1.0)
-                await directory_of(client).read(table_of(client))
-                await eventually(lambda: len(table_of(client).routable) == 2)
+                await reader_of(client).read(table_of(client))
+                await eventually(lambda: len(table_of(client).placements.routable) == 2)
                 await look_at_followed(client)
                 link = await done(moved)
                 before = client.statistics().misses
@@ -392,12 +392,12 @@ class TestTheStore:
                 store.hold("register")
                 await lose(store, client)
                 for _ in range(3):
-                    await directory_of(client).read(table_of(client))
+                    await reader_of(client).read(table_of(client))
                     await look_at_followed(client)
                 before = moved.done()
                 store.release_held()
                 await eventually(lambda: pod.owned("alice") is not None)
-                await directory_of(client).read(table_of(client))
+                await reader_of(client).read(table_of(client))
                 await look_at_followed(client)
                 link = await done(moved)
                 newer = pod.owned("alice")
@@ -615,7 +615,7 @@ async def test_it_ends_up_right(
                 await turns()
         store.hear_again()
         await eventually(lambda: table_of(client).serves_cached)
-        await directory_of(client).read(table_of(client))
+        await reader_of(client).read(table_of(client))
         await turns()
         await look_at_followed(client)
         links = await store.get_links(NAMESPACE, scene.uids, SERVICE)

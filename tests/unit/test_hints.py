@@ -16,7 +16,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
-from tests.insides import directory_of
+from tests.insides import reader_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 from tests.unit.test_recovery import LEASE, RECLAIMING, RETENTION, UIDS, begin, lose, route_all, table_of
 from tests.waiting import eventually
@@ -66,10 +66,10 @@ async def test_old_hint(make_client: MakeClient, store: MemoryStore, read: str, 
         await store.release(key_of("alice"))
         await store.claim(key_of("alice"), lives[1])
         if read == "deaf":
-            await directory_of(client).read(table_of(client))
+            await reader_of(client).read(table_of(client))
         elif read == "after":
             await hear_again(store, client)
-            await directory_of(client).read(table_of(client))
+            await reader_of(client).read(table_of(client))
         await lose(store, client) if read == "after" else store.lose_all()
         if read != "after":
             await hear_again(store, client)
@@ -103,7 +103,7 @@ async def test_no_hint_after_a_reconnect(make_client: MakeClient, store: MemoryS
             await store.release(key_of(uid))
         await beat(store, lives[0], 1, PodReport(max_links=len(UIDS), links=len(UIDS)))
         await hear_again(store, client)
-        await directory_of(client).read(table_of(client))
+        await reader_of(client).read(table_of(client))
         if many:
             after = await client.batch_compute_linked_pod("", UIDS, SERVICE)
         else:
@@ -151,7 +151,7 @@ async def test_lost_registration(make_client: MakeClient, store: MemoryStore, cl
                 clock.advance(seconds / 5)
                 sequence += 1
                 await beat(store, alive, sequence)
-                await directory_of(client).read(table_of(client))
+                await reader_of(client).read(table_of(client))
 
         await look_on(LEASE)
         first = await client.compute_linked_pod("", "alice", SERVICE)
@@ -175,14 +175,14 @@ async def test_readings_that_fail(make_client: MakeClient, store: MemoryStore, c
         await lose(store, client)
         life = await begin(store, 0)
         table = table_of(client)
-        await directory_of(client).read(table)
+        await reader_of(client).read(table)
         recovering = []
         for sequence in range(1, 11):
             clock.advance(LEASE / 3)
             await beat(store, life, sequence)
             if sequence % 2:
-                table.broken()  # a reading has failed
-            await directory_of(client).read(table)
+                table.freshness.broken()  # a reading has failed
+            await reader_of(client).read(table)
             recovering.append(table.recovering)
 
         assert recovering[5]
@@ -201,14 +201,14 @@ async def test_goodbye_is_not_waited_for(make_client: MakeClient, store: MemoryS
         store.fail_with(AWAY, "confirm_death")
         await beat(store, lives[0], 1, PodReport(routing_state=RoutingState.SHUTDOWN))
         table = table_of(client)
-        await directory_of(client)._refresh(table)
+        await reader_of(client).refresh(table)
         pod = table.pod(0)
         assert pod.state is not None
         table._set_state(pod, pod.state, overdue=True)
         pod.ripe_at = clock() + 100.0
 
-        assert [lives[0]] == table.confirmable(clock())
-        assert clock() >= table.ripe_at(lives[0])
+        assert [lives[0]] == table.suspicion.confirmable(clock())
+        assert clock() >= table.suspicion.ripe_at(pod)
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -225,7 +225,7 @@ async def test_pods_cannot_be_read(
         if known:
             await store.claim(key_of("alice"), lives[1])
         store.fail_with(AWAY, "read_pods", "confirm_death")
-        await directory_of(client)._refresh(table_of(client))
+        await reader_of(client).refresh(table_of(client))
         answer = await client.compute_linked_pod("", "alice", SERVICE)
         by_pod = await client.batch_compute_linked_pod("", ["bob", "carol"], SERVICE)
         clock.advance(LEASE)
@@ -277,7 +277,7 @@ async def test_grace_in_a_batch(make_client: MakeClient, store: MemoryStore) -> 
         await store.claim(key_of("alice"), lives[0])
         await store.release(key_of("alice"), pod_index=0, grace=30.0)
         await beat(store, lives[1], 1, RECLAIMING)
-        await directory_of(client).read(table_of(client))
+        await reader_of(client).read(table_of(client))
         recovering = table_of(client).recovering
         by_pod = await client.batch_compute_linked_pod("", ["alice"], SERVICE)
         link = await store.get_link(key_of("alice"))
@@ -298,13 +298,13 @@ async def test_other_services_stay_cached(make_client: MakeClient, store: Memory
         await client.compute_linked_pod("", "alice", SERVICE)
         await client.set_cache("", "alice", "other", 3)
         await beat(store, life, 1, RECLAIMING)
-        await directory_of(client).read(table_of(client))
+        await reader_of(client).read(table_of(client))
         assert table_of(client).recovering
         reclaiming = [client.peek("", "alice", name) for name in (SERVICE, "other")]
         store._pods.clear()
         await begin(store, 1)
-        await directory_of(client).read(table_of(client))
-        assert table_of(client).misses_pods
+        await reader_of(client).read(table_of(client))
+        assert table_of(client).missing.absent
         missing = [client.peek("", "alice", name) for name in (SERVICE, "other")]
 
     assert [[0, 3], [None, 3]] == [reclaiming, missing]
@@ -318,5 +318,5 @@ async def test_report_of_an_unknown_pod(make_client: MakeClient, store: MemorySt
         await client.report_unreachable("", SERVICE, 7)
         table = table_of(client)
 
-        assert () == table.asked_for
+        assert () == table.suspicion.asked_for
         assert not table.doubted

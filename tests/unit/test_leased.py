@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from stateful_route import LinkKey, ServerDriver, ServerInfo, StoreTimeoutError, StoreUnavailableError
-from tests.insides import beat_once, directory_of
+from tests.insides import beat_once, directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE
 from tests.waiting import eventually
 
@@ -294,6 +294,6 @@ async def test_drain(make_pod: Any, make_client: MakeClient, store: MemoryStore)
             assert 2 == pod.pod_index
             await pod.claim("alice")
             await pod.stop()
-            await directory_of(client).read(directory_of(client).peek(NAMESPACE, SERVICE))
+            await reader_of(client).read(directory_of(client).peek(NAMESPACE, SERVICE))
 
             assert await client.compute_linked_pod("", "alice", SERVICE) in {0, 1}

@@ -74,7 +74,7 @@ async def ready(client: ClientDriver) -> None:
 def nothing_left(client: ClientDriver) -> bool:
     """Whether nothing is gathered, asked for, or counted as being placed."""
     placer, service = client._resolver.placer, directory_of(client).peek(NAMESPACE, SERVICE)
-    left = (placer._gathered, placer._asking, client._resolver._placing._in_flight, service.placing)
+    left = (placer._gathered, placer._asking, client._resolver._placing._in_flight, service.placements.placing)
     return not any(left) and not any(pod.pending for pod in service._pods.values())
 
 

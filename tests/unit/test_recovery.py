@@ -24,7 +24,7 @@ from stateful_route import (
 )
 from stateful_route.models import PodLife
 from stateful_route.testing import MemoryStore
-from tests.insides import directory_of
+from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, highest, room
 from tests.waiting import eventually
 
@@ -81,7 +81,7 @@ async def test_back_to_their_pods(make_client: MakeClient, store: MemoryStore) -
         await lose(store, client)
         for pod_index in (2, 0, 1):
             await begin(store, pod_index, RECLAIMING)
-        await directory_of(client).read(table_of(client))
+        await reader_of(client).read(table_of(client))
         store.operations.clear()
         after = dict(
             zip(UIDS, await asyncio.gather(*(client.compute_linked_pod("", uid, SERVICE) for uid in UIDS)), strict=True)
@@ -213,7 +213,7 @@ async def test_waits_for_its_pod(make_client: MakeClient, store: MemoryStore, ma
 
         assert not early
         assert before == after
-        assert not table_of(client).waited_for
+        assert not table_of(client).missing.waited_for
         await eventually(lambda: not table_of(client).reads.polled)
 
 
@@ -294,7 +294,7 @@ async def test_new_uid_waits(make_client: MakeClient, store: MemoryStore, many: 
         await lose(store, client)
         lives = [await begin(store, pod_index, RECLAIMING) for pod_index in range(2)]
         await store.claim(LinkKey(NAMESPACE, "alice", SERVICE), lives[0])
-        await directory_of(client).read(table_of(client))
+        await reader_of(client).read(table_of(client))
         waiting: asyncio.Task[object]
         if many:
             waiting = asyncio.create_task(client.batch_compute_linked_pod("", ["alice", "bob"], SERVICE))
@@ -337,7 +337,7 @@ async def test_waits_in_vain(make_client: MakeClient, store: MemoryStore, method
         assert (0, 1) == caught.value.reclaiming
         assert 0.2 <= took <= 0.5
         assert placed is None
-        assert not table_of(client).waited_for
+        assert not table_of(client).missing.waited_for
 
 
 async def test_claimed_while_waiting(make_client: MakeClient, store: MemoryStore) -> None:
@@ -373,7 +373,7 @@ async def test_dead_pod(make_client: MakeClient, store: MemoryStore, clock: Manu
             clock.advance(LEASE / 5)
             for life in lives:
                 await store.heartbeat(room(0), life.incarnation, sequence, PodReport(), LEASE, RETENTION)
-            await directory_of(client).read(table)
+            await reader_of(client).read(table)
         recovering = table_of(client).recovering
         if back == "nobody":
             await begin(store, 0)

@@ -22,7 +22,7 @@ from stateful_route import (
     Wait,
 )
 from stateful_route.models import PodLife
-from tests.insides import directory_of
+from tests.insides import reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, highest
 from tests.unit.test_bad_arguments import BAD
 from tests.unit.test_recovery import begin, lose, table_of
@@ -296,7 +296,7 @@ class TestEmptiedStore:
             await resolve(client, place=False)
             await lose(store, client)
             await begin(store, 0)
-            await directory_of(client).read(table_of(client))
+            await reader_of(client).read(table_of(client))
 
             assert Absent() == await resolve(client, place=False)
 

@@ -9,6 +9,7 @@ import pytest
 
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import PodChange, PodLife, PodReport, PodState, PodTable, RoutingState, StateObj
+from tests.insides import unbroken
 
 NOW = 1_800_000_000.0
 READY, DENY_NEW_CALL, SHUTDOWN = RoutingState
@@ -66,9 +67,9 @@ def test_states(table: ServicePods, pod: PodState, routable: bool, usable: bool,
     read(table, pod)
 
     assert (routable, usable, leaving) == (
-        [0] == [pod.pod_index for pod in table.routable],
+        [0] == [pod.pod_index for pod in table.placements.routable],
         table.pod(0).usable,
-        (PodLife(0, 1),) == table.leaving.named,
+        (PodLife(0, 1),) == table.suspicion.leaving.named,
     )
 
 
@@ -88,7 +89,7 @@ def test_vanished(table: ServicePods) -> None:
     read(table, state(0), state(1))
     unknown = table.pod(9)
     read(table, state(1))
-    gone = table.pod(0).usable, len(table.routable), [pod.pod_index for pod in table.states]
+    gone = table.pod(0).usable, len(table.placements.routable), [pod.pod_index for pod in table.states]
     read(table, state(0), state(1))
 
     assert (False, 1, [1]) == gone
@@ -101,14 +102,14 @@ def test_nothing_is_routable(table: ServicePods) -> None:
     before = table.loaded
     read(table)
 
-    assert (False, True, [], ()) == (before, table.loaded, table.routable, table.leaving.named)
+    assert (False, True, [], ()) == (before, table.loaded, table.placements.routable, table.suspicion.leaving.named)
 
 
 def test_own_stamp(table: ServicePods) -> None:
     """Own placements on a pod are forgotten when that pod's own stamp has passed, not when the table was read."""
     read(table, state(0), state(1))
     for pod_index in (0, 1):
-        table.placed(table.pod(pod_index), NOW + 1.0)
+        table.placements.placed(table.pod(pod_index), NOW + 1.0)
     read(table, state(0, at=NOW + 2.0), state(1, at=NOW + 1.9), now=NOW + 3.0)
 
     assert [0, 1] == [table.pod(pod_index).own.count for pod_index in (0, 1)]
@@ -117,7 +118,7 @@ def test_own_stamp(table: ServicePods) -> None:
 def test_expected_load(table: ServicePods) -> None:
     """An own placement that no load shows counts with the mean weight of a link."""
     read(table, state(0, load=30, links=10), state(1, load=10, links=10))
-    table.placed(table.pod(0), NOW + 1.0)
+    table.placements.placed(table.pod(0), NOW + 1.0)
 
     assert (32.0, 10.0) == (table.pod(0).expected_load, table.pod(1).expected_load)
 
@@ -127,24 +128,24 @@ def test_unknown_weight(table: ServicePods, load: int, links: int) -> None:
     """Without loads or links to divide a link weighs 1."""
     read(table, state(0, load=load, links=links))
 
-    assert 1.0 == table.weight_of_own
+    assert 1.0 == table.placements.weight_of_own
 
 
 def test_weight_of_routable_pods(table: ServicePods) -> None:
     """The weight is that of the pods that may get new uids."""
     read(table, state(0, load=30, links=10), state(1, load=1000, links=1, routing_state=SHUTDOWN))
 
-    assert 3.0 == table.weight_of_own
+    assert 3.0 == table.placements.weight_of_own
 
 
 def test_scale(table: ServicePods) -> None:
     """What all clients placed, by the counters of the pods, over what this one placed scales its own placements."""
     read(table, state(0, placed=100), state(1, placed=100))
     for _ in range(2):
-        table.placed(table.pod(0), NOW)
+        table.placements.placed(table.pod(0), NOW)
     read(table, state(0, placed=110, at=NOW + 1), state(1, placed=110, at=NOW + 1), now=NOW + 1)
 
-    assert 10.0 == pytest.approx(table.weight_of_own)
+    assert 10.0 == pytest.approx(table.placements.weight_of_own)
 
 
 @pytest.mark.parametrize(
@@ -159,16 +160,16 @@ def test_scale(table: ServicePods) -> None:
 def test_newly_placed(table: ServicePods, again: PodState, newly: int) -> None:
     """A restarted pod counts from 0, a counter that fell counts nothing, a pod that was not read before neither."""
     read(table, state(0, placed=100))
-    table.placed(table.pod(0), NOW)
+    table.placements.placed(table.pod(0), NOW)
     read(table, again, now=NOW + 1)
 
-    assert max(1.0, float(newly)) == pytest.approx(table.weight_of_own)
+    assert max(1.0, float(newly)) == pytest.approx(table.placements.weight_of_own)
 
 
 def test_restarted_pod(table: ServicePods) -> None:
     """A restarted pod has its new life and load, and what was placed on the older one is forgotten by its stamp."""
     read(table, state(0, load=50, links=50))
-    table.placed(table.pod(0), NOW)
+    table.placements.placed(table.pod(0), NOW)
     read(table, state(0, at=NOW + 2, incarnation=2), now=NOW + 2)
 
     assert (PodLife(0, 2), 0.0) == (table.pod(0).life, table.pod(0).expected_load)
@@ -178,7 +179,7 @@ def test_what_a_strategy_sees(table: ServicePods) -> None:
     """A pod shows what it published, and the placements of this client that it does not show."""
     read(table, state(0, incarnation=7, links=4, capacity=2.0, max_links=6, zone="a", revision="v1"))
     pod = table.pod(0)
-    table.placed(pod, NOW + 1.0)
+    table.placements.placed(pod, NOW + 1.0)
 
     assert (5, 6, "a", "v1", 7, 2.0) == (pod.links, pod.max_links, pod.zone, pod.version, pod.incarnation, pod.capacity)
     assert (0, None, None, None) == (
@@ -193,15 +194,15 @@ def test_full(table: ServicePods) -> None:
     """A pod is full, and no candidate, with as many links as it may have, placements in flight included."""
     read(table, state(0, links=4, max_links=6), state(1))
     full = [table.pod(0).full]
-    table.placed(table.pod(0), NOW + 1.0)
+    table.placements.placed(table.pod(0), NOW + 1.0)
     table.pod(0).chosen()
     full.append(table.pod(0).full)
-    candidates = [pod.pod_index for pod in table.candidates]
+    candidates = [pod.pod_index for pod in table.placements.candidates]
     table.pod(0).answered()
     full.append(table.pod(0).full)
 
     assert [False, True, False] == full
-    assert ([1], [0, 1]) == (candidates, [pod.pod_index for pod in table.candidates])
+    assert ([1], [0, 1]) == (candidates, [pod.pod_index for pod in table.placements.candidates])
     assert not table.pod(1).full
 
 
@@ -209,20 +210,20 @@ def test_full_by_what_all_place(table: ServicePods) -> None:
     """What this client placed counts for the others too, as they place as much; what is in flight counts once."""
     read(table, state(0, placed=100, max_links=50), state(1))
     for second in range(1, 40):
-        table.placed(table.pod(1), NOW + second - 0.5)
+        table.placements.placed(table.pod(1), NOW + second - 0.5)
         now = NOW + second
         read(table, state(0, at=now, placed=100 + 31 * second, max_links=50), state(1, at=now, placed=second), now=now)
     pod = table.pod(0)
     pod.chosen()
     links = [pod.links]
     pod.answered()
-    table.placed(pod, now)
+    table.placements.placed(pod, now)
     links.append(pod.links)
-    table.placed(pod, now)
+    table.placements.placed(pod, now)
 
     assert 1 == links[0]
     assert 31 == pytest.approx(links[1], abs=3)
-    assert (True, [1]) == (pod.full, [each.pod_index for each in table.candidates])
+    assert (True, [1]) == (pod.full, [each.pod_index for each in table.placements.candidates])
 
 
 def test_idle_client(table: ServicePods) -> None:
@@ -230,10 +231,10 @@ def test_idle_client(table: ServicePods) -> None:
     read(table, state(0, max_links=200))
     for second in range(1, 40):
         read(table, state(0, at=NOW + second, placed=10 * second, max_links=200), now=NOW + second)
-    table.placed(table.pod(0), NOW + 40.0)
+    table.placements.placed(table.pod(0), NOW + 40.0)
     after_one = table.pod(0).links
     for _ in range(63):
-        table.placed(table.pod(0), NOW + 40.0)
+        table.placements.placed(table.pod(0), NOW + 40.0)
 
     assert 1 < after_one <= 41
     assert 64 < table.pod(0).links <= 104
@@ -252,14 +253,14 @@ def test_room(table: ServicePods, pods: list[PodState], room: int) -> None:
     """The room is what is left in all routable pods; a pod that is over its limit takes none from the others."""
     read(table, *pods)
 
-    assert [table.has_room(uids) for uids in (1, 2, 3, 4)] == [uids <= room for uids in (1, 2, 3, 4)]
+    assert [table.placements.has_room(uids) for uids in (1, 2, 3, 4)] == [uids <= room for uids in (1, 2, 3, 4)]
 
 
 def test_unlimited_room(table: ServicePods) -> None:
     """A pod without a limit has room for any number."""
     read(table, state(0, links=5, max_links=5), state(1, links=10**9))
 
-    assert table.has_room(10**9)
+    assert table.placements.has_room(10**9)
 
 
 def change(
@@ -280,9 +281,9 @@ def test_changes(table: ServicePods) -> None:
 
     assert whole
     assert changed
-    assert [(1, 9), (2, 3), (3, 4)] == [(pod.pod_index, pod.load) for pod in table.routable]
+    assert [(1, 9), (2, 3), (3, 4)] == [(pod.pod_index, pod.load) for pod in table.placements.routable]
     assert [0, 1, 2, 3] == [state.pod_index for state in table.states]
-    assert (PodLife(0, 1),) == table.leaving.named
+    assert (PodLife(0, 1),) == table.suspicion.leaving.named
 
 
 def test_lost_change(table: ServicePods) -> None:
@@ -318,38 +319,38 @@ def test_nothing_new_to_say(table: ServicePods) -> None:
     """A pod is alive as long as it is not said to be overdue, however long it has had nothing new to say."""
     read(table, state(0), state(1))
     change(table, now=NOW + 60.0)
-    alive = [pod.pod_index for pod in table.routable], [state.is_alive(NOW + 60.0) for state in table.states]
+    alive = [pod.pod_index for pod in table.placements.routable], [state.is_alive(NOW + 60.0) for state in table.states]
     change(table, now=NOW + 61.0, overdue=(1,))
-    overdue = [pod.pod_index for pod in table.routable], table.pod(1).usable
+    overdue = [pod.pod_index for pod in table.placements.routable], table.pod(1).usable
     change(table, now=NOW + 62.0)
 
     assert ([0, 1], [True, True]) == alive
     assert ([0], False) == overdue
-    assert ([0, 1], True) == ([pod.pod_index for pod in table.routable], table.pod(1).usable)
+    assert ([0, 1], True) == ([pod.pod_index for pod in table.placements.routable], table.pod(1).usable)
 
 
 def test_confirmable(table: ServicePods) -> None:
     """Who is overdue can be confirmed after a lease of looking, who said goodbye at once, and who is dead not again."""
     read(table, state(0), state(1), state(2, routing_state=SHUTDOWN), state(3, dead=True))
-    early = table.confirmable()
+    early = table.suspicion.confirmable()
     for second in range(1, 6):
         table.apply(
             PodTable(NOW + second, (), whole=False, overdue=(1,), next_deadline=NOW + 9), NOW + second, longest_gap=2.0
         )
-    late = table.confirmable()
+    late = table.suspicion.confirmable()
     table.mark_dead(PodLife(1, 1))
 
     assert ([PodLife(2, 1)], {PodLife(1, 1), PodLife(2, 1)}) == (early, set(late))
-    assert [PodLife(2, 1)] == table.confirmable()
+    assert [PodLife(2, 1)] == table.suspicion.confirmable()
 
 
 def test_unbroken_watch(table: ServicePods) -> None:
     """Looks as seldom as a table asks for leave no gap, however short the time between two refreshes is."""
     read(table, state(0))
-    left = table.next_look(NOW) or 0.0
+    left = table.suspicion.next_look(NOW) or 0.0
     table.apply(PodTable(NOW + left, (), whole=False, living=1), NOW + left, longest_gap=left / 2)
 
-    assert left == pytest.approx(table.unbroken_for)
+    assert left == pytest.approx(unbroken(table))
 
 
 def test_many_asked_for(table: ServicePods) -> None:
@@ -357,13 +358,13 @@ def test_many_asked_for(table: ServicePods) -> None:
     for pod_index in range(9000):
         table.mark_dead(PodLife(pod_index, 1))
 
-    assert 1000 == len(table.asked_for)
+    assert 1000 == len(table.suspicion.asked_for)
 
 
 def test_stamp_of_a_quiet_pod(table: ServicePods) -> None:
     """Own placements are forgotten once every heartbeat must be younger, by the lease that ends next."""
     read(table, state(0), state(1))
-    table.placed(table.pod(0), NOW)
+    table.placements.placed(table.pod(0), NOW)
     change(table, now=NOW + 2.0, ends=NOW + 5.9)
     early = table.pod(0).own.count
     change(table, now=NOW + 2.0, ends=NOW + 6.0)
@@ -379,13 +380,18 @@ def test_announced(table: ServicePods, announced: str) -> None:
         for incarnation in (0, 1, 2, 10**30):
             table.take_in(PodChange("prod", "room", pod_index, incarnation, announced), NOW)
 
-    suspended = [pod.usable for pod in table.routable]
-    table.resume(NOW - 0.001)
-    early = [pod.usable for pod in table.routable]
-    table.resume(NOW)
+    suspended = [pod.usable for pod in table.placements.routable]
+    table.suspicion.resume(NOW - 0.001)
+    early = [pod.usable for pod in table.placements.routable]
+    table.suspicion.resume(NOW)
 
-    assert ([False], [False], [True]) == (suspended, early, [pod.usable for pod in table.routable])
-    assert ((), (), (), set()) == (table.leaving.named, table.dead.named, table.asked_for, table.rumoured)
+    assert ([False], [False], [True]) == (suspended, early, [pod.usable for pod in table.placements.routable])
+    assert ((), (), (), set()) == (
+        table.suspicion.leaving.named,
+        table.suspicion.dead.named,
+        table.suspicion.asked_for,
+        table.suspicion.rumoured,
+    )
     assert [0] == list(table._pods)
 
 
@@ -395,10 +401,10 @@ def test_rumoured(table: ServicePods) -> None:
     read(table, state(0, incarnation=2), now=NOW + 5.0)
     for incarnation in (1, 2, 3):
         table.take_in(PodChange("prod", "room", 0, incarnation, "DEAD"), NOW)
-    rumoured = set(table.rumoured)
+    rumoured = set(table.suspicion.rumoured)
     read(table, state(0, incarnation=2), now=NOW + 5.0)
 
-    assert ({PodLife(0, 2)}, set()) == (rumoured, table.rumoured)
+    assert ({PodLife(0, 2)}, set()) == (rumoured, table.suspicion.rumoured)
 
 
 def test_cost_of_a_change() -> None:
@@ -407,7 +413,7 @@ def test_cost_of_a_change() -> None:
     for count in (10, 1000):
         table = ServicePods("prod", "room", settle=1.0)
         read(table, *(state(pod_index) for pod_index in range(count)))
-        table.placed(table.pod(5), NOW)
+        table.placements.placed(table.pod(5), NOW)
         counted = 0
 
         def count_call(_frame: object, event: str, _argument: object) -> None:
@@ -426,16 +432,16 @@ def test_cost_of_a_change() -> None:
 def test_candidates_among_many(table: ServicePods) -> None:
     """A pod that becomes full is a candidate no more, and is one again when a placement fails; the list is kept."""
     read(table, *(state(pod_index, links=4, max_links=5) for pod_index in range(3)))
-    kept = table.candidates
+    kept = table.placements.candidates
     table.pod(1).chosen()
-    full = [pod.pod_index for pod in table.candidates], table.candidates is kept
+    full = [pod.pod_index for pod in table.placements.candidates], table.placements.candidates is kept
     table.pod(1).answered()
-    again = [pod.pod_index for pod in table.candidates]
+    again = [pod.pod_index for pod in table.placements.candidates]
     table.report_unreachable(1, NOW + 1)
     table.pod(1).chosen()
 
     assert (([0, 2], True), [0, 1, 2]) == (full, again)
-    assert [0, 2] == [pod.pod_index for pod in table.candidates]
+    assert [0, 2] == [pod.pod_index for pod in table.placements.candidates]
 
 
 def test_told_once(table: ServicePods) -> None:

@@ -11,7 +11,7 @@ import pytest
 from stateful_route import ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
 from stateful_route.models import PodLife
 from stateful_route.testing import ManualClock, MemoryStore
-from tests.insides import beat_once, directory_of
+from tests.insides import beat_once, directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class TestOneCall:
             await beat_once(alive)
             async with make_client() as client:
                 await client.pods("", SERVICE)
-                named = directory_of(client).peek(NAMESPACE, SERVICE).dead.named
+                named = directory_of(client).peek(NAMESPACE, SERVICE).suspicion.dead.named
                 calls(store)
                 pods = [await client.compute_linked_pod("", "first-7", SERVICE)]
                 first = calls(store)
@@ -345,7 +345,7 @@ class TestConfirmation:
             await mute(store, 1, "alice")
             clock.advance(LEASE + 1)
             await beat_once(alive)
-            await directory_of(client).read(directory_of(client).peek(NAMESPACE, SERVICE))
+            await reader_of(client).read(directory_of(client).peek(NAMESPACE, SERVICE))
             clock.advance(LEASE + 1)
             await beat_once(alive)
 
@@ -360,7 +360,7 @@ class TestConfirmation:
             seen = directory_of(client).peek(NAMESPACE, SERVICE)
             looks = []
             for _ in range(10):
-                looks.append(seen.next_look(clock()) or 0.0)
+                looks.append(seen.suspicion.next_look(clock()) or 0.0)
                 clock.advance(looks[-1])
                 await refresh(client)
             table = await store.read_pods(NAMESPACE, SERVICE)

@@ -17,8 +17,8 @@ def leftovers_of_client(driver: ClientDriver) -> str:
         "finding": driver._resolver._finding._in_flight,
         "gathered": driver._resolver.placer._gathered,
         "asking": driver._resolver.placer._asking,
-        "being placed": sum(service.placing for service in driver._directory.services.values()),
-        "reading": driver._directory._reading._in_flight,
+        "being placed": sum(service.placements.placing for service in driver._directory.services.values()),
+        "reading": driver._directory.reader._reading._in_flight,
     }
     return ", ".join(f"{name} {what}" for name, what in left.items() if what)
 

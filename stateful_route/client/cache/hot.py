@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.client.pods.pod import Pod
-    from stateful_route.models import Link
+    from stateful_route.models import Link, PodState
 
 MOST = 131_072
 """The most links in the hot cache: to drop them, or to let their dict grow, takes no more than a few milliseconds."""
@@ -20,12 +19,30 @@ _TICKS = 100
 _SHORTEST_TICK = 0.01
 
 
+class CachedPod(Protocol):
+    """What the cache, and who reads a link from it, asks of the pod of a link. A ``Pod`` of a client is one."""
+
+    pod_index: int
+    incarnation: int
+    """The newest life that is known."""
+    state: PodState | None
+    """What the store last said of the pod."""
+    trusted: bool
+    """Whether the pod is known, and nothing is known against it."""
+    usable: bool
+    """Whether a cached link to the pod may be used."""
+    kept_from: float
+    """Since when answers about links to the pod may be cached, on the clock of this process."""
+    slots: dict[int, HotSlot]
+    """What the links to the pod point at in the hot cache."""
+
+
 class HotSlot:
     """Where the links lead that have the same pod and leave the hot cache together."""
 
     __slots__ = ("pod", "pod_index", "usable")
 
-    def __init__(self, pod: Pod) -> None:
+    def __init__(self, pod: CachedPod) -> None:
         """Make one that may be used if the pod may."""
         self.pod = pod
         self.pod_index = pod.pod_index
@@ -100,7 +117,7 @@ class HotCache:
         if not services and services is not self._own:
             del self.services[namespace]
 
-    def put(self, service: HotService, uid: str, pod: Pod, expires: float, now: float) -> None:
+    def put(self, service: HotService, uid: str, pod: CachedPod, expires: float, now: float) -> None:
         """Put a link that ends at ``expires`` into the part of its service, if it ends late enough."""
         tick = int(expires / self._tick) - 1
         if tick * self._tick <= now:
@@ -134,7 +151,7 @@ class HotCache:
                 service.known.clear()
         self._length = 0
 
-    def forget(self, pod: Pod) -> None:
+    def forget(self, pod: CachedPod) -> None:
         """End all links that lead to a pod, for good; they are dropped as they come up."""
         for slot in pod.slots.values():
             slot.usable = False
@@ -147,7 +164,7 @@ class HotCache:
             self._ticks[tick].handle.cancel()
             self._end(tick)
 
-    def _aim(self, tick: int, pod: Pod) -> HotSlot | None:
+    def _aim(self, tick: int, pod: CachedPod) -> HotSlot | None:
         """Return a new target; ``None`` if nobody would tell when it ends."""
         leaving = self._ticks.get(tick)
         if leaving is None:

@@ -15,8 +15,7 @@ from stateful_route.models import Link, LinkKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from stateful_route.client.cache.hot import HotService
-    from stateful_route.client.pods.pod import Pod
+    from stateful_route.client.cache.hot import CachedPod, HotService
 
 MARGIN = 1.0
 """Seconds before the end of its link at which an entry expires, if the link lives for long."""
@@ -36,7 +35,7 @@ _MOST_FLUSHED = 4096
 
 _PERSISTENT = LinkKind.PERSISTENT
 
-_Life: TypeAlias = "tuple[Pod, int, LinkKind | None]"
+_Life: TypeAlias = "tuple[CachedPod, int, LinkKind | None]"
 
 
 class _Holder:
@@ -44,7 +43,7 @@ class _Holder:
 
     __slots__ = ("expires", "flushed", "incarnation", "kind", "number", "pod")
 
-    def __init__(self, number: int, pod: Pod, incarnation: int, kind: LinkKind | None) -> None:
+    def __init__(self, number: int, pod: CachedPod, incarnation: int, kind: LinkKind | None) -> None:
         self.number = number
         self.pod = pod
         self.incarnation = incarnation
@@ -192,7 +191,7 @@ class ServiceLinks:
         self.prefix = prefix
         self.hot = hot
         self._by_life: dict[_Life, _Holder] = {}
-        self._latest: dict[Pod, _Holder] = {}
+        self._latest: dict[CachedPod, _Holder] = {}
         """The holder of each pod that was put last, which is most often that of the next one."""
         self._flushed = deque[_Holder]()
         """Those whose links were flushed, and tell where their uids were; the oldest first."""
@@ -207,7 +206,7 @@ class ServiceLinks:
         self.has_hints = False
         """Whether there may be entries that were flushed, and tell where a uid was."""
 
-    def pod(self, uid: str) -> Pod | None:
+    def pod(self, uid: str) -> CachedPod | None:
         """Return the pod of a link that has not ended, if the pod may be used."""
         entry_key = self.prefix + uid
         if entry_key not in self._cache.entries.shard(entry_key):  # a miss: spare it the next call
@@ -236,7 +235,7 @@ class ServiceLinks:
             self.hot.known[uid] = link
         return link
 
-    def put(self, uid: str, pod: Pod, link: Link, asked_at: float) -> None:
+    def put(self, uid: str, pod: CachedPod, link: Link, asked_at: float) -> None:
         """Keep a link that the store told; ``asked_at`` is when it was asked, on the clock of the cache.
 
         What is stale is not kept: a link of a lower epoch than the one that is there, or one that was invalidated since
@@ -244,7 +243,7 @@ class ServiceLinks:
         """
         self.put_all(((uid, pod, link),), asked_at)
 
-    def put_all(self, found: Iterable[tuple[str, Pod, Link]], asked_at: float) -> None:
+    def put_all(self, found: Iterable[tuple[str, CachedPod, Link]], asked_at: float) -> None:
         """Keep links that the store told together, as ``put`` does one: each with its uid and its pod."""
         if asked_at < self._since:
             return
@@ -268,7 +267,7 @@ class ServiceLinks:
                 holder = self._holder((pod, link.incarnation, kind))
             self._write(uid, holder, epoch, int((asked_at + lasting) * 1000))
 
-    def put_by_hand(self, uid: str, pod: Pod) -> Pod | None:
+    def put_by_hand(self, uid: str, pod: CachedPod) -> CachedPod | None:
         """Keep that a uid is on a pod, of which nothing else is known; return the pod that it was on, as ``pop``."""
         before, now = self.pop(uid), self._clock()
         if now >= self._since and now >= pod.kept_from:
@@ -304,7 +303,7 @@ class ServiceLinks:
         self._limit_flushed()
         self._hot_cache.drop(self.hot)
 
-    def flush_pod(self, pod: Pod) -> None:
+    def flush_pod(self, pod: CachedPod) -> None:
         """End all entries that lead to a pod, as ``flush`` does."""
         for life in [life for life in self._by_life if life[0] is pod]:
             holder = self._by_life.pop(life)
@@ -325,7 +324,7 @@ class ServiceLinks:
         self._flushed = kept
         self.has_hints = bool(kept)
 
-    def hint(self, uid: str) -> Pod | None:
+    def hint(self, uid: str) -> CachedPod | None:
         """Return the pod of an entry that has not ended, be it flushed and its pod usable or not.
 
         What was put by hand is no hint.
@@ -338,7 +337,7 @@ class ServiceLinks:
         holder = self._cache.holders[entry >> _HOLDER]
         return None if holder.kind is None else holder.pod
 
-    def pop(self, uid: str) -> Pod | None:
+    def pop(self, uid: str) -> CachedPod | None:
         """Drop the entry; return its pod if it had not ended."""
         entry = self._find(uid)
         if not entry:

@@ -91,6 +91,10 @@ class Freshness:
             known = self._seen_for[lease] = self.read_at - self._unbroken_since(lease / 2)
         return known
 
+    def seen_at(self, lease: float) -> float:
+        """Return when the table has been read for a whole lease without such a gap, on the clock of this process."""
+        return self.read_at + lease - self.unbroken_for(lease)
+
     def ripe_at(self, lease: float) -> float:
         """Return when a lease that has ended, and had not at the reading before, has ended by this process's clock too.
 
@@ -201,6 +205,14 @@ class Freshness:
         if self._next_deadline is None or overdue or state.dead:
             return at
         return max(at, self._next_deadline - state.load_state.ttl)
+
+    def own_heard_at(self, state: PodState, *, overdue: bool) -> float:
+        """Return the same on the clock of this process.
+
+        Of one that came before the clock of the store was set back nothing is known.
+        """
+        at = self.heard_at(state, overdue=overdue)
+        return -math.inf if at > (self.now or 0.0) else self.own_time(at)
 
 
 def _next_deadline(table: PodTable) -> float | None:

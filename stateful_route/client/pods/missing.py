@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
+    from stateful_route.client.pods.freshness import Freshness
     from stateful_route.client.pods.pod import Pod
     from stateful_route.models import PodTable
 
@@ -53,14 +55,10 @@ class TableLife:
 class MissingPods:
     """The pods that have not claimed again what is theirs, as far as the store has lost it."""
 
-    def __init__(self, lease: float, absent_for: Callable[[Pod, float], float]) -> None:
-        """Begin with none.
-
-        ``lease`` is that of a pod that was never seen, in seconds; ``absent_for`` returns for how many seconds of those
-        without a gap for a lease a pod was not in the table.
-        """
+    def __init__(self, lease: float, freshness: Freshness) -> None:
+        """Begin with none. ``lease`` is that of a pod that was never seen, in seconds."""
         self._lease = lease
-        self._absent_for = absent_for
+        self._freshness = freshness
         self._seen = 0.0
         self.absent: set[Pod] = set()
         """Those that lived when they were seen last, and are gone for less than their lease."""
@@ -81,7 +79,14 @@ class MissingPods:
         if pod.absent_since is not None:
             return pod in self.absent
         lease = self._lease
-        return pod.state is None and self._seen < _LEASES_IN_ALL * lease and self._absent_for(pod, lease) < lease
+        return pod.state is None and self._seen < _LEASES_IN_ALL * lease and self.absent_for(pod, lease) < lease
+
+    def absent_for(self, pod: Pod, lease: float) -> float:
+        """Return for how many seconds of those without a gap for that lease the pod was not in the table."""
+        view = self._freshness
+        absent_since = -math.inf if pod.absent_since is None else pod.absent_since
+        unbroken = view.unbroken_for(max(lease, view.shortest_lease or 0.0))
+        return min(unbroken, view.read_at - max(absent_since, pod.met_at))
 
     async def wait(self, pods: Collection[Pod | None]) -> None:
         """Return once one of the pods is missing no more; with ``None`` among them, once nothing is lost any more."""
@@ -126,7 +131,7 @@ class MissingPods:
             if pod.absent_since != at:
                 pod.absent_seen += min(seconds, lease / 2)
             # By then a pod that lives would have registered again: also if a reading fails now and then.
-            if self._absent_for(pod, lease) >= lease or pod.absent_seen >= _LEASES_IN_ALL * lease:
+            if self.absent_for(pod, lease) >= lease or pod.absent_seen >= _LEASES_IN_ALL * lease:
                 self.absent.discard(pod)
         recovering = table.held or bool(self.absent or self.reclaiming)
         self._waits_for_all = recovering or table.settling

@@ -10,7 +10,7 @@ from stateful_route.models import PodLife, RoutingState
 
 if TYPE_CHECKING:
     from stateful_route.client.cache.hot import HotSlot
-    from stateful_route.client.pods.service import ServicePods
+    from stateful_route.client.placement.placements import Placements
     from stateful_route.models import PodState
 
 
@@ -19,7 +19,7 @@ class Pod:
 
     __slots__ = (
         "_met",
-        "_service",
+        "_placements",
         "absent_lease",
         "absent_seen",
         "absent_since",
@@ -39,6 +39,7 @@ class Pod:
         "pod_index",
         "reported",
         "ripe_at",
+        "serves_cached",
         "slots",
         "state",
         "suspended",
@@ -48,17 +49,18 @@ class Pod:
         "usable",
     )
 
-    def __init__(self, service: ServicePods, pod_index: int) -> None:
+    def __init__(self, placements: Placements, pod_index: int, *, serves_cached: bool = True) -> None:
         """Make a pod of which nothing is known but that a link names it."""
-        self._service = service
+        self._placements = placements
         self.pod_index = pod_index
+        self.serves_cached = serves_cached
+        """Whether cached links of its service may be used."""
         self.incarnation = 0
         self.limited = False
         """Whether there is a number of links at which it is full."""
         self.life = PodLife(pod_index, 0)
         """The life of the pod that a new link names; incarnation 0 if none is known."""
-        self.load = 0
-        self.capacity = 1.0
+        self.load, self.capacity = 0, 1.0
         self.pending = 0
         """Placements on it that are in flight: it was chosen, and the store has not answered yet."""
         self.own = OwnPlacements()
@@ -109,7 +111,7 @@ class Pod:
         """Say whether the pod is trusted, and whether a cached link to it may be used."""
         blameless = self.available and self.reported is None
         self.trusted = blameless and self.state is not None
-        usable = blameless and not self.suspended and self._service.serves_cached
+        usable = blameless and not self.suspended and self.serves_cached
         if usable is not self.usable:
             self.usable = usable
             for slot in self.slots.values():
@@ -137,9 +139,9 @@ class Pod:
 
     def weigh(self) -> None:
         """Say what load to expect, after any part of that has changed; the pod may be full now, or not any more."""
-        self.expected_load = self.load + (self.pending + self.own.count) * self._service.weight_of_own
+        self.expected_load = self.load + (self.pending + self.own.count) * self._placements.weight_of_own
         if self.limited:
-            self._service.note_own(self)
+            self._placements.note_own(self)
 
     @property
     def links(self) -> int:
@@ -151,7 +153,7 @@ class Pod:
         own = self.own.count
         if not own:
             return published + self.pending
-        return published + self.pending + own + self._service.placed_by_others(own)
+        return published + self.pending + own + self._placements.placed_by_others(own)
 
     @property
     def max_links(self) -> int | None:
