@@ -128,7 +128,19 @@ def _class(name: str, value: type) -> Iterator[str]:
         yield _text(value.__doc__)
         if signature is not None and inspect.isfunction(vars(value).get("__init__")) and not attrs.has(value):
             yield _text(inspect.getdoc(value.__init__))
+        if value in _APPS:
+            yield _web_settings(value)
     yield from _members(name, value)
+
+
+def _web_settings(app: type) -> str:
+    """Return the arguments of an app of the web part: the fields of its settings, with the texts below them."""
+    module = sys.modules["stateful_route.web.settings"]
+    settings = getattr(module, app.__annotations__["_settings"])
+    texts = {name: text for each in _bases(settings) for name, text in _texts_after(module, each.__name__).items()}
+    fields = sorted(attrs.fields(settings), key=lambda field: field.kw_only)
+    entries = [textwrap.indent(f"{each.alias}: {texts[each.name]}", "    ").lstrip() for each in fields]
+    return _text("Args:\n" + textwrap.indent("\n".join(entries), "    "))
 
 
 def _members(owner: str, value: type) -> Iterator[str]:

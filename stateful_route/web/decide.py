@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import attrs
 
 from stateful_route._log import log
 from stateful_route.client.targets import There
-from stateful_route.errors import ConfigError
 from stateful_route.route import StatefulRoute
-from stateful_route.web.addresses import Addresses
 from stateful_route.web.forward.locator import Locator
 from stateful_route.web.front import Started, check_secrets
 from stateful_route.web.request.answers import NotServed, answer
+from stateful_route.web.settings import DecideSettings, takes
 from stateful_route.web.uids.found import Found
 from stateful_route.web.uids.readings import is_plain, reads_alike
 from stateful_route.web.uids.request import RequestHead
@@ -25,14 +24,8 @@ if TYPE_CHECKING:
     import contextlib
     from collections.abc import Sequence
 
-    from stateful_route.client.placement.strategies import PlacementStrategy
-    from stateful_route.config import BaseConfig
     from stateful_route.web.asgi import Message, Receive, Send
-    from stateful_route.web.peer.keys import Secret
-    from stateful_route.web.settings import Scope, Uids
-
-AskedBy: TypeAlias = Literal["nginx", "haproxy", "caddy", "traefik", "envoy"]
-"""A proxy, and so how it tells what it was asked."""
+    from stateful_route.web.settings import AskedBy
 
 
 @attrs.frozen
@@ -84,7 +77,8 @@ class StickyDecide(Started):
     gets 2xx with ``X-Pod-Address``, ``X-Pod-Index`` and ``X-Link-Epoch``, or what to answer instead: 503 with
     ``Retry-After`` if nobody takes it, or the ``missing`` of a source. A client that is given an id gets it by
     ``Set-Cookie``; ``X-Pod-Cookie`` is what the pod is to be sent as ``Cookie`` then. Each pod runs
-    ``StickyMiddleware`` with an ``http_address``. A question about a uid whose owner is not there is held.
+    ``StickyMiddleware`` with an ``http_address``. A question about a uid whose owner is not there is held. A body is
+    not seen: a request whose uid may be in it goes to any pod, which sends it on.
 
     Who can ask it can have uids placed: it is for the proxy only.
     """
@@ -93,75 +87,15 @@ class StickyDecide(Started):
 
     _edge: Locator | None
 
-    def __init__(
-        self,
-        *,
-        service: str,
-        uid: Uids,
-        asked_by: AskedBy = "nginx",
-        address: str | None = None,
-        redis: Any = None,
-        namespace: str | None = None,
-        config: BaseConfig | None = None,
-        scope: Scope = None,
-        secret: Secret | Sequence[Secret] = None,
-        patience: float | None = None,
-        max_held: int = 1000,
-        new_uids: float | None = 1000.0,
-        restores: bool = False,
-        strategy: PlacementStrategy | None = None,
-        instrumentation: object = None,
-    ) -> None:
-        """Make one; what is wrong with the settings is said at the start, which fails then.
+    _settings: DecideSettings
 
-        Args:
-            service: the name of the service.
-            uid: where in a request its uid is; the same sources, in the same order, as those of the middleware. A body
-                is not seen: a request whose uid may be in it goes to any pod, which sends it on.
-            asked_by: the proxy. nginx and HAProxy say method and URI in ``X-Original-Method`` and ``X-Original-URI``,
-                Caddy and Traefik in ``X-Forwarded-Method`` and ``X-Forwarded-Uri``; Envoy repeats them. What the others
-                would say is not read: a client could have said it.
-            address: a template of the address at which a proxy reaches a pod, with any of ``{host}``, ``{pod_index}``
-                and ``{pod_name}``, for example ``{host}:8000``; by default what the pod publishes as ``http_address``.
-            redis: as of ``StickyGateway``, and so are all that follow.
-            namespace: isolation domain.
-            config: every tuning value.
-            scope: whose uid it is.
-            secret: that of the service: it has a connection to each pod, and knows at once when one is gone.
-            patience: for how many seconds a question is held while the owner is not there.
-            max_held: how many questions are held at the same time.
-            new_uids: how many uids without a link it places a second; the others get a 429.
-            restores: whether the app has a ``hand_off``.
-            strategy: chooses the pod of a new uid.
-            instrumentation: is told what happens, here and in the client driver.
-
-        """
-        settings = {
-            "service": service,
-            "uid": uid,
-            "redis": redis,
-            "namespace": namespace,
-            "config": config,
-            "scope": scope,
-            "secret": secret,
-            "patience": patience,
-            "max_held": max_held,
-            "new_uids": new_uids,
-            "new_uids_per_address": None,
-            "instrumentation": instrumentation,
-        }
-        super().__init__(None, settings)
-        self._restores = restores
-        self._strategy = strategy
-        self.asked_by = asked_by
-        self._manner = _Manner()
-        self._addresses: Addresses
+    @takes(DecideSettings)
+    def __init__(self, **settings: Any) -> None:
+        """Make one; what is wrong with the settings is said at the start, which fails then."""
+        super().__init__(None, DecideSettings, settings)
+        self.asked_by: AskedBy = self._settings.asked_by if self._wrong is None else "nginx"
+        self._manner = _MANNERS[self.asked_by]
         self._logged = -_QUIET
-        with self._noting_errors():
-            if asked_by not in _MANNERS:
-                raise ConfigError("asked_by", asked_by, f"one of {', '.join(_MANNERS)}")
-            self._manner = _MANNERS[asked_by]
-            self._addresses = Addresses("address", address)
 
     # ASGI ---------------------------------------------------------------------------------------------------------
 
@@ -240,7 +174,7 @@ class StickyDecide(Started):
         """Return where a uid is, if that is known, and nothing is to be issued."""
         edge = self._edge
         there = None if found.stale or edge is None else edge.at_hand(found.uid)
-        address = None if there is None else self._addresses.of(there.pod_index, there.address)
+        address = None if there is None else self._settings.addresses.of(there.pod_index, there.address)
         return None if there is None or address is None else (there, address)
 
     async def _say(self, there: There, address: str, more: Sequence[tuple[bytes, bytes]], send: Send) -> None:
@@ -272,7 +206,7 @@ class StickyDecide(Started):
             failed = located if isinstance(located, NotServed) else NotServed("no pod takes it now")
             await answer(scope, send, failed.status, failed.why)
             return
-        address = self._addresses.of(located.pod_index, located.address)
+        address = self._settings.addresses.of(located.pod_index, located.address)
         if address is None:
             self._log_no_address(located)
             await answer(scope, send, _NO_ADDRESS.status, _NO_ADDRESS.why)
@@ -312,14 +246,14 @@ class StickyDecide(Started):
     # Starting -----------------------------------------------------------------------------------------------------
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Locator:
-        settings = self._edge_settings
+        settings = self._settings
         route = await stack.enter_async_context(
             StatefulRoute(settings.redis, settings.config, instrumentation=settings.tally.teller)
         )
-        client = await stack.enter_async_context(route.client(strategy=self._strategy))
+        client = await stack.enter_async_context(route.client(strategy=settings.strategy))
         await check_secrets(client, settings)
         rooms = client.service(settings.service)
-        return Locator(rooms, self._dialer(stack), settings, None, restores=self._restores)
+        return Locator(rooms, self._dialer(stack), settings, None, restores=settings.restores)
 
 
 @lru_cache(_REMEMBERED)

@@ -29,7 +29,6 @@ from stateful_route.web.peer.dialer import Dialer
 from stateful_route.web.request.answers import UNAVAILABLE, adding, answer, closing
 from stateful_route.web.request.framing import ALLOWED, BODY_LOST, METHOD, refusal
 from stateful_route.web.request.inbound import ClientGoneError, Inbound
-from stateful_route.web.settings import EdgeSettings
 from stateful_route.web.suspicions import Suspicions
 from stateful_route.web.uids.found import Found
 from stateful_route.web.uids.request import RequestHead
@@ -37,10 +36,13 @@ from stateful_route.web.uvicorn.ports import PortsClosed
 from stateful_route.web.uvicorn.running import RUNNING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stateful_route.client.driver import ClientDriver
     from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.forward.edge import Edge
     from stateful_route.web.request.framing import Refused
+    from stateful_route.web.settings import EdgeSettings, FrontSettings
     from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import UidSources
     from stateful_route.web.uvicorn.running import Way
@@ -69,12 +71,13 @@ class Started(abc.ABC):
     _words = "the web app"
     """What it is called in the log."""
 
-    def __init__(self, app: App | None, settings: dict[str, Any]) -> None:
-        """Stand in front of an app, or of none; what is wrong with the settings of the edge is said at the start."""
+    def __init__(self, app: App | None, settings: Callable[..., EdgeSettings], given: dict[str, Any]) -> None:
+        """Stand in front of an app, or of none; what is wrong with the settings is said at the start, which fails."""
         self._app = app
         self._wrong: StatefulRouteError | None = None
+        self._settings: EdgeSettings
         with self._noting_errors():
-            self._edge_settings = EdgeSettings.checked(**settings)
+            self._settings = settings(**given)
         self._starting = Once(self._start)
         self._stack = contextlib.AsyncExitStack()
         self._edge: Edge | None = None
@@ -158,7 +161,7 @@ class Started(abc.ABC):
         self.check()
         edge = self._edge
         if edge is None or self._stopped:
-            return self._edge_settings.tally.statistics()
+            return self._settings.tally.statistics()
         return edge.statistics()
 
     def check(self) -> None:
@@ -206,15 +209,15 @@ class Started(abc.ABC):
                     "start_retried",
                     text,
                     part=self._words,
-                    redis=self._edge_settings.shown_redis,
+                    redis=self._settings.shown_redis,
                     seconds=round(max(0.0, until - loop.time()), 1),
                     error=of_a_question(error),
                 )
                 level = logging.DEBUG
                 await asyncio.sleep(_TRY_AGAIN)
-        self._sources = sources = self._edge_settings.sources
+        self._sources = sources = self._settings.sources
         self._looks_further = bool(sources.body_limit) or sources.issued is not None
-        self._suspicions = Suspicions(sources, self._edge_settings.tally)
+        self._suspicions = Suspicions(sources, self._settings.tally)
         self._edge = edge
         self._say_started(logging.WARNING if level == logging.DEBUG else logging.INFO)
 
@@ -227,20 +230,20 @@ class Started(abc.ABC):
             part=self._words,
             at=f" at {self.serves_at}" if self.serves_at else "",
             who=self._who(),
-            namespace=self._edge_settings.config.namespace,
-            redis=self._edge_settings.shown_redis,
+            namespace=self._settings.config.namespace,
+            redis=self._settings.shown_redis,
         )
 
     def _who(self) -> str:
         """Return what this process is, for people."""
-        return f"service {self._edge_settings.service!r}"
+        return f"service {self._settings.service!r}"
 
     @abc.abstractmethod
     async def _begin(self, stack: contextlib.AsyncExitStack) -> Edge:
         """Start what there is, in an order that the stack undoes; return the edge."""
 
     def _dialer(self, stack: contextlib.AsyncExitStack) -> Dialer:
-        settings = self._edge_settings
+        settings = self._settings
         silence = settings.config.lease_seconds
         dialer = Dialer(settings.keys, settings.scope, connect_timeout=_CONNECT_WITHIN, silence=silence)
         stack.push_async_callback(dialer.close)
@@ -259,16 +262,15 @@ class Started(abc.ABC):
 class Front(Started):
     """An ASGI app that has requests served by the owners of their uids."""
 
-    def __init__(self, app: App | None, settings: dict[str, Any], metrics: str | None) -> None:
-        """Stand in front of an app, or of none; answer with the metrics of this process at that path, if there is one.
+    _settings: FrontSettings
 
-        What is wrong with the settings is said at the start.
-        """
-        super().__init__(app, settings)
+    def __init__(self, app: App | None, settings: Callable[..., FrontSettings], given: dict[str, Any]) -> None:
+        """Stand in front of an app, or of none; what is wrong with the settings is said at the start, which fails."""
+        super().__init__(app, settings, given)
         self._metrics: MetricsPage | None = None
         with self._noting_errors():
-            if metrics is not None:
-                self._metrics = MetricsPage(metrics, self)
+            if self._wrong is None and self._settings.metrics is not None:
+                self._metrics = MetricsPage(self._settings.metrics, self)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or a lifespan."""
@@ -355,10 +357,12 @@ class Front(Started):
             self._suspicions.without_uid(inbound.scope)
             await self._serve_without_uid(edge, inbound)
 
-    def _drain_on_signal(self, stack: contextlib.AsyncExitStack, stop_after: float) -> None:
+    def _drain_on_signal(self, stack: contextlib.AsyncExitStack) -> None:
+        if not self._settings.on_signal:
+            return
         _warn_of_a_hidden_handler()
         with contextlib.suppress(LifecycleError):  # not the main thread: who runs this one ends it by the lifespan
-            stack.enter_context(drain_on_signal(PortsClosed(self, stop_after)))
+            stack.enter_context(drain_on_signal(PortsClosed(self, self._settings.stop_after)))
 
     @abc.abstractmethod
     async def drain(self) -> None:

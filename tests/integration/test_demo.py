@@ -79,9 +79,9 @@ if "stateful_route.demo.pod" in sys.orig_argv:
 HOLDS_NOTHING = """
 import sys
 if "stateful_route.demo.gateway" in sys.orig_argv:
-    from stateful_route.web.settings import EdgeSettings
-    right = EdgeSettings.checked
-    EdgeSettings.checked = lambda **settings: right(**(settings | {"max_held": 0}))
+    from stateful_route.web.gateway import GatewaySettings
+    right = GatewaySettings.__init__
+    GatewaySettings.__init__ = lambda self, **settings: right(self, **(settings | {"max_held": 0}))
 """
 # A pod saves every other message only.
 FORGETS = """

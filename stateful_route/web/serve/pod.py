@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.peer.stream import Stream
     from stateful_route.web.serve.tenants import Tenant, Tenants
-    from stateful_route.web.settings import EdgeSettings, PodSettings
+    from stateful_route.web.settings import PodSettings
     from stateful_route.web.uids.found import Found
     from stateful_route.web.uids.sources import UidSource
 
@@ -62,7 +62,6 @@ class Pod:
         server: ServerDriver,
         rooms: ServiceView,
         tenants: Tenants,
-        edge: EdgeSettings,
         settings: PodSettings,
     ) -> None:
         """Serve with an app, a driver that runs, a view of the service, and the tenants that the hand-off knows."""
@@ -79,19 +78,19 @@ class Pod:
         self._loop = asyncio.get_running_loop()
         self._app = app
         self._rooms = rooms
-        self._sources = edge.sources
-        self._tally = edge.tally
-        self._unserved = edge.unserved
-        self._is_scoped = edge.sources.scope is not None
+        self._sources = settings.sources
+        self._tally = settings.tally
+        self._unserved = settings.unserved
+        self._is_scoped = settings.sources.scope is not None
         # A uid that is idle is released without a hand-off: what has one keeps it, unless its source has a ttl.
-        self._idle = None if settings.hand_off is not None else _IDLE * edge.config.link_ttl
-        self._patience = edge.patience
+        self._idle = None if settings.hand_off is not None else _IDLE * settings.config.link_ttl
+        self._patience = settings.patience
         self._is_behind_proxy = settings.http_address is not None
         self._serves_while_away = settings.while_away == "serve"
-        self._away_for = edge.config.heartbeat
+        self._away_for = settings.config.heartbeat
         self._away_until = 0.0
-        self._lease = edge.config.lease_seconds
-        self._renewing = SingleFlight[str, None](edge.config.call_deadline_seconds, "heartbeat")
+        self._lease = settings.config.lease_seconds
+        self._renewing = SingleFlight[str, None](settings.config.call_deadline_seconds, "heartbeat")
         self._carried: set[asyncio.Task[None]] = set()
         self._unlinked: set[AppRun] = set()
         self._ending = False
