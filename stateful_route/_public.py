@@ -58,16 +58,6 @@ from stateful_route.route import StatefulRoute, StoreStatistics
 from stateful_route.server.departure.hand_over import HandOff
 from stateful_route.server.departure.rebalance import Movable
 from stateful_route.server.driver import ServerDriver
-from stateful_route.server.load.sampling import CpuUsage, EventLoopLag
-from stateful_route.server.load.sources import (
-    ApplicationLoad,
-    LiveLinks,
-    LoadSource,
-    PodFacts,
-    SmoothedLoad,
-    WaitingTasks,
-    WeighedLoad,
-)
 from stateful_route.server.owning.ownership import Ownership
 from stateful_route.server.parcels import Adopt, Parcel, StateCarrier, StateReceiver, Verdict
 from stateful_route.server.signals import drain_on_signal
@@ -77,7 +67,6 @@ from stateful_route.store.protocol import Store
 __all__ = [
     "Absent",
     "Adopt",
-    "ApplicationLoad",
     "BaseConfig",
     "BatchError",
     "BestOfRandom",
@@ -85,10 +74,8 @@ __all__ = [
     "ClientDriver",
     "ClientStatistics",
     "ConfigError",
-    "CpuUsage",
     "Departures",
     "DrainCounts",
-    "EventLoopLag",
     "Following",
     "HandOff",
     "Instrumentation",
@@ -100,8 +87,6 @@ __all__ = [
     "LinkEvent",
     "LinkKey",
     "LinkKind",
-    "LiveLinks",
-    "LoadSource",
     "Movable",
     "NoCapacityError",
     "NoRoutablePodError",
@@ -112,7 +97,6 @@ __all__ = [
     "Ownership",
     "Parcel",
     "PlacementStrategy",
-    "PodFacts",
     "PodIdentity",
     "PodLife",
     "PodReport",
@@ -128,7 +112,6 @@ __all__ = [
     "ServerInfo",
     "ServerStatistics",
     "ServiceView",
-    "SmoothedLoad",
     "StateCarrier",
     "StateObj",
     "StateReceiver",
@@ -147,8 +130,6 @@ __all__ = [
     "There",
     "Verdict",
     "Wait",
-    "WaitingTasks",
-    "WeighedLoad",
     "__version__",
     "drain_on_signal",
 ]

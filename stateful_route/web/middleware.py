@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.config import BaseConfig
+    from stateful_route.load import LoadSource
     from stateful_route.server.departure.hand_over import HandOff, Packed
     from stateful_route.server.driver import ServerDriver
-    from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.parcels import Adopt
     from stateful_route.web.forward.misroute import Misrouted
     from stateful_route.web.peer.carry import Message, Receive, Send
