@@ -3,14 +3,6 @@
 from stateful_route._version import __version__
 from stateful_route.client.driver import ClientDriver
 from stateful_route.client.following import Following
-from stateful_route.client.placement.strategies import (
-    BestOfRandom,
-    Candidate,
-    PlacementStrategy,
-    PreferEmptier,
-    PreferNewestVersion,
-    PreferZone,
-)
 from stateful_route.client.pods.departures import Departures
 from stateful_route.client.service_view import ServiceView
 from stateful_route.client.statistics import ClientStatistics
@@ -69,8 +61,6 @@ __all__ = [
     "Adopt",
     "BaseConfig",
     "BatchError",
-    "BestOfRandom",
-    "Candidate",
     "ClientDriver",
     "ClientStatistics",
     "ConfigError",
@@ -96,15 +86,11 @@ __all__ = [
     "Outcome",
     "Ownership",
     "Parcel",
-    "PlacementStrategy",
     "PodIdentity",
     "PodLife",
     "PodReport",
     "PodState",
     "PodTable",
-    "PreferEmptier",
-    "PreferNewestVersion",
-    "PreferZone",
     "PreviousOwner",
     "RoutingError",
     "RoutingState",

@@ -1,6 +1,7 @@
 """Write docs/reference.md from the docstrings: ``python -m tools.reference``, or ``make reference``.
 
-The page has the names in ``__all__`` of the public modules (``MODULES``), with their signatures, and their public methods and properties.
+The page has the names in ``__all__`` of the public modules (``MODULES``), with their signatures,
+and their public methods and properties.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import attrs
 import stateful_route
 import stateful_route.load
 import stateful_route.ops
+import stateful_route.placement
 import stateful_route.testing
 import stateful_route.web
 from stateful_route import Store, errors
@@ -41,6 +43,7 @@ MODULES = (
     stateful_route,
     stateful_route.load,
     stateful_route.ops,
+    stateful_route.placement,
     stateful_route.web,
     stateful_route.testing,
 )
