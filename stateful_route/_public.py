@@ -2,7 +2,6 @@
 
 from stateful_route._version import __version__
 from stateful_route.client.driver import ClientDriver
-from stateful_route.client.following import Following
 from stateful_route.client.pods.departures import Departures
 from stateful_route.client.service_view import ServiceView
 from stateful_route.client.statistics import ClientStatistics
@@ -66,7 +65,6 @@ __all__ = [
     "ConfigError",
     "Departures",
     "DrainCounts",
-    "Following",
     "HandOff",
     "Instrumentation",
     "InvalidArgumentError",
