@@ -2,15 +2,6 @@
 
 from stateful_route._version import __version__
 from stateful_route.client.driver import ClientDriver
-from stateful_route.client.following import Following
-from stateful_route.client.placement.strategies import (
-    BestOfRandom,
-    Candidate,
-    PlacementStrategy,
-    PreferEmptier,
-    PreferNewestVersion,
-    PreferZone,
-)
 from stateful_route.client.pods.suspicion import Departures
 from stateful_route.client.service_view import ServiceView
 from stateful_route.client.statistics import ClientStatistics
@@ -58,16 +49,6 @@ from stateful_route.route import StatefulRoute, StoreStatistics
 from stateful_route.server.departure.hand_over import HandOff
 from stateful_route.server.departure.rebalance import Movable
 from stateful_route.server.driver import ServerDriver
-from stateful_route.server.load.sampling import CpuUsage, EventLoopLag
-from stateful_route.server.load.sources import (
-    ApplicationLoad,
-    LiveLinks,
-    LoadSource,
-    PodFacts,
-    SmoothedLoad,
-    WaitingTasks,
-    WeighedLoad,
-)
 from stateful_route.server.owning.ownership import Ownership
 from stateful_route.server.parcels import Adopt, Parcel, StateCarrier, StateReceiver, Verdict
 from stateful_route.server.signals import drain_on_signal
@@ -77,19 +58,13 @@ from stateful_route.store.protocol import Store
 __all__ = [
     "Absent",
     "Adopt",
-    "ApplicationLoad",
     "BaseConfig",
     "BatchError",
-    "BestOfRandom",
-    "Candidate",
     "ClientDriver",
     "ClientStatistics",
     "ConfigError",
-    "CpuUsage",
     "Departures",
     "DrainCounts",
-    "EventLoopLag",
-    "Following",
     "HandOff",
     "Instrumentation",
     "InvalidArgumentError",
@@ -100,8 +75,6 @@ __all__ = [
     "LinkEvent",
     "LinkKey",
     "LinkKind",
-    "LiveLinks",
-    "LoadSource",
     "Movable",
     "NoCapacityError",
     "NoRoutablePodError",
@@ -111,16 +84,11 @@ __all__ = [
     "Outcome",
     "Ownership",
     "Parcel",
-    "PlacementStrategy",
-    "PodFacts",
     "PodIdentity",
     "PodLife",
     "PodReport",
     "PodState",
     "PodTable",
-    "PreferEmptier",
-    "PreferNewestVersion",
-    "PreferZone",
     "PreviousOwner",
     "RoutingError",
     "RoutingState",
@@ -128,7 +96,6 @@ __all__ = [
     "ServerInfo",
     "ServerStatistics",
     "ServiceView",
-    "SmoothedLoad",
     "StateCarrier",
     "StateObj",
     "StateReceiver",
@@ -147,8 +114,6 @@ __all__ = [
     "There",
     "Verdict",
     "Wait",
-    "WaitingTasks",
-    "WeighedLoad",
     "__version__",
     "drain_on_signal",
 ]

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.lives import Life
+    from stateful_route.load import LoadSource
     from stateful_route.models import ServerInfo
     from stateful_route.server.departure.hand_over import HandOff
     from stateful_route.server.departure.rebalance import Movable
-    from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.store.protocol import Store, StoreInfo
     from stateful_route.store.transport.base import RedisClient

@@ -104,13 +104,3 @@ def reclaims(pod: ServerDriver) -> bool:
 def hand_over_of(pod: ServerDriver) -> HandOver:
     """Return what hands over the uids of the pod."""
     return pod._draining._hand_over
-
-
-async def look_at_followed(client: ClientDriver) -> None:
-    """Look at the followed links of which nobody says a word, as the client does each ``refresh``."""
-    await client._followers.look_after()
-
-
-def followed_by(client: ClientDriver) -> int:
-    """Return how many links the client follows."""
-    return len(client._followers)

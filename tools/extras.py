@@ -39,7 +39,7 @@ def cli(_: Path) -> None:
 
 def cpu(_: Path) -> None:
     """The CPU of this process can be measured."""
-    from stateful_route import CpuUsage  # noqa: PLC0415 - each function imports what its extra brings
+    from stateful_route.load import CpuUsage  # noqa: PLC0415 - each function imports what its extra brings
 
     CpuUsage()
 

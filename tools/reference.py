@@ -1,7 +1,7 @@
 """Write docs/reference.md from the docstrings: ``python -m tools.reference``, or ``make reference``.
 
-The page has the names in ``__all__`` of ``stateful_route``, ``stateful_route.ops``, ``stateful_route.web`` and
-``stateful_route.testing``, with their signatures, and their public methods and properties.
+The page has the names in ``__all__`` of the public modules (``MODULES``), with their signatures,
+and their public methods and properties.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import stateful_route
+import stateful_route.load
 import stateful_route.ops
+import stateful_route.placement
 import stateful_route.testing
 import stateful_route.web
 from stateful_route import Store, errors
@@ -37,7 +39,14 @@ The public names of the package, from its docstrings. `make reference` writes th
 [README](../README.md) shows what the names are for, and [settings.md](settings.md) has the settings;
 [semantics](semantics.md) has the rules behind them.
 """
-MODULES = stateful_route, stateful_route.ops, stateful_route.web, stateful_route.testing
+MODULES = (
+    stateful_route,
+    stateful_route.load,
+    stateful_route.ops,
+    stateful_route.placement,
+    stateful_route.web,
+    stateful_route.testing,
+)
 HEADINGS = (
     "Classes and functions",
     "Sources of uids",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from stateful_route import BestOfRandom, PreferEmptier, PreferNewestVersion, RoutingState
+from stateful_route import RoutingState
 from stateful_route.client.pods.service import ServicePods
+from stateful_route.placement import BestOfRandom, NewestVersion, Prefer, PreferEmptier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from stateful_route import PlacementStrategy, PodState, PodTable
+    from stateful_route import PodState, PodTable
+    from stateful_route.placement import PlacementStrategy
 
 OURS = "ours"
 NEW_FIRST = "ours, newest first"
@@ -147,5 +149,5 @@ _PICKS: dict[str, Callable[[Sequence[int], Random], int]] = {
 _STRATEGIES: dict[str, PlacementStrategy] = {
     OURS: PreferEmptier(),
     OF_THREE: BestOfRandom(),
-    NEW_FIRST: PreferNewestVersion(),
+    NEW_FIRST: Prefer(NewestVersion(), up_to=1.0),
 }

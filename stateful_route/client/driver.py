@@ -13,7 +13,6 @@ from stateful_route._validation import check_bool, check_callable, check_id, che
 from stateful_route.client.batch import Batch, checked_uids
 from stateful_route.client.batch_resolver import BatchResolver
 from stateful_route.client.cache.links import MARGIN, LinkCache
-from stateful_route.client.following import Followers
 from stateful_route.client.placement.strategies import PreferEmptier
 from stateful_route.client.pods.directory import PodDirectory
 from stateful_route.client.resolver import AWAY, Resolver
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from stateful_route.client.batch import Answers
-    from stateful_route.client.following import Following
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.pods.suspicion import Departures
@@ -102,14 +100,6 @@ class ClientDriver(Driver):
             deadline=config.call_deadline_seconds,
             clock=clock,
         )
-        self._followers = Followers(
-            self._directory,
-            self._resolver,
-            self._batch_resolver,
-            refresh=config.refresh,
-            link_ttl=config.link_ttl,
-            clock=clock,
-        )
         self._targets = Targets(
             self._resolver,
             self._reader,
@@ -132,7 +122,6 @@ class ClientDriver(Driver):
             pass
 
     async def _stop(self) -> None:
-        await self._followers.stop()
         await self._resolver.placer.stop()
         await self._directory.stop()
         for _ in self._cache.close():
@@ -323,19 +312,6 @@ class ClientDriver(Driver):
             self._hits += 1
             return there
         return await self._targets.resolve(service, uid, place=place)
-
-    def following(self, namespace: str, uid: str, service_name: str) -> Following:
-        """Return a block that follows the link of a uid, for who holds a long connection.
-
-        ``async with client.following("prod", "alice", "room") as following: link = await following.moved()``. It makes
-        no link, and renews a temporary one while the block lasts. All who follow one uid share the work.
-
-        Raises:
-            LifecycleError: from the block, once the driver stops.
-            StoreError: where the block begins, if the store did not answer, and nothing is cached that may be used.
-
-        """
-        return self._followers.following(self._service(namespace, uid, service_name), uid)
 
     def peek_target(self, namespace: str, uid: str, service_name: str) -> There | None:
         """Return where a request for the uid can go, from the cache, or ``None``: then ``resolve`` it.

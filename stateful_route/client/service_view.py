@@ -8,7 +8,6 @@ import attrs
 
 if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
-    from stateful_route.client.following import Following
     from stateful_route.client.pods.suspicion import Departures
     from stateful_route.client.targets import Target, There
     from stateful_route.history import LinkEvent
@@ -86,13 +85,6 @@ class ServiceView:
 
         """
         return await self.driver.resolve(self.namespace, uid, self.service_name, place=place)
-
-    def following(self, uid: str) -> Following:
-        """Return a block that follows the link of a uid; see ``ClientDriver.following``.
-
-        ``async with rooms.following("alice") as following: link = await following.moved()``.
-        """
-        return self.driver.following(self.namespace, uid, self.service_name)
 
     async def choose(self) -> int:
         """Return the index of a pod for a uid that is not known yet; see ``ClientDriver.choose``.

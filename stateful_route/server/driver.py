@@ -40,7 +40,7 @@ from stateful_route.server.life.ending import Ending
 from stateful_route.server.life.heartbeats import Heartbeats
 from stateful_route.server.life.lease import PodLease
 from stateful_route.server.life.status import PodStatus
-from stateful_route.server.load.sources import LoadMeter, source_of
+from stateful_route.server.load_meter import LoadMeter
 from stateful_route.server.owning.idle import IdleReleases
 from stateful_route.server.owning.invalidations import PodInvalidationListener
 from stateful_route.server.owning.link_checks import LinkChecks
@@ -56,10 +56,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.lives import Life
+    from stateful_route.load import LoadSource
     from stateful_route.models import ServerInfo
     from stateful_route.server.departure.hand_over import HandOff
     from stateful_route.server.departure.rebalance import Movable
-    from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.owning.ownership import Ownership
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.store.protocol import Store
@@ -143,7 +143,7 @@ class ServerDriver(Driver):
         config.check_for_pod()
         random = Random() if random is None else random  # noqa: S311 - it spreads load
         self._config = config
-        self._load = LoadMeter(source_of(load_source, config.cpu_factor), clock)
+        self._load = LoadMeter(load_source, config.cpu_factor, clock)
         self._lease = PodLease(server_info, config.lease_seconds, clock)
         self._owned = OwnedUids(self._lease, care_seconds=config.heartbeat)
         self._status = PodStatus(self._owned, self._load, config)

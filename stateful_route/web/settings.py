@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.client.placement.strategies import PlacementStrategy
+    from stateful_route.load import LoadSource
     from stateful_route.server.departure.hand_over import HandOff
-    from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.parcels import Adopt
     from stateful_route.web.asgi import App
     from stateful_route.web.forward.misroute import Misroute, Misrouted

@@ -7,7 +7,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from stateful_route import CpuUsage, PodFacts, ServerInfo, StatefulRoute
+from stateful_route import ServerInfo, StatefulRoute
+from stateful_route.load import CpuUsage, PodFacts
 from tests.waiting import eventually
 
 if TYPE_CHECKING:

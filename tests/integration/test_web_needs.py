@@ -14,7 +14,6 @@ from stateful_route import (
     Absent,
     BaseConfig,
     LinkKey,
-    LinkKind,
     RoutingState,
     ServerDriver,
     ServerInfo,
@@ -72,28 +71,6 @@ async def test_idle(route: StatefulRoute, namespace: str) -> None:
 
         await eventually(is_gone)  # once the client has heard of it: its cache may know the link for a moment more
         assert await rooms.find(handle.uid) is None
-
-
-async def test_follows(route: StatefulRoute, namespace: str) -> None:
-    """Who follows a uid keeps its temporary link, and hears that it was moved, and that it was handed over."""
-    async with running(route, namespace) as (pods, rooms):
-        placed = await rooms.route("alice")
-        async with rooms.following("alice") as following:
-            await asyncio.sleep(2.5)  # longer than the link lasts
-            kept = await rooms.find("alice")
-            owner = await pods[placed.pod_index].claim("alice")
-            other = pods[1 - placed.pod_index]
-            async with asyncio.timeout(10.0):
-                await other.set_linked_pod("", "alice", SERVICE, 1 - placed.pod_index)
-                moved = await following.moved()
-                await other.drain()
-                gone = await following.moved()
-
-        assert kept is not None
-        assert (placed.epoch, LinkKind.TEMPORARY) == (kept.epoch, kept.kind)
-        assert moved is not None
-        assert (1 - placed.pod_index, None) == (moved.pod_index, gone)
-        assert not owner.is_owned()
 
 
 async def test_lingers(route: StatefulRoute, namespace: str) -> None:

@@ -10,14 +10,14 @@ import attrs
 import pytest
 from hypothesis import settings
 
-from stateful_route import BaseConfig, ClientDriver, PlacementStrategy, ServerDriver, ServerInfo
+from stateful_route import BaseConfig, ClientDriver, ServerDriver, ServerInfo
 from stateful_route.testing import ManualClock, MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route import Candidate
+    from stateful_route.placement import Candidate, PlacementStrategy
 
     C = TypeVar("C", bound=Candidate)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route import BestOfRandom, PlacementStrategy, PreferEmptier, PreferNewestVersion, PreferZone
 from stateful_route.client.placement.candidates import Candidates
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import PodReport, PodState, PodTable, StateObj
+from stateful_route.placement import BestOfRandom, InZone, NewestVersion, PlacementStrategy, Prefer, PreferEmptier
 
 if TYPE_CHECKING:
     from stateful_route.client.pods.pod import Pod
@@ -21,10 +21,10 @@ NOW = 1_800_000_000.0
 PODS = 96
 IN_ZONE = range(0, PODS, 3)
 STRATEGIES = [
-    PreferZone("a"),
-    PreferNewestVersion(),
-    PreferZone("a", PreferNewestVersion(up_to=9.0)),
-    PreferNewestVersion(PreferZone("a", up_to=9.0)),
+    Prefer(InZone("a")),
+    Prefer(NewestVersion(), up_to=1.0),
+    Prefer(InZone("a"), Prefer(NewestVersion(), up_to=9.0)),
+    Prefer(NewestVersion(), Prefer(InZone("a"), up_to=9.0), up_to=1.0),
 ]
 
 
@@ -111,7 +111,7 @@ def test_emptier_no_more() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_balance(table: ServicePods, seed: int) -> None:
     """Among many, the pods of the zone get what they may have above the mean, and hardly any more."""
-    strategy, random = PreferZone("a", up_to=1.25), Random(seed)
+    strategy, random = Prefer(InZone("a"), up_to=1.25), Random(seed)
     for _ in range(PODS * 100):
         choose(strategy, table, random)
     inside = [table.pod(pod_index).pending for pod_index in IN_ZONE]
@@ -122,7 +122,7 @@ def test_balance(table: ServicePods, seed: int) -> None:
 
 def test_a_reading(table: ServicePods) -> None:
     """What a reading says of a pod counts in the next choice."""
-    strategy, random = PreferZone("a"), Random(1)
+    strategy, random = Prefer(InZone("a")), Random(1)
     first = choose(strategy, table, random)
     now = tuple(state(pod_index, zone="a" if pod_index == 1 else "b") for pod_index in range(PODS))
     table.apply(PodTable(NOW, now), 1.0)
@@ -132,7 +132,7 @@ def test_a_reading(table: ServicePods) -> None:
 
 def test_a_report(table: ServicePods) -> None:
     """A pod that somebody could not reach is not chosen, though it was preferred a moment ago."""
-    strategy = PreferZone("a", up_to=math.inf)
+    strategy = Prefer(InZone("a"), up_to=math.inf)
     choose(strategy, table, Random(1))
     for pod_index in IN_ZONE[1:]:
         table.report_unreachable(pod_index, 1.0)
@@ -143,7 +143,7 @@ def test_a_report(table: ServicePods) -> None:
 def test_a_full_pod(table: ServicePods) -> None:
     """A pod that has become full is not chosen, though it was preferred a moment ago."""
     table.apply(PodTable(NOW, tuple(state(pod_index, max_links=1) for pod_index in range(PODS))), 1.0)
-    strategy, random = PreferZone("a", up_to=math.inf), Random(1)
+    strategy, random = Prefer(InZone("a"), up_to=math.inf), Random(1)
     chosen = [choose(strategy, table, random).pod_index for _ in range(PODS)]
 
     assert sorted(IN_ZONE) == sorted(chosen[: len(IN_ZONE)])
@@ -152,7 +152,7 @@ def test_a_full_pod(table: ServicePods) -> None:
 
 def test_many_strategies(table: ServicePods) -> None:
     """What was found out for one strategy is not taken for that of another, be it at the same place in memory."""
-    zones = [choose(PreferZone(zone), table, Random(1)).zone for zone in "abababab"]
+    zones = [choose(Prefer(InZone(zone)), table, Random(1)).zone for zone in "abababab"]
 
     assert list("abababab") == zones
 
@@ -160,6 +160,6 @@ def test_many_strategies(table: ServicePods) -> None:
 def test_strategies_that_come_and_go(table: ServicePods) -> None:
     """What was found out for strategies that are made for one choice each does not pile up."""
     for seed in range(100):
-        choose(PreferZone("a"), table, Random(seed))
+        choose(Prefer(InZone("a")), table, Random(seed))
 
     assert len(table.placements.candidates._narrowed) <= 16

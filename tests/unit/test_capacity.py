@@ -13,12 +13,11 @@ from stateful_route import (
     NoCapacityError,
     NoRoutablePodError,
     PodReport,
-    PreferNewestVersion,
-    PreferZone,
     RoutingError,
     RoutingState,
     StoreUnavailableError,
 )
+from stateful_route.placement import InZone, NewestVersion, Prefer
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 
 if TYPE_CHECKING:
@@ -189,7 +188,10 @@ async def test_preferences(make_client: MakeClient, store: MemoryStore) -> None:
     """Zone and version are those that the pods publish, and a full pod is no candidate, be it preferred."""
     old, new = PodReport(load=5, zone="a", version="v1"), PodReport(load=5, zone="b", version="v2")
     await register(store, old, new, PodReport(load=5, links=7, max_links=7, zone="a", version="v2"))
-    async with make_client(PreferZone("a")) as by_zone, make_client(PreferNewestVersion()) as by_version:
+    async with (
+        make_client(Prefer(InZone("a"))) as by_zone,
+        make_client(Prefer(NewestVersion(), up_to=1.0)) as by_version,
+    ):
         pods = [
             await by_zone.compute_linked_pod("", "alice", SERVICE),
             await by_version.compute_linked_pod("", "bob", SERVICE),

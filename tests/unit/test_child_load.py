@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from stateful_route import PodFacts
+from stateful_route.load import PodFacts
 from stateful_route.web.run.load import ChildCpu, OpenRequests
 
 if TYPE_CHECKING:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from stateful_route import Candidate, Link
+    from stateful_route import Link
     from stateful_route.models import LinkChange
+    from stateful_route.placement import Candidate
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, RunPods
 

@@ -13,30 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.simulation.loads import Smoothed
 from stateful_route import (
-    ApplicationLoad,
     BaseConfig,
     ConfigError,
-    CpuUsage,
-    EventLoopLag,
     InvalidArgumentError,
     LifecycleError,
-    LiveLinks,
-    LoadSource,
-    PodFacts,
     ServerDriver,
-    SmoothedLoad,
     StoreUnavailableError,
-    WaitingTasks,
-    WeighedLoad,
 )
-from stateful_route.server.load.sampling import cpu_limit
-from stateful_route.server.load.sources import LoadMeter, source_of, weigh
+from stateful_route.load import CpuUsage, LiveLinks, LoadSource, PodFacts, cpu_limit
+from stateful_route.server.load_meter import LoadMeter, weigh
 from stateful_route.testing import ManualClock
 from tests.insides import beat_once
 from tests.unit.conftest import CONFIG, room
-from tests.unit.test_periodic import VirtualLoop
-from tests.unit.test_periodic import clock as loop_clock
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -106,114 +96,19 @@ class TestSources:
 
     def test_application_load(self) -> None:
         """What was set counts as it is, 0 too; until something is set, the other source does."""
-        source = ApplicationLoad(always(9))
+        meter = LoadMeter(always(9))
 
-        assert 9 == source(FACTS)
-        assert 7 == ApplicationLoad()(FACTS)
-        assert 0 == source(attrs.evolve(FACTS, load_state=0))
-        assert 5 == source(attrs.evolve(FACTS, load_state=5))
+        assert 9 == meter.read(FACTS)
+        assert 7 == LoadMeter().read(FACTS)
+        assert 0 == meter.read(attrs.evolve(FACTS, load_state=0))
+        assert 5 == meter.read(attrs.evolve(FACTS, load_state=5))
 
-    async def test_waiting_tasks(self) -> None:
-        """It counts what is inside its block, by any number of tasks at once, however each of them ends."""
-        waiting = WaitingTasks(full=10)
-        go_on = asyncio.Event()
-
-        async def task(number: int) -> None:
-            with waiting:
-                await go_on.wait()
-                if number == 0:
-                    raise ValueError(number)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(task(number)) for number in range(1, 5)]
-            await asyncio.sleep(0)  # so that they enter
-            tasks[0].cancel()
-            await asyncio.wait([tasks[0]])
-            seen = waiting.count, waiting(FACTS), repr(waiting)
-            go_on.set()
-        with pytest.raises(ValueError, match="0"):
-            await task(0)
-
-        assert (3, 300.0, "<WaitingTasks: 3>") == seen
-        assert 0 == waiting(FACTS)
-
-    @pytest.mark.parametrize("make", [LiveLinks, WaitingTasks, EventLoopLag, CpuUsage])
+    @pytest.mark.parametrize("make", [LiveLinks, CpuUsage])
     @pytest.mark.parametrize("full", [0, -1.0, math.nan, math.inf, True, "1"])
     def test_full_pod(self, make: Callable[[Any], LoadSource], full: Any) -> None:
         """What makes a full pod is a number above 0."""
         with pytest.raises(InvalidArgumentError):
             make(full)
-
-
-class TestEventLoopLag:
-    def test_an_idle_loop(self) -> None:
-        """A loop that is in time has no lag."""
-
-        async def main() -> float:
-            async with EventLoopLag(clock=loop_clock) as lag:
-                await asyncio.sleep(60)  # in virtual time
-            return lag.milliseconds
-
-        assert pytest.approx(0.0, abs=1e-6) == self.run(main)
-
-    def test_a_busy_loop(self) -> None:
-        """The lag of a loop that is always late by the same time is that time, and the load its share of a full one."""
-
-        async def main() -> tuple[float, float]:
-            async with EventLoopLag(full=0.1, clock=loop_clock) as lag:
-                await self.stand_still(0.05 + 0.02, times=1000)
-                return lag.milliseconds, lag(FACTS)
-
-        milliseconds, load = self.run(main)
-
-        assert pytest.approx(20.0, rel=0.01) == milliseconds
-        assert pytest.approx(20.0 / 100.0 * 1000 * 2.0, rel=0.01) == load
-
-    def test_it_fades(self) -> None:
-        """One stall shows at once, and is forgotten within half a minute."""
-
-        async def main() -> list[float]:
-            async with EventLoopLag(clock=loop_clock) as lag:
-                await asyncio.sleep(1)  # in virtual time
-                await self.stand_still(1.0, times=1)
-                await asyncio.sleep(0)  # the timer that is late fires
-                after = lag.milliseconds
-                await asyncio.sleep(30)  # in virtual time
-                return [after, lag.milliseconds]
-
-        after, later = self.run(main)
-
-        assert 100 < after < 1000
-        assert 0 <= later < 1
-
-    def test_it_ends(self) -> None:
-        """It leaves no timer and no task behind, can begin again, and not twice at once."""
-
-        async def main() -> list[object]:
-            loop = asyncio.get_running_loop()
-            async with EventLoopLag(clock=loop_clock) as lag:
-                with pytest.raises(LifecycleError, match="one for each driver"):
-                    await lag.__aenter__()
-            async with lag:
-                pass
-            return [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
-
-        assert [] == self.run(main)
-
-    @staticmethod
-    async def stand_still(seconds: float, *, times: int) -> None:
-        """Let the loop do nothing else for so long, as a computation would."""
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        for _ in range(times):
-            loop.jumping.now += seconds
-            await asyncio.sleep(0)  # the timers that are due fire
-            await asyncio.sleep(0)
-
-    @staticmethod
-    def run(main: Any) -> Any:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            return runner.run(main())
 
 
 class TestCpuUsage:
@@ -266,15 +161,15 @@ class TestCpuUsage:
         assert limit == cpu_limit(path)
         assert math.inf == cpu_limit(tmp_path / "absent")
 
-    @pytest.mark.parametrize("made", [CpuUsage, lambda: WeighedLoad(0.5), lambda: source_of(None, 0.1)])
-    def test_without_psutil(self, monkeypatch: pytest.MonkeyPatch, made: Callable[[], LoadSource]) -> None:
+    @pytest.mark.parametrize("made", [CpuUsage, lambda: LoadMeter(None, 0.1)])
+    def test_without_psutil(self, monkeypatch: pytest.MonkeyPatch, made: Callable[[], object]) -> None:
         """Without psutil, what measures CPU says what to install; nothing else needs it."""
         monkeypatch.setitem(sys.modules, "psutil", None)  # so an import of it fails
         with pytest.raises(ConfigError, match=r'pip install "stateful-route\[cpu\]"'):
             made()
 
-        assert 7 == source_of(None, 0.0)(FACTS)
-        assert 3.5 == WeighedLoad(0.5, cpu=always(0))(FACTS)
+        assert 7 == LoadMeter().read(FACTS)
+        assert 4 == LoadMeter(always(8), 0.5, cpu=always(0)).read(FACTS)
 
     async def test_it_ends(self) -> None:
         """It leaves no task behind, can begin again, and not twice at once."""
@@ -309,16 +204,11 @@ class TestSmoothing:
     def published(source: Callable[[int], float], links: list[int], **settings: float) -> list[float]:
         """Return what is published each second, of a source that is asked with the number of the second."""
         clock = ManualClock()
-        second = -1
-
-        def measured(_facts: PodFacts) -> float:
-            return source(second)
-
-        smoothed = SmoothedLoad(measured, clock=clock, **settings)
+        smoothed = Smoothed(clock, **settings)
         loads = []
-        for second, number in enumerate(links):  # noqa: B007 - the source reads it
+        for second, number in enumerate(links):
             clock.advance(1.0)
-            loads.append(smoothed(PodFacts(links=number)))
+            loads.append(smoothed(source(second), number))
         return loads
 
     def test_a_new_link_shows_at_once(self) -> None:
@@ -348,29 +238,12 @@ class TestSmoothing:
 
         assert [7.0, 7.0, 7.0, 0.0, 0.0] == loads
 
-    @pytest.mark.parametrize("settings", [{"seconds": 0}, {"lag": -1}, {"seconds": math.inf}, {"lag": True}])
-    def test_bad_settings(self, settings: dict[str, Any]) -> None:
-        """Numbers out of range, and what is no source, are refused where they are given."""
-        with pytest.raises(InvalidArgumentError, match=next(iter(settings))):
-            SmoothedLoad(LiveLinks(), **settings)
-        with pytest.raises(InvalidArgumentError, match="source"):
-            SmoothedLoad(5)  # type: ignore[arg-type]  # that is the test
-
-    def test_what_is_wrong_is_not_kept(self) -> None:
-        """A load that is none is refused, and spoils no mean."""
-        smoothed = SmoothedLoad(Scripted(5.0, math.nan, 5.0), clock=ManualClock())
-        first = smoothed(PodFacts(links=5))
-        with pytest.raises(InvalidArgumentError):
-            smoothed(PodFacts(links=5))
-
-        assert [5.0, 5.0] == [first, smoothed(PodFacts(links=5))]
-
 
 class TestWeighing:
     @pytest.mark.parametrize(("factor", "load"), [(0.0, 100.0), (0.25, 275.0), (0.5, 450.0), (1.0, 800.0)])
     def test_formula(self, factor: float, load: float) -> None:
         """The load is the factor times CPU, and the rest of 1 times the other part."""
-        assert load == WeighedLoad(factor, always(100), cpu=always(800))(FACTS)
+        assert load == LoadMeter(always(100), factor, cpu=always(800)).read(FACTS)
 
     @given(loads, loads, loads, st.floats(0, 1))
     def test_more_never_publishes_as_less(self, less: float, more: float, rest: float, factor: float) -> None:
@@ -380,33 +253,27 @@ class TestWeighing:
         assert weigh(less, rest, factor) <= weigh(more, rest, factor)
         assert weigh(rest, less, factor) <= weigh(rest, more, factor)
         for low, high in (
-            (WeighedLoad(factor, always(rest), cpu=always(less)), WeighedLoad(factor, always(rest), cpu=always(more))),
-            (WeighedLoad(factor, always(less), cpu=always(rest)), WeighedLoad(factor, always(more), cpu=always(rest))),
-            (always(less), always(more)),
+            (LoadMeter(always(rest), factor, cpu=always(less)), LoadMeter(always(rest), factor, cpu=always(more))),
+            (LoadMeter(always(less), factor, cpu=always(rest)), LoadMeter(always(more), factor, cpu=always(rest))),
+            (LoadMeter(always(less)), LoadMeter(always(more))),
         ):
-            assert LoadMeter(low).read(FACTS) <= LoadMeter(high).read(FACTS)
+            assert low.read(FACTS) <= high.read(FACTS)
 
     @given(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0.01, 1e6), st.floats(0.01, 100))
     def test_more_of_what_is_counted_never_publishes_as_less(
         self, less: int, more: int, full: float, capacity: float
     ) -> None:
-        """More links, more waiting tasks, a greater share and a greater set load never publish as less."""
+        """More links, a greater share and a greater set load never publish as less."""
         less, more = sorted((less, more))
 
         def facts(amount: int) -> PodFacts:
             return PodFacts(links=amount, capacity=capacity, load_state=amount)
 
-        def tasks(amount: int) -> int:
-            waiting = WaitingTasks(full)
-            waiting.count = amount
-            return LoadMeter(waiting).read(facts(0))
-
         links = LoadMeter(LiveLinks(full))
-        set_loads = LoadMeter(ApplicationLoad())
+        set_loads = LoadMeter()
 
         assert links.read(facts(less)) <= links.read(facts(more))
         assert set_loads.read(facts(less)) <= set_loads.read(facts(more))
-        assert tasks(less) <= tasks(more)
         assert facts(0).load_at(less / full) <= facts(0).load_at(more / full)
 
     @given(st.lists(st.floats(0, 10), min_size=1, max_size=20), st.data())
@@ -427,30 +294,29 @@ class TestWeighing:
 
     def test_set_load_takes_the_place_of_the_other_part(self) -> None:
         """CPU is weighed with what set_load_state was given, once it was."""
-        source = WeighedLoad(0.5, always(100), cpu=always(800))
+        meter = LoadMeter(always(100), 0.5, cpu=always(800))
 
-        assert 400.0 == source(attrs.evolve(FACTS, load_state=0))
+        assert 400 == meter.read(attrs.evolve(FACTS, load_state=0))
 
     @pytest.mark.parametrize("factor", [-0.1, 1.1, math.nan, True, "1"])
     def test_factor(self, factor: Any) -> None:
-        """A factor is a number from 0 to 1, also that of the settings."""
-        with pytest.raises(InvalidArgumentError, match="cpu_factor"):
-            WeighedLoad(factor, cpu=always(0))
+        """A factor is a number from 0 to 1."""
         with pytest.raises(InvalidArgumentError, match="cpu_factor"):
             BaseConfig(cpu_factor=factor)
 
     @pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, None])
     def test_a_part_that_is_wrong_does_not_hide_in_the_sum(self, wrong: Any) -> None:
-        """A part that is no load is refused, even if the sum would be one."""
-        for source in (WeighedLoad(0.5, always(wrong), cpu=always(800)), WeighedLoad(0.5, cpu=always(wrong))):
-            with pytest.raises(InvalidArgumentError, match="load"):
-                source(FACTS)
+        """A part that is no load is refused, even if the sum would be one: the links stand for it."""
+        for meter in (LoadMeter(always(wrong), 0.5, cpu=always(800)), LoadMeter(always(9), 0.5, cpu=always(wrong))):
+            assert 7 == meter.read(FACTS)
 
     async def test_parts_are_entered_and_left(self) -> None:
         """The parts begin with the whole, and end with it, also if one of them cannot begin."""
         log: list[str] = []
-        async with WeighedLoad(0.5, Sampled(log=log), cpu=Sampled(log=log)):
-            inside = list(log)
+        meter = LoadMeter(Sampled(log=log), 0.5, cpu=Sampled(log=log))
+        await meter.start()
+        inside = list(log)
+        await meter.stop(0.0)
 
         class Broken(Sampled):
             async def __aenter__(self) -> Self:
@@ -458,7 +324,7 @@ class TestWeighing:
 
         first = Sampled()
         with pytest.raises(RuntimeError):
-            await WeighedLoad(0.5, Broken(), cpu=first).__aenter__()
+            await LoadMeter(Broken(), 0.5, cpu=first).start()
 
         assert ["entered", "entered"] == inside
         assert ["entered", "entered", "left", "left"] == log
@@ -504,7 +370,7 @@ class TestMeter:
             clock.advance(0.2)
             return 1
 
-        meter = LoadMeter(slow, clock)
+        meter = LoadMeter(slow, clock=clock)
 
         assert [1, 1] == [meter.read(FACTS), meter.read(FACTS)]
         assert ["took 0.200 s" in record.message for record in caplog.records] == [True]
@@ -615,14 +481,6 @@ class TestDriver:
             assert (300, 750) == (first, await server.get_load_state())
         assert {asyncio.current_task()} == asyncio.all_tasks()
 
-    async def test_own_weighing(self, store: MemoryStore, clock: ManualClock) -> None:
-        """A WeighedLoad of the application's own is read as it is; a second factor is refused."""
-        source = WeighedLoad(0.5, always(100), cpu=always(800))
-        async with ServerDriver(store, room(0), CONFIG, load_source=source, clock=clock):
-            assert 450 == await published(store)
-        with pytest.raises(ConfigError, match=r"cpu_factor is 0\.1"):
-            ServerDriver(store, room(0), attrs.evolve(CONFIG, cpu_factor=0.1), load_source=source)
-
     async def test_not_a_source(self, store: MemoryStore) -> None:
         """What cannot be called, or answers with a coroutine, is refused when the driver is made."""
 
@@ -637,5 +495,3 @@ class TestDriver:
         for source in wrong:
             with pytest.raises(InvalidArgumentError, match="load_source"):
                 ServerDriver(store, room(0), load_source=source)
-            with pytest.raises(InvalidArgumentError, match="cpu"):
-                WeighedLoad(0.5, cpu=source)

@@ -35,8 +35,8 @@ from stateful_route.web.statistics import WebStatistics
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from stateful_route import PodFacts
     from stateful_route.embedded.server import LocalServer
+    from stateful_route.load import PodFacts
     from tests.unit.conftest import MakeClient, MakeServer
 
 KINDS = (ClientStatistics, ServerStatistics, StoreStatistics, WebStatistics)

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import stateful_route
-from stateful_route import BestOfRandom, InvalidArgumentError, PreferEmptier, PreferNewestVersion, PreferZone
+from stateful_route import InvalidArgumentError, placement
 from stateful_route.client.placement import strategies
+from stateful_route.placement import BestOfRandom, InZone, NewestVersion, Prefer, PreferEmptier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stateful_route import PlacementStrategy
+    from stateful_route.placement import PlacementStrategy
 
 
 @attrs.frozen
@@ -118,15 +118,15 @@ def test_prefer_zone() -> None:
     """A pod in the zone is chosen, and which of them is left to the strategy behind."""
     candidates = [Fake(0, 1.0, zone="b"), Fake(1, 3.0, zone="a"), Fake(2, 2.0, zone="a"), Fake(3, 9.0)]
 
-    assert {2} == chosen_by(PreferZone("a"), candidates)
-    assert {1, 2} == chosen_by(PreferZone("a", BestOfRandom(1)), candidates)
+    assert {2} == chosen_by(Prefer(InZone("a")), candidates)
+    assert {1, 2} == chosen_by(Prefer(InZone("a"), BestOfRandom(1)), candidates)
 
 
 def test_prefer_zone_elsewhere() -> None:
     """Without a pod in the zone all are candidates."""
     candidates = [Fake(0, 1.0, zone="b"), Fake(1, 1.0)]
 
-    assert {0, 1} == chosen_by(PreferZone("a"), candidates)
+    assert {0, 1} == chosen_by(Prefer(InZone("a")), candidates)
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_preference_yields_to_balance(load: float, up_to: float, chosen: set[int
     """A pod that has more than so many times the mean load, for its capacity, is not preferred."""
     candidates = [Fake(0, 2 * load, 2.0, zone="a"), Fake(1, max(0.0, 2 * (20 - load)), 2.0)]  # the mean is 10
 
-    assert chosen == chosen_by(PreferZone("a", up_to=up_to), candidates)
+    assert chosen == chosen_by(Prefer(InZone("a"), up_to=up_to), candidates)
 
 
 def test_only_the_full_ones_are_left_out() -> None:
     """Of several preferred pods those that are not too full are chosen."""
     candidates = [Fake(0, 90.0, zone="a"), Fake(1, 10.0, zone="a"), Fake(2, 11.0, zone="a"), Fake(3, 0.0)]
 
-    assert {1, 2} == chosen_by(PreferZone("a", BestOfRandom(1)), candidates)
+    assert {1, 2} == chosen_by(Prefer(InZone("a"), BestOfRandom(1)), candidates)
 
 
 def test_prefer_newest_version() -> None:
@@ -152,17 +152,19 @@ def test_prefer_newest_version() -> None:
     new = [Fake(i, 5.0, version="v10", incarnation=i) for i in (4, 5)]
     unnamed = Fake(6, 5.0, incarnation=6)
 
-    assert {1, 2, 3} == chosen_by(PreferNewestVersion(), old)
-    assert {4, 5} == chosen_by(PreferNewestVersion(), [*new, *old])
-    assert {6} == chosen_by(PreferNewestVersion(), [*new, *old, unnamed])
+    assert {1, 2, 3} == chosen_by(Prefer(NewestVersion(), up_to=1.0), old)
+    assert {4, 5} == chosen_by(Prefer(NewestVersion(), up_to=1.0), [*new, *old])
+    assert {6} == chosen_by(Prefer(NewestVersion(), up_to=1.0), [*new, *old, unnamed])
 
 
 def test_first_pod_of_a_rollout() -> None:
     """The first pod of a new version gets new uids up to the mean, and then no more than the others."""
     old = [Fake(i, 5.0, version="v1") for i in range(9)]
 
-    assert {9} == chosen_by(PreferNewestVersion(), [*old, Fake(9, 4.9, version="v2", incarnation=2)])
-    assert {9} < chosen_by(PreferNewestVersion(BestOfRandom(1)), [*old, Fake(9, 5.1, version="v2", incarnation=2)])
+    assert {9} == chosen_by(Prefer(NewestVersion(), up_to=1.0), [*old, Fake(9, 4.9, version="v2", incarnation=2)])
+    assert {9} < chosen_by(
+        Prefer(NewestVersion(), BestOfRandom(1), up_to=1.0), [*old, Fake(9, 5.1, version="v2", incarnation=2)]
+    )
 
 
 def test_preferences_compose() -> None:
@@ -174,9 +176,9 @@ def test_preferences_compose() -> None:
         Fake(3, 5.0, zone="b", version="v1"),
     ]
 
-    assert {2} == chosen_by(PreferNewestVersion(PreferZone("a")), candidates)
-    assert {2} == chosen_by(PreferZone("a", PreferNewestVersion()), candidates)
-    assert {1, 2} == chosen_by(PreferNewestVersion(PreferZone("c")), candidates)
+    assert {2} == chosen_by(Prefer(NewestVersion(), Prefer(InZone("a")), up_to=1.0), candidates)
+    assert {2} == chosen_by(Prefer(InZone("a"), Prefer(NewestVersion(), up_to=1.0)), candidates)
+    assert {1, 2} == chosen_by(Prefer(NewestVersion(), Prefer(InZone("c")), up_to=1.0), candidates)
 
 
 PODS = st.builds(
@@ -190,11 +192,11 @@ PODS = st.builds(
 )
 STRATEGIES = [
     BestOfRandom(),
-    PreferZone("a"),
-    PreferNewestVersion(),
-    PreferNewestVersion(PreferZone("b", up_to=3)),
+    Prefer(InZone("a")),
+    Prefer(NewestVersion(), up_to=1.0),
+    Prefer(NewestVersion(), Prefer(InZone("b"), up_to=3), up_to=1.0),
     PreferEmptier(),
-    PreferZone("a", PreferEmptier(share=1.0)),
+    Prefer(InZone("a"), PreferEmptier(share=1.0)),
 ]
 
 
@@ -236,15 +238,18 @@ def test_pure(strategy: PlacementStrategy, candidates: list[Fake], seed: int) ->
 
 
 def test_every_strategy_is_public_tried_and_documented() -> None:
-    """A strategy comes from the root, is in ``STRATEGIES`` here, and has a row in docs/semantics.md."""
+    """A strategy is public, is in ``STRATEGIES`` here, and has a row in docs/semantics.md."""
     shipped = {
         value
         for value in vars(strategies).values()
-        if attrs.has(value) and "__call__" in vars(value) and value.__module__ == strategies.__name__
+        if attrs.has(value)
+        and "__call__" in vars(value)
+        and value not in {InZone, NewestVersion}  # which are for Prefer
+        and value.__module__ == strategies.__name__
     }
     page = (Path(__file__).parents[2] / "docs" / "semantics.md").read_text(encoding="utf-8")
 
-    assert set() == shipped - {getattr(stateful_route, name) for name in stateful_route.__all__}
+    assert set() == shipped - {getattr(placement, name) for name in placement.__all__}
     assert set() == shipped - {type(strategy) for strategy in STRATEGIES}
     assert [] == [value.__name__ for value in shipped if f"| `{value.__name__}(" not in page]
 
@@ -254,16 +259,17 @@ def test_every_strategy_is_public_tried_and_documented() -> None:
     [
         (lambda: BestOfRandom(0), "choices"),
         (lambda: BestOfRandom(True), "choices"),
-        (lambda: PreferZone(""), "zone"),
-        (lambda: PreferZone("a", then=5), "then"),  # type: ignore[arg-type]  # that is the test
-        (lambda: PreferNewestVersion("x"), "then"),  # type: ignore[arg-type]  # that is the test
-        (lambda: PreferZone("a", up_to=0.9), "up_to"),
-        (lambda: PreferZone("a", up_to=math.nan), "up_to"),
+        (lambda: InZone(""), "zone"),
+        (lambda: Prefer("a"), "where"),  # type: ignore[arg-type]  # that is the test
+        (lambda: Prefer(InZone("a"), then=5), "then"),  # type: ignore[arg-type]  # that is the test
+        (lambda: Prefer(NewestVersion(), "x", up_to=1.0), "then"),  # type: ignore[arg-type]  # that is the test
+        (lambda: Prefer(InZone("a"), up_to=0.9), "up_to"),
+        (lambda: Prefer(InZone("a"), up_to=math.nan), "up_to"),
         (lambda: PreferEmptier(5), "then"),  # type: ignore[arg-type]  # that is the test
         (lambda: PreferEmptier(below=1), "below"),
         (lambda: PreferEmptier(below=math.nan), "below"),
         (lambda: PreferEmptier(share=0.5), "share"),
-        (lambda: PreferNewestVersion(up_to="2"), "up_to"),  # type: ignore[arg-type]  # that is the test
+        (lambda: Prefer(NewestVersion(), up_to="2"), "up_to"),  # type: ignore[arg-type]  # that is the test
     ],
 )
 def test_bad_strategies(make: Callable[[], object], argument: str) -> None:
@@ -276,5 +282,7 @@ def test_bad_strategies(make: Callable[[], object], argument: str) -> None:
 
 def test_values() -> None:
     """Strategies are values: equal if they are the same, and their repr shows them."""
-    assert PreferZone("a", BestOfRandom(2)) == PreferZone("a", BestOfRandom(2))
-    assert "PreferZone(zone='a', then=BestOfRandom(choices=2), up_to=1.25)" == repr(PreferZone("a", BestOfRandom(2)))
+    assert Prefer(InZone("a"), BestOfRandom(2)) == Prefer(InZone("a"), BestOfRandom(2))
+    assert "Prefer(where=InZone(zone='a'), then=BestOfRandom(choices=2), up_to=1.25)" == repr(
+        Prefer(InZone("a"), BestOfRandom(2))
+    )

@@ -12,7 +12,7 @@ balance: one pod in the zone, or the first one of a new revision, does not get a
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 
@@ -207,67 +207,60 @@ class PreferEmptier:
 
 
 @attrs.frozen
-class PreferZone:
-    """A pod in one zone, as long as one there is not much fuller than the mean of all.
+class Prefer:
+    """One of the pods that are preferred, as long as one of them is not much fuller than the mean of all.
 
     Attributes:
-        zone: the zone, as the pods publish it.
+        where: returns those of the candidates that are preferred: ``InZone("eu-1")``, ``NewestVersion()``, or a
+            function of yours. It is called for some of the choices only: what it returns is kept for a few.
         then: chooses among the pods that are preferred; among all, if none is.
-        up_to: a pod with more than so many times the mean load, for its capacity, is not preferred; ``math.inf`` for a
-            zone that is left only if no pod in it takes new uids.
+        up_to: a pod with more than so many times the mean load, for its capacity, is not preferred; ``math.inf`` for
+            pods that are left only if none of them takes new uids.
 
     Raises:
         InvalidArgumentError: naming what is of a wrong type or range.
 
     """
 
-    zone: str = attrs.field(validator=checked(check_id))
+    where: Callable[[Sequence[Any]], Sequence[Any]] = attrs.field(validator=checked(check_callable))
     then: PlacementStrategy = attrs.field(factory=BestOfRandom, validator=checked(check_callable))
     up_to: float = attrs.field(default=1.25, kw_only=True, validator=checked(_check_up_to))
 
     def __call__(self, candidates: Sequence[C], random: Random) -> C:
-        """Return one in the zone, if there is one that is not too full."""
+        """Return one that is preferred, if there is one that is not too full."""
         return self.then(narrowed(candidates, self, self._preferred), random)
 
     def _preferred(self, candidates: Sequence[C]) -> Sequence[C]:
-        wanted = [candidate for candidate in candidates if candidate.zone == self.zone]
-        return _not_too_full(wanted, candidates, self.up_to)
+        return _not_too_full(self.where(candidates), candidates, self.up_to)
 
 
 @attrs.frozen
-class PreferNewestVersion:
-    """A pod of the revision that is being rolled out, as long as one is not fuller than the mean of all.
+class InZone:
+    """The pods in one zone, as they publish it: for ``Prefer``."""
+
+    zone: str = attrs.field(validator=checked(check_id))
+
+    def __call__(self, candidates: Sequence[C]) -> Sequence[C]:
+        """Return the candidates in the zone."""
+        return [candidate for candidate in candidates if candidate.zone == self.zone]
+
+
+@attrs.frozen
+class NewestVersion:
+    """The pods of the revision that is being rolled out: for ``Prefer``, with ``up_to=1.0``.
 
     The uids that a rolling restart displaces then move once, and not again when their next pod is restarted. The
     newest revision is that of the pod that started last, since version texts have no order; so in a roll-back it is
     the one that is rolled back to.
 
-    Attributes:
-        then: chooses among the pods that are preferred; among all, if none is.
-        up_to: a pod with more than so many times the mean load, for its capacity, is not preferred. More than 1 saves
-            some moves, and costs balance: each pod that comes back empty lowers the mean. With ``math.inf`` the first
-            pod of a rollout gets all new uids.
-
-    Raises:
-        InvalidArgumentError: naming what is of a wrong type or range.
-
+    An ``up_to`` above 1 saves some moves, and costs balance: each pod that comes back empty lowers the mean. With
+    ``math.inf`` the first pod of a rollout gets all new uids.
     """
 
-    then: PlacementStrategy = attrs.field(factory=BestOfRandom, validator=checked(check_callable))
-    up_to: float = attrs.field(default=1.0, kw_only=True, validator=checked(_check_up_to))
-
-    def __call__(self, candidates: Sequence[C], random: Random) -> C:
-        """Return one of the newest revision, if there is one that is not too full."""
-        return self.then(narrowed(candidates, self, self._preferred), random)
-
-    def _preferred(self, candidates: Sequence[C]) -> Sequence[C]:
-        newest = max(candidates, key=_incarnation).version
-        wanted = [candidate for candidate in candidates if candidate.version == newest]
-        return _not_too_full(wanted, candidates, self.up_to)
-
-
-def _incarnation(candidate: Candidate) -> int:
-    return candidate.incarnation
+    def __call__(self, candidates: Sequence[C]) -> Sequence[C]:
+        """Return the candidates of that revision."""
+        newest = max(candidates, key=lambda candidate: candidate.incarnation).version
+        return [candidate for candidate in candidates if candidate.version == newest]
 
 
 def _not_too_full(wanted: Sequence[C], candidates: Sequence[C], up_to: float) -> Sequence[C]:

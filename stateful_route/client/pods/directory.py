@@ -58,8 +58,6 @@ class PodDirectory:
         self._clock = clock
         self.services: dict[tuple[str, str], ServicePods] = {}
         """Those in use, by namespace and name: to read only."""
-        self.on_invalidated: Callable[[ServicePods, str, int], None] | None = None
-        """Who is told of each uid whose link has changed, and up to which epoch."""
         self.hearing = Hearing()
         """For how long announcements were not heard."""
         self.reader = PodReader(store, config, self.services, random=random, clock=clock)
@@ -187,8 +185,6 @@ class PodDirectory:
             service = self.services.get((key.namespace, key.service_name))
             if service is not None:
                 service.links.invalidate(key.uid, event.epoch)
-                if self.on_invalidated is not None:
-                    self.on_invalidated(service, key.uid, event.epoch)
             return
         service = self.services.get((event.namespace, event.service_name))
         if service is None or not isinstance(event, PodChange):

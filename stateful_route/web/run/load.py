@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stateful_route._validation import check_capacity
 
 if TYPE_CHECKING:
-    from stateful_route.server.load.sources import PodFacts
+    from stateful_route.load import PodFacts
     from stateful_route.web.run.child import Child
     from stateful_route.web.upstream.app import Upstream
 

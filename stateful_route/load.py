@@ -1,4 +1,14 @@
-"""Load sources that sample in the background: how late the event loop is, and how much CPU the pod uses."""
+"""How loaded a pod is: the sources of the number that its heartbeats publish.
+
+One scale for all sources, so that they can be weighed with each other: **1000 is a full pod of capacity 1**, and a full
+pod of capacity c publishes 1000 c, because clients divide by the capacity. So there are two kinds of sources:
+
+- one that counts an amount (links) says how much of it fills a pod of capacity 1;
+- one that measures a share (CPU) says ``facts.load_at(share)``, which multiplies by the capacity: otherwise a
+  pod of capacity 2 that is as busy as its neighbours would look half as busy.
+
+Nothing is cut off at full: of two pods that are too full, the fuller one publishes more.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +18,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
+
+import attrs
 
 from stateful_route._background.periodic import PeriodicTask
 from stateful_route._log import log
@@ -19,75 +31,57 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from stateful_route.server.load.sources import PodFacts
+__all__ = ["CpuUsage", "LiveLinks", "LoadSource", "PodFacts"]
 
-_MEMORY = 5.0  # long enough that one burst sends nobody away, short beside the life of a link
+FULL_LOAD = 1000
+_MEMORY = 5.0  # seconds: long enough that one burst sends nobody away, short beside the life of a link
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of cgroup v2: "quota period" or "max period", in microseconds
 
 
-class _RecentMean:
-    """A mean over the last seconds, in which a sample counts for the time that it covers."""
+@attrs.frozen(kw_only=True)
+class PodFacts:
+    """What a load source is told of its pod.
 
-    def __init__(self) -> None:
-        self.value = 0.0
+    Attributes:
+        links: how many uids the pod owns now.
+        capacity: its size in relation to the other pods, above 0.
+        load_state: what ``set_load_state`` was given last; ``None`` if it was not called.
 
-    def observe(self, value: float, seconds: float) -> None:
-        """Take in a value that held for the last ``seconds``."""
-        self.value += (1 - math.exp(-seconds / _MEMORY)) * (value - self.value)
-
-
-class EventLoopLag:
-    """How late the event loop runs what is due: a mean over the last 5 seconds.
-
-    A timer fires each ``period``, and its lateness is what a request would have waited before anything was done for
-    it. An idle loop shows up to a millisecond.
     """
 
-    def __init__(self, full: float = 0.1, *, period: float = 0.05, clock: Callable[[], float] = time.monotonic) -> None:
-        """Let a lag of ``full`` seconds be a full pod; sample each ``period`` seconds."""
-        check_duration("full", full)
-        check_duration("period", period)
+    links: int = 0
+    capacity: float = 1.0
+    load_state: int | None = None
+
+    def load_at(self, share: float) -> float:
+        """Return the load of this pod when it is busy to that share: 0 is idle, 1 is full."""
+        return FULL_LOAD * self.capacity * share
+
+
+class LoadSource(Protocol):
+    """Says how loaded the pod is: a function of ``PodFacts``, or an object that is called like one.
+
+    It is called for each heartbeat and whenever else the load is asked for, in the event loop: it has to answer from
+    memory, within microseconds. What needs time is sampled in the background: a source that is an asynchronous context
+    manager as well is entered before the pod registers, and left after its goodbye.
+    """
+
+    def __call__(self, facts: PodFacts, /) -> float:
+        """Return the load: a finite int or float from 0, 1000 for each unit of capacity when full; less is better."""
+        ...
+
+
+class LiveLinks:
+    """The number of uids that the pod owns; what is published if nothing else is chosen."""
+
+    def __init__(self, full: float = FULL_LOAD) -> None:
+        """Let ``full`` links fill a pod of capacity 1; by default the load is the number of links as it is."""
+        check_capacity("full", full)
         self._full = full
-        self._period = period
-        self._clock = clock
-        self._mean = _RecentMean()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __repr__(self) -> str:
-        return f"<EventLoopLag: {self.milliseconds:.1f} ms>"
-
-    @property
-    def milliseconds(self) -> float:
-        """The mean lag in milliseconds."""
-        return 1000 * self._mean.value
-
-    async def __aenter__(self) -> Self:
-        """Begin to sample, in the running event loop."""
-        if self._timer is not None:
-            raise LifecycleError(f"{self!r} is sampling already: make one for each driver")
-        self._wait()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def __call__(self, facts: PodFacts) -> float:
-        """Return the load of the mean lag."""
-        return facts.load_at(self._mean.value / self._full)
-
-    def _wait(self) -> None:
-        # A timer and not a task: a task would be one more turn of the loop late.
-        self._timer = asyncio.get_running_loop().call_later(self._period, self._tick, self._clock() + self._period)
-
-    def _tick(self, due: float) -> None:
-        late = max(0.0, self._clock() - due)
-        self._mean.observe(late, self._period + late)
-        self._wait()
+        """Return the load of the links."""
+        return FULL_LOAD * facts.links / self._full
 
 
 class CpuUsage:
@@ -120,7 +114,7 @@ class CpuUsage:
         self._cores = cores
         self._clock = clock
         self._read = _cpu_seconds_of_process() if read is None else read
-        self._mean = _RecentMean()
+        self._share = 0.0
         self._used_at: tuple[float, float] | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._failing = False
@@ -138,7 +132,7 @@ class CpuUsage:
     @property
     def percent(self) -> float:
         """The mean usage: 100 is all of ``cores``."""
-        return 100 * self._mean.value
+        return 100 * self._share
 
     async def __aenter__(self) -> Self:
         """Begin to sample, in the running event loop."""
@@ -161,7 +155,7 @@ class CpuUsage:
 
     def __call__(self, facts: PodFacts) -> float:
         """Return the load of the mean usage."""
-        return facts.load_at(self._mean.value)
+        return facts.load_at(self._share)
 
     async def _sample(self) -> None:
         """Take a sample; while none can be taken the last mean stands, and the log says so once."""
@@ -187,7 +181,8 @@ class CpuUsage:
             return
         seconds = at - before[1]
         # Used time falls back when a child process is gone and nobody has asked for its end.
-        self._mean.observe(max(0.0, used - before[0]) / seconds / self._cores, seconds)
+        share = max(0.0, used - before[0]) / seconds / self._cores
+        self._share += (1 - math.exp(-seconds / _MEMORY)) * (share - self._share)
 
 
 def cpu_limit(path: Path = _CPU_LIMIT) -> float:

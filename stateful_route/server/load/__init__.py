@@ -1,1 +1,0 @@
-"""How loaded a pod is."""
