@@ -92,9 +92,7 @@ class Placer:
         """In which questions of many callers are asked: that of the start, for they are none of a single caller."""
         self._asking: set[asyncio.Task[Outcomes]] = set()
         self.gather_from = GATHER_FROM
-        self.placed = 0
-        self.taken_over = 0
-        self.unreadable = 0
+        self._counts = directory.counts
 
     def place(self, service: ServicePods, uid: str) -> Awaitable[Placed | None] | None:
         """Place a uid with one question; return ``None``, or what gives ``None``, if that is not enough.
@@ -297,14 +295,14 @@ class Placer:
                 continue
             pod = service.pod(link.pod_index)
             if answer.outcome in _NEW_OWNER:
-                self.unreadable += answer.outcome is Outcome.OVERWRITTEN
-                self.taken_over += answer.outcome is Outcome.REPLACED
+                self._counts.unreadable += answer.outcome is Outcome.OVERWRITTEN
+                self._counts.taken_over += answer.outcome is Outcome.REPLACED
                 new[pod] = new.get(pod, 0) + 1
             placed = (uid, pod, link)
             found.append(placed)
             outcomes.append(placed)
         for pod, count in new.items():
-            self.placed += count
+            self._counts.placed += count
             service.placed(pod, asked_at, count)
         service.links.put_all(found, asked_at)
         if service.store_away and len(found) == len(outcomes):

@@ -78,29 +78,12 @@ class Resolver:
         self._finding: SingleFlight[tuple[ServicePods, str, tuple[LinkKind, ...]], Link | None] = SingleFlight(
             deadline, "get_link", writes=False
         )
-        self.misses = 0
-        self.served_away = 0
-        """How many calls got a cached link as the store did not answer."""
-        self._unreadable = 0
+        self.counts = directory.counts
 
     @property
     def joined(self) -> int:
         """How many calls got the answer of another one for the same uid."""
         return self._placing.joined + self._finding.joined
-
-    @property
-    def placed(self) -> int:
-        """How many uids were placed on a pod."""
-        return self.placer.placed
-
-    @property
-    def unreadable(self) -> int:
-        """How many links could not be read."""
-        return self._unreadable + self.placer.unreadable
-
-    def met_unreadable(self) -> None:
-        """Count a link that could not be read."""
-        self._unreadable += 1
 
     async def place(self, service: ServicePods, uid: str) -> Link:
         """Return the link of a uid, made for a pod of the strategy's choice if there is none.
@@ -111,7 +94,7 @@ class Resolver:
             StoreError: if the store did not answer; ``suspect_link`` may know the link.
 
         """
-        self.misses += 1
+        self.counts.misses += 1
         service.reads.used = True
         flight, placing = service.links.prefix + uid, self._placing
         if not placing.begin(flight):
@@ -133,7 +116,7 @@ class Resolver:
 
     async def place_on(self, service: ServicePods, uid: str, pod_index: int) -> Link:
         """Return the link of a uid, made for that pod if there is none."""
-        self.misses += 1
+        self.counts.misses += 1
         service.reads.used = True
         pod = service.pod(pod_index)
         began = asyncio.get_running_loop().time()
@@ -195,7 +178,7 @@ class Resolver:
 
     async def get(self, service: ServicePods, uid: str) -> Link | None:
         """Return the link of a uid, if there is one, leaving the cache alone."""
-        self.misses += 1
+        self.counts.misses += 1
         service.reads.used = True
         try:
             return await self._finding.run((service, uid, _NONE), self._ask, service, uid, _NONE)
@@ -209,7 +192,7 @@ class Resolver:
         link = service.links.link(uid)
         if link is None:
             raise  # noqa: PLE0704 - the error that is handled by the caller
-        self.served_away += 1
+        self.counts.away += 1
         return link
 
     # Shared with the resolver of batches -----------------------------------------------------------------------------
@@ -292,7 +275,7 @@ class Resolver:
 
     async def _look_up(self, service: ServicePods, uid: str, kept: tuple[LinkKind, ...]) -> Link | None:
         """Return the link of a uid, and keep it in the cache if it is of one of those kinds."""
-        self.misses += 1
+        self.counts.misses += 1
         service.reads.used = True
         try:
             return await self._finding.run((service, uid, kept), self._ask, service, uid, kept)
@@ -311,7 +294,7 @@ class Resolver:
         try:
             link = await self._store.get_link(LinkKey(service.namespace, uid, service.service_name))
         except StoreProtocolError:
-            self.met_unreadable()
+            self.counts.unreadable += 1
             raise
         if service.store_away:
             self._directory.store_answered(service)

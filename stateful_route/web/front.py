@@ -38,11 +38,11 @@ from stateful_route.web.uvicorn.running import RUNNING
 
 if TYPE_CHECKING:
     from stateful_route.client.driver import ClientDriver
+    from stateful_route.statistics import WebStatistics
     from stateful_route.web.forward.edge import Edge
     from stateful_route.web.peer.carry import Message, Receive, Send
     from stateful_route.web.request.framing import Refused
     from stateful_route.web.serve.app_run import App
-    from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import UidSources
     from stateful_route.web.uvicorn.running import Way
 

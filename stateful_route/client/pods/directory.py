@@ -73,6 +73,7 @@ class PodDirectory:
         self._store = store
         self._config = config
         self._cache = cache
+        self.counts = cache.counts
         self._random = random
         self._clock = clock
         self.services: dict[tuple[str, str], ServicePods] = {}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.client.service_view import ServiceView
-    from stateful_route.web.statistics import WebTally
+    from stateful_route.web.tally import WebTally
 
 T = TypeVar("T")
 
