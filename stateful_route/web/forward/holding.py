@@ -6,6 +6,7 @@ import asyncio
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
+from stateful_route._background.backoff import Backoff
 from stateful_route.errors import LifecycleError
 from stateful_route.web.request.not_served import NotServed
 
@@ -47,16 +48,16 @@ class Holding:
             return failed
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
-        pause, departed = 0.0, self._departed
+        backoff, pause, departed = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, self._random), 0.0, self._departed
         pause_for = pause_for or self.pause
         came: T | NotServed = failed
         began = self._tally.now()
         self._tally.hold()
         try:
             while isinstance(came, NotServed) and came.holds and loop.time() < until:
-                if await pause_for(departed, pause * self._random.uniform(0.5, 1.0)):
-                    pause = 0.0
-                pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
+                if await pause_for(departed, pause):
+                    backoff.reset()
+                pause = backoff.next()
                 departed = self._departed
                 came = await attempt()
         finally:
