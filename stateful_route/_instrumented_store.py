@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from stateful_route.errors import StoreError
+from stateful_route.history import REASONS
 from stateful_route.instrumentation import (
-    REASONS,
     HearingLost,
     HearingRegained,
     HeartbeatSent,

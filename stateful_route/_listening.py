@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.backoff import Backoff
@@ -76,7 +75,7 @@ class ListeningTask(abc.ABC):
                 self._backoff.exhaust()
             else:
                 continue
-            await asyncio.sleep(self._backoff.next())
+            await self._backoff.wait()
 
 
 class _Attached(ListeningTask):

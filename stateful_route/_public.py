@@ -4,7 +4,6 @@ from stateful_route._version import __version__
 from stateful_route.client.driver import ClientDriver
 from stateful_route.client.pods.suspicion import Departures
 from stateful_route.client.service_view import ServiceView
-from stateful_route.client.statistics import ClientStatistics
 from stateful_route.client.targets import Absent, Target, There, Wait
 from stateful_route.config import BaseConfig
 from stateful_route.errors import (
@@ -45,14 +44,14 @@ from stateful_route.models import (
     ServerInfo,
     StateObj,
 )
-from stateful_route.route import StatefulRoute, StoreStatistics
+from stateful_route.route import StatefulRoute
 from stateful_route.server.departure.hand_over import HandOff
 from stateful_route.server.departure.rebalance import Movable
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.owning.ownership import Ownership
 from stateful_route.server.parcels import Adopt, Parcel, StateCarrier, StateReceiver, Verdict
 from stateful_route.server.signals import drain_on_signal
-from stateful_route.server.tally import PodIdentity, ServerStatistics
+from stateful_route.statistics import ClientStatistics, PodIdentity, ServerStatistics, StoreStatistics
 from stateful_route.store.protocol import Store
 
 __all__ = [

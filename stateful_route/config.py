@@ -60,7 +60,7 @@ _GONE = {
     "pod_retention": "Redis remembers a pod that is gone for a day, or for two leases if they are longer",
     "rebalance_share": "a pod lets a twentieth of its links go in each rebalance_period",
     "rebalance_tolerance": "rebalancing stops within a tenth of the mean load, and starts above a fifth",
-    "settle": "a new link counts for a second beside a published load; a load_source that lags by more smooths its load",
+    "settle": "a new link counts for a second beside a published load; a source that lags by more smooths it",
 }
 # Longer than this nobody waits gladly for a cache miss, however long the lease is.
 _LONGEST_DEFAULT_CALL = 1.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from stateful_route.instrumentation import REASONS, Why
+from stateful_route.instrumentation import Why
 from stateful_route.models import Outcome
 
 if TYPE_CHECKING:
@@ -46,6 +46,31 @@ class LinkEvent:
     draining: bool = False
     by_operator: bool = False
 
+
+_OF_PLACING = {
+    Outcome.CREATED: Why.PLACED,
+    Outcome.REPLACED: Why.TAKEN_OVER,
+    Outcome.OVERWRITTEN: Why.OVERWRITTEN,
+}
+_OF_CLAIMING = {
+    Outcome.CREATED: Why.CLAIMED,
+    Outcome.CONFIRMED: Why.CLAIMED,
+    Outcome.INHERITED: Why.INHERITED,
+    Outcome.REPLACED: Why.STOLEN,
+    Outcome.OVERWRITTEN: Why.OVERWRITTEN,
+}
+_OF_ASSIGNING = dict.fromkeys((Outcome.CREATED, Outcome.CONFIRMED, Outcome.REPLACED, Outcome.OVERWRITTEN), Why.ASSIGNED)
+_OF_RELEASING = dict.fromkeys((Outcome.RELEASED, Outcome.GRACE), Why.RELEASED)
+_OF_MOVING = {Outcome.REPLACED: Why.MOVED}
+REASONS = {
+    "place": _OF_PLACING,
+    "place_links": _OF_PLACING,
+    "claim": _OF_CLAIMING,
+    "assign": _OF_ASSIGNING,
+    "release": _OF_RELEASING,
+    "move": _OF_MOVING,
+}
+"""Why a link changed, by the operation and its outcome; the others change nothing."""
 
 _RECORDED = REASONS | {
     operation: REASONS[operation] | {Outcome.REVIVED: Why.PLACED} for operation in ("place", "place_links")

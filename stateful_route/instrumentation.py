@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import enum
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from stateful_route._log import PACKAGE, Log, log
 from stateful_route._validation import MAX_POD_INDEX, check_hook, check_int
 from stateful_route.errors import InvalidArgumentError
-from stateful_route.models import HeartbeatOutcome, Outcome, PreviousOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-E = TypeVar("E")
+    from stateful_route.models import HeartbeatOutcome, PreviousOwner
 
 
 class Why(enum.StrEnum):
@@ -267,6 +266,44 @@ class Instrumentation:
         """Hear that a request was held, and no longer is."""
 
 
+_TEXTS: dict[str, Callable[[Any], str]] = {
+    "link_changed": lambda event: (
+        "%(uid)r of %(service_name)r was %(why)s: "
+        + ("no pod has it" if event.pod_index is None else "pod %(pod_index)d has it, at epoch %(epoch)s")
+        + ("" if event.previous is None else "; before it was pod %(previous_pod_index)d")
+    ),
+    "store_called": lambda event: f"%(operation)s of %(service_name)r {_took(event)}",
+    "heartbeat_sent": lambda event: f"a heartbeat of pod %(pod_index)s of %(service_name)r {_took(event)}",
+    "pod_died": lambda event: (
+        "pod %(pod_index)d of %(service_name)r has died: "
+        + ("its process is gone" if event.proven else "its lease has passed")
+    ),
+    "hearing_lost": lambda _: "invalidations of %(service_name)r are lost: %(error)s",
+    "hearing_regained": lambda _: "invalidations of %(service_name)r were lost for %(seconds).3f s",
+    "handed_off": lambda event: f"the hand-off of %(uid)r of %(service_name)r {_took(event)}",
+    "drained": lambda _: (
+        "pod %(pod_index)s of %(service_name)r has drained in %(seconds).3f s: %(handed_over)d uids handed over, "
+        "%(states_lost)d of them without their state, %(left)d left"
+    ),
+    "request_forwarded": lambda event: (
+        f"a request of %(uid)r was {_served(event)} by pod %(pod_index)d of %(service_name)r, in %(seconds).3f s"
+    ),
+    "request_held": lambda event: (
+        f"a request to %(service_name)r was held for %(seconds).3f s (%(why)s), and {_served(event)}"
+    ),
+}
+"""What is logged of each event, by its method."""
+_BUSY = {"store_called", "heartbeat_sent", "request_forwarded"}  # they come all the time
+
+
+def _served(event: Any) -> str:
+    return "served" if event.served else "not served"
+
+
+def _took(event: Any) -> str:
+    return "took %(seconds).3f s" if event.error is None else "failed after %(seconds).3f s: %(error)s"
+
+
 class LogEvents(Instrumentation):
     """Logs each event, under the name of its method and with its values: an audit trail of takeovers and moves.
 
@@ -296,67 +333,18 @@ class LogEvents(Instrumentation):
         self._busy_level = busy_level
         self._log = Log(logging.getLogger(PACKAGE) if logger is None else logger)
 
-    def link_changed(self, event: LinkChanged) -> None:
-        """Log that this process has changed a link."""
-        has_it = "no pod has it" if event.pod_index is None else "pod %(pod_index)d has it, at epoch %(epoch)s"
-        before = "" if event.previous is None else "; before it was pod %(previous_pod_index)d"
-        text = f"%(uid)r of %(service_name)r was %(why)s: {has_it}{before}"
-        self._log.log(self._level, "link_changed", text, **_fields(event))
 
-    def store_called(self, event: StoreCalled) -> None:
-        """Log that a call to the store has ended."""
-        text = f"%(operation)s of %(service_name)r {_took(event.error)}"
-        self._log.log(self._busy_level, "store_called", text, **_fields(event))
+def _logging(name: str, text: Callable[[Any], str]) -> Callable[[LogEvents, Any], None]:
+    def log_event(self: LogEvents, event: Any) -> None:
+        level = self._busy_level if name in _BUSY else self._level
+        self._log.log(level, name, text(event), **_fields(event))
 
-    def heartbeat_sent(self, event: HeartbeatSent) -> None:
-        """Log that a heartbeat was answered, or has failed."""
-        text = f"a heartbeat of pod %(pod_index)s of %(service_name)r {_took(event.error)}"
-        self._log.log(self._busy_level, "heartbeat_sent", text, **_fields(event))
-
-    def pod_died(self, event: PodDied) -> None:
-        """Log that a life of a pod has ended."""
-        how = "its process is gone" if event.proven else "its lease has passed"
-        text = f"pod %(pod_index)d of %(service_name)r has died: {how}"
-        self._log.log(self._level, "pod_died", text, **_fields(event))
-
-    def hearing_lost(self, event: HearingLost) -> None:
-        """Log that invalidations are not heard any more."""
-        text = "invalidations of %(service_name)r are lost: %(error)s"
-        self._log.log(self._level, "hearing_lost", text, **_fields(event))
-
-    def hearing_regained(self, event: HearingRegained) -> None:
-        """Log that they are heard again."""
-        text = "invalidations of %(service_name)r were lost for %(seconds).3f s"
-        self._log.log(self._level, "hearing_regained", text, **_fields(event))
-
-    def handed_off(self, event: HandedOff) -> None:
-        """Log that ``hand_off`` has ended for a uid."""
-        text = f"the hand-off of %(uid)r of %(service_name)r {_took(event.error)}"
-        self._log.log(self._level, "handed_off", text, **_fields(event))
-
-    def drained(self, event: Drained) -> None:
-        """Log that a drain has ended."""
-        text = (
-            "pod %(pod_index)s of %(service_name)r has drained in %(seconds).3f s: %(handed_over)d uids handed over, "
-            "%(states_lost)d of them without their state, %(left)d left"
-        )
-        self._log.log(self._level, "drained", text, **_fields(event))
-
-    def request_forwarded(self, event: RequestForwarded) -> None:
-        """Log that a request was carried to another pod."""
-        was = "was served" if event.served else "was not served"
-        text = f"a request of %(uid)r {was} by pod %(pod_index)d of %(service_name)r, in %(seconds).3f s"
-        self._log.log(self._busy_level, "request_forwarded", text, **_fields(event))
-
-    def request_held(self, event: RequestHeld) -> None:
-        """Log that a request was held, and no longer is."""
-        then = "served" if event.served else "not served"
-        text = f"a request to %(service_name)r was held for %(seconds).3f s (%(why)s), and {then}"
-        self._log.log(self._level, "request_held", text, **_fields(event))
+    log_event.__code__ = log_event.__code__.replace(co_name=name)  # ``funcName`` of what is logged
+    return log_event
 
 
-def _took(error: BaseException | None) -> str:
-    return "took %(seconds).3f s" if error is None else "failed after %(seconds).3f s: %(error)s"
+for _name, _text in _TEXTS.items():
+    setattr(LogEvents, _name, _logging(_name, _text))
 
 
 def _fields(event: attrs.AttrsInstance) -> dict[str, Any]:
@@ -377,12 +365,7 @@ class Teller(Instrumentation):
     """Calls a hook, and lets no fault of it get at who tells. An object may have some of the methods only."""
 
     def __init__(self, hook: object) -> None:
-        """Tell ``hook``.
-
-        Raises:
-            InvalidArgumentError: if it has none of the methods of ``Instrumentation``.
-
-        """
+        """Tell ``hook``; ``InvalidArgumentError`` if it has none of the methods."""
         check_hook("instrumentation", hook, _METHODS)
         self._faults: set[str] = set()
         for name in _METHODS:
@@ -414,29 +397,3 @@ def teller_of(hook: object) -> Teller | None:
 
     """
     return hook if hook is None or isinstance(hook, Teller) else Teller(hook)
-
-
-_OF_PLACING = {
-    Outcome.CREATED: Why.PLACED,
-    Outcome.REPLACED: Why.TAKEN_OVER,
-    Outcome.OVERWRITTEN: Why.OVERWRITTEN,
-}
-_OF_CLAIMING = {
-    Outcome.CREATED: Why.CLAIMED,
-    Outcome.CONFIRMED: Why.CLAIMED,
-    Outcome.INHERITED: Why.INHERITED,
-    Outcome.REPLACED: Why.STOLEN,
-    Outcome.OVERWRITTEN: Why.OVERWRITTEN,
-}
-_OF_ASSIGNING = dict.fromkeys((Outcome.CREATED, Outcome.CONFIRMED, Outcome.REPLACED, Outcome.OVERWRITTEN), Why.ASSIGNED)
-_OF_RELEASING = dict.fromkeys((Outcome.RELEASED, Outcome.GRACE), Why.RELEASED)
-_OF_MOVING = {Outcome.REPLACED: Why.MOVED}
-REASONS = {
-    "place": _OF_PLACING,
-    "place_links": _OF_PLACING,
-    "claim": _OF_CLAIMING,
-    "assign": _OF_ASSIGNING,
-    "release": _OF_RELEASING,
-    "move": _OF_MOVING,
-}
-"""Why a link changed, by the operation and its outcome; the others change nothing."""

@@ -7,8 +7,6 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Self, TypeVar
 
-import attrs
-
 from stateful_route._background.tasks import outlast
 from stateful_route._instrumented_store import instrumented
 from stateful_route._lifecycle import Driver
@@ -21,6 +19,7 @@ from stateful_route.lives import check_life
 from stateful_route.ops.operator import Operator
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.parcels import MAX_STATE
+from stateful_route.statistics import StoreStatistics
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.base import check_client, connections_of
 from stateful_route.store.transport.topology import Limits, check_url, open_url
@@ -41,21 +40,6 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.base import RedisClient
 
 D = TypeVar("D", bound=Driver)
-
-
-@attrs.frozen
-class StoreStatistics:
-    """How the connections to the store are.
-
-    Attributes:
-        in_flight: calls that wait for an answer now; 0 over a client of redis-py that was lent.
-        evicts: whether the server may delete links by itself when its memory is full, as its ``maxmemory-policy`` was
-            when the route was opened; ``None`` if it did not say.
-
-    """
-
-    in_flight: int
-    evicts: bool | None = None
 
 
 class StatefulRoute:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import math
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from random import Random
+
+class Chance(Protocol):
+    """A ``Random``, or the module ``random``."""
+
+    def random(self) -> float:
+        """Return a number from 0.0 to below 1.0."""
+        ...
 
 
 class Backoff:
-    """Seconds to pause before the next attempt: doubled with each that fails, and up to half of them random.
+    """Seconds to pause before the next attempt: doubled with each that fails.
 
-    So many processes whose store comes back do not all ask it at the same time.
+    With ``random`` up to half of a pause is chance, so that many processes whose store comes back do not all ask it at
+    the same time. ``while not await attempt(): await backoff.wait()`` is all of a loop.
     """
 
-    def __init__(self, first: float, longest: float, random: Random) -> None:
+    def __init__(self, first: float, longest: float, random: Chance | None = None) -> None:
         """Begin with ``first`` seconds, and rise to ``longest``."""
         self._first = self._pause = first
         self._longest = longest
@@ -27,7 +35,11 @@ class Backoff:
     def next(self) -> float:
         """Return the pause after an attempt that failed."""
         pause, self._pause = self._pause, min(2 * self._pause, self._longest)
-        return pause * (1 - self._random.random() / 2)
+        return pause if self._random is None else pause * (1 - self._random.random() / 2)
+
+    async def wait(self, at_most: float = math.inf) -> None:
+        """Pause after an attempt that failed, for so many seconds ``at_most``."""
+        await asyncio.sleep(min(self.next(), at_most))
 
     def exhaust(self) -> None:
         """Go on with the longest pause: the attempt failed by a fault that does not pass soon."""

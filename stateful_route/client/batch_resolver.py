@@ -48,7 +48,7 @@ class BatchResolver:
 
         A uid for which the store did not answer has an error instead.
         """
-        self._resolver.misses += len(uids)
+        self._resolver.counts.misses += len(uids)
         if service.listener.was_tried:
             return await self._find_now(service, uids)
         try:
@@ -73,7 +73,7 @@ class BatchResolver:
         placed: Answers = {}
         doubtful = service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids)
         if service.placements.has_room(len(uids)) and not doubtful:
-            self._resolver.misses += len(uids)
+            self._resolver.counts.misses += len(uids)
             placed = await self._place_all(service, uids)
         else:
             try:
@@ -105,7 +105,7 @@ class BatchResolver:
             answers = [error] * len(uids)
         for uid, answer in zip(uids, answers, strict=True):
             if isinstance(answer, StoreProtocolError):
-                self._resolver.met_unreadable()
+                self._resolver.counts.unreadable += 1
             elif answer is not None:
                 found[uid] = answer
                 if isinstance(answer, Link) and answer.kind in CACHED_KINDS:
@@ -134,7 +134,7 @@ class BatchResolver:
             if uids and not service.placements.has_room(len(uids)):
                 raise nowhere(service)
         else:
-            self._resolver.misses += len(uids)
+            self._resolver.counts.misses += len(uids)
         return placed | await self._place_all(service, uids) if uids else placed
 
     async def _found_alive(self, service: ServicePods, uids: Sequence[str]) -> Answers:
@@ -158,7 +158,7 @@ class BatchResolver:
         while True:
             ready, missing = self._recovery.ready_and_missing(service, uids)
             if ready:
-                self._resolver.misses += len(ready)
+                self._resolver.counts.misses += len(ready)
                 placed |= await self._place_all(service, ready)
             uids = [uid for uid in uids if uid not in placed]
             last = asked and self._recovery.time_is_up(until)

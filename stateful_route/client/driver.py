@@ -17,10 +17,10 @@ from stateful_route.client.placement.strategies import PreferEmptier
 from stateful_route.client.pods.directory import PodDirectory
 from stateful_route.client.resolver import AWAY, Resolver
 from stateful_route.client.service_view import ServiceView
-from stateful_route.client.statistics import ClientStatistics
 from stateful_route.client.targets import Targets, there_of
 from stateful_route.config import BaseConfig
 from stateful_route.models import LinkKey
+from stateful_route.statistics import ClientCounts, ClientStatistics, counted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -92,6 +92,7 @@ class ClientDriver(Driver):
             deadline=config.call_deadline_seconds,
             random=random,
             clock=clock,
+            counts=self._cache.counts,
         )
         self._batch_resolver = BatchResolver(
             store,
@@ -433,18 +434,13 @@ class ClientDriver(Driver):
         hearing = self._directory.hearing
         return ClientStatistics(
             hits=self._hits,
-            misses=self._resolver.misses,
             joined=self._resolver.joined,
-            placed=self._resolver.placed,
-            unreadable=self._resolver.unreadable,
             cached=len(self._cache),
-            taken_over=self._resolver.placer.taken_over,
-            invalidated=self._cache.invalidated,
-            away=self._resolver.served_away,
             deaf=hearing.deaf,
             deaf_times=hearing.times,
             deaf_seconds=hearing.seconds_until(self._clock()),
             pods_alive=self._directory.alive,
+            **counted(ClientCounts, self._cache.counts),
         )
 
     # Inside -----------------------------------------------------------------------------------------------------
@@ -456,7 +452,7 @@ class ClientDriver(Driver):
         if pod is None:
             raise  # noqa: PLE0704 - the error that the caller handles
         self._hits += 1
-        self._resolver.served_away += 1
+        self._cache.counts.away += 1
         return pod.pod_index
 
     async def _batch(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.recovery import Recovery
     from stateful_route.models import Link, LinkChange, PodLife
+    from stateful_route.statistics import ClientCounts
     from stateful_route.store.protocol import Store
 
 Placed: TypeAlias = "tuple[str, Pod, Link]"
@@ -71,6 +72,7 @@ class Placer:
         deadline: float,
         random: Random,
         clock: Callable[[], float],
+        counts: ClientCounts,
     ) -> None:
         """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among the candidates.
 
@@ -89,9 +91,7 @@ class Placer:
         """In which questions of many callers are asked: that of the start, for they are none of a single caller."""
         self._asking: set[asyncio.Task[Outcomes]] = set()
         self.gather_from = GATHER_FROM
-        self.placed = 0
-        self.taken_over = 0
-        self.unreadable = 0
+        self._counts = counts
 
     def place(self, service: ServicePods, uid: str) -> Awaitable[Placed | None] | None:
         """Place a uid with one question; return ``None``, or what gives ``None``, if that is not enough.
@@ -294,14 +294,14 @@ class Placer:
                 continue
             pod = service.pod(link.pod_index)
             if answer.outcome in _NEW_OWNER:
-                self.unreadable += answer.outcome is Outcome.OVERWRITTEN
-                self.taken_over += answer.outcome is Outcome.REPLACED
+                self._counts.unreadable += answer.outcome is Outcome.OVERWRITTEN
+                self._counts.taken_over += answer.outcome is Outcome.REPLACED
                 new[pod] = new.get(pod, 0) + 1
             placed = (uid, pod, link)
             found.append(placed)
             outcomes.append(placed)
         for pod, count in new.items():
-            self.placed += count
+            self._counts.placed += count
             service.placements.placed(pod, asked_at, count)
         service.links.put_all(found, asked_at)
         if service.store_away and len(found) == len(outcomes):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.models import Link
+    from stateful_route.statistics import ClientCounts
     from stateful_route.store.protocol import Store
 
 AWAY = (StoreUnavailableError, StoreTimeoutError)
@@ -53,6 +54,7 @@ class Resolver:
         deadline: float,
         random: Random,
         clock: Callable[[], float],
+        counts: ClientCounts,
     ) -> None:
         """Make links of ``link_ttl`` seconds, on pods that ``strategy`` chooses among those that ``reader`` reads.
 
@@ -72,34 +74,18 @@ class Resolver:
             deadline=deadline,
             random=random,
             clock=clock,
+            counts=counts,
         )
         self._placing: SingleFlight[str, Link] = SingleFlight(deadline, "place")
         self._finding: SingleFlight[tuple[ServicePods, str, tuple[LinkKind, ...]], Link | None] = SingleFlight(
             deadline, "get_link", writes=False
         )
-        self.misses = 0
-        self.served_away = 0
-        """How many calls got a cached link as the store did not answer."""
-        self._unreadable = 0
+        self.counts = counts
 
     @property
     def joined(self) -> int:
         """How many calls got the answer of another one for the same uid."""
         return self._placing.joined + self._finding.joined
-
-    @property
-    def placed(self) -> int:
-        """How many uids were placed on a pod."""
-        return self.placer.placed
-
-    @property
-    def unreadable(self) -> int:
-        """How many links could not be read."""
-        return self._unreadable + self.placer.unreadable
-
-    def met_unreadable(self) -> None:
-        """Count a link that could not be read."""
-        self._unreadable += 1
 
     async def place(self, service: ServicePods, uid: str) -> Link:
         """Return the link of a uid, made for a pod of the strategy's choice if there is none.
@@ -110,7 +96,7 @@ class Resolver:
             StoreError: if the store did not answer; ``suspect_link`` may know the link.
 
         """
-        self.misses += 1
+        self.counts.misses += 1
         service.reads.used = True
         flight, placing = service.links.prefix + uid, self._placing
         if not placing.begin(flight):
@@ -132,7 +118,7 @@ class Resolver:
 
     async def place_on(self, service: ServicePods, uid: str, pod_index: int) -> Link:
         """Return the link of a uid, made for that pod if there is none."""
-        self.misses += 1
+        self.counts.misses += 1
         service.reads.used = True
         pod = service.pod(pod_index)
         began = asyncio.get_running_loop().time()
@@ -194,7 +180,7 @@ class Resolver:
 
     async def get(self, service: ServicePods, uid: str) -> Link | None:
         """Return the link of a uid, if there is one, leaving the cache alone."""
-        self.misses += 1
+        self.counts.misses += 1
         service.reads.used = True
         try:
             return await self._finding.run((service, uid, _NONE), self._ask, service, uid, _NONE)
@@ -208,7 +194,7 @@ class Resolver:
         link = service.links.link(uid)
         if link is None:
             raise  # noqa: PLE0704 - the error that is handled by the caller
-        self.served_away += 1
+        self.counts.away += 1
         return link
 
     # Shared with the resolver of batches -----------------------------------------------------------------------------
@@ -291,7 +277,7 @@ class Resolver:
 
     async def _look_up(self, service: ServicePods, uid: str, kept: tuple[LinkKind, ...]) -> Link | None:
         """Return the link of a uid, and keep it in the cache if it is of one of those kinds."""
-        self.misses += 1
+        self.counts.misses += 1
         service.reads.used = True
         try:
             return await self._finding.run((service, uid, kept), self._ask, service, uid, kept)
@@ -310,7 +296,7 @@ class Resolver:
         try:
             link = await self._store.get_link(LinkKey(service.namespace, uid, service.service_name))
         except StoreProtocolError:
-            self.met_unreadable()
+            self.counts.unreadable += 1
             raise
         if service.store_away:
             service.listener.store_answered()

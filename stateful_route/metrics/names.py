@@ -1,4 +1,4 @@
-"""Which metrics there are: their names, units and meaning, and where in the statistics each is found."""
+"""Which metrics there are, derived from the statistics, and their values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import attrs
 
 from stateful_route._validation import check_hook
+from stateful_route.statistics import KINDS, metrics_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -57,101 +58,16 @@ Reading: TypeAlias = "tuple[Metric, float, dict[str, str]]"
 """A metric with its value, and what its labels say."""
 
 
-def _metrics(kind: str, prefix: str, *rows: tuple[str, str, str, bool, str]) -> list[Metric]:
-    return [
-        Metric(f"stateful_route.{prefix}.{name}", unit, rises, meaning, kind, field)
-        for field, name, unit, rises, meaning in rows
-    ]
+def _metrics(kind: type) -> Iterator[Metric]:
+    prefix = f"stateful_route.{kind.__name__.removesuffix('Statistics').lower()}"
+    for field, said in metrics_of(kind).items():
+        yield Metric(**said | {"name": f"{prefix}.{said['name'] or field}"}, kind=kind.__name__, field=field)
 
 
-METRICS = (
-    *_metrics(
-        "ClientStatistics",
-        "client",
-        ("hits", "hits", "{uid}", True, "Uids answered from the cache"),
-        ("misses", "misses", "{uid}", True, "Uids for which the store was asked"),
-        ("joined", "joined", "{uid}", True, "Misses that got the answer to another call for the same uid"),
-        ("placed", "placements", "{uid}", True, "Uids placed on a pod, takeovers included"),
-        ("taken_over", "takeovers", "{uid}", True, "Uids placed anew, as their pod was dead or leaving"),
-        ("unreadable", "unreadable", "{link}", True, "Links in the store that could not be read"),
-        ("invalidated", "invalidations", "{link}", True, "Links that were announced to have changed"),
-        ("away", "away", "{uid}", True, "Calls that got a cached link as the store did not answer"),
-        ("deaf_times", "deaf.times", "{time}", True, "How often announcements could not be heard any more"),
-        ("deaf_seconds", "deaf", "s", True, "For how long announcements could not be heard, over all services"),
-        ("deaf", "deaf.services", "{service}", False, "Services of which no announcement can be heard now"),
-        ("pods_alive", "pods_alive", "{pod}", False, "Pods that are alive, over all services in use, as it sees them"),
-        ("cached", "cached", "{link}", False, "Links in the cache, some of which may have ended"),
-    ),
-    *_metrics(
-        "ServerStatistics",
-        "server",
-        ("links", "links", "{uid}", False, "Uids that the pod owns"),
-        ("load", "load", "1", False, "The load that the next heartbeat publishes"),
-        ("placed", "placements", "{uid}", False, "Uids that the pod took on in its present life"),
-        (
-            "lives",
-            "lives",
-            "{life}",
-            True,
-            "Lives that the pod has begun: one, unless Redis lost it",
-        ),
-        ("heartbeats", "heartbeats", "{heartbeat}", True, "Heartbeats that were accepted"),
-        ("heartbeat_failures", "heartbeat.failures", "{heartbeat}", True, "Heartbeats that were not answered"),
-        ("heartbeat_seconds", "heartbeat.latency", "s", False, "How long the last heartbeat took"),
-        ("heartbeat_age", "heartbeat.age", "s", False, "Since the last accepted heartbeat was sent"),
-        ("hand_offs", "hand_offs", "{uid}", True, "Calls of hand_off that have ended"),
-        ("hand_off_failures", "hand_off.failures", "{uid}", True, "Calls of hand_off that raised"),
-        ("moved", "moves", "{uid}", True, "Uids that went to another pod with their state"),
-        (
-            "states_lost",
-            "states_lost",
-            "{uid}",
-            True,
-            "Uids that were given up, or left behind at the end, without their state",
-        ),
-        ("adopted", "adoptions", "{uid}", True, "States that came from other pods, and were adopted"),
-        ("drains", "drains", "{drain}", True, "Drains that have ended"),
-    ),
-    Metric(
-        "stateful_route.server.info",
-        "1",
-        rises=False,
-        meaning="Which pod this process is, while it runs: always 1",
-        kind="ServerStatistics",
-        field="pod",
-        labels=("service", "namespace", "pod_index", "pod_name", "version"),
-    ),
-    *_metrics(
-        "WebStatistics",
-        "web",
-        ("served", "served", "{request}", True, "Requests that this process served"),
-        ("forwarded", "forwarded", "{request}", True, "Requests that were carried to another process"),
-        (
-            "misdirected",
-            "misdirected",
-            "{request}",
-            True,
-            "Requests that another process refused, as not its own",
-        ),
-        ("unreached", "unreached", "{request}", True, "How often the process of a request could not be reached"),
-        ("lost", "lost", "{request}", True, "Requests whose process was lost while it had them"),
-        ("held", "held", "{request}", True, "Requests that were held"),
-        ("holding", "holding", "{request}", False, "Requests that are held now"),
-        ("failed", "failed", "{request}", True, "Requests that were answered with an error of ours, such as 503"),
-        ("refused_new", "refused_new", "{request}", True, "Requests that got a 429, as too many new uids were placed"),
-    ),
-    *_metrics(
-        "StoreStatistics",
-        "store",
-        ("in_flight", "in_flight", "{call}", False, "Calls to the store that wait for an answer"),
-        ("evicts", "evicts", "1", False, "1 if Redis may delete links by itself when its memory is full"),
-    ),
-)
+_BY_KIND: dict[type, list[Metric]] = {kind: list(_metrics(kind)) for kind in KINDS}
+
+METRICS = tuple(metric for metrics in _BY_KIND.values() for metric in metrics)
 """All of them."""
-
-_BY_KIND: dict[str, list[Metric]] = {}
-for _metric in METRICS:
-    _BY_KIND.setdefault(_metric.kind, []).append(_metric)
 
 
 def check_sources(sources: Mapping[str, object]) -> None:
@@ -178,7 +94,10 @@ def read(source: HasStatistics) -> Iterator[Reading]:
 
 
 def _of(statistics: Any) -> Iterator[Reading]:
-    for metric in _BY_KIND.get(type(statistics).__name__, ()):
+    kind = type(statistics)
+    if kind not in _BY_KIND:
+        return
+    for metric in _BY_KIND[kind]:
         value = getattr(statistics, metric.field)
         if value is None:
             continue
@@ -187,7 +106,5 @@ def _of(statistics: Any) -> Iterator[Reading]:
             yield metric, 1.0, {name: "" if text is None else str(text) for name, text in said.items()}
         else:
             yield metric, float(value), {}
-    for part in ("client", "server", "store"):
-        inner = getattr(statistics, part, None)
-        if inner is not None:
-            yield from _of(inner)
+    for part in parts_of(kind):
+        yield from _of(getattr(statistics, part))

@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
+from stateful_route._background.backoff import Backoff
 from stateful_route.errors import OrderRefusedError, StoreProtocolError
 from stateful_route.models import Asked, Link, LinkKind, PodRequest, RoutingState
 from stateful_route.ops.reading import read_pod
@@ -32,7 +33,7 @@ class _Pause:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._seconds = seconds
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 
     @property
     def took(self) -> float:
@@ -48,8 +49,7 @@ class _Pause:
         """Wait a little; return ``False`` at once if the time is up."""
         if self.left <= 0:
             return False
-        await asyncio.sleep(min(self._pause, self.left))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        await self._backoff.wait(self.left)
         return True
 
 

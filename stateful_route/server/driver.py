@@ -50,7 +50,8 @@ from stateful_route.server.owning.owned_uids import OwnedUids
 from stateful_route.server.owning.reclaim import Reclaim
 from stateful_route.server.owning.staging import Staging
 from stateful_route.server.parcels import MAX_STATE
-from stateful_route.server.tally import PodIdentity, ServerStatistics, Tally
+from stateful_route.server.tally import Tally
+from stateful_route.statistics import PodIdentity, ServerCounts, ServerStatistics, counted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -256,18 +257,10 @@ class ServerDriver(Driver):
             links=report.links,
             load=report.load,
             placed=report.placed_total,
-            lives=tally.lives,
-            heartbeats=tally.heartbeats,
-            heartbeat_failures=tally.heartbeat_failures,
-            heartbeat_seconds=tally.heartbeat_seconds,
             heartbeat_age=tally.heartbeat_age,
-            hand_offs=tally.hand_offs,
-            hand_off_failures=tally.hand_off_failures,
-            moved=tally.moved,
-            states_lost=tally.states_lost,
             adopted=self._operations.staging.adopted,
-            drains=tally.drains,
             pod=self._identity(),
+            **counted(ServerCounts, tally),
         )
 
     def _identity(self) -> PodIdentity | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
 from stateful_route.instrumentation import Drained, HandedOff
+from stateful_route.statistics import ServerCounts
 
 if TYPE_CHECKING:
     from stateful_route.instrumentation import Teller
@@ -14,86 +13,15 @@ if TYPE_CHECKING:
     from stateful_route.server.life.lease import PodLease
 
 
-@attrs.frozen(kw_only=True)
-class PodIdentity:
-    """Which pod it is that has some numbers.
-
-    Attributes:
-        service: its service.
-        namespace: that of the service.
-        pod_index: the ordinal that it has now.
-        pod_name: the name of its process.
-        version: what revision of the application it runs; ``None`` if it has not published that.
-
-    """
-
-    service: str
-    namespace: str
-    pod_index: int
-    pod_name: str
-    version: str | None
-
-
-@attrs.frozen
-class ServerStatistics:
-    """How a pod is, and what it has done since its driver was made.
-
-    Attributes:
-        links: uids that it owns now.
-        load: that its next heartbeat publishes; in another thread than that of the event
-            loop, what was read last.
-        placed: uids that it took on, in its present life.
-        lives: lives that it has begun: one, unless Redis lost the pod, or it was taken for dead.
-        heartbeats: that were accepted, registrations left out.
-        heartbeat_failures: that were not.
-        heartbeat_seconds: how long the last answer took; 0.0 before the first.
-        heartbeat_age: seconds since the last heartbeat, or the registration, was sent that was accepted; ``None``
-            before the start. Above the lease nothing is owned.
-        hand_offs: calls of ``hand_off`` that have ended.
-        hand_off_failures: those that raised.
-        moved: uids that went to another pod with their state.
-        states_lost: uids that the pod gave up, or leaves behind at its end, without their state: no pod took it, it was
-            too large, or the hand-off failed or was cut off.
-        adopted: states that came from other pods, and were adopted.
-        drains: that have ended.
-        pod: which pod it is; ``None`` while it does not run, or has no index.
-
-    """
-
-    links: int
-    load: int
-    placed: int
-    lives: int
-    heartbeats: int
-    heartbeat_failures: int
-    heartbeat_seconds: float
-    heartbeat_age: float | None
-    hand_offs: int
-    hand_off_failures: int
-    moved: int
-    states_lost: int
-    adopted: int
-    drains: int
-    pod: PodIdentity | None = None
-
-
-class Tally:
+class Tally(ServerCounts):
     """What happens in one pod: numbers for ``statistics()``, and events for ``instrumentation=``."""
 
     def __init__(self, lease: PodLease, teller: Teller | None = None) -> None:
         """Have counted nothing."""
+        super().__init__()
         self._lease = lease
         self._teller = teller
         self._beaten_at: float | None = None
-        self.lives = 0
-        self.heartbeats = 0
-        self.heartbeat_failures = 0
-        self.heartbeat_seconds = 0.0
-        self.hand_offs = 0
-        self.hand_off_failures = 0
-        self.moved = 0
-        self.states_lost = 0
-        self.drains = 0
 
     @property
     def heartbeat_age(self) -> float | None:

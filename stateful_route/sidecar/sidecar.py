@@ -180,7 +180,7 @@ class Sidecar:
                             return
                     except StoreError as error:
                         why = error
-                    await asyncio.sleep(backoff.next())
+                    await backoff.wait()
         log.warning(
             "process_life_not_ended",
             "process %(pid)d is gone; its life %(life)s ends with its lease: %(error)s",

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stateful_route.client.driver import ClientDriver
+    from stateful_route.statistics import WebStatistics
     from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.forward.edge import Edge
     from stateful_route.web.request.framing import Refused
     from stateful_route.web.settings import EdgeSettings, FrontSettings
-    from stateful_route.web.statistics import WebStatistics
     from stateful_route.web.uids.found import UidSources
     from stateful_route.web.uvicorn.running import Way
 

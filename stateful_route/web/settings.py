@@ -21,7 +21,7 @@ from stateful_route.web.addresses import Addresses, checked_http_address
 from stateful_route.web.forward.misroute import checked_misroute
 from stateful_route.web.forward.new_uids import NewUids
 from stateful_route.web.peer.keys import PeerKeys
-from stateful_route.web.statistics import WebTally
+from stateful_route.web.tally import WebTally
 from stateful_route.web.uids.found import UidSources
 from stateful_route.web.unserved import UnservedLog
 

@@ -9,7 +9,7 @@ from stateful_route._log import log
 
 if TYPE_CHECKING:
     from stateful_route.web.asgi import Message
-    from stateful_route.web.statistics import WebTally
+    from stateful_route.web.tally import WebTally
     from stateful_route.web.uids.found import UidSources
     from stateful_route.web.uids.issued import IssuedSource
 

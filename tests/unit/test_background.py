@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from random import Random
+from typing import TYPE_CHECKING
 
 from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import Tasks, cancel_and_wait
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class _NoChance(Random):
@@ -29,6 +34,21 @@ def test_backoff_goes_on_with_the_longest() -> None:
     backoff.exhaust()
 
     assert 3.0 == backoff.next()
+
+
+async def test_backoff_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without chance a pause is exactly as long as said, and no longer than the caller has time."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("stateful_route._background.backoff.asyncio.sleep", sleep)
+    backoff = Backoff(0.5, 3.0)
+    for at_most in (math.inf, 0.25, 10.0, 10.0):
+        await backoff.wait(at_most)
+
+    assert [0.5, 0.25, 2.0, 3.0] == slept
 
 
 def test_backoff_is_spread() -> None:

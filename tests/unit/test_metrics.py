@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,16 +23,14 @@ from stateful_route import (
     ClientStatistics,
     InvalidArgumentError,
     ServerInfo,
-    ServerStatistics,
     StatefulRoute,
-    StoreStatistics,
     StoreUnavailableError,
 )
 from stateful_route.instrumentation import RequestForwarded, StoreCalled
 from stateful_route.metrics import METRICS
 from stateful_route.metrics.opentelemetry import Spans, observe
 from stateful_route.metrics.prometheus import StatisticsCollector, exposition
-from stateful_route.web.statistics import WebStatistics
+from stateful_route.statistics import KINDS, ClientCounts, counted
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -39,7 +38,44 @@ if TYPE_CHECKING:
     from stateful_route.load import PodFacts
     from tests.unit.conftest import MakeClient, MakeServer
 
-KINDS = (ClientStatistics, ServerStatistics, StoreStatistics, WebStatistics)
+EXPORTED = Path(__file__).with_name("exported_metrics.txt")
+
+
+def test_exported() -> None:
+    """Names, types, units, labels and help of all metrics are as the list has them: who reads them relies on these."""
+    rows = [
+        (
+            metric.name,
+            metric.prometheus_name,
+            "counter" if metric.rises else "gauge",
+            metric.unit,
+            ",".join(("source", *metric.labels)),
+            f"{metric.kind}.{metric.field}",
+            metric.meaning,
+        )
+        for metric in METRICS
+    ]
+
+    assert EXPORTED.read_text(encoding="utf-8").splitlines() == sorted(map(" | ".join, rows))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documented(kind: Any) -> None:
+    """The docstring says of each number what it is."""
+    assert all(f"        {field.name}: " in kind.__doc__ for field in attrs.fields(kind))
+
+
+def test_statistics_are_a_copy() -> None:
+    """What was told stays as it is, and nobody can change it, though the counts go on."""
+    counts = ClientCounts(misses=1)
+    told = ClientStatistics(
+        **counted(ClientCounts, counts), hits=0, joined=0, deaf=0, deaf_times=0, pods_alive=None, cached=0
+    )
+    counts.misses += 1
+
+    assert (1, 2) == (told.misses, counts.misses)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        told.misses = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("kind", KINDS)

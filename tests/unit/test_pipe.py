@@ -694,7 +694,7 @@ class TestScripts:
         assert {(StoreUnavailableError, False)} == {(type(answer), answer.maybe_applied) for answer in answers}
         assert b"key-0" == await server.run(calls_of(1)[0])
         assert 2 == server._pipe.connects
-        assert 1 == server._pipe._failures
+        assert 0.01 <= server._pipe._backoff.next() <= 0.02, "there was one failure"
 
     async def test_never_the_primary(self, rig: Rig) -> None:
         """As long as the server that is connected to is no primary, the pauses between connections double."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from stateful_route.client.cache.eviction import USED, ShardedClockMap
 from stateful_route.client.cache.hot import HotCache
 from stateful_route.models import Link, LinkKind
+from stateful_route.statistics import ClientCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -89,8 +90,7 @@ class LinkCache:
         self._numbers = itertools.count(1)
         self._most_holders = _FEW_HOLDERS
         self._closed = False
-        self.invalidated = 0
-        """How many links were announced to have changed."""
+        self.counts = ClientCounts()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -277,7 +277,7 @@ class ServiceLinks:
     def invalidate(self, uid: str, epoch: int) -> None:
         """Drop the entry if its link is of that epoch or an earlier one, and such an answer that is in flight."""
         now = self._clock()
-        self._cache.invalidated += 1
+        self._cache.counts.invalidated += 1
         if now - self._stale_since > self._cache.answer_time:
             self._since = max(self._since, math.nextafter(self._older_heard_at, math.inf))
             self._older_stale, self._older_heard_at = self._stale, self._heard_at

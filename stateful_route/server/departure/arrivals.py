@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import Tasks
 from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StateRefusedError, StoreError
@@ -129,13 +130,12 @@ class Arrivals:
             self._tasks.start(self._watch(staged), f"look for the link of {staged.parcel.uid!r}")
 
     async def _watch(self, staged: Staged) -> None:
-        loop, parcel, pause = asyncio.get_running_loop(), staged.parcel, _FIRST_PAUSE
+        loop, parcel, backoff = asyncio.get_running_loop(), staged.parcel, Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while self.staging.get(parcel.uid, parcel.move) is staged and loop.time() < staged.until:
             (link,) = await self._operations.read([parcel.uid])
             if not isinstance(link, StoreError) and not await self._look_at(staged, link):
                 break
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await backoff.wait()
         if self.staging.get(parcel.uid, parcel.move) is staged:
             log.info(
                 "arrived_state_dropped",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 import attrs
 
+from stateful_route._background.backoff import Backoff
 from stateful_route._log import log
 from stateful_route.errors import InvalidArgumentError, StoreError
 from stateful_route.server.departure.travel import Fate
@@ -355,13 +356,10 @@ class HandOver:
         return taken is None or not (handle is taken or handle.continues(taken))
 
     async def _let_go(self, uid: str, *, leaving: bool, to: int | None = None) -> bool:
-        pause = _FIRST_PAUSE
-        while True:
-            went = await self._try(uid, leaving=leaving, to=to)
-            if went is not None:
-                return went
-            await asyncio.sleep(pause)  # it is served meanwhile, and others have their turns
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        while (went := await self._try(uid, leaving=leaving, to=to)) is None:
+            await backoff.wait()  # it is served meanwhile, and others have their turns
+        return went
 
     async def _try(self, uid: str, *, leaving: bool, to: int | None) -> bool | None:
         """Return whether the uid went; ``None`` if that is to be tried again."""

@@ -62,7 +62,7 @@ class Ending:
                         return True
                 except StoreError as error:
                     why = error
-                await anyio.sleep(self._backoff.next())
+                await self._backoff.wait()
         log.warning(
             "life_not_ended",
             "the life of %(pod)s could not be ended, and ends with its lease: %(error)s",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis.exceptions
 
+from stateful_route._background.backoff import Backoff
 from stateful_route.errors import StoreUnavailableError
 from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, away, plain, timed_out, translate
 from stateful_route.store.transport.wire import Request, Wire
@@ -101,7 +102,7 @@ class Pipe:
         self._flushing = False
         self._sweeping: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
-        self._failures = 0
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, random)
         self._failure: Exception | None = None
         self._away_since: float | None = None
         self._silent_since = 0.0
@@ -283,10 +284,8 @@ class Pipe:
     def _back_off(self) -> None:
         now = asyncio.get_running_loop().time()
         if now > self._retry_at + self._deadline + _LONGEST_PAUSE:  # the last failure was long ago
-            self._failures = 0
-        pause = min(_FIRST_PAUSE * 2 ** min(self._failures, 16), _LONGEST_PAUSE)
-        self._failures += 1
-        self._retry_at = now + pause * (1 - random.random() / 2)  # noqa: S311
+            self._backoff.reset()
+        self._retry_at = now + self._backoff.next()
 
     @property
     def pending(self) -> int:

@@ -182,7 +182,7 @@ class SlotTable:
                 self._stale = False
                 await self._read()
                 self._tell_who_waits()
-                await asyncio.sleep(backoff.next())
+                await backoff.wait()
         finally:
             self._task = None
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.route import StatefulRoute
+    from stateful_route.statistics import WebStatistics
     from stateful_route.web.asgi import Message
     from stateful_route.web.forward.http_pods import HttpPods
     from stateful_route.web.forward.misroute import Misroute
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from stateful_route.web.request.inbound import Inbound
     from stateful_route.web.serve.pod import Pod
     from stateful_route.web.settings import EdgeSettings
-    from stateful_route.web.statistics import CarriedFate, WebStatistics
+    from stateful_route.web.tally import CarriedFate
     from stateful_route.web.uids.found import Found
     from stateful_route.web.upstream.app import Upstream
 

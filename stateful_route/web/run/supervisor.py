@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 import uvicorn
 
+from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import cancel_and_wait, log_failure
 from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError
@@ -133,7 +134,7 @@ class Supervisor:
     async def _watch(self) -> None:
         """Return once the child has ended for good."""
         loop = asyncio.get_running_loop()
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             began = loop.time()
             code = await self._child.ended()
@@ -144,14 +145,13 @@ class Supervisor:
                 self._status = 0 if code in _AS_TOLD or self._forced else self._status
                 return
             if loop.time() - began > _WELL_AFTER:
-                pause = _FIRST_PAUSE
+                backoff.reset()
             is_there = False
-            while self._restarts and not (is_there := await self._started_again(pause)):
-                pause = min(_LONGEST_PAUSE, 2 * pause)
+            while self._restarts and not (is_there := await self._started_again(backoff)):
+                pass
             if not is_there:
                 self._status = 0 if self._stopping else self._status
                 return
-            pause = min(_LONGEST_PAUSE, 2 * pause)
 
     async def _lose(self) -> None:
         try:
@@ -165,8 +165,8 @@ class Supervisor:
         restart = self._policy.restart
         return not self._stopping and (restart == "always" or (restart == "on-failure" and self._status != 0))
 
-    async def _started_again(self, pause: float) -> bool:
-        await asyncio.sleep(pause)
+    async def _started_again(self, backoff: Backoff) -> bool:
+        await backoff.wait()
         try:
             await self._child.start()
         except ChildError as error:
@@ -181,7 +181,7 @@ class Supervisor:
     async def _take_up(self) -> None:
         """Be a pod again; try until Redis is there, or the child has ended too."""
         ended = asyncio.ensure_future(self._child.ended())
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         try:
             while not ended.done():
                 try:
@@ -193,8 +193,7 @@ class Supervisor:
                 else:
                     log.warning("app_started_again", "the app is there again")
                     return
-                await asyncio.wait([ended], timeout=pause)
-                pause = min(_LONGEST_PAUSE, 2 * pause)
+                await asyncio.wait([ended], timeout=backoff.next())
         finally:
             await cancel_and_wait(ended)
 
