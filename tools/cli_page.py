@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,9 @@ from rich import _export_format
 from rich.console import Console
 
 from stateful_route import BaseConfig, LinkKey, RoutingState, ServerInfo, StatefulRoute
-from stateful_route.cli.board import Board, picture
+from stateful_route.cli.top import picture
 from stateful_route.models import PodLife
+from stateful_route.ops.board import Board, hear, look
 from stateful_route.testing import local_server
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ async def _picture(route: StatefulRoute, pods: list[asyncio.subprocess.Process])
     """Draw what ``top`` shows while pods take on uids and lose some, and one is killed."""
     board = Board(NAMESPACE, SERVICE)
     operator = route.operator()
-    hearing = asyncio.create_task(_hear(route, board))
+    hearing = asyncio.create_task(hear(operator, board, 1.0))
     await asyncio.sleep(1.0)
     for round_ in range(8):
-        board.take_in(await operator.pods(SERVICE))
+        await look(operator, board)
         for number in range(30):
             _tell(pods[number % 3], f"guest-{round_}-{number}")
         for number in range(7):
@@ -129,11 +129,6 @@ async def _picture(route: StatefulRoute, pods: list[asyncio.subprocess.Process])
 def _tell(pod: asyncio.subprocess.Process, word: str) -> None:
     assert pod.stdin is not None
     pod.stdin.write(f"{word}\n".encode())
-
-
-async def _hear(route: StatefulRoute, board: Board) -> None:
-    async for change in route.operator().watch(SERVICE):
-        board.hear(change, time.strftime("%H:%M:%S"))
 
 
 async def _said(route: StatefulRoute, url: str, line: str) -> str:

@@ -5,24 +5,40 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 import attrs
 from cyclopts import Parameter
 from rich.console import Group
 from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from stateful_route._background.tasks import cancel_and_wait
-from stateful_route.cli.board import SORTS, Board, picture
 from stateful_route.cli.ending import FAILED, say
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
 from stateful_route.cli.options import SHARED, Count, documented, read_by, seconds
-from stateful_route.errors import StoreError
+from stateful_route.cli.shown import cell, in_all, lasting, pods_table
+from stateful_route.cli.watch import told_of
+from stateful_route.errors import of_a_question
+from stateful_route.ops import PodSeen
+from stateful_route.ops.board import Board, hear, look
 
 _LEAST_INTERVAL = 0.1
 _OF_A_FILE = 1_000_000
 """As many lines has a picture that is in a file."""
+_OTHER_LINES = 7
+"""Lines of a picture around the rows of pods and the events."""
+_IN_TROUBLE = frozenset({"DEAD", "SILENT"})
+
+SORTS: dict[str, Callable[[PodSeen], float]] = {
+    "pod": lambda pod: pod.pod_index,
+    "links": lambda pod: -pod.links,
+    "load": lambda pod: -pod.load,
+    "heartbeat": lambda pod: -pod.heartbeat_age,
+}
+"""By what pods are sorted."""
 
 
 def _interval(text: str) -> float:
@@ -69,7 +85,7 @@ def top(*, options: TopOptions | None = None) -> int:
             say(f"no pod of service {service_name!r} was ever seen in namespace {asking.config.namespace!r}")
             return FAILED
         board.take_in(seen)
-        hearing = asyncio.create_task(_hear(asking, board, told.interval), name="stateful_route top")
+        hearing = asyncio.create_task(hear(asking.operator, board, told.interval), name="stateful_route top")
         try:
             await _show(asking, board, told)
         finally:
@@ -77,15 +93,6 @@ def top(*, options: TopOptions | None = None) -> int:
         return 0
 
     return ask(told, work)
-
-
-async def _hear(asking: Asking, board: Board, interval: float) -> None:
-    """Count what changes, for as long as it runs."""
-    while True:
-        with contextlib.suppress(StoreError):  # of which the pictures tell
-            async for change in asking.operator.watch(board.service_name):
-                board.hear(change, time.strftime("%H:%M:%S"))
-        await asyncio.sleep(interval)
 
 
 async def _show(asking: Asking, board: Board, told: TopOptions) -> None:
@@ -109,7 +116,7 @@ async def _show(asking: Asking, board: Board, told: TopOptions) -> None:
                 await asyncio.wait_for(ended.wait(), told.interval)
             if ended.is_set():
                 break
-            await _look(asking, board)
+            await look(asking.operator, board)
     if live is not None:
         out.show(*picture(board, out.console.height, key))
 
@@ -147,8 +154,36 @@ def _is_in_foreground() -> bool:
         return False
 
 
-async def _look(asking: Asking, board: Board) -> None:
-    try:
-        board.take_in(await asking.operator.pods(board.service_name))
-    except StoreError as error:
-        board.lose(error)
+def picture(board: Board, height: int, key: Callable[[PodSeen], float] = SORTS["pod"]) -> list[Text | Table]:
+    """Return what is shown in so many lines, pods by ``key``; if not all are shown, those in trouble come first."""
+    pods = sorted(() if board.seen is None else board.seen.pods, key=lambda pod: (key(pod), pod.pod_index))
+    room = max(1, height - _OTHER_LINES - len(board.heard))
+    if len(pods) > room:
+        pods.sort(key=lambda pod: pod.state not in _IN_TROUBLE)  # it keeps the order of equals
+    lines: list[Text | Table] = [*_head(board, pods), cell(""), pods_table(pods[:room], cut=True)]
+    if len(pods) > room:
+        lines.append(cell(f"... and {len(pods) - room} more", "dim"))
+    if board.heard:
+        lines.append(cell(""))
+        for at, change in board.heard:
+            when = time.strftime("%H:%M:%S  ", time.localtime(at))
+            lines.append(Text.assemble((when, "dim"), told_of(change)))
+    return lines
+
+
+def _head(board: Board, pods: list[PodSeen]) -> list[Text]:
+    title = cell(f"{board.service_name} in {board.namespace}", "bold")
+    if board.error is not None:
+        age = "" if board.seen is None else "; below is what was seen last"
+        return [title, cell(f"{of_a_question(board.error)}{age}", "red"), cell("")]
+    oldest = max((pod.heartbeat_age for pod in pods if pod.alive), default=None)
+    figures = [
+        f"placements {_rate(board.placements)}",
+        f"changes {_rate(board.changes)}",
+        f"oldest heartbeat {'-' if oldest is None else lasting(oldest)}",
+    ]
+    return [title, cell(in_all(pods)), cell(", ".join(figures))]
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}/s"
