@@ -47,7 +47,7 @@ async def main() -> None:
             await _picture(route, pods)
             text = PAGE.read_text(encoding="utf-8")
             for block in _BLOCK.finditer(text):
-                if block[1].split()[2] == "history":  # it tells of a drain and a kill, which these pods have not had
+                if "--history" in block[1]:  # it tells of a drain and a kill, which these pods have not had
                     continue
                 said = await _said(route, server.url, block[1])
                 text = text.replace(block[0], f"```console\n{block[1]}\n{said}```", 1)
@@ -142,7 +142,7 @@ async def _said(route: StatefulRoute, url: str, line: str) -> str:
         env=environment,
         cwd=ROOT,
     )
-    changing = asyncio.create_task(_change(route)) if arguments[0] == "watch" else None
+    changing = asyncio.create_task(_change(route)) if "--events" in arguments else None
     out, _ = await process.communicate()
     if changing is not None:
         await changing
@@ -151,7 +151,7 @@ async def _said(route: StatefulRoute, url: str, line: str) -> str:
 
 
 async def _change(route: StatefulRoute) -> None:
-    """Do what ``watch`` shows."""
+    """Do what ``top --events`` shows."""
     await asyncio.sleep(2.0)  # until it watches
     life = next(pod for pod in (await route.operator().pods(SERVICE)).pods if pod.pod_index == 1)
     await route.store.release(LinkKey(NAMESPACE, "user-0-100", SERVICE))

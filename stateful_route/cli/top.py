@@ -19,10 +19,9 @@ from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.cli.ending import FAILED, say
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
 from stateful_route.cli.options import SHARED, Count, documented, read_by, seconds
-from stateful_route.cli.shown import cell, in_all, lasting, pods_table
-from stateful_route.cli.watch import told_of
+from stateful_route.cli.shown import cell, in_all, lasting, of_pod, pods_table
 from stateful_route.errors import of_a_question
-from stateful_route.ops import PodSeen
+from stateful_route.ops import Change, ChangeKind, PodSeen
 from stateful_route.ops.board import Board, hear, look
 
 _LEAST_INTERVAL = 0.1
@@ -47,17 +46,25 @@ def _interval(text: str) -> float:
     return seconds(text)
 
 
+_STYLES = {"READY": "green", "DENY_NEW_CALL": "yellow", "DEAD": "red"}
+
+
 @SHARED
 @attrs.frozen(kw_only=True, slots=False)
 class TopOptions(ServiceAskOptions):
     """What ``top`` is told."""
 
+    events: Annotated[bool, Parameter(help="print changes as they happen, instead of pictures")] = False
     interval: Annotated[
         float,
         Parameter(metavar="SECONDS", converter=read_by(_interval), help="time between two pictures; 1 by default"),
     ] = 1.0
     count: Annotated[
-        Count | None, Parameter(help="end after so many pictures; by default never, and 1 where it is no terminal")
+        Count | None,
+        Parameter(
+            help="end after so many pictures, or changes with --events; by default never, and after 1 picture where it "
+            "is no terminal"
+        ),
     ] = None
     sort: Annotated[
         Literal["pod", "links", "load", "heartbeat"],
@@ -71,14 +78,19 @@ def top(*, options: TopOptions | None = None) -> int:
 
     A placement is a uid that a pod took on; a change is a link that got another owner, or none. It costs Redis one
     question a picture, and one for the links that change. Where there are more pods than lines, those in trouble come
-    first. q or Ctrl-C ends it.
+    first. q or Ctrl-C ends it. Exit status 1 if the service has no pods.
 
-    Exit status 1 if the service has no pods.
+    With --events it prints changes as they happen: links that get another owner, or none; pods that start, drain,
+    leave or die. That is what is announced to the caches of clients: a new uid is no change of theirs, and of a pod
+    that drains only its state is announced. A pod that said goodbye is SHUTDOWN, one that died without is DEAD. It
+    says so while it hears nothing, as Redis is away.
     """
     told = options or TopOptions()
 
     async def work(asking: Asking) -> int:
         service_name = await asking.service()
+        if told.events:
+            return await _events(asking, service_name, told.count)
         board = Board(asking.config.namespace, service_name)
         seen = await asking.operator.pods(service_name)
         if not seen.pods:
@@ -93,6 +105,19 @@ def top(*, options: TopOptions | None = None) -> int:
         return 0
 
     return ask(told, work)
+
+
+async def _events(asking: Asking, service_name: str, most: int | None) -> int:
+    count = 0
+    async for change in asking.operator.watch(service_name):
+        if asking.out.json:
+            asking.out.record({"seenAt": round(time.time(), 3), "serviceName": service_name} | change.to_dict())
+        else:
+            asking.out.show(Text(time.strftime("%H:%M:%S  ")) + told_of(change))
+        count += change.kind in {ChangeKind.LINK, ChangeKind.POD}
+        if count == most:
+            break
+    return 0
 
 
 async def _show(asking: Asking, board: Board, told: TopOptions) -> None:
@@ -187,3 +212,23 @@ def _head(board: Board, pods: list[PodSeen]) -> list[Text]:
 
 def _rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}/s"
+
+
+def told_of(change: Change) -> Text:
+    """Return a change in words."""
+    if change.kind is ChangeKind.POD:
+        pod = of_pod(change.pod_index or 0, change.pod_name)
+        state = cell(change.state, _STYLES.get(change.state or "", ""))
+        return Text.assemble(f"{pod}  ", state, (f"  incarnation {change.incarnation}", "dim"))
+    if change.kind is ChangeKind.DEAF:
+        return cell(f"deaf: {change.why}", "red")
+    if change.kind is ChangeKind.HEARS:
+        return cell("hears all that changes", "green")
+    link = change.link
+    if change.why is not None:
+        return cell(f"link  {change.uid}  cannot be read: {change.why}", "red")
+    if link is None:
+        return cell(f"link  {change.uid}  has no owner")
+    left = "" if link.ttl is None else f", {lasting(link.ttl)} left"
+    pod = of_pod(link.pod_index, change.pod_name)
+    return cell(f"link  {change.uid}  {pod}, {link.kind.value}{left}, epoch {link.epoch}")

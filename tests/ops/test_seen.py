@@ -19,7 +19,7 @@ from stateful_route import (
     StoreError,
     StoreUnavailableError,
 )
-from stateful_route.cli.watch import told_of
+from stateful_route.cli.top import told_of
 from stateful_route.models import LinkKey, PodLife, PodReport
 from stateful_route.ops import ChangeKind, Operator
 from stateful_route.ops.story import Story
