@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,9 @@ from rich import _export_format
 from rich.console import Console
 
 from stateful_route import BaseConfig, LinkKey, RoutingState, ServerInfo, StatefulRoute
-from stateful_route.cli.board import Board, picture
+from stateful_route.cli.top import picture
 from stateful_route.models import PodLife
+from stateful_route.ops.board import Board, hear, look
 from stateful_route.testing import local_server
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def main() -> None:
             await _picture(route, pods)
             text = PAGE.read_text(encoding="utf-8")
             for block in _BLOCK.finditer(text):
-                if block[1].split()[2] == "history":  # it tells of a drain and a kill, which these pods have not had
+                if "--history" in block[1]:  # it tells of a drain and a kill, which these pods have not had
                     continue
                 said = await _said(route, server.url, block[1])
                 text = text.replace(block[0], f"```console\n{block[1]}\n{said}```", 1)
@@ -101,10 +101,10 @@ async def _picture(route: StatefulRoute, pods: list[asyncio.subprocess.Process])
     """Draw what ``top`` shows while pods take on uids and lose some, and one is killed."""
     board = Board(NAMESPACE, SERVICE)
     operator = route.operator()
-    hearing = asyncio.create_task(_hear(route, board))
+    hearing = asyncio.create_task(hear(operator, board, 1.0))
     await asyncio.sleep(1.0)
     for round_ in range(8):
-        board.take_in(await operator.pods(SERVICE))
+        await look(operator, board)
         for number in range(30):
             _tell(pods[number % 3], f"guest-{round_}-{number}")
         for number in range(7):
@@ -131,11 +131,6 @@ def _tell(pod: asyncio.subprocess.Process, word: str) -> None:
     pod.stdin.write(f"{word}\n".encode())
 
 
-async def _hear(route: StatefulRoute, board: Board) -> None:
-    async for change in route.operator().watch(SERVICE):
-        board.hear(change, time.strftime("%H:%M:%S"))
-
-
 async def _said(route: StatefulRoute, url: str, line: str) -> str:
     """Return what a command prints, on both of its outputs."""
     arguments = shlex.split(line.removeprefix("$ stateful-route "))
@@ -147,7 +142,7 @@ async def _said(route: StatefulRoute, url: str, line: str) -> str:
         env=environment,
         cwd=ROOT,
     )
-    changing = asyncio.create_task(_change(route)) if arguments[0] == "watch" else None
+    changing = asyncio.create_task(_change(route)) if "--events" in arguments else None
     out, _ = await process.communicate()
     if changing is not None:
         await changing
@@ -156,7 +151,7 @@ async def _said(route: StatefulRoute, url: str, line: str) -> str:
 
 
 async def _change(route: StatefulRoute) -> None:
-    """Do what ``watch`` shows."""
+    """Do what ``top --events`` shows."""
     await asyncio.sleep(2.0)  # until it watches
     life = next(pod for pod in (await route.operator().pods(SERVICE)).pods if pod.pod_index == 1)
     await route.store.release(LinkKey(NAMESPACE, "user-0-100", SERVICE))

@@ -29,7 +29,7 @@ OF_OTHER_EXTRAS = {"run", "gateway", "decide", "shortcut", "dashboard", "demo"}
 def cli(_: Path) -> None:
     """Each command of operators has a help; a server that is not there is told in one line."""
     everything("stateful_route.cli", besides=OF_OTHER_EXTRAS)
-    for command in ("pods", "where", "history", "links", "top", "watch", "move", "release", "drain", "doctor", "bench"):
+    for command in ("pods", "show", "top", "move", "release", "drain", "doctor"):
         assert "Usage" in run("stateful-route", command, "--help")
     for command in OF_OTHER_EXTRAS - {"decide", "shortcut"}:
         assert "Usage" in run("stateful-route", command, "--help")

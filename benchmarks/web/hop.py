@@ -18,7 +18,7 @@ from benchmarks.web.generator import Seen, Work
 from benchmarks.web.processes import LOOPBACK
 from benchmarks.web.raw import Connection, request_bytes
 from benchmarks.web.sticky_apps import SERVICE, UIDS
-from stateful_route.web.proxies.plan import Plan
+from stateful_route.web.proxies import Plan
 from stateful_route.web.uids.spelled import sources_from
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _plan(mode: str, decide: int, pods: Sequence[str], keep: int = 0) -> Plan:
     sources = sources_from(UIDS)
     where = f"{LOOPBACK}:{decide}"
     listen = f"{LOOPBACK}:{processes.free_port()}"
-    return Plan.checked(
+    return Plan(
         service=SERVICE,
         uid=UIDS,
         sources=sources,

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 from benchmarks.web import processes
 from benchmarks.web.processes import LOOPBACK
 from benchmarks.web.raw import Connection, RawError, request_bytes
-from stateful_route.web.proxies import PRINTERS
+from stateful_route.web.proxies import printed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from benchmarks.web.processes import Program
-    from stateful_route.web.proxies.plan import Plan
+    from stateful_route.web.proxies import Plan
 
 _APPLIED = 10.0
 _STEP = 0.02
@@ -204,14 +204,14 @@ async def printed_nginx(name: str, folder: Path, plan: Plan, *, first: str = "")
     own.mkdir()
     kinds = "client_body", "proxy", "fastcgi", "uwsgi", "scgi"
     paths = "".join(f"    {kind}_temp_path {own}/{kind};\n" for kind in kinds)
-    text = PRINTERS["nginx", plan.mode](plan)
-    for printed, benchmarked in (
+    text = printed("nginx", plan)
+    for ours, benchmarked in (
         ("worker_processes auto;", "worker_processes 1; worker_rlimit_nofile 20000;"),
         ("worker_connections 4096;", "worker_connections 10000;"),
         ("http {\n", f"http {{\n    access_log off;\n    keepalive_requests 1000000000;\n{paths}"),
     ):
-        assert printed in text
-        text = text.replace(printed, benchmarked)
+        assert ours in text
+        text = text.replace(ours, benchmarked)
     text = text.replace("/dev/shm/stateful_route", str(own / "kept"))  # noqa: S108 - it is not that folder which is used
     if first:
         text = "".join(

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from examples.harness.processes import Server, free_port
-from stateful_route.web.proxies import PRINTERS
-from stateful_route.web.proxies.plan import Plan
+from stateful_route.web.proxies import Plan, printed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +110,7 @@ class Nginx:
 
     def _asking(self, ports: Sequence[int]) -> str:
         """Return what `stateful-route proxy-config nginx` prints, with what is of this folder."""
-        plan = Plan.checked(
+        plan = Plan(
             service="room",
             uid=self._uid,
             sources=[],
@@ -122,8 +121,8 @@ class Nginx:
             hold=6.0,
         )
         own = _CONFIG.format(user=_user(), servers="", port=0).partition("    client_max_body_size")[0]
-        printed = PRINTERS["nginx", "decide"](plan).partition("http {\n")[2]
-        return own + printed
+        asking = printed("nginx", plan).partition("http {\n")[2]
+        return own + asking
 
     def _round_robin(self, ports: Sequence[int]) -> str:
         servers = "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=2s;" for port in ports)

@@ -63,8 +63,10 @@ def _say_no_more() -> None:
 def _run(arguments: list[str]) -> int:
     from cyclopts import CycloptsError  # noqa: PLC0415 - of the extra, which may be missing
 
-    from stateful_route.cli.app import make_app  # noqa: PLC0415
+    from stateful_route.cli.app import NOW, make_app  # noqa: PLC0415
 
+    if arguments and (now := NOW.get(arguments[0])):
+        raise CommandError(f"the command {arguments[0]} is now: {now}", USAGE)
     app = make_app(arguments)
     try:
         command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)

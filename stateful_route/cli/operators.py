@@ -1,12 +1,11 @@
 """What the commands of operators share: their options, how they reach Redis, and how they end."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import attrs
 from cyclopts import Parameter
@@ -125,30 +124,6 @@ def ask(options: AskOptions, work: Callable[[Asking], Awaitable[int]], *, change
 def _end(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut off what closes; it takes a second or two
     sys.exit(TERMINATED)  # what is open is closed on the way
-
-
-async def until_terminated(work: Coroutine[Any, Any, int]) -> int:
-    """Return the exit status of work that has tasks of its own; SIGTERM cancels it.
-
-    What ``_end`` raises comes out of whichever task runs, and leaves the others as they are.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
-    terminated = False
-
-    def end() -> None:
-        nonlocal terminated
-        if not terminated:  # a second one would cut off what closes; it takes a second or two
-            terminated = True
-            task.cancel()
-
-    with contextlib.suppress(NotImplementedError):  # Windows
-        loop.add_signal_handler(signal.SIGTERM, end)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if terminated:
-            return TERMINATED
-        raise
 
 
 async def _ask(

@@ -118,5 +118,8 @@ Count: TypeAlias = Annotated[int, Parameter(metavar="N", converter=read_by(lambd
 Host: TypeAlias = Annotated[str, Parameter(metavar="HOST", converter=read_by(host))]
 Path: TypeAlias = Annotated[str, Parameter(metavar="PATH", converter=read_by(path))]
 Pause: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", converter=read_by(pause))]
+PodIndex: TypeAlias = Annotated[
+    int, Parameter(metavar="POD", converter=read_by(lambda text: whole(text, 0, what="a pod index")))
+]
 Port: TypeAlias = Annotated[int, Parameter(metavar="N", converter=read_by(port))]
 Seconds: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", converter=read_by(seconds))]

@@ -6,10 +6,9 @@ import attrs
 from cyclopts import Parameter
 
 from stateful_route.cli.ending import FAILED, say
-from stateful_route.cli.links import PodIndex
 from stateful_route.cli.operators import Asking, ServiceAskOptions, ask
-from stateful_route.cli.options import SHARED, Seconds, documented
-from stateful_route.cli.where import show_places
+from stateful_route.cli.options import SHARED, PodIndex, Seconds, documented
+from stateful_route.cli.show import show_places
 from stateful_route.ops import DrainSeen
 
 Uid = Annotated[str, Parameter(metavar="UID", help="the uid; behind -- if it begins with a dash")]

@@ -8,7 +8,6 @@ from cyclopts import Parameter
 from stateful_route.cli.decide import PORT
 from stateful_route.cli.directory import ServiceOptions, cookie_secrets
 from stateful_route.cli.options import SHARED, documented
-from stateful_route.errors import ConfigError
 
 # Of `signed-cookie`, which is only read here: its secrets belong to who decides.
 _ANY_SECRET = "-" * 32
@@ -30,8 +29,7 @@ class ProxyConfigOptions(ServiceOptions):
         Parameter(
             metavar="ADDRESSES",
             help="host:port of each pod, with commas, or of what balances over them: where requests go first with "
-            "replay; with decide, where they go while nobody decides (optional; for Traefik all pods, in the order of "
-            "their indexes)",
+            "replay; with decide, where they go while nobody decides (optional)",
         ),
     ] = ""
     patience: Annotated[
@@ -51,9 +49,7 @@ class ProxyConfigOptions(ServiceOptions):
 
 @documented
 def proxy_config(
-    proxy: Annotated[
-        Literal["nginx", "haproxy", "haproxy-lua", "envoy", "caddy", "traefik"], Parameter(help="which proxy")
-    ],
+    proxy: Annotated[str, Parameter(help="nginx, haproxy, or haproxy-lua: what that one loads")],
     /,
     *,
     options: ProxyConfigOptions,
@@ -66,12 +62,13 @@ def proxy_config(
 
     replay: the proxy sends a request to any pod; one that is not the owner of its uid says who is, and the proxy
     repeats the request there (nginx only).
+
+    docs/proxies.md has the configurations of Caddy and Envoy.
     """
-    from stateful_route.web import proxies  # noqa: PLC0415 - not for the other commands
-    from stateful_route.web.proxies.plan import Plan  # noqa: PLC0415
+    from stateful_route.web.proxies import Plan, printed  # noqa: PLC0415 - not for the other commands
     from stateful_route.web.uids.spelled import sources_from  # noqa: PLC0415
 
-    plan = Plan.checked(
+    plan = Plan(
         service=options.service,
         uid=options.uid,
         sources=sources_from(options.uid, cookie_secrets=cookie_secrets() or [_ANY_SECRET]),
@@ -82,8 +79,5 @@ def proxy_config(
         hold=options.patience,
         keep=options.keep,
     )
-    printer = proxies.PRINTERS.get((proxy, plan.mode))
-    if printer is None:
-        raise ConfigError("mode", plan.mode, f"decide: {proxy} cannot repeat a request at another server")
-    print(printer(plan), end="")
+    print(printed(proxy, plan), end="")
     return 0

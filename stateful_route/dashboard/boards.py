@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 
 from stateful_route._background.tasks import Tasks, cancel_and_wait
-from stateful_route.dashboard.board import Board
-from stateful_route.errors import StoreError
-from stateful_route.ops import ChangeKind
+from stateful_route.dashboard.board import PageBoard
+from stateful_route.ops.board import hear, look
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from stateful_route.ops import Change, Operator
+    from stateful_route.ops import Operator
 
 KEPT = 600.0
 """Seconds for which a service is looked at that no page shows any more: so its curves are there when one does again."""
@@ -56,10 +54,10 @@ class Boards:
         self._interval = interval
         self._kept = kept
         self._clock = clock
-        self._boards: dict[str, Board] = {}
+        self._boards: dict[str, PageBoard] = {}
         self._tasks = Tasks()
         self._when_ended: list[Callable[[], None]] = []
-        self._running: dict[Board, asyncio.Task[None]] = {}
+        self._running: dict[PageBoard, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         return len(self._boards)
@@ -89,7 +87,7 @@ class Boards:
         await self._tasks.stop()
 
     @contextlib.contextmanager
-    def shown(self, service_name: str) -> Iterator[Board]:
+    def shown(self, service_name: str) -> Iterator[PageBoard]:
         """Give the board of a service to a page.
 
         Raises:
@@ -105,13 +103,13 @@ class Boards:
         finally:
             board.viewers -= 1
 
-    def _board(self, service_name: str) -> Board:
+    def _board(self, service_name: str) -> PageBoard:
         board = self._boards.get(service_name)
         if board is not None:
             return board
         if len(self._boards) >= MOST_BOARDS:
             self._drop_one()
-        board = Board(self.namespace, service_name, interval=self._interval, clock=self._clock)
+        board = PageBoard(self.namespace, service_name, interval=self._interval, clock=self._clock)
         self._boards[service_name] = board
         task = self._tasks.start(self._run(board), f"dashboard of {service_name!r}")
         if task is not None:
@@ -129,9 +127,11 @@ class Boards:
                 return
         raise TooManyError(f"{MOST_BOARDS} services are shown already")
 
-    async def _run(self, board: Board) -> None:
+    async def _run(self, board: PageBoard) -> None:
         look_now = asyncio.Event()
-        hearing = asyncio.create_task(self._hear(board, look_now), name="stateful_route dashboard hears")
+        hearing = asyncio.create_task(
+            hear(self.operator, board, self._interval, look_now.set), name="stateful_route dashboard hears"
+        )
         try:
             await self._look(board, look_now)
         finally:
@@ -140,7 +140,7 @@ class Boards:
                 del self._boards[board.service_name]
             await cancel_and_wait(hearing)
 
-    async def _look(self, board: Board, look_now: asyncio.Event) -> None:
+    async def _look(self, board: PageBoard, look_now: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         shown_at = loop.time()
         while not board.ended:
@@ -149,26 +149,9 @@ class Boards:
             elif loop.time() - shown_at > self._kept:
                 return
             look_now.clear()
-            board.begin_look()
-            try:
-                board.take_in(await self.operator.pods(board.service_name, namespace=self.namespace))
-            except StoreError as error:
-                board.lose(error)
+            await look(self.operator, board)
             board.publish()
             await asyncio.sleep(min(_AT_ONCE, self._interval))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, self._interval - _AT_ONCE)):
                     await look_now.wait()
-
-    async def _hear(self, board: Board, look_now: asyncio.Event) -> None:
-        while True:
-            try:
-                watch = self.operator.watch(board.service_name, namespace=self.namespace)
-                async with aclosing(cast("AsyncGenerator[Change]", watch)) as changes:
-                    async for change in changes:
-                        board.hear(change)
-                        if change.kind is not ChangeKind.LINK:
-                            look_now.set()
-            except StoreError as error:
-                board.lose_word(str(error))
-            await asyncio.sleep(self._interval)

@@ -10,7 +10,7 @@ import anyio
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from stateful_route.dashboard.board import Board
+    from stateful_route.dashboard.board import PageBoard
     from stateful_route.dashboard.boards import Boards
 
 MEDIA_TYPE = "text/event-stream"
@@ -54,7 +54,7 @@ class EventStream:
                 group.cancel_scope.cancel()
 
 
-async def _speak(board: Board, send: Send) -> None:
+async def _speak(board: PageBoard, send: Send) -> None:
     known, body = 0, _RETRY
     try:
         while True:

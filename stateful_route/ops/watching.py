@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from random import Random
 
-    from stateful_route.models import TopicEvent
+    from stateful_route.models import PodState, TopicEvent
     from stateful_route.store.protocol import OperatorStore
 
 # Changes that wait for a reader who is slow; more are dropped, and that is told.
@@ -81,6 +82,11 @@ class _Lives:
         self._left: dict[int, int] = {}
         self._told: dict[int, int] = {}
 
+    async def begin(self) -> None:
+        """Read all pods: one that ends before its next heartbeat is told by its name."""
+        with contextlib.suppress(StoreError):  # of which the subscription tells
+            self._take_in((await self._store.read_pods(*self._of)).pods)
+
     async def read(self, changes: Iterable[TopicEvent | Change], links: Iterable[Link | StoreError | None]) -> None:
         """Read the pods that changes are about, and those of links that are not known yet."""
         wanted = {event.pod_index for event in changes if isinstance(event, PodChange)}
@@ -95,10 +101,13 @@ class _Lives:
             return
         for index, incarnation in unknown:  # unless it is one of those below, its name is never known
             self._learn(index, incarnation, None)
-        for index, pod in pods.items():
-            self._learn(index, pod.incarnation, pod.report.pod_name)
+        self._take_in(pods.values())
+
+    def _take_in(self, pods: Iterable[PodState]) -> None:
+        for pod in pods:
+            self._learn(pod.pod_index, pod.incarnation, pod.report.pod_name)
             if pod.said_goodbye:
-                self._left[index] = pod.incarnation
+                self._left[pod.pod_index] = pod.incarnation
 
     def _learn(self, pod_index: int, incarnation: int, name: str | None) -> None:
         names = self._names.setdefault(pod_index, {})
@@ -153,6 +162,7 @@ async def changes_of(
     detach = attach(store, Topic(namespace, service_name), ear, patience=patience, random=random)
     try:
         await _begun(ear, deadline)
+        await lives.begin()
         while True:
             if not ear.waiting:
                 ear.more.clear()

@@ -11,20 +11,22 @@ from stateful_route.testing import sentinel_group
 from tests.cli.commands import Commands
 from tests.raw_server import serving
 from tests.scripted_server import ScriptedServer
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route.embedded.server import LocalServer
     from tests.cli.commands import Said
 
-LOOKING = [["pods"], ["where", "alice"], ["links"], ["top"], ["watch"], ["release", "alice"], ["bench"]]
+LOOKING = [["pods"], ["show", "alice"], ["show"], ["top"], ["top", "--events"], ["release", "alice"]]
 ORDERS = [["move", "alice", "1"], ["move", "alice", "1", "--force"], ["drain", "0"], ["undrain", "0"]]
+RELEASE = ["release", "alice", "--service", "room"]
 COMMANDS = [*LOOKING, *ORDERS]
-CHANGING = {"move", "release", "drain", "undrain", "bench"}
-NAMED = {"pods", "links", "top", "watch", "release", "move", "drain", "undrain"}
+CHANGING = {"move", "release", "drain", "undrain"}
+NAMED = {"pods", "show", "top", "release", "move", "drain", "undrain"}
 
 
 def with_service(command: list[str]) -> list[str]:
-    return [*command, "--service", "room"] if command[0] in NAMED else command
+    return [*command, "--service", "room"] if command[0] in NAMED and command != ["show", "alice"] else command
 
 
 async def all_of(cli: Commands, commands: list[list[str]]) -> list[Said]:
@@ -67,7 +69,7 @@ async def test_silent(cli: Commands) -> None:
 
     async with serving(silence) as port:
         silent = Commands(f"redis://127.0.0.1:{port}", cli.namespace)
-        said = await all_of(silent, [["pods"], ["where", "alice"], ["watch", "--service", "room"]])
+        said = await all_of(silent, [["pods"], ["show", "alice"], ["top", "--events", "--service", "room"]])
 
     assert [] == [one for one in said if not one_line(one)]
     assert [3] * 3 == [one.status for one in said]
@@ -82,7 +84,7 @@ async def test_no_redis(cli: Commands) -> None:
         await writer.drain()
 
     async with serving(web) as port:
-        said = await all_of(Commands(f"redis://127.0.0.1:{port}", cli.namespace), [["pods"], ["bench"]])
+        said = await all_of(Commands(f"redis://127.0.0.1:{port}", cli.namespace), [["pods"], RELEASE])
 
     assert [] == [one for one in said if not one_line(one)]
     assert [3] * 2 == [one.status for one in said]
@@ -109,16 +111,17 @@ async def test_a_bad_url(cli: Commands, url: str, words: str) -> None:
 async def test_bad_arguments(cli: Commands) -> None:
     """So are arguments that cannot be: nothing is sent."""
     commands = [
-        ["where", ""],
-        ["where", "x" * 600],
+        ["show", ""],
+        ["show", "x" * 600],
         ["pods", "--namespace", " "],
         ["pods", "--service", ""],
-        ["links", "x"],
-        ["links", "--batch", "0"],
+        ["show", "--pod", "x"],
+        ["show", "--batch", "0"],
+        ["show", "alice", "--pod", "1"],
+        ["show", "--history"],
         ["top", "--interval", "0"],
         ["move", "alice", "-1"],
         ["drain", "1.5"],
-        ["bench", "--tasks", "0"],
     ]
     said = await all_of(Commands("redis://127.0.0.1:1", cli.namespace), commands)
 
@@ -160,9 +163,12 @@ async def test_read_only(namespace: str) -> None:
     """At a replica what changes something is refused, and what looks is not."""
     with sentinel_group() as group:
         replica = Commands(f"redis://127.0.0.1:{group.replica.port}", namespace)
-        changing = await all_of(replica, [["bench"]])
+        link = f"sr2:link:{{{namespace}:bob}}:room"
+        group.primary.ask("SET", link, "p 0 1 1")
+        await eventually(lambda: "p 0 1 1" in group.replica.ask("GET", link))
+        changing = await all_of(replica, [["release", "bob", "--service", "room"]])
         looking = await all_of(
-            replica, [["where", "alice"], ["pods", "--service", "room"], ["links", "--service", "room"]]
+            replica, [["show", "alice"], ["pods", "--service", "room"], ["show", "--service", "room"]]
         )
 
     assert [(3, True)] == [(one.status, one_line(one)) for one in changing]
@@ -176,7 +182,10 @@ async def test_another_version(cli: Commands) -> None:
     answers = {"EVALSHA": b"-ERR unknown command 'EVALSHA', with args beginning with: 'secret'\r\n"}
     old = ScriptedServer(lambda words: answers.get(words[0], b"-ERR unknown command\r\n"))
     async with old.run():
-        said = await all_of(Commands(f"unix://{old.path}", cli.namespace), [["pods"], ["where", "alice"], ["bench"]])
+        said = await all_of(
+            Commands(f"unix://{old.path}", cli.namespace),
+            [["pods"], ["show", "alice"], RELEASE],
+        )
 
     assert [] == [one for one in said if not one_line(one)]
     assert [3] * 3 == [one.status for one in said]
@@ -199,7 +208,7 @@ async def test_links_of_somebody_else(own_server: LocalServer, namespace: str) -
         own_server.ask("SET", f"sr2:link:{{{namespace}:{uid}}}:room", "p 0 1 1")
     script = f"return redis.call('SET', 'sr2:link:{{{namespace}:\\255}}:room', 'p 0 1 1')"
     own_server.ask("EVAL", script, "0")
-    said = await cli("links", "--service", "room", "--json")
+    said = await cli("show", "--service", "room", "--json")
 
     assert (0, "") == (said.status, said.err)
     assert ["alice"] == [line["uid"] for line in said.lines()]
@@ -212,7 +221,7 @@ async def test_keys_of_somebody_else(own_server: LocalServer, namespace: str) ->
     own_server.ask("SET", f"sr2:pods:{{{namespace}:room}}", "x")
     own_server.ask("SET", f"sr2:link:{{{namespace}:alice}}:room", "nonsense")
     own_server.ask("RPUSH", f"sr2:link:{{{namespace}:bob}}:room", "x")
-    commands = [["pods"], *(with_service(one) for one in LOOKING if one[0] not in {"watch", "bench", "release"})]
+    commands = [["pods"], *(with_service(one) for one in LOOKING if one[0] != "release" and "--events" not in one)]
     said = await all_of(cli, commands)
 
     assert [] == [one for one in said if "Traceback" in one.err or len(one.err.splitlines()) > 1]

@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from stateful_route import StoreUnavailableError
-from stateful_route.cli.board import SORTS, Board, picture
 from stateful_route.cli.shown import lasting
+from stateful_route.cli.top import SORTS, picture
 from stateful_route.ops import Change, ChangeKind, PodSeen, PodsSeen
+from stateful_route.ops.board import Board
 from stateful_route.ops.values import imbalance
 
 POD = PodSeen(

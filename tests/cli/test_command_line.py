@@ -42,7 +42,7 @@ def test_without_the_extra(
     assert (2, f"stateful-route: {said}\n") == (status, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["completion", "bash"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--completion", "bash"]])
 def test_help_is_light(arguments: list[str]) -> None:
     """Help and completion load neither a web server nor what only one command needs."""
     heavy = ["uvicorn", "httptools", "websockets", "starlette", "stateful_route.web", "stateful_route.demo", "httpx"]
@@ -65,6 +65,12 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (["nonsense"], 'Unknown command "nonsense"'),
+        (["where", "alice"], "the command where is now: show UID"),
+        (["history", "alice"], "show UID --history"),
+        (["links", "0", "--limit", "3"], "show --pod POD"),
+        (["watch"], "top --events"),
+        (["completion", "bash"], "--completion SHELL"),
+        (["bench"], "doctor"),
         (["run", "--", "x"], "--service"),
         ([*RUN], "COMMAND"),
         ([*RUN, "--servise", "x", "--", "true"], "Unknown option: --servise. Did you mean --service?"),
@@ -111,7 +117,7 @@ def test_the_last_one_counts() -> None:
 @pytest.mark.parametrize(("shell", "words"), [("bash", "complete -F"), ("zsh", "#compdef"), ("fish", "complete -c")])
 def test_completion(capsys: pytest.CaptureFixture[str], shell: str, words: str) -> None:
     """There is a script for each shell, which knows the commands and their options."""
-    status = main(["completion", shell])
+    status = main(["--completion", shell])
     said = capsys.readouterr().out
 
     assert 0 == status

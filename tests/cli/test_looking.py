@@ -134,8 +134,8 @@ class TestWhere:
         """It says who has a uid, since when and at which epoch, in each service."""
         async with pods(cli.url, cli.namespace, 2) as (_, second):
             epoch = (await second.claim("alice"))["alice"][1]
-            said, data = await cli("where", "alice"), (await cli("where", "alice", "--json")).json()
-            elsewhere = await cli("where", "alice", "--service", "chat")
+            said, data = await cli("show", "alice"), (await cli("show", "alice", "--json")).json()
+            elsewhere = await cli("show", "alice", "--service", "chat")
         heading, row = said.out.splitlines()
 
         assert ["SERVICE", "POD", "NAME", "KIND", "EPOCH", "SINCE", "THE", "POD"] == heading.split()
@@ -147,7 +147,7 @@ class TestWhere:
 
     async def test_nobody(self, cli: Commands) -> None:
         """A uid without a link is said to have none, with status 1."""
-        said = await cli("where", "--json", "--", "-nobody")
+        said = await cli("show", "--json", "--", "-nobody")
 
         assert (1, "", f"stateful-route: '-nobody' has no link in namespace '{cli.namespace}'\n") == (
             said.status,
@@ -159,7 +159,7 @@ class TestWhere:
         """Of a link whose owner is not known it says so."""
         async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
             await route.store.claim(LinkKey(cli.namespace, "alice", "room"), PodLife(3, 7))
-            said = await cli("where", "alice")
+            said = await cli("show", "alice")
 
         assert said.out.splitlines()[1].endswith("not known")
 
@@ -171,8 +171,8 @@ class TestHistory:
             await first.claim("alice")
             await cli("release", "alice", STATEFUL_ROUTE_HISTORY="5")
             await second.claim("alice")
-            said, data = await cli("history", "alice"), await cli("history", "alice", "--json")
-            nobody = await cli("history", "bob")
+            said, data = await cli("show", "alice", "--history"), await cli("show", "alice", "--history", "--json")
+            nobody = await cli("show", "bob", "--history")
         heading, *rows = said.out.splitlines()
         changes = [json.loads(line) for line in data.out.splitlines()]
 
@@ -195,7 +195,7 @@ class TestHistory:
             await first.claim("alice")
             moved = await cli("move", "alice", "1")
             forced = await cli("move", "alice", "0", "--force", STATEFUL_ROUTE_HISTORY="5")
-            said = await cli("history", "alice")
+            said = await cli("show", "alice", "--history")
 
         assert (0, 0) == (moved.status, forced.status)
         assert "moved, by an operator" in said.out
@@ -209,12 +209,12 @@ class TestLinks:
         async with pods(cli.url, cli.namespace, 2) as (first, second):
             await first.claim(*sorted(uids))
             await second.claim("other")
-            said = await cli("links", "0", "--pause", "0")
-            everything = await cli("links", "--json", "--pause", "0", "--batch", "100")
-            some = await cli("links", "--json", "--limit", "7")
-            first_three = await cli("links", "0", "--limit", "3")
-            one = await cli("links", "1")
-            no_pod = [await cli("links", "7"), await cli("links", "7", "--json")]
+            said = await cli("show", "--pod", "0", "--pause", "0")
+            everything = await cli("show", "--json", "--pause", "0", "--batch", "100")
+            some = await cli("show", "--json", "--limit", "7")
+            first_three = await cli("show", "--pod", "0", "--limit", "3")
+            one = await cli("show", "--pod", "1")
+            no_pod = [await cli("show", "--pod", "7"), await cli("show", "--pod", "7", "--json")]
         heading, *rows = said.out.splitlines()
 
         assert ["POD", "NAME", "KIND", "EPOCH", "LEFT", "UID"] == heading.split()
@@ -234,7 +234,7 @@ class TestLinks:
         """If its output is closed it ends without a word."""
         async with pods(cli.url, cli.namespace, 1) as (pod,):
             await pod.claim(*(f"user-{number}" for number in range(2000)))
-            command = f"'{sys.executable}' -m stateful_route.cli links --pause 0.1 | head -1; echo ${{PIPESTATUS[0]}}"
+            command = f"'{sys.executable}' -m stateful_route.cli show --pause 0.1 | head -1; echo ${{PIPESTATUS[0]}}"
             process = await asyncio.create_subprocess_exec(
                 *("bash", "-c", command),
                 env=cli.environment(),
@@ -259,9 +259,9 @@ class TestHostile:
             said = [
                 await cli("pods"),
                 await cli("top"),
-                await cli("links"),
-                await cli("where", HOSTILE),
-                await cli("where", HOSTILE, PYTHONIOENCODING="ascii"),
+                await cli("show"),
+                await cli("show", HOSTILE),
+                await cli("show", HOSTILE, PYTHONIOENCODING="ascii"),
             ]
             wrong = await cli("pods", "--service", HOSTILE + "?")
 
@@ -276,7 +276,7 @@ class TestHostile:
         """JSON is in ASCII, and has the very ids."""
         async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
             await route.store.claim(LinkKey(cli.namespace, HOSTILE, "room"), PodLife(0, 1))
-            said = [await cli("links", "--json"), await cli("where", HOSTILE, "--json")]
+            said = [await cli("show", "--json"), await cli("show", HOSTILE, "--json")]
 
         assert all(one.out.isascii() and one.out.rstrip("\n").isprintable() for one in said)
         assert [HOSTILE, HOSTILE] == [one.json()["uid"] for one in said]
@@ -286,7 +286,7 @@ class TestHostile:
         async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
             key = LinkKey(cli.namespace, HOSTILE, "room")
             await route.store.claim(key, PodLife(0, 1))
-            async with cli.started("watch", "--service", "room", "--count", "1") as process:
+            async with cli.started("top", "--events", "--service", "room", "--count", "1") as process:
                 assert process.stdout is not None
                 await process.stdout.readline()
                 await route.store.release(key)
@@ -301,7 +301,7 @@ class TestWatch:
         """It tells of links that change their owner or end, and of pods that die."""
         async with pods(cli.url, cli.namespace, 2) as (first, _):
             await first.claim("alice", "bob")
-            async with cli.started("watch", "--json", "--count", "3") as process:
+            async with cli.started("top", "--events", "--json", "--count", "3") as process:
                 first_line = await line_of(process)
                 async with StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
                     await route.store.assign(LinkKey(cli.namespace, "alice", "room"), PodLife(1, 0))
@@ -322,7 +322,7 @@ class TestWatch:
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     async def test_its_end(self, cli: Commands, number: signal.Signals, status: int) -> None:
         """A signal ends it without a word."""
-        async with cli.started("watch", "--service", "room", "--json") as process:
+        async with cli.started("top", "--events", "--service", "room", "--json") as process:
             await line_of(process)
             said = await ended_by(process, number)
 
@@ -331,7 +331,7 @@ class TestWatch:
     async def test_redis_away(self, own_server: LocalServer, namespace: str, cli: Commands) -> None:
         """While Redis is away it says that it is deaf, and goes on when it is back."""
         here = type(cli)(own_server.url, namespace)
-        async with here.started("watch", "--service", "room", "--json") as process:
+        async with here.started("top", "--events", "--service", "room", "--json") as process:
             assert "hears" == (await line_of(process))["kind"]
             own_server.kill()
             deaf = await line_of(process)
@@ -427,41 +427,12 @@ class TestTop:
             assert process.returncode is None
 
 
-class TestBench:
-    async def test_bench(self, cli: Commands, own_server: LocalServer) -> None:
-        """It measures each operation, and leaves nothing but marks that expire."""
-        here = type(cli)(own_server.url, cli.namespace)
-        said = await here("bench", "--seconds", "0.2", "--tasks", "8")
-        data = (await here("bench", "--seconds", "0.1", "--json")).json()
-        left = [key for key in own_server.ask("KEYS", "*").split() if not key.startswith("sr2:ended:")]
-
-        assert 0 == said.status
-        assert ["OPERATION", "AT", "ONCE", "CALLS", "MEDIAN", "99", "%", "SLOWEST"] == said.out.splitlines()[2].split()
-        assert "8 at once: " in said.out
-        assert ["place", "get", "claim", "release"] == list(data["parts"][0]["operations"])
-        assert all(part["callsPerSecond"] > 0 for part in data["parts"])
-        assert [] == left
-        assert all(0 < int(own_server.ask("TTL", key)[1:]) <= 60 for key in own_server.ask("KEYS", "*").split()[:20])
-
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    async def test_interrupted(self, cli: Commands, own_server: LocalServer, number: signal.Signals) -> None:
-        """It cleans up also when it is interrupted."""
-        here = type(cli)(own_server.url, cli.namespace)
-        async with here.started("bench", "--seconds", "30") as process:
-            await eventually(lambda: "sr2:link:" in own_server.ask("KEYS", "sr2:link:*"))
-            said = await ended_by(process, number)
-
-        assert ({signal.SIGINT: 130, signal.SIGTERM: 143}[number], "") == (said.status, said.err)
-        await eventually(lambda: "sr2:services" not in own_server.ask("KEYS", "*"))
-        assert "sr2:link:" not in own_server.ask("KEYS", "*")
-
-
 async def test_routes_are_seen(cli: Commands) -> None:
     """A uid that a client has placed is found, with what is left of its link."""
     async with pods(cli.url, cli.namespace, 1), StatefulRoute.from_url(cli.url, settings(cli.namespace)) as route:
         async with route.client() as client:
             links = await routes(client.service("room"), ["alice"])
-            said = await cli("where", "alice", "--json")
+            said = await cli("show", "alice", "--json")
 
     assert ("temporary", links["alice"].epoch) == (said.json()["kind"], said.json()["epoch"])
     assert 0 < said.json()["ttl"]

@@ -66,7 +66,7 @@ class TestMove:
             await first.claim("alice")
             first.send(signal.SIGSTOP)
             said = await cli("move", "alice", "1", "--timeout", "0.5")
-            where = await cli("where", "alice", "--json")
+            where = await cli("show", "alice", "--json")
 
         assert (1, "", 1) == (said.status, said.out, said.err.count("\n"))
         assert "has not done within 0.5 s" in said.err
@@ -80,7 +80,7 @@ class TestRelease:
             await pod.claim("alice", "bob")
             said, again = await cli("release", "alice"), await cli("release", "alice")
             data, nothing = await cli("release", "bob", "--json"), await cli("release", "bob", "--json")
-            where = await cli("where", "alice")
+            where = await cli("show", "alice")
 
         assert (0, "released 'alice' of service 'room'\n", "") == (said.status, said.out, said.err)
         assert (1, "", "stateful-route: 'alice' has no link in service 'room'\n") == (

@@ -34,7 +34,7 @@ def with_a_link(shared_server: LocalServer, namespace: str) -> None:
 @pytest.mark.usefixtures("with_a_link")
 async def test_closed(cli: Commands) -> None:
     """What is closed takes nothing, and the other output only what is its own."""
-    links = ("links", "--service", "room")
+    links = ("show", "--service", "room")
     without_out = await with_outputs(cli, ">&-", *links, "--json")
     without_err = await with_outputs(cli, "2>&-", *links)
     without_both = await with_outputs(cli, ">&- 2>&-", *links)
@@ -49,7 +49,7 @@ async def test_closed(cli: Commands) -> None:
 @pytest.mark.parametrize("options", [(), ("--json",)])
 async def test_full(cli: Commands, options: tuple[str, ...]) -> None:
     """Where no room is left, that is said in one line, with status 1."""
-    status, _, err = await with_outputs(cli, ">/dev/full", "links", "--service", "room", *options)
+    status, _, err = await with_outputs(cli, ">/dev/full", "show", "--service", "room", *options)
 
     assert 1 == status
     assert 1 == len(err.splitlines())

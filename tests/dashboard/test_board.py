@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from stateful_route import StoreUnavailableError
-from stateful_route.dashboard.board import KEPT_POINTS, Board
-from stateful_route.dashboard.story import KEPT, LINKS_TOLD, PODS_TOLD, Story
+from stateful_route.dashboard.board import PageBoard
 from stateful_route.ops import Change, ChangeKind, PodSeen
+from stateful_route.ops.board import KEPT_POINTS
+from stateful_route.ops.story import KEPT, LINKS_TOLD, PODS_TOLD, Story
 from tests.dashboard.seen import announced, moved, pod, pods
 
 AWAY = StoreUnavailableError("it is away", operation="read_pods", maybe_applied=False)
@@ -35,11 +36,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def board(clock: Clock) -> Board:
-    return Board("prod", "room", interval=1.0, clock=clock)
+def board(clock: Clock) -> PageBoard:
+    return PageBoard("prod", "room", interval=1.0, clock=clock)
 
 
-def told(board: Board, known: int = 0) -> dict[str, Any]:
+def told(board: PageBoard, known: int = 0) -> dict[str, Any]:
     board.publish()
     message = board.message(known)
     assert message is not None
@@ -183,7 +184,7 @@ class TestBoard:
     )
     def test_messages(self, looks: list[tuple[dict[int, tuple[int, str]], bool]]) -> None:
         """A page that takes each message, or misses some, has what is so."""
-        board = Board("prod", "room", interval=1.0, clock=Clock())
+        board = PageBoard("prod", "room", interval=1.0, clock=Clock())
         known, rows = 0, {}
         for states, is_read in [*looks, (looks[-1][0], True)]:
             board.take_in(pods(*(pod(index, state, links=links) for index, (links, state) in sorted(states.items()))))
@@ -205,7 +206,7 @@ class TestBoard:
         }
         assert None is board.message(board.number)
 
-    def test_only_changes(self, board: Board) -> None:
+    def test_only_changes(self, board: PageBoard) -> None:
         """Who knows the last message is told the fields that differ, and no heartbeat that is younger than a second."""
         board.take_in(pods(pod(0), pod(1)))
         told(board)
@@ -213,13 +214,14 @@ class TestBoard:
 
         assert [{"podIndex": 1, "links": 9}] == told(board, 1)["changed"]
 
-    def test_curves(self, board: Board, clock: Clock) -> None:
+    def test_curves(self, board: PageBoard, clock: Clock) -> None:
         """A point has what lives, links, imbalance, and what a second brought; a look that came early makes none."""
-        board.take_in(pods(pod(0, placed_total=10), pod(1, placed_total=5)))
+        board.hear(Change(kind=ChangeKind.HEARS))
+        board.take_in(pods(pod(0, placed_total=10), pod(1, placed_total=5), at=clock.now))
         told(board)
         clock.now += 0.1
         board.hear(moved("alice"))
-        board.take_in(pods(pod(0, placed_total=12), pod(1, placed_total=5)))
+        board.take_in(pods(pod(0, placed_total=12), pod(1, placed_total=5), at=clock.now))
         early = told(board, 1)["point"]
         clock.now += 1.9
         board.take_in(
@@ -227,13 +229,14 @@ class TestBoard:
                 pod(0, links=9, placed_total=14),
                 pod(1, incarnation=2, placed_total=2),
                 pod(2, "DEAD", links=50, placed_total=0),
+                at=clock.now,
             )
         )
 
         assert early is None
         assert [clock.now, 2, 12, 1.5, 3.0, 0.5] == told(board, 2)["point"]
 
-    def test_redis_goes(self, board: Board, clock: Clock) -> None:
+    def test_redis_goes(self, board: PageBoard, clock: Clock) -> None:
         """While Redis is away that is said, once in the time line, with a gap in the curves; then it is back."""
         board.take_in(pods(pod(0, placed_total=1)))
         messages = [told(board)]
@@ -253,7 +256,7 @@ class TestBoard:
         told_of = [event["kind"] for message in messages[1:] for event in message["events"]]
         assert ["lost", "hears", "back"] == told_of
 
-    def test_bounded(self, board: Board, clock: Clock) -> None:
+    def test_bounded(self, board: PageBoard, clock: Clock) -> None:
         """However long it looks, it keeps so much."""
         for number in range(2 * KEPT_POINTS):
             clock.now += 1
@@ -264,7 +267,7 @@ class TestBoard:
         assert (1, KEPT_POINTS) == (len(message["pods"]), len(message["points"]))
         assert KEPT >= len(message["events"])
 
-    def test_hostile(self, board: Board) -> None:
+    def test_hostile(self, board: PageBoard) -> None:
         """Whatever a pod publishes, a message is ASCII on one line, and says the same."""
         name = "</script><img src=x onerror=alert(1)>\r\n\u2028\u202e\x00\ud800é"
         board.take_in(pods(pod(0, zone=name)))
@@ -275,7 +278,7 @@ class TestBoard:
         assert message.isprintable()
         assert name == json.loads(message)["pods"][0]["zone"]
 
-    async def test_wait(self, board: Board) -> None:
+    async def test_wait(self, board: PageBoard) -> None:
         """Who waits goes on at the next message, at the end, or after its time."""
         await board.wait(0, 0.001)
         board.publish()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route import BaseConfig
-    from stateful_route.dashboard.board import Board
+    from stateful_route.dashboard.board import PageBoard
     from stateful_route.embedded.server import LocalServer
 
 pytestmark = pytest.mark.slow
@@ -37,25 +37,25 @@ def objects() -> int:
     return len(gc.get_objects())
 
 
-def state(board: Board) -> dict[str, Any]:
+def state(board: PageBoard) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(board.message(0) or "{}")
     return data
 
 
-async def flap(proxy: FaultProxy, board: Board, times: int) -> None:
+async def flap(proxy: FaultProxy, board: PageBoard, times: int) -> None:
     """Take Redis away, and give it back once that was noticed; and go on once that was."""
     for _ in range(times):
         proxy.refuse()
-        await eventually(lambda: board._error)
+        await eventually(lambda: board.error)
         proxy.pass_through()
-        await eventually(lambda: not board._error)
+        await eventually(lambda: not board.error)
 
 
 @pytest.mark.timeout(240)
 async def test_redis_flaps(own_server: LocalServer, config: BaseConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis is lost 60 times: each time that is said, and then that it is back; tasks, sockets and objects stay."""
-    monkeypatch.setattr("stateful_route.dashboard.board.KEPT_POINTS", 20)  # what is bounded is full at the first count
-    monkeypatch.setattr("stateful_route.dashboard.story.KEPT", 20)
+    monkeypatch.setattr("stateful_route.ops.board.KEPT_POINTS", 20)  # what is bounded is full at the first count
+    monkeypatch.setattr("stateful_route.ops.story.KEPT", 20)
     async with (
         FaultProxy(own_server) as proxy,
         StatefulRoute.from_url(proxy.url, config) as route,
@@ -67,7 +67,7 @@ async def test_redis_flaps(own_server: LocalServer, config: BaseConfig, monkeypa
             await flap(proxy, board, TIMES // 4)
             before = objects(), len(asyncio.all_tasks()), open_sockets()
             await flap(proxy, board, TIMES - TIMES // 4)
-            await eventually(lambda: board._deaf is None, 30.0)
+            await eventually(lambda: board.deaf is None, 30.0)
             await eventually(lambda: len(asyncio.all_tasks()) <= before[1] + 2)
             await eventually(lambda: open_sockets() <= before[2] + 4)
             more = objects() - before[0]
@@ -105,7 +105,7 @@ async def one_page(dashboard: Served) -> None:
 async def test_page_takes_nothing(route: StatefulRoute, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that reads no more is let go after a while, and holds up no other one; nothing piles up for it."""
     monkeypatch.setattr("stateful_route.dashboard.stream._TAKES", 0.3)
-    monkeypatch.setattr("stateful_route.dashboard.board.Board.message", lambda self, known: " " * 1_000_000)
+    monkeypatch.setattr("stateful_route.dashboard.board.PageBoard.message", lambda self, known: " " * 1_000_000)
     async with served(route.operator(), namespace, interval=0.02) as dashboard:
         host, port = dashboard.url.removeprefix("http://").rstrip("/").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=1000)

@@ -13,17 +13,13 @@ PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n\$ stateful-route ([^\n]*)\n(.*?)```", PAGE, re.DOTALL)
 OPERATORS = (
     "pods",
-    "where",
-    "history",
-    "links",
+    "show",
     "top",
-    "watch",
     "move",
     "release",
     "drain",
     "undrain",
     "doctor",
-    "bench",
 )
 
 
@@ -37,13 +33,14 @@ def test_commands() -> None:
         assert "Traceback" not in answer
     shown = {line.split()[0] for line, _ in BLOCKS}
 
-    assert set(OPERATORS) - {"top"} == shown
+    assert set(OPERATORS) == shown
 
 
 def test_options() -> None:
     """The options that the page names are those of the commands."""
     app = make_app()
     names = {name for command in OPERATORS for one in app[command].assemble_argument_collection() for name in one.names}
+    names |= {name for name in app if name.startswith("--")}
     named = set(re.findall(r"`(--[a-z-]+)", PAGE)) - {"--help"}
 
     assert set() == named - names

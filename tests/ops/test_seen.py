@@ -19,10 +19,10 @@ from stateful_route import (
     StoreError,
     StoreUnavailableError,
 )
-from stateful_route.cli.watch import told_of
-from stateful_route.dashboard.story import Story
+from stateful_route.cli.top import told_of
 from stateful_route.models import LinkKey, PodLife, PodReport
 from stateful_route.ops import ChangeKind, Operator
+from stateful_route.ops.story import Story
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.testing import ManualClock, MemoryStore, cluster, local_server
 from tests.ops.conftest import SERVICE, pod_of

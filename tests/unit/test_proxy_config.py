@@ -11,7 +11,7 @@ import pytest
 
 from stateful_route.cli import main
 from stateful_route.errors import ConfigError
-from stateful_route.web.proxies import PRINTERS
+from stateful_route.web.proxies import FILES
 from stateful_route.web.proxies.cache import cache_key
 from stateful_route.web.uids.spelled import sources_from
 
@@ -28,19 +28,19 @@ def printed(capsys: pytest.CaptureFixture[str], proxy: str, *more: str, uid: str
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("proxy", "mode"), list(PRINTERS))
+@pytest.mark.parametrize(("proxy", "mode"), [*((proxy, "decide") for proxy in FILES), ("nginx", "replay")])
 def test_each_is_whole(capsys: pytest.CaptureFixture[str], proxy: str, mode: str) -> None:
     """Each configuration says what it is for, and has no place in it that was not filled in."""
     text = printed(capsys, proxy, "--mode", mode, "--listen", "127.0.0.1:8123", "--decide", "127.0.0.1:7123")
 
     assert "room" in text.splitlines()[0]
-    assert not re.search(r"\$\{|\$(service|mode|listen|decide|servers|key|port|host)\b(?!_)", text.replace("$host", ""))
+    assert not re.search(r"\{\{|\}\}|^@", text.replace("{uid}", ""), re.MULTILINE)
     assert proxy == "haproxy-lua" or "8123" in text
     assert mode == "replay" or "7123" in text
     assert text.endswith("\n")
 
 
-@pytest.mark.parametrize("proxy", ["haproxy", "envoy", "caddy", "traefik"])
+@pytest.mark.parametrize("proxy", ["haproxy", "haproxy-lua"])
 def test_only_nginx_repeats(capsys: pytest.CaptureFixture[str], proxy: str) -> None:
     """Another proxy than nginx cannot repeat a request at another server, and that is said."""
     status = main(["proxy-config", proxy, "--service", "room", "--uid", UID, "--mode", "replay", "--pods", PODS])
@@ -78,13 +78,14 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], option: str, more: 
     assert option in said.err
 
 
-def test_traefik_needs_pods_and_no_cookie(capsys: pytest.CaptureFixture[str]) -> None:
-    """Traefik goes by the index of a pod, so it is told all of them; and it cannot pass on a cookie that is new."""
-    assert 2 == main(["proxy-config", "traefik", "--service", "room", "--uid", UID])
-    assert "pods" in capsys.readouterr().err
-    assert 2 == main(["proxy-config", "traefik", "--service", "room", "--uid", "signed-cookie:sr", "--pods", PODS])
-    assert "uid" in capsys.readouterr().err
-    assert "NOT TRIED" in printed(capsys, "traefik")
+@pytest.mark.parametrize("proxy", ["caddy", "envoy", "traefik"])
+def test_others_are_on_a_page(capsys: pytest.CaptureFixture[str], proxy: str) -> None:
+    """Of another proxy it is said which ones there are, and where the page about the others is."""
+    assert 2 == main(["proxy-config", proxy, "--service", "room", "--uid", UID])
+    said = capsys.readouterr()
+    assert "" == said.out
+    assert '"nginx"' in said.err
+    assert "docs/proxies.md" in said.err
 
 
 def test_statuses_of_nginx(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,11 +26,10 @@ _MAP = """\
         default {source};
         "~^{other}(?:{mark}{other})*$" "";
         "~^(?:{other}{mark})*\\s*({name}=[^&;#\\x22]*)(?:{mark}{other})*$" "$1";
-    }}
-"""
+    }}"""
 
 
-def cache_key(uid: str) -> tuple[str, str]:
+def cache_key(uid: str) -> tuple[str, list[str]]:
     """Return the key, in variables of nginx, for sources as they are spelled, and the maps that make them.
 
     Raises:
@@ -40,7 +39,7 @@ def cache_key(uid: str) -> tuple[str, str]:
     parts = (part.partition(":") for part in uid.split(",") if ":" in part.partition("=")[0])
     maps: list[str] = []
     found = [_variable(kind, where, maps) for kind, _, where in parts]
-    return _BETWEEN.join(dict.fromkeys(one for one in found if one)), "".join(maps)
+    return _BETWEEN.join(dict.fromkeys(one for one in found if one)), maps
 
 
 def _variable(kind: str, where: str, maps: list[str]) -> str:

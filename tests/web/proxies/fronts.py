@@ -1,4 +1,4 @@
-"""A real proxy with a configuration that is printed, in front of replicas."""
+"""A real proxy with a configuration that is printed, or of the page about proxies, in front of replicas."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from tests.web.clients import ask
 from tests.web.replicas import Replica, Replicas, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+ON_THE_PAGE = {"caddy": "caddyfile", "envoy": "yaml"}
+"""Proxies whose configuration is one of docs/proxies.md, and the language there."""
+_PAGE = Path(__file__).parents[3] / "docs" / "proxies.md"
 UID = "path:/rooms/{uid},header:x-session-id"
 _BESIDE_PYTHON = Path(sys.executable).parent
 LUA = "/etc/haproxy/stateful_route.lua"
@@ -98,6 +101,37 @@ def printed(proxy: str, *options: str, uid: str = UID) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def on_the_page(proxy: str, *, port: int, decide: int, pods: Sequence[int], patience: int) -> str:
+    """Return the configuration of the page, with these ports for those that it names."""
+    fences = _PAGE.read_text(encoding="utf-8").split(f"```{ON_THE_PAGE[proxy]}\n")
+    assert len(fences) == 2
+    text = fences[1].partition("```")[0]
+    addresses = " ".join(f"127.0.0.1:{pod}" for pod in pods)
+    named = {
+        "caddy": {
+            "http://:8080 {\n": f"http://:{port} {{\n    bind 127.0.0.1\n",
+            "127.0.0.1:7950": f"127.0.0.1:{decide}",
+            "timeout 11s": f"timeout {patience + 5}s",
+            "10.0.0.7:8000 10.0.0.8:8000": addresses,
+        },
+        "envoy": {
+            '"0.0.0.0", port_value: 8080': f'"127.0.0.1", port_value: {port}',
+            '"127.0.0.1", port_value: 7950': f'"127.0.0.1", port_value: {decide}',
+            "timeout: 11s": f"timeout: {patience + 5}s",
+        },
+    }[proxy]
+    if proxy == "caddy" and not pods:  # nobody else to go to, as without --pods of the proxies that are printed
+        text, count = re.subn(
+            r"        # Nobody decides.*?\n        }\n(?=        handle \{)", "", text, flags=re.DOTALL
+        )
+        assert count == 1
+        del named["10.0.0.7:8000 10.0.0.8:8000"]
+    for said, here in named.items():
+        assert text.count(said) == 1
+        text = text.replace(said, here)
+    return text
+
+
 def start_proxy(replicas: Replicas, proxy: str, text: str, port: int, lua: str = "") -> Replica:
     """Run a proxy with a configuration."""
     folder = replicas.folder / f"{proxy}-{port}"
@@ -145,7 +179,6 @@ def front_of(
     *,
     app: str = "tests.web.apps:rooms",
     uid: str = UID,
-    with_pods: bool = True,
     **middleware: Any,
 ) -> Front:
     """Start two replicas, a decider if the mode takes one, and a proxy in front of them."""
@@ -154,12 +187,14 @@ def front_of(
     mode = mode.partition(",")[0]
     pods = launch_pods(replicas, app=app, **more | middleware)
     port = free_port()
+    decide = decider(replicas, proxy, "--patience", "5", uid=uid) if mode == "decide" else None
+    if proxy in ON_THE_PAGE:
+        assert decide is not None
+        text = on_the_page(proxy, port=port, decide=decide.port, pods=[pod.port for pod in pods], patience=5)
+        return Front(replicas, pods, decide, start_proxy(replicas, proxy, text, port), proxy)
     options = ["--mode", mode, "--listen", f"127.0.0.1:{port}", "--patience", "5", "--keep", str(keep)]
-    if with_pods:
-        options += ["--pods", ",".join(f"127.0.0.1:{pod.port}" for pod in pods)]
-    decide = None
-    if mode == "decide":
-        decide = decider(replicas, proxy, "--patience", "5", uid=uid)
+    options += ["--pods", ",".join(f"127.0.0.1:{pod.port}" for pod in pods)]
+    if decide is not None:
         options += ["--decide", f"127.0.0.1:{decide.port}"]
     lua = printed("haproxy-lua", *options, uid=uid) if proxy == "haproxy" else ""
     running = start_proxy(replicas, proxy, printed(proxy, *options, uid=uid), port, lua)

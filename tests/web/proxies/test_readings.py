@@ -18,11 +18,10 @@ from starlette.requests import Request
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute
 from stateful_route.cli.shortcut import shortcut
 from stateful_route.web import StickyDecide
-from stateful_route.web.proxies import PRINTERS
-from stateful_route.web.proxies.plan import Plan
+from stateful_route.web.proxies import Plan, printed
 from stateful_route.web.uids.normal import normalised
 from stateful_route.web.uids.spelled import sources_from
-from tests.web.proxies.fronts import start_proxy
+from tests.web.proxies.fronts import ON_THE_PAGE, on_the_page, start_proxy
 from tests.web.replicas import free_port
 
 if TYPE_CHECKING:
@@ -261,7 +260,7 @@ async def test_an_app_is_told_the_epoch_of_the_uid_that_it_sees(way: tuple[str, 
         ) as decide,
     ):
         port, keep = free_port(), 30 if "kept" in mode else 0
-        plan = Plan.checked(
+        plan = Plan(
             service="room",
             uid=UID,
             sources=sources,
@@ -272,8 +271,12 @@ async def test_an_app_is_told_the_epoch_of_the_uid_that_it_sees(way: tuple[str, 
             hold=5,
             keep=keep,
         )
-        lua = PRINTERS["haproxy-lua", "decide"](plan) if proxy == "haproxy" else ""
-        await asyncio.to_thread(start_proxy, replicas, proxy, PRINTERS[proxy, "decide"](plan), port, lua)
+        if proxy in ON_THE_PAGE:
+            text = on_the_page(proxy, port=port, decide=decide, pods=[], patience=5)
+        else:
+            text = printed(proxy, plan)
+        lua = printed("haproxy-lua", plan) if proxy == "haproxy" else ""
+        await asyncio.to_thread(start_proxy, replicas, proxy, text, port, lua)
         rooms = client.service("room")
         for request in [*ODD, *FAIR, *HARMLESS, *ODD] * (2 if keep else 1):
             status, target, headers = await carried(port, *request)

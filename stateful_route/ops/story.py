@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
-from stateful_route.dashboard.rows import DRAINING, state_of
-from stateful_route.ops import ChangeKind
+from stateful_route.ops.values import ChangeKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stateful_route.ops import Change, PodSeen
+    from stateful_route.ops.values import Change, PodSeen
 
 KEPT = 200
 """So many events of pods are kept, and as many of links: a million links that move push no death out."""
@@ -20,6 +19,8 @@ LINKS_TOLD = 20
 PODS_TOLD = 10
 """The same of pods to which the same has happened."""
 
+DRAINING = "DRAINING"
+"""The state of a pod that takes no new uids and gives up all that it has."""
 _UNREAD = "unread"
 """In place of the kind of a link that could not be read."""
 _OVER = frozenset({"SHUTDOWN", "DEAD"})
@@ -31,6 +32,11 @@ _KINDS = {
     "DEAD": "dead",
     "SILENT": "silent",
 }
+
+
+def state_of(pod: PodSeen) -> str:
+    """Return the state of a pod; one that denies new calls, and gives up all that it has, is DRAINING."""
+    return DRAINING if pod.state == "DENY_NEW_CALL" and pod.draining else pod.state
 
 
 class Story:
