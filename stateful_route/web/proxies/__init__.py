@@ -10,7 +10,7 @@ import attrs
 
 from stateful_route._validation import check_id, check_int, check_seconds
 from stateful_route.errors import ConfigError
-from stateful_route.web.peer.address import is_http_address
+from stateful_route.web.addresses import is_http_address
 from stateful_route.web.proxies.cache import cache_key
 
 if TYPE_CHECKING:
