@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
+# The first that knows --group: the one of a fresh environment may be older.
+PIP_WITH_GROUPS := 'pip>=25.1'
 EXAMPLES_READY := $(VENV)/.ready-examples
 
 .DEFAULT_GOAL := help
@@ -92,12 +94,13 @@ clean: ## remove all that make made, .venv too
 
 $(READY): pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) (once, and again when pyproject.toml changes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_WITH_GROUPS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
 
 $(EXAMPLES_READY): pyproject.toml | $(READY)
 	@echo "Installing what the examples need into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group examples
 	@touch $@
 
 $(LOWEST)/.ready: pyproject.toml tools/lowest.py | $(READY)

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{case.name:12} {case.title}; goal {case.goal}")
         return
     if given.plots is not None and not plot.is_possible():
-        parser.error("--plots needs matplotlib: pip install 'stateful-route[bench]'")
+        parser.error("--plots needs matplotlib: pip install --group bench")
     if (why := loops.missing(given.loop)) is not None:
         parser.error(f"--loop {given.loop}: {why}")
     options = Options(quick=given.quick, loop=given.loop)

@@ -73,7 +73,7 @@ def _examples(folders: Sequence[str], console: Console) -> list[Example]:
         try:
             module = importlib.import_module(f"examples.{folder}.client")
         except ModuleNotFoundError as error:
-            console.print(f"{folder} is skipped: {error.name} is not installed; pip install '.[examples]' brings it")
+            console.print(f"{folder} is skipped: {error.name} is not installed: make examples brings it")
             continue
         for example in module.EXAMPLES:
             if missing := example.missing():

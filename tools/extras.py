@@ -1,6 +1,7 @@
-"""What an extra is for, tried where the wheel is installed with that extra alone: ``tools.wheel --extras`` runs this.
+"""What an extra, or a dependency group, is for, tried where the wheel is installed with that alone.
 
-Arguments: the name of the extra, and the folder of the unpacked sdist, for the extras that serve a checkout.
+``tools.wheel --extras`` runs this. Arguments: its name, and the folder of the unpacked sdist, for the groups, which
+serve a checkout.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+GROUPS = {"dev", "docs", "bench", "examples", "kubernetes", "proxies"}
+"""Those of ``TRIED`` that are dependency groups (PEP 735)."""
 BIN = Path(sys.prefix) / "bin"
 OF_OTHER_EXTRAS = {"run", "gateway", "decide", "shortcut", "dashboard", "demo"}
 """Modules of the command line that need more than ``cli``."""
@@ -158,7 +161,7 @@ TRIED: dict[str, Callable[[Path], None]] = {
         *(bench, examples, kubernetes, docs, dev),
     )
 }
-"""By the name of the extra; a new one needs a line."""
+"""By the name of the extra, or of the group; a new one needs a line."""
 
 if __name__ == "__main__":
     TRIED[sys.argv[1]](Path(sys.argv[2]))

@@ -13,7 +13,6 @@ import sys
 import tarfile
 import tempfile
 import time
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "tools" / "smoke.py"
+# The first that knows --group: the one of a fresh environment may be older.
+_PIP_WITH_GROUPS = "pip>=25.1"
 EXTRAS = ROOT / "tools" / "extras.py"
 
 
@@ -82,9 +83,7 @@ def _try(folder: Path, wheel: Path, python: Interpreter) -> None:
 
 
 def _try_extras(folder: Path, sdist: Path, wheel: Path, python: Interpreter, chosen: list[str]) -> None:
-    """Install the wheel with one extra at a time, and do what it is for."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(project["optional-dependencies"]) == set(extras.TRIED), "tools/extras.py has other extras"
+    """Install the wheel with one extra, or one dependency group, at a time, and do what it is for."""
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "sdist", filter="data")
     (tree,) = (folder / "sdist").iterdir()
@@ -92,7 +91,11 @@ def _try_extras(folder: Path, sdist: Path, wheel: Path, python: Interpreter, cho
         began = time.monotonic()
         here = folder / f"extra-{name}"
         program = _environment(here, python)
-        _install(here, f"{wheel}[{name}]")
+        if name in extras.GROUPS:
+            _install(here, _PIP_WITH_GROUPS)
+            _install(here, wheel, "--group", f"{tree / 'pyproject.toml'}:{name}")
+        else:
+            _install(here, f"{wheel}[{name}]")
         _run(here, program, "-I", EXTRAS, name, tree)
         print(f"extra {name}: it brings what it is for ({time.monotonic() - began:.0f} s)", flush=True)
 
@@ -104,8 +107,8 @@ def _environment(folder: Path, python: Interpreter) -> Path:
     return folder / "venv" / "bin" / "python"
 
 
-def _install(folder: Path, what: str | Path) -> None:
-    _run(folder, folder / "venv" / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", what)
+def _install(folder: Path, *what: str | Path) -> None:
+    _run(folder, folder / "venv" / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *what)
 
 
 def _run(folder: Path, *command: str | Path, status: int = 0) -> str:

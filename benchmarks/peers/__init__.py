@@ -26,7 +26,7 @@ def missing_module(module: str) -> str | None:
         found = importlib.util.find_spec(module) is not None
     except ValueError:  # it is held back: sys.modules has None for it
         found = False
-    return None if found else "not installed: pip install 'stateful-route[bench]'"
+    return None if found else "not installed: pip install --group bench"
 
 
 @attrs.frozen(kw_only=True)

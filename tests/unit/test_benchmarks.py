@@ -255,7 +255,7 @@ def test_missing_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "coredis", None)
     monkeypatch.setitem(sys.modules, "uvloop", None)
 
-    assert "not installed: pip install 'stateful-route[bench]'" == missing_module("coredis") == loops.missing("uvloop")
+    assert "not installed: pip install --group bench" == missing_module("coredis") == loops.missing("uvloop")
     assert missing_module("redis") is loops.missing("asyncio") is None
 
 
@@ -585,7 +585,7 @@ def test_plot_without_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch
     with pytest.raises(SystemExit):
         main(["placement", "--plots", "x"])
 
-    assert "pip install 'stateful-route[bench]'" in capsys.readouterr().err
+    assert "pip install --group bench" in capsys.readouterr().err
 
 
 def test_list_names_each_case(capsys: pytest.CaptureFixture[str]) -> None:

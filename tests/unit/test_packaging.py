@@ -15,12 +15,14 @@ import stateful_route
 from tools import extras, interpreters, packed
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 
 
 def test_each_extra_is_tried() -> None:
-    """No extra is without something that it is for."""
-    assert set(PROJECT["optional-dependencies"]) == set(extras.TRIED)
+    """No extra, and no dependency group, is without something that it is for."""
+    assert set(PROJECT["optional-dependencies"]) == set(extras.TRIED) - extras.GROUPS
+    assert set(PYPROJECT["dependency-groups"]) == extras.GROUPS
 
 
 def test_pythons() -> None:
