@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._large = False
         self._flushing = False
         self._closing = False
+        self._retired = False
         self._look: asyncio.TimerHandle | None = None
         self._heard = self._looked = self._loop.time()
         self._longest = _MAX_HELLO
@@ -178,7 +179,7 @@ class Connection(asyncio.Protocol):
         self._out.append(FRAME.pack(length, kind, sid))
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush_turn)
+            self._loop.call_soon(self._flush)
         if length:
             self._out.append(payload)
             self._size += length
@@ -195,12 +196,10 @@ class Connection(asyncio.Protocol):
         self._size += len(payload)
         return True
 
-    def _flush_turn(self) -> None:
-        self._flushing = False
-        if self._out:
-            self._flush()
-
     def _flush(self) -> None:
+        self._flushing = False
+        if not self._out:
+            return
         out, self._out = self._out, []
         large, self._large = self._large, False
         self._size = 0
@@ -217,6 +216,14 @@ class Connection(asyncio.Protocol):
     def forget(self, sid: int) -> None:
         """Drop what still comes for a stream."""
         self.streams.pop(sid, None)
+        if self._retired and not self.streams:
+            self.close()
+
+    def retire(self) -> None:
+        """Close it once what is under way has ended."""
+        self._retired = True
+        if not self.streams:
+            self.close()
 
     # The end ------------------------------------------------------------------------------------------------------
 
@@ -232,8 +239,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Send what is to be sent, for ``silence`` seconds at most, and close."""
-        if self._out:
-            self._flush()
+        self._flush()
         self._closing = True
         self._heard = self._loop.time()
         if self._transport is not None:

@@ -15,11 +15,10 @@ from stateful_route.web.errors import (
     PeerRefusedError,
     PeerUnreachableError,
 )
-from stateful_route.web.peer.awaited import AwaitedStream
 from stateful_route.web.peer.connection import Connection
 from stateful_route.web.peer.frames import FROM_OWNER, Kind
 from stateful_route.web.peer.late import Late
-from stateful_route.web.peer.stream import Stream
+from stateful_route.web.peer.stream import AwaitedStream, Stream
 
 if TYPE_CHECKING:
     from stateful_route.web.addresses import PeerAddress
@@ -50,7 +49,6 @@ class DialedConnection(Connection):
         self._nonce = secrets.token_hex(16)
         self.late = Late()
         self._last_stream = 0
-        self._retired = False
         self.ready: asyncio.Future[None] = self._loop.create_future()
         """Done once the other side has proven who it is, or failed."""
         self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # nobody may wait for it
@@ -133,18 +131,6 @@ class DialedConnection(Connection):
     def usable(self) -> bool:
         """Whether streams may be opened on it."""
         return not self._closing and self._last_stream < _LAST_STREAM
-
-    def retire(self) -> None:
-        """Close it once what is under way has ended."""
-        self._retired = True
-        if not self.streams:
-            self.close()
-
-    def forget(self, sid: int) -> None:
-        """Drop what still comes for a stream."""
-        super().forget(sid)
-        if self._retired and not self.streams:
-            self.close()
 
 
 def read_json(payload: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import attrs
 from stateful_route.web.errors import PeerProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 FRAME = struct.Struct(">IBI")
 HEAD_SIZE = FRAME.size
@@ -170,9 +170,8 @@ def _unpack_by_lengths(payload: bytes, begin: int) -> list[bytes]:
     return parts
 
 
-def flat(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """Return names and values of headers by turns."""
-    return list(itertools.chain.from_iterable(headers))
+flat = itertools.chain.from_iterable
+"""Gives names and values of headers by turns."""
 
 
 def paired(parts: Sequence[bytes]) -> list[tuple[bytes, bytes]]:

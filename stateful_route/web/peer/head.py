@@ -155,6 +155,7 @@ def _pack_address(host: str | None, port: int | None) -> bytes:
     return f"{'' if port is None else port}\n{host}".encode("utf-8", "surrogateescape")
 
 
+@lru_cache(_REMEMBERED)
 def _address(part: bytes) -> tuple[str, int | None] | None:
     if not part:
         return None

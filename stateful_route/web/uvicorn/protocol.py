@@ -25,7 +25,7 @@ from stateful_route.web.uvicorn.whole import head_lines, write_empty, write_whol
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from stateful_route.web.peer.awaited import AwaitedStream
+    from stateful_route.web.peer.stream import AwaitedStream
     from stateful_route.web.request.framing import Refused
     from stateful_route.web.uvicorn.running import Way
 
