@@ -18,6 +18,7 @@ from stateful_route.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stateful_route.client.cache.links import ServiceLinks
     from stateful_route.models import Link
 
     Answers: TypeAlias = dict[str, Link | StoreError]
@@ -29,9 +30,11 @@ _SLICE = 500
 class Batch:
     """What one call for many uids has found so far."""
 
-    def __init__(self, cached: Callable[[str], int | None], resolve: Callable[[list[str]], Awaitable[Answers]]) -> None:
-        """Take what ``cached`` knows, and ask ``resolve`` for the rest."""
-        self._cached = cached
+    def __init__(self, links: ServiceLinks, resolve: Callable[[list[str]], Awaitable[Answers]]) -> None:
+        """Take what is cached, and ask ``resolve`` for the rest."""
+        self.hits = 0
+        """How many were cached."""
+        self._links = links
         self._resolve = resolve
         self._by_pod: dict[int, list[str]] = {}
         self._errors: dict[str, StoreError] = {}
@@ -60,10 +63,11 @@ class Batch:
         raise BatchError(self._by_pod, self._errors) from first
 
     def _take_cached(self, uid: str) -> bool:
-        pod_index = self._cached(uid)
-        if pod_index is None:
+        pod = self._links.pod(uid)
+        if pod is None:
             return False
-        self._by_pod.setdefault(pod_index, []).append(uid)
+        self.hits += 1
+        self._by_pod.setdefault(pod.pod_index, []).append(uid)
         return True
 
     async def _ask(self, uids: list[str]) -> None:

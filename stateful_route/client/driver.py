@@ -7,7 +7,6 @@ import time
 from random import Random
 from typing import TYPE_CHECKING
 
-from stateful_route._deadline import within
 from stateful_route._lifecycle import RUNNING, Driver
 from stateful_route._validation import check_bool, check_callable, check_id, check_pod_index
 from stateful_route.client.batch import Batch, checked_uids
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from stateful_route.client.batch import Answers
+    from stateful_route.client.cache.hot import CachedPod
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.pods.suspicion import Departures
@@ -35,13 +35,16 @@ if TYPE_CHECKING:
     from stateful_route.store.protocol import Store
 
 
+# The uid of a call that is for none: a service and its pods.
+_ANY = "any"
+
+
 class ClientDriver(Driver):
     """Finds the pod of a uid, or chooses one; answers from memory almost always.
 
     Implements ``StatefulRouteForClientDriver``, which documents the methods of the contract and the errors. On top of
-    it there are ``peek``, which only looks into the cache, ``route`` and ``find`` with a ``Link`` for an answer,
-    ``service``, a view bound to one service, ``batch_compute_linked_pod``, ``pods``, ``report_unreachable`` and
-    ``statistics``.
+    it there are ``service``, a view bound to one service, which documents the methods that both have, ``statistics``
+    and ``batch_compute_linked_pod``.
     """
 
     def __init__(
@@ -63,22 +66,22 @@ class ClientDriver(Driver):
             InvalidArgumentError: if ``strategy`` cannot be called.
 
         """
-        if strategy is not None:
-            check_callable("strategy", strategy)
-        super().__init__()
         config = BaseConfig() if config is None else config
+        strategy = PreferEmptier() if strategy is None else strategy
+        check_callable("strategy", strategy)
+        super().__init__()
         random = Random() if random is None else random  # noqa: S311 - it spreads load
         self._store = store
         self._namespace = config.namespace
         self._clock = clock
-        self._deadline = config.call_deadline_seconds
+        deadline = config.call_deadline_seconds
         self._cache = LinkCache(
             config.cache_size,
             config.cache_ttl,
             min(MARGIN, config.link_ttl / 4),
             clock,
             config.namespace,
-            answer_time=config.call_deadline_seconds,
+            answer_time=deadline,
         )
         self._hot = self._cache.hot
         self._directory = PodDirectory(store, config, self._cache, random=random, clock=clock)
@@ -87,26 +90,16 @@ class ClientDriver(Driver):
         self._resolver = Resolver(
             store,
             self._reader,
-            PreferEmptier() if strategy is None else strategy,
+            strategy,
             link_ttl=config.link_ttl,
-            deadline=config.call_deadline_seconds,
+            deadline=deadline,
             random=random,
             clock=clock,
             counts=self._cache.counts,
         )
-        self._batch_resolver = BatchResolver(
-            store,
-            self._reader,
-            self._resolver,
-            deadline=config.call_deadline_seconds,
-            clock=clock,
-        )
+        self._batch_resolver = BatchResolver(store, self._reader, self._resolver, deadline=deadline, clock=clock)
         self._targets = Targets(
-            self._resolver,
-            self._reader,
-            lease=config.lease_seconds,
-            deadline=config.call_deadline_seconds,
-            clock=clock,
+            self._resolver, self._reader, lease=config.lease_seconds, deadline=deadline, clock=clock
         )
         self._hits = 0
 
@@ -188,13 +181,11 @@ class ClientDriver(Driver):
         check_pod_index("pod_index", pod_index)
         service.reads.used = True
         await self._reader.tried(service)
-        before = service.links.put_by_hand(uid, service.pod(pod_index))
-        return None if before is None else before.pod_index
+        return _pod_index(service.links.put_by_hand(uid, service.pod(pod_index)))
 
     async def cache_expired(self, namespace: str, uid: str, service_name: str) -> int | None:
         """See ``StatefulRouteForClientDriver``."""
-        before = self._service(namespace, uid, service_name).links.pop(uid)
-        return None if before is None else before.pod_index
+        return _pod_index(self._service(namespace, uid, service_name).links.pop(uid))
 
     async def get_link_service(self, namespace: str, uid: str) -> dict[str, int]:
         """See ``StatefulRouteForClientDriver``."""
@@ -212,7 +203,7 @@ class ClientDriver(Driver):
     # On top of the contract -------------------------------------------------------------------------------------
 
     def peek(self, namespace: str, uid: str, service_name: str) -> int | None:
-        """Return the pod index from the cache, or ``None``. For hot loops: no coroutine, no I/O, and no errors."""
+        """See ``ServiceView``."""
         try:
             slot = self._hot[namespace][service_name].slots[uid]
             if slot.usable:
@@ -246,16 +237,7 @@ class ClientDriver(Driver):
         return await self._batch(namespace, uids, service_name, self._batch_resolver.place)
 
     async def route(self, namespace: str, uid: str, service_name: str) -> Link:
-        """Return the link of the uid, from the cache or the store, choosing a pod if it has none.
-
-        ``ttl`` is what was left when the store was asked, or less: a cached link tells what was left of its time in the
-        cache when it was first used.
-
-        Raises:
-            NoRoutablePodError: if it has none, and no pod takes new uids.
-            NoCapacityError: if it has none, and all pods that take new uids are full.
-
-        """
+        """See ``ServiceView``."""
         try:
             hot = self._hot[namespace][service_name]
             if hot.slots[uid].usable:
@@ -275,34 +257,16 @@ class ClientDriver(Driver):
             return self._resolver.suspect_link(service, uid)
 
     async def find(self, namespace: str, uid: str, service_name: str) -> Link | None:
-        """Return the link of the uid from the store; ``None`` if it has none."""
+        """See ``ServiceView``."""
         return await self._resolver.find(self._service(namespace, uid, service_name), uid)
 
     async def history(self, namespace: str, uid: str, service_name: str) -> list[LinkEvent]:
-        """Return what has become of the link of the uid, the oldest first: as much as is kept; see ``history``.
-
-        That setting is of those who change links, the pods too: without it they keep nothing.
-
-        Raises:
-            StoreError: if the store did not answer.
-
-        """
-        self._service(namespace, uid, service_name)
-        return await self._store.history(LinkKey(self._namespace_of(namespace), uid, service_name))
+        """See ``ServiceView``."""
+        service = self._service(namespace, uid, service_name)
+        return await self._store.history(LinkKey(service.namespace, uid, service_name))
 
     async def resolve(self, namespace: str, uid: str, service_name: str, *, place: bool = True) -> Target:
-        """Return where a request for the uid can go now: ``There``, ``Absent`` or ``Wait``.
-
-        From memory if that is known. ``There`` names a pod that is alive as far as it is known, and was not reported
-        unreachable. A link whose pod is dead is replaced, if the uid is to be placed. With ``place=False`` a uid that
-        has no link, or that of a dead pod, is ``Absent``: no uid from outside makes a link.
-
-        Raises:
-            NoRoutablePodError: if it is to be placed, and no pod takes new uids.
-            NoCapacityError: if it is to be placed, and all pods that take new uids are full.
-            StoreError: if the store did not answer, and what is cached may not be used.
-
-        """
+        """See ``ServiceView``."""
         check_bool("place", place)
         there = self.peek_target(namespace, uid, service_name)
         if there is not None:
@@ -315,10 +279,7 @@ class ClientDriver(Driver):
         return await self._targets.resolve(service, uid, place=place)
 
     def peek_target(self, namespace: str, uid: str, service_name: str) -> There | None:
-        """Return where a request for the uid can go, from the cache, or ``None``: then ``resolve`` it.
-
-        For hot loops: no coroutine, no I/O, and no errors.
-        """
+        """See ``ServiceView``."""
         try:
             hot = self._hot[namespace][service_name]
             slot = hot.slots[uid]
@@ -331,93 +292,32 @@ class ClientDriver(Driver):
         return None
 
     async def choose(self, namespace: str, service_name: str) -> int:
-        """Return the index of a pod for a uid that is not known yet, as one that the pod makes itself.
-
-        It is chosen as for a placement: by the strategy, among the pods that take new uids and are not full. It counts
-        as a placement of this client until the pod's own load shows it, so that ten choices in a row do not fall on one
-        pod. No link is made: that is for the pod to do, by a claim.
-
-        From memory, but for the first call for a service, and after the store was away.
-
-        Raises:
-            NoRoutablePodError: if no pod takes new uids.
-            NoCapacityError: if all pods that take new uids are full.
-            StoreError: if the pods had to be read, and the store did not answer.
-
-        """
-        namespace = self._namespace_of(namespace)
-        check_id("service_name", service_name)
-        self._check_running()
-        return (await self._resolver.choose(self._directory.peek(namespace, service_name))).pod_index
+        """See ``ServiceView``."""
+        return (await self._resolver.choose(self._service(namespace, _ANY, service_name))).pod_index
 
     async def pod(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
-        """Return what the store last said of a pod; ``None`` if it knows none with that index.
-
-        From memory; the store is asked if the pod is not there, as one that has just come up.
-
-        Raises:
-            StoreError: if the store had to be asked, and did not answer.
-
-        """
-        if type(namespace) is type(service_name) is str and type(pod_index) is int and self.running:
-            known = self._directory.pod_state(
-                self._namespace if namespace == "" else namespace, service_name, pod_index
-            )
-            if known is not None:
-                return known
-        namespace = self._namespace_of(namespace)
-        check_id("service_name", service_name)
+        """See ``ServiceView``."""
+        service = self._service(namespace, _ANY, service_name)
         check_pod_index("pod_index", pod_index)
-        self._check_running()
-        service = self._directory.peek(namespace, service_name)
-        async with within(self._deadline, "pod", writes=False):
-            await self._reader.read(service)
-        return service.state(pod_index)
+        return await self._directory.pod_state(service, pod_index)
 
     async def pods(self, namespace: str, service_name: str) -> dict[int, PodState]:
-        """Return what the store last said of each pod of a service, by pod index.
-
-        Raises:
-            StoreError: if that was never read, and cannot be read now.
-
-        """
-        namespace = self._namespace_of(namespace)
-        check_id("service_name", service_name)
-        self._check_running()
-        service = await self._directory.fresh_service(namespace, service_name)
+        """See ``ServiceView``."""
+        service = self._service(namespace, _ANY, service_name)
+        await self._directory.freshen(service)
         return {state.pod_index: state for state in service.states}
 
     async def report_unreachable(self, namespace: str, service_name: str, pod_index: int) -> None:
-        """Say that a pod could not be reached, so that this client avoids it until its next heartbeat.
-
-        New uids go elsewhere. Those that are linked to it stay while it is alive by its lease; as soon as that has
-        ended, the next call for each of them takes it over. The store is asked at once how the pod is.
-
-        Raises:
-            StoreError: if the store did not answer; the pod is avoided all the same.
-
-        """
-        namespace = self._namespace_of(namespace)
-        check_id("service_name", service_name)
+        """See ``ServiceView``."""
+        service = self._service(namespace, _ANY, service_name)
         check_pod_index("pod_index", pod_index)
-        self._check_running()
-        async with within(self._deadline, "report_unreachable"):
-            await self._reader.report_unreachable(self._directory.peek(namespace, service_name), pod_index)
+        await self._reader.report_unreachable(service, pod_index)
 
     def departures(self, namespace: str, service_name: str) -> Departures:
-        """Return what tells that pods of a service have left or died: who holds requests for them tries again then.
-
-        Of a service that was not used for long it counts anew, so it is asked for each time.
-
-        Raises:
-            InvalidArgumentError: if the service or the namespace is not an id.
-            LifecycleError: if the driver does not run.
-
-        """
-        namespace = self._namespace_of(namespace)
-        check_id("service_name", service_name)
-        self._check_running()
-        return self._directory.peek(namespace, service_name).suspicion.departures
+        """See ``ServiceView``."""
+        service = self._service(namespace, _ANY, service_name)
+        service.reads.used = True
+        return service.suspicion.departures
 
     def service(self, service_name: str, namespace: str = "") -> ServiceView:
         """Return a view of this driver that is bound to one service.
@@ -463,20 +363,14 @@ class ClientDriver(Driver):
         resolve: Callable[[ServicePods, list[str]], Awaitable[Answers]],
     ) -> dict[int, list[str]]:
         """Return the uids of each pod index, each uid once, asking the store for those that are not cached."""
-        namespace = self._namespace_of(namespace)
-        check_id("service_name", service_name)
         checked = await checked_uids(uids)
-        self._check_running()
-        service = self._directory.peek(namespace, service_name)
-
-        def cached(uid: str) -> int | None:
-            pod = service.links.pod(uid)
-            if pod is None:
-                return None
-            self._hits += 1
-            return pod.pod_index
-
-        return await Batch(cached, lambda missing: resolve(service, missing)).run(checked)
+        service = self._service(namespace, _ANY, service_name)
+        service.reads.used = True
+        batch = Batch(service.links, lambda missing: resolve(service, missing))
+        try:
+            return await batch.run(checked)
+        finally:
+            self._hits += batch.hits
 
     def _namespace_of(self, namespace: str) -> str:
         if namespace in ("", self._namespace):
@@ -502,5 +396,5 @@ class ClientDriver(Driver):
         return service
 
 
-def _pod_index(link: Link | None) -> int | None:
+def _pod_index(link: Link | CachedPod | None) -> int | None:
     return None if link is None else link.pod_index

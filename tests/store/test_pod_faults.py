@@ -290,7 +290,8 @@ async def test_state_of_a_newer_release(own_server: LocalServer, namespace: str)
         store.read_pods = note  # type: ignore[method-assign]
         store._connections.run = run_as_newer  # type: ignore[attr-defined]
         async with route.client() as client:
-            table = await directory_of(client).fresh_service(namespace, SERVICE)
+            table = directory_of(client).peek(namespace, SERVICE)
+            await directory_of(client).freshen(table)
             for sequence in range(1, 6):
                 report = PodReport(load=sequence)
                 await store.heartbeat(room(namespace), life.incarnation, sequence, report, 60.0, RETENTION)
@@ -307,7 +308,8 @@ async def test_absent_for_less_than_its_lease() -> None:
     life = PodLife(0, (await store.register(room("prod"), PodReport(), 5000.0, RETENTION)).incarnation)
     await store.register(room("prod", 1), PodReport(), 5000.0, RETENTION)
     async with ClientDriver(store, config, clock=clock) as client:
-        table = await directory_of(client).fresh_service("prod", SERVICE)
+        table = directory_of(client).peek("prod", SERVICE)
+        await directory_of(client).freshen(table)
         store._pods.clear()  # the hash of the pods, but not the links
         await store.register(room("prod", 1), PodReport(), 5000.0, RETENTION)
         for _ in range(10):

@@ -103,22 +103,29 @@ class PodDirectory:
         service.reads.used = True
         return service
 
-    def pod_state(self, namespace: str, service_name: str, pod_index: int) -> PodState | None:
-        """Return what the store last said of a pod, if the table of its service is there and has it."""
-        service = self.services.get((namespace, service_name))
-        if service is None:
-            return None
+    async def pod_state(self, service: ServicePods, pod_index: int) -> PodState | None:
+        """Return what the store last said of a pod; it is asked if the pod is not there.
+
+        Raises:
+            StoreError: if the store had to be asked, and did not answer.
+
+        """
         service.reads.used = True
+        known = service.state(pod_index)
+        if known is not None:
+            return known
+        async with within(self._config.call_deadline_seconds, "pod", writes=False):
+            await self.reader.read(service)
         return service.state(pod_index)
 
-    async def fresh_service(self, namespace: str, service_name: str) -> ServicePods:
-        """Return the table of a service, read from the store if it is older than that of a service in use.
+    async def freshen(self, service: ServicePods) -> None:
+        """Read the table of a service from the store if it is older than that of a service in use.
 
         Raises:
             StoreError: if it was never read, and cannot be read now.
 
         """
-        service = self.peek(namespace, service_name)
+        service.reads.used = True
         if not service.loaded or self._clock() - service.reads.changes_read_at > 2 * self._config.refresh:
             try:
                 async with within(self._config.call_deadline_seconds, "pods", writes=False):
@@ -126,7 +133,6 @@ class PodDirectory:
             except StoreError:
                 if not service.loaded:
                     raise
-        return service
 
     async def refresh_all(self) -> None:
         """Read the tables that are in use, and drop those of which no cached link is left.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from stateful_route._background.tasks import Tasks
+from stateful_route._deadline import within
 from stateful_route._log import log
 from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import StoreError
@@ -147,10 +148,12 @@ class PodReader:
             StoreError: if the store did not answer.
 
         """
+        service.reads.used = True
         seen = service.loaded and service.pod(pod_index).reported is not None
         service.report_unreachable(pod_index, self._clock())
         if not seen or self._clock() - service.freshness.read_at >= _BETWEEN_LOOKS:
-            await self._look(service)
+            async with within(self._config.call_deadline_seconds, "report_unreachable"):
+                await self._look(service)
 
     async def bury(self, service: ServicePods, life: PodLife) -> bool:
         """Return whether a life of a pod that a link names is dead, so that another pod may take the link.
