@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -125,20 +126,23 @@ class Edge:
         It raises ``ClientGoneError`` if the client goes away before its request is whole.
         """
         there = self._whereabouts.peer_of(found.uid)  # almost always, of a request that is another process's
-        first = None if there is None else self._carry(there, found, inbound)
-        failed = REFUSED[LEAVING] if first is None and self._whereabouts.is_closing(found.uid) else None
-        return self.serve_by(lambda: self._attempt(found, inbound), inbound, failed or first)
+        first: Attempt[None] | NotServed | None = None
+        if there is not None:
+            first = functools.partial(self._carry, there, found, inbound)
+        elif self._whereabouts.is_closing(found.uid):
+            first = REFUSED[LEAVING]
+        return self.serve_by(functools.partial(self._attempt, found, inbound), inbound, first)
 
     def go_on(self, way: Way, inbound: Inbound, stream: Stream | None, began: float) -> Coroutine[Any, Any, None]:
         """Return what serves a request whose head was sent that way at ``began``, its body in it.
 
         Without a stream it was not sent. It raises ``ClientGoneError`` as ``serve`` does.
         """
-        first = self._follow(way, inbound, stream, began)
-        return self.serve_by(lambda: self._attempt(way.found, inbound), inbound, first)
+        first = functools.partial(self._follow, way, inbound, stream, began)
+        return self.serve_by(functools.partial(self._attempt, way.found, inbound), inbound, first)
 
     async def serve_by(
-        self, attempt: Attempt[None], inbound: Inbound, first: Awaitable[NotServed | None] | NotServed | None = None
+        self, attempt: Attempt[None], inbound: Inbound, first: Attempt[None] | NotServed | None = None
     ) -> None:
         """Serve a request by attempts, the ``first`` of which may be another one, or how that has failed.
 
@@ -150,7 +154,7 @@ class Edge:
         """
         if inbound.is_websocket:
             await inbound.connect()
-        failed = first if isinstance(first, NotServed) else await (first or attempt())
+        failed = first if isinstance(first, NotServed) else await (first or attempt)()
         if failed is not None:
             failed = await self.hold(attempt, failed, inbound)
         if failed is not None:
