@@ -44,8 +44,6 @@ _MAX_CHOICES = 1024
 # What the variable of the pod index says if the pod leases its index whatever its name is.
 _LEASED = "leased"
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-# A process has no more descriptors, and a server seldom takes more connections.
-_MAX_CONNECTIONS = 10_000
 # Seconds of work for a server: what waits longer is late anyway. Each costs some 500 bytes here.
 _MAX_PENDING = 1_000_000
 # At 144 bytes a link that is 14 GB: more is a slip, or belongs to several processes.
@@ -136,15 +134,6 @@ class BaseConfig(_json.JsonForm):
         _MAX_PENDING,
         unit="",
         doc="commands in flight to one Redis server; further calls wait",
-        kind=int,
-    )
-    max_connections: int = _setting(
-        64,
-        check_int,
-        1,
-        _MAX_CONNECTIONS,
-        unit="",
-        doc="connections of a borrowed client to one Redis server; further calls wait",
         kind=int,
     )
 

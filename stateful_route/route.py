@@ -22,8 +22,7 @@ from stateful_route.ops.operator import Operator
 from stateful_route.server.driver import ServerDriver
 from stateful_route.server.parcels import MAX_STATE
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import check_client, connections_of
-from stateful_route.store.transport.topology import Limits, check_url, open_url
+from stateful_route.store.transport.topology import Limits, check_client, check_url, open_client, open_url
 from stateful_route.store.transport.url import shown
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from stateful_route.server.load.sources import LoadSource
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.store.protocol import Store, StoreInfo
-    from stateful_route.store.transport.base import RedisClient
+    from stateful_route.store.transport.topology import RedisClient
 
 D = TypeVar("D", bound=Driver)
 
@@ -48,7 +47,7 @@ class StoreStatistics:
     """How the connections to the store are.
 
     Attributes:
-        in_flight: calls that wait for an answer now; 0 over a client of redis-py that was lent.
+        in_flight: calls that wait for an answer now.
         evicts: whether the server may delete links by itself when its memory is full, as its ``maxmemory-policy`` was
             when the route was opened; ``None`` if it did not say.
 
@@ -61,20 +60,20 @@ class StoreStatistics:
 class StatefulRoute:
     """Gives out server and client drivers that share one store; an async context manager.
 
-    ``StatefulRoute(redis_client, config)`` borrows an asyncio client of redis-py (of one server, of Sentinel, or of a
-    cluster) and never closes it. ``StatefulRoute.from_url(url, config)`` owns what it opens.
+    ``StatefulRoute(redis_client, config)`` connects to where an asyncio client of redis-py does (to one server, to the
+    primary of Sentinel, or to a cluster), by its settings; ``StatefulRoute.from_url(url, config)`` to what a URL names.
     """
 
     def __init__(
         self, redis_client: RedisClient | str, config: BaseConfig | None = None, *, instrumentation: object = None
     ) -> None:
-        """Borrow a client, or take the URL of a store to open.
+        """Take a client whose settings are read, or the URL of a store to open.
 
         ``instrumentation`` is told what happens in the drivers, and of each call to the store: an object with any of
         the methods of ``Instrumentation``.
 
         Raises:
-            ConfigError: if it is neither, or no store can be opened from such a URL.
+            ConfigError: if it is neither, or no store can be opened from such a URL or such a client.
             InvalidArgumentError: if ``instrumentation`` has none of those methods.
 
         """
@@ -125,23 +124,9 @@ class StatefulRoute:
         warn_of_unread_variables()
         config = self._config
         durable = config.call_deadline_seconds if config.durable else None
-        if isinstance(self._source, str):
-            limits = Limits(
-                config.call_deadline_seconds, pending=config.max_pending, connections=config.max_connections
-            )
-            opened = await open_url(self._source, limits)
-            store = RedisStore(
-                opened.connections,
-                close=opened.close,
-                durable_within=durable,
-                history=config.history,
-                history_ttl=config.history_ttl,
-            )
-        else:
-            connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
-            store = RedisStore(
-                connections, durable_within=durable, history=config.history, history_ttl=config.history_ttl
-            )
+        source, limits = self._source, Limits(config.call_deadline_seconds, config.max_pending)
+        connections = await open_url(source, limits) if isinstance(source, str) else open_client(source, limits)
+        store = RedisStore(connections, durable_within=durable, history=config.history, history_ttl=config.history_ttl)
         self._in_flight = store.in_flight
         self._store = store if self._teller is None else ToldStore(store, self._teller)
         try:

@@ -43,10 +43,6 @@ _CONFIRM, _END_LIFE = map(scripts.load, ("confirm", "end_life"))
 _HISTORY = scripts.load("history")
 
 
-async def _nothing() -> None:
-    """Close nothing: the client is borrowed."""
-
-
 class RedisStore:
     """Implements ``store.protocol.Store`` by scripts. The protocol documents the methods."""
 
@@ -55,12 +51,11 @@ class RedisStore:
         connections: Connections,
         *,
         keys: KeySpace | None = None,
-        close: Callable[[], Awaitable[None]] = _nothing,
         durable_within: float | None = None,
         history: int = 0,
         history_ttl: float = KEPT_SECONDS,
     ) -> None:
-        """Run over ``connections``; ``close`` ends what was opened for them.
+        """Run over ``connections``, which are closed with the store.
 
         With ``durable_within``, the deadline of a call in seconds, a changed link is answered once a replica has it.
         With ``history``, so many changes of a link are kept beside it, for ``history_ttl`` seconds after the latest.
@@ -80,7 +75,6 @@ class RedisStore:
         self._epochs: dict[tuple[str, str], int] = {}
         """The highest epoch of each service that a claim was given, for the table to be above it."""
         self._inspection = Inspection(connections, self._keys, history=history > 0)
-        self._close = close
         self._subscription = SharedSubscription(connections)
         self._watched: set[str] = set()
         self._tasks = Tasks()
@@ -89,9 +83,8 @@ class RedisStore:
         return f"<RedisStore over {type(self._connections).__name__}>"
 
     def in_flight(self) -> int:
-        """Return how many calls wait for an answer now; 0 over connections that do not tell."""
-        tell: Callable[[], int] = getattr(self._connections, "in_flight", int)
-        return tell()
+        """Return how many calls wait for an answer now."""
+        return self._connections.in_flight()
 
     async def get_link(self, key: LinkKey) -> Link | None:
         """See ``Store.get_link``."""
@@ -407,13 +400,12 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """See ``Store.aclose``."""
-        close, self._close = self._close, _nothing
         try:
             await self._tasks.stop()
             await self._services.aclose()
             await self._subscription.aclose()
         finally:
-            await close()
+            await self._connections.aclose()
 
     async def _place_durably(
         self, key: LinkKey, call: scripts.ScriptCall, dead: Sequence[PodLife], durably: Durably, deadline: float
