@@ -6,7 +6,7 @@ import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from stateful_route.store.redis.scripts import Script
+from stateful_route.store.transport.script import Script
 from stateful_route.store.transport.topology import Limits, open_url
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.base import Connections
+    from stateful_route.store.transport.script import ScriptCall
 
 KEYS = KeySpace()
 SERVICE = "room"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.script import ScriptCall
 
 KEYS = KeySpace()
 OWNER, OTHER = PodLife(0, 5), PodLife(1, 7)

@@ -21,8 +21,8 @@ from stateful_route.errors import StoreError
 from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
 from stateful_route.store.protocol import Store
 from stateful_route.store.redis import scripts
-from stateful_route.store.redis.scripts import ScriptCall
 from stateful_route.store.redis.store import RedisStore
+from stateful_route.store.transport.script import ScriptCall
 from stateful_route.store.transport.topology import Limits, open_client
 from stateful_route.testing import FaultProxy, MemoryStore
 from tests.linearizable.history import Counterexample, History, Reply, check_linearizable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.store.redis.scripts import Script
+    from stateful_route.store.transport.script import Script
 
 DEADLINE = 0.1
 LONG = 200.0  # seconds: nothing ends by itself within a test

@@ -32,7 +32,7 @@ from stateful_route.models import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stateful_route.store.redis.scripts import Script
+    from stateful_route.store.transport.script import Script
 
 # Plain dicts: an enum's own look-up by value takes five times as long, and takes no bytes.
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}

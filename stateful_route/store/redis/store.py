@@ -22,6 +22,7 @@ from stateful_route.store.redis.rights import lacking
 from stateful_route.store.redis.service_names import ServiceNames
 from stateful_route.store.transport.durable import Durably, of_operation
 from stateful_route.store.transport.errors import is_cross_slot
+from stateful_route.store.transport.script import ScriptCall
 from stateful_route.store.transport.subscription import SharedSubscription
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from stateful_route.store.protocol import LinkPage, StoreFacts, TopicListener
     from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.durable import Runner
+    from stateful_route.store.transport.script import Script
 
 _GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN = map(scripts.load, ("get", "place", "claim", "release", "assign"))
 _MOVE = scripts.load("move")
@@ -94,10 +96,10 @@ class RedisStore:
         """See ``Store.get_links``."""
         names = self._keys.of_links(namespace, service_name)
 
-        def get(uid: str) -> scripts.ScriptCall:
+        def get(uid: str) -> ScriptCall:
             return self._get_call(LinkKey(namespace, uid, service_name))
 
-        def get_all(uids: Sequence[str]) -> scripts.ScriptCall:
+        def get_all(uids: Sequence[str]) -> ScriptCall:
             return _GET_MANY.command(tuple(names.links(uids)), ())
 
         answers = await self._batches.run(uids, get, get_all)
@@ -114,10 +116,10 @@ class RedisStore:
     async def _links_of(self, namespace: str, uid: str, services: set[str]) -> dict[str, Link]:
         """Return the links of a uid in these services, without those that cannot be read."""
 
-        def get(service_name: str) -> scripts.ScriptCall:
+        def get(service_name: str) -> ScriptCall:
             return self._get_call(LinkKey(namespace, uid, service_name))
 
-        def get_all(names: Sequence[str]) -> scripts.ScriptCall:
+        def get_all(names: Sequence[str]) -> ScriptCall:
             return _GET_MANY.command(tuple([self._keys.link(namespace, uid, name) for name in names]), ())
 
         names = sorted(services)
@@ -179,11 +181,11 @@ class RedisStore:
         names = self._keys.of_links(namespace, service_name)
         ttl_ms, lives = to_ms(ttl), self._lives(namespace, service_name, dead, leaving)
 
-        def place(candidate: tuple[str, PodLife]) -> scripts.ScriptCall:
+        def place(candidate: tuple[str, PodLife]) -> ScriptCall:
             uid, pod = candidate
             return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives, born)
 
-        def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
+        def place_all(candidates: Sequence[tuple[str, PodLife]]) -> ScriptCall:
             uids = [uid for uid, _ in candidates]
             keys = names.links_and_ended(uids) if dead or leaving else names.links(uids)
             owners: list[int] = []
@@ -408,7 +410,7 @@ class RedisStore:
             await self._connections.aclose()
 
     async def _place_durably(
-        self, key: LinkKey, call: scripts.ScriptCall, dead: Sequence[PodLife], durably: Durably, deadline: float
+        self, key: LinkKey, call: ScriptCall, dead: Sequence[PodLife], durably: Durably, deadline: float
     ) -> LinkChange:
         """Place a uid once a replica has it; a persistent link was placed by nobody, so to read it is enough."""
         began = asyncio.get_running_loop().time()
@@ -432,13 +434,13 @@ class RedisStore:
             return channel, codec.OPERATOR.decode()
         return (channel,) if announced else ()
 
-    def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Awaitable[Any]:
+    def _take(self, script: Script, key: LinkKey, *args: str | int) -> Awaitable[Any]:
         """Return the reply of a script that may make a link."""
         if (key.namespace, key.service_name) not in self._services.added:
             self._services.add_soon(key.namespace, key.service_name)
         return self._changing(self._link_call(script, key, *args))
 
-    def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
+    def _link_call(self, script: Script, key: LinkKey, *args: str | int) -> ScriptCall:
         """Return the call of a script that may change a link."""
         names = self._keys.of_links(key.namespace, key.service_name)
         return script.command(names.link_and_ended(key.uid), args)
@@ -449,7 +451,7 @@ class RedisStore:
         """Return what a placement needs that may take a link from its owner."""
         return codec.lives(dead), codec.lives(leaving), self._keys.events(namespace, service_name)
 
-    def _get_call(self, key: LinkKey) -> scripts.ScriptCall:
+    def _get_call(self, key: LinkKey) -> ScriptCall:
         return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
 
     def _note_version(self, namespace: str, service_name: str, version: int) -> None:
@@ -458,7 +460,7 @@ class RedisStore:
 
     def _place_call(
         self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...], born: int
-    ) -> scripts.ScriptCall:
+    ) -> ScriptCall:
         """Return the call that places a uid; ``lives`` are those that are dead and leaving, or nothing for neither."""
         service = key.namespace, key.service_name
         names = self._keys.of_links(*service)
@@ -469,10 +471,10 @@ class RedisStore:
             keys = *keys, self._keys.pods(*service)
         floor = self._versions.get(service, 0)
         args: tuple[str | int, ...] = (candidate.pod_index, candidate.incarnation, ttl_ms, floor, born, *lives)
-        return scripts.ScriptCall(_PLACE, keys, args)
+        return ScriptCall(_PLACE, keys, args)
 
     async def _end(
-        self, script: scripts.Script, namespace: str, service_name: str, life: PodLife, retention: float, *more: int
+        self, script: Script, namespace: str, service_name: str, life: PodLife, retention: float, *more: int
     ) -> bool:
         """Return the answer of a script that may end a life."""
         channel = self._keys.events(namespace, service_name)
@@ -499,7 +501,7 @@ class RedisStore:
         finally:
             self._watched.discard(key)
 
-    async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
+    async def _run(self, script: Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.script import ScriptCall
     from stateful_route.store.transport.subscriber import Subscriber
 
 

@@ -18,8 +18,8 @@ from stateful_route.store.transport.subscriber import open_subscriber
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.script import ScriptCall
     from stateful_route.store.transport.slots import Address
     from stateful_route.store.transport.subscriber import Subscriber
 
