@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stateful_route import PodLife
     from stateful_route.models import Outcome
     from stateful_route.store.protocol import Store
-    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.script import ScriptCall
 
 _UID = "recorded-uid"
 _AT_ONCE = 500

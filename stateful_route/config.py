@@ -43,8 +43,6 @@ _READ: set[str] = set()
 # What the variable of the pod index says if the pod leases its index whatever its name is.
 _LEASED = "leased"
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-# A process has no more descriptors, and a server seldom takes more connections.
-_MAX_CONNECTIONS = 10_000
 # Seconds of work for a server: what waits longer is late anyway. Each costs some 500 bytes here.
 _MAX_PENDING = 1_000_000
 # At 144 bytes a link that is 14 GB: more is a slip, or belongs to several processes.
@@ -57,6 +55,7 @@ _GONE = {
     "choices": "give the driver a strategy: route.client(strategy=PreferEmptier(BestOfRandom(choices)))",
     "history_ttl": "a history is kept for a day after the latest change of its link",
     "jitter": "a periodic task varies by a tenth of its period",
+    "max_connections": "a client of redis-py is served over connections of our own: max_pending bounds its calls",
     "pod_retention": "Redis remembers a pod that is gone for a day, or for two leases if they are longer",
     "rebalance_share": "a pod lets a twentieth of its links go in each rebalance_period",
     "rebalance_tolerance": "rebalancing stops within a tenth of the mean load, and starts above a fifth",
@@ -148,15 +147,6 @@ class BaseConfig(_json.JsonForm):
         _MAX_PENDING,
         unit="",
         doc="commands in flight to one Redis server; further calls wait",
-        kind=int,
-    )
-    max_connections: int = _setting(
-        64,
-        check_int,
-        1,
-        _MAX_CONNECTIONS,
-        unit="",
-        doc="connections of a borrowed client to one Redis server; further calls wait",
         kind=int,
     )
 

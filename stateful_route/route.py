@@ -21,8 +21,7 @@ from stateful_route.server.driver import ServerDriver
 from stateful_route.server.parcels import MAX_STATE
 from stateful_route.statistics import StoreStatistics
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import check_client, connections_of
-from stateful_route.store.transport.topology import Limits, check_url, open_url
+from stateful_route.store.transport.topology import Limits, check_client, check_url, open_client, open_url
 from stateful_route.store.transport.url import shown
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from stateful_route.server.departure.rebalance import Movable
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.store.protocol import Store, StoreInfo
-    from stateful_route.store.transport.base import RedisClient
+    from stateful_route.store.transport.topology import RedisClient
 
 D = TypeVar("D", bound=Driver)
 
@@ -45,20 +44,20 @@ D = TypeVar("D", bound=Driver)
 class StatefulRoute:
     """Gives out server and client drivers that share one store; an async context manager.
 
-    ``StatefulRoute(redis_client, config)`` borrows an asyncio client of redis-py (of one server, of Sentinel, or of a
-    cluster) and never closes it. ``StatefulRoute.from_url(url, config)`` owns what it opens.
+    ``StatefulRoute(redis_client, config)`` connects to where an asyncio client of redis-py does (to one server, to the
+    primary of Sentinel, or to a cluster), by its settings; ``StatefulRoute.from_url(url, config)`` to what a URL names.
     """
 
     def __init__(
         self, redis_client: RedisClient | str, config: BaseConfig | None = None, *, instrumentation: object = None
     ) -> None:
-        """Borrow a client, or take the URL of a store to open.
+        """Take a client whose settings are read, or the URL of a store to open.
 
         ``instrumentation`` is told what happens in the drivers, and of each call to the store: an object with any of
         the methods of ``Instrumentation``.
 
         Raises:
-            ConfigError: if it is neither, or no store can be opened from such a URL.
+            ConfigError: if it is neither, or no store can be opened from such a URL or such a client.
             InvalidArgumentError: if ``instrumentation`` has none of those methods.
 
         """
@@ -109,20 +108,9 @@ class StatefulRoute:
         warn_of_unread_variables()
         config = self._config
         durable = config.call_deadline_seconds if config.durable else None
-        if isinstance(self._source, str):
-            limits = Limits(
-                config.call_deadline_seconds, pending=config.max_pending, connections=config.max_connections
-            )
-            opened = await open_url(self._source, limits)
-            store = RedisStore(
-                opened.connections,
-                close=opened.close,
-                durable_within=durable,
-                history=config.history,
-            )
-        else:
-            connections = connections_of(self._source, config.call_deadline_seconds, config.max_connections)
-            store = RedisStore(connections, durable_within=durable, history=config.history)
+        source, limits = self._source, Limits(config.call_deadline_seconds, config.max_pending)
+        connections = await open_url(source, limits) if isinstance(source, str) else open_client(source, limits)
+        store = RedisStore(connections, durable_within=durable, history=config.history)
         self._in_flight = store.in_flight
         self._store = store if self._teller is None else instrumented(store, self._teller)
         try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.script import ScriptCall
 
 Call: TypeAlias = "Callable[[], Awaitable[Any]]"
 """Sends one call of a script, with arguments that are ready, and returns the reply."""

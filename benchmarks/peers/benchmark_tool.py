@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks.load import Load
 
 if TYPE_CHECKING:
-    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.script import ScriptCall
 
 NAME = "redis-benchmark -P 16"
 NUMBER = "__rand_int__"

@@ -11,7 +11,7 @@ from benchmarks.peers import Call, Place, ScriptPeer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.script import ScriptCall
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ from benchmarks.peers import Call, Place, ScriptPeer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.script import ScriptCall
 
 # Its default, 1000, fails the calls above it.
 _IN_FLIGHT = 4000

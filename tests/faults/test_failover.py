@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.base import Connections
+    from stateful_route.store.transport.script import ScriptCall
     from tests.faults.conftest import Measured
 
 DEADLINE = 0.5

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis.asyncio import Redis
 
 from stateful_route import BaseConfig, LinkKey, StatefulRoute, StatefulRouteError, StoreError
 from stateful_route.testing import FaultProxy
@@ -129,17 +127,10 @@ async def test_large_batch(shared_server: LocalServer, namespace: str, measured:
 
 
 @pytest.mark.scenario(18)
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_more_than_may_be_in_flight(
-    shared_server: LocalServer, namespace: str, measured: Measured, kind: str
-) -> None:
+async def test_more_than_may_be_in_flight(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """Of 5,000 calls at once, of which 10 may be in flight, none fails, and each ends in its deadline."""
-    config = BaseConfig(namespace=namespace, max_pending=10, max_connections=10, call_deadline=30.0)
-    async with nothing_left(), contextlib.AsyncExitStack() as stack:
-        source: Any = shared_server.url
-        if kind == "borrowed":
-            source = await stack.enter_async_context(Redis.from_url(shared_server.url))
-        route = await stack.enter_async_context(StatefulRoute(source, config))
+    config = BaseConfig(namespace=namespace, max_pending=10, call_deadline=30.0)
+    async with nothing_left(), StatefulRoute(shared_server.url, config) as route:
         began = time.monotonic()
         calls = (route.store.get_link(_key(namespace, number)) for number in range(5000))
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -155,16 +146,12 @@ def _key(namespace: str, number: int) -> LinkKey:
 
 
 @pytest.mark.scenario(28)
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_closed_under_load(shared_server: LocalServer, namespace: str, measured: Measured, kind: str) -> None:
+async def test_closed_under_load(shared_server: LocalServer, namespace: str, measured: Measured) -> None:
     """A route that is closed under 500 callers leaves no task and no socket, and they hear typed errors only."""
     kinds: set[type[BaseException]] = set()
     done = 0
-    async with nothing_left(), contextlib.AsyncExitStack() as stack:
-        source: Any = shared_server.url
-        if kind == "borrowed":
-            source = await stack.enter_async_context(Redis.from_url(shared_server.url))
-        route = StatefulRoute(source, settings(namespace))
+    async with nothing_left():
+        route = StatefulRoute(shared_server.url, settings(namespace))
         await route.open()
         server, client = route.server(), route.client()
         await server.start()

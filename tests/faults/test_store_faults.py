@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
@@ -25,7 +25,7 @@ from stateful_route import (
 )
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.topology import Limits, open_url
 from stateful_route.testing import FaultProxy, local_server
 from tests.leaks import nothing_left
 from tests.waiting import eventually
@@ -57,34 +57,11 @@ async def clean() -> AsyncIterator[None]:
         yield
 
 
-class Route(Protocol):
-    """Opens a route to a server."""
-
-    def __call__(
-        self, server: LocalServer, config: BaseConfig | None = None
-    ) -> AbstractAsyncContextManager[StatefulRoute]: ...
-
-
-@pytest.fixture(params=["owned", "borrowed"])
-def route_to(request: pytest.FixtureRequest) -> Route:
-    """Provide both ways to a server: connections of our own, and a client of redis-py."""
-
-    @asynccontextmanager
-    async def open_route(server: LocalServer, config: BaseConfig | None = None) -> AsyncIterator[StatefulRoute]:
-        async with AsyncExitStack() as stack:
-            source: Any = server.url
-            if request.param == "borrowed":
-                source = await stack.enter_async_context(Redis.from_url(server.url))
-            yield await stack.enter_async_context(StatefulRoute(source, config))
-
-    return open_route
-
-
-@pytest.fixture(params=["owned", "borrowed with redis-py's defaults"])
+@pytest.fixture(params=["a URL", "a client with redis-py's defaults"])
 async def store(
     proxy: FaultProxy, shared_server: LocalServer, namespace: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[Store]:
-    """Provide a store behind the proxy; a borrowed client has ten retries, which must not run a script again."""
+    """Provide a store behind the proxy; a client has ten retries, which must not run a script again."""
     config = BaseConfig(call_deadline=DEADLINE)
 
     async def in_use(store: Store) -> Store:
@@ -94,7 +71,7 @@ async def store(
         await eventually(lambda: shared_server.ask("SCARD", services) == ":1")
         return store
 
-    if request.param == "owned":
+    if request.param == "a URL":
         async with StatefulRoute.from_url(proxy.url, config) as route:
             yield await in_use(route.store)
     else:
@@ -187,9 +164,9 @@ class TestOneCall:
 
 
 class TestServer:
-    async def test_script_flush(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_script_flush(self, shared_server: LocalServer, namespace: str) -> None:
         """Scripts that the server forgot are sent again, alone and in a pipeline."""
-        async with route_to(shared_server) as route:
+        async with StatefulRoute.from_url(shared_server.url) as route:
             shared_server.ask("SCRIPT", "FLUSH")
             changed = await route.store.claim(key_of(namespace), OWNER)
             shared_server.ask("SCRIPT", "FLUSH")
@@ -199,9 +176,9 @@ class TestServer:
         assert {changed.link} == set(found)
 
     @pytest.mark.scenario(1)
-    async def test_script_flush_under_load(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_script_flush_under_load(self, own_server: LocalServer, namespace: str) -> None:
         """Forgotten scripts cause no error in 2,000 calls."""
-        async with route_to(own_server) as route, Redis.from_url(own_server.url) as redis:
+        async with StatefulRoute.from_url(own_server.url) as route, Redis.from_url(own_server.url) as redis:
             done = asyncio.Event()
 
             async def flush() -> None:
@@ -217,9 +194,9 @@ class TestServer:
         assert {Outcome.CREATED} == {answer.outcome for answer in answers}
 
     @pytest.mark.scenario(1)
-    async def test_restart(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_restart(self, own_server: LocalServer, namespace: str) -> None:
         """A server that is killed gives typed errors, and one that is back is used at the first call."""
-        async with route_to(own_server, BaseConfig(call_deadline=DEADLINE)) as route:
+        async with StatefulRoute.from_url(own_server.url, BaseConfig(call_deadline=DEADLINE)) as route:
             await route.store.claim(key_of(namespace), OWNER)
             own_server.kill()
             with pytest.raises(StoreUnavailableError):
@@ -233,9 +210,9 @@ class TestServer:
         assert Outcome.CREATED is changed.outcome
 
     @pytest.mark.scenario(9)
-    async def test_stopped_process(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_stopped_process(self, own_server: LocalServer, namespace: str) -> None:
         """While the server's process is stopped, calls end at their deadline; afterwards none is crossed."""
-        async with route_to(own_server, BaseConfig(call_deadline=0.2)) as route:
+        async with StatefulRoute.from_url(own_server.url, BaseConfig(call_deadline=0.2)) as route:
             keys = [key_of(namespace, f"user-{i}") for i in range(20)]
             for number, key in enumerate(keys):
                 await route.store.claim(key, PodLife(number, 1))
@@ -248,48 +225,48 @@ class TestServer:
         assert list(range(20)) == [link.pod_index for link in links if link]
 
     @pytest.mark.scenario(27)
-    async def test_read_only(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_read_only(self, own_server: LocalServer, namespace: str) -> None:
         """A replica that refuses to write is unavailable, and nothing was changed."""
         with local_server(tcp=True) as primary:
             own_server.ask("REPLICAOF", "127.0.0.1", str(primary.port))
-            async with route_to(own_server) as route:
+            async with StatefulRoute.from_url(own_server.url) as route:
                 with pytest.raises(StoreUnavailableError) as raised:
                     await route.store.claim(key_of(namespace), OWNER)
 
         assert not raised.value.maybe_applied
 
     @pytest.mark.scenario(27)
-    async def test_no_password(self, route_to: Route, namespace: str) -> None:
+    async def test_no_password(self, namespace: str) -> None:
         """A server that wants a password is unavailable, and says why."""
         with local_server("--requirepass", "secret") as guarded:
-            async with route_to(guarded) as route:
+            async with StatefulRoute.from_url(guarded.url) as route:
                 with pytest.raises(StoreUnavailableError, match=r"(?i)auth"):
                     await route.store.claim(key_of(namespace), OWNER)
 
     @pytest.mark.scenario(27)
-    async def test_out_of_memory(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_out_of_memory(self, own_server: LocalServer, namespace: str) -> None:
         """A server without memory is unavailable, and nothing was changed."""
         own_server.ask("CONFIG", "SET", "maxmemory", "1")
-        async with route_to(own_server) as route:
+        async with StatefulRoute.from_url(own_server.url) as route:
             with pytest.raises(StoreUnavailableError, match=r"(?i)memory") as raised:
                 await route.store.claim(key_of(namespace), OWNER)
 
         assert not raised.value.maybe_applied
 
     @pytest.mark.scenario(18)
-    async def test_many_at_once(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_many_at_once(self, shared_server: LocalServer, namespace: str) -> None:
         """Of 5,000 calls at once, of which 10 may be in flight, none fails, and they take their turns."""
-        config = BaseConfig(max_pending=10, max_connections=10, call_deadline=30.0)
-        async with route_to(shared_server, config) as route:
+        config = BaseConfig(max_pending=10, call_deadline=30.0)
+        async with StatefulRoute.from_url(shared_server.url, config) as route:
             calls = (route.store.place(key_of(namespace, f"user-{i}"), OWNER, 60.0) for i in range(5000))
             answers = await asyncio.gather(*calls)
 
         assert {Outcome.CREATED} == {answer.outcome for answer in answers}
 
-    async def test_waiting_for_its_turn_ends(self, own_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_waiting_for_its_turn_ends(self, own_server: LocalServer, namespace: str) -> None:
         """A call that waits for its turn ends at its deadline too, and was not sent."""
-        config = BaseConfig(max_pending=1, max_connections=1, call_deadline=0.2)
-        async with route_to(own_server, config) as route:
+        config = BaseConfig(max_pending=1, call_deadline=0.2)
+        async with StatefulRoute.from_url(own_server.url, config) as route:
             await route.store.get_link(key_of(namespace))
             own_server.pause()
             calls = (route.store.claim(key_of(namespace, str(i)), OWNER) for i in range(5))
@@ -335,9 +312,9 @@ class TestCancellation:
             await direct.claim(key_of(namespace, f"user-{number}"), PodLife(number, 1))
 
     @pytest.mark.scenario(17)
-    async def test_no_crossed_reply(self, shared_server: LocalServer, route_to: Route, namespace: str) -> None:
+    async def test_no_crossed_reply(self, shared_server: LocalServer, namespace: str) -> None:
         """Cancelling a third of 10,000 calls gives no caller the reply of another."""
-        async with route_to(shared_server) as route:
+        async with StatefulRoute.from_url(shared_server.url) as route:
             assert 0 == await crossed_replies(namespace, route.store.get_link, CALLS)
 
     async def test_the_test_has_power(self, shared_server: LocalServer, namespace: str) -> None:
@@ -365,9 +342,8 @@ class TestCancellation:
                 await redis.connection_pool.release(connections.get_nowait())
 
     async def test_places_come_back(self, shared_server: LocalServer, namespace: str) -> None:
-        """After many cancelled calls every connection of the pool can be used again."""
-        async with Redis.from_url(shared_server.url, max_connections=4) as redis:
-            store = RedisStore(connections_of(redis, 5.0, 4))
+        """After many cancelled calls as many may be in flight as before."""
+        async with aclosing(RedisStore(await open_url(shared_server.url, Limits(5.0, 4)))) as store:
             for delay in range(200):
                 task = asyncio.create_task(store.get_link(key_of(namespace, "user-1")))
                 asyncio.get_running_loop().call_later(0.00002 * delay, task.cancel)

@@ -18,9 +18,8 @@ from redis.backoff import NoBackoff
 from stateful_route import LinkKey, PodReport, ServerInfo, StoreError
 from stateful_route.models import PodLife, Topic
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
 from stateful_route.store.transport.resp import INCOMPLETE, PurePythonParser, new_parser
-from stateful_route.store.transport.topology import Limits, open_url
+from stateful_route.store.transport.topology import Limits, open_client, open_url
 from tests.fuzz.harness import Harness, fuzzing, sound, typed
 from tests.scripted_server import ScriptedServer, Words
 
@@ -85,18 +84,15 @@ class Way(Protocol):
 
 @contextlib.asynccontextmanager
 async def pipelined(server: ScriptedServer, protocol: int) -> AsyncIterator[RedisStore]:
-    opened = await open_url(f"unix://{server.path}?protocol={protocol}", Limits(_DEADLINE, 100, 4))
-    try:
-        async with contextlib.aclosing(RedisStore(opened.connections)) as store:
-            yield store
-    finally:
-        await opened.close()
+    connections = await open_url(f"unix://{server.path}?protocol={protocol}", Limits(_DEADLINE, 100))
+    async with contextlib.aclosing(RedisStore(connections)) as store:
+        yield store
 
 
 @contextlib.asynccontextmanager
 async def borrowed(server: ScriptedServer, protocol: int) -> AsyncIterator[RedisStore]:
     async with Redis(unix_socket_path=server.path, protocol=protocol, retry=Retry(NoBackoff(), 0)) as client:
-        async with contextlib.aclosing(RedisStore(connections_of(client, _DEADLINE, 4))) as store:
+        async with contextlib.aclosing(RedisStore(open_client(client, Limits(_DEADLINE, 4)))) as store:
             yield store
 
 

@@ -41,10 +41,10 @@ def test_urls() -> None:
                 StatefulRoute.from_url(url)
                 if read_url(url).kind == "embedded":  # a server would be started
                     return
-                opened = await open_url(url, Limits(1.0, 10, 10))
+                connections = await open_url(url, Limits(1.0, 10))
             except ConfigError:
                 return
-            await opened.close()
+            await connections.aclose()
 
         @fuzzing(400)
         @given(urls | st.text(max_size=30) | st.text(max_size=30).map("redis://{}".format))

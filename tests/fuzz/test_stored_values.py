@@ -66,15 +66,13 @@ class Stored:
 
     store: RedisStore
     redis: Redis
-    close: Any
 
     @classmethod
     async def open(cls, url: str) -> Stored:
-        opened = await open_url(url, Limits(5.0, 1000, 8))
-        return cls(RedisStore(opened.connections), Redis.from_url(url), opened.close)
+        return cls(RedisStore(await open_url(url, Limits(5.0, 1000))), Redis.from_url(url))
 
     async def aclose(self) -> None:
-        await self.close()
+        await self.store.aclose()
         await self.redis.aclose()
 
 

@@ -78,13 +78,12 @@ async def client(route: StatefulRoute, pods: list[ServerDriver]) -> AsyncIterato
         yield started
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
-async def test_many_callers(own_server: LocalServer, namespace: str, borrowed: bool) -> None:
+async def test_many_callers(own_server: LocalServer, namespace: str) -> None:
     """Uids that many callers ask for at once are placed by a few scripts, and each caller gets its own answer."""
     uids = [f"user-{i}" for i in range(500)]
     async with Redis.from_url(own_server.url) as redis, contextlib.AsyncExitStack() as stack:
         config = attrs.evolve(config_of(namespace), lease=10.0, call_deadline=5.0)
-        route = StatefulRoute(redis, config) if borrowed else StatefulRoute.from_url(own_server.url, config)
+        route = StatefulRoute.from_url(own_server.url, config)
         await stack.enter_async_context(route)
         for index in range(3):
             await stack.enter_async_context(route.server(pod(namespace, index)))
@@ -371,7 +370,7 @@ class TestOpening:
                 await route.open()
 
     async def test_borrowed_client_is_not_closed(self, shared_server: LocalServer, namespace: str) -> None:
-        """A borrowed client works on after the route is closed."""
+        """A client of redis-py works on after the route is closed."""
         async with Redis.from_url(shared_server.url) as redis:
             async with StatefulRoute(redis, config_of(namespace)) as route, route.server(pod(namespace, 0)):
                 async with route.client() as client:
@@ -457,7 +456,7 @@ class TestTopologies:
                     await route.store.get_services(namespace, "alice")
 
     async def test_sentinel(self, namespace: str) -> None:
-        """Sentinel names the primary, to a URL and to a borrowed client."""
+        """Sentinel names the primary, to a URL and to a client of redis-py."""
         with sentinel_group() as group:
             async with StatefulRoute.from_url(group.url, roomy(namespace)) as route:
                 await works(route, namespace)
@@ -469,7 +468,7 @@ class TestTopologies:
                 await watcher.aclose()
 
     async def test_cluster(self, namespace: str) -> None:
-        """A cluster serves a URL and a borrowed client."""
+        """A cluster serves a URL and a client of redis-py."""
         with cluster() as nodes:
             async with StatefulRoute.from_url(nodes.url, roomy(namespace)) as route:
                 await works(route, namespace)

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.topology import Limits, open_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,5 +27,5 @@ async def redis(shared_server: LocalServer) -> AsyncIterator[Any]:
 @pytest.fixture
 async def store(redis: Redis) -> AsyncIterator[RedisStore]:
     """Provide a store over that client."""
-    async with aclosing(RedisStore(connections_of(redis, 5.0, 8))) as store:
+    async with aclosing(RedisStore(open_client(redis, Limits(5.0, 8)))) as store:
         yield store

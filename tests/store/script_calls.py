@@ -6,7 +6,7 @@ import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from stateful_route.store.redis.scripts import Script
+from stateful_route.store.transport.script import Script
 from stateful_route.store.transport.topology import Limits, open_url
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ FAIL = script_of("fail", "redis.call('SET', KEYS[1], '1') return redis.call('LPU
 @asynccontextmanager
 async def connections_at(url: str, deadline: float = 5.0, pending: int = 1000) -> AsyncIterator[Connections]:
     """Open the connections of a URL."""
-    opened = await open_url(url, Limits(deadline, pending, connections=64))
+    connections = await open_url(url, Limits(deadline, pending))
     try:
-        yield opened.connections
+        yield connections
     finally:
-        await opened.close()
+        await connections.aclose()

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ReadOnlyError
 
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import Link, LinkChange, LinkKey, Outcome, PodLife
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
 from stateful_route.testing import cluster
 from tests.store.script_calls import connections_at
 
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.base import Connections
+    from stateful_route.store.transport.script import ScriptCall
 
 KEYS = KeySpace()
 SERVICE = "room"
@@ -151,12 +149,11 @@ async def test_an_error_of_one_uid(own_server: LocalServer, namespace: str) -> N
     assert "pexpire" in str(answers[1])
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
-async def test_a_cluster_that_looks_like_one_server(namespace: str, borrowed: bool) -> None:
+async def test_a_cluster_that_looks_like_one_server(namespace: str) -> None:
     """Behind a proxy that hides a cluster, uids of other slots are placed one by one, from the first refusal on."""
     with cluster(1) as servers:
         async with connections_at(servers.nodes[0].url) as connections, Redis.from_url(servers.nodes[0].url) as redis:
-            store = RedisStore(connections_of(redis, 5.0, 100) if borrowed else connections)
+            store = RedisStore(connections)
             candidates = [(f"user-{i}", PODS[i % 4]) for i in range(200)]
             first = await store.place_links(namespace, candidates, SERVICE, 60.0)
             refused = (await redis.info("errorstats"))["errorstat_CROSSSLOT"]["count"]
@@ -219,24 +216,3 @@ class TestReplica:
 
                 assert [False] * 10 == [isinstance(a, StoreError) and a.maybe_applied for a in answers]
             assert 1 < pipe.connects
-
-    async def test_borrowed(self, own_server: LocalServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """redis-py's Sentinel connections see READONLY only as the whole reply, and close themselves then."""
-        async with Redis.from_url(own_server.url) as client:
-            kind, refused = client.connection_pool.connection_class, []
-            read = kind.read_response
-
-            async def watch(*args: Any, **more: Any) -> Any:
-                try:
-                    return await read(*args, **more)
-                except ReadOnlyError as error:  # where SentinelManagedConnection disconnects
-                    refused.append(error)
-                    raise
-
-            monkeypatch.setattr(kind, "read_response", watch)
-            store = RedisStore(connections_of(client, 5.0, 8))
-            await store.place_links(namespace, USERS, SERVICE, 60.0)
-            own_server.ask("REPLICAOF", "127.0.0.1", "1")
-            await store.place_links(namespace, USERS, SERVICE, 70.0)
-
-            assert refused

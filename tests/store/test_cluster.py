@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -14,10 +14,8 @@ from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.store.transport import topology
-from stateful_route.store.transport.base import connections_of
 from stateful_route.store.transport.cluster import PipelinedCluster
-from stateful_route.store.transport.redis_py import ClusterConnections
+from stateful_route.store.transport.topology import Limits, open_client
 from stateful_route.testing import cluster
 from tests.leaks import nothing_left
 from tests.store.script_calls import APPEND, FAIL, GET, SET, connections_at, script_of
@@ -71,9 +69,10 @@ def connects(connections: PipelinedCluster) -> int:
 
 @pytest.fixture
 async def borrower(nodes: Cluster) -> AsyncIterator[Connections]:
-    """Connections through a client of redis-py."""
+    """Connections by the settings of a client of redis-py."""
     async with RedisCluster.from_url(nodes.url.replace("redis+cluster", "redis").partition(",")[0]) as client:
-        yield connections_of(client, DEADLINE, 100)
+        async with aclosing(open_client(client, Limits(DEADLINE, 100))) as connections:
+            yield connections
 
 
 class Moving:
@@ -392,14 +391,6 @@ class TestClose:
         assert isinstance(waiting.exception(), StoreUnavailableError)
         with pytest.raises(StoreUnavailableError, match="closed"):
             await connections.run(GET.command(("k",), ()))
-
-
-async def test_unknown_release(nodes: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where redis-py has the stream elsewhere, its own client of the cluster is used."""
-    monkeypatch.setattr(topology, "can_take_over", lambda _: False)
-    async with connections_at(nodes.url) as connections:
-        assert isinstance(connections, ClusterConnections)
-        assert b"v" == await connections.run(SET.command((namespace,), ("v",)))
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")

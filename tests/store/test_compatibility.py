@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +22,7 @@ from stateful_route.instrumentation import Why
 from stateful_route.models import Asked, LinkKey, Outcome, PodLife, PodRequest, Topic
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.topology import Limits, open_client
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -65,11 +66,12 @@ async def own(own_server: LocalServer) -> AsyncIterator[Any]:
 
 
 @pytest.fixture(params=KEPT, ids=[file.stem for file in KEPT])
-async def kept(request: pytest.FixtureRequest, own: Any) -> RedisStore:
+async def kept(request: pytest.FixtureRequest, own: Any) -> AsyncIterator[RedisStore]:
     """Provide a store in which an earlier release has written."""
     for command in json.loads(request.param.read_text(encoding="utf-8")):
         await own.execute_command(*command)
-    return RedisStore(connections_of(own, 5.0, 8))
+    async with aclosing(RedisStore(open_client(own, Limits(5.0, 8)))) as store:
+        yield store
 
 
 class TestWhatWasWritten:

@@ -6,11 +6,10 @@ import asyncio
 import logging
 import math
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
-from redis.asyncio import Redis, RedisCluster
 
 from stateful_route import (
     BaseConfig,
@@ -26,7 +25,6 @@ from stateful_route import (
 )
 from stateful_route.models import Outcome
 from stateful_route.testing import cluster, local_server
-from stateful_route.testing.servers import Cluster
 from tests.leaks import nothing_left
 from tests.slots import ask, key_in_slot_of, slot_of
 
@@ -53,14 +51,8 @@ def primary_and_replica() -> Iterator[tuple[LocalServer, LocalServer]]:
 
 
 @asynccontextmanager
-async def store_at(url: str, config: BaseConfig, kind: str) -> AsyncIterator[Store]:
-    async with AsyncExitStack() as stack:
-        source: Any = url
-        if kind == "borrowed":
-            client = RedisCluster if url.startswith("redis+cluster") else Redis
-            address = url.replace("redis+cluster", "redis").split(",")[0]
-            source = await stack.enter_async_context(client.from_url(address))
-        route = await stack.enter_async_context(StatefulRoute(source, config))
+async def store_at(url: str, config: BaseConfig) -> AsyncIterator[Store]:
+    async with StatefulRoute(url, config) as route:
         yield route.store
 
 
@@ -68,12 +60,11 @@ def key_of(namespace: str, uid: str) -> LinkKey:
     return LinkKey(namespace, uid, "room")
 
 
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_answered_is_replicated(namespace: str, kind: str) -> None:
+async def test_answered_is_replicated(namespace: str) -> None:
     """A link that was placed, claimed or assigned is on the replica when the call returns; a released one is not."""
     with primary_and_replica() as (primary, replica):
         primary.ask("SCRIPT", "FLUSH")
-        async with store_at(primary.url, PATIENT, kind) as store, store_at(replica.url, BaseConfig(), "owned") as copy:
+        async with store_at(primary.url, PATIENT) as store, store_at(replica.url, BaseConfig()) as copy:
             for number in range(20):
                 key = key_of(namespace, f"user-{number}")
                 assert Outcome.CREATED is (await store.place(key, OWNER, 60.0)).outcome
@@ -91,11 +82,10 @@ async def test_answered_is_replicated(namespace: str, kind: str) -> None:
     assert epochs == [isinstance(link, Link) and link.epoch for link in found]
 
 
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_replica_away(namespace: str, kind: str) -> None:
+async def test_replica_away(namespace: str) -> None:
     """Without a replica in time a change is an error that says maybe, also of what is there already; reads go on."""
     with primary_and_replica() as (primary, replica):
-        async with store_at(primary.url, DURABLE, kind) as store, store_at(primary.url, DURABLE, kind) as other:
+        async with store_at(primary.url, DURABLE) as store, store_at(primary.url, DURABLE) as other:
             await store.claim(key_of(namespace, "before"), OWNER)
             replica.pause()
             with pytest.raises(NotReplicatedError, match="no replica") as raised:
@@ -117,11 +107,10 @@ async def test_replica_away(namespace: str, kind: str) -> None:
     assert Outcome.UNCHANGED is again.outcome
 
 
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_known_links_without_replica(namespace: str, kind: str) -> None:
+async def test_known_links_without_replica(namespace: str) -> None:
     """Without a replica what is not changed is answered, alone and in a batch; before, known links were errors too."""
     with local_server(tcp=True) as server:
-        async with store_at(server.url, DURABLE, kind) as store, store_at(server.url, BaseConfig(), "owned") as plain:
+        async with store_at(server.url, DURABLE) as store, store_at(server.url, BaseConfig()) as plain:
             for number in range(8):
                 await plain.claim(key_of(namespace, f"known-{number}"), OWNER)
             await plain.place(key_of(namespace, "temporary"), OWNER, 60.0)
@@ -144,11 +133,10 @@ async def test_known_links_without_replica(namespace: str, kind: str) -> None:
     assert all(isinstance(answer, StoreError) and answer.maybe_applied for answer in [*many[8:], *unsure])
 
 
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_wait_that_begins_late(namespace: str, kind: str) -> None:
+async def test_wait_that_begins_late(namespace: str) -> None:
     """A call that has two fifths of its time left when it can ask for a replica has the answer in it."""
     with local_server(tcp=True) as server:
-        async with store_at(server.url, BaseConfig(call_deadline=3.0, durable=True), kind) as store:
+        async with store_at(server.url, BaseConfig(call_deadline=3.0, durable=True)) as store:
             with pytest.raises(NotReplicatedError):  # after it the server has the script, and the service
                 await store.place(key_of(namespace, "before"), OWNER, 60.0)
             server.pause()
@@ -164,7 +152,7 @@ async def test_wait_that_begins_late(namespace: str, kind: str) -> None:
 async def test_many_without_replica(namespace: str) -> None:
     """Callers whose turn does not come, as those before wait for a replica, hear that; not that the store is late."""
     with local_server(tcp=True) as server:
-        async with store_at(server.url, BaseConfig(call_deadline=3.0, durable=True), "owned") as store:
+        async with store_at(server.url, BaseConfig(call_deadline=3.0, durable=True)) as store:
             answers = await asyncio.gather(
                 *(store.place(key_of(namespace, f"user-{i}"), OWNER, 60.0) for i in range(1500)), return_exceptions=True
             )
@@ -173,44 +161,11 @@ async def test_many_without_replica(namespace: str) -> None:
     assert {True, False} >= {answer.maybe_applied for answer in answers if isinstance(answer, StoreError)}
 
 
-@pytest.mark.parametrize("topology", ["server", "cluster"])
-async def test_few_connections_without_replica(namespace: str, topology: str) -> None:
-    """Calls that wait for a connection of a borrowed client, as others wait for a replica, hear that; reads go on."""
-    config = BaseConfig(call_deadline=1.0, durable=True, max_connections=2)
-    keys = [key_of(namespace, f"user-{number}") for number in range(20)]
-    with cluster(primaries=3, replicas=0) if topology == "cluster" else local_server(tcp=True) as server:
-        async with (
-            store_at(server.url, config, "borrowed") as store,
-            store_at(server.url, BaseConfig(), "owned") as see,
-        ):
-            changes: Any = asyncio.gather(
-                *(store.claim(key, OWNER) for key in keys[:10]),
-                *(store.place(key, OWNER, 60.0) for key in keys[10:]),
-                store.place_links(namespace, [(f"many-{number}", OWNER) for number in range(20)], "room", 60.0),
-                return_exceptions=True,
-            )
-            await asyncio.sleep(0.1)  # until they are in flight
-            links = [await store.get_link(key_of(namespace, "nobody's")) for _ in range(3)]
-            went_on = not changes.done()
-            *answers, many = await changes
-            many = [many] * 20 if isinstance(many, BaseException) else many
-            found = await see.get_links(namespace, [key.uid for key in keys], "room")
-            found += await see.get_links(namespace, [f"many-{number}" for number in range(20)], "room")
-
-    assert ([None] * 3, True) == (links, went_on)
-    assert {NotReplicatedError} == {type(answer) for answer in [*answers, *many]}
-    assert [link is not None for link in found] == [
-        isinstance(answer, StoreError) and answer.maybe_applied for answer in [*answers, *many]
-    ]
-    assert {True, False} == {link is not None for link in found}
-
-
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_silent_server(namespace: str, kind: str) -> None:
+async def test_silent_server(namespace: str) -> None:
     """A server that says nothing is late, also if a moment ago it said that it has no replica."""
-    config = BaseConfig(call_deadline=1.0, durable=True, max_connections=2)
+    config = BaseConfig(call_deadline=1.0, durable=True)
     with local_server(tcp=True) as server:
-        async with store_at(server.url, config, kind) as store:
+        async with store_at(server.url, config) as store:
             for change in (
                 store.claim(key_of(namespace, "before"), OWNER),
                 store.place(key_of(namespace, "placed"), OWNER, 60.0),
@@ -230,36 +185,7 @@ async def test_silent_server(namespace: str, kind: str) -> None:
     assert isinstance(many, list)
     assert {StoreTimeoutError} == {type(answer) for answer in [*claims, placed, *many]}
     assert not any(isinstance(answer, StoreError) and answer.maybe_applied for answer in [placed, *many])
-    assert sent == (10 if kind == "owned" else 1)
-
-
-@pytest.mark.parametrize("topology", ["server", "cluster"])
-@pytest.mark.parametrize("waits_less", [True, False])
-async def test_late_answer_to_wait(namespace: str, topology: str, *, waits_less: bool) -> None:
-    """A borrowed client whose ``WAIT`` is not answered in time, or not in its own, knows that the server has it."""
-    with cluster(primaries=3, replicas=0) if topology == "cluster" else local_server(tcp=True) as server:
-        nodes = server.nodes if isinstance(server, Cluster) else [server]
-        for node in nodes:
-            node.ask("CONFIG", "SET", "hz", "1")  # it looks once in a second at who has waited long enough
-        url = f"{server.url.replace('redis+cluster', 'redis').split(',')[0]}?socket_timeout={0.3 if waits_less else 60}"
-        client: Any = RedisCluster if topology == "cluster" else Redis
-        async with client.from_url(url) as borrowed, StatefulRoute(borrowed, DURABLE) as route:
-            answers = await asyncio.gather(
-                *(route.store.claim(key_of(namespace, f"user-{number}"), OWNER) for number in range(10)),
-                return_exceptions=True,
-            )
-            for node in nodes:
-                node.ask("SCRIPT", "FLUSH")
-            for _ in range(2):  # the answer to the first may be too late to send the script again
-                with pytest.raises(NotReplicatedError) as raised:
-                    await route.store.claim(key_of(namespace, "flushed"), OWNER)
-            link = await route.store.get_link(key_of(namespace, "flushed"))
-
-    assert {(NotReplicatedError, True)} == {
-        (type(answer), isinstance(answer, StoreError) and answer.maybe_applied) for answer in answers
-    }
-    assert raised.value.maybe_applied
-    assert link is not None
+    assert sent == 10
 
 
 async def test_warning_without_replica(caplog: pytest.LogCaptureFixture) -> None:
@@ -273,8 +199,7 @@ async def test_warning_without_replica(caplog: pytest.LogCaptureFixture) -> None
     assert "no replica connected" in record.getMessage()
 
 
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_moving_slot(namespace: str, kind: str) -> None:
+async def test_moving_slot(namespace: str) -> None:
     """Calls for other slots of the same primary are sure while one moves, which before failed those that went with it.
 
     A call for the moving one that was told to try again until its time was up has changed nothing, and says so.
@@ -282,7 +207,7 @@ async def test_moving_slot(namespace: str, kind: str) -> None:
     with cluster(primaries=3, replicas=1) as nodes:
         first, second = nodes.nodes[:2]
         config = BaseConfig(call_deadline=2.0, durable=True)
-        async with store_at(nodes.url, config, kind) as store, store_at(nodes.url, config, kind) as fresh:
+        async with store_at(nodes.url, config) as store, store_at(nodes.url, config) as fresh:
             moving = key_in_slot_of(namespace, 99, range(5461))
             others = [key_in_slot_of(namespace, number, range(5461)) for number in range(8)]
             await asyncio.gather(*(store.claim(key, OWNER) for key in [*others, moving]))
@@ -292,7 +217,6 @@ async def test_moving_slot(namespace: str, kind: str) -> None:
             await ask(first, "CLUSTER", "SETSLOT", slot, "MIGRATING", to)
             for key in (await ask(first, "CLUSTER", "GETKEYSINSLOT", slot, "10")).split():
                 await ask(first, "MIGRATE", "127.0.0.1", str(second.port), "", "0", "5000", "KEYS", key)
-            # redis-py may send ASKING and the command over two connections: so nothing else is sent meanwhile.
             fresh._services.added[moving.namespace, moving.service_name] = math.inf  # type: ignore[attr-defined]
             # Place needs the two keys that are there on the other node, so it goes on; assign needs a third.
             found = await fresh.place(moving, PodLife(1, 1), 60.0, dead=[])
@@ -311,12 +235,11 @@ async def test_moving_slot(namespace: str, kind: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_slot_that_arrives(namespace: str, kind: str) -> None:
+async def test_slot_that_arrives(namespace: str) -> None:
     """A placement that goes after its slot is sure there; the small write behind it is asked for as the script is."""
     with cluster(primaries=3, replicas=1) as nodes:
         first, second = nodes.nodes[:2]
-        async with store_at(nodes.url, BaseConfig(call_deadline=2.0, durable=True), kind) as store:
+        async with store_at(nodes.url, BaseConfig(call_deadline=2.0, durable=True)) as store:
             moving = key_in_slot_of(namespace, 99, range(5461))
             await store.place(moving, OWNER, 60.0)
             slot = str(slot_of(moving))
@@ -333,7 +256,7 @@ async def test_slot_that_arrives(namespace: str, kind: str) -> None:
 async def test_one_wait_for_many(namespace: str) -> None:
     """Calls of one moment share a WAIT: 2,000 claims need a small part of as many."""
     with primary_and_replica() as (primary, _):
-        async with store_at(primary.url, PATIENT, "owned") as store:
+        async with store_at(primary.url, PATIENT) as store:
             await asyncio.gather(*(store.claim(key_of(namespace, f"user-{i}"), OWNER) for i in range(2000)))
         stats = primary.ask("INFO", "commandstats").splitlines()
 
@@ -344,7 +267,7 @@ async def test_one_wait_for_many(namespace: str) -> None:
 async def test_cancelled(namespace: str) -> None:
     """A caller who is cancelled takes no other's answer, and those beside it have theirs."""
     with primary_and_replica() as (primary, _):
-        async with store_at(primary.url, PATIENT, "owned") as store:
+        async with store_at(primary.url, PATIENT) as store:
             tasks = [
                 asyncio.create_task(store.claim(key_of(namespace, f"user-{i}"), PodLife(i, 1))) for i in range(300)
             ]
@@ -360,11 +283,10 @@ async def test_cancelled(namespace: str) -> None:
     assert [] == wrong
 
 
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_cluster(namespace: str, kind: str) -> None:
+async def test_cluster(namespace: str) -> None:
     """In a cluster the replica that counts is that of the slot: where it is away calls are unsure, elsewhere not."""
     with cluster(primaries=3, replicas=1) as nodes:
-        async with store_at(nodes.url, DURABLE, kind) as store:
+        async with store_at(nodes.url, DURABLE) as store:
             keys = [key_of(namespace, f"user-{i}") for i in range(60)]
             before = await asyncio.gather(*(store.claim(key, OWNER) for key in keys))
             nodes.nodes[3].pause()
@@ -378,11 +300,10 @@ async def test_cluster(namespace: str, kind: str) -> None:
     assert all(answer.maybe_applied for answer in answers if isinstance(answer, StoreError))
 
 
-@pytest.mark.parametrize("kind", ["owned", "borrowed"])
-async def test_cluster_with_a_silent_primary(namespace: str, kind: str) -> None:
+async def test_cluster_with_a_silent_primary(namespace: str) -> None:
     """Where the primary is silent calls hear that it is late; those to another one hear that its replica is away."""
     with cluster(primaries=3, replicas=1) as nodes:
-        async with store_at(nodes.url, DURABLE, kind) as store:
+        async with store_at(nodes.url, DURABLE) as store:
             slots = (range(5461), range(5461, 10923), range(10923, 16384))
             keys = [[key_in_slot_of(namespace, number, some) for number in range(8)] for some in slots]
             await asyncio.gather(*(store.claim(key, OWNER) for some in keys for key in some))
@@ -405,7 +326,7 @@ async def test_no_right_to_wait(namespace: str) -> None:
     """A user who may not WAIT hears which right is missing, and that the link may be there."""
     with local_server(tcp=True) as server:
         server.ask("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-wait")
-        async with store_at(f"redis://app:secret@127.0.0.1:{server.port}", DURABLE, "owned") as store:
+        async with store_at(f"redis://app:secret@127.0.0.1:{server.port}", DURABLE) as store:
             with pytest.raises(StoreUnavailableError, match=r"\+wait") as raised:
                 await store.claim(key_of(namespace, "alice"), OWNER)
 
@@ -416,7 +337,7 @@ async def test_closed_while_waiting(namespace: str) -> None:
     """A route that is closed while calls wait for a replica ends them in time, and leaves no task and no socket."""
     with primary_and_replica() as (primary, replica):
         async with nothing_left():
-            async with store_at(primary.url, DURABLE, "owned") as store:
+            async with store_at(primary.url, DURABLE) as store:
                 await store.claim(key_of(namespace, "first"), OWNER)
                 replica.pause()
                 claims = [asyncio.ensure_future(store.claim(key_of(namespace, str(i)), OWNER)) for i in range(200)]

@@ -31,12 +31,8 @@ DEADLINE = 5.0
 
 @contextlib.asynccontextmanager
 async def store_at(url: str) -> AsyncIterator[RedisStore]:
-    opened = await open_url(url, Limits(DEADLINE, pending=8, connections=8))
-    try:
-        async with contextlib.aclosing(RedisStore(opened.connections)) as store:
-            yield store
-    finally:
-        await opened.close()
+    async with contextlib.aclosing(RedisStore(await open_url(url, Limits(DEADLINE, pending=8)))) as store:
+        yield store
 
 
 @attrs.frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,17 +14,17 @@ from stateful_route.instrumentation import Why
 from stateful_route.models import Outcome
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.topology import Limits, open_client
 from stateful_route.testing import ManualClock, MemoryStore
 from tests.store.script_calls import connections_at
 from tests.store.test_durable import primary_and_replica
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.store.redis.scripts import ScriptCall
+    from stateful_route.store.transport.script import ScriptCall
 
 KEYS = KeySpace()
 OWNER, OTHER = PodLife(0, 5), PodLife(1, 7)
@@ -36,9 +37,11 @@ def key(namespace: str) -> LinkKey:
 
 
 @pytest.fixture
-def keeping(redis: Any) -> RedisStore:
+async def keeping(redis: Any) -> AsyncIterator[RedisStore]:
     """Provide a store that keeps three changes of a link for a minute."""
-    return RedisStore(connections_of(redis, 5.0, 8), history=3, history_ttl=60.0)
+    connections = open_client(redis, Limits(5.0, 8))
+    async with aclosing(RedisStore(connections, history=3, history_ttl=60.0)) as store:
+        yield store
 
 
 def name_of(key: LinkKey) -> str:
@@ -83,7 +86,7 @@ async def test_bounded(redis: Any, keeping: RedisStore, key: LinkKey) -> None:
 
 async def test_it_ends(redis: Any, key: LinkKey) -> None:
     """When its time is over nothing is left of a history."""
-    keeping = RedisStore(connections_of(redis, 5.0, 8), history=3, history_ttl=0.01)
+    keeping = RedisStore(open_client(redis, Limits(5.0, 8)), history=3, history_ttl=0.01)
     await keeping.claim(key, OWNER)
 
     async def gone() -> bool:
@@ -91,6 +94,7 @@ async def test_it_ends(redis: Any, key: LinkKey) -> None:
 
     await eventually(gone)
     assert [] == await keeping.history(key)
+    await keeping.aclose()
 
 
 async def test_it_ends_in_memory(key: LinkKey) -> None:
@@ -133,9 +137,10 @@ async def test_fewer_are_kept(redis: Any, keeping: RedisStore, key: LinkKey) -> 
     for _ in range(2):
         await keeping.claim(key, OWNER)
         await keeping.release(key)
-    one = RedisStore(connections_of(redis, 5.0, 8), history=1)
+    one = RedisStore(open_client(redis, Limits(5.0, 8)), history=1)
     await one.claim(key, OTHER)
     fewer = await one.history(key)
+    await one.aclose()
     await keeping.release(key)
 
     assert [Why.CLAIMED] == reasons(fewer)

@@ -22,8 +22,8 @@ from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, 
 from stateful_route.store.protocol import Store
 from stateful_route.store.redis import scripts
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
-from stateful_route.store.transport.redis_py import NodeConnections
+from stateful_route.store.transport.script import ScriptCall
+from stateful_route.store.transport.topology import Limits, open_client
 from stateful_route.testing import FaultProxy, MemoryStore
 from tests.linearizable.history import Counterexample, History, Reply, check_linearizable
 from tests.linearizable.link_model import LinkCall, LinkModel
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.store.redis.scripts import Script, ScriptCall
+    from stateful_route.store.transport.script import Script
 
 DEADLINE = 0.1
 LONG = 200.0  # seconds: nothing ends by itself within a test
@@ -344,12 +344,15 @@ async def run_callers(stores: Sequence[Store], history: History, world: World) -
             group.create_task(run_caller(recorded, world, seed))
 
 
+LIMITS = Limits(DEADLINE, 4)
+
+
 def redis_at(url: str) -> Redis:
     return Redis(unix_socket_path=url.removeprefix("unix://"))
 
 
 def store_over(client: Redis) -> RedisStore:
-    return RedisStore(connections_of(client, DEADLINE, 4))
+    return RedisStore(open_client(client, LIMITS))
 
 
 Opening: TypeAlias = Callable[[str], AbstractAsyncContextManager[RedisStore]]
@@ -440,15 +443,12 @@ def broken(script: Script, change: tuple[str, str]) -> Script:
     return attrs.evolve(script, source=source, sha=hashlib.sha1(source.encode()).hexdigest())  # noqa: S324 - as Redis does
 
 
-class OtherScripts(NodeConnections):
-    """Connections that run other scripts than they are asked to."""
-
-    def __init__(self, client: Redis, change: tuple[str, str]) -> None:
-        super().__init__(client, DEADLINE, 4)
-        self._change = change
-
-    async def run(self, call: ScriptCall) -> Any:
-        return await super().run(attrs.evolve(call, script=broken(call.script, self._change)))
+def with_other_scripts(client: Redis, change: tuple[str, str]) -> RedisStore:
+    """Return a store that runs other scripts than it means to."""
+    connections: Any = open_client(client, LIMITS)
+    run = connections.run
+    connections.run = lambda call: run(ScriptCall(broken(call.script, change), call.keys, call.args))
+    return RedisStore(connections)
 
 
 HIGHER_EPOCH = r"if before and tonumber\(before\.epoch\) >= .* end"
@@ -474,14 +474,14 @@ SCRIPTS: dict[str, tuple[str, str]] = {
 
 
 def with_change(change: tuple[str, str]) -> Callable[[Redis], RedisStore]:
-    return lambda client: RedisStore(OtherScripts(client, change))
+    return lambda client: with_other_scripts(client, change)
 
 
 class ReadThenWrite(RedisStore):
     """Places by two calls: look, and write if there was nothing."""
 
     def __init__(self, client: Redis) -> None:
-        super().__init__(connections_of(client, DEADLINE, 4))
+        super().__init__(open_client(client, LIMITS))
         self._client = client
 
     async def place(self, key: LinkKey, candidate: PodLife, ttl: float, **lives: Any) -> LinkChange:
@@ -495,7 +495,7 @@ class Caching(RedisStore):
     """Reads what it read before."""
 
     def __init__(self, client: Redis) -> None:
-        super().__init__(connections_of(client, DEADLINE, 4))
+        super().__init__(open_client(client, LIMITS))
         self._read: dict[LinkKey, Link | None] = {}
 
     async def get_link(self, key: LinkKey) -> Link | None:
@@ -505,21 +505,26 @@ class Caching(RedisStore):
         return self._read.get(key)
 
 
-class Repeating(NodeConnections):
-    """Runs a script again when there was no reply, as redis-py's own retries do."""
+def repeating(client: Redis) -> RedisStore:
+    """Return a store that runs a script again when there was no reply, as redis-py's own retries do."""
+    connections: Any = open_client(client, LIMITS)
+    run = connections.run
 
-    async def run(self, call: ScriptCall) -> Any:
+    async def run_again(call: ScriptCall) -> Any:
         try:
-            return await super().run(call)
+            return await run(call)
         except StoreError:
-            return await super().run(call)
+            return await run(call)
+
+    connections.run = run_again
+    return RedisStore(connections)
 
 
 BROKEN: dict[str, Callable[[Redis], RedisStore]] = {
     **{name: with_change(change) for name, change in SCRIPTS.items()},
     "place is not atomic": ReadThenWrite,
     "reads are old": Caching,
-    "calls are repeated": lambda client: RedisStore(Repeating(client, DEADLINE, 4)),
+    "calls are repeated": repeating,
 }
 
 

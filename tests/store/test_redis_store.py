@@ -13,8 +13,7 @@ from redis.asyncio import Redis, RedisCluster
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport import resp
-from stateful_route.store.transport.base import connections_of
-from stateful_route.store.transport.topology import Limits, open_url
+from stateful_route.store.transport.topology import Limits, open_client, open_url
 from stateful_route.testing import StoreConformance, StoreKit, cluster, link_machine, local_server
 from tests.store.cross_section import CrossSection
 from tests.waiting import eventually
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from stateful_route.embedded.server import LocalServer
     from stateful_route.models import LinkKey
-    from stateful_route.store.transport.base import RedisClient
+    from stateful_route.store.transport.topology import RedisClient
 
 DEADLINE = 5.0
 HISTORY = 5  # changes of a link that are kept by the stores that keep any
@@ -62,12 +61,9 @@ def kit_of(store: RedisStore, client: RedisClient, history: int = 0) -> StoreKit
 @asynccontextmanager
 async def kit_at(url: str, history: int = 0) -> AsyncIterator[StoreKit]:
     """Provide a kit for the store at a URL."""
-    opened = await open_url(url, Limits(DEADLINE, pending=64, connections=64))
-    try:
-        async with client_at(url) as client, aclosing(RedisStore(opened.connections, history=history)) as store:
-            yield kit_of(store, client, history)
-    finally:
-        await opened.close()
+    connections = await open_url(url, Limits(DEADLINE, pending=64))
+    async with aclosing(RedisStore(connections, history=history)) as store, client_at(url) as client:
+        yield kit_of(store, client, history)
 
 
 def client_at(url: str) -> Redis | RedisCluster:
@@ -95,7 +91,7 @@ class TestBorrowedClient(CrossSection):
     async def store_kit(self, shared_server: LocalServer) -> AsyncIterator[StoreKit]:
         """Provide the store over a client with settings of its own."""
         async with Redis.from_url(shared_server.url, decode_responses=True, protocol=3) as client:
-            async with aclosing(RedisStore(connections_of(client, DEADLINE, 64), history=HISTORY)) as store:
+            async with aclosing(RedisStore(open_client(client, Limits(DEADLINE, 64)), history=HISTORY)) as store:
                 yield kit_of(store, client, HISTORY)
 
 
@@ -123,7 +119,7 @@ class TestBorrowedCluster(CrossSection):
     async def store_kit(self, cluster_url: str) -> AsyncIterator[StoreKit]:
         """Provide the store over a client of a cluster."""
         async with client_at(cluster_url) as client:
-            async with aclosing(RedisStore(connections_of(client, DEADLINE, 64))) as store:
+            async with aclosing(RedisStore(open_client(client, Limits(DEADLINE, 64)))) as store:
                 yield kit_of(store, client)
 
 

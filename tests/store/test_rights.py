@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,9 @@ OF_THE_URL = {"client|setname", "select"}  # with a client name, with a database
 OF_A_CLUSTER = {"asking", "cluster|slots"}
 OF_DURABLE = {"wait"}
 OF_HISTORY = {"lrange", "ltrim", "rpush"}
-OF_A_BORROWED_CLUSTER = {"command"}  # redis-py's own
 OF_AN_OPERATOR = {"scan"}
 
-OF_SOME = OF_THE_URL | OF_A_CLUSTER | OF_DURABLE | OF_HISTORY | OF_A_BORROWED_CLUSTER | OF_AN_OPERATOR
+OF_SOME = OF_THE_URL | OF_A_CLUSTER | OF_DURABLE | OF_HISTORY | OF_AN_OPERATOR
 
 SERVICE = "room"
 LEASE, KEPT = 60.0, 3600.0
@@ -444,18 +443,16 @@ async def test_drivers(guarded: LocalServer, namespace: str) -> None:
     assert "" == denied(guarded)
 
 
-@pytest.mark.parametrize("client", ["from a URL", "borrowed"])
+@pytest.mark.parametrize("client", ["from a URL", "of redis-py"])
 async def test_cluster(cluster_with_a_user: Cluster, namespace: str, client: str) -> None:
-    """On a cluster two more rights are needed, and a borrowed client needs what redis-py asks for."""
+    """On a cluster two more rights are needed, and no more by the settings of a client of redis-py."""
     nodes = cluster_with_a_user.nodes
     for node in nodes:
-        allow(node, ON_ONE_SERVER | (OF_A_CLUSTER if client == "from a URL" else OF_A_CLUSTER | OF_A_BORROWED_CLUSTER))
-    async with AsyncExitStack() as stack:
-        source: str | RedisCluster = cluster_with_a_user.url.replace("://", "://app:secret@")
-        if client == "borrowed":
-            source = RedisCluster.from_url(url_of(nodes[0]))
-            await stack.enter_async_context(source)
-        route = await stack.enter_async_context(StatefulRoute(source, config_of(namespace)))
+        allow(node, ON_ONE_SERVER | OF_A_CLUSTER)
+    source: str | RedisCluster = cluster_with_a_user.url.replace("://", "://app:secret@")
+    if client == "of redis-py":
+        source = RedisCluster.from_url(url_of(nodes[0]))
+    async with StatefulRoute(source, config_of(namespace)) as route:
         await round_trip(route, namespace)
 
     assert [""] * len(nodes) == [denied(node) for node in nodes]

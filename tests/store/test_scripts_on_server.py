@@ -10,7 +10,7 @@ import pytest
 from stateful_route.models import HeartbeatOutcome, LinkKey, Outcome, PodLife, PodReport, RoutingState, ServerInfo
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.topology import Limits, open_client
 from tests.waiting import eventually
 
 KEYS = KeySpace()
@@ -133,7 +133,7 @@ class TestScriptsLinks:
 
     async def test_generations_side_by_side(self, redis: Any, store: RedisStore, namespace: str) -> None:
         """Two generations of the layout on one server do not see each other's links and pods."""
-        other = RedisStore(connections_of(redis, 5.0, 8), keys=KeySpace(generation=3))
+        other = RedisStore(open_client(redis, Limits(5.0, 8)), keys=KeySpace(generation=3))
         key = LinkKey(namespace, "alice", "room")
         await store.claim(key, OWNER)
         await store.register(server_of(namespace), PodReport(), 5.0, 60.0)
@@ -144,6 +144,7 @@ class TestScriptsLinks:
         assert OWNER == link.owner
         assert {"room": 1} == await other.get_services(namespace, "alice")
         assert () == (await other.read_pods(namespace, "room")).pods
+        await other.aclose()
 
 
 class TestScriptsPods:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis._parsers import _AsyncRESP2Parser
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster, Sentinel
-from redis.asyncio.connection import UnixDomainSocketConnection
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 
 from stateful_route import (
     BaseConfig,
@@ -28,8 +27,7 @@ from stateful_route.models import LinkInvalidation, PodLife, Topic
 from stateful_route.store.redis import events as listener
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
-from stateful_route.store.transport.topology import Limits, open_url
+from stateful_route.store.transport.topology import Limits, open_client, open_url
 from stateful_route.testing import FaultProxy, cluster, sentinel_group
 from tests.insides import directory_of
 from tests.leaks import nothing_left, open_sockets
@@ -53,8 +51,7 @@ def channel_of(namespace: str) -> str:
 
 @contextlib.asynccontextmanager
 async def store_at(url: str, deadline: float = 5.0) -> AsyncIterator[RedisStore]:
-    opened = await open_url(url, Limits(deadline, pending=8, connections=8))
-    store = RedisStore(opened.connections, close=opened.close)
+    store = RedisStore(await open_url(url, Limits(deadline, pending=8)))
     try:
         yield store
     finally:
@@ -145,10 +142,10 @@ class TestOneConnection:
         assert int(pings) in range(5, 8)
 
     async def test_pool_of_the_application(self, shared_server: LocalServer, namespace: str) -> None:
-        """The subscription takes no connection of a pool that was borrowed, be it of one connection."""
+        """The subscription takes no connection of the pool of a client, be it of one connection."""
         pool = BlockingConnectionPool.from_url(shared_server.url, max_connections=1, timeout=1.0)
         async with Redis.from_pool(pool) as client:
-            store = RedisStore(connections_of(client, 5.0, 8))
+            store = RedisStore(open_client(client, Limits(5.0, 8)))
             async with store.listen(Topic(namespace, "room"), PATIENCE) as events:
                 await announce(store, namespace)
 
@@ -339,24 +336,6 @@ class TestLoss:
         assert ["begin", *(f"{n % 100:02}" for n in range(1000))] == told.events[:1001]
         assert turns >= 3
 
-    async def test_unknown_client(self, shared_server: LocalServer, namespace: str) -> None:
-        """A release of redis-py whose streams are elsewhere deafens, and says so; calls go on."""
-
-        class Newer(UnixDomainSocketConnection):
-            @property
-            def _reader(self) -> None:
-                raise AttributeError
-
-            @_reader.setter
-            def _reader(self, reader: object) -> None:
-                pass
-
-        async with Redis.from_pool(ConnectionPool(Newer, path=shared_server.url.removeprefix("unix://"))) as client:
-            store = RedisStore(connections_of(client, 5.0, 8))
-            with pytest.raises(StoreUnavailableError, match="not known"):
-                async with store.listen(Topic(namespace, "room"), PATIENCE):
-                    pass
-
     async def test_two_loops(self, shared_server: LocalServer, namespace: str) -> None:
         """Who listens in another event loop meanwhile is told that it cannot."""
         async with store_at(shared_server.url) as store:
@@ -370,21 +349,24 @@ class TestLoss:
                     await asyncio.to_thread(asyncio.run, listen())
 
     async def test_next_loop(self, shared_server: LocalServer, namespace: str) -> None:
-        """A store over a borrowed client may be listened to in one event loop after the other, however each ended."""
+        """A store may be listened to in one event loop after the other, however each ended."""
 
         async def listen() -> str:
             async with Redis.from_url(shared_server.url) as client:
-                store._connections = store._subscription._connections = connections_of(client, 5.0, 8)
+                store._connections = store._subscription._connections = open_client(client, Limits(5.0, 8))
                 store._services._connections = store._connections
                 store._changing = store._connections.run
-                async with store.listen(Topic(namespace, "room"), PATIENCE) as events:
-                    await announce(store, namespace)
-                    return await heard(events)
+                try:
+                    async with store.listen(Topic(namespace, "room"), PATIENCE) as events:
+                        await announce(store, namespace)
+                        return await heard(events)
+                finally:
+                    await store._connections.aclose()
 
         def run() -> list[str]:
             return [asyncio.run(listen()) for _ in range(2)]
 
-        store = RedisStore(connections_of(Redis.from_url(shared_server.url), 5.0, 8))
+        store = RedisStore(open_client(Redis.from_url(shared_server.url), Limits(5.0, 8)))
 
         assert ["alice", "alice"] == await asyncio.to_thread(run)
 
@@ -412,6 +394,7 @@ class TestTopologies:
             assert "alice" == await heard(events)
         assert [None] * 10 == signs
         assert 1 == store._subscription.connects
+        await store.aclose()
 
     async def test_sentinel(self, namespace: str) -> None:
         """A subscription at the primary stays, over a client of ours and over one that was borrowed."""
@@ -420,7 +403,7 @@ class TestTopologies:
                 await self.stays(store, namespace)
             sentinel = Sentinel([("127.0.0.1", int(group.url.rpartition(":")[2].partition("/")[0]))])
             async with sentinel.master_for(group.url.rpartition("/")[2]) as client:
-                await self.stays(RedisStore(connections_of(client, 5.0, 8)), namespace)
+                await self.stays(RedisStore(open_client(client, Limits(5.0, 8))), namespace)
             for watcher in sentinel.sentinels:
                 await watcher.aclose()
 
@@ -430,17 +413,17 @@ class TestTopologies:
             async with store_at(nodes.url) as store:
                 await self.stays(store, namespace)
             async with RedisCluster.from_url(nodes.url.replace("redis+cluster", "redis").partition(",")[0]) as client:
-                await self.stays(RedisStore(connections_of(client, 5.0, 8)), namespace)
+                await self.stays(RedisStore(open_client(client, Limits(5.0, 8))), namespace)
 
     async def test_parser_in_python(self, shared_server: LocalServer, namespace: str) -> None:
         """The parser of redis-py that needs no other package does as well."""
         async with Redis.from_url(shared_server.url, parser_class=_AsyncRESP2Parser) as client:
-            await self.stays(RedisStore(connections_of(client, 5.0, 8)), namespace)
+            await self.stays(RedisStore(open_client(client, Limits(5.0, 8))), namespace)
 
     async def test_newer_protocol(self, shared_server: LocalServer, namespace: str) -> None:
         """A client that speaks the newer protocol is borrowed as well as another."""
         async with Redis.from_url(shared_server.url, protocol=3, decode_responses=True) as client:
-            await self.stays(RedisStore(connections_of(client, 5.0, 8)), namespace)
+            await self.stays(RedisStore(open_client(client, Limits(5.0, 8))), namespace)
 
     async def test_uvloop(self, shared_server: LocalServer, namespace: str) -> None:
         """So does another event loop."""
@@ -476,6 +459,7 @@ class TestRights:
                 await announce(other, theirs)
                 await told.comes("begin", "alice")
             assert 1 == store._subscription.connects
+        await store.aclose()
 
     async def test_may_not_leave(self, own_server: LocalServer, namespace: str) -> None:
         """A user that may not unsubscribe goes on, hears nothing that it left, and can come back."""

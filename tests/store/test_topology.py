@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ import trustme
 
 from stateful_route.errors import ConfigError, StoreUnavailableError
 from stateful_route.store.transport import resp, topology
-from stateful_route.store.transport.redis_py import NodeConnections
 from stateful_route.store.transport.server import PipelinedServer
 from stateful_route.store.transport.topology import check_url
 from stateful_route.testing import local_server
@@ -167,25 +165,15 @@ class TestTls:
 
 
 class TestUnknownRelease:
-    async def test_server(
-        self,
-        shared_server: LocalServer,
-        namespace: str,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """Where redis-py has the stream elsewhere, its own connections are used, and a warning says so."""
+    @pytest.mark.parametrize(
+        "url", ["redis://h", "rediss://h", "unix:///h", "redis+sentinel://h/s", "redis+cluster://h"]
+    )
+    async def test_url(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where redis-py has the stream elsewhere, nothing is opened, and the error says why."""
         monkeypatch.setattr(topology, "can_take_over", lambda _: False)
-        with caplog.at_level(logging.WARNING, "stateful_route"):
-            async with connections_at(shared_server.url) as connections:
-                calls = [SET.command((f"{namespace}:{i}",), (i,)) for i in range(100)]
-                replies = await asyncio.gather(*map(connections.run, calls))
-
-                assert isinstance(connections, NodeConnections)
-        assert [str(i).encode() for i in range(100)] == replies
-        assert ["this release of redis-py is not known"] == [
-            record.getMessage().partition(":")[0] for record in caplog.records
-        ]
+        with pytest.raises(ConfigError, match="a release of redis-py that is known"):
+            async with connections_at(url):
+                pass
 
     async def test_this_release(self) -> None:
         """The installed release is known."""

@@ -16,10 +16,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.store.redis import scripts
 from stateful_route.store.transport import resp
 from stateful_route.store.transport.pipe import Pipe, open_stream
 from stateful_route.store.transport.resp import ReplyError
+from stateful_route.store.transport.script import Script, ScriptCall
 from stateful_route.store.transport.server import PipelinedServer
 from tests.leaks import nothing_left
 from tests.scripted_server import ScriptedServer, bulk, echo, silence
@@ -589,7 +589,7 @@ class TestClose:
         assert not answer.maybe_applied
 
 
-ONE = scripts.Script("one", ("key",), (), None, writes=True, source="return KEYS[1]", sha="5ha1")
+ONE = Script("one", ("key",), (), None, writes=True, source="return KEYS[1]", sha="5ha1")
 
 
 class Scripts:
@@ -605,7 +605,7 @@ class Scripts:
         return (self.refusal or echo(words)) if self.known else b"-NOSCRIPT No matching script\r\n"
 
 
-def calls_of(count: int) -> list[scripts.ScriptCall]:
+def calls_of(count: int) -> list[ScriptCall]:
     return [ONE.command((f"key-{i}",), ()) for i in range(count)]
 
 

@@ -13,6 +13,7 @@ from stateful_route import Store
 from stateful_route.errors import StoreProtocolError
 from stateful_route.store.redis import codec, histories, inspection, pods, rights, scripts, service_names
 from stateful_route.store.redis import store as redis_store
+from stateful_route.store.transport.script import Script
 
 FOLDER = Path(redis_store.__file__).parent / "lua"
 CONFORMANCE = Path(stateful_route.__file__).parent / "testing" / "conformance"
@@ -127,7 +128,7 @@ def test_every_script_is_loaded() -> None:
         script.sha
         for module in (redis_store, pods, service_names, inspection, rights)
         for script in vars(module).values()
-        if isinstance(script, scripts.Script)
+        if isinstance(script, Script)
     }
 
     assert [] == [f"{name}.lua" for name in NAMES if scripts.load(name).sha not in loaded]

@@ -27,8 +27,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from stateful_route import BaseConfig, ConfigError, StatefulRoute, StatefulRouteError, StoreUnavailableError
-from stateful_route.store.redis.store import RedisStore
-from stateful_route.store.transport.base import connections_of
+from stateful_route.store.transport.topology import Limits, open_client
 from stateful_route.store.transport.url import read_url, shown
 from tests.scripted_server import ScriptedServer, Words, echo
 from tests.store.script_calls import connections_at
@@ -209,7 +208,7 @@ async def test_a_server_that_quotes_the_password(protocol: int) -> None:
             unix_socket_path=server.path, username="user", password=MARK, protocol=protocol, retry=ONCE
         ) as client:
             with pytest.raises(StatefulRouteError) as borrowed:
-                await RedisStore(connections_of(client, 0.2, 1)).info()
+                await open_client(client, Limits(0.2, 1)).command("PING")
 
     assert [] == [text for error in (pipelined.value, borrowed.value) for text in told(error) if MARK in text]
     assert "unknown command" in str(pipelined.value)
@@ -223,7 +222,7 @@ async def test_a_password_that_cannot_be_sent() -> None:
         Redis(unix_socket_path=server.path, password=f"{MARK}\udc80", retry=ONCE) as client,
     ):
         with pytest.raises(StoreUnavailableError) as raised:
-            await RedisStore(connections_of(client, 0.2, 1)).info()
+            await open_client(client, Limits(0.2, 1)).command("PING")
 
     assert [] == [text for text in told(raised.value) if MARK in text]
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from stateful_route.client.pods.departures import Departures
+from stateful_route.client.pods.suspicion import Departures
 from stateful_route.web.forward.whereabouts import Whereabouts
 
 OWN, OTHER = 3, 4

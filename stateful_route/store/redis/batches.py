@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stateful_route.models import LinkChange
-    from stateful_route.store.redis.scripts import Script, ScriptCall
     from stateful_route.store.transport.durable import Runner
+    from stateful_route.store.transport.script import Script, ScriptCall
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from stateful_route.models import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stateful_route.store.redis.scripts import Script
+    from stateful_route.store.transport.script import Script
 
 # Plain dicts: an enum's own look-up by value takes five times as long, and takes no bytes.
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
@@ -253,7 +253,7 @@ async def _pod_table(reply: Any) -> PodTable:
     counted = now_ms, version, digest, whole, next_deadline_ms, living, born, held_ms, settling_ms
     if not all(isinstance(number, int) for number in counted):
         raise TypeError(counted)
-    if isinstance(entries, dict):  # as a borrowed RESP3 client may give it
+    if isinstance(entries, dict):  # as the newer protocol may give it
         entries = [part for pair in entries.items() for part in pair]
     pods: dict[int, PodState] = {}
     unreadable = 0

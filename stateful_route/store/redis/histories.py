@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from stateful_route.store.redis.keys import KeySpace
-    from stateful_route.store.redis.scripts import Script, ScriptCall
     from stateful_route.store.transport.durable import Runner
+    from stateful_route.store.transport.script import Script, ScriptCall
 
 _PLACE_MANY = scripts.load("place_many")
 _FOR_ALL = 6

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stateful_route.models import PodReport, PodTable, Registration, ServerInfo
     from stateful_route.store.redis.keys import KeySpace
     from stateful_route.store.transport.base import Connections
+    from stateful_route.store.transport.script import Script
 
 _REGISTER, _HEARTBEAT, _PODS = map(scripts.load, ("register", "heartbeat", "pods"))
 _CONFIRM, _END_LIFE = map(scripts.load, ("confirm", "end_life"))
@@ -132,7 +133,7 @@ class PodScripts:
             self._versions[namespace, service_name] = version
 
     async def _end(
-        self, script: scripts.Script, namespace: str, service_name: str, life: PodLife, retention: float, *more: int
+        self, script: Script, namespace: str, service_name: str, life: PodLife, retention: float, *more: int
     ) -> bool:
         """Return the answer of a script that may end a life."""
         channel = self._keys.events(namespace, service_name)
@@ -159,5 +160,5 @@ class PodScripts:
         finally:
             self._watched.discard(key)
 
-    async def _run(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
+    async def _run(self, script: Script, keys: tuple[str, ...], args: tuple[str | int, ...]) -> Any:
         return codec.check_shape(script, await self._connections.run(script.command(keys, args)))

@@ -19,6 +19,7 @@ from stateful_route.store.redis.pods import PodScripts
 from stateful_route.store.redis.rights import lacking
 from stateful_route.store.transport.durable import Durably, of_operation
 from stateful_route.store.transport.errors import is_cross_slot
+from stateful_route.store.transport.script import ScriptCall
 from stateful_route.store.transport.subscription import SharedSubscription
 
 if TYPE_CHECKING:
@@ -31,15 +32,12 @@ if TYPE_CHECKING:
     from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo, TopicListener
     from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.durable import Runner
+    from stateful_route.store.transport.script import Script
 
 _GET, _PLACE, _CLAIM, _RELEASE, _ASSIGN = map(scripts.load, ("get", "place", "claim", "release", "assign"))
 _MOVE = scripts.load("move")
 _GET_MANY, _PLACE_MANY = map(scripts.load, ("get_many", "place_many"))
 _HISTORY = scripts.load("history")
-
-
-async def _nothing() -> None:
-    """Close nothing: the client is borrowed."""
 
 
 class RedisStore(PodScripts):
@@ -50,12 +48,11 @@ class RedisStore(PodScripts):
         connections: Connections,
         *,
         keys: KeySpace | None = None,
-        close: Callable[[], Awaitable[None]] = _nothing,
         durable_within: float | None = None,
         history: int = 0,
         history_ttl: float = KEPT_SECONDS,
     ) -> None:
-        """Run over ``connections``; ``close`` ends what was opened for them.
+        """Run over ``connections``, which are closed with the store.
 
         With ``durable_within``, the deadline of a call in seconds, a changed link is answered once a replica has it.
         With ``history``, so many changes of a link are kept beside it, for ``history_ttl`` seconds after the latest.
@@ -69,16 +66,14 @@ class RedisStore(PodScripts):
         self._changing = changing.run
         self._placing = LinkBatches(changing)
         self._inspection = Inspection(connections, self._keys, history=history > 0)
-        self._close = close
         self._subscription = SharedSubscription(connections)
 
     def __repr__(self) -> str:
         return f"<RedisStore over {type(self._connections).__name__}>"
 
     def in_flight(self) -> int:
-        """Return how many calls wait for an answer now; 0 over connections that do not tell."""
-        tell: Callable[[], int] = getattr(self._connections, "in_flight", int)
-        return tell()
+        """Return how many calls wait for an answer now."""
+        return self._connections.in_flight()
 
     async def get_link(self, key: LinkKey) -> Link | None:
         """See ``Store.get_link``."""
@@ -88,10 +83,10 @@ class RedisStore(PodScripts):
         """See ``Store.get_links``."""
         names = self._keys.of_links(namespace, service_name)
 
-        def get(uid: str) -> scripts.ScriptCall:
+        def get(uid: str) -> ScriptCall:
             return self._get_call(LinkKey(namespace, uid, service_name))
 
-        def get_all(uids: Sequence[str]) -> scripts.ScriptCall:
+        def get_all(uids: Sequence[str]) -> ScriptCall:
             return _GET_MANY.command(tuple(names.links(uids)), ())
 
         answers = await self._batches.run(uids, get, get_all)
@@ -108,10 +103,10 @@ class RedisStore(PodScripts):
     async def _links_of(self, namespace: str, uid: str, services: set[str]) -> dict[str, Link]:
         """Return the links of a uid in these services, without those that cannot be read."""
 
-        def get(service_name: str) -> scripts.ScriptCall:
+        def get(service_name: str) -> ScriptCall:
             return self._get_call(LinkKey(namespace, uid, service_name))
 
-        def get_all(names: Sequence[str]) -> scripts.ScriptCall:
+        def get_all(names: Sequence[str]) -> ScriptCall:
             return _GET_MANY.command(tuple([self._keys.link(namespace, uid, name) for name in names]), ())
 
         names = sorted(services)
@@ -173,11 +168,11 @@ class RedisStore(PodScripts):
         names = self._keys.of_links(namespace, service_name)
         ttl_ms, lives = to_ms(ttl), self._lives(namespace, service_name, dead, leaving)
 
-        def place(candidate: tuple[str, PodLife]) -> scripts.ScriptCall:
+        def place(candidate: tuple[str, PodLife]) -> ScriptCall:
             uid, pod = candidate
             return self._place_call(LinkKey(namespace, uid, service_name), pod, ttl_ms, lives, born)
 
-        def place_all(candidates: Sequence[tuple[str, PodLife]]) -> scripts.ScriptCall:
+        def place_all(candidates: Sequence[tuple[str, PodLife]]) -> ScriptCall:
             uids = [uid for uid, _ in candidates]
             keys = names.links_and_ended(uids) if dead or leaving else names.links(uids)
             owners: list[int] = []
@@ -300,16 +295,15 @@ class RedisStore(PodScripts):
 
     async def aclose(self) -> None:
         """See ``Store.aclose``."""
-        close, self._close = self._close, _nothing
         try:
             await self._tasks.stop()
             await self._services.aclose()
             await self._subscription.aclose()
         finally:
-            await close()
+            await self._connections.aclose()
 
     async def _place_durably(
-        self, key: LinkKey, call: scripts.ScriptCall, dead: Sequence[PodLife], durably: Durably, deadline: float
+        self, key: LinkKey, call: ScriptCall, dead: Sequence[PodLife], durably: Durably, deadline: float
     ) -> LinkChange:
         """Place a uid once a replica has it; a persistent link was placed by nobody, so to read it is enough."""
         began = asyncio.get_running_loop().time()
@@ -333,13 +327,13 @@ class RedisStore(PodScripts):
             return channel, codec.OPERATOR.decode()
         return (channel,) if announced else ()
 
-    def _take(self, script: scripts.Script, key: LinkKey, *args: str | int) -> Awaitable[Any]:
+    def _take(self, script: Script, key: LinkKey, *args: str | int) -> Awaitable[Any]:
         """Return the reply of a script that may make a link."""
         if (key.namespace, key.service_name) not in self._services.added:
             self._services.add_soon(key.namespace, key.service_name)
         return self._changing(self._link_call(script, key, *args))
 
-    def _link_call(self, script: scripts.Script, key: LinkKey, *args: str | int) -> scripts.ScriptCall:
+    def _link_call(self, script: Script, key: LinkKey, *args: str | int) -> ScriptCall:
         """Return the call of a script that may change a link."""
         names = self._keys.of_links(key.namespace, key.service_name)
         return script.command(names.link_and_ended(key.uid), args)
@@ -350,12 +344,12 @@ class RedisStore(PodScripts):
         """Return what a placement needs that may take a link from its owner."""
         return codec.lives(dead), codec.lives(leaving), self._keys.events(namespace, service_name)
 
-    def _get_call(self, key: LinkKey) -> scripts.ScriptCall:
+    def _get_call(self, key: LinkKey) -> ScriptCall:
         return _GET.command((self._keys.link(key.namespace, key.uid, key.service_name),), ())
 
     def _place_call(
         self, key: LinkKey, candidate: PodLife, ttl_ms: int, lives: tuple[str, ...], born: int
-    ) -> scripts.ScriptCall:
+    ) -> ScriptCall:
         """Return the call that places a uid; ``lives`` are those that are dead and leaving, or nothing for neither."""
         service = key.namespace, key.service_name
         names = self._keys.of_links(*service)
@@ -366,7 +360,7 @@ class RedisStore(PodScripts):
             keys = *keys, self._keys.pods(*service)
         floor = self._versions.get(service, 0)
         args: tuple[str | int, ...] = (candidate.pod_index, candidate.incarnation, ttl_ms, floor, born, *lives)
-        return scripts.ScriptCall(_PLACE, keys, args)
+        return ScriptCall(_PLACE, keys, args)
 
 
 def _known(found: Link | StoreError | None, dead: Sequence[PodLife]) -> LinkChange | StoreError | None:

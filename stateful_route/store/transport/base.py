@@ -1,23 +1,15 @@
-"""What the store needs of its connections, and how a borrowed client becomes such."""
+"""What the store needs of its connections."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-
-from redis.asyncio import Redis, RedisCluster
-
-from stateful_route.errors import ConfigError
-from stateful_route.store.transport.redis_py import ClusterConnections, NodeConnections
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.script import ScriptCall
     from stateful_route.store.transport.subscriber import Subscriber
-
-RedisClient: TypeAlias = Redis | RedisCluster
-"""The asyncio clients of redis-py that can be borrowed."""
 
 
 class Connections(Protocol):
@@ -31,6 +23,10 @@ class Connections(Protocol):
 
     database: int
     """The number of the database; 0 on a cluster."""
+
+    def in_flight(self) -> int:
+        """Return how many calls wait for an answer now."""
+        ...
 
     def run(self, call: ScriptCall) -> Awaitable[Any]:
         """Return the reply of a script, with bytes for strings.
@@ -91,7 +87,7 @@ class Connections(Protocol):
         ...
 
     async def open_subscriber(self) -> Subscriber:
-        """Open a connection for subscriptions, which takes none from a pool.
+        """Open a connection for subscriptions, of their own.
 
         Raises:
             StoreError: within the deadline.
@@ -99,22 +95,6 @@ class Connections(Protocol):
         """
         ...
 
-
-def check_client(client: object) -> None:
-    """Accept only an asyncio client of redis-py.
-
-    Raises:
-        ConfigError: for anything else.
-
-    """
-    if not isinstance(client, Redis | RedisCluster):
-        # By its type: of a URL that is no string, or a client of another kind, the repr may hold a password.
-        allowed = "a redis.asyncio.Redis or RedisCluster, or a URL as a string"
-        raise ConfigError("redis_client", f"of type {type(client).__name__}", allowed)
-
-
-def connections_of(client: RedisClient, deadline: float, limit: int) -> Connections:
-    """Return the connections of a redis-py client; calls over ``limit`` at once wait for their turn."""
-    if isinstance(client, RedisCluster):
-        return ClusterConnections(client, deadline, limit)
-    return NodeConnections(client, deadline, limit)
+    async def aclose(self) -> None:
+        """Wait for what is in flight, for a deadline at most, and close all that was opened. Safe to call twice."""
+        ...

@@ -16,10 +16,10 @@ from stateful_route.store.transport.slots import SlotTable
 from stateful_route.store.transport.subscriber import open_subscriber
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.durable import DurableCall
+    from stateful_route.store.transport.script import ScriptCall
     from stateful_route.store.transport.slots import Address
     from stateful_route.store.transport.subscriber import Subscriber
 
@@ -42,9 +42,18 @@ class PipelinedCluster:
     database = 0
 
     def __init__(
-        self, kind: Any, settings: dict[str, Any], startup: Sequence[Address], deadline: float, max_pending: int
+        self,
+        kind: Any,
+        settings: dict[str, Any],
+        startup: Sequence[Address],
+        deadline: float,
+        max_pending: int,
+        remap: Callable[[Address], Address] | None = None,
     ) -> None:
-        """Make pipes of that ``kind`` and ``settings``; any node of ``startup`` can tell who the others are."""
+        """Make pipes of that ``kind`` and ``settings``; any node of ``startup`` can tell who the others are.
+
+        ``remap`` gives the address at which a node is reached that names itself by another one.
+        """
 
         def connect(address: Address) -> ScriptPipe:
             host, port = address
@@ -54,7 +63,7 @@ class PipelinedCluster:
             )
 
         self._known: dict[str, Known] = {}
-        self._table = SlotTable(connect, startup, deadline)
+        self._table = SlotTable(connect, startup, deadline, remap)
         self.deadline = deadline
 
     def __repr__(self) -> str:

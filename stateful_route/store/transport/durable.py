@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from stateful_route.errors import NotReplicatedError, StoreError
-from stateful_route.store.redis.scripts import ScriptCall
 from stateful_route.store.transport.errors import translate
+from stateful_route.store.transport.script import ScriptCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence

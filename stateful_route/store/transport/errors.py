@@ -97,7 +97,7 @@ _IN_A_SCRIPT = re.compile(r",? ?script: (?:[0-9a-f]{40},? )?on @user_script: ?\d
 """Where in which script a command was refused: a server adds it, and it says nothing to anybody."""
 
 REDIS_ERRORS = (raised.RedisError, raised.RedisClusterException, OSError)
-"""What a call through redis-py raises when it fails."""
+"""What redis-py raises when it fails."""
 
 _SILENT_SENTINEL = re.compile(r"> - (?:\w+:)?(\w*Error)\b")
 """The error of a sentinel in the text of a ``MasterNotFoundError``, after the repr of its client."""
@@ -154,9 +154,7 @@ def translate(error: Exception, operation: str, *, sent: bool, writes: bool, at:
 def is_cross_slot(fault: StoreError) -> bool:
     """Whether a server refused keys that are in different slots of a cluster."""
     cause = fault.__cause__
-    if isinstance(cause, ReplyError):
-        return cause.code == "CROSSSLOT"
-    return isinstance(cause, raised.ClusterCrossSlotError)
+    return isinstance(cause, ReplyError) and cause.code == "CROSSSLOT"
 
 
 def away(error: Exception, operation: str, at: str, *, silent: float, pause: float) -> StoreError:

@@ -8,6 +8,7 @@ costs it a lock, a timer, two system calls and more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 from collections import deque
@@ -16,16 +17,15 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions
 
 from stateful_route._background.backoff import Backoff
-from stateful_route.errors import StoreUnavailableError
+from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, away, plain, timed_out, translate
 from stateful_route.store.transport.wire import Request, Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from redis.asyncio.connection import AbstractConnection
 
-    from stateful_route.errors import StoreError
     from stateful_route.store.transport.primacy import Address
     from stateful_route.store.transport.resp import ReplyError
     from stateful_route.store.transport.wire import Operation
@@ -44,6 +44,24 @@ _BETWEEN_SWEEPS = 0.005
 def can_take_over(connection: AbstractConnection) -> bool:
     """Whether the stream of such a connection is where this release looks for it."""
     return all(hasattr(connection, name) for name in ("_reader", "_writer"))
+
+
+@contextlib.asynccontextmanager
+async def connecting(operation: str, deadline: float, at: str) -> AsyncIterator[None]:
+    """Bound what connects and changes nothing by ``deadline`` seconds, and raise its failure as a ``StoreError``.
+
+    redis-py also raises a ``TypeError`` or an ``AttributeError`` over a socket that was closed.
+    """
+    try:
+        async with asyncio.timeout(deadline) as bound:
+            yield
+    except StoreError:
+        raise
+    except Exception as error:
+        if bound.expired():
+            raise timed_out(operation, deadline, sent=False, writes=False, at=at) from error
+        fault = translate(error, operation, sent=False, writes=False, at=at)
+        raise fault from fault.__cause__
 
 
 async def open_stream(

@@ -25,11 +25,11 @@ from redis.backoff import NoBackoff
 
 from stateful_route._background.tasks import log_failure
 from stateful_route.errors import StoreError, StoreUnavailableError
-from stateful_route.store.transport.attempt import Attempt
 from stateful_route.store.transport.errors import REDIS_ERRORS, address_of, translate
+from stateful_route.store.transport.pipe import connecting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 Node = TypeVar("Node")
 
@@ -199,10 +199,11 @@ class Sentinels:
 class AgreeingSentinel(Sentinel):
     """A ``Sentinel`` of redis-py that names the primary of a majority: redis-py believes the first that answers."""
 
-    def __init__(self, places: Sequence[Address], service: str, patience: float, **settings: Any) -> None:
-        """Make clients of the sentinels at these places, and of those of a majority that they lack."""
-        watching = {"socket_timeout": patience, "socket_connect_timeout": patience, "retry": settings["retry"]}
-        super().__init__(places, sentinel_kwargs=watching, **settings)  # type: ignore[no-untyped-call, unused-ignore]  # typed since redis-py 8.2
+    def __init__(self, places: Sequence[Address], service: str, patience: float, settings: Mapping[str, Any]) -> None:
+        """Make clients with these ``settings`` of the sentinels at these places, and of those that they lack."""
+        bounds = {"socket_timeout": patience, "socket_connect_timeout": patience, "retry": Retry(NoBackoff(), 0)}
+        watching = {**settings, **bounds}
+        super().__init__(places, sentinel_kwargs=watching)  # type: ignore[no-untyped-call, unused-ignore]  # typed since redis-py 8.2
 
         def find(host: str, port: int) -> Redis:
             return Redis(host=host, port=port, **watching)
@@ -231,18 +232,15 @@ class AgreeingSentinel(Sentinel):
 class NamedBySentinels:
     """The primary is the one that a majority of the sentinels names."""
 
-    def __init__(self, pool: Any, patience: float) -> None:
-        """Ask the sentinels of a pool of redis-py."""
-        manager = pool.sentinel_manager
-        self._sentinels = getattr(manager, "majority", None) or Sentinels(
-            pool.service_name, manager.sentinels, patience
-        )
+    def __init__(self, watchers: AgreeingSentinel) -> None:
+        """Ask the sentinels, which name the primary to new connections too."""
+        self._watchers = watchers
         self._known = Known()
 
     async def prove(self, place: Place) -> float:
         """See ``Connections.prove``; a connection to another server is left, and the next one goes to this one."""
         try:
-            named = await self._sentinels.agreed()
+            named = await self._watchers.majority.agreed()
         except MasterNotFoundError as error:
             raise translate(error, PROOF, sent=False, writes=False) from error
         await place.leave(named.address)
@@ -284,7 +282,7 @@ class LedToByName:
     def __init__(self, kind: Any, settings: dict[str, Any], deadline: float) -> None:
         """Know nothing of the server to which a connection of redis-py of that ``kind`` leads."""
         self._kind, self._deadline = kind, deadline
-        self._settings = settings | {"socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
+        self._settings = settings
         self._known = Known()
         self._has_replicas = False
         self._ask_at = -math.inf
@@ -314,7 +312,7 @@ class LedToByName:
 
     async def _ask_anew(self) -> Replication | None:
         connection = self._kind(**self._settings)
-        async with Attempt(PROOF, self._deadline, writes=False, at=address_of(self._settings)):
+        async with connecting(PROOF, self._deadline, address_of(self._settings)):
             try:
                 await connection.connect()
                 await connection.send_command("INFO", "replication")
@@ -331,11 +329,10 @@ class NoOther:
         return math.inf
 
 
-def primacy_of(kind: Any, settings: dict[str, Any], deadline: float, pool: Any = None) -> Proof:
+def primacy_of(kind: Any, settings: dict[str, Any], deadline: float) -> Proof:
     """Return how to prove that the server is the primary to which connections with these settings lead."""
-    pool = settings.get("connection_pool", pool)
-    if hasattr(pool, "sentinel_manager"):
-        return NamedBySentinels(pool, deadline / 2)
+    if "connection_pool" in settings:
+        return NamedBySentinels(settings["connection_pool"].sentinel_manager)
     return NoOther() if settings.get("path") else LedToByName(kind, settings, deadline)
 
 

@@ -20,9 +20,9 @@ from stateful_route.store.transport.resp import ReplyError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.primacy import Address
     from stateful_route.store.transport.resp import Command
+    from stateful_route.store.transport.script import ScriptCall
     from stateful_route.store.transport.wire import Operation, Request
 
 SecondTry: TypeAlias = "Callable[[ScriptPipe, ScriptCall, Any, float], Awaitable[Any]]"

@@ -12,12 +12,16 @@ from stateful_route.store.transport.script_pipe import ScriptPipe, answer, as_li
 from stateful_route.store.transport.subscriber import open_subscriber
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from stateful_route.store.redis.scripts import ScriptCall
     from stateful_route.store.transport.durable import DurableCall
     from stateful_route.store.transport.primacy import Address
+    from stateful_route.store.transport.script import ScriptCall
     from stateful_route.store.transport.subscriber import Subscriber
+
+
+async def nothing() -> None:
+    """Close nothing."""
 
 
 class PipelinedServer:
@@ -25,13 +29,21 @@ class PipelinedServer:
 
     is_one_server = True
 
-    def __init__(self, kind: Any, settings: dict[str, Any], deadline: float, max_pending: int) -> None:
-        """See ``Pipe``."""
+    def __init__(
+        self,
+        kind: Any,
+        settings: dict[str, Any],
+        deadline: float,
+        max_pending: int,
+        close: Callable[[], Awaitable[None]] = nothing,
+    ) -> None:
+        """See ``Pipe``; ``close`` ends what was started for it."""
         self._pipe = ScriptPipe(kind, settings, deadline, max_pending, second=_second)
         self.run: Callable[[ScriptCall], asyncio.Future[Any]] = self._pipe.start
         """Return the reply of a script: without a call in between, as it is one of each miss."""
         self._primacy = primacy_of(kind, settings, deadline)
         self.deadline = deadline
+        self._close = close
         self.database = int(settings.get("db") or 0)
 
     def __repr__(self) -> str:
@@ -89,6 +101,8 @@ class PipelinedServer:
     async def aclose(self) -> None:
         """Wait for what is in flight, and close the connection."""
         await self._pipe.aclose()
+        close, self._close = self._close, nothing
+        await close()
 
 
 async def _second(pipe: ScriptPipe, call: ScriptCall, reply: Any, expires: float) -> Any:

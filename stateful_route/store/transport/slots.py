@@ -37,9 +37,19 @@ class SlotTable:
     back-off. The pipes to primaries that are still there stay.
     """
 
-    def __init__(self, connect: Callable[[Address], ScriptPipe], startup: Sequence[Address], deadline: float) -> None:
-        """Begin empty; ``connect`` makes a pipe, and any node of ``startup`` can tell which primary has what."""
+    def __init__(
+        self,
+        connect: Callable[[Address], ScriptPipe],
+        startup: Sequence[Address],
+        deadline: float,
+        remap: Callable[[Address], Address] | None = None,
+    ) -> None:
+        """Begin empty; ``connect`` makes a pipe, and any node of ``startup`` can tell which primary has what.
+
+        ``remap`` as of ``PipelinedCluster``.
+        """
         self._connect = connect
+        self._remap = remap
         self._startup = tuple(startup)
         self._deadline = deadline
         self._pipes: dict[Address, ScriptPipe] = {}
@@ -107,7 +117,7 @@ class SlotTable:
         """
         try:
             kind, slot, _ = message.split()
-            pipe = self.pipe(_pointed_at(message, asked))
+            pipe = self.pipe(self._pointed_at(message, asked))
             if kind == "MOVED":
                 self._owners[int(slot)] = pipe
         except (ValueError, IndexError) as error:
@@ -120,7 +130,7 @@ class SlotTable:
 
     def names(self, message: str, asked: ScriptPipe, pipe: ScriptPipe) -> bool:
         """Whether the ``MOVED`` of a node that was asked points at that primary."""
-        return message.startswith("MOVED ") and _pointed_at(message, asked) == _address(pipe)
+        return message.startswith("MOVED ") and self._pointed_at(message, asked) == _address(pipe)
 
     def pipes(self) -> list[ScriptPipe]:
         """Return those to all nodes that were used."""
@@ -197,7 +207,7 @@ class SlotTable:
             expires = asyncio.get_running_loop().time() + self._deadline / 2
             try:
                 reply = await pipe.ask(("CLUSTER", "SLOTS"), expires)
-                self._apply([(first, last, _primary(node, address)) for first, last, node, *_ in reply])
+                self._apply([(first, last, self._primary(node, address)) for first, last, node, *_ in reply])
             except StoreError as error:
                 self._failure = error.__cause__ if isinstance(error.__cause__, Exception) else error
                 self._failed_at = pipe.address
@@ -231,22 +241,20 @@ class SlotTable:
             task.add_done_callback(self._closing.discard)
             task.add_done_callback(log_failure)
 
+    def _pointed_at(self, message: str, asked: ScriptPipe) -> Address:
+        """Return where ``MOVED`` or ``ASK`` points, of a node that was asked."""
+        host, _, port = message.split()[2].rpartition(":")
+        return self._place(host.strip("[]"), int(port), _address(asked))
+
+    def _primary(self, node: list[Any], asked: Address) -> Address:
+        host, port, *_ = node
+        return self._place(host.decode() if isinstance(host, bytes) else host, int(port), asked)
+
+    def _place(self, host: str | None, port: int, asked: Address) -> Address:
+        """Return where a node is; one without a host is at that which was asked."""
+        place = (asked[0] if host in {None, "", "?"} else str(host)), port
+        return place if self._remap is None else self._remap(place)
+
 
 def _address(pipe: ScriptPipe) -> Address:
     return pipe.settings["host"], pipe.settings["port"]
-
-
-def _pointed_at(message: str, asked: ScriptPipe) -> Address:
-    """Return where ``MOVED`` or ``ASK`` points, of a node that was asked."""
-    host, _, port = message.split()[2].rpartition(":")
-    return _place(host.strip("[]"), int(port), _address(asked))
-
-
-def _primary(node: list[Any], asked: Address) -> Address:
-    host, port, *_ = node
-    return _place(host.decode() if isinstance(host, bytes) else host, int(port), asked)
-
-
-def _place(host: str | None, port: int, asked: Address) -> Address:
-    """Return where a node is; one without a host is at that which was asked."""
-    return (asked[0] if host in {None, "", "?"} else str(host)), port

@@ -6,14 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis.exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from stateful_route.errors import StoreUnavailableError
 from stateful_route.store.transport import resp
-from stateful_route.store.transport.attempt import Attempt
 from stateful_route.store.transport.errors import address_of, translate
-from stateful_route.store.transport.pipe import can_take_over, open_stream
+from stateful_route.store.transport.pipe import connecting, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +121,7 @@ class Subscriber(asyncio.Protocol):
 async def open_subscriber(
     kind: Any, settings: dict[str, Any], deadline: float, moved: Callable[[], bool] | None = None
 ) -> Subscriber:
-    """Open a connection as those of a pool are, but take none from the pool.
+    """Open a connection for subscriptions, with the settings of those for calls.
 
     By default the server has moved if Sentinel has named another primary since.
 
@@ -133,13 +129,8 @@ async def open_subscriber(
         StoreError: if that fails, or takes longer than ``deadline`` seconds.
 
     """
-    # The older protocol, in which messages are replies like others; what belongs to the newer one is left out.
-    ours = {"protocol": 2, "socket_timeout": None, "health_check_interval": 0, "retry": Retry(NoBackoff(), 0)}
-    settings_of_ours = {name: value for name, value in settings.items() if "maint_notifications" not in name} | ours
-    if not can_take_over(kind(**settings_of_ours)):
-        unknown = "this release of redis-py is not known: no invalidation can be heard"
-        raise StoreUnavailableError(unknown, operation="listen", maybe_applied=False)
-    async with Attempt("listen", deadline, writes=False, at=address_of(settings)):
-        reader, writer, _ = await open_stream(kind, settings_of_ours)
+    async with connecting("listen", deadline, address_of(settings)):
+        # The older protocol, in which messages are replies like others.
+        reader, writer, _ = await open_stream(kind, settings | {"protocol": 2})
     address = address_of(settings)
     return Subscriber((reader, writer), address, moved or (lambda: address_of(settings) != address))

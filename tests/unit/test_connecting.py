@@ -1,4 +1,4 @@
-"""One attempt over a connection of redis-py: whatever it raises is typed, within the deadline."""
+"""Whatever redis-py raises while it connects is typed, within the deadline."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import pytest
 import redis.exceptions
 
 from stateful_route.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.store.transport.attempt import Attempt
+from stateful_route.store.transport.pipe import connecting
 
 
 async def wait_for_ever(deadline: float) -> None:
-    async with Attempt("claim", deadline, writes=True) as attempt:
-        attempt.sent = True
+    async with connecting("claim", deadline, "host:1"):
         await asyncio.Event().wait()
 
 
@@ -27,26 +26,24 @@ async def wait_for_ever(deadline: float) -> None:
         (AttributeError("'NoneType' object has no attribute 'write'"), StoreUnavailableError),
     ],
 )
-@pytest.mark.parametrize("sent", [True, False])
-async def test_errors(error: Exception, kind: type[StoreError], *, sent: bool) -> None:
+async def test_errors(error: Exception, kind: type[StoreError]) -> None:
     """Every error of redis-py, and those over which it stumbles, has a type of ours and is its cause."""
 
     async def attempt() -> None:
-        async with Attempt("claim", 10.0, writes=True) as trying:
-            trying.sent = sent
+        async with connecting("claim", 10.0, "host:1"):
             raise error
 
     with pytest.raises(kind) as raised:
         await attempt()
 
-    assert ("claim", sent, error) == (raised.value.operation, raised.value.maybe_applied, raised.value.__cause__)
+    assert ("claim", False, error) == (raised.value.operation, raised.value.maybe_applied, raised.value.__cause__)
 
 
 async def test_our_own() -> None:
     """An error that has a type of ours is left as it is."""
     error = StoreUnavailableError("away", operation="claim", maybe_applied=False)
     with pytest.raises(StoreUnavailableError) as raised:
-        async with Attempt("claim", 10.0, writes=True):
+        async with connecting("claim", 10.0, "host:1"):
             raise error
 
     assert error is raised.value
@@ -54,10 +51,10 @@ async def test_our_own() -> None:
 
 async def test_deadline() -> None:
     """What is not done within the deadline is a time-out."""
-    with pytest.raises(StoreTimeoutError) as raised:
+    with pytest.raises(StoreTimeoutError, match=r"no connection to host:1 within 0\.01 s") as raised:
         await wait_for_ever(0.01)
 
-    assert raised.value.maybe_applied
+    assert not raised.value.maybe_applied
 
 
 async def test_cancelled() -> None:
