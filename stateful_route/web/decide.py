@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote, unquote
 
 import attrs
 
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route.client.targets import There
 from stateful_route.errors import ConfigError
 from stateful_route.route import StatefulRoute
@@ -157,7 +156,7 @@ class StickyDecide(Started):
         self.asked_by = asked_by
         self._manner = _Manner()
         self._addresses: Addresses
-        self._logged = -_QUIET
+        self._unreached = LogOnce(every=_QUIET)
         with self._noting_errors():
             if asked_by not in _MANNERS:
                 raise ConfigError("asked_by", asked_by, f"one of {', '.join(_MANNERS)}")
@@ -300,9 +299,7 @@ class StickyDecide(Started):
         return Found(uid, cookie) if found is None else found
 
     def _log_no_address(self, there: There) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._logged >= _QUIET:
-            self._logged = now
+        if self._unreached.first():
             log.warning(
                 "http_address_missing",
                 "pod %(pod_index)d publishes no address for proxies: give StickyMiddleware an http_address, or "
