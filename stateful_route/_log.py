@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Hashable, Mapping
     from typing import Self
 
 EVENT = "otel.event.name"
@@ -132,6 +134,56 @@ def _in_a_line(value: object) -> object:
         return value
     text = value if isinstance(value, str) else _text(value)
     return text if text.isprintable() else _Escaped(text)
+
+
+class LogOnce:
+    """Tells which of many lines that say the same are logged: the first about each thing, until that is over.
+
+    With ``every`` another one comes after so many seconds, and with ``most`` there are no more lines in that time about
+    all things; then what is remembered is of twice as many things.
+    """
+
+    def __init__(
+        self, *, every: float = math.inf, most: float = math.inf, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Have logged nothing; ``clock`` is in seconds, and does not go back."""
+        self._every = every
+        self._most = most
+        self._clock = clock
+        self._began, self._lines = -math.inf, 0
+        self._logged: dict[Hashable, tuple[float, int]] = {}
+        """When a line about a thing was logged last, and how many came since."""
+
+    def __len__(self) -> int:
+        return len(self._logged)
+
+    def others(self, about: Hashable = None) -> int | None:
+        """Return how many lines were left out since the last one; ``None`` if this one is left out too."""
+        now = self._clock()
+        if now - self._began >= self._every:
+            self._began, self._lines = now, 0
+            if len(self._logged) >= self._most:
+                self._logged = {thing: seen for thing, seen in self._logged.items() if now - seen[0] < self._every}
+        at, others = self._logged.get(about, (-math.inf, 0))
+        if now - at < self._every or self._lines >= self._most:
+            if about in self._logged:
+                self._logged[about] = at, others + 1
+            return None
+        self._lines += 1
+        self._logged[about] = now, 0
+        return others
+
+    def first(self, about: Hashable = None) -> bool:
+        """Return whether to log a line."""
+        return self.others(about) is not None
+
+    def level(self, about: Hashable = None) -> int:
+        """Return the level of a line: WARNING for the first, DEBUG for those that say the same."""
+        return logging.WARNING if self.first(about) else logging.DEBUG
+
+    def over(self, about: Hashable = None) -> bool:
+        """Take in that a thing is over, so that the next line is a first one; return whether one was logged."""
+        return self._logged.pop(about, None) is not None
 
 
 log = Log(logging.getLogger(PACKAGE))

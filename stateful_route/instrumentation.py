@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from stateful_route._log import PACKAGE, Log, log
+from stateful_route._log import PACKAGE, Log, LogOnce, log
 from stateful_route._validation import MAX_POD_INDEX, check_hook, check_int
 from stateful_route.errors import InvalidArgumentError
 
@@ -367,7 +367,7 @@ class Teller(Instrumentation):
     def __init__(self, hook: object) -> None:
         """Tell ``hook``; ``InvalidArgumentError`` if it has none of the methods."""
         check_hook("instrumentation", hook, _METHODS)
-        self._faults: set[str] = set()
+        self._faults = LogOnce()
         for name in _METHODS:
             method = getattr(hook, name, None)
             if method is not None:
@@ -378,8 +378,7 @@ class Teller(Instrumentation):
             try:
                 method(event)
             except Exception:  # noqa: BLE001 - the application's
-                if name not in self._faults:  # the others would say the same
-                    self._faults.add(name)
+                if self._faults.first(name):
                     log.exception(
                         "instrumentation_failed",
                         "instrumentation: %(method)s() failed; it is called on, and this is not logged again",

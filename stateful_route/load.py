@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import attrs
 
 from stateful_route._background.periodic import PeriodicTask
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route._validation import check_capacity, check_duration
 from stateful_route.errors import ConfigError, LifecycleError
 
@@ -117,7 +117,7 @@ class CpuUsage:
         self._share = 0.0
         self._used_at: tuple[float, float] | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._failing = False
+        self._failing = LogOnce()
         self._sampling = PeriodicTask(
             "CPU usage",
             self._sample,
@@ -164,12 +164,11 @@ class CpuUsage:
         try:
             seen = await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
         except Exception as error:  # noqa: BLE001 - of the operating system, or of the application's ``read``
-            if not self._failing:
+            if self._failing.first():
                 log.warning("cpu_not_read", "the CPU usage cannot be read; the last mean stands", exc_info=error)
-            self._failing = True
             self._used_at = None
         else:
-            self._failing = False
+            self._failing.over()
             self._observe(*seen)
 
     def _look(self) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import attrs
 from stateful_route import _processes
 from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import cancel_and_wait, log_failure
-from stateful_route._log import Told, log
+from stateful_route._log import LogOnce, Told, log
 from stateful_route.errors import ConfigError, InvalidArgumentError, StoreError
 from stateful_route.sidecar.watch import until_gone
 
@@ -48,7 +48,7 @@ class Sidecar:
         """A life of each service of which a process was watched, for rehearsals."""
         self._is_new = asyncio.Event()
         self._ignored: dict[str, Version] = {}
-        self._unreadable = False
+        self._once = LogOnce()
         self._leaving = False
         self.ended = 0
         """How many lives were ended."""
@@ -84,21 +84,19 @@ class Sidecar:
 
     async def _rehearse(self) -> None:
         """End lives that nobody has, so that connection, script, code and rights are there when one has to be ended."""
-        failing = False
         while True:
             self._is_new.clear()
             for life in list(self._services.values()):
                 try:
                     await self._end_life(life)
-                    failing = False
+                    self._once.over("rehearsal")
                 except StoreError as error:
-                    if not failing:
+                    if self._once.first("rehearsal"):
                         log.warning(
                             "rehearsal_failed",
                             "if a process ended now, its life could not be ended: %(error)s",
                             error=error,
                         )
-                    failing = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_REHEARSES):
                     await self._is_new.wait()
@@ -108,11 +106,10 @@ class Sidecar:
         try:
             found = self._folder.look()
         except OSError as error:
-            if not self._unreadable:
+            if self._once.first("folder"):
                 log.warning("life_folder_not_read", "the folder of the lives cannot be read: %(error)s", error=error)
-            self._unreadable = True
             return
-        self._unreadable = False
+        self._once.over("folder")
         self._ignored = {name: version for name, version in self._ignored.items() if found.get(name) == version}
         for name in self._watched.keys() - found.keys():
             self._watched[name].cancel()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import attrs
 
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route.client.targets import There
 from stateful_route.route import StatefulRoute
 from stateful_route.web.forward.locator import Locator
@@ -95,7 +94,7 @@ class StickyDecide(Started):
         super().__init__(None, DecideSettings, settings)
         self.asked_by: AskedBy = self._settings.asked_by if self._wrong is None else "nginx"
         self._manner = _MANNERS[self.asked_by]
-        self._logged = -_QUIET
+        self._unreached = LogOnce(every=_QUIET)
 
     # ASGI ---------------------------------------------------------------------------------------------------------
 
@@ -233,9 +232,7 @@ class StickyDecide(Started):
         return Found(uid, cookie) if found is None else found
 
     def _log_no_address(self, there: There) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._logged >= _QUIET:
-            self._logged = now
+        if self._unreached.first():
             log.warning(
                 "http_address_missing",
                 "pod %(pod_index)d publishes no address for proxies: give StickyMiddleware an http_address, or "

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stateful_route._background.tasks import outlast
-from stateful_route._log import log, shown_log
+from stateful_route._log import LogOnce, log, shown_log
 from stateful_route.errors import (
     ConfigError,
     InvalidArgumentError,
@@ -193,7 +193,7 @@ class Started(abc.ABC):
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + _START_WITHIN
-        level = logging.WARNING
+        once = LogOnce()
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:
@@ -205,7 +205,7 @@ class Started(abc.ABC):
                     raise
                 text = "%(part)s waits for Redis, %(redis)s, and tries again for %(seconds)g s: %(error)s"
                 log.log(
-                    level,
+                    once.level(),
                     "start_retried",
                     text,
                     part=self._words,
@@ -213,13 +213,12 @@ class Started(abc.ABC):
                     seconds=round(max(0.0, until - loop.time()), 1),
                     error=of_a_question(error),
                 )
-                level = logging.DEBUG
                 await asyncio.sleep(_TRY_AGAIN)
         self._sources = sources = self._settings.sources
         self._looks_further = bool(sources.body_limit) or sources.issued is not None
         self._suspicions = Suspicions(sources, self._settings.tally)
         self._edge = edge
-        self._say_started(logging.WARNING if level == logging.DEBUG else logging.INFO)
+        self._say_started(logging.WARNING if once.over() else logging.INFO)
 
     def _say_started(self, level: int) -> None:
         log = shown_log()

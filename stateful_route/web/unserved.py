@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,19 +21,13 @@ class UnservedLog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Have logged nothing; ``clock`` is in seconds."""
-        self._clock = clock
-        self._kinds: dict[tuple[str, str, bool], tuple[float, int]] = {}
-        """By operation, class and whether it was refused: when one was logged last, and how many came since."""
+        self._once = LogOnce(every=_ONCE_IN, clock=clock)
 
     def note(self, error: StoreError) -> None:
         """Log that a request is not served for this error, or count it."""
-        kind = error.operation, type(error).__name__, error.refused
-        now = self._clock()
-        logged_at, others = self._kinds.get(kind, (-_ONCE_IN, 0))
-        if now - logged_at < _ONCE_IN:
-            self._kinds[kind] = logged_at, others + 1
+        others = self._once.others((error.operation, type(error).__name__, error.refused))
+        if others is None:
             return
-        self._kinds[kind] = now, 0
         does = "refuses" if error.refused else "does not answer"
         text = "requests are answered 503, as Redis %(does)s: %(error)s"
         if others:

@@ -7,14 +7,13 @@ import collections
 import contextlib
 import functools
 import inspect
-import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import attrs
 
 from stateful_route._background.backoff import Backoff
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route.errors import InvalidArgumentError, StoreError
 from stateful_route.server.departure.travel import Fate
 from stateful_route.server.fault_log import FaultLog
@@ -144,10 +143,8 @@ class HandOver:
             one=("hand_off_failed", "the hand-off of %(uid)r failed"),
             more=("hand_offs_failed", "the hand-off of %(uids)d more uids failed"),
         )
-        self._level = self._lost_level = logging.WARNING
-        """At which the next release that fails, or state that cannot travel, is logged: the first as a warning."""
-        self._unadopted_level = logging.WARNING
-        """At which the next state is logged that nobody takes."""
+        self._once = LogOnce()
+        """Of releases that failed, and states that cannot travel, or that nobody takes, the first is a warning."""
         self._patience = _LONGEST_PATIENCE
         """For how many seconds it is tried again to let states travel while none does."""
         self._refused_at: float | None = None
@@ -174,7 +171,8 @@ class HandOver:
         self._keeps, self._kept, self.gone = keeps, [], Gone()
         self._taken = {uid: handle for uid, handle in self._taken.items() if uid in self._going}
         self._called_off = False
-        self._level = self._lost_level = logging.WARNING
+        self._once.over("released")
+        self._once.over("moved")
         self._refused_at, self._patience = None, _LONGEST_PATIENCE
 
     def end(self) -> None:
@@ -299,8 +297,8 @@ class HandOver:
         try:
             released = await self._let_go(uid, leaving=True)
         except StoreError as error:
-            log.log(self._level, "uid_not_released", "%(uid)r could not be released: %(error)s", uid=uid, error=error)
-            self._level = logging.DEBUG  # for the others: they are counted
+            level = self._once.level("released")  # the others are counted
+            log.log(level, "uid_not_released", "%(uid)r could not be released: %(error)s", uid=uid, error=error)
             return False
         if self._keeps and not released and taken is not None and not self.is_gone(taken):
             self._kept.append(taken)
@@ -415,13 +413,12 @@ class HandOver:
             if fate not in _HAS_IT:
                 return fate is Fate.MOVED
             log.log(
-                self._lost_level,
+                self._once.level("moved"),
                 "state_not_moved",
                 "the state of %(uid)r does not travel: %(error)s",
                 uid=handle.uid,
                 error=why,
             )
-            self._lost_level = logging.DEBUG  # for the others
             if self._keeps and leaving:
                 return False
         if not travels and (life := self._going.get(handle.uid)) is not None:
@@ -435,9 +432,8 @@ class HandOver:
 
     def _warn_of_unadopted(self, uid: str) -> None:
         """Say once that the application returns states that nobody takes; each is counted."""
-        level, self._unadopted_level = self._unadopted_level, logging.DEBUG
         log.log(
-            level,
+            self._once.level("adopted"),
             "state_not_adopted",
             "hand_off returned a state of %(uid)r, and there is no adopt that takes it: it is lost. Give an adopt, or "
             "let hand_off return None",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route.errors import StoreError, StoreUnavailableError
 from stateful_route.models import LEASED_PROCESS, HeartbeatOutcome, RoutingState
 from stateful_route.server.life.lease import ENDED, GOODBYE, SUPERSEDED
@@ -69,7 +69,7 @@ class Heartbeats:
         self._last_incarnation = 0
         self._expected = 0
         """The life of this pod that the store has, as far as it is known; 0 for none."""
-        self._failing = False
+        self._failing = LogOnce()
         self._parting = False
         self.may_be_known = False
         """Whether the store may know this process: it has registered, or its registration was not answered."""
@@ -102,15 +102,13 @@ class Heartbeats:
         try:
             await self._publish_next()
         except StoreError as error:
-            if not self._failing:
+            if self._failing.first():
                 log.warning(
                     "heartbeats_failed", "heartbeats of %(pod)s fail: %(error)s", pod=self._lease.name, error=error
                 )
-            self._failing = True
         else:
-            if self._failing:
+            if self._failing.over():
                 log.warning("heartbeats_recovered", "heartbeats of %(pod)s succeed again", pod=self._lease.name)
-            self._failing = False
 
     async def publish(self) -> None:
         """Publish a heartbeat now, and begin another life if the store does not accept this one.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import Tasks
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError
 from stateful_route.store.redis import codec, scripts
@@ -37,7 +36,7 @@ class ServiceNames:
         """When each service was added here last, by the clock of the event loop."""
         self._known: dict[str, set[str]] = {}
         self._tasks = Tasks()
-        self._level = logging.WARNING
+        self._once = LogOnce()
 
     def known(self, namespace: str) -> set[str]:
         """Return the services of a namespace that were read or added here."""
@@ -81,8 +80,7 @@ class ServiceNames:
                 "the service %(service_name)r could not be added to those of its namespace, which get_link_service "
                 "lists: %(error)s"
             )
-            log.log(self._level, "service_not_listed", text, service_name=service_name, error=error)
-            self._level = logging.DEBUG
+            log.log(self._once.level(), "service_not_listed", text, service_name=service_name, error=error)
 
     async def aclose(self) -> None:
         """Cancel what is in flight."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, StoreError
 from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerUnreachableError
 from stateful_route.web.peer.frames import FULL, MANY, MOVED, Refusal
-from stateful_route.web.quiet import Quiet
 
 if TYPE_CHECKING:
     from stateful_route.client.service_view import ServiceView
@@ -166,7 +165,7 @@ class Peers:
         """Have reached nobody."""
         self._rooms = rooms
         self._dialer = dialer
-        self._quiet = Quiet()
+        self._once = LogOnce(every=5.0, most=50)
 
     def connected(self, there: There) -> DialedConnection | None:
         """Return the connection to a pod, if there is one. No I/O."""
@@ -193,7 +192,7 @@ class Peers:
             return  # it is avoided all the same
 
     def _log(self, pod_index: int, why: object) -> None:
-        if self._quiet.allows(pod_index, asyncio.get_running_loop().time()):
+        if self._once.first(pod_index):
             log.warning(
                 "peer_not_reached",
                 "pod %(pod_index)d of %(service_name)r is not reached: %(error)s",

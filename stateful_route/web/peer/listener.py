@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route.errors import ConfigError
 from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
@@ -21,7 +21,6 @@ from stateful_route.web.peer.connection import Connection
 from stateful_route.web.peer.dialer import MAGIC, read_hex, read_json
 from stateful_route.web.peer.frames import FRAME, FROM_EDGE, FULL, HEAD_SIZE, MAX_STREAMS, Kind, Refusal, kind_of
 from stateful_route.web.peer.stream import Stream
-from stateful_route.web.quiet import Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,7 +205,7 @@ class PeerListener:
         self.http: Callable[[], asyncio.Protocol] | None = None
         """Makes the protocol of a connection that speaks HTTP; ``None``: such a one is closed."""
         self._silence = silence
-        self._quiet = Quiet()
+        self._once = LogOnce(every=5.0, most=50)
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
@@ -250,7 +249,7 @@ class PeerListener:
 
     def log(self, connection: AcceptedConnection, why: str) -> None:
         """Log that a connection is refused, unless one of the same address was a moment ago."""
-        if self._quiet.allows(connection.host, asyncio.get_running_loop().time()):
+        if self._once.first(connection.host):
             log.warning("peer_refused", "%(peer)s is refused: %(error)s", peer=connection, error=why)
 
     def close(self) -> None:
