@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from stateful_route._log import log
+from stateful_route._log import LogOnce, log
 from stateful_route._validation import MAX_EXACT_INT
 from stateful_route.errors import InvalidArgumentError
 from stateful_route.load import CpuUsage, LiveLinks
@@ -54,8 +54,7 @@ class LoadMeter:
         self._clock = clock
         self._entered = contextlib.AsyncExitStack()
         self._last: int | None = None
-        self._failing = False
-        self._slow = False
+        self._once = LogOnce()
 
     async def start(self) -> None:
         """Enter what can be entered; what that raises is raised, and nothing stays entered."""
@@ -88,22 +87,19 @@ class LoadMeter:
         try:
             load = min(round(self._load(facts)), MAX_EXACT_INT)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the application's: heartbeats go on
-            if not self._failing:
+            if self._once.first("failing"):
                 log.warning(
                     "load_source_failed",
                     "the load source %(source)s fails; the last load stands",
                     source=self._source,
                     exc_info=error,
                 )
-            self._failing = True
             return self.last(facts)
-        if self._failing:
+        if self._once.over("failing"):
             log.warning("load_source_recovered", "the load source %(source)s works again", source=self._source)
-        self._failing = False
         self._last = load
         taken = self._clock() - begin
-        if taken > _SLOW and not self._slow:
-            self._slow = True
+        if taken > _SLOW and self._once.first("slow"):
             log.warning(
                 "load_source_slow",
                 "the load source %(source)s took %(seconds).3f s, for which the event loop stood still",
