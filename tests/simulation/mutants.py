@@ -309,7 +309,7 @@ SLIPS = [
     Mutation(
         "an answer that was overtaken is cached",
         CACHE,
-        "(may_be_stale and self._is_stale(uid, epoch, asked_at))",
+        "(may_be_stale and overtaken.has(uid, epoch, asked_at))",
         "False",
     ),
     Mutation(

@@ -197,7 +197,7 @@ class TestOldNews:
         kept.append(len(cache))
 
         assert [0, 0, 1] == kept
-        assert 202 >= len(room(cache)._stale) + len(room(cache)._older_stale)
+        assert 202 >= len(room(cache)._overtaken._heard) + len(room(cache)._overtaken._older)
 
     def test_outdate(self, cache: LinkCache, clock: ManualClock) -> None:
         """An entry of the announced epoch or an earlier one is dropped, one by hand always, and no later one."""

@@ -149,7 +149,9 @@ class TestAnnounced:
                 call = asyncio.ensure_future(getattr(client, method)("", "alice", SERVICE))
             await store.wait_held()
             await store.assign(ALICE, lives[1])
-            await eventually(lambda: "alice" in directory_of(client).services[NAMESPACE, SERVICE].links._stale)
+            await eventually(
+                lambda: "alice" in directory_of(client).services[NAMESPACE, SERVICE].links._overtaken._heard
+            )
             store.release_held()
             await call
 
@@ -166,7 +168,9 @@ class TestAnnounced:
             call = asyncio.ensure_future(client.get_linked_pod("", "alice", SERVICE))
             await store.wait_held()
             await store.assign(ALICE, lives[1])
-            await eventually(lambda: "alice" in directory_of(client).services[NAMESPACE, SERVICE].links._stale)
+            await eventually(
+                lambda: "alice" in directory_of(client).services[NAMESPACE, SERVICE].links._overtaken._heard
+            )
             store.release_held()
 
             assert (1, 1) == (await call, await cached(client))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from stateful_route.client.cache.eviction import USED, ShardedClockMap
 from stateful_route.client.cache.hot import HotCache
+from stateful_route.client.cache.overtaken import Overtaken
 from stateful_route.models import Link, LinkKind
 from stateful_route.statistics import ClientCounts
 
@@ -164,25 +165,6 @@ class LinkCache:
 class ServiceLinks:
     """The cached links of one service, by uid."""
 
-    __slots__ = (
-        "_by_life",
-        "_cache",
-        "_clock",
-        "_flushed",
-        "_flushed_at",
-        "_heard_at",
-        "_hot_cache",
-        "_latest",
-        "_older_heard_at",
-        "_older_stale",
-        "_since",
-        "_stale",
-        "_stale_since",
-        "has_hints",
-        "hot",
-        "prefix",
-    )
-
     def __init__(self, cache: LinkCache, hot_cache: HotCache, prefix: str, hot: HotService) -> None:
         """Begin with none. ``LinkCache.service`` makes them."""
         self._cache = cache
@@ -195,14 +177,8 @@ class ServiceLinks:
         """The holder of each pod that was put last, which is most often that of the next one."""
         self._flushed = deque[_Holder]()
         """Those whose links were flushed, and tell where their uids were; the oldest first."""
-        self._flushed_at = self._since = -math.inf
-        """When it was flushed last; what was asked for before ``_since`` is not kept."""
-        self._stale: dict[str, tuple[int, float]] = {}
-        """Up to which epoch the link of a uid is stale, and when that was heard: an answer may be older than that."""
-        self._older_stale: dict[str, tuple[int, float]] = {}
-        """What was heard before that. It goes after a while: an answer that is older then is not kept."""
-        self._stale_since = self._heard_at = self._older_heard_at = -math.inf
-        """When the newer ones were begun, and when the last of them was heard, and of the older ones."""
+        self._flushed_at = -math.inf
+        self._overtaken = Overtaken(cache.answer_time)
         self.has_hints = False
         """Whether there may be entries that were flushed, and tell where a uid was."""
 
@@ -245,13 +221,14 @@ class ServiceLinks:
 
     def put_all(self, found: Iterable[tuple[str, CachedPod, Link]], asked_at: float) -> None:
         """Keep links that the store told together, as ``put`` does one: each with its uid and its pod."""
-        if asked_at < self._since:
+        overtaken, latest = self._overtaken, self._latest
+        if asked_at < overtaken.since:
             return
-        may_be_stale, latest = asked_at <= self._heard_at, self._latest
+        may_be_stale = asked_at <= overtaken.heard_at
         longest, margin = self._cache.ttl, self._cache.margin
         for uid, pod, link in found:
             epoch, kind, ttl = link.epoch, link.kind, link.ttl
-            if asked_at < pod.kept_from or (may_be_stale and self._is_stale(uid, epoch, asked_at)):
+            if asked_at < pod.kept_from or (may_be_stale and overtaken.has(uid, epoch, asked_at)):
                 continue
             lasting = longest
             if kind is _PERSISTENT:
@@ -270,21 +247,14 @@ class ServiceLinks:
     def put_by_hand(self, uid: str, pod: CachedPod) -> CachedPod | None:
         """Keep that a uid is on a pod, of which nothing else is known; return the pod that it was on, as ``pop``."""
         before, now = self.pop(uid), self._clock()
-        if now >= self._since and now >= pod.kept_from:
+        if now >= self._overtaken.since and now >= pod.kept_from:
             self._write(uid, self._holder((pod, 0, None)), 0, int((now + self._cache.ttl) * 1000))
         return before
 
     def invalidate(self, uid: str, epoch: int) -> None:
         """Drop the entry if its link is of that epoch or an earlier one, and such an answer that is in flight."""
-        now = self._clock()
         self._cache.counts.invalidated += 1
-        if now - self._stale_since > self._cache.answer_time:
-            self._since = max(self._since, math.nextafter(self._older_heard_at, math.inf))
-            self._older_stale, self._older_heard_at = self._stale, self._heard_at
-            self._stale, self._stale_since = {}, now
-        known = self._stale.get(uid)
-        self._stale[uid] = epoch if known is None else max(epoch, known[0]), now
-        self._heard_at = now
+        self._overtaken.invalidate(uid, epoch, self._clock())
         self._drop(uid, epoch)
 
     def flush(self) -> None:
@@ -294,7 +264,7 @@ class ServiceLinks:
         of them.
         """
         self._flushed_at = self._clock()
-        self._since = max(self._since, self._flushed_at)  # one that was closed stays so
+        self._overtaken.flush(self._flushed_at)
         for holder in self._by_life.values():
             holder.flushed = self.has_hints = True
         self._flushed.extend(self._by_life.values())
@@ -348,7 +318,9 @@ class ServiceLinks:
 
     def tidy(self, now_ms: float) -> None:
         """Forget the holders of which all links have ended at that millisecond."""
-        self._forget([life for life, holder in self._by_life.items() if holder.expires <= now_ms])
+        for life in [life for life, holder in self._by_life.items() if holder.expires <= now_ms]:
+            del self._cache.holders[self._by_life.pop(life).number]
+            self._latest.pop(life[0], None)
         for holder in self._flushed:
             if holder.expires <= now_ms:
                 del self._cache.holders[holder.number]
@@ -356,11 +328,8 @@ class ServiceLinks:
 
     def close(self) -> None:
         """End all entries, and keep none any more."""
-        self._since = math.inf
-        self._forget(list(self._by_life))
-        for holder in self._flushed:
-            del self._cache.holders[holder.number]
-        self._flushed.clear()
+        self._overtaken.flush(math.inf)
+        self.tidy(math.inf)
 
     def _use(self, uid: str) -> int:
         """Return the entry if it may be used, and note that it was; or else 0."""
@@ -400,14 +369,6 @@ class ServiceLinks:
         holder = self._cache.holders.get(entry >> _HOLDER)
         return holder is not None and not holder.flushed and holder.pod.usable and not self._cache.has_ended(entry)
 
-    def _is_stale(self, uid: str, epoch: int, asked_at: float) -> bool:
-        """Whether a link was invalidated since it was asked for."""
-        for stale in (self._stale, self._older_stale):
-            until, heard_at = stale.get(uid, (-1, 0.0))
-            if epoch <= until and asked_at <= heard_at:
-                return True
-        return False
-
     def _drop(self, uid: str, epoch: int) -> None:
         """Drop the entry if its link is of that epoch or an earlier one."""
         entry = self._find(uid)
@@ -434,8 +395,3 @@ class ServiceLinks:
     def _limit_flushed(self) -> None:
         while len(self._flushed) > _MOST_FLUSHED:
             del self._cache.holders[self._flushed.popleft().number]
-
-    def _forget(self, lives: Iterable[_Life]) -> None:
-        for life in lives:
-            del self._cache.holders[self._by_life.pop(life).number]
-            self._latest.pop(life[0], None)
