@@ -19,8 +19,7 @@ from stateful_route.store.transport.cluster import PipelinedCluster
 from stateful_route.store.transport.pipe import can_take_over
 from stateful_route.store.transport.primacy import AgreeingSentinel
 from stateful_route.store.transport.server import PipelinedServer, nothing
-from stateful_route.store.transport.url import StoreUrl, read_url, shown
-from stateful_route.store.transport.url_options import RefusedError
+from stateful_route.store.transport.url import RefusedError, StoreUrl, read_url, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
