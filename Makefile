@@ -49,7 +49,7 @@ simulate: $(READY) ## a minute of simulated worlds, new ones each time; ARGS="--
 	$(BIN)/python -m tools.simulation --jobs 0 $(or $(ARGS),--seconds 60 --from $$(date +%s)000)
 
 demo: $(READY) ## show it at work, on a server of its own
-	$(BIN)/stateful-route demo $(ARGS)
+	$(BIN)/python -m examples.demo $(ARGS)
 
 examples: $(EXAMPLES_READY) ## run the examples without us and with us, kill and restart their replicas; a table
 	$(BIN)/python -m examples $(ARGS)
@@ -107,8 +107,9 @@ $(LOWEST)/.ready: pyproject.toml tools/lowest.py | $(READY)
 	@echo "Installing into $(LOWEST) the lowest versions that pyproject.toml declares"
 	@$(BIN)/python -m venv --clear $(LOWEST)
 	@$(BIN)/python -m tools.lowest > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_WITH_GROUPS)
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt \
-	    --editable '.[cpu,demo,testing]' pytest-rerunfailures pytest-timeout pytest-xdist trustme
+	    --editable '.[cpu,testing]' --group demo pytest-rerunfailures pytest-timeout pytest-xdist trustme
 	@touch $@
 
 $(BIN)/python:

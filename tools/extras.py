@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GROUPS = {"dev", "docs", "bench", "examples", "kubernetes", "proxies"}
 """Those of ``TRIED`` that are dependency groups (PEP 735)."""
 BIN = Path(sys.prefix) / "bin"
-OF_OTHER_EXTRAS = {"run", "gateway", "decide", "shortcut", "dashboard", "demo"}
+OF_OTHER_EXTRAS = {"run", "gateway", "decide", "shortcut", "dashboard"}
 """Modules of the command line that need more than ``cli``."""
 
 
@@ -66,7 +66,7 @@ def web(_: Path) -> None:
 
 def gateway(_: Path) -> None:
     """All of the web part is imported, and the commands that serve have a help."""
-    everything("stateful_route.cli", besides={"dashboard", "demo"})
+    everything("stateful_route.cli", besides={"dashboard"})
     everything("stateful_route.web", besides={"starlette"})
     for command in ("run", "gateway", "decide", "proxy-config", "sidecar"):
         assert "Usage" in run("stateful-route", command, "--help")
@@ -89,9 +89,9 @@ def dashboard(_: Path) -> None:
     assert "Usage" in run("stateful-route", "dashboard", "--help")
 
 
-def demo(_: Path) -> None:
+def demo(tree: Path) -> None:
     """It runs, in peace."""
-    run("stateful-route", "demo", "--no-chaos", "--users", "20", "--requests", "200")
+    run("python", "-m", "examples.demo", "--no-chaos", "--users", "20", "--requests", "200", folder=tree)
 
 
 def testing(tree: Path) -> None:
@@ -157,8 +157,8 @@ def run(program: str, *arguments: str | Path, folder: Path | None = None, status
 TRIED: dict[str, Callable[[Path], None]] = {
     each.__name__: each
     for each in (
-        *(cli, cpu, embedded, web, gateway, metrics, proxies, dashboard, demo, testing),
-        *(bench, examples, kubernetes, docs, dev),
+        *(cli, cpu, embedded, web, gateway, metrics, proxies, dashboard, testing),
+        *(bench, demo, examples, kubernetes, docs, dev),
     )
 }
 """By the name of the extra, or of the group; a new one needs a line."""

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-EXTRAS = ("cpu", "embedded", "demo")
+EXTRAS, GROUP = ("cpu", "embedded"), "demo"
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?P<extra>\[[\w,-]+\])?(?:>=(?P<lowest>[\d.]+))?$")
 
@@ -23,9 +23,11 @@ def constraints() -> list[str]:
         ValueError: for a dependency without one.
 
     """
-    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    declares = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
+    project = declares["project"]
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]
+    groups = declares["dependency-groups"]
+    declared = [*project["dependencies"], *(line for extra in EXTRAS for line in extras[extra]), *groups[GROUP]]
     pinned = []
     for line in declared:
         found = _REQUIREMENT.match(line)

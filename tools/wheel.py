@@ -77,7 +77,7 @@ def _try(folder: Path, wheel: Path, python: Interpreter) -> None:
     assert "stateful-route[cli]" in _run(folder, command, "--version", status=2)
     _install(folder, f"{wheel}[cli,embedded]")
     assert wheel.name.split("-")[1] in _run(folder, command, "--version")
-    assert "demo" in _run(folder, command, "--help")
+    assert "doctor" in _run(folder, command, "--help")
     _run(folder, program, "-I", SMOKE, "embedded")
     print(f"Python {python.version}: it works where it is installed ({time.monotonic() - began:.0f} s)", flush=True)
 

@@ -22,7 +22,6 @@ _COMMANDS = {
         *("move", "release", "drain", "undrain"),
         "doctor",
     ),
-    _OTHERS: ("demo",),
 }
 """Functions that take what their annotations say, and return an exit status; their docstrings are the help."""
 _MODULES = dict.fromkeys(("move", "release", "drain", "undrain"), "orders")

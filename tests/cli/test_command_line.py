@@ -45,7 +45,7 @@ def test_without_the_extra(
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--completion", "bash"]])
 def test_help_is_light(arguments: list[str]) -> None:
     """Help and completion load neither a web server nor what only one command needs."""
-    heavy = ["uvicorn", "httptools", "websockets", "starlette", "stateful_route.web", "stateful_route.demo", "httpx"]
+    heavy = ["uvicorn", "httptools", "websockets", "starlette", "stateful_route.web", "httpx"]
     command = [sys.executable, "-c", LOADED, json.dumps(arguments), json.dumps(heavy)]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
 
@@ -58,7 +58,7 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
 
     assert 2 == status
-    assert {"run", "gateway", "decide", "proxy-config", "sidecar", "demo"} <= set(said.split())
+    assert {"run", "gateway", "decide", "proxy-config", "sidecar"} <= set(said.split())
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,11 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         ([*RUN, "--app-port", "65536", "--", "true"], "'65536' is not a port from 1 to 65535"),
         (["gateway", "--service", "s", "--uid", "query:u", "--workers", "257"], "'257' is not a number of processes"),
         (["proxy-config", "apache", "--service", "s", "--uid", "query:u"], '"nginx"'),
-        (["demo", "--pods", "\N{SUPERSCRIPT TWO}"], "is not a whole number from 1"),
-        (["demo", "\x1b]0;owned\x07\n[red]x[/red]"], r"\x1b]0;owned\x07\n[red]x[/red]"),
+        (
+            ["gateway", "--service", "s", "--uid", "query:u", "--workers", "\N{SUPERSCRIPT TWO}"],
+            "is not a number of processes",
+        ),
+        (["doctor", "\x1b]0;owned\x07\n[red]x[/red]"], r"\x1b]0;owned\x07\n[red]x[/red]"),
         (["\u202egnp.exe"], r"\u202egnp.exe"),
     ],
 )

@@ -121,7 +121,6 @@ def test_none_passes_by() -> None:
         "_log.py",
         "cli/logs.py",  # sets its level
         "cli/operators.py",  # silences it
-        "demo/run.py",  # the same
         "instrumentation.py",  # LogEvents, for a logger of one's own
         "web/uvicorn/cut.py",  # a line of uvicorn
     } == others

@@ -1,4 +1,4 @@
-"""The command ``stateful-route demo``: what it shows, how it ends, and that it would notice a misroute."""
+"""``python -m examples.demo``: what it shows, how it ends, and that it would notice a misroute."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import httpx
 import psutil
 import pytest
 
+from examples.demo.__main__ import main
+from examples.demo.database import Database, DatabaseClient, Sizes, StaleEpochError
+from examples.demo.load import Answer, Checker, Load
+from examples.demo.processes import Child, ChildError, Fleet
+from examples.demo.report import percentile
 from stateful_route import __version__
-from stateful_route.cli import main
-from stateful_route.demo.database import Database, DatabaseClient, Sizes, StaleEpochError
-from stateful_route.demo.load import Answer, Checker, Load
-from stateful_route.demo.processes import Child, ChildError, Fleet
-from stateful_route.demo.report import percentile
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ SMALL = ("--no-chaos", "--pods", "2", "--users", "30", "--requests", "150")
 # Runs in each process before its own code.
 DIES = """
 import os, sys
-if "stateful_route.demo.pod" in sys.orig_argv:
+if "examples.demo.pod" in sys.orig_argv:
     os.write(2, b"no pod today")
     os._exit(7)
 """
 # A gateway sends each request to the pod after the right one.
 MISROUTES = """
 import sys
-if "stateful_route.demo.gateway" in sys.orig_argv:
+if "examples.demo.gateway" in sys.orig_argv:
     import attrs
     from stateful_route.web.forward.edge import Edge
     right = Edge._carry
@@ -61,7 +61,7 @@ if "stateful_route.demo.gateway" in sys.orig_argv:
 # A gateway sends requests to both pods by turns, and each of them serves what it does not own.
 OWNS_ALL = """
 import itertools, sys
-if "stateful_route.demo.gateway" in sys.orig_argv:
+if "examples.demo.gateway" in sys.orig_argv:
     import attrs
     from stateful_route.web.forward.edge import Edge
     right, calls = Edge._carry, itertools.count()
@@ -70,7 +70,7 @@ if "stateful_route.demo.gateway" in sys.orig_argv:
         address = (await self._rooms.pod(index)).report.address
         return await right(self, attrs.evolve(there, pod_index=index, address=address), found, inbound)
     Edge._carry = any_of_two
-if "stateful_route.demo.pod" in sys.orig_argv:
+if "examples.demo.pod" in sys.orig_argv:
     from stateful_route import Ownership
     Ownership.held = property(lambda self: True, lambda self, held: None)
     Ownership.is_owned = lambda self: True
@@ -78,7 +78,7 @@ if "stateful_route.demo.pod" in sys.orig_argv:
 # A gateway holds nothing.
 HOLDS_NOTHING = """
 import sys
-if "stateful_route.demo.gateway" in sys.orig_argv:
+if "examples.demo.gateway" in sys.orig_argv:
     from stateful_route.web.gateway import GatewaySettings
     right = GatewaySettings.__init__
     GatewaySettings.__init__ = lambda self, **settings: right(self, **(settings | {"max_held": 0}))
@@ -86,8 +86,8 @@ if "stateful_route.demo.gateway" in sys.orig_argv:
 # A pod saves every other message only.
 FORGETS = """
 import itertools, sys
-if "stateful_route.demo.pod" in sys.orig_argv:
-    from stateful_route.demo.database import DatabaseClient
+if "examples.demo.pod" in sys.orig_argv:
+    from examples.demo.database import DatabaseClient
     right, calls = DatabaseClient.save, itertools.count()
     async def save(self, uid, epoch, messages):
         if next(calls) % 2:
@@ -97,8 +97,8 @@ if "stateful_route.demo.pod" in sys.orig_argv:
 # A chaos run as short as it can be and see all that it looks for.
 SHORT_CHAOS = """
 import sys
-from stateful_route.demo import run
-from stateful_route.demo.chaos import Timing
+from examples.demo import run
+from examples.demo.chaos import Timing
 
 timing = Timing(calm=0.6, settle=0.4, away=3.0)
 sys.exit(run.main(run.Options(
@@ -116,7 +116,7 @@ class Command:
 
     @contextlib.contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        with self._started(COMMAND, "demo", *SMALL, *arguments) as process:
+        with self._started(sys.executable, "-m", "examples.demo", *SMALL, *arguments) as process:
             yield process
 
     def run_chaos(self, redis_url: str) -> tuple[int, str, str]:
@@ -427,7 +427,7 @@ async def test_the_database_refuses_a_stale_epoch() -> None:
 
 async def test_a_process_that_ends_early_is_an_error() -> None:
     """Waiting for a process that ends before it is ready raises, with the end of its stderr."""
-    child = Child("pod 3", "stateful_route.demo.no_such_module")
+    child = Child("pod 3", "examples.demo.no_such_module")
     await child.start()
     try:
         with pytest.raises(ChildError, match=r"pod 3 ended with status 1; its stderr: .*no_such_module"):
@@ -517,21 +517,9 @@ def test_percentile(share: float, expected: float) -> None:
     assert expected == percentile(range(100, 0, -1), share)
 
 
-def test_a_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the packages of the extra the command ends with status 2 and the command that installs them."""
-    monkeypatch.setitem(sys.modules, "httpx", None)
-    status = main(["demo"])
-    errors = capsys.readouterr().err
-
-    assert (2, 'stateful-route: the demo needs httpx; this installs it: pip install "stateful-route[demo]"\n') == (
-        status,
-        errors,
-    )
-
-
 def test_chaos_needs_a_second_pod(capsys: pytest.CaptureFixture[str]) -> None:
     """With one pod, chaos is refused with status 2 and what would do."""
-    status = main(["demo", "--pods=1"])
+    status = main(["--pods=1"])
 
     expected = "stateful-route: --pods is 1; allowed is at least 2, as one is killed; or --no-chaos\n"
     assert (2, expected) == (status, capsys.readouterr().err)
@@ -547,7 +535,8 @@ def test_version() -> None:
 @pytest.mark.parametrize("count", ["0", "-1", "many", "1.5"])
 def test_a_count_is_a_whole_number_from_one(count: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A count of pods that is none is refused with status 2 and what would be one."""
-    status = main(["demo", f"--pods={count}"])
+    with pytest.raises(SystemExit) as ended:
+        main([f"--pods={count}"])
 
-    said = f"stateful-route: Invalid value for --pods: '{count}' is not a whole number from 1\n"
-    assert (2, said) == (status, capsys.readouterr().err)
+    assert 2 == ended.value.code
+    assert f"argument --pods: {count!r} is not a whole number from 1" in capsys.readouterr().err

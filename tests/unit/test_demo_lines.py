@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from stateful_route.demo import run
-from stateful_route.demo.load import Phase, Tally
+from examples.demo import run
+from examples.demo.load import Phase, Tally
 
 if TYPE_CHECKING:
     import pytest

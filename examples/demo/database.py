@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from stateful_route.demo.serving import listen, parser, serve
+from examples.demo.serving import listen, parser, serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +143,7 @@ def _refusal() -> JSONResponse:
 
 def main() -> None:
     """Run the database until its stdin ends."""
-    parser("stateful_route.demo.database", __doc__).parse_args()
+    parser("examples.demo.database", __doc__).parse_args()
     listener, _ = listen()
     serve(Database().application, listener)
 

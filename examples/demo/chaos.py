@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 
-from stateful_route.demo.database import DatabaseClient, StaleEpochError
-from stateful_route.demo.load import Phase
-from stateful_route.demo.serving import http_client
+from examples.demo.database import DatabaseClient, StaleEpochError
+from examples.demo.load import Phase
+from examples.demo.serving import http_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stateful_route.demo.load import Answer, Load
-    from stateful_route.demo.processes import Child, Fleet
+    from examples.demo.load import Answer, Load
+    from examples.demo.processes import Child, Fleet
     from stateful_route.embedded.server import LocalServer
 
 _KNOWN_BY = 6.0

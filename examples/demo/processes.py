@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 import anyio
@@ -16,6 +17,7 @@ import anyio
 if TYPE_CHECKING:
     from types import TracebackType
 
+_ROOT = Path(__file__).parents[2]
 _END = 2.0
 _LOG_TAIL = 4000
 
@@ -35,7 +37,7 @@ class Child:
         """Name the process and the module that it runs."""
         self.name = name
         self.url = ""
-        self._command = (sys.executable, "-P", "-m", module, *arguments)
+        self._command = (sys.executable, "-m", module, *arguments)
         self._process: asyncio.subprocess.Process | None = None
         self._log: IO[bytes] | None = None
 
@@ -72,6 +74,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._log,
+            cwd=_ROOT,
             start_new_session=True,
         )
 
@@ -156,11 +159,11 @@ class Fleet:
     def __init__(self, redis_url: str, namespace: str, *, pods: int, gateways: int) -> None:
         """Make the processes; they are not started yet."""
         shared = ("--redis-url", redis_url, "--namespace", namespace)
-        self.database = Child("database", "stateful_route.demo.database")
+        self.database = Child("database", "examples.demo.database")
         self.pods = [
-            Child(f"pod {index}", "stateful_route.demo.pod", *shared, "--index", str(index)) for index in range(pods)
+            Child(f"pod {index}", "examples.demo.pod", *shared, "--index", str(index)) for index in range(pods)
         ]
-        self.gateways = [Child(f"gateway {index}", "stateful_route.demo.gateway", *shared) for index in range(gateways)]
+        self.gateways = [Child(f"gateway {index}", "examples.demo.gateway", *shared) for index in range(gateways)]
 
     @property
     def children(self) -> list[Child]:

@@ -15,8 +15,8 @@ import anyio
 import attrs
 import httpx
 
-from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH
-from stateful_route.demo.serving import http_client
+from examples.demo.names import MESSAGE_ID, MESSAGES_PATH
+from examples.demo.serving import http_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -173,7 +173,7 @@ class Load:
         """When each user was first answered by the pod that answers now, on the monotonic clock."""
         self._checker = Checker()
         self._met: dict[str, set[str]] = {uid: set() for uid in self.uids}
-        self._turns = {uid: itertools.count(random.randrange(1 << 16)) for uid in self.uids}  # noqa: S311 - it guards nothing
+        self._turns = {uid: itertools.count(random.randrange(1 << 16)) for uid in self.uids}
         self._messages: collections.Counter[str] = collections.Counter()
 
     def answers_of(self, pod_index: int) -> list[Answer]:
@@ -244,7 +244,7 @@ class Load:
             waited = time.monotonic() - began
             if accepted or waited > _GIVE_UP_AFTER:
                 break
-            await anyio.sleep(_RETRY_AFTER * random.uniform(0.5, 1.5))  # noqa: S311 - it spreads load
+            await anyio.sleep(_RETRY_AFTER * random.uniform(0.5, 1.5))
         self.tally.phases[-1].waits.append(waited)
         if not accepted:
             self.tally.given_up += 1

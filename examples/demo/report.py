@@ -9,13 +9,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from stateful_route.demo.load import HELD_FROM
+from examples.demo.load import HELD_FROM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stateful_route.demo.chaos import Findings
-    from stateful_route.demo.load import Tally
+    from examples.demo.chaos import Findings
+    from examples.demo.load import Tally
 
 _MOST_SHOWN = 5
 _HELD = f"waited > {HELD_FROM:g} s"

@@ -24,12 +24,12 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from examples.demo import report
+from examples.demo.chaos import Chaos, Timing
+from examples.demo.load import AT_ONCE, Load, Tally
+from examples.demo.names import MESSAGES_PATH, SERVICE_NAME, TUNING
+from examples.demo.processes import ChildError, Fleet
 from stateful_route import BaseConfig, ConfigError, StatefulRoute, StoreError, __version__
-from stateful_route.demo import report
-from stateful_route.demo.chaos import Chaos, Timing
-from stateful_route.demo.load import AT_ONCE, Load, Tally
-from stateful_route.demo.names import MESSAGES_PATH, SERVICE_NAME, TUNING
-from stateful_route.demo.processes import ChildError, Fleet
 from stateful_route.embedded.server import start_embedded
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import attrs
 
-from stateful_route.demo.names import MESSAGES_PATH, SERVICE_NAME, TUNING
-from stateful_route.demo.serving import listen, parser, routed, serve
+from examples.demo.names import MESSAGES_PATH, SERVICE_NAME, TUNING
+from examples.demo.serving import listen, parser, routed, serve
 from stateful_route.web import Path, StickyGateway
 
 
 def main() -> None:
     """Run one gateway until its stdin ends."""
-    options = routed(parser("stateful_route.demo.gateway", __doc__)).parse_args()
+    options = routed(parser("examples.demo.gateway", __doc__)).parse_args()
     listener, _ = listen()
     gateway = StickyGateway(
         service=SERVICE_NAME,

@@ -19,10 +19,10 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from examples.demo.database import DatabaseClient, StaleEpochError
+from examples.demo.names import MESSAGE_ID, MESSAGES_PATH, SERVICE_NAME, TUNING
+from examples.demo.serving import http_client, listen, parser, routed, serve
 from stateful_route import StoreError
-from stateful_route.demo.database import DatabaseClient, StaleEpochError
-from stateful_route.demo.names import MESSAGE_ID, MESSAGES_PATH, SERVICE_NAME, TUNING
-from stateful_route.demo.serving import http_client, listen, parser, routed, serve
 from stateful_route.web import Path, Sticky, StickyMiddleware
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from examples.demo.database import Message
     from stateful_route import BaseConfig, Ownership
-    from stateful_route.demo.database import Message
 
 
 @attrs.define
@@ -167,7 +167,7 @@ async def unavailable(_: Request, error: Exception) -> JSONResponse:
 
 def main() -> None:
     """Run one pod until SIGTERM, or until its stdin ends."""
-    arguments = routed(parser("stateful_route.demo.pod", __doc__))
+    arguments = routed(parser("examples.demo.pod", __doc__))
     arguments.add_argument("--database", required=True)
     arguments.add_argument("--index", type=int, required=True)
     options = arguments.parse_args()
