@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-GROUPS = {"dev", "docs", "bench", "examples", "kubernetes", "proxies"}
+GROUPS = {"demo", "dev", "docs", "bench", "examples", "kubernetes", "proxies"}
 """Those of ``TRIED`` that are dependency groups (PEP 735)."""
 BIN = Path(sys.prefix) / "bin"
 OF_OTHER_EXTRAS = {"run", "gateway", "decide", "shortcut", "dashboard"}
