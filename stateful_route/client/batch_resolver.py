@@ -71,8 +71,7 @@ class BatchResolver:
         """
         began = asyncio.get_running_loop().time()
         placed: Answers = {}
-        doubtful = service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids)
-        if service.placements.has_room(len(uids)) and not doubtful:
+        if service.placements.has_room(len(uids)) and self._resolver.placer.candidates(service, uids):
             self._resolver.counts.misses += len(uids)
             placed = await self._place_all(service, uids)
         else:

@@ -105,7 +105,7 @@ class Placer:
         gathered = self._gathered.get(service)
         if gathered is None:
             if service.placements.placing < self.gather_from or not self._store.places_together:
-                pods = self._candidates(service, (uid,))
+                pods = self.candidates(service, (uid,))
                 return self.place_on(service, uid, self._choose(pods, None)) if pods else None
             gathered = self._gathered[service] = _Gathered()
             if self._loop is None:
@@ -117,6 +117,12 @@ class Placer:
         if len(gathered.uids) == _MOST:
             self._ask(service)
         return future
+
+    def candidates(self, service: ServicePods, uids: Sequence[str]) -> list[Pod] | None:
+        """Return the candidates, if one question is enough for these uids as far as it is known."""
+        if service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids):
+            return None
+        return service.placements.candidates
 
     def choose(self, service: ServicePods) -> Pod:
         """Return the pod of the strategy's choice for a uid that is not known yet; there are candidates.
@@ -209,12 +215,6 @@ class Placer:
             await asyncio.wait(self._asking, timeout=self._deadline)
         await cancel_and_wait(*self._asking)
 
-    def _candidates(self, service: ServicePods, uids: Sequence[str]) -> list[Pod] | None:
-        """Return the candidates, if one question is enough for these uids as far as it is known."""
-        if service.doubtful or service.table.settling or self._recovery.may_be_elsewhere(service, uids):
-            return None
-        return service.placements.candidates
-
     def _ask(self, service: ServicePods) -> None:
         """Ask for what is gathered, unless that was done already, as there was enough of it, or nobody waits for it."""
         gathered = self._gathered.pop(service, None)
@@ -233,9 +233,9 @@ class Placer:
         task.add_done_callback(functools.partial(self._hand_out, service, futures))
 
     async def _place_gathered(self, service: ServicePods, uids: Sequence[str]) -> Outcomes:
-        if self._candidates(service, uids):
+        if self.candidates(service, uids):
             return await self.place_all(service, uids)
-        ready = [uid for uid in uids if self._candidates(service, (uid,))]  # a pod that is missing may have the others
+        ready = [uid for uid in uids if self.candidates(service, (uid,))]  # a pod that is missing may have the others
         if not ready:
             return [None] * len(uids)
         outcomes = dict(zip(ready, await self.place_all(service, ready), strict=True))
