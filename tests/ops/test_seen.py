@@ -363,6 +363,19 @@ class TestWatch:
             (pod.state, pod.alive, pod.pod_name) for pod in seen
         ]
 
+    async def test_ends_before_it_was_heard(self, namespace: str) -> None:
+        """A life that ends, and has a successor, before anything of it was heard is told by its name."""
+        store = MemoryStore(ManualClock())
+        first = await store.register(pod_of(namespace, 0), PodReport(pod_name="before"), 5.0, 3600.0)
+        watch = cast("AsyncGenerator[Change]", Operator(store, BaseConfig(namespace=namespace)).watch(SERVICE))
+        async with aclosing(watch) as changes:
+            await next_of(changes, ChangeKind.HEARS)
+            await store.end_life(namespace, SERVICE, PodLife(0, first.incarnation), 3600.0)
+            await store.register(pod_of(namespace, 0), PodReport(pod_name="after"), 5.0, 3600.0)
+            died = await next_of(changes, ChangeKind.POD)
+
+        assert ("DEAD", "before") == (died.state, died.pod_name)
+
     async def test_cannot_be_read(self, namespace: str) -> None:
         """A link that has changed, and that cannot be read then, is not said to be without an owner."""
         store = MemoryStore(ManualClock())
