@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stateful_route.store.transport.base import Connections
 
 RedisClient: TypeAlias = Redis | RedisCluster
-"""The asyncio clients of redis-py that can be borrowed."""
+"""The asyncio clients of redis-py whose settings can be read."""
 
 # The store has its own deadline for each call, and retries nothing. The older protocol needs no handshake, and the
 # scripts' replies are the same in both.
