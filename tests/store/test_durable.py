@@ -15,16 +15,14 @@ from redis.asyncio import Redis, RedisCluster
 from stateful_route import (
     BaseConfig,
     Link,
-    LinkChange,
-    LinkKey,
     NotReplicatedError,
-    PodLife,
     StatefulRoute,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import Outcome
+from stateful_route.store import LinkChange, LinkKey, PodLife
 from stateful_route.testing import cluster, local_server
 from stateful_route.testing.servers import Cluster
 from tests.leaks import nothing_left

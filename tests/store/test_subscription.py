@@ -17,7 +17,6 @@ from redis.asyncio.connection import UnixDomainSocketConnection
 from stateful_route import (
     BaseConfig,
     LifecycleError,
-    LinkKey,
     NoRoutablePodError,
     StatefulRoute,
     StoreError,
@@ -25,6 +24,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import LinkInvalidation, PodLife, Topic
+from stateful_route.store import LinkKey
 from stateful_route.store.redis import events as listener
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
