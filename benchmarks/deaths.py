@@ -10,7 +10,8 @@ import attrs
 
 from benchmarks.cases.pods import CONFIG, NAMESPACE, SERVICE, info
 from benchmarks.placing import link
-from stateful_route import PodReport, StatefulRoute
+from stateful_route import StatefulRoute
+from stateful_route.store import PodReport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

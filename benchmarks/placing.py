@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from benchmarks.cases.pods import NAMESPACE, SERVICE
-from stateful_route import LinkKey
+from stateful_route.store import LinkKey
 from stateful_route.store.redis.codec import link_change
 from stateful_route.store.redis.store import RedisStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from stateful_route import PodLife
     from stateful_route.models import Outcome
+    from stateful_route.store import PodLife
     from stateful_route.store.protocol import Store
     from stateful_route.store.transport.script import ScriptCall
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from redis.crc import key_slot
 
-from stateful_route import LinkKey
+from stateful_route.store import LinkKey
 from stateful_route.store.redis.keys import KeySpace
 
 if TYPE_CHECKING:

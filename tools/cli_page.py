@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from rich import _export_format
 from rich.console import Console
 
-from stateful_route import BaseConfig, LinkKey, RoutingState, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.cli.top import picture
 from stateful_route.models import PodLife
 from stateful_route.ops.board import Board, hear, look
+from stateful_route.store import LinkKey
 from stateful_route.testing import local_server
 
 if TYPE_CHECKING:

@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import stateful_route
+import stateful_route.forwarding
 import stateful_route.load
 import stateful_route.ops
 import stateful_route.placement
+import stateful_route.store
 import stateful_route.testing
+import stateful_route.travel
 import stateful_route.web
-from stateful_route import Store, errors
+from stateful_route import errors
+from stateful_route.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +45,12 @@ The public names of the package, from its docstrings. `make reference` writes th
 """
 MODULES = (
     stateful_route,
-    stateful_route.load,
-    stateful_route.ops,
+    stateful_route.forwarding,
+    stateful_route.travel,
     stateful_route.placement,
+    stateful_route.load,
+    stateful_route.store,
+    stateful_route.ops,
     stateful_route.web,
     stateful_route.testing,
 )

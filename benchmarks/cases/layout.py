@@ -20,8 +20,9 @@ from benchmarks.goals import SUBJECT, Ceiling
 from benchmarks.harness import Lab, interleave, server_version
 from benchmarks.placing import link
 from benchmarks.rows import Row
-from stateful_route import LinkChange, LinkKey, Outcome, PodLife, PodReport, StatefulRoute
+from stateful_route import StatefulRoute
 from stateful_route.embedded.server import LocalServer
+from stateful_route.store import LinkChange, LinkKey, Outcome, PodLife, PodReport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence

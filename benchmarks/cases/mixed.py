@@ -18,7 +18,8 @@ from benchmarks.peers import missing_module
 from benchmarks.peers.by_hand import WAYS
 from benchmarks.rows import Row
 from benchmarks.traffic import Traffic, steps
-from stateful_route import LinkKey, StatefulRoute
+from stateful_route import StatefulRoute
+from stateful_route.store import LinkKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from benchmarks.goals import Target
     from benchmarks.rows import Options
     from benchmarks.traffic import Router
-    from stateful_route import ClientDriver, PodLife
+    from stateful_route import ClientDriver
+    from stateful_route.store import PodLife
     from stateful_route.store.protocol import Store
 
 _CALLERS = 1_000

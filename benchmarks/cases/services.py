@@ -15,13 +15,15 @@ from benchmarks.comparison import Comparison
 from benchmarks.goals import SUBJECT, Ceiling
 from benchmarks.harness import Lab
 from benchmarks.rows import Row
-from stateful_route import PodReport, ServerInfo, StatefulRoute
+from stateful_route import ServerInfo, StatefulRoute
+from stateful_route.store import PodReport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from benchmarks.rows import Options
-    from stateful_route import ClientDriver, Store
+    from stateful_route import ClientDriver
+    from stateful_route.store import Store
 
 _SERVICES, _PODS = 100, 20
 _REFRESH = 1.0

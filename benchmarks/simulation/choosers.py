@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
-    from stateful_route import PodState, PodTable
+    from stateful_route import PodState
     from stateful_route.placement import PlacementStrategy
+    from stateful_route.store import PodTable
 
 OURS = "ours"
 NEW_FIRST = "ours, newest first"

@@ -15,7 +15,8 @@ from benchmarks.simulation.choosers import chooser
 from benchmarks.simulation.loads import Meter, Source
 from benchmarks.simulation.stores import AllTold, ByRule
 from benchmarks.simulation.trace import Arrival, Traffic, arrivals, initial
-from stateful_route import PodReport, RoutingState
+from stateful_route import RoutingState
+from stateful_route.store import PodReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable

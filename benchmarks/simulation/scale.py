@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from stateful_route import BaseConfig, ClientDriver, PodReport, RoutingState, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, ClientDriver, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.embedded.server import LocalServer
 from stateful_route.models import HeartbeatOutcome
+from stateful_route.store import PodReport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
-    from stateful_route import PodTable
+    from stateful_route.store import PodTable
     from stateful_route.store.protocol import Store
 
 NAMESPACE, SERVICE = "scale", "room"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Protocol
 
-from stateful_route import PodState, PodTable, StateObj
+from stateful_route import PodState
+from stateful_route.store import PodTable, StateObj
 from stateful_route.testing.memory.pods import MemoryPods, Moment
 
 if TYPE_CHECKING:
-    from stateful_route import PodReport
+    from stateful_route.store import PodReport
 
 _RETENTION_MS = 86_400_000
 

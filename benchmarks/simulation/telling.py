@@ -13,9 +13,9 @@ from random import Random
 
 import attrs
 
-from stateful_route import PodReport
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.placement import BestOfRandom
+from stateful_route.store import PodReport
 from stateful_route.testing.memory.pods import MemoryPods, Moment
 
 _BEGIN = 1_800_000_000.0

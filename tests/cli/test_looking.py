@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import LinkKey, PodReport, ServerInfo, StatefulRoute
+from stateful_route import ServerInfo, StatefulRoute
 from stateful_route.models import PodLife
+from stateful_route.store import LinkKey, PodReport
 from tests.cli.commands import ended_by, line_of
 from tests.faults.pods import incarnations, pods, rooms_of, routes, settings
 from tests.waiting import eventually

@@ -15,17 +15,10 @@ import httpx
 import prometheus_client
 from prometheus_client import CollectorRegistry, generate_latest
 
-from stateful_route import (
-    BaseConfig,
-    ClientDriver,
-    PreviousOwner,
-    RoutingState,
-    ServerDriver,
-    ServerInfo,
-    StatefulRoute,
-)
+from stateful_route import BaseConfig, ClientDriver, RoutingState, ServerDriver, ServerInfo, StatefulRoute
 from stateful_route.instrumentation import LinkChanged, Teller, Why
 from stateful_route.metrics import METRICS
+from stateful_route.store import PreviousOwner
 from stateful_route.testing import MemoryStore
 
 if TYPE_CHECKING:

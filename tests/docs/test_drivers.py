@@ -19,7 +19,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from stateful_route import BaseConfig, LinkKey, ServerDriver, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, ServerDriver, ServerInfo, StatefulRoute
+from stateful_route.store import LinkKey
 from stateful_route.testing import FaultProxy, ManualClock, MemoryStore
 from tests.waiting import eventually
 

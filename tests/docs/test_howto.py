@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import BaseConfig, ClientDriver, NotOwnerError, PodReport, ServerDriver, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, ClientDriver, NotOwnerError, ServerDriver, ServerInfo, StatefulRoute
+from stateful_route.store import PodReport
 from stateful_route.testing import LocalCarrier, MemoryStore
 from stateful_route.web import Sticky
 from tests.docs.two_processes import two_processes_of

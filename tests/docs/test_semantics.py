@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import BaseConfig, ClientDriver, NotOwnerError, PodReport, ServerDriver, ServerInfo
+from stateful_route import BaseConfig, ClientDriver, NotOwnerError, ServerDriver, ServerInfo
+from stateful_route.store import PodReport
 from stateful_route.testing import MemoryStore
 from tests.insides import beat_once
 from tests.waiting import eventually

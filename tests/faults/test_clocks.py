@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import BaseConfig, LinkKey, PodLife, PodReport, ServerInfo, StatefulRoute, StoreError
+from stateful_route import BaseConfig, ServerInfo, StatefulRoute, StoreError
+from stateful_route.store import LinkKey, PodLife, PodReport
 from stateful_route.testing import FaultProxy
 from tests.faults.faketime import faked, stepping_server
 from tests.faults.pods import UIDS, PodProcess, rooms_of, routes, settings, viewed_for_a_lease

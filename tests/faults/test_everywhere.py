@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import BaseConfig, Link, LinkChange, LinkKey, Outcome, PodLife, StatefulRoute, StoreError
+from stateful_route import BaseConfig, Link, StatefulRoute, StoreError
+from stateful_route.store import LinkChange, LinkKey, Outcome, PodLife
 from tests.faults.deployments import DEPLOYMENTS
 from tests.faults.pods import UIDS, PodProcess, pods, rooms_of, routes, settings, viewed_for_a_lease
 from tests.leaks import nothing_left

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import BaseConfig, LinkKey, StatefulRoute, StatefulRouteError, StoreError
+from stateful_route import BaseConfig, StatefulRoute, StatefulRouteError, StoreError
+from stateful_route.store import LinkKey
 from stateful_route.testing import FaultProxy
 from tests.leaks import nothing_left
 from tests.waiting import eventually

@@ -13,13 +13,12 @@ from benchmarks.soak.checker import Database
 from stateful_route import (
     BaseConfig,
     Link,
-    LinkKey,
     NotReplicatedError,
-    PodLife,
     ServerInfo,
     StatefulRoute,
     StoreError,
 )
+from stateful_route.store import LinkKey, PodLife
 from stateful_route.testing import FaultProxy, local_server
 from tests.faults.deployments import system_redis
 from tests.faults.pods import settings

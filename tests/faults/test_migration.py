@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import BaseConfig, LinkKey, PodLife, StatefulRoute, StoreError
+from stateful_route import BaseConfig, StatefulRoute, StoreError
+from stateful_route.store import LinkKey, PodLife
 from stateful_route.testing import cluster
 from tests.leaks import nothing_left
 from tests.slots import ask, key_in_slot_of, slot_of

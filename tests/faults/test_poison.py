@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.asyncio import Redis
 
-from stateful_route import (
-    BaseConfig,
-    InvalidArgumentError,
-    LinkKey,
-    Outcome,
-    PodLife,
-    ServerInfo,
-    StatefulRoute,
-    StoreProtocolError,
-)
+from stateful_route import BaseConfig, InvalidArgumentError, ServerInfo, StatefulRoute, StoreProtocolError
+from stateful_route.store import LinkKey, Outcome, PodLife
 from stateful_route.store.redis.keys import KeySpace
 
 if TYPE_CHECKING:

@@ -13,16 +13,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stateful_route import (
     BaseConfig,
-    LinkChange,
-    LinkKey,
     NoRoutablePodError,
-    Outcome,
-    PodLife,
     StatefulRoute,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from stateful_route.store import LinkChange, LinkKey, Outcome, PodLife
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.topology import Limits, open_url

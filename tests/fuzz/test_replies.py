@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from stateful_route import LinkKey, PodReport, ServerInfo, StoreError
+from stateful_route import ServerInfo, StoreError
 from stateful_route.models import PodLife, Topic
+from stateful_route.store import LinkKey, PodReport
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.resp import INCOMPLETE, PurePythonParser, new_parser
 from stateful_route.store.transport.topology import Limits, open_client, open_url

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from stateful_route import LinkKey, PodReport, ServerInfo
+from stateful_route import ServerInfo
 from stateful_route.models import LinkChange, PodLife, PodTable, Registration
+from stateful_route.store import LinkKey, PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.topology import Limits, open_url

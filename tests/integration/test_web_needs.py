@@ -10,17 +10,9 @@ import attrs
 import pytest
 from redis.asyncio import Redis
 
-from stateful_route import (
-    Absent,
-    BaseConfig,
-    LinkKey,
-    RoutingState,
-    ServerDriver,
-    ServerInfo,
-    StatefulRoute,
-    There,
-    Wait,
-)
+from stateful_route import BaseConfig, RoutingState, ServerDriver, ServerInfo, StatefulRoute
+from stateful_route.forwarding import Absent, There, Wait
+from stateful_route.store import LinkKey
 from stateful_route.store.redis.keys import KeySpace
 from tests.waiting import eventually
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from stateful_route import BaseConfig, PodReport, RoutingState, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.errors import ConfigError
+from stateful_route.store import PodReport
 from tests.kubernetes.api_server import api_server
 from tests.waiting import eventually
 

@@ -17,9 +17,10 @@ import attrs
 import pytest
 from redis.asyncio import Redis
 
-from stateful_route import BaseConfig, LinkKind, PodReport, RoutingState, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, LinkKind, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.instrumentation import Why
 from stateful_route.models import Asked, LinkKey, Outcome, PodLife, PodRequest, Topic
+from stateful_route.store import PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.topology import Limits, open_client
@@ -28,8 +29,9 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stateful_route import LinkChange, ServiceView
+    from stateful_route import ServiceView
     from stateful_route.embedded.server import LocalServer
+    from stateful_route.store import LinkChange
     from stateful_route.store.protocol import OperatorStore
 
 KEPT = sorted((Path(__file__).parent / "layouts").glob("*.json"))

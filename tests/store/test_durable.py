@@ -14,16 +14,14 @@ import pytest
 from stateful_route import (
     BaseConfig,
     Link,
-    LinkChange,
-    LinkKey,
     NotReplicatedError,
-    PodLife,
     StatefulRoute,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.models import Outcome
+from stateful_route.store import LinkChange, LinkKey, PodLife
 from stateful_route.testing import cluster, local_server
 from tests.leaks import nothing_left
 from tests.slots import ask, key_in_slot_of, slot_of

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import pytest
 
-from stateful_route import LinkKey, PodReport, RoutingState, ServerInfo, StoreUnavailableError
+from stateful_route import RoutingState, ServerInfo, StoreUnavailableError
 from stateful_route.models import LinkInvalidation, PodChange, PodLife, Topic
+from stateful_route.store import LinkKey, PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.topology import Limits, open_url

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from stateful_route import BaseConfig, ClientDriver, InvalidArgumentError, LinkKey, PodLife, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, ClientDriver, InvalidArgumentError, ServerInfo, StatefulRoute
 from stateful_route.history import MOST_KEPT, LinkEvent
 from stateful_route.instrumentation import Why
 from stateful_route.models import Outcome
+from stateful_route.store import LinkKey, PodLife
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.topology import Limits, open_client

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import pytest
 
-from stateful_route import BaseConfig, PodReport, RoutingState, ServerInfo, StatefulRoute
+from stateful_route import BaseConfig, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.store import PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.testing import ManualClock, MemoryStore
 

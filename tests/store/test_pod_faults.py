@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import (
-    BaseConfig,
-    ClientDriver,
-    PodReport,
-    RoutingState,
-    ServerInfo,
-    StatefulRoute,
-    StoreUnavailableError,
-)
+from stateful_route import BaseConfig, ClientDriver, RoutingState, ServerInfo, StatefulRoute, StoreUnavailableError
 from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.store import PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import ManualClock, MemoryStore

@@ -12,17 +12,9 @@ import attrs
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from stateful_route import (
-    BaseConfig,
-    PodReport,
-    RoutingState,
-    ServerInfo,
-    StatefulRoute,
-    StoreError,
-    StoreUnavailableError,
-    store,
-)
+from stateful_route import BaseConfig, RoutingState, ServerInfo, StatefulRoute, StoreError, StoreUnavailableError, store
 from stateful_route.models import LinkKey, PodLife, Topic
+from stateful_route.store import PodReport
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import cluster, local_server
 from tests.store.cross_section import CrossSection

@@ -16,7 +16,6 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from stateful_route import (
     BaseConfig,
     LifecycleError,
-    LinkKey,
     NoRoutablePodError,
     StatefulRoute,
     StoreError,
@@ -24,6 +23,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import LinkInvalidation, PodLife, Topic
+from stateful_route.store import LinkKey
 from stateful_route.store.redis import events as listener
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore

@@ -9,15 +9,14 @@ import pytest
 
 from stateful_route import (
     InvalidArgumentError,
-    LinkKey,
     NoCapacityError,
     NoRoutablePodError,
-    PodReport,
     RoutingError,
     RoutingState,
     StoreUnavailableError,
 )
 from stateful_route.placement import InZone, NewestVersion, Prefer
+from stateful_route.store import LinkKey, PodReport
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 
 if TYPE_CHECKING:

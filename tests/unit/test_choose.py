@@ -12,10 +12,10 @@ from stateful_route import (
     LifecycleError,
     NoCapacityError,
     NoRoutablePodError,
-    PodReport,
     RoutingState,
     StoreUnavailableError,
 )
+from stateful_route.store import PodReport
 from tests.insides import beat_once, directory_of, reader_of
 from tests.unit.conftest import NAMESPACE, SERVICE, highest, room
 from tests.unit.test_bad_arguments import BAD

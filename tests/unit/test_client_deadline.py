@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import BatchError, LinkKey, PodReport, StoreTimeoutError
+from stateful_route import BatchError, StoreTimeoutError
 from stateful_route.models import PodLife
+from stateful_route.store import LinkKey, PodReport
 from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.unit.test_takeover import look_on, mute

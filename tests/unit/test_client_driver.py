@@ -12,7 +12,6 @@ from stateful_route import (
     ClientDriver,
     InvalidArgumentError,
     LifecycleError,
-    LinkKey,
     LinkKind,
     NoRoutablePodError,
     RoutingState,
@@ -22,6 +21,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
+from stateful_route.store import LinkKey
 from tests.insides import directory_of
 from tests.unit.conftest import CONFIG
 from tests.waiting import eventually

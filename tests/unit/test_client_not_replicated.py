@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stateful_route import (
-    BaseConfig,
-    BatchError,
-    ClientDriver,
-    LinkKey,
-    NotReplicatedError,
-    PodLife,
-    PodReport,
-    ServerInfo,
-)
+from stateful_route import BaseConfig, BatchError, ClientDriver, NotReplicatedError, ServerInfo
+from stateful_route.store import LinkKey, PodLife, PodReport
 from stateful_route.testing import MemoryStore
 from tests.waiting import eventually
 

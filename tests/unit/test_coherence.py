@@ -11,20 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import (
-    LifecycleError,
-    LinkKey,
-    NoRoutablePodError,
-    PodReport,
-    RoutingState,
-    StoreError,
-    StoreUnavailableError,
-)
+from stateful_route import LifecycleError, NoRoutablePodError, RoutingState, StoreError, StoreUnavailableError
 from stateful_route._listening import attach
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.coherence import InvalidationListener
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkKind, PodLife, Topic
+from stateful_route.store import LinkKey, PodReport
 from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route import LinkKey, PodReport, RoutingState
+from stateful_route import RoutingState
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.models import Link, LinkInvalidation, LinkKind, PodLife, Topic
+from stateful_route.store import LinkKey, PodReport
 from tests.insides import directory_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 from tests.unit.test_directory import LEASE, RETENTION, begin

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import InvalidArgumentError, LifecycleError, PodReport, RoutingState
+from stateful_route import InvalidArgumentError, LifecycleError, RoutingState
 from stateful_route.client.pods.service import Announced
 from stateful_route.client.pods.suspicion import Departures
 from stateful_route.models import PodChange
+from stateful_route.store import PodReport
 from tests.insides import directory_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from stateful_route import PodLife
+    from stateful_route.store import PodLife
     from stateful_route.testing import MemoryStore
     from tests.unit.conftest import MakeClient
 

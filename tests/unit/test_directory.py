@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import BaseConfig, ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
+from stateful_route import BaseConfig, ClientDriver, RoutingState, StoreUnavailableError
 from stateful_route.models import PodChange, PodLife
+from stateful_route.store import LinkKey, PodReport
 from stateful_route.testing import ManualClock, MemoryStore
 from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room

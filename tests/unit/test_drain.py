@@ -17,9 +17,7 @@ import pytest
 from stateful_route import (
     ClientDriver,
     InvalidArgumentError,
-    LinkKey,
     NotOwnerError,
-    PodReport,
     RoutingState,
     ServerDriver,
     StoreTimeoutError,
@@ -29,6 +27,7 @@ from stateful_route import (
 from stateful_route.models import LinkInvalidation, PodChange, PodLife, Topic
 from stateful_route.server.departure.hand_over import HandedOver, HandOver
 from stateful_route.server.tally import Tally
+from stateful_route.store import LinkKey, PodReport
 from tests.insides import beat_once, held_by, reclaim_ended
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually

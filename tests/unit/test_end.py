@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import (
-    LifecycleError,
-    LinkKey,
-    StoreTimeoutError,
-    StoreUnavailableError,
-)
+from stateful_route import LifecycleError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.lives import Life
+from stateful_route.store import LinkKey
 from tests.insides import beat_once
 from tests.leaks import nothing_left
 from tests.unit.conftest import NAMESPACE, SERVICE

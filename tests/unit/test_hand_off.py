@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import pytest
 
-from stateful_route import InvalidArgumentError, LinkKey, RoutingState, ServerDriver, StoreUnavailableError
+from stateful_route import InvalidArgumentError, RoutingState, ServerDriver, StoreUnavailableError
+from stateful_route.store import LinkKey
 from tests.insides import beat_once, hand_over_of, held_by, reclaim_ended
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
@@ -22,7 +23,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from stateful_route import LinkChange
+    from stateful_route.store import LinkChange
     from stateful_route.testing import ManualClock, MemoryStore
 
     class MakePod(Protocol):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import ConfigError, LinkKey, NotOwnerError, StoreUnavailableError
+from stateful_route import ConfigError, NotOwnerError, StoreUnavailableError
+from stateful_route.store import LinkKey
 from tests.unit.conftest import NAMESPACE, SERVICE, highest
 
 if TYPE_CHECKING:

@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route import (
-    LinkKey,
-    LinkKind,
-    NoRoutablePodError,
-    PodReport,
-    RoutingState,
-    StatefulRouteError,
-    StoreUnavailableError,
-)
+from stateful_route import LinkKind, NoRoutablePodError, RoutingState, StatefulRouteError, StoreUnavailableError
 from stateful_route.models import PodLife
+from stateful_route.store import LinkKey, PodReport
 from tests.insides import reader_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room
 from tests.unit.test_recovery import LEASE, RECLAIMING, RETENTION, UIDS, begin, lose, route_all, table_of

@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stateful_route import (
     BaseConfig,
     InvalidArgumentError,
-    LinkKey,
     NotOwnerError,
     ServerDriver,
     StoreTimeoutError,
@@ -22,6 +21,7 @@ from stateful_route import (
 from stateful_route.models import PodLife
 from stateful_route.server.owning.idle_queue import IdleQueue
 from stateful_route.server.owning.tenure import Tenure
+from stateful_route.store import LinkKey
 from stateful_route.testing import ManualClock
 from tests.insides import beat_once, held_by, look_after, may_be_idle, reclaim_ended, release_idle, unsettled
 from tests.unit.conftest import CONFIG, room

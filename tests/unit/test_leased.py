@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from stateful_route import LinkKey, ServerDriver, ServerInfo, StoreTimeoutError, StoreUnavailableError
+from stateful_route import ServerDriver, ServerInfo, StoreTimeoutError, StoreUnavailableError
+from stateful_route.store import LinkKey
 from tests.insides import beat_once, directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE
 from tests.waiting import eventually

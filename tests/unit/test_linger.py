@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from stateful_route import (
-    InvalidArgumentError,
-    LifecycleError,
-    LinkKey,
-    RoutingState,
-    ServerDriver,
-    StoreUnavailableError,
-)
+from stateful_route import InvalidArgumentError, LifecycleError, RoutingState, ServerDriver, StoreUnavailableError
 from stateful_route.models import LinkInvalidation, PodChange, Topic
+from stateful_route.store import LinkKey
 from tests.insides import beat_once, held_by, report_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.unit.test_bad_arguments import BAD

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateful_route import InvalidArgumentError, Life, PodLife
+from stateful_route import InvalidArgumentError, Life
 from stateful_route.lives import LifeRecord
+from stateful_route.store import PodLife
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(lambda text: not text.isspace())
 LIFE = Life("prod", "room", 0, 1_790_000_000_000_000)

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import (
-    InvalidArgumentError,
-    LifecycleError,
-    LinkKey,
-    LinkKind,
-    NotOwnerError,
-    StoreUnavailableError,
-)
+from stateful_route import InvalidArgumentError, LifecycleError, LinkKind, NotOwnerError, StoreUnavailableError
+from stateful_route.store import LinkKey
 from tests.insides import held_by
 from tests.unit.test_bad_arguments import BAD
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stateful_route import LinkKey, LinkKind, NotOwnerError, StoreTimeoutError, StoreUnavailableError
+from stateful_route import LinkKind, NotOwnerError, StoreTimeoutError, StoreUnavailableError
 from stateful_route.models import PodLife
+from stateful_route.store import LinkKey
 from stateful_route.web.serve.sticky import NoOwnership, Sticky
 from tests.insides import (
     beat_once,

@@ -12,13 +12,13 @@ import pytest
 from stateful_route import (
     ClientDriver,
     InvalidArgumentError,
-    LinkKey,
     NoCapacityError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from stateful_route.client.placer import GATHER_FROM
+from stateful_route.store import LinkKey
 from tests.insides import directory_of, publish
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE
 from tests.unit.test_takeover import look_on, mute

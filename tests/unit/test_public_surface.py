@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,11 +29,19 @@ from stateful_route import (
     StoreTimeoutError,
     _public,
     errors,
+    forwarding,
+    load,
+    placement,
+    store,
+    travel,
 )
 from stateful_route.client.service_view import ServiceView
 from stateful_route.store.protocol import Store
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import MemoryStore
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ROOT = Path(stateful_route.__file__).parent.parent
 
@@ -44,6 +52,14 @@ def test_all_is_sorted_and_complete() -> None:
 
     assert sorted(stateful_route.__all__) == stateful_route.__all__
     assert public | {"__version__"} == set(stateful_route.__all__)
+
+
+@pytest.mark.parametrize("module", [forwarding, load, placement, store, travel], ids=lambda module: module.__name__)
+def test_names_of_authors(module: ModuleType) -> None:
+    """``__all__`` of a module for authors of stores, strategies and carriers is sorted, and no name is at the root."""
+    assert sorted(module.__all__) == module.__all__
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert set() == set(module.__all__) & set(stateful_route.__all__)
 
 
 def test_lazy() -> None:

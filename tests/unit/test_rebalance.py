@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateful_route import BaseConfig, ConfigError, PodReport, PodState, PodTable, RoutingState, ServerDriver, StateObj
+from stateful_route import BaseConfig, ConfigError, PodState, RoutingState, ServerDriver
 from stateful_route.server.departure.rebalance import links_to_shed
+from stateful_route.store import PodReport, PodTable, StateObj
 from tests.insides import beat_once, held_by
 from tests.unit.conftest import CONFIG, room
 

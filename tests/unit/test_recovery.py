@@ -13,9 +13,7 @@ import pytest
 from stateful_route import (
     BaseConfig,
     ClientDriver,
-    LinkKey,
     NoRoutablePodError,
-    PodReport,
     RoutingState,
     ServerDriver,
     StatefulRouteError,
@@ -23,6 +21,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import PodLife
+from stateful_route.store import LinkKey, PodReport
 from stateful_route.testing import MemoryStore
 from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, highest, room

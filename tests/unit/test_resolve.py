@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stateful_route import (
-    Absent,
     InvalidArgumentError,
     LifecycleError,
-    LinkKey,
     NoCapacityError,
     NoRoutablePodError,
-    PodReport,
     RoutingState,
     StoreUnavailableError,
-    There,
-    Wait,
 )
+from stateful_route.forwarding import Absent, There, Wait
 from stateful_route.models import PodLife
+from stateful_route.store import LinkKey, PodReport
 from tests.insides import reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, highest
 from tests.unit.test_bad_arguments import BAD
@@ -30,7 +27,8 @@ from tests.unit.test_takeover import beat, calls, link_of, look_on, refresh
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from stateful_route import ClientDriver, Target
+    from stateful_route import ClientDriver
+    from stateful_route.forwarding import Target
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, MakeServer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import stateful_route
-from stateful_route import Store
 from stateful_route.errors import StoreProtocolError
+from stateful_route.store import Store
 from stateful_route.store.redis import codec, histories, inspection, pods, rights, scripts, service_names
 from stateful_route.store.redis import store as redis_store
 from stateful_route.store.transport.script import Script

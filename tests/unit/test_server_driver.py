@@ -12,7 +12,6 @@ import pytest
 from stateful_route import (
     BaseConfig,
     LifecycleError,
-    LinkKey,
     LinkKind,
     PodState,
     RoutingState,
@@ -21,6 +20,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.store import LinkKey
 from stateful_route.testing import ManualClock
 from tests.insides import beat_once, reclaim_ended
 from tests.unit.conftest import CONFIG, room

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route import ClientDriver, LinkKey, PodReport, RoutingState, StoreUnavailableError
+from stateful_route import ClientDriver, RoutingState, StoreUnavailableError
 from stateful_route.models import PodLife
+from stateful_route.store import LinkKey, PodReport
 from stateful_route.testing import ManualClock, MemoryStore
 from tests.insides import beat_once, directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room

@@ -15,7 +15,6 @@ from stateful_route import (
     ConfigError,
     DrainCounts,
     InvalidArgumentError,
-    LinkKey,
     Ownership,
     RoutingState,
     ServerDriver,
@@ -23,6 +22,7 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from stateful_route.store import LinkKey
 from stateful_route.testing import LocalCarrier
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
 from tests.waiting import eventually
@@ -30,8 +30,10 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route import Parcel, PodLife, PodState, StateReceiver, Verdict
+    from stateful_route import PodState
+    from stateful_route.store import PodLife
     from stateful_route.testing import ManualClock, MemoryStore
+    from stateful_route.travel import Parcel, StateReceiver, Verdict
 
 ALICE = LinkKey(NAMESPACE, "alice", SERVICE)
 AWAY = StoreUnavailableError("away", operation="move", maybe_applied=False)

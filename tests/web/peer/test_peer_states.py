@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route import Parcel, PodLife, PodReport, PodState, StateObj, StateRefusedError, Verdict
+from stateful_route import PodState, StateRefusedError
+from stateful_route.store import PodLife, PodReport, StateObj
+from stateful_route.travel import Parcel, Verdict
 from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerError, PeerLostError, PeerProtocolError
 from stateful_route.web.peer.dialer import Dialer
