@@ -6,11 +6,11 @@ import inspect
 import re
 from typing import TYPE_CHECKING
 
+from stateful_route._validation import check_count
 from stateful_route.errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
 
 _STATES = re.compile(r"\b(bytes|bytearray|memoryview)\b")
 
@@ -32,6 +32,30 @@ def check_adopt(argument: str, value: object) -> None:
     allowed = "a function of uid, data and epoch, async def or def, and no generator"
     refused = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     _check(argument, value, allowed, "uid", b"", 1, refused=refused)
+
+
+def check_travel(hand_off: object, adopt: object, carrier: object, max_state: int) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        ConfigError: if one of three is missing.
+        InvalidArgumentError: if ``adopt`` or ``max_state`` is none.
+
+    """
+    check_count("max_state", max_state)
+    if adopt is None:
+        if carrier is not None:
+            raise ConfigError("carrier", carrier, "only beside adopt=, which takes what it carries")
+        return
+    check_adopt("adopt", adopt)
+    if hand_off is None:
+        raise ConfigError("adopt", adopt, "only beside hand_off=, which returns what is adopted")
+    if carrier is None:
+        allowed = (
+            "what carries a state to another pod: an object with the methods of StateCarrier; "
+            "stateful_route.testing.LocalCarrier() carries within a process, and StickyMiddleware has one of its own"
+        )
+        raise ConfigError("carrier", None, allowed)
 
 
 def check_movable(argument: str, value: object) -> None:

@@ -29,13 +29,13 @@ from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError, LifecycleError, StoreError
 from stateful_route.instrumentation import teller_of
 from stateful_route.models import LinkKey, RoutingState
-from stateful_route.server.callbacks import check_forget, check_hand_off, check_movable
+from stateful_route.server.callbacks import check_forget, check_hand_off, check_movable, check_travel
+from stateful_route.server.departure.arrivals import Arrivals
 from stateful_route.server.departure.drain import Drain
 from stateful_route.server.departure.hand_over import HandOver
 from stateful_route.server.departure.rebalance import Rebalancer
-from stateful_route.server.departure.relocation import Relocation
 from stateful_route.server.departure.requests import PodRequests
-from stateful_route.server.departure.travelling import Travelling, check_travel
+from stateful_route.server.departure.travel import Travel
 from stateful_route.server.life.ending import Ending
 from stateful_route.server.life.heartbeats import Heartbeats
 from stateful_route.server.life.lease import PodLease
@@ -64,6 +64,9 @@ if TYPE_CHECKING:
     from stateful_route.server.owning.ownership import Ownership
     from stateful_route.server.parcels import Adopt, StateCarrier
     from stateful_route.store.protocol import Store
+
+# Seconds for which a pod that stops waits until receivers were told.
+_TOLD_WITHIN = 1.0
 
 # Random bytes of a uid that is minted: 128 bits, which nobody guesses, and which no two pods draw.
 _MINTED_BYTES = 16
@@ -157,17 +160,14 @@ class ServerDriver(Driver):
         self._ending: asyncio.Task[bool] | None = None
         self._checks = LinkChecks(self._operations, self._heartbeats, random)
         self._idle = IdleReleases(self._operations, most=max(1, round(config.drain_rate * config.heartbeat)))
-        self._travelling: Travelling | None = None
+        self._travel = Travel(store, self._operations, carrier, random, max_state=max_state)
+        self._arrivals: Arrivals | None = None
         if carrier is not None:
-            self._travelling = Travelling(store, self._operations, self._status, carrier, config, random, max_state)
-        travel = None if self._travelling is None else self._travelling.travel
+            self._arrivals = Arrivals(self._operations, self._status, max_state=max_state, max_links=config.max_links)
+            self._status.adopts = True
+            carrier.attach(self._arrivals)
         self._hand_over = hand_over = HandOver(
-            self._owned,
-            hand_off,
-            tally,
-            rate=config.drain_rate,
-            relocation=Relocation(store, self._operations, random),
-            travel=travel,
+            self._owned, hand_off, tally, rate=config.drain_rate, travel=self._travel
         )
         self._requests = PodRequests(store, hand_over, drain=self._drain_as_asked, undrain=self._undrain_as_asked)
         self._prepare_drain: Callable[[], float | None] = _keep_nothing
@@ -335,8 +335,9 @@ class ServerDriver(Driver):
             await self._say_goodbye(self._draining.leave_by)
 
     async def _say_goodbye(self, deadline: float) -> None:
-        if self._travelling is not None:
-            await self._travelling.stop((deadline - anyio.current_time()) / 2)
+        await self._travel.stop(max(0.0, min((deadline - anyio.current_time()) / 2, _TOLD_WITHIN)))
+        if self._arrivals is not None:
+            await self._arrivals.stop()
         await self._requests.stop()
         await self._beating.stop()
         await self._invalidations.stop()
@@ -403,7 +404,7 @@ class ServerDriver(Driver):
         check_id("uid", uid)
         if pod_index is not None:
             check_pod_index("pod_index", pod_index)
-        if self._travelling is None:
+        if self._arrivals is None:
             raise ConfigError("adopt", None, "given, and a hand_off that returns bytes: or no state can travel")
         self._check_running()
         return await self._hand_over.let_go(uid, pod_index)
@@ -420,6 +421,13 @@ class ServerDriver(Driver):
         """Have ``forget`` called with each uid that is lost, after the callbacks of its handle: see ``on_lost``."""
         check_forget("forget", forget)
         self._owned.when_lost = forget
+
+    def when_stays(self, serve: Callable[[str], None]) -> None:
+        """Have ``serve`` called with each uid that was handed off, and that the pod keeps as no pod takes its state.
+
+        For who serves uids in front of this driver, and has let nothing begin since. It must not raise.
+        """
+        self._hand_over.when_stays = serve
 
     def note_refused(self) -> None:
         """Count a request whose new uid was refused, as too many came at once: the next heartbeat says so."""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from stateful_route.client.service_view import ServiceView
     from stateful_route.config import BaseConfig
-    from stateful_route.server.departure.hand_over import Packed
     from stateful_route.server.driver import ServerDriver
     from stateful_route.web.asgi import App, Message, Receive, Send
     from stateful_route.web.peer.stream import Stream
@@ -135,6 +134,7 @@ class StickyMiddleware(Front):
             travels=settings.adopt is not None,
             lingers=settings.drain == "linger",
         )
+        server.when_stays(self._tenants.stay)
         pod = Pod(self._wrapped, server, self._rooms, self._tenants, settings)
         pod.state, pod.template = self._state, self._template
         server.when_asked(functools.partial(self._prepare_drain, pod), functools.partial(self._end_drain, pod))
@@ -171,7 +171,7 @@ class StickyMiddleware(Front):
             max_state=settings.max_state,
         )
 
-    async def _hand_off(self, uid: str) -> Packed | None:
+    async def _hand_off(self, uid: str) -> object:  # bytes, if the app returns some: with an adopt or, told of, without
         return await self._tenants.hand_off(uid)
 
     async def _give(self, rooms: ServiceView, server: ServerDriver, uid: str) -> None:

@@ -236,14 +236,14 @@ SLIPS = [
     Mutation(
         "released before it is handed off",
         HAND_OVER,
-        "        if self._hand_off is not None:\n            began",
-        "        await claimed.release()\n        if self._hand_off is not None:\n            began",
+        "        if self._hand_off is not None:\n            state, error",
+        "        await handle.release()\n        if self._hand_off is not None:\n            state, error",
     ),
     Mutation(
         "a drain releases nothing",
         HAND_OVER,
-        "        released = await handle.release()\n",
-        "        released = True\n",
+        "        return await departure.handle.release()\n",
+        "        return True\n",
     ),
     Mutation(
         "stop says no goodbye",
@@ -480,7 +480,8 @@ SLIPS = [
     Mutation(
         "what is not owned is handed off",
         HAND_OVER,
-        "            return leaving and not self._keeps and await self._give_up(claimed)\n",
+        "            if not leaving or self._keeps:\n                return State.STAYS\n"
+        "            return State.GONE if await self._release(departure) and self._releases else State.LOST\n",
         "            pass\n",
     ),
     Mutation("a mark counts over an interruption", OWNERSHIP, " and self._heard == older._heard", ""),

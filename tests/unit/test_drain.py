@@ -961,7 +961,7 @@ async def test_what_is_left_is_counted(run_pods: RunPods, store: MemoryStore) ->
     async with run_pods(1) as (pod,):
         await pod.claim("alice")
         store.fail_with(AWAY, "release")
-        hand_over = HandOver(pod._owned, None, Tally(pod._lease), rate=1000.0, relocation=pod._hand_over._relocation)
+        hand_over = HandOver(pod._owned, None, Tally(pod._lease), rate=1000.0, travel=pod._travel)
         handed = await hand_over.run(5.0)
         store.fail_with(None)
 

@@ -611,8 +611,8 @@ class TestLeaving:
         first, second = await world.start(2, drain_deadline=3.0, stop_deadline=0.2)
         for number in range(40):
             await first.own(f"u{number}")
-        assert first.driver._travelling is not None
-        first.driver._travelling.travel.pace.limit = limit  # as it is after adoptions that took long
+        assert first.driver._travel.pace is not None
+        first.driver._travel.pace.limit = limit  # as it is after adoptions that took long
         first.hangs = {f"u{number}" for number in range(hang)}
 
         await first.driver.drain()

@@ -11,6 +11,7 @@ import anyio
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from stateful_route.server.departure.departure import Departure
     from stateful_route.server.departure.hand_over import HandOver
     from stateful_route.server.owning.ownership import Ownership
 
@@ -79,8 +80,8 @@ class Linger:
                 begun = time.monotonic()
             if not goes or handle is None:
                 continue
-            if self._hand_over.take(handle):
-                group.start_soon(self._hand, handle)
+            if (departure := self._hand_over.take(handle)) is not None:
+                group.start_soon(self._hand, departure)
             else:
                 self._slots.release()
         return soonest, busy + time.monotonic() - begun
@@ -89,15 +90,15 @@ class Linger:
         """Whether the uid may go. What is not owned now, as the store is away, may be good again once that is back."""
         return handle.is_owned() and not handle.tenure.users and handle.tenure.unused_for() >= self._seconds
 
-    async def _hand(self, handle: Ownership) -> None:
+    async def _hand(self, departure: Departure) -> None:
         try:
             due = self._begun_at + self._started / self._rate
             self._started += 1
             await anyio.sleep(max(0.0, due - anyio.current_time()))
-            if not (self.rest_goes or self._is_idle(handle)):  # it is used again
-                self._hand_over.put_back(handle)
+            if not (self.rest_goes or self._is_idle(departure.handle)):  # it is used again
+                self._hand_over.put_back(departure)
                 return
-            released = await self._hand_over.hand(handle.uid)  # others add to it meanwhile
+            released = await self._hand_over.hand(departure)  # others add to it meanwhile
             self.done += released
         finally:
             self._slots.release()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from random import Random
 
-    from stateful_route.models import PodState
+    from stateful_route.models import PodLife, PodState
     from stateful_route.server.life.lease import PodLease
     from stateful_route.store.protocol import Store
 
@@ -86,6 +86,16 @@ class Receivers:
     def avoid(self, pod_index: int) -> None:
         """Choose others for a while, if there are any: the pod was not reached, or has refused."""
         self._avoided[pod_index] = asyncio.get_running_loop().time() + _AVOIDED
+
+    async def takes(self, life: PodLife) -> bool:
+        """Whether that life of a pod takes new uids now, with or without states.
+
+        Raises:
+            StoreError: if the store did not answer.
+
+        """
+        table = await self._sample.read_one(life.pod_index)
+        return any(pod.life == life and pod.is_routable(table.now) for pod in table.pods)
 
     async def choose(self, excluded: Collection[int], *, only: int | None = None) -> PodState | None:
         """Return a pod that takes a state now, none of those that are excluded; ``None`` if there is none.

@@ -1,28 +1,27 @@
-"""Sends the state of a uid to another pod, and has its link moved there."""
+"""Has the link of a uid moved to another pod, with the state of the uid or without."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import enum
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import Tasks
 from stateful_route._log import log
 from stateful_route.errors import StoreError
 from stateful_route.models import Outcome, PodLife
+from stateful_route.server.departure.departure import State
 from stateful_route.server.departure.pace import Pace
-from stateful_route.server.parcels import Parcel, Verdict
+from stateful_route.server.departure.receivers import Receivers
+from stateful_route.server.parcels import MAX_STATE, Parcel, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from random import Random
 
     from stateful_route.models import PodState
-    from stateful_route.server.departure.receivers import Receivers
+    from stateful_route.server.departure.departure import Departure
     from stateful_route.server.owning.operations import UidOperations
-    from stateful_route.server.owning.ownership import Ownership
     from stateful_route.server.parcels import StateCarrier
+    from stateful_route.store.protocol import Store
 
 # How many pods are asked to take a state.
 _ATTEMPTS = 3
@@ -33,89 +32,78 @@ _SETTLE_WITHIN = 5.0
 _MOVED = frozenset({Outcome.REPLACED, Outcome.UNCHANGED})
 
 
-class Fate(enum.Enum):
-    """What came of it."""
-
-    MOVED = "moved"
-    """Another pod has the uid, and its state."""
-    STAYS = "stays"
-    """This pod has the uid as before: there is no pod that takes states."""
-    REFUSED = "refused"
-    """This pod has the uid as before: no pod has taken the state now, or the store was away."""
-    GONE = "gone"
-    """This pod has lost the uid."""
-    UNKNOWN = "unknown"
-    """This pod does not own the uid any more, and does not know whether another one does."""
-
-
 class Travel:
-    """Moves uids to other pods, each with its state."""
+    """Moves uids to other pods. With a carrier each takes its state along."""
 
     def __init__(
         self,
+        store: Store,
         operations: UidOperations,
-        receivers: Receivers,
-        carrier: StateCarrier,
+        carrier: StateCarrier | None,
         random: Random,
         *,
-        max_state: int,
+        max_state: int = MAX_STATE,
     ) -> None:
         """Move nothing yet."""
         self.max_state = max_state
         self._operations = operations
-        self._receivers = receivers
+        self._receivers = Receivers(store, operations.owned.pod_lease, random)
         self._carrier = carrier
         self._random = random
         self._tasks = Tasks()
-        self._going: dict[str, asyncio.Event] = {}
-        self.pace = Pace()
-        """In which uids are handed off."""
+        self.pace = None if carrier is None else Pace()
+        """In which uids are handed off; only if states travel."""
 
-    def __contains__(self, uid: str) -> bool:
-        """Whether the uid is on its way."""
-        return uid in self._going
+    async def go(self, departure: Departure, data: bytes | None) -> State:
+        """Move a uid that is owned, with its state, to a pod that is chosen by load, or to the one that was named.
 
-    async def wait(self, uid: str) -> None:
-        """Return once the uid is not on its way any more, if it is."""
-        while uid in self._going:
-            await self._going[uid].wait()
+        Without a state it goes to the life that an operator has named. From now on the handle is not owned; it is again
+        if the uid stays, and if it is refused, unless a newer handle goes on with it. Once it is gone, ``wait_told``
+        waits until the receiver has adopted the state.
 
-    async def go(
-        self, handle: Ownership, data: bytes, *, to: int | None = None, on_moved: Callable[[], None] | None = None
-    ) -> Fate:
-        """Move a uid that is owned, with its state, to a pod that is chosen by load, or to that one.
+        Raises:
+            StoreError: without a state, if the store did not answer; what may have moved is not owned any more.
 
-        From now on the handle is not owned, and it is again if the uid stays. ``on_moved`` is called as soon as the
-        other pod has it, which may adopt the state for a while then.
         """
-        loop = asyncio.get_running_loop()
+        handle, operations = departure.handle, self._operations
+        if data is None and departure.life is not None and not await self._receivers.takes(departure.life):
+            return State.STAYS  # it did before the hand-off
         handle.suspend()
-        began = loop.time()
-        arrived = self._going[handle.uid] = asyncio.Event()
+        departure.state = State.SENT
         try:
-            async with self._operations.turn(handle.uid):
-                if self._operations.owned.held(handle.uid) is not handle:
-                    return Fate.GONE if handle.tenure.ended else Fate.REFUSED  # a newer handle goes on with it
-                fate, told = await self._go_in_turn(handle, data, to)
-            if fate is Fate.MOVED and on_moved is not None:
-                on_moved()
-            if told is not None:  # claims of the uid go on meanwhile: they are refused
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_SETTLE_WITHIN):
-                        await told.wait()
-            return fate
+            async with operations.turn(handle.uid):
+                if operations.owned.held(handle.uid) is not handle:  # a newer handle goes on with it, or none does
+                    return State.LOST if handle.tenure.ended else State.REFUSED
+                if data is not None:
+                    return await self._go_with(departure, data)
+                return State.STAYS if departure.life is None else await self._move(departure, departure.life)
         finally:
             handle.resume()  # if it was not given up
-            self.pace.note(loop.time() - began)
-            del self._going[handle.uid]
-            arrived.set()
 
-    async def _go_in_turn(self, handle: Ownership, data: bytes, to: int | None) -> tuple[Fate, asyncio.Event | None]:
-        """Return what came of it, and what is set once the receiver has acted on that, if it has the uid."""
-        tried: set[int] = set()
+    async def move_unclaimed(self, uid: str, to: PodLife) -> bool:
+        """Move the link of a uid that nobody has claimed in this life, so that there is no state of it here."""
+        change = await self._operations.move_unclaimed(uid, to, self._name())
+        return change is not None and change.outcome in _MOVED
+
+    async def wait_told(self, departure: Departure) -> None:
+        """Wait until the receiver has adopted the state, or for some seconds: claims are refused meanwhile."""
+        if departure.told is not None:
+            await asyncio.wait([departure.told], timeout=_SETTLE_WITHIN)
+
+    async def stop(self, seconds: float) -> None:
+        """Return once all receivers were told, or after so many seconds."""
+        await self._tasks.wait(seconds)
+        await self._tasks.stop()
+
+    def _name(self) -> str:
+        return f"{self._random.getrandbits(64):016x}"
+
+    async def _go_with(self, departure: Departure, data: bytes) -> State:
+        """Send the state to one pod after the other until one has it, and have the link moved there."""
+        handle, tried = departure.handle, set[int]()
         while len(tried) < _ATTEMPTS:
             try:
-                pod = await self._receivers.choose(tried, only=to)
+                pod = await self._receivers.choose(tried, only=departure.to)
             except StoreError as error:
                 log.debug(
                     "move_without_target",
@@ -123,24 +111,24 @@ class Travel:
                     uid=handle.uid,
                     error=error,
                 )
-                return Fate.REFUSED, None
+                return State.REFUSED
             if pod is None:
                 break
             tried.add(pod.pod_index)
-            parcel = self._pack(handle, data)
+            sender = PodLife(handle.of_pod or 0, handle.incarnation)
+            parcel = Parcel.packed(
+                handle.uid, self._name(), sender, handle.epoch or 0, idle_ttl=handle.idle_ttl, data=data
+            )
             life = await self._send(pod, parcel)
             if life is not None:
-                return await self._move(handle, pod, parcel, life)
+                return await self._move(departure, life, pod, parcel.move)
             self._receivers.avoid(pod.pod_index)
-        return (Fate.REFUSED if tried else Fate.STAYS), None
-
-    def _pack(self, handle: Ownership, data: bytes) -> Parcel:
-        move = f"{self._random.getrandbits(64):016x}"
-        sender = PodLife(handle.of_pod or 0, handle.incarnation)
-        return Parcel.packed(handle.uid, move, sender, handle.epoch or 0, idle_ttl=handle.idle_ttl, data=data)
+        return State.REFUSED if tried else State.STAYS
 
     async def _send(self, pod: PodState, parcel: Parcel) -> PodLife | None:
         """Have the parcel received; return by which life, or ``None``."""
+        assert self._carrier is not None  # noqa: S101 - who has none has no states to send
+        not_moved = Verdict(parcel.uid, parcel.move, moved=False)
         try:
             async with asyncio.timeout(_SEND_WITHIN + _PER_BYTE * len(parcel.data)):
                 life = await self._carrier.send(pod, parcel)
@@ -152,58 +140,50 @@ class Travel:
                 uid=parcel.uid,
                 error=error,
             )
-            self._tell(pod, Verdict(parcel.uid, parcel.move, moved=False))
-            return None
         except asyncio.CancelledError:
-            self._tell(pod, Verdict(parcel.uid, parcel.move, moved=False))
+            self._tell(pod, not_moved)
             raise
-        if life.pod_index == parcel.sender.pod_index:  # it has this pod's index by now
-            self._tell(pod, Verdict(parcel.uid, parcel.move, moved=False))
-            return None
-        return life
+        else:
+            if life.pod_index != parcel.sender.pod_index:  # else it has this pod's index by now
+                return life
+        self._tell(pod, not_moved)
+        return None
 
     async def _move(
-        self, handle: Ownership, pod: PodState, parcel: Parcel, life: PodLife
-    ) -> tuple[Fate, asyncio.Event | None]:
-        """Have the link moved; whatever comes of it, the receiver is told."""
-        uid = handle.uid
+        self, departure: Departure, life: PodLife, pod: PodState | None = None, name: str | None = None
+    ) -> State:
+        """Have the link moved to that life; whatever comes of it, the pod that has a state under that name is told."""
+        handle, owned = departure.handle, self._operations.owned
+        uid, name = handle.uid, self._name() if name is None else name
+        sender = PodLife(handle.of_pod or 0, handle.incarnation)
+        departure.state = State.MOVING
         try:
-            verdict = await self._ask_for_move(handle, parcel, life)
-        except (Exception, asyncio.CancelledError):
-            self._operations.owned.forget(uid)
-            self._tell(pod, Verdict(uid, parcel.move, moved=None))
-            raise
-        if verdict.moved is not False:  # who waits for it looks for it elsewhere from here on
-            self._operations.owned.forget(uid)
-        told = self._tell(pod, verdict)
-        if verdict.moved:
-            return Fate.MOVED, told
-        if verdict.moved is None:
-            return Fate.UNKNOWN, None
-        return Fate.REFUSED if self._operations.owned.held(uid) is handle else Fate.GONE, None
+            change = await self._operations.move(handle, sender, life, name, by_operator=departure.life is not None)
+        except (Exception, asyncio.CancelledError) as error:  # it may have moved
+            owned.forget(uid)
+            self._tell(pod, Verdict(uid, name, moved=None))
+            if pod is None or not isinstance(error, StoreError):
+                raise
+            return State.UNSURE
+        link = None if change is None or change.outcome not in _MOVED else change.link
+        # The link is another's, and who waits for the uid looks for it elsewhere from here on. But the store may have
+        # lost the life that had it, and the link perhaps: then it is claimed again, as the others.
+        if link is not None or (change is not None and uid not in owned.stale):
+            owned.forget(uid)
+        verdict = Verdict(uid, name, moved=link is not None, epoch=None if link is None else link.epoch)
+        departure.told = self._tell(pod, verdict)
+        if link is not None:
+            return State.GONE
+        return State.REFUSED if owned.held(uid) is handle else State.LOST
 
-    async def _ask_for_move(self, handle: Ownership, parcel: Parcel, life: PodLife) -> Verdict:
-        """Have the link moved; return what came of it."""
-        try:
-            change = await self._operations.move(handle, parcel.sender, life, parcel.move)
-        except StoreError:
-            return Verdict(parcel.uid, parcel.move, moved=None)
-        if change is None:
-            return Verdict(parcel.uid, parcel.move, moved=False)
-        if change.outcome in _MOVED and change.link is not None:
-            return Verdict(parcel.uid, parcel.move, moved=True, epoch=change.link.epoch)
-        if parcel.uid not in self._operations.owned.stale:
-            self._operations.owned.forget(parcel.uid)  # the link is another's
-        # Else the store has lost the life that had it, and the link perhaps: it is claimed again, as the others.
-        return Verdict(parcel.uid, parcel.move, moved=False)
+    def _tell(self, pod: PodState | None, verdict: Verdict) -> asyncio.Task[None] | None:
+        """Tell the receiver what came of it, if there is one; return what ends once it has acted on it."""
+        if pod is None:
+            return None
+        return self._tasks.start(self._settle(pod, verdict), f"word on {verdict.uid!r}")
 
-    def _tell(self, pod: PodState, verdict: Verdict) -> asyncio.Event:
-        """Tell the receiver what came of it; return what is set once it has acted on it."""
-        done = asyncio.Event()
-        self._tasks.start(self._settle(pod, verdict, done), f"word on {verdict.uid!r}")
-        return done
-
-    async def _settle(self, pod: PodState, verdict: Verdict, done: asyncio.Event) -> None:
+    async def _settle(self, pod: PodState, verdict: Verdict) -> None:
+        assert self._carrier is not None  # noqa: S101 - as above
         try:
             async with asyncio.timeout(_SETTLE_WITHIN):
                 await self._carrier.settle(pod, verdict)
@@ -215,10 +195,3 @@ class Travel:
                 uid=verdict.uid,
                 error=error,
             )
-        finally:
-            done.set()
-
-    async def stop(self, seconds: float) -> None:
-        """Return once all receivers were told, or after so many seconds."""
-        await self._tasks.wait(seconds)
-        await self._tasks.stop()

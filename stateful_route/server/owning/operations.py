@@ -168,8 +168,12 @@ class UidOperations:
         """Return the turn of a uid, which is to be entered in the same step: for what gives it away."""
         return self._turns.of(uid)
 
-    async def move(self, handle: Ownership, owner: PodLife, to: PodLife, name: str) -> LinkChange | None:
+    async def move(
+        self, handle: Ownership, owner: PodLife, to: PodLife, name: str, *, by_operator: bool
+    ) -> LinkChange | None:
         """Move the link of a handle to another life, within the turn of its uid; ``None`` if nothing was changed.
+
+        With ``by_operator`` the history says that an operator has asked for it.
 
         A move that was not answered may have been made, so it is asked until that is known. It may still arrive, as a
         release may: whatever takes the uid here settles it first.
@@ -182,7 +186,7 @@ class UidOperations:
         until, may_have_moved = loop.time() + _KNOW_WITHIN, False
         while True:
             try:
-                return await self._move(handle.uid, owner, handle.epoch or 0, to, name)
+                return await self._move(handle.uid, owner, handle.epoch or 0, to, name, by_operator=by_operator)
             except StoreError as error:
                 may_have_moved = may_have_moved or error.maybe_applied
                 if not may_have_moved:
@@ -199,7 +203,7 @@ class UidOperations:
             await asyncio.sleep(_PAUSE)
 
     async def move_unclaimed(self, uid: str, to: PodLife, name: str) -> LinkChange | None:
-        """Move the persistent link of a uid that the present life has, and that nobody holds here.
+        """Move the persistent link of a uid that the present life has and nobody holds here, as an operator asks.
 
         ``None`` if there is none, or it is held.
 
@@ -215,15 +219,17 @@ class UidOperations:
                 return None
             if link is None or link.owner != owner or link.kind is not LinkKind.PERSISTENT:
                 return None
-            return await self._move(uid, owner, link.epoch, to, name)
+            return await self._move(uid, owner, link.epoch, to, name, by_operator=True)
 
-    async def _move(self, uid: str, owner: PodLife, epoch: int, to: PodLife, name: str) -> LinkChange:
+    async def _move(
+        self, uid: str, owner: PodLife, epoch: int, to: PodLife, name: str, *, by_operator: bool
+    ) -> LinkChange:
         pending = self.owned.unsure.get(uid, set())
         self.owned.unsure[uid] = pending | {epoch}
         announced = not self._status.drain_is_told
         try:
             answer = await self._store.move(
-                self._key(uid), owner, epoch, to, name=name, announced=announced, by_operator=uid in self.owned.ordered
+                self._key(uid), owner, epoch, to, name=name, announced=announced, by_operator=by_operator
             )
         except StoreError as error:
             if not error.maybe_applied:

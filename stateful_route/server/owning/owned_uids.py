@@ -43,8 +43,6 @@ class OwnedUids:
         """Uids that an older life of this process held: they are to be claimed again."""
         self.unsure: dict[str, set[int]] = {}
         """Epochs of releases that may still be in flight."""
-        self.ordered: set[str] = set()
-        """Uids that go where an operator wants them: the history says so."""
         self.interruptions = 0
         """How often invalidations may have been missed."""
         self._handles: dict[str, Ownership] = {}

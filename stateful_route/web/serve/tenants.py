@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from stateful_route._log import log
 from stateful_route.errors import InvalidArgumentError
-from stateful_route.server.departure.hand_over import Packed
 from stateful_route.web.serve.pacing import BETWEEN_ENDS
 
 if TYPE_CHECKING:
@@ -94,10 +93,6 @@ class Tenant:
             run.end_stream()
 
 
-def _do_nothing() -> None:
-    """Do nothing: no gate was closed, or it opens by itself."""
-
-
 class Tenants:
     """All uids that this process serves."""
 
@@ -165,16 +160,15 @@ class Tenants:
         tenant.open()  # who waits looks for the new owner
         tenant.end_streams()
 
-    async def hand_off(self, uid: str) -> Packed | None:
+    async def hand_off(self, uid: str) -> bytes | None:
         """Let what runs come to its end, let nothing begin, and hand the uid off: what the server driver calls.
 
         The gate stays closed until the uid is released, or is another process's; it opens again if the hand-off fails,
-        or is cut off, or the state does not travel. Return the state, if that is to travel.
+        or is cut off, or ``stay`` is called as the state does not travel. Return the state, if that is to travel.
         """
         tenant = self._tenants.get(uid)
         if tenant is None:  # minted, or claimed by the app itself
-            data = await self._call(uid, None)
-            return None if data is None else Packed(data, _do_nothing)
+            return await self._call(uid, None)
         if any(run.is_stream for run in tenant.runs):
             await self._pace()
         tenant.closing = True
@@ -185,10 +179,15 @@ class Tenants:
         except BaseException:
             tenant.open()
             raise
-        if data is not None and self._travels:
-            return Packed(data, tenant.open)
-        asyncio.get_running_loop().call_later(self._reopen_after, self._reopen, tenant)
-        return None if data is None else Packed(data, _do_nothing)
+        if data is None or not self._travels:
+            asyncio.get_running_loop().call_later(self._reopen_after, self._reopen, tenant)
+        return data
+
+    def stay(self, uid: str) -> None:
+        """Serve a uid again whose state does not travel."""
+        tenant = self._tenants.get(uid)
+        if tenant is not None:
+            tenant.open()
 
     async def _pace(self) -> None:
         """Wait for the turn to end streams: their clients come again at once, and not all in one moment.
