@@ -53,7 +53,6 @@ class Log:
     __slots__ = ("_logger",)
 
     def __init__(self, logger: logging.Logger) -> None:
-        """Log there."""
         self._logger = logger
 
     def debug(self, event: str, text: str, /, **fields: object) -> None:

@@ -45,7 +45,6 @@ class PeriodicTask:
         random: Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make a task that is not running."""
         self._name = name
         self._action = action
         self._period = period

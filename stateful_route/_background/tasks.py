@@ -19,7 +19,6 @@ class Tasks:
     """Tasks that nobody waits for, until they are ended together. What one raises is logged."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
 

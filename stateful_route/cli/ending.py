@@ -13,7 +13,6 @@ class CommandError(Exception):
     """Why a command cannot go on, in one line; ``status`` is its exit status."""
 
     def __init__(self, message: str, status: int = FAILED) -> None:
-        """Say it."""
         super().__init__(message)
         self.status = status
 

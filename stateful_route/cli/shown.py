@@ -154,7 +154,6 @@ class Output:
     """The standard output of a command: lines of JSON, or text for people."""
 
     def __init__(self, *, json: bool) -> None:
-        """Print JSON only, or none."""
         self.json = json
         with contextlib.suppress(AttributeError):  # of a stream that is not Python's own
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -25,7 +25,6 @@ class Hearing:
     """For how long the clients' announcements were not heard, of all services together."""
 
     def __init__(self) -> None:
-        """Have heard nothing yet, and missed nothing."""
         self.times = 0
         self._seconds = 0.0
         self._lost_at: dict[InvalidationListener, float] = {}

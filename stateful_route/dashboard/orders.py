@@ -32,7 +32,6 @@ class NotAllowedError(Exception):
     """A change is refused, with an HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
-        """Say why."""
         super().__init__(message)
         self.status = status
 

@@ -28,7 +28,6 @@ class EventStream:
     """
 
     def __init__(self, boards: Boards, service_name: str) -> None:
-        """Name the service."""
         self._boards = boards
         self._service_name = service_name
 

@@ -106,7 +106,6 @@ class Requests:
     """Moves uids and drains pods, by asking the pods; nobody is robbed."""
 
     def __init__(self, store: OperatorStore, random: Random) -> None:
-        """Have asked nothing."""
         self._store = store
         self._random = random
 

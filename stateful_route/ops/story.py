@@ -43,7 +43,6 @@ class Story:
     """Events, made of what is announced and of what has changed between two looks; each is told once."""
 
     def __init__(self) -> None:
-        """Know of nothing."""
         self._pods: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._links: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._new: list[dict[str, Any]] = []

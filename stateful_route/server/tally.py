@@ -17,7 +17,6 @@ class Tally(ServerCounts):
     """What happens in one pod: numbers for ``statistics()``, and events for ``instrumentation=``."""
 
     def __init__(self, lease: PodLease, teller: Teller | None = None) -> None:
-        """Have counted nothing."""
         super().__init__()
         self._lease = lease
         self._teller = teller

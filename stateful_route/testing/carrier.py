@@ -18,7 +18,6 @@ class LocalCarrier:
     """
 
     def __init__(self) -> None:
-        """Serve no driver yet."""
         self._receivers: list[StateReceiver] = []
 
     def attach(self, receiver: StateReceiver) -> None:

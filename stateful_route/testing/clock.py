@@ -19,7 +19,6 @@ class ManualTimer:
     """A call that a ``ManualClock`` is to make."""
 
     def __init__(self, callback: Callable[[], object]) -> None:
-        """Call that."""
         self._callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:

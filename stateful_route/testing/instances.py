@@ -66,7 +66,6 @@ class Instance:
     """
 
     def __init__(self, app: Any, redis: FaultProxy) -> None:
-        """Have started nothing."""
         self.redis = redis
         self.killed = False
         self._app = app

@@ -90,7 +90,6 @@ class StickyDecide(Started):
 
     @takes(DecideSettings)
     def __init__(self, **settings: Any) -> None:
-        """Make one; what is wrong with the settings is said at the start, which fails then."""
         super().__init__(None, DecideSettings, settings)
         self.asked_by: AskedBy = self._settings.asked_by if self._wrong is None else "nginx"
         self._manner = _MANNERS[self.asked_by]

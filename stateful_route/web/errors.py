@@ -39,7 +39,6 @@ class UpstreamLostError(StatefulRouteError):
     """
 
     def __init__(self, message: str, *, sent: bool = True, fresh: bool = True) -> None:
-        """Say what happened."""
         super().__init__(message)
         self.sent = sent
         self.fresh = fresh

@@ -100,7 +100,6 @@ class Once:
     """Something that is started once, however many ask, and again if it failed."""
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Have started nothing."""
         self._work = work
         self._task: asyncio.Task[None] | None = None
 

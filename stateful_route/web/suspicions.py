@@ -22,7 +22,6 @@ class Suspicions:
     """What an app or a gateway suspects to be a mistake."""
 
     def __init__(self, sources: UidSources, tally: WebTally) -> None:
-        """Suspect nothing."""
         self._sources = sources
         self._tally = tally
         self._requests = 0

@@ -20,7 +20,6 @@ class WebTally(WebCounts):
     """What happens to requests: numbers for ``statistics()``, and events for ``instrumentation=``."""
 
     def __init__(self, service_name: str, teller: Teller | None) -> None:
-        """Have counted nothing."""
         super().__init__()
         self._service_name = service_name
         self.teller = teller

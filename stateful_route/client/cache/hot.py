@@ -43,7 +43,6 @@ class HotSlot:
     __slots__ = ("pod", "pod_index", "usable")
 
     def __init__(self, pod: CachedPod) -> None:
-        """Make one that may be used if the pod may."""
         self.pod = pod
         self.pod_index = pod.pod_index
         self.usable = pod.usable
@@ -56,7 +55,6 @@ class HotService:
     __slots__ = ("known", "slots")
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.slots: dict[str, HotSlot] = {}
         self.known: dict[str, Link] = {}
         """Of those in ``targets`` the links that somebody wanted to know more of than the pod."""

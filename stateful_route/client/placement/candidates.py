@@ -42,7 +42,6 @@ class Candidates(list[C]):
     __slots__ = ("_narrowed",)
 
     def __init__(self, pods: Sequence[C] = ()) -> None:
-        """Take these candidates."""
         super().__init__(pods)
         self._narrowed: dict[int, _Narrowed[C]] = {}
 

@@ -33,7 +33,6 @@ class OwnPlacements:
     __slots__ = ("_bursts", "count")
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._bursts: deque[_Burst] = deque()
         self.count = 0
 
@@ -60,7 +59,6 @@ class PlacementRates:
     __slots__ = ("_all", "_own", "peak")
 
     def __init__(self) -> None:
-        """Begin without knowing any rate."""
         self._all = 0.0
         self._own = 0.0
         self.peak = 0.0

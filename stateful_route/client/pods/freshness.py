@@ -53,7 +53,6 @@ class Freshness:
     """
 
     def __init__(self) -> None:
-        """Begin without a reading."""
         self.now: float | None = None
         """The clock of the store at the last reading."""
         self.read_at = 0.0

@@ -34,7 +34,6 @@ class DeadLives:
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._dead: dict[int, int] = {}
         self._named_until: dict[PodLife, float] = {}
         self.named: tuple[PodLife, ...] = ()
@@ -89,7 +88,6 @@ class LeavingLives:
     """The lives that are draining or shut down, and not known to be dead."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._leaving: dict[int, PodLife] = {}
         self.named: tuple[PodLife, ...] = ()
         """The lives that a call names: the latest, if all at once are too many."""
@@ -113,7 +111,6 @@ class Departures:
     """
 
     def __init__(self) -> None:
-        """Count from 0."""
         self.count = 0
         """So often by now."""
         self._next: asyncio.Future[None] | None = None

@@ -34,7 +34,6 @@ class Arrivals:
     """Implements ``StateReceiver``: keeps parcels until their links come, or cannot come any more."""
 
     def __init__(self, operations: UidOperations, status: PodStatus, *, max_state: int, max_links: int | None) -> None:
-        """Have got nothing."""
         self.staging = operations.staging
         self._operations = operations
         self._owned = operations.owned

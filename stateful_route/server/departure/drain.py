@@ -45,7 +45,6 @@ class Drain:
         staging: Staging,
         tally: Tally,
     ) -> None:
-        """Have drained nothing yet."""
         self._tally = tally
         self._staging = staging
         self._owned = hand_over.owned

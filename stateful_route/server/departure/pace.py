@@ -32,7 +32,6 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        """Begin with a few."""
         self.limit = _FIRST
         self._inside = 0
         self._lent = 0

@@ -30,7 +30,6 @@ class PodSample:
     """Reads the pods of the service; of a large one this pod and some others, so that what it costs is bounded."""
 
     def __init__(self, store: Store, lease: PodLease, random: Random) -> None:
-        """Have read nothing."""
         self._store = store
         self._lease = lease
         self._random = random
@@ -73,7 +72,6 @@ class Receivers:
     """Chooses the pods that get states. What was sent to each since its load was read counts as load."""
 
     def __init__(self, store: Store, lease: PodLease, random: Random) -> None:
-        """Know of no pods."""
         self._sample = PodSample(store, lease, random)
         self._lease = lease
         self._random = random

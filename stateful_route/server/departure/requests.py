@@ -35,7 +35,6 @@ class PodRequests:
         drain: Callable[..., Awaitable[None]],
         undrain: Callable[[], Awaitable[None]],
     ) -> None:
-        """Have been asked nothing yet."""
         self._store = store
         self._hand_over = hand_over
         self._lease = hand_over.owned.pod_lease

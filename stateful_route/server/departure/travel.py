@@ -44,7 +44,6 @@ class Travel:
         *,
         max_state: int = MAX_STATE,
     ) -> None:
-        """Move nothing yet."""
         self.max_state = max_state
         self._operations = operations
         self._receivers = Receivers(store, operations.owned.pod_lease, random)

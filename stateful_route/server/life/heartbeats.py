@@ -54,7 +54,6 @@ class Heartbeats:
         config: BaseConfig,
         tally: Tally,
     ) -> None:
-        """Have said nothing yet."""
         self._tally = tally
         self._store = store
         self._owned = owned

@@ -18,7 +18,6 @@ class PodStatus:
     """The load and the routing state of the pod, and what the store has of them."""
 
     def __init__(self, owned: OwnedUids, load: LoadMeter, config: BaseConfig) -> None:
-        """Be READY, with the load that the source says."""
         self._owned = owned
         self._load = load
         self._config = config

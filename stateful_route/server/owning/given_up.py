@@ -18,7 +18,6 @@ class GivenUp:
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._epochs: dict[str, tuple[int, int]] = {}
         """Of each uid the epoch, and the number of interruptions at which the link may go on with it."""
         self._before = 0

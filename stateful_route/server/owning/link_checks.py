@@ -29,7 +29,6 @@ class LinkChecks:
     """Looks at links in doubt at once, and at all others by and by."""
 
     def __init__(self, operations: UidOperations, heartbeats: Heartbeats, random: Random) -> None:
-        """Have nothing to look at."""
         self._operations = operations
         self._owned = operations.owned
         self._lease = operations.owned.pod_lease

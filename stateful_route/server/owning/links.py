@@ -19,7 +19,6 @@ class LinkCalls:
     """Sets and removes links, of any service and for any pod; the arguments were checked."""
 
     def __init__(self, store: Store, operations: UidOperations, config: BaseConfig) -> None:
-        """Have nothing in flight."""
         self._store = store
         self._operations = operations
         self._lease = operations.owned.pod_lease

@@ -25,7 +25,6 @@ class Reclaim:
     """Claims all again that the pod still serves; whenever the store has answered, until all is claimed."""
 
     def __init__(self, operations: UidOperations, random: Random) -> None:
-        """Do nothing yet."""
         self._operations = operations
         self._owned = operations.owned
         self._lease = operations.owned.pod_lease

@@ -37,7 +37,6 @@ class Staging:
     """The parcels of all uids, by the names of their attempts: those of an older one never count for a newer one."""
 
     def __init__(self, adopt: Adopt | None) -> None:
-        """Have none."""
         self._adopt = adopt
         self._staged: dict[str, dict[str, Staged]] = {}
         self.size = 0

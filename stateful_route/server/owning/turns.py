@@ -18,7 +18,6 @@ class Turn:
     __slots__ = ("_lock", "_turns", "_uid", "changes", "invalidated", "users")
 
     def __init__(self, turns: dict[str, Turn], uid: str) -> None:
-        """Make one that nobody is in."""
         self._turns = turns
         self._uid = uid
         self._lock = asyncio.Lock()
@@ -60,7 +59,6 @@ class Turns:
     """The turns of all uids of a pod. A uid takes room only while an operation on it runs."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._turns: dict[str, Turn] = {}
 
     def __len__(self) -> int:

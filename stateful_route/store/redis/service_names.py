@@ -29,7 +29,6 @@ class ServiceNames:
     """Caches the services of each namespace, and registers those that are used here."""
 
     def __init__(self, connections: Connections, keys: KeySpace) -> None:
-        """Begin with no service."""
         self._connections = connections
         self._keys = keys
         self.added: dict[tuple[str, str], float] = {}

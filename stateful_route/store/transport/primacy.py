@@ -59,7 +59,6 @@ class Known:
     """For how long this process knows that a server is the primary."""
 
     def __init__(self) -> None:
-        """Know none."""
         self.primary: object = None
         self._since = -math.inf
 

@@ -55,7 +55,6 @@ class PurePythonParser:
     """Parses replies without a package that a platform may lack."""
 
     def __init__(self) -> None:
-        """Begin with nothing taken in."""
         self._buffer = bytearray()
         self._at = 0
 

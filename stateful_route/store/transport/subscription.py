@@ -60,7 +60,6 @@ class SharedSubscription:
     """
 
     def __init__(self, connections: Connections) -> None:
-        """Connect nothing yet."""
         self._connections = connections
         self._channels: dict[bytes, Channel] = {}
         self._patiences: Counter[float] = Counter()

@@ -54,7 +54,6 @@ class SubscriptionSession:
     """Matches the answers of one connection to the commands, which they follow in order."""
 
     def __init__(self, shared: SharedSubscription, subscriber: Subscriber) -> None:
-        """Begin with no subscription."""
         self._shared = shared
         self._subscriber = subscriber
         self._loop = asyncio.get_running_loop()

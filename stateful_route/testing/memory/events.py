@@ -20,7 +20,6 @@ class Events(FaultsOnRequest):
     """Tells listeners what is announced for their topic, unless a test makes them deaf."""
 
     def __init__(self) -> None:
-        """Begin without listeners."""
         super().__init__()
         self._listeners: dict[asyncio.Queue[TopicEvent | None], Topic] = {}
         self._deaf = False

@@ -39,7 +39,6 @@ class FaultsOnRequest:
     """
 
     def __init__(self) -> None:
-        """Hold nothing, and let nothing fail."""
         self.operations: Counter[str] = Counter()
         self._holds: list[_Hold] = []
         self._full_holds: list[_Hold] = []

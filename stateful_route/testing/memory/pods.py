@@ -107,7 +107,6 @@ class MemoryPods:
     """The pods of one service. An entry that is ``None`` cannot be read."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._pods: dict[int, _Pod | None] = {}
         self._version = 0
         self._digest = 0

@@ -21,7 +21,6 @@ class Bucket:
     __slots__ = ("_at", "_rate", "_tokens")
 
     def __init__(self, rate: float, now: float) -> None:
-        """Begin full."""
         self._rate = rate
         self._tokens = max(1.0, rate * _BURST)
         self._at = now

@@ -162,7 +162,6 @@ class Peers:
     """Reaches pods at the addresses that they publish."""
 
     def __init__(self, rooms: ServiceView, dialer: Dialer) -> None:
-        """Have reached nobody."""
         self._rooms = rooms
         self._dialer = dialer
         self._once = LogOnce(every=5.0, most=50)

@@ -70,7 +70,6 @@ class Endless:
     """The WebSockets and event streams that arrived here and are served by peers: they end with this process."""
 
     def __init__(self) -> None:
-        """Have none."""
         self._carriers: dict[Carrier, None] = {}
         self._ending = False
 

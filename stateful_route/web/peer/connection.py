@@ -44,7 +44,6 @@ class Connection(asyncio.Protocol):
     """What the other side may send on a stream that is open."""
 
     def __init__(self, *, silence: float) -> None:
-        """Make the protocol of a transport to come."""
         self._loop = asyncio.get_running_loop()
         self._silence = silence
         self._every = min(_LOOK, silence / _LOOKS)

@@ -46,7 +46,6 @@ class Exchange(abc.ABC):
     """A request that a peer has carried here."""
 
     def __init__(self, stream: Stream, head: CarriedHead) -> None:
-        """Have answered nothing."""
         self.head = head
         self.ended = False
         """Whether the answer is whole."""
@@ -97,7 +96,6 @@ class HttpExchange(Exchange):
     """An HTTP request."""
 
     def __init__(self, stream: Stream, head: CarriedHead) -> None:
-        """Have answered nothing."""
         super().__init__(stream, head)
         self._body = head.body
         self._waits = head.waits
@@ -184,7 +182,6 @@ class WebSocketExchange(Exchange):
     """A WebSocket."""
 
     def __init__(self, stream: Stream, head: CarriedHead) -> None:
-        """Have answered nothing."""
         super().__init__(stream, head)
         self._expects = _DECISION
         self._connected = False

@@ -20,7 +20,6 @@ class Late:
     """Tells those that are not removed within 0.05 to 0.1 seconds to watch whether their client goes away."""
 
     def __init__(self) -> None:
-        """Have none."""
         self._young: set[Watching] = set()
         self._old: set[Watching] = set()
         self._timer: asyncio.TimerHandle | None = None

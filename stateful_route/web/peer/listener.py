@@ -45,7 +45,6 @@ class AcceptedConnection(Connection):
     takes: ClassVar[frozenset[Kind]] = FROM_EDGE
 
     def __init__(self, listener: PeerListener, *, silence: float) -> None:
-        """Make the protocol."""
         super().__init__(silence=silence)
         self._listener = listener
         self._key: PeerKey | None = None

@@ -51,7 +51,6 @@ class Stream:
     )
 
     def __init__(self, connection: Connection, sid: int) -> None:
-        """Open it; nothing is sent."""
         self._connection = connection
         self.sid = sid
         self.frames: collections.deque[tuple[Kind, bytes]] = collections.deque()
@@ -277,7 +276,6 @@ class AwaitedStream(Stream):
     __slots__ = ("on_news",)
 
     def __init__(self, connection: Connection, sid: int) -> None:
-        """Open it; nobody is told yet."""
         super().__init__(connection, sid)
         self.on_news: Callable[[], None] | None = None
 

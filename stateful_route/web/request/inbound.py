@@ -55,7 +55,6 @@ class Inbound:
     )
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Have read nothing."""
         self.scope = scope
         self.send = send
         self.is_websocket = scope["type"] == "websocket"

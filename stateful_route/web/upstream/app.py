@@ -108,7 +108,6 @@ class Exchange:
         send: Send,
         app_gone: Callable[[], Awaitable[bool]],
     ) -> None:
-        """Have sent nothing."""
         self._connection = connection
         self._app_gone = app_gone
         self._head = head

@@ -30,7 +30,6 @@ class HttpConnection(asyncio.Protocol):
     """
 
     def __init__(self) -> None:
-        """Be the protocol of a transport to come."""
         self.port = 0
         """Of the server."""
         self.is_to_itself = False

@@ -69,7 +69,6 @@ class StrictProtocol(HttpToolsProtocol):
     """Seconds within which a head has to come, from the first connection or the first of its bytes; as nginx has it."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Be the protocol of a connection; the arguments are those of uvicorn."""
         super().__init__(*arguments, **named)
         self._head_size = 0
         """At least as many bytes as have come of a head that has not ended."""

@@ -21,7 +21,6 @@ class Outlet:
     __slots__ = ("_descriptor", "_transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        """Take the transport of a connection that is made."""
         socket = transport.get_extra_info("socket")
         left_alone = (
             isinstance(transport, asyncio.Transport)

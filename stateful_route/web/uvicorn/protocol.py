@@ -69,7 +69,6 @@ class Sent:
     )
 
     def __init__(self, scope: dict[str, Any], way: Way, *, keep_alive: bool) -> None:
-        """Have sent nothing."""
         self.scope = scope
         self.way = way
         self.body = b""
@@ -90,7 +89,6 @@ class StickyProtocol(StrictProtocol):
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Be the protocol of a connection; the arguments are those of uvicorn."""
         super().__init__(*arguments, **named)
         self._coming: Sent | None = None
         """Whose body comes."""

@@ -51,7 +51,6 @@ class Running:
     """
 
     def __init__(self) -> None:
-        """Have none."""
         self._fronts: list[Fronts] = []
         self.front: Fronts | None = None
         """That one, or ``None``."""
