@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import attrs
 
+from stateful_route._background.backoff import Backoff
 from stateful_route._log import log
 from stateful_route.client.targets import Absent, There, Wait
 from stateful_route.errors import LifecycleError, RoutingError, StoreError
@@ -174,16 +175,17 @@ class Edge:
             return ENDING
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, self._random)
         pause, departed = 0.0, departures.count
         came: T | NotServed = failed
         began = self.tally.now()
         self.tally.hold()
         try:
             while isinstance(came, NotServed) and came.holds and loop.time() < until:
-                pausing = departures.wait(departed, pause * self._random.uniform(0.5, 1.0))
+                pausing = departures.wait(departed, pause)
                 if await (pausing if inbound is None else inbound.unless_gone(pausing)):
-                    pause = 0.0
-                pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
+                    backoff.reset()
+                pause = backoff.next()
                 departed = departures.count
                 came = await attempt()
         finally:
