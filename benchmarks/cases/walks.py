@@ -158,6 +158,8 @@ async def _of_web(url: str, times: int, taken: dict[str, list[Walk]]) -> None:
             await app.start()
             stack.push_async_callback(app.stop)
         await _get(owner)
+        if owner.statistics().forwarded:  # the uid was placed in the other one
+            owner, other = other, owner
         for _ in range(_WARM):
             await _get(other)
         for _ in range(times):
