@@ -18,7 +18,7 @@ from benchmarks.peers import Call, Place, missing_module
 from benchmarks.placing import link, record_claiming, record_placing
 from benchmarks.rows import Row
 from stateful_route import Ownership
-from stateful_route.models import Outcome
+from stateful_route.links import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence

@@ -16,7 +16,7 @@ from stateful_route.store.redis.store import RedisStore
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from stateful_route.models import Outcome
+    from stateful_route.links import Outcome
     from stateful_route.store import PodLife
     from stateful_route.store.protocol import Store
     from stateful_route.store.transport.script import ScriptCall

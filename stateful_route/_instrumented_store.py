@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from stateful_route.instrumentation import Teller
-    from stateful_route.models import LinkChange, Topic
+    from stateful_route.links import LinkChange
+    from stateful_route.pods import Topic
     from stateful_route.store.protocol import SharesSubscription, TopicListener
 
 _OPERATIONS = {

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
-    from stateful_route.models import Topic, TopicEvent
+    from stateful_route.links import TopicEvent
+    from stateful_route.pods import Topic
     from stateful_route.store.protocol import Store, TopicListener
 
 # Seconds between two attempts to listen.

@@ -25,15 +25,9 @@ from stateful_route.errors import (
 from stateful_route.history import LinkEvent
 from stateful_route.instrumentation import Instrumentation
 from stateful_route.interfaces import StatefulRouteForClientDriver, StatefulRouteForServerDriver
+from stateful_route.links import Link, LinkKind
 from stateful_route.lives import Life
-from stateful_route.models import (
-    DrainCounts,
-    Link,
-    LinkKind,
-    PodState,
-    RoutingState,
-    ServerInfo,
-)
+from stateful_route.pods import DrainCounts, PodState, RoutingState, ServerInfo
 from stateful_route.route import StatefulRoute
 from stateful_route.server.departure.hand_over import HandOff
 from stateful_route.server.departure.rebalance import Movable

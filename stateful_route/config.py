@@ -29,7 +29,7 @@ from stateful_route._validation import (
 )
 from stateful_route.errors import ConfigError, InvalidArgumentError
 from stateful_route.history import MOST_KEPT
-from stateful_route.models import ServerInfo
+from stateful_route.pods import ServerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

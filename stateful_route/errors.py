@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stateful_route.models import PodState
+    from stateful_route.pods import PodState
 
 _SHOWN = 120
 _UNCHANGED = " (nothing was changed)"

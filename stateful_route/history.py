@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route.instrumentation import Why
-from stateful_route.models import Outcome
+from stateful_route.links import Outcome
 
 if TYPE_CHECKING:
-    from stateful_route.models import PodLife
+    from stateful_route.pods import PodLife
 
 MOST_KEPT = 1000
 """The most entries that a history may have: they are read at once."""

@@ -15,7 +15,8 @@ from stateful_route.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.models import HeartbeatOutcome, PreviousOwner
+    from stateful_route.links import PreviousOwner
+    from stateful_route.pods import HeartbeatOutcome
 
 
 class Why(enum.StrEnum):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stateful_route.models import RoutingState
+    from stateful_route.pods import RoutingState
 
 
 class _Lifecycle(Protocol):

@@ -20,7 +20,7 @@ from stateful_route._validation import (
     checked,
 )
 from stateful_route.errors import InvalidArgumentError
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 
 SUFFIX = ".life"
 """With this ends the name of a file of a life, which no other file in its folder has."""

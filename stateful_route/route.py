@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.lives import Life
     from stateful_route.load import LoadSource
-    from stateful_route.models import ServerInfo
+    from stateful_route.pods import ServerInfo
     from stateful_route.server.departure.hand_over import HandOff
     from stateful_route.server.departure.rebalance import Movable
     from stateful_route.server.parcels import Adopt, StateCarrier

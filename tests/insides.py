@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.directory import PodDirectory
     from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
-    from stateful_route.models import PodReport
+    from stateful_route.pods import PodReport
     from stateful_route.server.departure.hand_over import HandOver
 
 

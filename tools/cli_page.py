@@ -20,8 +20,8 @@ from rich.console import Console
 
 from stateful_route import BaseConfig, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.cli.top import picture
-from stateful_route.models import PodLife
 from stateful_route.ops.board import Board, hear, look
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey
 from stateful_route.testing import local_server
 

@@ -19,7 +19,7 @@ from benchmarks.resident import peak, resident
 from benchmarks.rows import Row
 from benchmarks.stalls import watched
 from stateful_route.embedded.server import LocalServer
-from stateful_route.models import Outcome
+from stateful_route.links import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

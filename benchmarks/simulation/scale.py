@@ -17,7 +17,7 @@ import attrs
 
 from stateful_route import BaseConfig, ClientDriver, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.embedded.server import LocalServer
-from stateful_route.models import HeartbeatOutcome
+from stateful_route.pods import HeartbeatOutcome
 from stateful_route.store import PodReport
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stateful_route.client.cache.links import ServiceLinks
-    from stateful_route.models import Link
+    from stateful_route.links import Link
 
     Answers: TypeAlias = dict[str, Link | StoreError]
 

@@ -9,7 +9,7 @@ from stateful_route._deadline import within
 from stateful_route.client.recovery import not_yet
 from stateful_route.client.resolver import AWAY, CACHED_KINDS, nowhere
 from stateful_route.errors import StoreError, StoreProtocolError
-from stateful_route.models import Link
+from stateful_route.links import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.resolver import Resolver
-    from stateful_route.models import PodLife
+    from stateful_route.pods import PodLife
     from stateful_route.store.protocol import Store
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stateful_route._listening import attach
 from stateful_route._log import log
-from stateful_route.models import Topic
+from stateful_route.pods import Topic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.errors import StoreError
-    from stateful_route.models import TopicEvent
+    from stateful_route.links import TopicEvent
     from stateful_route.store.protocol import Store
 
 

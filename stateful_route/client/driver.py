@@ -18,7 +18,7 @@ from stateful_route.client.resolver import AWAY, Resolver
 from stateful_route.client.service_view import ServiceView
 from stateful_route.client.targets import Targets, there_of
 from stateful_route.config import BaseConfig
-from stateful_route.models import LinkKey
+from stateful_route.links import LinkKey
 from stateful_route.statistics import ClientCounts, ClientStatistics, counted
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.suspicion import Departures
     from stateful_route.client.targets import Target, There
     from stateful_route.history import LinkEvent
-    from stateful_route.models import Link, PodState
+    from stateful_route.links import Link
+    from stateful_route.pods import PodState
     from stateful_route.store.protocol import Store
 
 

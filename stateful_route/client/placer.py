@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from stateful_route._background.tasks import cancel_and_wait
 from stateful_route.client.pods.pod import Pod
 from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError, StoreUnavailableError
-from stateful_route.models import LinkKey, Outcome
+from stateful_route.links import LinkKey, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from stateful_route.client.placement.strategies import PlacementStrategy
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.recovery import Recovery
-    from stateful_route.models import Link, LinkChange, PodLife
+    from stateful_route.links import Link, LinkChange
+    from stateful_route.pods import PodLife
     from stateful_route.statistics import ClientCounts
     from stateful_route.store.protocol import Store
 

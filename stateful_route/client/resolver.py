@@ -16,7 +16,7 @@ from stateful_route.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import LinkKey, LinkKind
+from stateful_route.links import LinkKey, LinkKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.pod import Pod
     from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
-    from stateful_route.models import Link
+    from stateful_route.links import Link
     from stateful_route.statistics import ClientCounts
     from stateful_route.store.protocol import Store
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.suspicion import Departures
     from stateful_route.client.targets import Target, There
     from stateful_route.history import LinkEvent
-    from stateful_route.models import Link, PodState
+    from stateful_route.links import Link
+    from stateful_route.pods import PodState
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ import attrs
 from stateful_route._deadline import within
 from stateful_route.client.resolver import AWAY
 from stateful_route.errors import NoRoutablePodError
-from stateful_route.models import LinkKind
+from stateful_route.links import LinkKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.reader import PodReader
     from stateful_route.client.pods.service import ServicePods
     from stateful_route.client.resolver import Resolver
-    from stateful_route.models import Link
+    from stateful_route.links import Link
 
 # Seconds: whoever waits asks again no sooner. By what is known it may be time already, and the store says no, as it
 # does for half a lease if no pod of the service was heard at all.

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 from stateful_route._validation import check_bool, check_duration, check_id, check_int, check_pod_index, check_seconds
 from stateful_route.errors import InvalidArgumentError, OrderRefusedError, StoreError
-from stateful_route.models import LinkKey, Outcome, Topic
+from stateful_route.links import LinkKey, Outcome
 from stateful_route.ops import doctor
 from stateful_route.ops.reading import links_of, place_of, read_pod
 from stateful_route.ops.requests import Requests, known_of, unreadable
 from stateful_route.ops.values import PastChange, Place, PodsSeen
 from stateful_route.ops.watching import changes_of
+from stateful_route.pods import Topic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from stateful_route.errors import StoreError
-    from stateful_route.models import Link, LinkKey, PodState, PodTable
+    from stateful_route.links import Link, LinkKey
+    from stateful_route.pods import PodState, PodTable
     from stateful_route.store.protocol import OperatorStore
 
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from stateful_route._background.backoff import Backoff
 from stateful_route.errors import OrderRefusedError, StoreProtocolError
-from stateful_route.models import Asked, Link, LinkKind, PodRequest, RoutingState
+from stateful_route.links import Link, LinkKind
 from stateful_route.ops.reading import read_pod
 from stateful_route.ops.values import DrainSeen, Place
+from stateful_route.pods import Asked, PodRequest, RoutingState
 
 if TYPE_CHECKING:
     from random import Random
 
-    from stateful_route.models import LinkKey, PodLife, PodState, PodTable
+    from stateful_route.links import LinkKey
+    from stateful_route.pods import PodLife, PodState, PodTable
     from stateful_route.store.protocol import OperatorStore
 
 # Seconds between two looks, the longer the more of them; and after which a pod is told again, as it may have been deaf.

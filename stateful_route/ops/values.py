@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stateful_route.history import LinkEvent
-    from stateful_route.models import Link, LinkInvalidation, LinkKey, LinkKind, PodState, PodTable
+    from stateful_route.links import Link, LinkInvalidation, LinkKey, LinkKind
+    from stateful_route.pods import PodState, PodTable
 
 
 class Shown:

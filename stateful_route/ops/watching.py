@@ -11,15 +11,17 @@ import attrs
 
 from stateful_route._listening import attach
 from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import Link, LinkInvalidation, PodChange, Topic
+from stateful_route.links import Link, LinkInvalidation
 from stateful_route.ops.reading import links_now, read_pod
 from stateful_route.ops.values import Change, ChangeKind
+from stateful_route.pods import PodChange, Topic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from random import Random
 
-    from stateful_route.models import PodState, TopicEvent
+    from stateful_route.links import TopicEvent
+    from stateful_route.pods import PodState
     from stateful_route.store.protocol import OperatorStore
 
 # Changes that wait for a reader who is slow; more are dropped, and that is told.

@@ -28,7 +28,8 @@ from stateful_route._validation import (
 from stateful_route.config import BaseConfig
 from stateful_route.errors import ConfigError, LifecycleError, StoreError
 from stateful_route.instrumentation import teller_of
-from stateful_route.models import LinkKey, RoutingState
+from stateful_route.links import LinkKey
+from stateful_route.pods import RoutingState
 from stateful_route.server.callbacks import check_forget, check_hand_off, check_movable, check_travel
 from stateful_route.server.departure.arrivals import Arrivals
 from stateful_route.server.departure.drain import Drain
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
     from stateful_route.lives import Life
     from stateful_route.load import LoadSource
-    from stateful_route.models import ServerInfo
+    from stateful_route.pods import ServerInfo
     from stateful_route.server.departure.hand_over import HandOff
     from stateful_route.server.departure.rebalance import Movable
     from stateful_route.server.owning.ownership import Ownership

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
 
-    from stateful_route.models import PodLife, PodState
+    from stateful_route.pods import PodLife, PodState
 
 Adopt: TypeAlias = "Callable[[str, bytes, int], Awaitable[object] | None]"
 """What the application does with a state that has come along with a uid, before the uid is owned here.

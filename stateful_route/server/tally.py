@@ -9,7 +9,7 @@ from stateful_route.statistics import ServerCounts
 
 if TYPE_CHECKING:
     from stateful_route.instrumentation import Teller
-    from stateful_route.models import DrainCounts
+    from stateful_route.pods import DrainCounts
     from stateful_route.server.life.lease import PodLease
 
 

@@ -42,11 +42,9 @@ if TYPE_CHECKING:
 
     from stateful_route.errors import StoreError
     from stateful_route.history import LinkEvent
-    from stateful_route.models import (
+    from stateful_route.links import Link, LinkChange, LinkKey, TopicEvent
+    from stateful_route.pods import (
         HeartbeatOutcome,
-        Link,
-        LinkChange,
-        LinkKey,
         PodLife,
         PodReport,
         PodRequest,
@@ -54,7 +52,6 @@ if TYPE_CHECKING:
         Registration,
         ServerInfo,
         Topic,
-        TopicEvent,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stateful_route.errors import StateRefusedError
 
 if TYPE_CHECKING:
-    from stateful_route.models import PodLife, PodState
+    from stateful_route.pods import PodLife, PodState
     from stateful_route.server.parcels import Parcel, StateReceiver, Verdict
 
 

@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stateful_route.errors import StoreProtocolError
 from stateful_route.history import LinkEvent, why_recorded
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
+from stateful_route.links import Link, LinkChange, LinkKey, LinkKind, Outcome, PreviousOwner
+from stateful_route.pods import PodLife
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from stateful_route.errors import LifecycleError, RoutingError
-from stateful_route.models import ServerInfo
+from stateful_route.pods import ServerInfo
 from stateful_route.route import StatefulRoute
 from stateful_route.web.addresses import PEER, PeerAddress, published
 from stateful_route.web.addresses import listen as listen_for_peers

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import ServerInfo, StatefulRoute
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey, PodReport
 from tests.cli.commands import ended_by, line_of
 from tests.faults.pods import incarnations, pods, rooms_of, routes, settings

@@ -15,8 +15,9 @@ from stateful_route import BaseConfig, StatefulRoute, StoreUnavailableError
 from stateful_route.dashboard.boards import MOST_BOARDS, MOST_VIEWERS
 from stateful_route.dashboard.files import static_files
 from stateful_route.dashboard.guard import HEADERS, Guard
-from stateful_route.models import LinkKey, PodLife
+from stateful_route.links import LinkKey
 from stateful_route.ops import Operator
+from stateful_route.pods import PodLife
 from stateful_route.testing import ManualClock, MemoryStore, local_server
 from tests.dashboard.conftest import SERVICE, TOKEN, Served, pod_of, served
 from tests.waiting import eventually

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stateful_route import BaseConfig, StatefulRoute
-from stateful_route.models import LinkKey, PodLife, PodReport
+from stateful_route.links import LinkKey
 from stateful_route.ops import Operator, PastChange
+from stateful_route.pods import PodLife, PodReport
 from stateful_route.testing import MemoryStore
 from tests.dashboard.browser import IS_THERE, Page
 from tests.dashboard.conftest import SERVICE, TOKEN, Served, pod_of, served

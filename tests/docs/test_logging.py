@@ -18,7 +18,7 @@ import pytest
 from stateful_route import errors, instrumentation
 from stateful_route._log import AS_IN_SPANS, EVENT, PREFIX
 from stateful_route.instrumentation import Instrumentation, LogEvents, Why
-from stateful_route.models import PreviousOwner
+from stateful_route.links import PreviousOwner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

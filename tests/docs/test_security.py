@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 import stateful_route
 from stateful_route import BaseConfig, ServerInfo, StatefulRoute
-from stateful_route.models import Topic
+from stateful_route.pods import Topic
 from stateful_route.store.redis.keys import KeySpace
 from tests.waiting import eventually
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from hypothesis import HealthCheck, settings
 
 from stateful_route import Link, StatefulRouteError
-from stateful_route.models import LinkChange, PodState, PodTable, Registration
+from stateful_route.links import LinkChange
+from stateful_route.pods import PodState, PodTable, Registration
 from stateful_route.store.protocol import StoreInfo
 
 if TYPE_CHECKING:

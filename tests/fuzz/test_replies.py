@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from stateful_route import ServerInfo, StoreError
-from stateful_route.models import PodLife, Topic
+from stateful_route.pods import PodLife, Topic
 from stateful_route.store import LinkKey, PodReport
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.resp import INCOMPLETE, PurePythonParser, new_parser

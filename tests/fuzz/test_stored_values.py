@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from stateful_route import ServerInfo
-from stateful_route.models import LinkChange, PodLife, PodTable, Registration
+from stateful_route.links import LinkChange
+from stateful_route.pods import PodLife, PodTable, Registration
 from stateful_route.store import LinkKey, PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from stateful_route.models import Link, LinkChange, LinkKind, Outcome, PodLife, PreviousOwner
+from stateful_route.links import Link, LinkChange, LinkKind, Outcome, PreviousOwner
 from tests.linearizable.history import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from stateful_route.pods import PodLife
 
 
 LinkReply: TypeAlias = LinkChange | Link | Reply | None

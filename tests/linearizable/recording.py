@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from stateful_route.errors import StoreError
-from stateful_route.models import Link, LinkChange, LinkKey, PodLife
+from stateful_route.links import Link, LinkChange, LinkKey
 from tests.linearizable.link_model import LinkCall
 
 if TYPE_CHECKING:
@@ -14,15 +14,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from stateful_route.history import LinkEvent
-    from stateful_route.models import (
-        HeartbeatOutcome,
-        PodReport,
-        PodTable,
-        Registration,
-        ServerInfo,
-        Topic,
-        TopicEvent,
-    )
+    from stateful_route.links import TopicEvent
+    from stateful_route.pods import HeartbeatOutcome, PodLife, PodReport, PodTable, Registration, ServerInfo, Topic
     from stateful_route.store.protocol import Store, StoreInfo
     from tests.linearizable.history import History
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import BaseConfig, RoutingError, ServerDriver, StoreError, StoreTimeoutError
-from stateful_route.models import LinkKey, LinkKind
+from stateful_route.links import LinkKey, LinkKind
 from stateful_route.ops import Operator
 from stateful_route.testing import MemoryStore
 from tests.ops.conftest import SERVICE, pod_of

@@ -21,8 +21,9 @@ from stateful_route import (
     StoreProtocolError,
 )
 from stateful_route._log import EVENT, PREFIX
-from stateful_route.models import Asked, LinkKey, PodLife, PodReport, PodRequest, Topic
+from stateful_route.links import LinkKey
 from stateful_route.ops import Operator
+from stateful_route.pods import Asked, PodLife, PodReport, PodRequest, Topic
 from stateful_route.store.redis.events import parse, request_message
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.testing import LocalCarrier, ManualClock, MemoryStore, cluster, local_server

@@ -20,9 +20,10 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.cli.top import told_of
-from stateful_route.models import LinkKey, PodLife, PodReport
+from stateful_route.links import LinkKey
 from stateful_route.ops import ChangeKind, Operator
 from stateful_route.ops.story import Story
+from stateful_route.pods import PodLife, PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.testing import ManualClock, MemoryStore, cluster, local_server
 from tests.ops.conftest import SERVICE, pod_of

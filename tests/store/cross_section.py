@@ -10,7 +10,7 @@ from stateful_route.testing import StoreConformance
 from stateful_route.testing.conformance.table import CELLS
 
 if TYPE_CHECKING:
-    from stateful_route.models import LinkKey, LinkKind, Outcome
+    from stateful_route.links import LinkKey, LinkKind, Outcome
     from stateful_route.store.protocol import Store
     from stateful_route.testing import StoreKit
     from stateful_route.testing.conformance.table import Row

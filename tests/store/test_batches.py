@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from stateful_route.errors import StoreError, StoreUnavailableError
-from stateful_route.models import Link, LinkChange, LinkKey, Outcome, PodLife
+from stateful_route.links import Link, LinkChange, LinkKey, Outcome
+from stateful_route.pods import PodLife
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import cluster

@@ -19,7 +19,8 @@ from redis.asyncio import Redis
 
 from stateful_route import BaseConfig, LinkKind, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.instrumentation import Why
-from stateful_route.models import Asked, LinkKey, Outcome, PodLife, PodRequest, Topic
+from stateful_route.links import LinkKey, Outcome
+from stateful_route.pods import Asked, PodLife, PodRequest, Topic
 from stateful_route.store import PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore

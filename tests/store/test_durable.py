@@ -20,7 +20,7 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import Outcome
+from stateful_route.links import Outcome
 from stateful_route.store import LinkChange, LinkKey, PodLife
 from stateful_route.testing import cluster, local_server
 from tests.leaks import nothing_left

@@ -10,7 +10,8 @@ import attrs
 import pytest
 
 from stateful_route import RoutingState, ServerInfo, StoreUnavailableError
-from stateful_route.models import LinkInvalidation, PodChange, PodLife, Topic
+from stateful_route.links import LinkInvalidation
+from stateful_route.pods import PodChange, PodLife, Topic
 from stateful_route.store import LinkKey, PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.models import Link, TopicEvent
+    from stateful_route.links import Link, TopicEvent
     from stateful_route.store.protocol import Store
 
 FIRST, SECOND, RESTARTED = PodLife(0, 100), PodLife(1, 100), PodLife(0, 200)

@@ -11,7 +11,7 @@ import pytest
 from stateful_route import BaseConfig, ClientDriver, InvalidArgumentError, ServerInfo, StatefulRoute
 from stateful_route.history import MOST_KEPT, LinkEvent
 from stateful_route.instrumentation import Why
-from stateful_route.models import Outcome
+from stateful_route.links import Outcome
 from stateful_route.store import LinkKey, PodLife
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore

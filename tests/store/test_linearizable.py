@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stateful_route.errors import StoreError
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
+from stateful_route.links import Link, LinkChange, LinkKey, LinkKind, Outcome, PreviousOwner
+from stateful_route.pods import PodLife
 from stateful_route.store.protocol import Store
 from stateful_route.store.redis import scripts
 from stateful_route.store.redis.store import RedisStore

@@ -12,7 +12,8 @@ import pytest
 
 import stateful_route.testing
 from stateful_route.errors import InvalidArgumentError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import HeartbeatOutcome, LinkKey, LinkKind, Outcome, PodLife, PodReport, ServerInfo
+from stateful_route.links import LinkKey, LinkKind, Outcome
+from stateful_route.pods import HeartbeatOutcome, PodLife, PodReport, ServerInfo
 from stateful_route.testing import ManualClock, MemoryStore, StoreConformance, StoreKit, link_machine
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 
 from stateful_route import BaseConfig, RoutingState, ServerInfo, StatefulRoute
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.pods import HeartbeatOutcome, PodLife
 from stateful_route.store import PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.testing import ManualClock, MemoryStore
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.models import PodTable
+    from stateful_route.pods import PodTable
     from stateful_route.store.protocol import Store
 
 SERVICE = "room"

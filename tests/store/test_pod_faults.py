@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stateful_route import BaseConfig, ClientDriver, RoutingState, ServerInfo, StatefulRoute, StoreUnavailableError
-from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.pods import HeartbeatOutcome, PodLife
 from stateful_route.store import PodReport
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.models import LinkKey
+    from stateful_route.links import LinkKey
     from stateful_route.store.transport.topology import RedisClient
 
 DEADLINE = 5.0

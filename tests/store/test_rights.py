@@ -13,7 +13,8 @@ import pytest
 from redis.asyncio import Redis, RedisCluster
 
 from stateful_route import BaseConfig, RoutingState, ServerInfo, StatefulRoute, StoreError, StoreUnavailableError, store
-from stateful_route.models import LinkKey, PodLife, Topic
+from stateful_route.links import LinkKey
+from stateful_route.pods import PodLife, Topic
 from stateful_route.store import PodReport
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.testing import cluster, local_server

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from stateful_route.models import HeartbeatOutcome, LinkKey, Outcome, PodLife, PodReport, RoutingState, ServerInfo
+from stateful_route.links import LinkKey, Outcome
+from stateful_route.pods import HeartbeatOutcome, PodLife, PodReport, RoutingState, ServerInfo
 from stateful_route.store.redis.keys import KeySpace
 from stateful_route.store.redis.store import RedisStore
 from stateful_route.store.transport.topology import Limits, open_client

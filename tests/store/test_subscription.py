@@ -22,7 +22,8 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import LinkInvalidation, PodLife, Topic
+from stateful_route.links import LinkInvalidation
+from stateful_route.pods import PodLife, Topic
 from stateful_route.store import LinkKey
 from stateful_route.store.redis import events as listener
 from stateful_route.store.redis.keys import KeySpace
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stateful_route.embedded.server import LocalServer
-    from stateful_route.models import TopicEvent
+    from stateful_route.links import TopicEvent
     from tests.scripted_server import Peer, Words
 
 FIRST, SECOND = PodLife(0, 100), PodLife(1, 100)

@@ -11,7 +11,7 @@ import pytest
 from stateful_route.client.cache import hot as hot_module
 from stateful_route.client.cache.links import LinkCache, ServiceLinks
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import Link, LinkKind
+from stateful_route.links import Link, LinkKind
 from tests.waiting import eventually
 
 if TYPE_CHECKING:

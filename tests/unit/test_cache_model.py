@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stateful_route.client.cache.links import LinkCache, ServiceLinks
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import Link, LinkKind
+from stateful_route.links import Link, LinkKind
 from stateful_route.testing import ManualClock
 
 if TYPE_CHECKING:

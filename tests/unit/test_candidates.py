@@ -11,8 +11,8 @@ import pytest
 
 from stateful_route.client.placement.candidates import Candidates
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import PodReport, PodState, PodTable, StateObj
 from stateful_route.placement import BestOfRandom, InZone, NewestVersion, PlacementStrategy, Prefer, PreferEmptier
+from stateful_route.pods import PodReport, PodState, PodTable, StateObj
 
 if TYPE_CHECKING:
     from stateful_route.client.pods.pod import Pod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import BatchError, StoreTimeoutError
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey, PodReport
 from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room

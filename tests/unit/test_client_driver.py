@@ -20,7 +20,7 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey
 from tests.insides import directory_of
 from tests.unit.conftest import CONFIG
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from stateful_route import Link
-    from stateful_route.models import LinkChange
+    from stateful_route.links import LinkChange
     from stateful_route.placement import Candidate
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, RunPods

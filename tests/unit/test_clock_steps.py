@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import PodLife, PodReport, PodState, PodTable, StateObj
+from stateful_route.pods import PodLife, PodReport, PodState, PodTable, StateObj
 
 LEASE, HEARTBEAT, REFRESH = 5.0, 1.0, 1.0
 SLOWEST = 0.2

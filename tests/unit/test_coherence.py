@@ -16,7 +16,8 @@ from stateful_route._listening import attach
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.coherence import InvalidationListener
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import Link, LinkKind, PodLife, Topic
+from stateful_route.links import Link, LinkKind
+from stateful_route.pods import PodLife, Topic
 from stateful_route.store import LinkKey, PodReport
 from tests.insides import directory_of, reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room
@@ -24,7 +25,7 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route import ClientDriver
-    from stateful_route.models import TopicEvent
+    from stateful_route.links import TopicEvent
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, RunPods
 

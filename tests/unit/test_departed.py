@@ -12,7 +12,8 @@ import pytest
 from stateful_route import RoutingState
 from stateful_route.client.cache.links import LinkCache
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import Link, LinkInvalidation, LinkKind, PodLife, Topic
+from stateful_route.links import Link, LinkInvalidation, LinkKind
+from stateful_route.pods import PodLife, Topic
 from stateful_route.store import LinkKey, PodReport
 from tests.insides import directory_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room
@@ -22,7 +23,7 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from stateful_route import ClientDriver
-    from stateful_route.models import PodState
+    from stateful_route.pods import PodState
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, MakeServer
 

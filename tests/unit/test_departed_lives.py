@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stateful_route.client.pods.suspicion import DeadLives, LeavingLives
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 
 NOW = 1_800_000_000.0
 

@@ -10,7 +10,7 @@ import pytest
 from stateful_route import InvalidArgumentError, LifecycleError, RoutingState
 from stateful_route.client.pods.service import Announced
 from stateful_route.client.pods.suspicion import Departures
-from stateful_route.models import PodChange
+from stateful_route.pods import PodChange
 from stateful_route.store import PodReport
 from tests.insides import directory_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room

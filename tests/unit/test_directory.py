@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import BaseConfig, ClientDriver, RoutingState, StoreUnavailableError
-from stateful_route.models import PodChange, PodLife
+from stateful_route.pods import PodChange, PodLife
 from stateful_route.store import LinkKey, PodReport
 from stateful_route.testing import ManualClock, MemoryStore
 from tests.insides import directory_of, reader_of

@@ -24,7 +24,8 @@ from stateful_route import (
     StoreUnavailableError,
     drain_on_signal,
 )
-from stateful_route.models import LinkInvalidation, PodChange, PodLife, Topic
+from stateful_route.links import LinkInvalidation
+from stateful_route.pods import PodChange, PodLife, Topic
 from stateful_route.server.departure.hand_over import HandedOver, HandOver
 from stateful_route.server.tally import Tally
 from stateful_route.store import LinkKey, PodReport

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.server.owning import given_up
 from stateful_route.server.owning.given_up import GivenUp
 from stateful_route.store import LinkKey

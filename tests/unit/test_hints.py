@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route import LinkKind, NoRoutablePodError, RoutingState, StatefulRouteError, StoreUnavailableError
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey, PodReport
 from tests.insides import reader_of
 from tests.unit.conftest import NAMESPACE, SERVICE, room

@@ -18,7 +18,7 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.server.owning.idle_queue import IdleQueue
 from stateful_route.server.owning.tenure import Tenure
 from stateful_route.store import LinkKey

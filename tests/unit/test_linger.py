@@ -13,7 +13,8 @@ import attrs
 import pytest
 
 from stateful_route import InvalidArgumentError, LifecycleError, RoutingState, ServerDriver, StoreUnavailableError
-from stateful_route.models import LinkInvalidation, PodChange, Topic
+from stateful_route.links import LinkInvalidation
+from stateful_route.pods import PodChange, Topic
 from stateful_route.store import LinkKey
 from tests.insides import beat_once, held_by, report_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, room

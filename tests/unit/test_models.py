@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from stateful_route import BaseConfig, InvalidArgumentError, RoutingState, ServerInfo
 from stateful_route._validation import MAX_EXACT_INT, MAX_POD_INDEX
 from stateful_route.errors import ConfigError
-from stateful_route.models import LinkChange, LinkKind, Outcome, PodLife, PodState
+from stateful_route.links import LinkChange, LinkKind, Outcome
+from stateful_route.pods import PodLife, PodState
 from stateful_route.store import PodReport, StateObj
 from stateful_route.store.redis import codec, scripts
 

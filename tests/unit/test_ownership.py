@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stateful_route import LinkKind, NotOwnerError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey
 from stateful_route.web.serve.sticky import NoOwnership, Sticky
 from tests.insides import (

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from stateful_route.models import LinkChange, PodLife
+    from stateful_route.links import LinkChange
+    from stateful_route.pods import PodLife
     from stateful_route.testing import ManualClock, MemoryStore
     from tests.unit.conftest import MakeClient, MakeServer, RunPods
 

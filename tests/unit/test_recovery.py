@@ -20,7 +20,7 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey, PodReport
 from stateful_route.testing import MemoryStore
 from tests.insides import directory_of, reader_of

@@ -17,7 +17,7 @@ from stateful_route import (
     StoreUnavailableError,
 )
 from stateful_route.forwarding import Absent, There, Wait
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey, PodReport
 from tests.insides import reader_of
 from tests.unit.conftest import CONFIG, NAMESPACE, SERVICE, highest

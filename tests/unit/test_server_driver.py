@@ -19,7 +19,7 @@ from stateful_route import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.pods import HeartbeatOutcome, PodLife
 from stateful_route.store import LinkKey
 from stateful_route.testing import ManualClock
 from tests.insides import beat_once, reclaim_ended
@@ -29,7 +29,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.models import PodTable
+    from stateful_route.pods import PodTable
     from stateful_route.testing import MemoryStore
     from tests.unit.conftest import MakeServer, RunPods
 

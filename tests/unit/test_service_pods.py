@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stateful_route.client.pods.service import ServicePods
-from stateful_route.models import PodChange, PodLife, PodReport, PodState, PodTable, RoutingState, StateObj
+from stateful_route.pods import PodChange, PodLife, PodReport, PodState, PodTable, RoutingState, StateObj
 from tests.insides import unbroken
 
 NOW = 1_800_000_000.0

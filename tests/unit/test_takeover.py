@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from stateful_route import ClientDriver, RoutingState, StoreUnavailableError
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.store import LinkKey, PodReport
 from stateful_route.testing import ManualClock, MemoryStore
 from tests.insides import beat_once, directory_of, reader_of

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
-    from stateful_route.models import PodLife, PodState
+    from stateful_route.pods import PodLife, PodState
     from stateful_route.server.parcels import Parcel, StateReceiver, Verdict
     from tools.simulation.loop import Machine, VirtualLoop
     from tools.simulation.network import Latency

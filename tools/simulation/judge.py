@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from stateful_route.models import (
-    Link,
-    LinkChange,
-    LinkKey,
-    LinkKind,
-    Outcome,
-    PodTable,
-    Registration,
-    RoutingState,
-)
+from stateful_route.links import Link, LinkChange, LinkKey, LinkKind, Outcome
+from stateful_route.pods import PodTable, Registration, RoutingState
 from tools.simulation.server import run_now, uids_of
 
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
-    from stateful_route.models import PodLife, PodState
+    from stateful_route.pods import PodLife, PodState
     from stateful_route.server.owning.ownership import Ownership
     from tools.simulation.loop import Machine
     from tools.simulation.network import Latency

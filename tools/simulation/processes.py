@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from stateful_route.client.driver import ClientDriver
 from stateful_route.errors import LifecycleError, StoreError
-from stateful_route.models import LinkKind, PodLife, RoutingState, ServerInfo
+from stateful_route.links import LinkKind
+from stateful_route.pods import PodLife, RoutingState, ServerInfo
 from stateful_route.server.driver import ServerDriver
 from tools.simulation.carrier import SimulatedCarrier
 from tools.simulation.leftovers import gather_early, is_waiting

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from stateful_route.errors import StoreError, StoreUnavailableError
-from stateful_route.models import LinkKey
+from stateful_route.links import LinkKey
 from stateful_route.testing.memory.store import MemoryStore
 from tools.simulation.loop import SimulationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from stateful_route.models import Topic, TopicEvent
+    from stateful_route.links import TopicEvent
+    from stateful_route.pods import Topic
     from tools.simulation.loop import Machine
     from tools.simulation.network import Connection, Network
 

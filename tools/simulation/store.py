@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from stateful_route.models import Link, LinkChange, Topic, TopicEvent
+    from stateful_route.links import Link, LinkChange, TopicEvent
+    from stateful_route.pods import Topic
     from tools.simulation.loop import Machine
     from tools.simulation.network import Network
     from tools.simulation.server import StoreServer

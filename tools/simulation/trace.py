@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from stateful_route import models
+from stateful_route import links, pods
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,21 +67,19 @@ _UNORDERED = frozenset({"also"})
 
 
 _SHORT: dict[type, Callable[[Any], str]] = {
-    models.LinkKey: lambda key: key.uid,
-    models.PodLife: lambda life: f"{life.pod_index}:{life.incarnation}",
-    models.ServerInfo: lambda server: f"pod {server.pod_index}",
-    models.PodReport: lambda it: f"{it.routing_state} links={it.links}" + " reclaiming" * it.reclaiming,
-    models.Link: lambda link: (
+    links.LinkKey: lambda key: key.uid,
+    pods.PodLife: lambda life: f"{life.pod_index}:{life.incarnation}",
+    pods.ServerInfo: lambda server: f"pod {server.pod_index}",
+    pods.PodReport: lambda it: f"{it.routing_state} links={it.links}" + " reclaiming" * it.reclaiming,
+    links.Link: lambda link: (
         f"{link.kind} {link.pod_index}:{link.incarnation} epoch {link.epoch}"
         + ("" if link.ttl is None else f" for {link.ttl:.3f} s")
     ),
-    models.LinkChange: lambda change: f"{change.outcome} [{_short(change.link)}]",
-    models.LinkInvalidation: lambda it: f"{it.key.uid} is stale up to epoch {it.epoch}",
-    models.PodChange: lambda it: f"{it.pod_index}:{it.incarnation} is {it.state}",
-    models.PodTable: lambda table: (
-        ", ".join(map(_short, table.pods)) + f" overdue {table.overdue}" * bool(table.overdue)
-    ),
-    models.PodState: lambda pod: (
+    links.LinkChange: lambda change: f"{change.outcome} [{_short(change.link)}]",
+    links.LinkInvalidation: lambda it: f"{it.key.uid} is stale up to epoch {it.epoch}",
+    pods.PodChange: lambda it: f"{it.pod_index}:{it.incarnation} is {it.state}",
+    pods.PodTable: lambda table: ", ".join(map(_short, table.pods)) + f" overdue {table.overdue}" * bool(table.overdue),
+    pods.PodState: lambda pod: (
         f"{pod.pod_index}:{pod.incarnation} {'DEAD' if pod.dead else pod.report.routing_state} "
         f"heard {pod.load_state.timestamp:.3f}"
     ),

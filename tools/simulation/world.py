@@ -15,7 +15,8 @@ import attrs
 
 from stateful_route.config import BaseConfig
 from stateful_route.errors import StatefulRouteError
-from stateful_route.models import LinkKind, RoutingState
+from stateful_route.links import LinkKind
+from stateful_route.pods import RoutingState
 from tools.simulation.carrier import Roads, SimulatedCarrier
 from tools.simulation.judge import Bounds, Judge, Violation
 from tools.simulation.leftovers import holds_in_vain, leftovers_of_client, leftovers_of_pod, process_of

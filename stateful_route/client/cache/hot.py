@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.models import Link, PodState
+    from stateful_route.links import Link
+    from stateful_route.pods import PodState
 
 MOST = 131_072
 """The most links in the hot cache: to drop them, or to let their dict grow, takes no more than a few milliseconds."""

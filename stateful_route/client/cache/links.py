@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from stateful_route.client.cache.eviction import USED, ShardedClockMap
 from stateful_route.client.cache.hot import HotCache
 from stateful_route.client.cache.overtaken import Overtaken
-from stateful_route.models import Link, LinkKind
+from stateful_route.links import Link, LinkKind
 from stateful_route.statistics import ClientCounts
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from stateful_route.client.pods.pod import Pod
-    from stateful_route.models import PodReport, PodState
+    from stateful_route.pods import PodReport, PodState
 
 # What the others have placed on one pod is at most so many times its share of what is placed in the time to settle, and
 # in so many seconds until it is read.

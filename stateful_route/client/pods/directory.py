@@ -13,7 +13,8 @@ from stateful_route.client.coherence import Hearing, InvalidationListener
 from stateful_route.client.pods.reader import PodReader
 from stateful_route.client.pods.service import ServicePods
 from stateful_route.errors import StoreError
-from stateful_route.models import LinkInvalidation, PodChange
+from stateful_route.links import LinkInvalidation
+from stateful_route.pods import PodChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from stateful_route.client.cache.links import LinkCache
     from stateful_route.config import BaseConfig
-    from stateful_route.models import PodState, TopicEvent
+    from stateful_route.links import TopicEvent
+    from stateful_route.pods import PodState
     from stateful_route.store.protocol import Store
 
 # Seconds until a new link counts in the load that its pod publishes.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from stateful_route.models import PodState, PodTable
+    from stateful_route.pods import PodState, PodTable
 
 # The share of a lease after which a table is read at the latest: a gap of half a lease is none that was seen.
 _SHARE_OF_LEASE = 0.45

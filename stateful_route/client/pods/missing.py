@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from stateful_route.client.pods.freshness import Freshness
     from stateful_route.client.pods.pod import Pod
-    from stateful_route.models import PodTable
+    from stateful_route.pods import PodTable
 
 # A pod is missing for a lease without a gap, or for so many leases if gaps are not counted: nobody waits for longer.
 _LEASES_IN_ALL = 3

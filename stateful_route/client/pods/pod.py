@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 from stateful_route.client.placement.expected_load import OwnPlacements
-from stateful_route.models import PodLife, RoutingState
+from stateful_route.pods import PodLife, RoutingState
 
 if TYPE_CHECKING:
     from stateful_route.client.cache.hot import HotSlot
     from stateful_route.client.placement.placements import Placements
-    from stateful_route.models import PodState
+    from stateful_route.pods import PodState
 
 
 class Pod:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stateful_route.client.pods.pod import Pod
     from stateful_route.client.pods.service import Announced, ServicePods
     from stateful_route.config import BaseConfig
-    from stateful_route.models import PodLife
+    from stateful_route.pods import PodLife
     from stateful_route.store.protocol import Store
 
 # Seconds: after the lease of a pod has ended, and between two looks at a pod that was reported unreachable.

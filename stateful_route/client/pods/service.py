@@ -12,7 +12,7 @@ from stateful_route.client.pods.freshness import Freshness
 from stateful_route.client.pods.missing import MissingPods, TableLife
 from stateful_route.client.pods.pod import Pod
 from stateful_route.client.pods.suspicion import Suspicion
-from stateful_route.models import DIGEST_MODULUS, PodChange, PodLife, PodState, PodTable, RoutingState
+from stateful_route.pods import DIGEST_MODULUS, PodChange, PodLife, PodState, PodTable, RoutingState
 
 if TYPE_CHECKING:
     from stateful_route.client.cache.links import ServiceLinks

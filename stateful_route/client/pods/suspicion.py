@@ -8,12 +8,12 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from stateful_route.models import PodLife, RoutingState
+from stateful_route.pods import PodLife, RoutingState
 
 if TYPE_CHECKING:
     from stateful_route.client.pods.freshness import Freshness
     from stateful_route.client.pods.pod import Pod
-    from stateful_route.models import PodChange, PodState
+    from stateful_route.pods import PodChange, PodState
 
 # A script cannot take any number of pods at once; the next reading asks for others.
 _MOST_ASKED_FOR = 1000

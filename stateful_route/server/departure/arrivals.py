@@ -10,13 +10,14 @@ from stateful_route._background.backoff import Backoff
 from stateful_route._background.tasks import Tasks
 from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StateRefusedError, StoreError
-from stateful_route.models import RoutingState
+from stateful_route.pods import RoutingState
 from stateful_route.server.owning.staging import Staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stateful_route.models import Link, PodLife
+    from stateful_route.links import Link
+    from stateful_route.pods import PodLife
     from stateful_route.server.life.status import PodStatus
     from stateful_route.server.owning.operations import UidOperations
     from stateful_route.server.parcels import Parcel, Verdict

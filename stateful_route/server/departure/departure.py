@@ -10,7 +10,7 @@ import attrs
 if TYPE_CHECKING:
     import asyncio
 
-    from stateful_route.models import PodLife
+    from stateful_route.pods import PodLife
     from stateful_route.server.owning.ownership import Ownership
 
 

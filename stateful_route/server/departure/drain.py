@@ -10,7 +10,7 @@ import anyio
 from stateful_route._background.tasks import outlast
 from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
-from stateful_route.models import DrainCounts, RoutingState
+from stateful_route.pods import DrainCounts, RoutingState
 from stateful_route.server.departure.hand_over import Gone
 from stateful_route.server.departure.linger import Linger
 

@@ -20,7 +20,7 @@ from stateful_route.server.fault_log import FaultLog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.models import PodLife
+    from stateful_route.pods import PodLife
     from stateful_route.server.departure.travel import Travel
     from stateful_route.server.owning.owned_uids import OwnedUids
     from stateful_route.server.owning.ownership import Ownership

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from random import Random
 
-    from stateful_route.models import PodTable
+    from stateful_route.pods import PodTable
     from stateful_route.server.departure.hand_over import HandOver
     from stateful_route.store.protocol import Store
 

@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stateful_route._single_flight import SingleFlight
-from stateful_route.models import PodTable
+from stateful_route.pods import PodTable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from random import Random
 
-    from stateful_route.models import PodLife, PodState
+    from stateful_route.pods import PodLife, PodState
     from stateful_route.server.life.lease import PodLease
     from stateful_route.store.protocol import Store
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 from stateful_route._background.tasks import Tasks
 from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError, StoreError
-from stateful_route.models import Asked
+from stateful_route.pods import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.models import PodRequest, PodTable
+    from stateful_route.pods import PodRequest, PodTable
     from stateful_route.server.departure.hand_over import HandOver
     from stateful_route.store.protocol import OperatorStore, Store
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from stateful_route._background.tasks import Tasks
 from stateful_route._log import log
 from stateful_route.errors import StoreError
-from stateful_route.models import Outcome, PodLife
+from stateful_route.links import Outcome
+from stateful_route.pods import PodLife
 from stateful_route.server.departure.departure import State
 from stateful_route.server.departure.pace import Pace
 from stateful_route.server.departure.receivers import Receivers
@@ -17,7 +18,7 @@ from stateful_route.server.parcels import MAX_STATE, Parcel, Verdict
 if TYPE_CHECKING:
     from random import Random
 
-    from stateful_route.models import PodState
+    from stateful_route.pods import PodState
     from stateful_route.server.departure.departure import Departure
     from stateful_route.server.owning.operations import UidOperations
     from stateful_route.server.parcels import StateCarrier

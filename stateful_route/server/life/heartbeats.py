@@ -10,7 +10,7 @@ import attrs
 
 from stateful_route._log import LogOnce, log
 from stateful_route.errors import StoreError, StoreUnavailableError
-from stateful_route.models import LEASED_PROCESS, HeartbeatOutcome, RoutingState
+from stateful_route.pods import LEASED_PROCESS, HeartbeatOutcome, RoutingState
 from stateful_route.server.life.lease import ENDED, GOODBYE, SUPERSEDED
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stateful_route.config import BaseConfig
     from stateful_route.lives import Life
-    from stateful_route.models import PodReport, Registration
+    from stateful_route.pods import PodReport, Registration
     from stateful_route.server.life.status import PodStatus
     from stateful_route.server.owning.owned_uids import OwnedUids
     from stateful_route.server.owning.reclaim import Reclaim

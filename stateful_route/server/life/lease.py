@@ -9,13 +9,14 @@ import attrs
 
 from stateful_route._log import Told
 from stateful_route.errors import LifecycleError, StoreUnavailableError
+from stateful_route.links import ENDED_TENURE_SECONDS
 from stateful_route.lives import Life
-from stateful_route.models import ENDED_TENURE_SECONDS, PodLife, Topic
+from stateful_route.pods import PodLife, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.models import ServerInfo
+    from stateful_route.pods import ServerInfo
 
 # Seconds: the store counts in whole milliseconds, both the time of a heartbeat and its own.
 _MARGIN = 0.002

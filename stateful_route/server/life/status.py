@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stateful_route.load import PodFacts
-from stateful_route.models import PodReport, RoutingState
+from stateful_route.pods import PodReport, RoutingState
 
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
-    from stateful_route.models import DrainCounts
+    from stateful_route.pods import DrainCounts
     from stateful_route.server.load_meter import LoadMeter
     from stateful_route.server.owning.owned_uids import OwnedUids
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from stateful_route._listening import ListeningTask
 from stateful_route._log import log
 from stateful_route.errors import LifecycleError, StoreError
-from stateful_route.models import LinkInvalidation, PodRequest
+from stateful_route.links import LinkInvalidation
+from stateful_route.pods import PodRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from stateful_route.models import TopicEvent
+    from stateful_route.links import TopicEvent
     from stateful_route.server.life.heartbeats import Heartbeats
     from stateful_route.server.owning.link_checks import LinkChecks
     from stateful_route.server.owning.operations import UidOperations

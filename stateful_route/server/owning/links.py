@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from stateful_route._deadline import within
 from stateful_route.errors import NotOwnerError
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 
 if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
-    from stateful_route.models import LinkChange, LinkKey
+    from stateful_route.links import LinkChange, LinkKey
     from stateful_route.server.owning.operations import UidOperations
     from stateful_route.store.protocol import Store
 

@@ -13,7 +13,8 @@ from stateful_route._deadline import within
 from stateful_route._log import log
 from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import StoreError, StoreProtocolError, StoreUnavailableError
-from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife
+from stateful_route.links import LinkChange, LinkKey, LinkKind, Outcome
+from stateful_route.pods import PodLife
 from stateful_route.server.owning.ownership import Ownership
 from stateful_route.server.owning.staging import Staging
 from stateful_route.server.owning.turns import Turns
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from stateful_route.config import BaseConfig
-    from stateful_route.models import Link, ServerInfo
+    from stateful_route.links import Link
+    from stateful_route.pods import ServerInfo
     from stateful_route.server.life.status import PodStatus
     from stateful_route.server.owning.owned_uids import OwnedUids
     from stateful_route.server.owning.staging import Staged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stateful_route.models import LinkKind, Outcome
+from stateful_route.links import LinkKind, Outcome
 from stateful_route.server.fault_log import FaultLog
 from stateful_route.server.owning.given_up import GivenUp
 from stateful_route.server.owning.idle_queue import IdleQueue
@@ -13,7 +13,8 @@ from stateful_route.server.owning.ownership import Ownership
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.models import Link, LinkChange, PodLife
+    from stateful_route.links import Link, LinkChange
+    from stateful_route.pods import PodLife
     from stateful_route.server.life.lease import PodLease
     from stateful_route.server.owning.operations import UidOperations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stateful_route._validation import check_seconds
 from stateful_route.errors import NotOwnerError
-from stateful_route.models import LinkKind, Outcome
+from stateful_route.links import LinkKind, Outcome
 from stateful_route.server.callbacks import check_on_lost
 from stateful_route.server.owning.tenure import Tenure
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from stateful_route.models import LinkChange, PodLife, PreviousOwner
+    from stateful_route.links import LinkChange, PreviousOwner
+    from stateful_route.pods import PodLife
     from stateful_route.server.owning.operations import UidOperations
 
 
@@ -122,7 +123,7 @@ class Ownership:
 
         What the process remembers of the uid is good then. It is so after another life of the pod began, if the link or
         a mark in the store tells it, or if the store was lost and no mark tells otherwise; and after a release, for a
-        minute (``models.ENDED_TENURE_SECONDS``), if the pod has heard all that was announced since.
+        minute (``links.ENDED_TENURE_SECONDS``), if the pod has heard all that was announced since.
         """
         # A store that was rolled back by a failover may have a mark of long ago; but who is cut off notices.
         marked = older.epoch is not None and self._ended == older.epoch and self._heard == older._heard

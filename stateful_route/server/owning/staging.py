@@ -7,11 +7,12 @@ import inspect
 from typing import TYPE_CHECKING
 
 from stateful_route._background.tasks import cancel_and_wait
-from stateful_route.models import Outcome
+from stateful_route.links import Outcome
 from stateful_route.server.fault_log import FaultLog
 
 if TYPE_CHECKING:
-    from stateful_route.models import LinkChange, PodLife
+    from stateful_route.links import LinkChange
+    from stateful_route.pods import PodLife
     from stateful_route.server.parcels import Adopt, Parcel
 
 # Seconds that an adoption may take: claims of the uid wait for it.

@@ -12,7 +12,7 @@ from stateful_route.store.transport.errors import is_cross_slot, translate
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stateful_route.models import LinkChange
+    from stateful_route.links import LinkChange
     from stateful_route.store.transport.durable import Runner
     from stateful_route.store.transport.script import Script, ScriptCall
 

@@ -14,20 +14,8 @@ from stateful_route._validation import MAX_POD_INDEX, to_seconds
 from stateful_route.errors import InvalidArgumentError, StoreProtocolError
 from stateful_route.history import LinkEvent
 from stateful_route.instrumentation import Why
-from stateful_route.models import (
-    Link,
-    LinkChange,
-    LinkKind,
-    Outcome,
-    PodLife,
-    PodReport,
-    PodState,
-    PodTable,
-    PreviousOwner,
-    Registration,
-    RoutingState,
-    StateObj,
-)
+from stateful_route.links import Link, LinkChange, LinkKind, Outcome, PreviousOwner
+from stateful_route.pods import PodLife, PodReport, PodState, PodTable, Registration, RoutingState, StateObj
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stateful_route._validation import to_ms, to_seconds
 from stateful_route.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from stateful_route.models import Asked, LinkInvalidation, LinkKey, PodChange, PodRequest, TopicEvent
+from stateful_route.links import LinkInvalidation, LinkKey, TopicEvent
+from stateful_route.pods import Asked, PodChange, PodRequest
 from stateful_route.store.redis.keys import decode, encode
 from stateful_route.store.transport.subscription import ChannelListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from stateful_route.models import Topic
+    from stateful_route.pods import Topic
     from stateful_route.store.protocol import TopicListener
     from stateful_route.store.redis.keys import KeySpace
     from stateful_route.store.transport.subscription import SharedSubscription

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stateful_route._validation import check_id, to_ms, to_seconds
 from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError, of_a_question
-from stateful_route.models import Topic
+from stateful_route.pods import Topic
 from stateful_route.store.protocol import LinkPage, ServerFacts, StoreFacts, StoreInfo
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.events import request_message
@@ -19,7 +19,7 @@ from stateful_route.store.redis.keys import GENERATION, decode, namespace_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stateful_route.models import PodRequest
+    from stateful_route.pods import PodRequest
     from stateful_route.store.redis.keys import KeySpace
     from stateful_route.store.transport.base import Connections
 

@@ -31,7 +31,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stateful_route.models import Topic
+    from stateful_route.pods import Topic
 
 GENERATION = 2
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._background.tasks import Tasks
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError
-from stateful_route.models import HeartbeatOutcome, PodLife
+from stateful_route.pods import HeartbeatOutcome, PodLife
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.service_names import ServiceNames
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stateful_route.models import PodReport, PodTable, Registration, ServerInfo
+    from stateful_route.pods import PodReport, PodTable, Registration, ServerInfo
     from stateful_route.store.redis.keys import KeySpace
     from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.script import Script

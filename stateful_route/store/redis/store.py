@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError, StoreProtocolError
 from stateful_route.history import KEPT_SECONDS
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
+from stateful_route.links import Link, LinkChange, LinkKey, LinkKind, Outcome
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.batches import LinkBatches
 from stateful_route.store.redis.events import attach, listening
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from stateful_route.errors import StoreUnavailableError
     from stateful_route.history import LinkEvent
-    from stateful_route.models import PodRequest, Topic, TopicEvent
+    from stateful_route.links import TopicEvent
+    from stateful_route.pods import PodLife, PodRequest, Topic
     from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo, TopicListener
     from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.durable import Runner

@@ -7,19 +7,12 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route.models import (
-    DIGEST_MODULUS,
-    HeartbeatOutcome,
-    LinkChange,
-    Outcome,
-    PodReport,
-    RoutingState,
-    Topic,
-)
+from stateful_route.links import LinkChange, Outcome
+from stateful_route.pods import DIGEST_MODULUS, HeartbeatOutcome, PodReport, RoutingState, Topic
 from stateful_route.testing.conformance.shared import GOODBYE, LONG, LONGER, OWNER, REPORT, SHORT, About, Parts, Service
 
 if TYPE_CHECKING:
-    from stateful_route.models import LinkKey
+    from stateful_route.links import LinkKey
     from stateful_route.store.protocol import Store
 
 

@@ -7,16 +7,8 @@ import asyncio
 import attrs
 import pytest
 
-from stateful_route.models import (
-    LEASED_PROCESS,
-    HeartbeatOutcome,
-    LinkKey,
-    Outcome,
-    PodChange,
-    PodLife,
-    PodReport,
-    Topic,
-)
+from stateful_route.links import LinkKey, Outcome
+from stateful_route.pods import LEASED_PROCESS, HeartbeatOutcome, PodChange, PodLife, PodReport, Topic
 from stateful_route.store.protocol import Store  # noqa: TC001 - pytest reads the annotations of fixtures
 from stateful_route.testing.conformance.shared import (
     BEYOND_SHORT,

@@ -10,7 +10,7 @@ import pytest
 
 from stateful_route.history import LinkEvent, why_recorded
 from stateful_route.instrumentation import Why
-from stateful_route.models import Link, LinkChange, LinkKey, Outcome
+from stateful_route.links import Link, LinkChange, LinkKey, Outcome
 from stateful_route.testing.conformance.shared import (
     GRACE,
     LONG,

@@ -10,7 +10,8 @@ import attrs
 import pytest
 
 from stateful_route._validation import MAX_ID_BYTES
-from stateful_route.models import Link, LinkKey, PodLife
+from stateful_route.links import Link, LinkKey
+from stateful_route.pods import PodLife
 from stateful_route.testing.conformance.shared import (
     INCARNATION,
     LONG,

@@ -6,7 +6,7 @@ import asyncio
 
 import attrs
 
-from stateful_route.models import LEASED_PROCESS, HeartbeatOutcome, Registration
+from stateful_route.pods import LEASED_PROCESS, HeartbeatOutcome, Registration
 from stateful_route.testing.conformance.shared import (
     BEYOND_SHORT,
     DRAINING,

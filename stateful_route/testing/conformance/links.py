@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stateful_route.errors import StoreProtocolError
-from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome, PodLife, PreviousOwner
+from stateful_route.links import LinkChange, LinkKey, LinkKind, Outcome, PreviousOwner
+from stateful_route.pods import PodLife
 from stateful_route.testing.conformance.histories import entry_of, kept, timeless
 from stateful_route.testing.conformance.shared import (
     GONE,

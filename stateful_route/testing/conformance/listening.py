@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from stateful_route.models import LinkInvalidation, Topic
+from stateful_route.links import LinkInvalidation
+from stateful_route.pods import Topic
 from stateful_route.testing.conformance.shared import OWNER, Parts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stateful_route.models import LinkKey, TopicEvent
+    from stateful_route.links import LinkKey, TopicEvent
     from stateful_route.store.protocol import Store
 
 _PATIENCE = 10.0

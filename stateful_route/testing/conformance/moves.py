@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stateful_route.models import LinkChange, LinkKey, LinkKind, Outcome
+from stateful_route.links import LinkChange, LinkKey, LinkKind, Outcome
 from stateful_route.testing.conformance.shared import (
     LONG,
     NEWER,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 import attrs
 import pytest
 
-from stateful_route.models import Asked, PodRequest, Topic
+from stateful_route.pods import Asked, PodRequest, Topic
 from stateful_route.testing.conformance.shared import LONG, OWNER, Parts, server_of
 
 if TYPE_CHECKING:
-    from stateful_route.models import LinkKey
+    from stateful_route.links import LinkKey
     from stateful_route.store.protocol import LinkPage, OperatorStore, Store
 
 _PATIENCE = 10.0

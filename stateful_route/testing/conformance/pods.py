@@ -7,7 +7,7 @@ import asyncio
 import attrs
 import pytest
 
-from stateful_route.models import HeartbeatOutcome, PodReport, PodState, Registration, RoutingState, StateObj
+from stateful_route.pods import HeartbeatOutcome, PodReport, PodState, Registration, RoutingState, StateObj
 from stateful_route.testing.conformance.shared import (
     BEYOND_SHORT,
     DRAINING,

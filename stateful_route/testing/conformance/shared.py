@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from stateful_route.models import Link, LinkKey, LinkKind, PodLife, PodReport, PreviousOwner, RoutingState, ServerInfo
+from stateful_route.links import Link, LinkKey, LinkKind, PreviousOwner
+from stateful_route.pods import PodLife, PodReport, RoutingState, ServerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stateful_route.models import HeartbeatOutcome, Registration
+    from stateful_route.pods import HeartbeatOutcome, Registration
     from stateful_route.store.protocol import Store
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from stateful_route.models import Link, LinkChange, LinkKey, LinkKind, Outcome, PodLife
+from stateful_route.links import Link, LinkChange, LinkKey, LinkKind, Outcome
+from stateful_route.pods import PodLife
 from stateful_route.testing.conformance.shared import (
     GRACE,
     INCARNATION,

@@ -7,11 +7,13 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from stateful_route.errors import StoreUnavailableError
-from stateful_route.models import PodChange, PodLife, Topic, TopicEvent
+from stateful_route.pods import PodChange, PodLife, Topic
 from stateful_route.testing.memory.faults import FaultsOnRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from stateful_route.links import TopicEvent
 
 _DEAF = StoreUnavailableError("nothing is heard any more", operation="listen", maybe_applied=False)
 

@@ -11,7 +11,7 @@ from stateful_route.history import MOST_KEPT
 
 if TYPE_CHECKING:
     from stateful_route.history import LinkEvent
-    from stateful_route.models import LinkKey
+    from stateful_route.links import LinkKey
     from stateful_route.testing.memory.pods import Moment
 
 

@@ -11,20 +11,12 @@ import attrs
 from stateful_route._validation import to_ms, to_seconds
 from stateful_route.errors import StoreProtocolError
 from stateful_route.history import LinkEvent, why_recorded
-from stateful_route.models import (
-    ENDED_TENURE_SECONDS,
-    Link,
-    LinkChange,
-    LinkKey,
-    LinkKind,
-    Outcome,
-    PodLife,
-    PreviousOwner,
-)
+from stateful_route.links import ENDED_TENURE_SECONDS, Link, LinkChange, LinkKey, LinkKind, Outcome, PreviousOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from stateful_route.pods import PodLife
     from stateful_route.testing.memory.histories import MemoryHistories
     from stateful_route.testing.memory.pods import Moment
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from stateful_route._validation import to_seconds
-from stateful_route.models import (
+from stateful_route.pods import (
     DIGEST_MODULUS,
     LEASED_PROCESS,
     HeartbeatOutcome,
@@ -24,7 +24,7 @@ from stateful_route.models import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from stateful_route.models import PodLife
+    from stateful_route.pods import PodLife
 
 _FIRST_SEQUENCE = 0
 

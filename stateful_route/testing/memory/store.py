@@ -11,12 +11,9 @@ import attrs
 from stateful_route._validation import to_ms
 from stateful_route.errors import StoreError
 from stateful_route.history import KEPT_SECONDS, LinkEvent
-from stateful_route.models import (
+from stateful_route.links import Link, LinkChange, LinkInvalidation, LinkKey
+from stateful_route.pods import (
     HeartbeatOutcome,
-    Link,
-    LinkChange,
-    LinkInvalidation,
-    LinkKey,
     PodChange,
     PodLife,
     PodReport,

@@ -11,14 +11,14 @@ import attrs
 from stateful_route._background.tasks import Tasks
 from stateful_route._log import log
 from stateful_route.errors import StatefulRouteError, StateRefusedError
-from stateful_route.models import PodLife
+from stateful_route.pods import PodLife
 from stateful_route.server.parcels import Parcel, Verdict
 from stateful_route.web.addresses import PeerAddress
 from stateful_route.web.errors import PeerError, PeerProtocolError, PeerUnreachableError, StreamEndedError
 from stateful_route.web.peer.frames import Kind, Refusal, pack, pack_with_body, unpack, unpack_with_body
 
 if TYPE_CHECKING:
-    from stateful_route.models import PodState
+    from stateful_route.pods import PodState
     from stateful_route.server.parcels import StateReceiver
     from stateful_route.web.peer.dialer import Dialer
     from stateful_route.web.peer.stream import Stream

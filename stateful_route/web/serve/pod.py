@@ -9,7 +9,7 @@ from stateful_route._background.tasks import Tasks, cancel_and_wait
 from stateful_route._log import log
 from stateful_route._single_flight import SingleFlight
 from stateful_route.errors import LifecycleError, StatefulRouteError, StoreError
-from stateful_route.models import LinkKind
+from stateful_route.links import LinkKind
 from stateful_route.web.errors import UpstreamLostError
 from stateful_route.web.peer.exchange import Exchange, take_request
 from stateful_route.web.peer.frames import AWAY, FULL, LEAVING, LOST, MOVED, Refusal

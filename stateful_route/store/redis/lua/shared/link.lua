@@ -7,7 +7,7 @@
 -- calculated becomes text by integer().
 
 local MAX_EXACT = 9007199254740991
--- For how long it is known which link of a uid ended last; as in models.py.
+-- For how long it is known which link of a uid ended last; as in links.py.
 local ENDED_MS = 60000
 
 local function integer(number)
