@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stateful_route.config import BaseConfig
     from stateful_route.errors import StoreError
     from stateful_route.ops.values import PodSeen, PodsSeen
-    from stateful_route.store.protocol import ServerFacts, StoreFacts
+    from stateful_route.store.operators import ServerFacts, StoreFacts
 
     _Rule: TypeAlias = "tuple[Level, Callable[..., object], str, str]"
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from stateful_route.config import BaseConfig
     from stateful_route.ops.values import Change, DrainSeen, Finding, FoundLink
-    from stateful_route.store.protocol import OperatorStore, Store
+    from stateful_route.store.operators import OperatorStore
+    from stateful_route.store.protocol import Store
 
 # Keys that a server looks at in one step of a search: some milliseconds of its time at most.
 _MOST_AT_ONCE = 10_000

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stateful_route.errors import StoreError
     from stateful_route.links import Link, LinkKey
     from stateful_route.pods import PodState, PodTable
-    from stateful_route.store.protocol import OperatorStore
+    from stateful_route.store.operators import OperatorStore
 
 
 async def read_pod(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stateful_route.links import LinkKey
     from stateful_route.pods import PodLife, PodState, PodTable
-    from stateful_route.store.protocol import OperatorStore
+    from stateful_route.store.operators import OperatorStore
 
 # Seconds between two looks, the longer the more of them; and after which a pod is told again, as it may have been deaf.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stateful_route.links import TopicEvent
     from stateful_route.pods import PodState
-    from stateful_route.store.protocol import OperatorStore
+    from stateful_route.store.operators import OperatorStore
 
 # Changes that wait for a reader who is slow; more are dropped, and that is told.
 _MOST_WAITING = 100_000

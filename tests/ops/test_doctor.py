@@ -13,7 +13,7 @@ import pytest
 from stateful_route import BaseConfig, InvalidArgumentError, RoutingState, StatefulRoute, StoreUnavailableError, store
 from stateful_route.ops import Finding, Level, Operator, PodSeen, PodsSeen, doctor
 from stateful_route.pods import PodLife, PodReport
-from stateful_route.store.protocol import ServerFacts, StoreFacts
+from stateful_route.store.operators import ServerFacts, StoreFacts
 from stateful_route.testing import ManualClock, MemoryStore, cluster, local_server, sentinel_group
 from tests.ops.conftest import SERVICE, pod_of
 from tests.waiting import eventually

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stateful_route import ServiceView
     from stateful_route.embedded.server import LocalServer
     from stateful_route.store import LinkChange
-    from stateful_route.store.protocol import OperatorStore
+    from stateful_route.store.operators import OperatorStore
 
 KEPT = sorted((Path(__file__).parent / "layouts").glob("*.json"))
 KEYS = KeySpace()

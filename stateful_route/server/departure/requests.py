@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from stateful_route.pods import PodRequest, PodTable
     from stateful_route.server.departure.hand_over import HandOver
-    from stateful_route.store.protocol import OperatorStore, Store
+    from stateful_route.store.operators import OperatorStore
+    from stateful_route.store.protocol import Store
 
 # Requests that are being done; more are dropped, and whoever asked asks again, or hears that nothing came of it.
 _AT_ONCE = 256

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from stateful_route._validation import check_id, to_ms, to_seconds
 from stateful_route.errors import InvalidArgumentError, StoreError, StoreProtocolError, of_a_question
 from stateful_route.pods import Topic
-from stateful_route.store.protocol import LinkPage, ServerFacts, StoreFacts, StoreInfo
+from stateful_route.store.operators import LinkPage, ServerFacts, StoreFacts
+from stateful_route.store.protocol import StoreInfo
 from stateful_route.store.redis import codec, scripts
 from stateful_route.store.redis.events import request_message
 from stateful_route.store.redis.keys import GENERATION, decode, namespace_of

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from stateful_route.history import LinkEvent
     from stateful_route.links import TopicEvent
     from stateful_route.pods import PodLife, PodRequest, Topic
-    from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo, TopicListener
+    from stateful_route.store.operators import LinkPage, StoreFacts
+    from stateful_route.store.protocol import StoreInfo, TopicListener
     from stateful_route.store.transport.base import Connections
     from stateful_route.store.transport.durable import Runner
     from stateful_route.store.transport.script import Script

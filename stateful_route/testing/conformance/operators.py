@@ -13,7 +13,8 @@ from stateful_route.testing.conformance.shared import LONG, OWNER, Parts, server
 
 if TYPE_CHECKING:
     from stateful_route.links import LinkKey
-    from stateful_route.store.protocol import LinkPage, OperatorStore, Store
+    from stateful_route.store.operators import LinkPage, OperatorStore
+    from stateful_route.store.protocol import Store
 
 _PATIENCE = 10.0
 _MANY = 300

@@ -23,7 +23,8 @@ from stateful_route.pods import (
     ServerInfo,
     Topic,
 )
-from stateful_route.store.protocol import LinkPage, StoreFacts, StoreInfo
+from stateful_route.store.operators import LinkPage, StoreFacts
+from stateful_route.store.protocol import StoreInfo
 from stateful_route.testing.memory.events import Events
 from stateful_route.testing.memory.histories import MemoryHistories
 from stateful_route.testing.memory.links import MemoryLinks, Told
