@@ -59,9 +59,9 @@ class ClientDriver(Driver):
     ) -> None:
         """Make a driver that is not started.
 
-        ``strategy`` chooses the pod of a new uid, by default ``PreferEmptier()``; ``clock``
-        is in seconds and never goes back. With one that is not ``time.monotonic``, and has no method
-        ``call_at(when, callback)`` as ``testing.ManualClock`` has, a hit reads it each time, and takes longer.
+        ``strategy`` chooses the pod of a new uid, by default ``PreferEmptier()``; ``clock`` is in seconds and never
+        goes back. With one that is not ``time.monotonic``, and has no method ``call_at(when, callback)`` as
+        ``testing.ManualClock`` has, a hit reads it each time, and takes longer.
 
         Raises:
             InvalidArgumentError: if ``strategy`` cannot be called.
@@ -76,13 +76,9 @@ class ClientDriver(Driver):
         self._namespace = config.namespace
         self._clock = clock
         deadline = config.call_deadline_seconds
+        margin = min(MARGIN, config.link_ttl / 4)
         self._cache = LinkCache(
-            config.cache_size,
-            config.cache_ttl,
-            min(MARGIN, config.link_ttl / 4),
-            clock,
-            config.namespace,
-            answer_time=deadline,
+            config.cache_size, config.cache_ttl, margin, clock, config.namespace, answer_time=deadline
         )
         self._hot = self._cache.hot
         self._directory = PodDirectory(store, config, self._cache, random=random, clock=clock)

@@ -184,7 +184,7 @@ class StickyMiddleware(Front):
         if server.going_to(uid) is not None:  # an operator has named its pod, and the driver moves it there
             return
         with contextlib.suppress(RoutingError):
-            pod_index = await edge.choose_other()
+            pod_index = await edge.whereabouts.choose_other()
             if pod_index is not None:
                 await server.set_linked_pod(rooms.namespace, uid, rooms.service_name, pod_index)
 

@@ -98,8 +98,8 @@ class Edge:
         self._http = http
         self._rooms = rooms
         self._sources = settings.sources
-        self._whereabouts = Whereabouts(rooms, settings.config.refresh, settings.new_uids, restores=restores)
-        self._whereabouts.pod = pod
+        self.whereabouts = Whereabouts(rooms, settings.config.refresh, settings.new_uids, restores=restores)
+        self.whereabouts.pod = pod
         self._peers = Peers(rooms, dialer)
         self.tally = settings.tally
         self._unserved = settings.unserved
@@ -113,11 +113,11 @@ class Edge:
     @property
     def pod(self) -> Pod | None:
         """What serves uids in this process; ``None`` while there is nothing."""
-        return self._whereabouts.pod
+        return self.whereabouts.pod
 
     @pod.setter
     def pod(self, pod: Pod | None) -> None:
-        self._whereabouts.pod = pod
+        self.whereabouts.pod = pod
 
     # One request --------------------------------------------------------------------------------------------------
 
@@ -126,11 +126,11 @@ class Edge:
 
         It raises ``ClientGoneError`` if the client goes away before its request is whole.
         """
-        there = self._whereabouts.peer_of(found.uid)  # almost always, of a request that is another process's
+        there = self.whereabouts.peer_of(found.uid)  # almost always, of a request that is another process's
         first: Attempt[None] | NotServed | None = None
         if there is not None:
             first = functools.partial(self._carry, there, found, inbound)
-        elif self._whereabouts.is_closing(found.uid):
+        elif self.whereabouts.is_closing(found.uid):
             first = REFUSED[LEAVING]
         return self.serve_by(functools.partial(self._attempt, found, inbound), inbound, first)
 
@@ -201,7 +201,7 @@ class Edge:
 
     async def _attempt(self, found: Found, inbound: Inbound) -> NotServed | None:
         try:
-            target = await self._whereabouts.target(found, inbound)
+            target = await self.whereabouts.target(found, inbound)
         except (RoutingError, StoreError, LifecycleError) as error:
             return self._not_told(error)
         inbound.raise_if_gone()
@@ -219,7 +219,7 @@ class Edge:
 
         """
         try:
-            index = await self._whereabouts.choose_other()
+            index = await self.whereabouts.choose_other()
             state = None if index is None else await self._rooms.pod(index)
         except (RoutingError, StoreError, LifecycleError) as error:
             return self._not_told(error)
@@ -263,7 +263,7 @@ class Edge:
 
     def way(self, found: Found, scope: Message) -> Way | None:
         """Return the way to the peer that has a uid, if that is known and it is connected. No I/O."""
-        there = self._whereabouts.peer_of(found.uid)
+        there = self.whereabouts.peer_of(found.uid)
         connection = None if there is None else self._peers.connected(there)
         if there is None or connection is None:
             return None
@@ -342,7 +342,7 @@ class Edge:
             return app_lost(UpstreamLostError(LOST), inbound, app)
         if found is None:
             return attrs.evolve(NO_POD, holds=inbound.intact)
-        await self._whereabouts.doubt(found.uid, there, refusal)
+        await self.whereabouts.doubt(found.uid, there, refusal)
         refused = REFUSED.get(refusal.reason, HAS_MOVED)
         return refused if inbound.intact else attrs.evolve(refused, holds=False)
 
@@ -372,10 +372,6 @@ class Edge:
         if failed is not None:
             await self.answer(failed, inbound)
         return True
-
-    async def choose_other(self) -> int | None:
-        """Return another pod that takes new uids; see ``Whereabouts.choose_other``."""
-        return await self._whereabouts.choose_other()
 
     def statistics(self) -> WebStatistics:
         """Return what was done with requests, and by the drivers."""
