@@ -50,7 +50,7 @@ class Locator(Edge):
 
     async def _located(self, found: Found | None) -> There | Absent | NotServed:
         try:
-            target = await (self._chosen() if found is None else self._whereabouts.target(found))
+            target = await (self._chosen() if found is None else self.whereabouts.target(found))
         except (RoutingError, StoreError, LifecycleError) as error:
             return self._not_told(error)
         if isinstance(target, Absent):
