@@ -180,10 +180,13 @@ async def _carried(app: StickyMiddleware) -> None:
 
 async def _get(app: StickyMiddleware) -> None:
     """Ask an app as a web server does."""
+    requests: list[dict[str, Any]] = [{"type": "http.request", "body": b"", "more_body": False}]
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if not requests:
+            await asyncio.get_running_loop().create_future()  # the client stays
+        return requests.pop()
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
