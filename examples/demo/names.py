@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import attrs
+
 from stateful_route import BaseConfig
 
 SERVICE_NAME: Final = "chat"
@@ -13,7 +15,17 @@ MESSAGES_PATH: Final = "/users/{uid}/messages"
 MESSAGE_ID: Final = "idempotency-key"
 """Header of a message: it makes a POST safe to repeat, as sent again with the same one it is not counted again."""
 
-TUNING: Final = BaseConfig(
+
+@attrs.frozen(kw_only=True)
+class _SoonForgotten(BaseConfig):
+    """Settings of a demo: what it leaves on a server of others is gone in a minute, and not in a day."""
+
+    @property
+    def retention_seconds(self) -> float:
+        return 60.0
+
+
+TUNING: Final = _SoonForgotten(
     heartbeat=0.5,
     lease=2.5,
     refresh=0.5,
