@@ -54,7 +54,7 @@ _OK, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """What to run; ``stateful-route demo --help`` explains them."""
+    """What to run; ``python -m examples.demo --help`` explains them."""
 
     pods: int
     gateways: int
